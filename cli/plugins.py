@@ -1,0 +1,78 @@
+"""``uncollapse plugins``: what was loaded, blocked or found broken, and why."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import click
+
+from ..core.errors import MissingExtraError
+from ..core.plugins import Plugin
+from ..core.registry import Registry, registry
+from .options import json_option, plugin_option, print_columns, print_json
+
+
+@click.command("plugins")
+@click.option("--check", is_flag=True, help="Import every component; exit 1 if a plugin is broken.")
+@json_option
+@plugin_option
+@click.pass_context
+def command(context: click.Context, check: bool, as_json: bool) -> None:
+    """Loaded, blocked and broken plugins, and what each registers."""
+    names = registry()
+    failed = names.check() if check else []
+    unchecked: dict[str, list[str]] = {}
+    for entry, error in failed:
+        if isinstance(error, MissingExtraError):
+            unchecked.setdefault(error.fix, []).append(f"{entry.kind} {entry.name}")
+    if as_json:
+        print_json([_as_dict(names, plugin) for plugin in names.plugins])
+    else:
+        _print(names)
+    for fix, entries in unchecked.items():
+        click.echo(f"not imported, for want of an extra ({fix}): {', '.join(entries)}", err=True)
+    if check and any(plugin.status == "broken" for plugin in names.plugins):
+        context.exit(1)
+
+
+def _print(names: Registry) -> None:
+    if not names.plugins:
+        click.echo("no plugin is installed: is uncollapse installed, or only on the path?", err=True)
+        return
+    rows = [(plugin.status, plugin.name, _origin(plugin), plugin.module) for plugin in names.plugins]
+    print_columns(rows)
+    for plugin in names.plugins:
+        registered = _registered(names, plugin)
+        if registered or plugin.errors or plugin.blocked:
+            click.echo(f"\n{plugin.name} ({_origin(plugin)})")
+        for kind, found in registered.items():
+            click.echo(f"  {kind}: {', '.join(found)}")
+        if plugin.blocked:
+            click.echo(f"  blocked by {plugin.blocked}")
+        for error in plugin.errors:
+            click.echo(textwrap.indent(str(error), "  "))
+
+
+def _origin(plugin: Plugin) -> str:
+    return f"{plugin.distribution} {plugin.version}".strip() or "a file"
+
+
+def _registered(names: Registry, plugin: Plugin) -> dict[str, list[str]]:
+    found = {kind: [entry.name for entry in names.entries(kind) if entry.plugin is plugin] for kind in names.kinds()}
+    return {kind: registered for kind, registered in found.items() if registered}
+
+
+def _as_dict(names: Registry, plugin: Plugin) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "status": plugin.status,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "module": plugin.module,
+        "source": str(plugin.source or ""),
+        "source_sha256": plugin.source_sha256,
+        "blocked_by": plugin.blocked,
+        "errors": [{"type": type(error).__name__, "message": str(error)} for error in plugin.errors],
+        "registers": _registered(names, plugin),
+    }

@@ -1,0 +1,132 @@
+"""``uncollapse sweep run``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..core.errors import RequestError
+from .sweep_group import print_notices, sweep_of, what_options
+from .sweep_report import write_report
+
+if TYPE_CHECKING:
+    from ..plugins.sweeps.prepare import Prepared
+
+RESOURCES = {
+    "gpus": "gpus",
+    "gpus_per_exp": "gpus_per_job",
+    "ray_num_cpus": "cpus_per_job",
+    "slots": "slots",
+    "max_parallel": "max_parallel",
+    "cooldown": "cooldown_s",
+}
+"""Option -> the launcher's parameter."""
+
+
+def run_command(command: click.Command) -> click.Command:
+    """``sweep run NAME``."""
+    command.callback = _run
+    what_options(command)
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Print points, commands and slots, and stop."),
+        click.option(
+            "--wandb-sync",
+            type=click.Choice(["each", "end", "never"]),
+            default="never",
+            show_default=True,
+            help="When W&B runs that were recorded offline are uploaded.",
+        ),
+        click.option(
+            "--retries",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="How often a failed run is tried again.",
+        ),
+        click.option(
+            "--skip-statuses",
+            default="success",
+            show_default=True,
+            help="Runs of the same configuration that ended so are not run again; stopped is any detector.",
+        ),
+        click.option("--cooldown", type=click.FloatRange(0), help="Seconds that a slot rests after a run."),
+        click.option("--max-parallel", type=click.IntRange(1), help="Runs at a time, at most."),
+        click.option("--slots", metavar="N", help="Slots of this machine (default: as many as there are)."),
+        click.option("--ray-num-cpus", type=click.IntRange(1), help="CPUs of a run, where Ray or Slurm gives them."),
+        click.option("--gpus-per-exp", type=click.IntRange(1), help="GPUs of a run (default: 1)."),
+        click.option("--gpus", metavar="0,1", help="Which GPUs (default: all)."),
+        click.option("--launcher", default="local", show_default=True, help="What runs them."),
+    ):
+        option(command)
+    return command
+
+
+@click.pass_context
+def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool, **options: Any) -> None:
+    """Run every point that is not to be skipped, resume what has begun, and write the report."""
+    from ..plugins.sweeps.run import Options
+    from ..plugins.sweeps.sweep import make_launcher
+
+    resources = {name: options.pop(name) for name in RESOURCES}
+    how = Options(
+        skip_statuses=tuple(_statuses(options.pop("skip_statuses"))),
+        retries=options.pop("retries"),
+        wandb_sync=options.pop("wandb_sync"),
+    )
+    sweep = sweep_of(context, options)
+    made = make_launcher(launcher, **_resources(launcher, resources))
+    print_notices(sweep)
+    if dry_run:
+        _dry_run(sweep.prepared(root), made)
+        return
+    result = sweep.run(root, made, how)
+    write_report(result.home)
+    context.exit(result.exit_code)
+
+
+def _statuses(text: str) -> list[str]:
+    states = ("success", "stopped", "failed", "interrupted", "none")
+    found = [item.strip() for item in text.split(",")]
+    for item in found:
+        if item not in states and not item.startswith("stopped:"):
+            raise RequestError(
+                f"--skip-statuses has no status {item!r}", fix=f"choose of {', '.join(states)}, stopped:<detector>"
+            )
+    return [item for item in found if item != "none"]
+
+
+def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The launcher's parameters that were asked for; a launcher that gives no CPUs of its own is no mistake."""
+    from ..core import describe
+    from ..core.registry import registry
+    from ..core.spec import read_spec
+
+    name = read_spec(launcher).name
+    known = {parameter.name for parameter in describe.parameters(registry().resolve("launcher", name))}
+    found = {}
+    for option, value in given.items():
+        if value is None:
+            continue
+        if option == "slots":
+            value = int(value) if value.isdecimal() else value
+        if option == "ray_num_cpus" and "cpus_per_job" not in known:
+            click.echo(f"notice: --ray-num-cpus does nothing with the launcher {name}", err=True)
+        else:
+            found[RESOURCES[option]] = value
+    return found
+
+
+def _dry_run(points: list[Prepared], launcher: Any) -> None:
+    from ..plugins.sweeps.run import command_of
+
+    slots = launcher.describe()
+    click.echo(f"{len(points)} points")
+    for point in points:
+        click.echo(f"{point.place.name}  {point.place.run}")
+        click.echo(f"    {shlex.join(command_of(point, launcher))}")
+    click.echo("slots")
+    for line in slots:
+        click.echo(f"    {line}")

@@ -1,0 +1,175 @@
+"""What cannot be had together: checks of a composed experiment that no single key shows.
+
+A component says what it needs by ``needs`` (a subset of :data:`~.components.NEEDS`). Whatever else only it can know it
+says in an optional method ``check(experiment) -> Iterable[str]``: reasons why it cannot work in this experiment.
+
+``turns`` is never refused: with a single turn, credit over turns is credit over tokens, which is well defined.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from .components import NEEDS
+from .errors import nearest
+from .experiment import Experiment, Named, keys
+from .problems import CompositionError, Problem
+
+
+def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
+    """Every component of an experiment, with its dotted key."""
+    return _named("", experiment)
+
+
+def _named(key: str, value: Any) -> Iterator[tuple[str, Named]]:
+    if isinstance(value, Named):
+        yield key, value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield f"{key}.{item.name}", item
+    elif value is not None:
+        section: type = type(value)
+        for name in _holders(section):
+            yield from _named(f"{key}.{name}" if key else name, getattr(value, name))
+
+
+@functools.cache
+def _holders(section: type) -> tuple[str, ...]:
+    """The fields of a section that hold components, or sections with components."""
+    fields = keys(section)
+    direct = [name for name in fields if "." not in name]
+    return tuple(
+        name
+        for name in direct
+        if any("kind" in field.metadata for key, field in fields.items() if key == name or key.startswith(f"{name}."))
+    )
+
+
+def wants(experiment: Experiment) -> list[tuple[str, Named, frozenset[str]]]:
+    """The components that take part, with what each needs.
+
+    The group metric takes no part where the filter keeps every group (a filter says so by ``keeps_all``), nor does the
+    KL variant where the coefficient is 0.
+    """
+    idle = set()
+    if getattr(experiment.filter.select.component, "keeps_all", False):
+        idle.add("filter.metric")
+    if experiment.kl.coef == 0:
+        idle.add("kl.estimator")
+    return [
+        (key, named, frozenset(getattr(named.component, "needs", ())))
+        for key, named in components(experiment)
+        if key not in idle
+    ]
+
+
+def needs(experiment: Experiment) -> frozenset[str]:
+    """What the training loop must provide: what the components that take part need; the reference for a KL term."""
+    needed = frozenset().union(*(needed for _, _, needed in wants(experiment)))
+    return needed | {"reference"} if experiment.kl.coef > 0 else needed
+
+
+def combination_problems(experiment: Experiment) -> list[Problem]:
+    """Why an experiment whose every key is right cannot work all the same."""
+    return [*_needs(experiment), *_batches(experiment), *_training(experiment), *_own_checks(experiment)]
+
+
+def check_ranks(experiment: Experiment, ranks: int) -> None:
+    """Raises CompositionError with whatever does not divide evenly over ``ranks`` processes."""
+    rollout, trainer = experiment.rollout, experiment.trainer
+    found = []
+    if rollout.groups % ranks:
+        found.append(_not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
+    if trainer.mini_batch % (trainer.micro_batch * ranks):
+        each = trainer.micro_batch * ranks
+        meaning = f"micro_batch on each of {ranks} processes"
+        found.append(_not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
+    if found:
+        raise CompositionError(found)
+
+
+def _not_multiple(key: str, value: int, of: int, meaning: str) -> Problem:
+    below, above = value - value % of, value + -value % of
+    fix = f"the nearest are {below} and {above}" if below else f"the nearest is {above}"
+    return Problem(f"must be a multiple of {of}, {meaning}", key, value, fix)
+
+
+def _needs(experiment: Experiment) -> Iterator[Problem]:
+    groups, engine = experiment.rollout.group_size, experiment.rollout.engine
+    for key, named, needed in wants(experiment):
+        for unknown in sorted(needed - NEEDS):
+            reason = f"{named.name} declares a need {unknown!r}, which nothing provides: a mistake in its plugin"
+            yield Problem(reason, key, fix=nearest(unknown, NEEDS))
+        if "values" in needed and experiment.critic is None:
+            yield Problem(
+                f"{named.name} needs a critic's values, and critic is null", key, fix="leave critic out of the file"
+            )
+        if "groups" in needed and groups == 1:
+            yield Problem(
+                f"{named.name} compares the episodes of a group, and rollout.group_size is 1",
+                key,
+                fix="set rollout.group_size to 2 or more",
+            )
+        if "greedy_rewards" in needed and not getattr(engine.component, "greedy", True):
+            yield Problem(
+                f"{named.name} needs greedy rollouts, and the engine {engine.name} makes none",
+                key,
+                fix="choose another engine",
+            )
+
+
+def _batches(experiment: Experiment) -> Iterator[Problem]:
+    rollout, trainer = experiment.rollout, experiment.trainer
+    mini, micro = trainer.mini_batch, trainer.micro_batch
+    if mini % micro:
+        yield _not_multiple("trainer.mini_batch", mini, micro, "trainer.micro_batch")
+    episodes = rollout.groups * rollout.group_size
+    full = rollout.context_window == "full"
+    rows = episodes if full else episodes * rollout.max_turns
+    if mini > rows:
+        counted = "rollout.groups * rollout.group_size" + ("" if full else " * rollout.max_turns")
+        yield Problem(
+            f"is more than the {rows} rows of a step ({counted})", "trainer.mini_batch", mini, f"at most {rows}"
+        )
+    elif full and rows % mini:
+        divisors = [size for size in range(1, rows + 1) if rows % size == 0]
+        near = min(divisors, key=lambda size: (abs(size - mini), size))
+        yield Problem(
+            f"does not divide the {rows} rows of a step (rollout.groups * rollout.group_size)",
+            "trainer.mini_batch",
+            mini,
+            f"the nearest that does is {near}",
+        )
+
+
+def _training(experiment: Experiment) -> Iterator[Problem]:
+    kl, critic = experiment.kl, experiment.critic
+    if kl.placement == "reward" and kl.weight != "none":
+        reason = (
+            "is the weight pi / pi_old of a KL term in the loss, and kl.placement is reward, where no such ratio is"
+        )
+        yield Problem(reason, "kl.weight", kl.weight, "set kl.weight to none, or kl.placement to loss")
+    if experiment.soft_advantage_reweight:
+        key = "soft_advantage_reweight"
+        if "groups" not in getattr(experiment.advantage.component, "needs", ()):
+            reason = f"reweights advantages that compare a group's episodes, and {experiment.advantage.name} does not"
+            yield Problem(reason, key, True, "choose a group estimator, such as those that need groups")
+        if experiment.rollout.group_size == 1:
+            yield Problem("compares the episodes of a group, and rollout.group_size is 1", key, True)
+    reward = experiment.reward
+    if reward.placement == "turn" and reward.normalization != "identity":
+        reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"
+        fix = "set it to identity, or reward.placement to episode"
+        yield Problem(reason, "reward.normalization", reward.normalization, fix)
+    if critic is not None and critic.policy_after > 0 and "values" not in needs(experiment):
+        reason = "waits for a critic, and nothing in the experiment needs its values, so that it is never built"
+        yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")
+
+
+def _own_checks(experiment: Experiment) -> Iterator[Problem]:
+    for key, named in components(experiment):
+        check = getattr(named.component, "check", None)
+        for reason in check(experiment) if callable(check) else ():
+            yield Problem(f"{named.name}: {reason}", key)

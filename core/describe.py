@@ -1,0 +1,122 @@
+"""What a component says of itself: its parameters, their documentation, what it needs.
+
+Parameters are read off the signature; the documentation of one is the bare string under its field in the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .targets import PROTOCOLS
+
+
+@attrs.frozen
+class Parameter:
+    """One parameter of a component."""
+
+    name: str
+    type: str
+    """As it is written in the source; empty where nothing is written."""
+    default: Any
+    """``None`` where the parameter is required."""
+    required: bool
+    doc: str
+
+
+@attrs.frozen
+class Description:
+    """Everything about one registered name."""
+
+    kind: str
+    name: str
+    aliases: tuple[str, ...]
+    summary: str
+    target: str
+    """``module:attribute``."""
+    plugin: str
+    distribution: str
+    version: str
+    module: str
+    source: str
+    """The file that the target is defined in; empty where there is none."""
+    source_sha256: str
+    doc: str
+    """The docstring; of an experiment or a sweep, its file."""
+    parameters: tuple[Parameter, ...]
+    needs: tuple[str, ...]
+    facts: dict[str, Any]
+    """What its kind asks each class to state, e.g. ``value_bias`` and ``gradient_bias`` of a KL variant."""
+
+
+def parameters(target: Any) -> tuple[Parameter, ...]:
+    """The parameters of a component class, or of a function that makes components, in the order of its signature."""
+    is_class = inspect.isclass(target)
+    fields = {field.alias: field for field in attrs.fields(target)} if is_class and attrs.has(target) else {}
+    docs = _field_docs(target) if is_class else {}
+    result = []
+    for parameter in inspect.signature(target).parameters.values():
+        field = fields.get(parameter.name)
+        default, annotation = parameter.default, parameter.annotation
+        if field is not None:
+            default, annotation = field.default, field.type
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = "computed from the others" if default.takes_self else default.factory()
+        required = default is parameter.empty or default is attrs.NOTHING
+        doc = docs.get(field.name if field else parameter.name, "")
+        result.append(Parameter(parameter.name, _type_name(annotation), None if required else default, required, doc))
+    return tuple(result)
+
+
+def needs(target: Any) -> tuple[str, ...]:
+    """What a component class declares to need, sorted; empty where that depends on the parameters."""
+    declared = getattr(target, "needs", ())
+    return tuple(sorted(declared)) if isinstance(declared, (frozenset, set)) else ()
+
+
+def facts(kind: str, target: Any) -> dict[str, Any]:
+    """The class attributes that the protocol of the kind lists, ``needs`` apart, where the target has them."""
+    from . import components
+
+    if kind not in PROTOCOLS:
+        return {}
+    annotations = inspect.get_annotations(getattr(components, PROTOCOLS[kind]))
+    names = [name for name, annotation in annotations.items() if "ClassVar" in annotation and name != "needs"]
+    return {name: getattr(target, name) for name in names if hasattr(target, name)}
+
+
+def source_file(target: Any) -> Path | None:
+    """The file that defines a class or function; ``None`` where there is none."""
+    try:
+        return Path(inspect.getfile(target))
+    except (TypeError, OSError):
+        return None
+
+
+def _type_name(annotation: Any) -> str:
+    if annotation in (None, inspect.Parameter.empty):
+        return ""
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+@functools.cache
+def _field_docs(cls: type) -> dict[str, str]:
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            source = inspect.getsource(base)
+        except (TypeError, OSError):
+            continue
+        body = ast.parse(textwrap.dedent(source)).body[0].body  # type: ignore[attr-defined]
+        for field, text in pairwise(body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                    docs[name] = inspect.cleandoc(doc)
+    return docs

@@ -1,0 +1,279 @@
+"""The schema of an experiment: what every key means, its type, its unit and its default.
+
+An experiment file is a YAML 1.2 mapping with these sections; :mod:`.config` turns one into an :class:`Experiment`.
+Fields made by :func:`component` take a registered name: ``top_p``, ``top_p(0.9)``, ``top_p(0.9, type=smallest)`` or
+``{name: top_p, value: 0.9}``.
+"""
+
+# ruff: noqa: RUF009 - the calls in the class bodies make attrs fields
+
+from __future__ import annotations
+
+import functools
+import math
+import typing
+from typing import Any, Literal
+
+import attrs
+
+from .spec import Spec
+
+
+@attrs.frozen
+class Named:
+    """A component that an experiment names: the name, its parameters, and the component itself."""
+
+    kind: str
+    name: str
+    params: dict[str, Any] = attrs.field(factory=dict)
+    """Every parameter as plain data, the defaults included."""
+    component: Any = attrs.field(default=None, eq=False, repr=False)
+
+    def __str__(self) -> str:
+        """The one-word spelling, with the parameters that differ from their defaults."""
+        cls = type(self.component)
+        default = {field.alias: field.default for field in attrs.fields(cls)} if attrs.has(cls) else {}
+        given = {key: value for key, value in self.params.items() if key not in default or value != default[key]}
+        return str(Spec(self.name, params=given))
+
+
+def component(kind: str, default: str | None = None) -> Any:
+    """A field that holds a component of ``kind``, by default the one named ``default`` (``None``: absent)."""
+    return attrs.field(default=default, metadata={"kind": kind})
+
+
+def components(kind: str, *default: str) -> Any:
+    """A field that holds a list of components of ``kind``."""
+    return attrs.field(default=default, metadata={"kind": kind, "many": True})
+
+
+def section(cls: type) -> Any:
+    """A field that holds a section of the file, by default with all of its defaults."""
+    return attrs.field(factory=cls)
+
+
+def number(
+    default: float, minimum: float, maximum: float = math.inf, *, above: bool = False, or_minus_1: bool = False
+) -> Any:
+    """A field that holds a finite number from ``minimum`` (``above``: not itself) to ``maximum``."""
+
+    def check(instance: Any, attribute: attrs.Attribute[float], value: float) -> None:
+        inside = minimum < value <= maximum or (value == minimum and not above)
+        if not math.isfinite(value) or not (inside or (or_minus_1 and value == -1)):
+            bounds = [f"above {minimum}" if above else f"at least {minimum}"] if math.isfinite(minimum) else []
+            bounds += [f"at most {maximum}"] if math.isfinite(maximum) else []
+            bounds += [] if math.isfinite(value) else ["finite"]
+            raise ValueError(f"must be {' and '.join(bounds)}{', or -1' if or_minus_1 else ''}")
+
+    return attrs.field(default=default, validator=check)
+
+
+def betas() -> Any:
+    """A field that holds the decay rates of Adam's two moments, each in [0, 1)."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("must be two numbers of at least 0 and below 1")
+
+    return attrs.field(default=(0.9, 0.999), validator=check)
+
+
+@attrs.frozen
+class Lora:
+    """Low-rank adapters (peft); the reference model is then the policy with its adapter switched off."""
+
+    rank: int = number(16, 1)
+    alpha: int = number(32, 0, above=True)
+    dropout: float = number(0.0, 0, 1)
+    targets: str = "all-linear"
+
+
+@attrs.frozen
+class Model:
+    """Exactly one of ``path`` (a Hugging Face name or directory) and ``build`` (a local model builder)."""
+
+    path: str | None = None
+    build: Named | None = component("model_builder")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What the forward pass computes in; the optimizer's master weights are always fp32."""
+    lora: Lora | None = None
+    gradient_checkpointing: bool = False
+
+
+@attrs.frozen
+class Rollout:
+    """How episodes are sampled: ``groups`` times ``group_size`` conversations a step."""
+
+    engine: Named = component("rollout_engine", "hf")
+    groups: int = number(8, 1)
+    group_size: int = number(16, 1)
+    max_turns: int = number(5, 1)
+    max_actions_per_turn: int = number(2, 1)
+    """Actions of one answer beyond this many are cut off without penalty."""
+    max_actions: int = number(10, 1)
+    """Actions of one episode."""
+    max_tokens: int = number(400, 1)
+    """Sampled tokens of one turn."""
+    max_context: int = number(3600, 1)
+    """Tokens of one row; an episode that would grow beyond it is truncated."""
+    temperature: float = number(1.0, 0, above=True)
+    context_window: Literal["full", "limited_multi_turn", "single_turn"] = "full"
+    window_turns: int = number(-1, 1, or_minus_1=True)
+    """Turns in the window of the two turn-level modes, the current one included; -1 is all of them."""
+    think: bool = True
+    """Whether the model is asked to think (``<think>...</think>``) before it answers."""
+    format_penalty: float = number(0.1, 0)
+    """Taken from the episode reward for each turn with an unreadable or invalid answer."""
+    seed: int = number(10000, 0)
+    """Seed of the first training group; step k (from 0) uses ``seed + k * groups`` and up."""
+
+
+@attrs.frozen
+class Reward:
+    """Where the reward is put, and how it is normalised before the advantages (never before the filter)."""
+
+    placement: Literal["episode", "turn"] = "episode"
+    """On the last sampled token of the episode, or each turn's reward on the last sampled token of the turn."""
+    normalization: Literal["identity", "mean", "mean_std", "asym_clip"] = "identity"
+    over: Literal["group", "batch"] = "group"
+
+
+@attrs.frozen
+class Filter:
+    """Which groups train, and what is done about those that do not."""
+
+    select: Named = component("rollout_filter", "nofilter")
+    metric: Named = component("group_metric", "reward_variance")
+    loss_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply the policy's advantages by the kept ratio r, or by its square root."""
+    empty_stop_steps: int = number(5, 0)
+    """``empty_filter`` stops the run after this many consecutive steps without any group; 0 never."""
+
+
+@attrs.frozen
+class Kl:
+    """The KL term to the reference policy; ``coef: 0`` is no KL: the reference is not run, nor even loaded."""
+
+    estimator: Named = component("kl", "low_var_kl")
+    coef: float = number(0.0, 0)
+    placement: Literal["loss", "reward"] = "loss"
+    weight: Literal["none", "detached", "differentiable"] = "none"
+    """Importance weight pi / pi_old on the loss term."""
+    controller: Named = component("kl_controller", "fixed")
+
+
+@attrs.frozen
+class Trainer:
+    """The optimizer steps. ``mini_batch`` counts rows of all ranks, ``micro_batch`` and ``score_batch`` of one."""
+
+    backend: Named = component("train_backend", "deepspeed")
+    steps: int = number(200, 1)
+    epochs: int = number(1, 1)
+    """Passes over the rollouts of a step."""
+    mini_batch: int = number(32, 1)
+    """Rows per optimizer step."""
+    micro_batch: int = number(4, 1)
+    """Rows per forward and backward pass."""
+    score_batch: int = number(8, 1)
+    """Rows per forward pass without gradients."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    lr: float = number(1e-6, 0)
+    weight_decay: float = number(0.01, 0)
+    betas: tuple[float, float] = betas()
+    grad_clip: float = number(1.0, 0)
+    """Global norm; 0 does not clip."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Decays to zero over the training steps of the whole run."""
+    warmup_steps: int = number(0, 0)
+    """Training steps of linear warm-up."""
+    loss_aggregation: Literal[
+        "token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+    ] = "token-mean"
+    save_every: int = number(-1, 1, or_minus_1=True)
+    """Steps between checkpoints; -1 saves the last one only."""
+    save_last: bool = True
+    keep: int = number(1, 0)
+    """Checkpoints that are kept; the oldest are deleted once a newer one is complete. 0 keeps all."""
+    log_rollouts: int = number(4, 0)
+    """Episodes per logged step that are written as text."""
+    log_rollouts_every: int = number(1, 1)
+
+
+@attrs.frozen
+class Critic:
+    """The value model: the same architecture with a scalar head. Only built when something needs values."""
+
+    path: str | None = None
+    """Where it starts from; ``None``: from the policy's model."""
+    lr: float = number(1e-5, 0)
+    weight_decay: float = number(0.01, 0)
+    betas: tuple[float, float] = betas()
+    grad_clip: float = number(1.0, 0)
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = number(0, 0)
+    clip_value: float = number(0.5, 0, above=True)
+    """Values move at most this far from the old ones before the loss stops rewarding it (reward units)."""
+    policy_after: int = number(0, 0)
+    """The policy trains only after this many steps of the critic alone."""
+
+
+@attrs.frozen
+class Validation:
+    """Success on fixed groups, the same at every validation."""
+
+    groups: int = number(512, 1)
+    group_size: int = number(1, 1)
+    every: int = number(10, 0)
+    """Steps between validations; 0 validates never. The last step always validates otherwise."""
+    before_train: bool = True
+    temperature: float = number(0.5, 0)
+    seed: int = number(123, 0)
+    environment: dict[str, Any] = attrs.field(factory=dict)
+    """Parameters of the environment that differ in validation, e.g. ``{split: validation}``."""
+
+
+@attrs.frozen
+class Experiment:
+    """Everything that decides what a run computes."""
+
+    environment: Named = component("environment")
+    model: Model = section(Model)
+    rollout: Rollout = section(Rollout)
+    reward: Reward = section(Reward)
+    filter: Filter = section(Filter)
+    kl: Kl = section(Kl)
+    advantage: Named = component("advantage", "gae")
+    policy_loss: Named = component("policy_loss", "ppo")
+    entropy_coeff: float = number(0.0, -math.inf)
+    """Weight of the entropy bonus: loss - coeff * mean token entropy (nats)."""
+    soft_advantage_reweight: bool = False
+    """Weight each group's advantages by its reward std over the largest one. Needs a group estimator."""
+    zero_task_advantage: bool = False
+    """Train without a task: advantages are zero, while the critic, entropy and KL terms go on."""
+    critic: Critic | None = section(Critic)
+    collapse: tuple[Named, ...] = components(
+        "collapse", "reward_variance_collapse", "low_validation_success", "empty_filter"
+    )
+    validation: Validation = section(Validation)
+    trainer: Trainer = section(Trainer)
+    trackers: tuple[Named, ...] = components("tracker", "jsonl", "progress")
+    plugins: tuple[str, ...] = ()
+    """Plugin files, as with ``--plugin FILE.py``; they are loaded before anything is read."""
+    seed: int = number(0, 0)
+
+
+def section_of(hint: Any) -> type | None:
+    """The section that a field's type allows (``Lora | None`` allows :class:`Lora`); ``None`` if there is none."""
+    members = (hint, *typing.get_args(hint))
+    return next((member for member in members if attrs.has(member) and member is not Named), None)
+
+
+@functools.cache
+def keys(cls: type = Experiment) -> dict[str, attrs.Attribute[Any]]:
+    """Every dotted key of an experiment (or of a section) with its field; the sections themselves are among them."""
+    found, hints = {}, typing.get_type_hints(cls)
+    for field in attrs.fields(cls):
+        found[field.name] = field
+        if section := section_of(hints[field.name]):
+            found |= {f"{field.name}.{key}": below for key, below in keys(section).items()}
+    return found

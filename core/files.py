@@ -1,0 +1,64 @@
+"""Files that are whole or absent: atomic replacement, and JSON that any reader accepts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import RequestError
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, unless it is there. Raises RequestError if nothing can be written to it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if os.access(path, os.W_OK | os.X_OK):
+            return
+        reason = os.strerror(errno.EACCES)
+    raise RequestError(f"the directory cannot be written: {reason}", str(path), "give another directory")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill, finds the old content or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(encode(text))
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def encode(text: str) -> bytes:
+    """UTF-8; half a surrogate pair, which a tokenizer may well emit, becomes an escape that JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON as the standard has it: NaN and infinities become null, objects with ``item()`` (0-d arrays) numbers."""
+    return json.dumps(_clean(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    if isinstance(value, str | bool | int | None):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, float) and hasattr(value, "item"):
+        return _clean(value.item())
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,43 @@
+"""When two configurations are the same experiment: equal hashes. Plugin paths and trackers do not count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Any
+
+from .converter import plain
+from .experiment import Experiment
+from .problems import show
+
+UNCOUNTED = ("plugins", "trackers")
+"""Keys that do not change what a run computes."""
+
+
+def config_hash(experiment: Experiment | Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of the SHA-256 of an experiment, composed or as :func:`~.config.to_dict` gives it."""
+    data = plain(experiment).items()
+    return digest({key: json.dumps(value, sort_keys=True) for key, value in data if key not in UNCOUNTED})
+
+
+def digest(sections: Mapping[str, str]) -> str:
+    """The hash of an experiment whose counted sections are these, each as JSON with sorted keys."""
+    text = ", ".join(f"{json.dumps(key)}: {sections[key]}" for key in sorted(sections))
+    return sha256(f"{{{text}}}".encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(dotted key, value in ``old``, value in ``new``) wherever two resolved experiments differ in what counts."""
+    flat_old, flat_new = (dict(_flat({k: v for k, v in data.items() if k not in UNCOUNTED})) for data in (old, new))
+    keys = [*flat_old, *(key for key in flat_new if key not in flat_old)]
+    pairs = ((key, flat_old.get(key, "nothing"), flat_new.get(key, "nothing")) for key in keys)
+    return [(key, before, after) for key, before, after in pairs if before != after]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value and "name" not in value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", show(value)

@@ -1,0 +1,328 @@
+"""Names: kind + name -> component, with who registered it.
+
+:func:`registry` is the one of this process. Building it loads the plugins; listing what it holds imports no component;
+:meth:`Registry.resolve`, :meth:`Registry.describe` and :meth:`Registry.create` import the one that they are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pluggy
+
+from . import plugins as loading
+from .errors import MissingExtraError, RequestError, UncollapseError, nearest
+from .hookspecs import REGISTRATION
+from .plugins import Plugin, PluginLoadError, SignatureError, file_sha256, import_failure
+from .targets import FILES, PROTOCOLS, as_mapping, check_target, file_of, load_target, missing_methods
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*")
+"""What a name may look like: it must be readable in ``name(positional, key=value)``."""
+
+
+class DuplicateNameError(RequestError):
+    """A name or an alias is registered a second time. The first registration stays; nothing is ever overridden."""
+
+
+class UnknownNameError(RequestError):
+    """No component of that kind has that name, or there is no such kind."""
+
+
+@attrs.frozen(eq=False)
+class Entry:
+    """A registered name and who registered it."""
+
+    kind: str
+    name: str
+    target: Any
+    summary: str
+    aliases: tuple[str, ...]
+    plugin: Plugin
+
+    @property
+    def distribution(self) -> str:
+        return self.plugin.distribution
+
+    @property
+    def version(self) -> str:
+        return self.plugin.version
+
+    @property
+    def target_string(self) -> str:
+        """``module:attribute`` (a mapping has none)."""
+        if isinstance(self.target, str):
+            return self.target
+        name = getattr(self.target, "__qualname__", "")
+        return f"{self.target.__module__}:{name}" if name else ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+
+class Registry:
+    """The names that a list of plugins registers."""
+
+    def __init__(self, plugins: Iterable[Plugin] = ()) -> None:
+        self.plugins: list[Plugin] = []
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in REGISTRATION}  # by every spelling
+        for plugin in plugins:
+            self._add(plugin)
+
+    # --- listing: imports nothing ---
+
+    def kinds(self) -> list[str]:
+        """The kinds, in the order of the hook specifications."""
+        return list(self._entries)
+
+    def names(self, kind: str) -> list[str]:
+        """The names of a kind, sorted, without aliases."""
+        return [entry.name for entry in self.entries(kind)]
+
+    def entries(self, kind: str) -> list[Entry]:
+        """The entries of a kind, sorted by name."""
+        return sorted(set(self._spellings(kind).values()), key=lambda entry: entry.name)
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """The entry of a name or alias. Raises UnknownNameError."""
+        spellings = self._spellings(kind)
+        if name in spellings:
+            return spellings[name]
+        raise UnknownNameError(
+            f"there is no {kind} {name!r}", self._unusable(), _choices(name, spellings, f"{kind} names")
+        )
+
+    def files(self) -> tuple[str, ...]:
+        """The paths of the plugin files that were loaded, in order."""
+        return tuple(plugin.module for plugin in self.plugins if not plugin.distribution)
+
+    # --- using: imports what is named ---
+
+    def resolve(self, kind: str, name: str, **options: Any) -> Any:
+        """The target itself: a component class, or a function that makes one; of an experiment or a sweep, a mapping.
+
+        ``options`` are for experiments and sweeps that have some; the parameters of their :meth:`target`.
+
+        Raises:
+            UnknownNameError: no such name.
+            MissingExtraError: it needs a library of an extra that is not installed.
+            PluginLoadError: it cannot be imported.
+            SignatureError: it lacks the methods of its kind.
+            RequestError: an option is unknown or refused.
+        """
+        entry = self.entry(kind, name)
+        target = _load(entry)
+        if kind in FILES:
+            if options:
+                _check_parameters(entry, target, (), options)
+            return _mapping(entry, target, options)
+        if inspect.isclass(target):
+            _check_methods(entry, target)
+        return target
+
+    def create(self, kind: str, name: str, *args: Any, **params: Any) -> Any:
+        """A component with these parameters; positional ones fill the first fields.
+
+        Raises RequestError for a parameter that is unknown, missing, given twice or refused, and as :meth:`resolve`.
+        """
+        entry = self.entry(kind, name)
+        target = self.resolve(kind, name)
+        if kind in FILES:
+            raise RequestError(f"{entry} is not a component", fix=f"uncollapse show {kind} {name}")
+        _check_parameters(entry, target, args, params)
+        try:
+            component = target(*args, **params)
+        except (ValueError, TypeError) as error:
+            # attrs validators append the field, the options and the value to their message
+            raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=_help(entry)) from error
+        _check_methods(entry, type(component))
+        return component
+
+    def target(self, kind: str, name: str) -> Any:
+        """What was registered, imported if it was named by a string. Raises what :meth:`resolve` raises."""
+        return _load(self.entry(kind, name))
+
+    def describe(self, kind: str, name: str) -> Any:
+        """Everything about a name, as a :class:`~.describe.Description`. Raises what :meth:`resolve` raises."""
+        from . import describe
+
+        entry = self.entry(kind, name)
+        target = self.resolve(kind, name)
+        if kind in FILES:
+            source = file_of(entry.target) if isinstance(entry.target, str) else describe.source_file(entry.target)
+            is_yaml = source is not None and source.suffix in (".yaml", ".yml")
+            raw = _load(entry)
+            doc = source.read_text("utf-8") if source and is_yaml else inspect.getdoc(raw) or ""
+            parameters = describe.parameters(raw) if callable(raw) else ()
+        else:
+            source, doc = describe.source_file(target), inspect.getdoc(target) or ""
+            parameters = describe.parameters(target)
+        return describe.Description(
+            kind=kind,
+            name=entry.name,
+            aliases=entry.aliases,
+            summary=entry.summary,
+            target=entry.target_string,
+            plugin=entry.plugin.name,
+            distribution=entry.distribution,
+            version=entry.version,
+            module=entry.target_string.partition(":")[0],
+            source=str(source or ""),
+            source_sha256=file_sha256(source),
+            doc=doc,
+            parameters=parameters,
+            needs=describe.needs(target),
+            facts=describe.facts(kind, target),
+        )
+
+    def check(self) -> list[tuple[Entry, UncollapseError]]:
+        """Import every target and return those that failed; other than missing extras, that breaks their plugin."""
+        failed: list[tuple[Entry, UncollapseError]] = []
+        for kind in self.kinds():
+            for entry in self.entries(kind):
+                try:
+                    self.resolve(kind, entry.name)
+                except UncollapseError as error:
+                    failed.append((entry, error))
+                    if not isinstance(error, MissingExtraError):
+                        entry.plugin.errors.append(error)
+        return failed
+
+    def run_manager(self, sessions: Iterable[Any] = ()) -> pluggy.PluginManager:
+        """The plugin manager of one run: all sound plugins, and the sessions of its trackers (objects with hooks).
+
+        Use :func:`~.plugins.call` on it. Raises RequestError if a session has a misspelt hook, or no hook.
+        """
+        return loading.manager(self.plugins, sessions)
+
+    # --- filling ---
+
+    def load_file(self, path: str | Path) -> Plugin:
+        """Load a plugin file and add its names; once, however often it is asked for.
+
+        Raises RequestError if anything is wrong with it; then none of its names stay.
+        """
+        resolved = str(Path(path).expanduser().resolve())
+        for plugin in self.plugins:
+            if plugin.module == resolved:
+                return plugin
+        plugin = loading.load_file(path)
+        self._add(plugin)
+        if plugin.errors:
+            self.plugins.remove(plugin)
+            for spellings in self._entries.values():
+                for spelling in [spelling for spelling, entry in spellings.items() if entry.plugin is plugin]:
+                    del spellings[spelling]
+            raise plugin.errors[0]
+        return plugin
+
+    def _add(self, plugin: Plugin) -> None:
+        """Call each registration hook of a plugin alone; what goes wrong stays with the plugin."""
+        self.plugins.append(plugin)
+        if plugin.hooks is None:
+            return
+        manager = loading.manager([plugin])
+        for kind, hook in REGISTRATION.items():
+            for implementation in getattr(manager.hook, hook).get_hookimpls():
+                try:
+                    loading.call_one(implementation, register=functools.partial(self._register, plugin, kind))
+                except UncollapseError as error:
+                    plugin.errors.append(error)
+                except (Exception, SystemExit) as error:
+                    plugin.errors.append(import_failure(plugin, f"{plugin} failed in {hook}", error))
+
+    def _register(
+        self, plugin: Plugin, kind: str, name: str, target: Any, *, summary: str = "", aliases: tuple[str, ...] = ()
+    ) -> None:
+        """Add a name, or note what is wrong with it and go on: the other names of the plugin are none the worse."""
+        entry = Entry(kind, name, target, summary, tuple(aliases), plugin)
+        spellings = self._entries[kind]
+        for spelling in (name, *entry.aliases):
+            if not isinstance(spelling, str) or not NAME.fullmatch(spelling):
+                what = f"{spelling!r} cannot be the name of a {kind}"
+                plugin.errors.append(
+                    SignatureError(what, str(plugin), "start with a letter; use letters, digits and _ . + / -")
+                )
+                return
+            if spelling in spellings:
+                what = f"{kind} {spelling!r} is registered twice"
+                where = f"first by {spellings[spelling].plugin}, again by {plugin}; the first stays"
+                fix = f"give one of them another name, or block a plugin: UNCOLLAPSE_DISABLE_PLUGINS={plugin.name}"
+                plugin.errors.append(DuplicateNameError(what, where, fix))
+                return
+        if problem := check_target(kind, target):
+            fix = "give register a class, or 'module:attribute' of a module that exists"
+            plugin.errors.append(PluginLoadError(f"{entry}: {problem}", str(plugin), fix))
+            return
+        spellings.update(dict.fromkeys((name, *entry.aliases), entry))
+
+    def _spellings(self, kind: str) -> dict[str, Entry]:
+        if kind not in self._entries:
+            raise UnknownNameError(f"there is no kind {kind!r}", fix=_choices(kind, self._entries, "kinds"))
+        return self._entries[kind]
+
+    def _unusable(self) -> str:
+        """The plugins that an unknown name might have come from."""
+        names = [f"{plugin.name} ({plugin.status})" for plugin in self.plugins if plugin.status != "loaded"]
+        return f"not looked for in {', '.join(names)}: see uncollapse plugins" if names else ""
+
+
+def _choices(word: str, words: Iterable[str], what: str) -> str:
+    advice, known = nearest(word, words), ", ".join(sorted(words))
+    return f"{advice} {what}: {known}" if advice.startswith("did you mean") else advice
+
+
+def _load(entry: Entry) -> Any:
+    try:
+        return load_target(entry.target)
+    except UncollapseError:
+        raise
+    except Exception as error:
+        raise import_failure(entry.plugin, f"{entry} of {entry.plugin} cannot be loaded", error) from error
+
+
+def _mapping(entry: Entry, target: Any, options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return as_mapping(target, **options)
+    except UncollapseError:
+        raise
+    except Exception as error:
+        if options and isinstance(error, ValueError):
+            raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=_help(entry)) from error
+        raise import_failure(entry.plugin, f"{entry} of {entry.plugin} cannot be loaded", error) from error
+
+
+def _check_methods(entry: Entry, cls: type) -> None:
+    if missing := missing_methods(entry.kind, cls):
+        raise SignatureError(
+            f"{entry} lacks {', '.join(missing)}",
+            f"{entry.target_string} of {entry.plugin}",
+            f"give {cls.__name__} the methods of uncollapse.core.components.{PROTOCOLS[entry.kind]}",
+        )
+
+
+def _check_parameters(entry: Entry, target: Any, args: tuple[Any, ...], params: dict[str, Any]) -> None:
+    known = inspect.signature(target).parameters
+    for name in params:
+        if name not in known:
+            raise RequestError(f"{entry} has no parameter {name!r}", fix=nearest(name, known))
+    try:
+        inspect.signature(target).bind(*args, **params)
+    except TypeError as error:
+        where = f"its parameters: {', '.join(known) or 'none'}"
+        raise RequestError(f"{entry}: {error}", where, _help(entry)) from error
+
+
+def _help(entry: Entry) -> str:
+    return f"uncollapse show {entry.kind} {entry.name}"
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of this process. Raises RequestError if ``UNCOLLAPSE_PLUGINS`` names what is not installed."""
+    return Registry(loading.discover())

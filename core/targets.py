@@ -1,0 +1,159 @@
+"""Targets: what a name stands for, an object or a string that says where it is.
+
+``"module:attribute"`` is a component, ``"package:file.yaml"`` an experiment or a sweep. :func:`check_target` sees that
+the module or file exists without importing it or its parents, so that listing names never imports torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from inspect import isclass, isfunction
+from pathlib import Path
+from typing import Any
+
+from .errors import MissingExtraError, RequestError
+
+EXTRAS = {
+    "vllm": ("vllm",),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+    "train": ("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
+}
+"""Extra -> the modules that it brings."""
+
+FILES = ("experiment", "sweep")
+"""Kinds that are mappings rather than components."""
+
+PROTOCOLS = {
+    "rollout_filter": "RolloutFilter",
+    "group_metric": "GroupMetric",
+    "kl": "KlVariant",
+    "kl_controller": "KlController",
+    "advantage": "AdvantageEstimator",
+    "policy_loss": "PolicyLoss",
+    "collapse": "CollapseDetector",
+    "variance": "VarianceEstimator",
+    "environment": "Environment",
+    "rollout_engine": "RolloutEngine",
+    "train_backend": "TrainBackend",
+    "model_builder": "ModelBuilder",
+    "launcher": "Launcher",
+    "tracker": "Tracker",
+}
+"""Kind -> the protocol in :mod:`.components` that its components implement."""
+
+
+def locate(module: str) -> ModuleSpec | None:
+    """Where a module is, without importing it or its parents; ``None`` if there is no such module."""
+    top, *rest = module.split(".")
+    try:
+        spec = find_spec(top) if top else None
+    except ValueError:  # a module in sys.modules that was made by hand
+        return None
+    name = top
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    return spec
+
+
+def file_of(target: str) -> Path | None:
+    """The file that a string target is in; ``None`` if there is none."""
+    module, _, attribute = target.partition(":")
+    spec = locate(module)
+    if spec is None:
+        return None
+    if not is_file(target):
+        return Path(spec.origin) if spec.has_location and spec.origin else None
+    files = (Path(location) / attribute for location in spec.submodule_search_locations or ())
+    return next((file for file in files if file.is_file()), None)
+
+
+def is_file(target: str) -> bool:
+    """Whether a string target is a YAML file of a package."""
+    return target.endswith((".yaml", ".yml"))
+
+
+def check_target(kind: str, target: Any) -> str:
+    """What is wrong with a target, as far as can be seen without importing it; empty if nothing is."""
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        if not module or not attribute:
+            return f"{target!r} is not 'module:attribute'"
+        if is_file(target) and kind not in FILES:
+            return f"{target!r} is a file, and only experiments and sweeps can be files"
+        if locate(module) is None:
+            return f"there is no module {module!r}"
+        if is_file(target) and file_of(target) is None:
+            return f"there is no file {attribute!r} in the package {module!r}"
+    elif not callable(target) and not (kind in FILES and isinstance(target, Mapping)):
+        return f"{type(target).__name__} is not a component class"
+    return ""
+
+
+def load_target(target: Any) -> Any:
+    """The object itself. Raises ImportError, AttributeError, whatever its module raises; RequestError for bad YAML."""
+    if not isinstance(target, str):
+        return target
+    if is_file(target):
+        file = file_of(target)
+        if file is None:
+            raise ImportError(f"there is no file {target!r}")
+        return read_yaml(file)
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def as_mapping(target: Any, **params: Any) -> dict[str, Any]:
+    """What an experiment or sweep target holds, as a copy that may be changed.
+
+    A class is made with ``params`` and asked for its ``record()``; a function is called with them.
+
+    Raises TypeError if it is no mapping.
+    """
+    value = target(**params) if callable(target) else target
+    value = copy.deepcopy(value.record() if isclass(target) else value)
+    if not isinstance(value, Mapping):
+        raise TypeError(f"it is a {type(value).__name__}, not a mapping")
+    return dict(value)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML 1.2 file as plain data. Raises RequestError with the line of a mistake."""
+    from .yaml import SyntaxProblem, loads
+
+    try:
+        return loads(path.read_text("utf-8"))
+    except SyntaxProblem as error:
+        raise RequestError(f"not valid YAML: {error.reason}", f"{path}:{error.line}") from error
+
+
+def missing_methods(kind: str, cls: type) -> list[str]:
+    """The methods of its kind that a component class lacks."""
+    if kind not in PROTOCOLS:
+        return []
+    from . import components
+
+    protocol = vars(getattr(components, PROTOCOLS[kind]))
+    wanted = [name for name, value in protocol.items() if isfunction(value) and (name == "__call__" or name[0] != "_")]
+    # Not hasattr: every class is callable, which says nothing of its instances.
+    return [name for name in wanted if not any(name in vars(base) for base in cls.__mro__)]
+
+
+def missing_extra(error: ImportError, what: str) -> MissingExtraError | None:
+    """The error that names the extra to install, if what could not be imported belongs to one."""
+    top = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if top in modules and find_spec(top) is None:
+            result = MissingExtraError(
+                f"{what}: {top} is not installed", f"the extra [{extra}]", f"pip install 'uncollapse[{extra}]'"
+            )
+            result.__cause__ = error
+            return result
+    return None

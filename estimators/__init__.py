@@ -1,0 +1,1 @@
+"""Built-in estimators: advantages, KL and the variance of the entropy probe."""

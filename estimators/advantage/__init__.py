@@ -1,0 +1,1 @@
+"""Advantage estimators: credit for each sampled token."""

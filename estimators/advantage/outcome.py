@@ -1,0 +1,180 @@
+"""Estimators that compare the outcome of an episode with those of its group, and need no critic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import attrs
+import torch
+from attrs.validators import ge, in_, instance_of
+from torch import Tensor
+
+from ...core.components import Advantages
+from ..groups import group_count, group_index, group_mean, group_sum
+from .tokens import SampledTokens, discounted_sums
+
+
+@attrs.frozen(eq=False)
+class Outcomes:
+    """The outcomes of a batch: E episodes of P groups, in the B' rows that have sampled tokens.
+
+    The rows of an episode all carry its reward, unless turns are rewarded row by row or a KL term is in the reward.
+    Every episode has the same share in mean and std, and divides it equally among its rows.
+    """
+
+    scores_B: Tensor
+    """[B'] float64: sum of the rewards on the row's sampled tokens."""
+    lengths_B: Tensor
+    """[B'] int64: sampled tokens of the row."""
+    episode_B: Tensor
+    """[B'] int64: the row's episode, an index into E."""
+    index_E: Tensor
+    """[E] int64: the episode's group, an index into P."""
+    P: int
+
+    @classmethod
+    def of(cls, tokens: SampledTokens, rewards: Tensor, groups: Tensor, episodes: Tensor | None) -> Outcomes:
+        rows = tokens.lengths_B > 0
+        scores_B = tokens.row_sums(tokens.take(rewards))
+        # rounded to the rewards' own precision, so that 0.1 + 0.2 + 0.3 equals 0.6
+        scores_B = scores_B.to(torch.promote_types(rewards.dtype, torch.float32)).double()
+        if episodes is None:
+            episodes = torch.arange(len(groups), device=groups.device)
+        ids_P, index_B = group_index(groups[rows])
+        pairs_2_E, episode_B = torch.unique(torch.stack([index_B, episodes[rows]]), dim=1, return_inverse=True)
+        return cls(scores_B[rows], tokens.lengths_B[rows], episode_B, pairs_2_E[0], len(ids_P))
+
+    @property
+    def n_P(self) -> Tensor:
+        """[P] int64: episodes of the group."""
+        return group_count(self.index_E, self.P)
+
+    def per_row(self, x_P: Tensor) -> Tensor:
+        """[B']: the value of each row's group."""
+        return x_P[self.index_E[self.episode_B]]
+
+    def episode_mean(self, x_B: Tensor) -> Tensor:
+        """[E]: the mean over the rows of each episode."""
+        return group_mean(x_B, self.episode_B, len(self.index_E))
+
+    def mean_P(self) -> Tensor:
+        return group_mean(self.episode_mean(self.scores_B), self.index_E, self.P)
+
+    def std_P(self, ddof: int) -> Tensor:
+        """Exactly 0 where all scores are equal."""
+        squares_E = self.episode_mean((self.scores_B - self.per_row(self.mean_P())).square())
+        return (group_sum(squares_E, self.index_E, self.P) / (self.n_P - ddof).clamp(min=1)).sqrt()
+
+    def above(self, baseline_P: Tensor) -> Tensor:
+        """[B']: how far each row's score is above the baseline of its group; 0 in a group of one episode."""
+        return torch.where(self.per_row(self.n_P) > 1, self.scores_B - self.per_row(baseline_P), 0.0)
+
+
+class _GroupEstimator(ABC):
+    """``compute`` of the estimators whose advantage is one number per row, the same on all of its sampled tokens."""
+
+    __slots__ = ()
+    needs: ClassVar[frozenset[str]] = frozenset({"groups"})
+
+    def compute(
+        self,
+        *,
+        rewards: Tensor,
+        mask: Tensor,
+        groups: Tensor,
+        values: Tensor | None = None,
+        turns: Tensor | None = None,
+        episodes: Tensor | None = None,
+        greedy_rewards: Tensor | None = None,
+    ) -> Advantages:
+        tokens = SampledTokens.of(mask)
+        advantages_B = self.row_advantages(Outcomes.of(tokens, rewards, groups, episodes))
+        advantages_N = advantages_B.repeat_interleave(tokens.rows_R)
+        return Advantages(
+            tokens.place(advantages_N, like=rewards),
+            tokens.place(discounted_sums(tokens.take(rewards), tokens.rows_R, 1.0), like=rewards),
+        )
+
+    @abstractmethod
+    def row_advantages(self, outcomes: Outcomes) -> Tensor:
+        """[B']: the advantage of each row that has sampled tokens."""
+
+
+@attrs.frozen
+class Grpo(_GroupEstimator):
+    """Score of the episode, standardised within its group.
+
+    A = (s - mean) / (std + eps) on every sampled token, s = sum of the row's rewards; mean and std are those of the
+    group, where each episode counts once however many rows it has. returns: undiscounted rewards to go, in reward
+    units (verl 0.6.1 puts the advantages there). [B, T], zero off the mask.
+
+    A group whose scores are all equal gets exactly 0, and so does a group of one: without another episode there is
+    nothing to compare with (verl 0.6.1 and RAGEN-2 use mean 0 and std 1 there, so that A is the raw score).
+
+    Source: DeepSeekMath (arXiv 2402.03300); std with ddof 1 and eps 1e-6 as in verl 0.6.1 (OpenRLHF 1e-9, TRL 1e-4).
+    """
+
+    scale: bool = attrs.field(default=True, validator=instance_of(bool))
+    """Whether to divide by the std; ``false`` is ``dr_grpo``."""
+    eps: float = attrs.field(default=1e-6, validator=ge(0))
+    """Added to the std, in reward units."""
+    ddof: int = attrs.field(default=1, validator=in_((0, 1)))
+    """Degrees of freedom taken off the number of episodes in the std: 0 or 1."""
+
+    def row_advantages(self, outcomes: Outcomes) -> Tensor:
+        above_B = outcomes.above(outcomes.mean_P())
+        if not self.scale:
+            return above_B
+        std_P = outcomes.std_P(self.ddof)
+        # where std is 0, so is every score above the mean; even an eps of 0 then divides nothing by nothing
+        return above_B / outcomes.per_row(torch.where(std_P > 0, std_P + self.eps, 1.0))
+
+
+@attrs.frozen
+class DrGrpo(_GroupEstimator):
+    """Score of the episode above the mean of its group, without the division by the std.
+
+    A = s - mean on every sampled token. Episodes, returns, equal scores and groups of one as in ``grpo``. The paper
+    also sums token losses with a constant normaliser: ``trainer.loss_aggregation: seq-mean-token-sum-norm``.
+
+    Source: Dr. GRPO, Liu et al. 2025 (arXiv 2503.20783).
+    """
+
+    def row_advantages(self, outcomes: Outcomes) -> Tensor:
+        return outcomes.above(outcomes.mean_P())
+
+
+@attrs.frozen
+class Rloo(_GroupEstimator):
+    """Score of the episode above the mean of the other episodes of its group (leave one out).
+
+    A = s - mean of the others = n / (n - 1) * (s - mean) on every sampled token, n episodes in the group. Episodes,
+    returns, equal scores and groups of one (A = 0; verl 0.6.1 gives the raw score) as in ``grpo``.
+
+    Source: Ahmadian et al. 2024 (arXiv 2402.14740).
+    """
+
+    def row_advantages(self, outcomes: Outcomes) -> Tensor:
+        n_P = outcomes.n_P
+        return outcomes.above(outcomes.mean_P()) * outcomes.per_row(n_P / (n_P - 1).clamp(min=1))
+
+
+@attrs.frozen
+class Opo(_GroupEstimator):
+    """Score of the episode above the length-weighted mean of its group.
+
+    A = s - sum(l * s) / sum(l) over the episodes of the group, l = sampled tokens of an episode in all of its rows: the
+    baseline of least variance when squared gradient norms grow with the length. Episodes, returns, equal scores and
+    groups of one as in ``grpo``.
+
+    Source: OPO, Hao et al. 2025 (arXiv 2505.23585).
+    """
+
+    def row_advantages(self, outcomes: Outcomes) -> Tensor:
+        mean_P = outcomes.mean_P()
+        index_B = outcomes.index_E[outcomes.episode_B]
+        lengths_B = outcomes.lengths_B.double()
+        # the correction of the plain mean: exactly 0 where all scores are equal
+        weighted_P = group_sum(lengths_B * outcomes.above(mean_P), index_B, outcomes.P)
+        return outcomes.above(mean_P + weighted_P / group_sum(lengths_B, index_B, outcomes.P))

@@ -1,0 +1,78 @@
+"""REINFORCE++: returns normalised over the whole batch, with and without a group baseline."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+from torch import Tensor
+
+from ...core.components import Advantages
+from .gae import FRACTION
+from .outcome import Outcomes
+from .tokens import SampledTokens, discounted_sums, whiten
+
+
+@attrs.frozen
+class ReinforcePlusPlus:
+    """Discounted rewards to go, whitened over the batch; neither critic nor groups.
+
+    R_t = r_t + gamma * R_next, where *next* is the next sampled token of the row; A = (R - mean) / sqrt(var + 1e-8)
+    over all sampled tokens of the batch, with the unbiased variance (0 for fewer than two tokens or equal returns).
+    returns = R, in reward units. [B, T], zero off the mask.
+
+    Source: REINFORCE++, Hu et al. 2025 (arXiv 2501.03262). verl 0.6.1 sets the carried return to 0 at every token off
+    the mask, so that with several turns no reward reaches the turns before it; here observations are skipped over.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    gamma: float = attrs.field(default=1.0, validator=FRACTION)
+    """Discount per sampled token, 0 to 1."""
+
+    def compute(
+        self,
+        *,
+        rewards: Tensor,
+        mask: Tensor,
+        groups: Tensor,
+        values: Tensor | None = None,
+        turns: Tensor | None = None,
+        episodes: Tensor | None = None,
+        greedy_rewards: Tensor | None = None,
+    ) -> Advantages:
+        tokens = SampledTokens.of(mask)
+        returns_N = discounted_sums(tokens.take(rewards), tokens.rows_R, self.gamma)
+        return Advantages(tokens.place(whiten(returns_N), like=rewards), tokens.place(returns_N, like=rewards))
+
+
+@attrs.frozen
+class ReinforcePlusPlusBaseline:
+    """Score of the episode above the mean of its group, whitened over the batch.
+
+    s - mean on every sampled token (each episode counts once in the mean), then (x - mean) / sqrt(var + 1e-8) over all
+    sampled tokens of the batch, with the unbiased variance (0 for fewer than two tokens or equal values). Whitening
+    weighs episodes by their lengths, so a group whose scores are all equal, or a group of one, ends at the same small
+    offset, not at 0. returns: undiscounted rewards to go, in reward units. [B, T], zero off the mask.
+
+    Source: REINFORCE++, Hu et al. 2025 (arXiv 2501.03262), as in verl 0.6.1.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"groups"})
+
+    def compute(
+        self,
+        *,
+        rewards: Tensor,
+        mask: Tensor,
+        groups: Tensor,
+        values: Tensor | None = None,
+        turns: Tensor | None = None,
+        episodes: Tensor | None = None,
+        greedy_rewards: Tensor | None = None,
+    ) -> Advantages:
+        tokens = SampledTokens.of(mask)
+        outcomes = Outcomes.of(tokens, rewards, groups, episodes)
+        advantages_N = whiten(outcomes.above(outcomes.mean_P()).repeat_interleave(tokens.rows_R))
+        returns_N = discounted_sums(tokens.take(rewards), tokens.rows_R, 1.0)
+        return Advantages(tokens.place(advantages_N, like=rewards), tokens.place(returns_N, like=rewards))

@@ -1,0 +1,42 @@
+"""ReMax: the reward of the greedy answer is the baseline."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+from torch import Tensor
+
+from ...core.components import Advantages
+from .tokens import SampledTokens, discounted_sums, required
+
+
+@attrs.frozen
+class Remax:
+    """Rewards to go above the episode reward of a greedy rollout of the same task.
+
+    A_t = (sum of the rewards from token t on) - greedy reward, on the sampled tokens; returns: the undiscounted rewards
+    to go. [B, T] in reward units, zero off the mask. Needs one greedy episode per group (``greedy_rewards`` [B]).
+
+    Source: ReMax, Li et al. 2024 (arXiv 2310.10505). RAGEN-2 lists the name and exits when it is asked for.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy_rewards"})
+
+    def compute(
+        self,
+        *,
+        rewards: Tensor,
+        mask: Tensor,
+        groups: Tensor,
+        values: Tensor | None = None,
+        turns: Tensor | None = None,
+        episodes: Tensor | None = None,
+        greedy_rewards: Tensor | None = None,
+    ) -> Advantages:
+        tokens = SampledTokens.of(mask)
+        greedy_B = required(greedy_rewards, "greedy_rewards", "remax").double()
+        returns_N = discounted_sums(tokens.take(rewards), tokens.rows_R, 1.0)
+        return Advantages(
+            tokens.place(returns_N - tokens.spread(greedy_B), like=rewards), tokens.place(returns_N, like=rewards)
+        )

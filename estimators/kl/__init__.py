@@ -1,0 +1,1 @@
+"""Per-token KL estimates and coefficient controllers."""

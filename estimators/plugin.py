@@ -1,0 +1,118 @@
+"""Names of the built-in estimators."""
+
+from __future__ import annotations
+
+from ..core.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_kl_variants(register: Register) -> None:
+    module = "uncollapse.estimators.kl.variants"
+    register("kl", f"{module}:K1", summary="log-ratio d: right value, no gradient as a loss", aliases=("k1",))
+    register("kl+", f"{module}:K1Plus", summary="d with the gradient of mse: both right as a loss", aliases=("k1+",))
+    register("abs", f"{module}:Abs", summary="|d|: neither value nor gradient of a KL")
+    register("abs+", f"{module}:AbsPlus", summary="|d| with the gradient of mse: right gradient as a loss")
+    register("mse", f"{module}:K2", summary="d^2 / 2: biased value, right gradient as a loss", aliases=("k2",))
+    register("mse+", f"{module}:K2", summary="the same as mse, which is its own + form", aliases=("k2+",))
+    register(
+        "low_var_kl",
+        f"{module}:K3",
+        summary="exp(-d) - 1 + d: right value, gradient of the forward KL as a loss",
+        aliases=("k3",),
+    )
+    register(
+        "low_var_kl+",
+        f"{module}:K3Plus",
+        summary="exp(-d) - 1 + d with the gradient of mse: both right as a loss",
+        aliases=("k3+",),
+    )
+
+
+@hookimpl
+def register_kl_controllers(register: Register) -> None:
+    module = "uncollapse.estimators.kl.controllers"
+    register("fixed", f"{module}:Fixed", summary="the coefficient stays")
+    register("adaptive", f"{module}:Adaptive", summary="the coefficient follows the KL to a target")
+
+
+@hookimpl
+def register_advantage_estimators(register: Register) -> None:
+    package = "uncollapse.estimators.advantage"
+    register("gae", f"{package}.gae:Gae", summary="generalised advantage estimation over the sampled tokens")
+    register(
+        "bi_level_gae",
+        f"{package}.bi_level_gae:BiLevelGae",
+        summary="generalised advantage estimation over turns, then over the tokens of each turn",
+    )
+    register("grpo", f"{package}.outcome:Grpo", summary="episode score, standardised within its group")
+    register("dr_grpo", f"{package}.outcome:DrGrpo", summary="episode score above the mean of its group")
+    register("rloo", f"{package}.outcome:Rloo", summary="episode score above the mean of the others in its group")
+    register("opo", f"{package}.outcome:Opo", summary="episode score above the length-weighted mean of its group")
+    register(
+        "reinforce_plus_plus",
+        f"{package}.reinforce:ReinforcePlusPlus",
+        summary="discounted rewards to go, whitened over the batch",
+    )
+    register(
+        "reinforce_plus_plus_baseline",
+        f"{package}.reinforce:ReinforcePlusPlusBaseline",
+        summary="episode score above the mean of its group, whitened over the batch",
+    )
+    register("remax", f"{package}.remax:Remax", summary="rewards to go above the reward of a greedy rollout")
+
+
+@hookimpl
+def register_variance_estimators(register: Register) -> None:
+    package = "uncollapse.estimators.variance"
+    register("conditional_E", f"{package}.products:ConditionalE", summary="deltaH1 over draws of E, given the update")
+    register("conditional_U", f"{package}.products:ConditionalU", summary="deltaH1 over draws of U, given E")
+    register("row_jackknife", f"{package}.products:RowJackknife", summary="conditional_E by leaving prompts out")
+    register("column_jackknife", f"{package}.products:ColumnJackknife", summary="conditional_U by leaving prompts out")
+    register("two_way_jackknife", f"{package}.products:TwoWayJackknife", summary="vx_vy by leaving prompts out")
+    register("vx_vy", f"{package}.products:VxVy", summary="deltaH1 over draws of E and U; one trace term too large")
+    register("vx_vy_unbiased", f"{package}.products:VxVyUnbiased", summary="deltaH1 over draws of E and U, unbiased")
+    register("frac_var", f"{package}.products:FracVar", summary="vx_vy relative to deltaH1 squared: to report only")
+
+    register("deriv_delta", f"{package}.sequences:DerivDelta", summary="predicted change, delta method: the default")
+    register(
+        "deriv_delta_reward_to_go",
+        f"{package}.sequences:DerivDeltaRewardToGo",
+        summary="change predicted with rewards to go, delta method",
+    )
+    register("deriv_jackknife", f"{package}.sequences:DerivJackknife", summary="predicted change, prompts left out")
+    register("bootstrap", f"{package}.sequences:Bootstrap", summary="predicted change, prompts drawn again")
+    register("jvp_shard_se", f"{package}.sequences:JvpShardSe", summary="predicted change, spread between shards")
+    register("cv_batch_se", f"{package}.controls:CvBatchSe", summary="predicted change less control variates of mean 0")
+
+    register("snis_delta", f"{package}.sequences:SnisDelta", summary="measured change, delta method")
+    register("snis_jackknife", f"{package}.sequences:SnisJackknife", summary="measured change, prompts left out")
+    register("snis_bootstrap", f"{package}.sequences:SnisBootstrap", summary="measured change, prompts drawn again")
+    register("snis_ess", f"{package}.diagnostics:SnisEss", summary="effective sample size and error of the mean weight")
+    register(
+        "paired_difference",
+        f"{package}.sequences:PairedDifference",
+        summary="measured minus predicted change on one sample: the curvature",
+    )
+    register(
+        "entropy_prompt_jackknife",
+        f"{package}.sequences:EntropyPromptJackknife",
+        summary="mean entropy before the step, prompts left out",
+    )
+
+    register("ustat_plugin", f"{package}.ustat:UstatPlugin", summary="one-batch U-statistic, plug-in")
+    register("ustat_jackknife", f"{package}.ustat:UstatJackknife", summary="one-batch U-statistic, prompts left out")
+    register("ustat_block_plugin", f"{package}.ustat:UstatBlockPlugin", summary="ustat_plugin with blocks as units")
+    register("ustat_block_jackknife", f"{package}.ustat:UstatBlockJackknife", summary="ustat_jackknife of blocks")
+    register(
+        "ustat_two_term_fit",
+        f"{package}.repeats:UstatTwoTermFit",
+        summary="one-batch U-statistic, law of the batch size from repetitions",
+    )
+    register("repeat_std", f"{package}.repeats:RepeatStd", summary="standard deviation of repetitions of the probe")
+    register("gns", f"{package}.diagnostics:Gns", summary="gradient noise scale; no standard error")
+
+    register("legacy_ustat_plugin", f"{package}.legacy:LegacyUstatPlugin", summary="as once coded: sqrt(U)/2 too large")
+    register(
+        "legacy_jvp_shard_se", f"{package}.legacy:LegacyJvpShardSe", summary="as reported: too small by the shards"
+    )
+    register("legacy_cv_batch_se", f"{package}.legacy:LegacyCvBatchSe", summary="as reported: too small by the units")

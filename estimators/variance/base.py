@@ -1,0 +1,131 @@
+"""What all variance estimators share: checking what they are given, and saying why there is no number."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from ...core.errors import RunError
+from .terms import Estimate, Status, Terms
+
+CONDITIONAL_E = "conditional_E: of deltaH1 over draws of E, with U (and so the update) held fixed"
+CONDITIONAL_U = "conditional_U: of deltaH1 over draws of U, with E held fixed"
+TOTAL = "total: of deltaH1 over independent draws of E and U"
+TOTAL_ONE_BATCH = "total, one batch: of deltaH1 = eta * U-statistic over draws of one batch that is both E and U"
+TRUTH = "of the importance-sampled deltaH_true over draws of E, with the update held fixed"
+
+
+class Degenerate(Exception):  # noqa: N818 - a way out, not an error
+    """The terms hold no variance: why, and how many units there are."""
+
+    def __init__(self, status: Status, reason: str, n: int = 0) -> None:
+        super().__init__(reason)
+        self.status, self.n = status, n
+
+
+@attrs.frozen
+class Result:
+    """What the terms give, before it is told what it means."""
+
+    value: float
+    var: float | None
+    """``None``: the value is not one that has a standard error here."""
+    n: int
+    extra: Mapping[str, float] = attrs.field(factory=dict)
+    status: Status = "ok"
+    reason: str = ""
+
+
+class Estimator(ABC):
+    """``estimate`` of every variance estimator; a subclass gives ``measure`` and says what it needs."""
+
+    __slots__ = ()
+    needs: ClassVar[frozenset[str]]
+    estimand: ClassVar[str]
+    units: ClassVar[str]
+
+    def estimate(self, terms: Terms) -> Estimate:
+        """-> the standard error in float64. Raises RunError if a term is missing; what is degenerate is a status."""
+        missing = sorted(name for name in self.needs if getattr(terms, name) is None)
+        if missing:
+            raise RunError(
+                f"the variance estimator {type(self).__name__} lacks {', '.join(missing)}",
+                "terms",
+                "measure what the estimator declares in needs",
+            )
+        try:
+            _check_finite(terms, self.needs)
+            result = self.measure(terms)
+            if not (math.isfinite(result.value) and math.isfinite(result.var or 0.0)):
+                raise Degenerate("non_finite", "a sum overflows float64 or divides by 0", result.n)
+        except Degenerate as why:
+            return Estimate(
+                estimand=self.estimand,
+                units=self.units,
+                n=why.n,
+                status=why.status,
+                reason=str(why),
+                measured_in=self.measured_in(terms),
+            )
+        return Estimate(
+            estimand=self.estimand,
+            units=self.units,
+            n=result.n,
+            status=result.status,
+            reason=result.reason,
+            value=result.value,
+            var=math.nan if result.var is None else result.var,
+            se=math.nan if result.var is None else math.sqrt(result.var),
+            measured_in=self.measured_in(terms),
+            extra=result.extra,
+        )
+
+    def measured_in(self, terms: Terms) -> str:
+        """The unit of the value and its standard error."""
+        return terms.measured_in
+
+    @abstractmethod
+    def measure(self, terms: Terms) -> Result:
+        """What the estimator makes of terms that are there and finite. Raises Degenerate."""
+
+
+def variance_of_mean(x_N: Tensor) -> float:
+    """The sum of (x - mean)^2 over N (N - 1), in two passes. Raises Degenerate as :func:`spread`."""
+    n = spread(x_N)
+    return float((x_N - x_N.mean()).square().sum()) / (n * (n - 1))
+
+
+def jackknife_variance(left_out_N: Tensor) -> float:
+    """(N - 1) / N * sum (x - mean)^2 of the N results without one unit each."""
+    n = len(left_out_N)
+    return (n - 1) / n * float((left_out_N - left_out_N.mean()).square().sum())
+
+
+def spread(x_N: Tensor) -> int:
+    """The number of values (or rows). Raises Degenerate for fewer than two, or if all of them are equal."""
+    n = len(x_N)
+    enough(n, 2)
+    if bool((x_N == x_N[0]).all()):
+        raise Degenerate("zero_variance", f"all {n} of them are equal", n)
+    return n
+
+
+def enough(n: int, least: int) -> None:
+    """Raises Degenerate if there are fewer than ``least`` units."""
+    if n < least:
+        raise Degenerate("too_few_units", f"{n} unit(s), and {least} are needed", n)
+
+
+def _check_finite(terms: Terms, names: frozenset[str]) -> None:
+    for name in sorted(names):
+        value = terms[name]
+        if name == "K_UU":
+            value = value[~torch.eye(len(value), dtype=torch.bool)]
+        if not bool(value.isfinite().all()):
+            raise Degenerate("non_finite", f"{int((~value.isfinite()).sum())} of terms.{name} are NaN or infinite")

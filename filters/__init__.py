@@ -1,0 +1,1 @@
+"""Built-in rollout filters and the group metrics that they rank by."""

@@ -1,0 +1,35 @@
+"""nofilter: every group trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+from torch import Tensor
+
+from .ranking import is_order, rank
+
+
+@attrs.frozen
+class NoFilter:
+    """Keep every group.
+
+    The same as ``top_p(1.0)``. To drop the groups of zero score and nothing else, say ``include_zero=false`` here or
+    there.
+
+    Scores [P] -> bool [P].
+    """
+
+    type: Literal["largest", "smallest"] = attrs.field(default="largest", validator=is_order)
+    """Without effect; every filter has it, so that a sweep over filters can set it."""
+    include_zero: bool = True
+    """Whether groups with a score of zero are kept as well."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every group is kept whatever the scores, so that nobody needs to compute them."""
+        return self.include_zero
+
+    def select(self, scores_P: Tensor) -> Tensor:
+        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        return rank(scores_P, self.type, self.include_zero).first(len(scores_P))

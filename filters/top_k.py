@@ -1,0 +1,74 @@
+"""top_k and top_f: a number, or a fraction, of the groups."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import attrs
+from torch import Tensor
+
+from .ranking import is_order, rank, share
+
+
+def _count(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            f"{attribute.name} must be a count: 1, 2, ... (a fraction of the groups is top_f), got {value}"
+        )
+
+
+@attrs.frozen
+class TopK:
+    """Keep the ``value`` best groups: a count, not a fraction (that is ``top_f``).
+
+    Groups are taken from the largest score down (``type=smallest``: from the smallest up), equal scores in their
+    original order; all of them where there are fewer than ``value``.
+
+    RAGEN's ``top_k`` was a count at first, then became a fraction, with ``top_k_abs`` for the count. Here ``top_k_abs``
+    is another name of ``top_k``, and a fraction is refused.
+
+    Scores [P] -> bool [P]. Source: RAGEN-2.
+    """
+
+    # Typed as a number, so that a fraction reaches the check above, which names top_f.
+    value: int | float = attrs.field(validator=_count)
+    """How many groups."""
+    type: Literal["largest", "smallest"] = attrs.field(default="largest", validator=is_order)
+    """Whether large or small scores are kept."""
+    include_zero: bool = True
+    """Whether groups with a score of zero take part."""
+
+    def select(self, scores_P: Tensor) -> Tensor:
+        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        return rank(scores_P, self.type, self.include_zero).first(int(self.value))
+
+
+@attrs.frozen
+class TopF:
+    """Keep the best fraction ``value`` of the groups: ``floor(value * P)`` of them, at least one.
+
+    ``P`` counts all groups, also those that ``include_zero=False`` leaves out. Groups are taken from the largest score
+    down (``type=smallest``: from the smallest up), equal scores in their original order; all of them where there are
+    fewer.
+
+    Scores [P] -> bool [P]. Source: RAGEN, where this rule is called ``top_f`` in one version and ``top_k`` in the next.
+    """
+
+    value: float = attrs.field(validator=share(hint=" (a number of groups is top_k)"))
+    """Fraction of the groups, in (0, 1]."""
+    type: Literal["largest", "smallest"] = attrs.field(default="largest", validator=is_order)
+    """Whether large or small scores are kept."""
+    include_zero: bool = True
+    """Whether groups with a score of zero take part."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every group is kept whatever the scores, so that nobody needs to compute them."""
+        return self.value == 1 and self.include_zero
+
+    def select(self, scores_P: Tensor) -> Tensor:
+        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        # without the slack 0.29 * 100 would round down to 28.
+        count = max(math.floor(self.value * len(scores_P) + 1e-9), 1)
+        return rank(scores_P, self.type, self.include_zero).first(count)

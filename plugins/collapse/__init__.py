@@ -1,0 +1,1 @@
+"""Collapse detectors: watch a run, give a verdict with evidence."""

@@ -1,0 +1,62 @@
+"""KL that runs away: the policy leaves its reference, or itself from one step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from attrs import validators
+
+from ...core.components import Verdict
+from .session import MetricSession, Streaks
+
+REFERENCE, UPDATE = "actor/kl", "actor/ppo_kl"
+
+
+@attrs.frozen
+class KlRunaway:
+    """Speak when a KL divergence stays above its limit for ``window`` steps in a row.
+
+    ``actor/kl`` is the estimate of KL to the reference policy (nats per token, by the experiment's KL variant), logged
+    where there is a KL term. ``actor/ppo_kl`` is k1 between the policy that sampled and the policy that is being
+    updated, averaged over the step's mini-batches: too large a learning rate shows there first.
+    """
+
+    max_kl: float = attrs.field(default=2.0, validator=validators.gt(0))
+    """Nats per token to the reference policy."""
+    max_update: float = attrs.field(default=0.02, validator=validators.gt(0))
+    """Nats per token within one step; healthy runs of tiny-sokoban stay below 0.015 but for single steps."""
+    window: int = attrs.field(default=5, validator=validators.ge(1))
+    """Steps in a row."""
+    stop: bool = True
+    """``false`` records the verdict and lets the run go on."""
+
+    def start(self, context: Any) -> _KlSession:
+        return _KlSession(self)
+
+
+class _KlSession(MetricSession):
+    def __init__(self, rule: KlRunaway) -> None:
+        self._rule = rule
+        self.streaks: dict[str, int] = {}
+
+    def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
+        rule = self._rule
+        reference, update = metrics.get(REFERENCE), metrics.get(UPDATE)
+        streaks = Streaks(self.streaks)
+        streaks.update(
+            reference=None if reference is None else abs(reference) > rule.max_kl,
+            update=None if update is None else abs(update) > rule.max_update,
+        )
+        which = streaks.reached(rule.window)
+        metric, limit = (REFERENCE, rule.max_kl) if which == "reference" else (UPDATE, rule.max_update)
+        if which is None or metrics.get(metric) is None:  # a step without an update says nothing new
+            return None
+        return Verdict(
+            "kl_runaway",
+            step,
+            f"{metric} stayed above {limit:g} nats per token for {rule.window} steps",
+            {"metric": metric, "threshold": limit, "last": metrics[metric]},
+            stop=rule.stop,
+        )

@@ -1,0 +1,136 @@
+"""Which reasonings are scored, and against which prompts: the thoughts of a step's turns, and how they are drawn.
+
+Prompts and thoughts are the sampled token ids themselves; text is only looked at to see where a thought ends.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from random import Random
+from typing import Any
+
+import attrs
+
+from ...core.components import Rollouts
+
+TAG = "</think>"
+Tokens = tuple[int, ...]
+
+
+@attrs.frozen
+class Turn:
+    """One sampled turn."""
+
+    episode: int
+    group: int
+    number: int
+    """From 0."""
+    prompt: Tokens
+    """All tokens before the first sampled one; they end with the forced ``<think>``."""
+    thought: Tokens
+    """The sampled tokens before the first that belongs to ``</think>``; empty where there is no valid thought."""
+
+
+@attrs.frozen
+class Pairs:
+    """Reasonings and the columns that they are scored against."""
+
+    reasonings: list[Tokens]
+    columns: list[Tokens]
+    """The columns' prompts."""
+    matched: list[int]
+    """The column of each reasoning's own prompt."""
+    tasks: list[Tokens]
+    """The task of each column: the first prompt of its episode."""
+
+
+def turns_of(rollouts: Rollouts, tokenizer: Any) -> list[Turn]:
+    """Every sampled turn, in the order of rows."""
+    turns = []
+    rows = zip(
+        rollouts.tokens.tolist(),
+        rollouts.turns.tolist(),
+        rollouts.episodes.tolist(),
+        rollouts.groups.tolist(),
+        strict=True,
+    )
+    for tokens, numbers, episode, group in rows:
+        for number, span in groupby(range(len(numbers)), key=numbers.__getitem__):
+            positions = list(span)
+            if number >= 0:
+                sampled = tokens[positions[0] : positions[-1] + 1]
+                prompt = tuple(tokens[: positions[0]])
+                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer)))
+    return turns
+
+
+def thought(sampled: Sequence[int], tokenizer: Any) -> Tokens:
+    """The leading tokens that lie wholly before ``</think>``; empty if there is no tag, or nothing but space before it.
+
+    A token that holds the tag's first letter and something before it is left out.
+    """
+
+    def text(start: int, end: int) -> str:
+        return str(tokenizer.decode(list(sampled[start:end]), clean_up_tokenization_spaces=False))
+
+    count = len(sampled)
+    if TAG not in text(0, count):
+        return ()
+    end = bisect_left(range(count), True, key=lambda length: TAG in text(0, length))
+    start = next(start for start in reversed(range(end)) if TAG in text(start, end))
+    return tuple(sampled[:start]) if text(0, start).strip() else ()
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+
+def first_turns(turns: Sequence[Turn], size: int, rng: Random) -> Pairs:
+    """First turns with a valid thought, without replacement; a column is a distinct prompt of a group.
+
+    Where all members of a group have the same first prompt, that is one column per group that was drawn.
+    """
+    drawn = _without_replacement([turn for turn in turns if turn.number == 0], size, rng)
+    return _pairs(turns, drawn, key=lambda turn: (turn.group, turn.prompt))
+
+
+def trajectories(turns: Sequence[Turn], size: int, rng: Random) -> Pairs:
+    """An episode, with replacement, then one of its turns with a valid thought; every draw is a column of its own.
+
+    As many draws as there are turns, at most ``size``; a draw of an episode without a valid thought is lost.
+    """
+    episodes: dict[int, list[Turn]] = {turn.episode: [] for turn in turns}
+    for turn in _valid(turns):
+        episodes[turn.episode].append(turn)
+    numbers = sorted(episodes)
+    chosen = (episodes[rng.choice(numbers)] for _ in range(min(size, len(turns))))
+    return _pairs(turns, [rng.choice(valid) for valid in chosen if valid])
+
+
+def uniform_turns(turns: Sequence[Turn], size: int, rng: Random) -> Pairs:
+    """Turns with a valid thought, without replacement; every draw is a column of its own."""
+    return _pairs(turns, _without_replacement(turns, size, rng))
+
+
+def _valid(turns: Sequence[Turn]) -> list[Turn]:
+    return [turn for turn in turns if turn.thought]
+
+
+def _without_replacement(turns: Sequence[Turn], size: int, rng: Random) -> list[Turn]:
+    valid = _valid(turns)
+    return rng.sample(valid, min(size, len(valid)))
+
+
+def _pairs(turns: Sequence[Turn], drawn: Sequence[Turn], key: Callable[[Turn], Any] | None = None) -> Pairs:
+    """Turns with the same key share a column; without a key each has its own."""
+    tasks = {turn.episode: turn.prompt for turn in turns if turn.number == 0}
+    keys = [key(turn) if key else index for index, turn in enumerate(drawn)]
+    columns = dict(zip(keys, drawn, strict=True))
+    places = {each: place for place, each in enumerate(columns)}
+    return Pairs(
+        reasonings=[turn.thought for turn in drawn],
+        columns=[turn.prompt for turn in columns.values()],
+        matched=[places[each] for each in keys],
+        tasks=[tasks[turn.episode] for turn in columns.values()],
+    )

@@ -1,0 +1,43 @@
+"""Registers the built-in collapse detectors."""
+
+from __future__ import annotations
+
+from ...core.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_collapse_detectors(register: Register) -> None:
+    collapse = "uncollapse.plugins.collapse"
+    module = f"{collapse}.stopping"
+    register(
+        "reward_variance_collapse",
+        f"{module}:RewardVarianceCollapse",
+        summary="stop when the reward spread within groups has died",
+    )
+    register(
+        "low_validation_success",
+        f"{module}:LowValidationSuccess",
+        summary="stop when validation success stays near zero",
+    )
+    register("empty_filter", f"{module}:EmptyFilter", summary="stop when the filter keeps no group for several steps")
+    register(
+        "mutual_information",
+        f"{collapse}.mutual_information:MutualInformation",
+        summary="measure how much the reasonings say about their prompts",
+    )
+    register(
+        "entropy_collapse",
+        f"{collapse}.entropy:EntropyCollapse",
+        summary="the token entropy stays far below where it began",
+    )
+    register(
+        "entropy_explosion",
+        f"{collapse}.entropy:EntropyExplosion",
+        summary="the token entropy stays far above where it began",
+    )
+    register(
+        "format_collapse",
+        f"{collapse}.format:FormatCollapse",
+        summary="answers lose their form: invalid, without a thought, too short or too long",
+    )
+    register("kl_runaway", f"{collapse}.kl:KlRunaway", summary="KL to the reference, or within a step, stays too large")

@@ -1,0 +1,40 @@
+"""What sessions of detectors that read logged metrics share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.components import Rollouts
+
+
+class MetricSession:
+    """A session that measures nothing of its own; ``judge`` is all that a subclass adds.
+
+    Its attributes that do not begin with an underscore are its state.
+    """
+
+    def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Streaks:
+    """How many times in a row each of several conditions has held; a condition that is ``None`` was not measured."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self.counts = counts
+
+    def update(self, **conditions: bool | None) -> None:
+        for name, holds in conditions.items():
+            if holds is not None:
+                self.counts[name] = self.counts.get(name, 0) + 1 if holds else 0
+
+    def reached(self, window: int) -> str | None:
+        """The first condition that has held ``window`` times."""
+        return next((name for name, count in self.counts.items() if count >= window), None)

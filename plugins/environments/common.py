@@ -1,0 +1,66 @@
+"""What the built-in environments share: stable random numbers, splits by content, names of actions."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from ...core.errors import RunError
+
+Split = Literal["all", "train", "validation"]
+
+_DRAWS = 2000
+
+T = TypeVar("T")
+
+
+def stable_hash(text: str) -> int:
+    """64 bits that depend on the text alone: not on the process, the platform or PYTHONHASHSEED."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def seeded(*parts: object) -> random.Random:
+    """A random generator that depends on the text of ``parts`` alone."""
+    return random.Random(stable_hash(":".join(map(str, parts))))
+
+
+def split_of(key: str) -> Split:
+    """``validation`` for one task in five, ``train`` for the others, decided by the content ``key`` of the task.
+
+    Whatever the seeds, no task is in both.
+    """
+    return "validation" if stable_hash(key) % 5 == 0 else "train"
+
+
+def draw_task(draw: Callable[[], T | None], key: Callable[[T], str], split: Split, what: str) -> T:
+    """Draw until there is a task (``draw`` may fail and return ``None``) and it belongs to ``split``.
+
+    Raises:
+        RunError: none was found in a large number of draws.
+    """
+    for _ in range(_DRAWS):
+        task = draw()
+        if task is not None and split in ("all", split_of(key(task))):
+            return task
+    raise RunError(
+        f"no task was found in {_DRAWS} draws",
+        f"{what}, split {split}",
+        "give it parameters that leave more room: a larger size, fewer boxes, longer solutions",
+    )
+
+
+def action_named(action: str, names: tuple[str, ...]) -> str:
+    """The spelling in ``names`` of ``action``, without regard to case. Raises ValueError if there is none."""
+    wanted = action.strip().lower()
+    for name in names:
+        if name.lower() == wanted:
+            return name
+    raise ValueError(f"{action!r} is not an action; choose one of {', '.join(names)}")
+
+
+def refuse_after_end(done: bool) -> None:
+    """Raises RunError when an episode that is over is stepped."""
+    if done:
+        raise RunError("the episode is over", fix="an Env is used once: make a new one with environment.make(seed)")

@@ -1,0 +1,132 @@
+"""Countdown: make a target out of some numbers."""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from typing import ClassVar, get_args
+
+import attrs
+from attrs.validators import and_, ge, in_, le
+
+from ...core.components import Step
+from .arithmetic import parse
+from .common import Split, draw_task, refuse_after_end, seeded
+
+
+@attrs.frozen
+class Puzzle:
+    """Numbers, the target to make of them, and one way to do it."""
+
+    numbers: tuple[int, ...]
+    target: int
+    solution: str
+
+    @property
+    def key(self) -> str:
+        """The content as text: equal for equal targets and numbers, in whatever order."""
+        return f"{' '.join(map(str, sorted(self.numbers)))} -> {self.target}"
+
+
+@lru_cache(maxsize=8192)
+def puzzle(min_numbers: int, max_numbers: int, largest: int, split: Split, seed: int) -> Puzzle:
+    """The puzzle of a seed. Raises RunError if none was found."""
+    rng = seeded("countdown", min_numbers, max_numbers, largest, seed)
+    return draw_task(
+        lambda: _draw(rng.randint(min_numbers, max_numbers), largest, rng),
+        lambda drawn: drawn.key,
+        split,
+        f"countdown with {min_numbers} to {max_numbers} numbers up to {largest}",
+    )
+
+
+def _draw(count: int, largest: int, rng: random.Random) -> Puzzle | None:
+    """Join random pairs by random operations until one value is left; ``None`` if it cannot be a target."""
+    numbers = tuple(rng.randint(1, largest) for _ in range(count))
+    terms = [(number, str(number)) for number in numbers]
+    while len(terms) > 1:
+        (a, left), (b, right) = (terms.pop(rng.randrange(len(terms))) for _ in range(2))
+        operation = rng.choice("+-*/")
+        if operation == "/" and (b == 0 or a % b):
+            return None
+        value = {"+": a + b, "-": a - b, "*": a * b}[operation] if operation != "/" else a // b
+        terms.append((value, f"({left} {operation} {right})"))
+    target, solution = terms[0]
+    if not 1 <= target <= largest or target in numbers:
+        return None
+    return Puzzle(numbers, target, solution[1:-1])
+
+
+@attrs.frozen
+class Countdown:
+    """Make the target out of all the given numbers, each used once, with ``+ - * /`` and parentheses.
+
+    The answer is one expression, such as ``(1 + 2) * 3``, as free text. Reward 1 if it equals the target exactly
+    (fractions, no rounding), which is success; 0.1 if it uses exactly the given numbers; 0 otherwise. One answer ends
+    the episode. Metric: ``action_is_valid`` (the answer is an expression that uses exactly the given numbers).
+
+    The puzzles are generated from a solution, so each has one; the target is none of the numbers. Answers are read by
+    a parser of their own, never evaluated as Python; a sign before a number, ``=`` and text around it are refused.
+
+    Rewards: TinyZero's and RAGEN's countdown, whose puzzles come from a data set.
+    """
+
+    min_numbers: int = attrs.field(default=3, validator=and_(ge(2), le(6)))
+    """Fewest numbers of a puzzle."""
+    max_numbers: int = attrs.field(default=4, validator=and_(ge(2), le(6)))
+    """Most numbers of a puzzle."""
+    largest: int = attrs.field(default=99, validator=ge(10))
+    """Largest number and largest target."""
+    split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
+    """Which puzzles: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
+
+    actions: ClassVar[None] = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.min_numbers > self.max_numbers:
+            raise ValueError(f"min_numbers {self.min_numbers} is larger than max_numbers {self.max_numbers}")
+
+    @property
+    def instruction(self) -> str:
+        return (
+            "Make the target with + - * / and parentheses, using each of the numbers exactly once. "
+            "Answer with the expression alone, for example (1 + 2) * 3."
+        )
+
+    def make(self, seed: int, member: int = 0) -> CountdownEnv:
+        """The puzzle of ``seed``, the same for every member."""
+        return CountdownEnv(puzzle(self.min_numbers, self.max_numbers, self.largest, self.split, seed))
+
+
+@attrs.define
+class CountdownEnv:
+    """One episode of :class:`Countdown`."""
+
+    puzzle: Puzzle
+    done: bool = False
+
+    @property
+    def key(self) -> str:
+        """The puzzle as text: equal for equal puzzles only."""
+        return self.puzzle.key
+
+    def initial_observation(self) -> str:
+        return f"Numbers: {' '.join(map(str, self.puzzle.numbers))}\nTarget: {self.puzzle.target}"
+
+    def step(self, action: str) -> Step:
+        """An expression; text that is none earns nothing. Raises RunError after the end."""
+        refuse_after_end(self.done)
+        self.done = True
+        try:
+            answer = parse(action)
+        except ValueError as error:
+            return self._end(f"Not an expression: {error}.", 0.0)
+        if sorted(answer.numbers) != sorted(self.puzzle.numbers):
+            return self._end("The expression does not use exactly the given numbers.", 0.0)
+        if answer.value == self.puzzle.target:
+            return self._end("Correct.", 1.0)
+        shown = "undefined" if answer.value is None else answer.value
+        return self._end(f"The expression is {shown}, not {self.puzzle.target}.", 0.1)
+
+    def _end(self, text: str, reward: float) -> Step:
+        return Step(text, reward, done=True, success=reward == 1.0, metrics={"action_is_valid": float(reward > 0)})

@@ -1,0 +1,106 @@
+"""Dataset: one question, one answer that is checked against the right one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+from attrs.validators import in_
+
+from ...core.components import Step
+from .common import refuse_after_end
+from .dataset_rows import Row, Rows, load
+from .verifiers import VERIFIERS
+
+_INSTRUCTIONS = {
+    "math": "Solve the problem. Answer with the final result alone, for example 42.",
+    "exact": "Answer the question. Give the answer alone, without a sentence around it.",
+}
+
+
+@attrs.frozen
+class Dataset:
+    """Questions with known answers: a local file or folder, a data set of the hub, or generated word problems.
+
+    The answer is free text. Reward 1 if it is right, which is success; otherwise 0. One answer ends the episode.
+    Metric: ``action_is_valid`` (the answer can be read: as mathematics, or as any text with ``verifier=exact``).
+
+    Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only what follows ``####`` counts. Seed s is
+    row s modulo the number of rows, so training goes through the rows in their order, again and again.
+
+    ``path=arithmetic`` generates 400 word problems for the split ``train`` and 100 for ``test``, which share no
+    calculation.
+    """
+
+    path: str
+    """``arithmetic``; a .jsonl, .json or .parquet file, which is the split ``train``; a folder with a file for each
+    split (``train.jsonl``, ``test.jsonl``); or a name on the hub such as ``openai/gsm8k``."""
+    subset: str | None = None
+    """Configuration of a data set of the hub, such as ``main``."""
+    split: str = "train"
+    """As the data set names it."""
+    question: str = "question"
+    """Column of the questions."""
+    answer: str = "answer"
+    """Column of the right answers."""
+    verifier: str = attrs.field(default="math", validator=in_(VERIFIERS))
+    """``math``: equal as mathematics (math-verify); ``exact``: equal as text, but for case and white space."""
+
+    actions: ClassVar[None] = None
+
+    @property
+    def instruction(self) -> str:
+        return _INSTRUCTIONS[self.verifier]
+
+    @property
+    def tasks(self) -> int:
+        """The number of rows."""
+        return len(self._loaded.rows)
+
+    @property
+    def digest(self) -> str:
+        """Of the rows' content."""
+        return self._loaded.digest
+
+    def row(self, index: int) -> Row:
+        """Row ``index`` modulo the number of rows. Raises RequestError if the data set cannot be loaded."""
+        return self._loaded.rows[index % self.tasks]
+
+    def make(self, seed: int, member: int = 0) -> DatasetEnv:
+        """The question of row ``seed``, the same for every member."""
+        return DatasetEnv(self.row(seed), self.verifier)
+
+    @property
+    def _loaded(self) -> Rows:
+        return load(self.path, self.subset, self.split, self.question, self.answer)
+
+
+@attrs.define
+class DatasetEnv:
+    """One episode of :class:`Dataset`."""
+
+    row: Row
+    verifier: str
+    done: bool = False
+
+    @property
+    def key(self) -> str:
+        """The question."""
+        return self.row.question
+
+    def initial_observation(self) -> str:
+        return self.row.question
+
+    def step(self, action: str) -> Step:
+        """An answer. Raises RunError after the end."""
+        refuse_after_end(self.done)
+        self.done = True
+        right = VERIFIERS[self.verifier](action, self.row.answer)
+        text = "Correct." if right else "The answer cannot be read." if right is None else "Wrong."
+        return Step(
+            text,
+            float(right or 0.0),
+            done=True,
+            success=right is True,
+            metrics={"action_is_valid": float(right is not None)},
+        )

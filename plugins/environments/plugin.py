@@ -1,0 +1,25 @@
+"""Registers the built-in environments."""
+
+from __future__ import annotations
+
+from ...core.hookspecs import Register, hookimpl
+
+_HERE = "uncollapse.plugins.environments"
+
+
+@hookimpl
+def register_environments(register: Register) -> None:
+    register(
+        "sokoban",
+        f"{_HERE}.sokoban:Sokoban",
+        summary="push every box onto a target, in rooms proved to be solvable (6x6, 1 box, map and coordinates)",
+        aliases=("sokoban_coord",),
+    )
+    register("sokoban_simple", f"{_HERE}.sokoban:SokobanSimple", summary="sokoban 6x6 with one box, as a map")
+    register("sokoban_larger", f"{_HERE}.sokoban:SokobanLarger", summary="sokoban 8x8 with two boxes, as a map")
+    register("frozen_lake", f"{_HERE}.frozen_lake:FrozenLake", summary="reach the goal on slippery ice with holes")
+    register("bandit", f"{_HERE}.bandit:Bandit", summary="choose once between a steady and a risky arm")
+    register("countdown", f"{_HERE}.countdown:Countdown", summary="make a target out of 3 or 4 numbers")
+    register(
+        "dataset", f"{_HERE}.dataset:Dataset", summary="answer the questions of a data set (file, hub, arithmetic)"
+    )

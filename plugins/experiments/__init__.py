@@ -1,0 +1,1 @@
+"""Named experiments and the small models that they need."""

@@ -1,0 +1,127 @@
+"""Model builder ``cloned_qwen2``: a tiny Qwen2 that has learnt Sokoban halfway, built on the spot."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs.validators import and_, ge, gt, le
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ...core.components import Environment, Rollouts
+from ...core.errors import RequestError
+from ...core.experiment import Reward, Rollout
+from ..environments.sokoban import Sokoban
+from ..rollout import rows
+from ..rollout.episode import Episode
+from ..rollout.template import Template
+from .cloning import clone
+from .demonstrations import demonstrations, everything_said
+from .tokenizer import build_tokenizer
+
+share: Any = and_(ge(0), le(1))
+
+
+def _multiple_of_8(_: object, attribute: attrs.Attribute, value: int) -> None:
+    if value % 8:
+        raise ValueError(f"{attribute.name} must be a multiple of 8 (four heads of an even size), not {value}")
+
+
+@attrs.frozen
+class ClonedQwen2:
+    """A Qwen2 of about 0.1M parameters with a word-level tokenizer, warm-started by cloning a Sokoban solver.
+
+    The demonstrator plays through the very conversations that training samples. First nearly all of its actions are
+    those of a shortest solution; in the last ``noisy_share`` of the steps a share ``noise`` of them is random. What
+    comes out knows what to do (greedy success is high) and often does something else (sampled success is low): that
+    gap is what reinforcement learning can close. A model without it has nothing to gain.
+
+    The same parameters give the same weights on the same machine. Only rooms of the environment's split are shown.
+    """
+
+    steps: int = attrs.field(default=1000, validator=ge(1))
+    """Optimizer steps."""
+    batch: int = attrs.field(default=16, validator=ge(1))
+    """Episodes per step."""
+    lr: float = attrs.field(default=4e-3, validator=gt(0))
+    """Peak learning rate of AdamW."""
+    noisy_share: float = attrs.field(default=0.2, validator=share)
+    """Share of the steps at the end whose demonstrator is noisy."""
+    noise: float = attrs.field(default=0.7, validator=share)
+    """Share of its actions that are random then."""
+    clean_noise: float = attrs.field(default=0.05, validator=share)
+    """The same before: a few mistakes show how to recover."""
+    hidden: int = attrs.field(default=64, validator=[ge(8), _multiple_of_8])
+    """Hidden size; four heads, two key-value heads, and an MLP twice as wide."""
+    layers: int = attrs.field(default=2, validator=ge(1))
+    max_turns: int = attrs.field(default=5, validator=ge(1))
+    max_actions_per_turn: int = attrs.field(default=2, validator=ge(1))
+    max_actions: int = attrs.field(default=10, validator=ge(1))
+    max_tokens: int = attrs.field(default=24, validator=ge(1))
+    """These four as in the experiment's ``rollout``: they are part of what the prompts say."""
+    seed: int = 0
+
+    def build(self, directory: Path, environment: Environment) -> None:
+        """Raises RequestError unless the environment is a Sokoban."""
+        if not isinstance(environment, Sokoban):
+            raise RequestError(
+                f"cloned_qwen2 needs a solver, and {type(environment).__name__} has none",
+                "model.build",
+                "choose the environment sokoban, or give model.path",
+            )
+        rollout = Rollout(
+            max_turns=self.max_turns,
+            max_actions_per_turn=self.max_actions_per_turn,
+            max_actions=self.max_actions,
+            max_tokens=self.max_tokens,
+        )
+        tokenizer = build_tokenizer(everything_said(environment, rollout, self.seed))
+        model = self._model(tokenizer)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # a second one gains little, waits long on a busy machine, changes the last bits
+        try:
+            clone(model, self._batches(environment, rollout, Template(tokenizer)), self.steps, self.lr)
+        finally:
+            torch.set_num_threads(threads)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+    def _model(self, tokenizer: Any) -> Qwen2ForCausalLM:
+        config = Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden,
+            intermediate_size=2 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            initializer_range=0.15,  # at the usual 0.02 a model this small stays at chance for the whole budget
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return Qwen2ForCausalLM(config)
+
+    def _batches(self, environment: Sokoban, rollout: Rollout, template: Template) -> Iterator[Rollouts]:
+        """One batch per step, of episodes of like length: padding would be half of the work."""
+        noisy = round(self.steps * self.noisy_share)
+        rng = random.Random(self.seed)
+        for noise, steps in ((self.clean_noise, self.steps - noisy), (self.noise, noisy)):
+            episodes = islice(demonstrations(environment, rollout, template, self.seed, noise), steps * self.batch)
+            while pool := sorted(islice(episodes, 20 * self.batch), key=_length):
+                starts = list(range(0, len(pool), self.batch))
+                rng.shuffle(starts)
+                for start in starts:
+                    yield rows.build(pool[start : start + self.batch], rollout, Reward())
+
+
+def _length(episode: Episode) -> int:
+    return len(episode.turns[-1].prompt) + len(episode.turns[-1].tokens)

@@ -1,0 +1,37 @@
+"""Behaviour cloning in plain PyTorch: cross-entropy of the demonstrator's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ...core.components import Rollouts
+
+
+def clone(model: Any, batches: Iterable[Rollouts], steps: int, lr: float, warmup: int = 20) -> list[float]:
+    """Train ``model`` on ``batches``, one AdamW step each; returns the loss of each step (nats per token).
+
+    Only tokens on the mask are learnt: what a policy would sample, not the prompts between. The learning rate rises
+    over ``warmup`` steps and falls linearly to a tenth over ``steps``.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * (1 - 0.9 * step / steps)
+    )
+    model.train()
+    losses = []
+    for batch in batches:
+        predicts = batch.mask[:, 1:]
+        hidden = model.get_decoder()(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        logits_N_V = model.get_output_embeddings()(hidden[:, :-1][predicts])
+        loss = cross_entropy(logits_N_V, batch.tokens[:, 1:][predicts])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses

@@ -1,0 +1,33 @@
+"""Names of the built-in experiments, and of the builder of the model that the small one trains."""
+
+from __future__ import annotations
+
+from ...core.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_experiments(register: Register) -> None:
+    register(
+        "tiny-sokoban",
+        "uncollapse.plugins.experiments:tiny_sokoban.yaml",
+        summary="5x5 Sokoban with a model that is built on the spot: PPO that improves within minutes on one CPU core",
+    )
+    register(
+        "sokoban",
+        "uncollapse.plugins.experiments:sokoban.yaml",
+        summary="6x6 Sokoban with Qwen2.5-3B: PPO with GAE, 8 groups of 16, 400 steps",
+    )
+    register(
+        "sokoban-instruct",
+        "uncollapse.plugins.experiments:sokoban_instruct.yaml",
+        summary="sokoban from Qwen2.5-3B-Instruct",
+    )
+
+
+@hookimpl
+def register_model_builders(register: Register) -> None:
+    register(
+        "cloned_qwen2",
+        "uncollapse.plugins.experiments.cloned_qwen2:ClonedQwen2",
+        summary="a tiny Qwen2 that has learnt Sokoban halfway from a solver",
+    )

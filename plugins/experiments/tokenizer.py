@@ -1,0 +1,45 @@
+"""A word-level tokenizer whose vocabulary is what one environment and its conversations can say."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+PAD, UNKNOWN, START, END = "<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>"
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>", "||")
+_WORD = r"</?(?:think|answer)>|\|\||[A-Za-z][a-z0-9]*|\S"
+"""A tag, ``||``, a word (``Turn``, ``Pr1``, ``Wr1c2``), else one character: a digit, a sign, a symbol of a map."""
+_CHATML = (
+    "{% for message in messages %}"
+    f"{START}" + "{{ message['role'] }}\n{{ message['content'] }}" + f"{END}\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}" + f"{START}assistant\n" + "{% endif %}"
+)
+
+
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer with a ChatML template that knows every word of ``texts``, every digit and every ASCII sign.
+
+    White space separates words and is not kept: decoding puts one blank between tokens, which answers are read without
+    regard to. Numbers are spelled digit by digit, so no budget or reward is unknown. The ids depend on the set of words
+    alone, not on their order.
+    """
+    splitter = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
+    words |= {"system", "user", "assistant", *string.digits, *string.punctuation}
+    vocabulary = [PAD, UNKNOWN, START, END, *_TAGS, *sorted(words - set(_TAGS))]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = splitter
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        additional_special_tokens=[START],
+        chat_template=_CHATML,
+        clean_up_tokenization_spaces=False,
+    )

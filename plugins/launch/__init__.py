@@ -1,0 +1,1 @@
+"""Launchers: run the jobs of a sweep on slots."""

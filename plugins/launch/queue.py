@@ -1,0 +1,110 @@
+"""The queue that every launcher works off: a free slot takes the next job at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from .job import Job
+
+POLL_S = 0.02
+SlotT = TypeVar("SlotT")
+HandleT = TypeVar("HandleT", bound="Handle")
+
+
+class Handle(Protocol):
+    """A job that has been started or handed over."""
+
+    def poll(self) -> int | None:
+        """Its exit code, once it has ended."""
+        ...
+
+
+def run_queue(
+    jobs: Sequence[Job],
+    slots: Iterable[SlotT],
+    start: Callable[[Job, SlotT], HandleT],
+    stop: Callable[[list[HandleT], Callable[[], bool]], None],
+    on_finish: Callable[[Job, int], Job | None] | None = None,
+    cooldown_s: float = 0.0,
+    poll_s: float = POLL_S,
+) -> list[int]:
+    """The last exit code of each job, in order.
+
+    Args:
+        start: makes a job run on a slot.
+        stop: ends the jobs that run, when this was interrupted or failed; its second argument tells whether it has been
+            interrupted again since it was last asked.
+        on_finish: a job that it returns takes the place of the one that has ended, at the end of the queue.
+        cooldown_s: how long a slot rests after a job before it takes the next one.
+        poll_s: seconds between two looks for jobs that have ended.
+
+    Raises:
+        KeyboardInterrupt: interrupted or terminated. The jobs have ended, without ``on_finish`` for those that ran.
+    """
+    codes = [0] * len(jobs)
+    queue, free = deque(enumerate(jobs)), deque(slots)
+    resting: deque[tuple[float, SlotT]] = deque()
+    running: list[tuple[int, Job, SlotT, HandleT]] = []
+    with _interruptions() as received:
+        try:
+            while (queue or running) and not received:
+                while resting and resting[0][0] <= time.monotonic():
+                    free.append(resting.popleft()[1])
+                while queue and free:
+                    (position, job), slot = queue.popleft(), free.popleft()
+                    running.append((position, job, slot, start(job, slot)))
+                going, ended = [], []
+                for entry in running:
+                    code = entry[-1].poll()
+                    if code is None:
+                        going.append(entry)
+                    else:
+                        ended.append((entry, code))
+                running = going
+                for (position, job, slot, _), code in ended:
+                    resting.append((time.monotonic() + cooldown_s, slot))
+                    codes[position] = code
+                    again = on_finish(job, code) if on_finish else None
+                    if again is not None:
+                        queue.append((position, again))
+                if not ended:
+                    time.sleep(poll_s)
+        finally:
+            stop([handle for *_, handle in running], _change(received))
+    if received:
+        raise KeyboardInterrupt
+    return codes
+
+
+def _change(received: list[int]) -> Callable[[], bool]:
+    """Tells whether anything was received since it was last asked."""
+    seen = len(received)
+
+    def changed() -> bool:
+        nonlocal seen
+        before, seen = seen, len(received)
+        return seen > before
+
+    return changed
+
+
+@contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """Collect Ctrl-C, SIGTERM and SIGHUP: raised as exceptions they could lose a process that has just started."""
+    received: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                before[number] = signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

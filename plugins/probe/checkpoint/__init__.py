@@ -1,0 +1,1 @@
+"""Finding and loading checkpoints, with Adam's state by parameter."""

@@ -1,0 +1,234 @@
+"""Adam's state of a checkpoint, by parameter: read straight into float32, complete and of the right shapes, or refused.
+
+Never through ``optimizer.load_state_dict``: that casts the state to the parameters' dtype.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ....core.errors import RequestError
+from .deepspeed_state import read_optimizer
+from .optimizer_layout import Slot, assign
+
+if TYPE_CHECKING:
+    from ...training.models import Policy
+
+NAMES = "optimizer_param_names.json"
+"""Beside ``optimizer.pt``: the names of its tensors in order, flat or per group; ``<unmatched:i>`` where unknown."""
+
+SETTINGS = ("betas", "eps", "weight_decay")
+
+
+@attrs.frozen
+class AdamSettings:
+    """What AdamW does with one parameter, from the parameter group that it was saved in."""
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    amsgrad: bool = False
+
+
+@attrs.frozen
+class Coverage:
+    """How the saved tensors were matched with the parameters that train."""
+
+    matched: int
+    trainable: int
+    saved: int
+    """Tensors that the optimizer lists, with and without state."""
+    by: str
+    """Names, or which order."""
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def fraction(self) -> float:
+        """Of the parameters that train; :func:`read_adam_state` returns nothing below 1."""
+        return self.matched / self.trainable
+
+
+@attrs.frozen(eq=False)
+class AdamState:
+    """The moments of every parameter that trains, by its name in ``policy.named_parameters()``: float32 on the CPU."""
+
+    step: dict[str, float]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    max_exp_avg_sq: dict[str, Tensor] | None
+    """Of the parameters that were trained with AMSGrad; ``None`` if none was."""
+    settings: dict[str, AdamSettings]
+    base_lr: float | None
+    """The learning rate before its schedule, if the checkpoint has one that is positive and the same for all."""
+    coverage: Coverage
+
+
+def read_adam_state(path: Path, policy: Policy) -> AdamState:
+    """The optimizer state at ``path`` (an ``optimizer.pt``, or a folder that DeepSpeed wrote) for ``policy``.
+
+    ``policy`` is not changed.
+
+    Raises:
+        RequestError: the file is missing, damaged or not Adam's; or it does not cover exactly what trains in
+            ``policy``, with the same shapes.
+    """
+    saved = _checked(read_saved(path), path)
+    groups, slots = saved["param_groups"], _slots(saved, path)
+    states, by = assign(slots, policy, str(path))
+    read = {name: _read(name, slot, groups[slot.group], path) for name, slot in states.items()}
+    if not any(bool(moments["exp_avg_sq"].any()) for moments in read.values()):
+        raise RequestError(
+            "every second moment is zero: the optimizer state was lost, or never used",
+            str(path),
+            "give the optimizer.pt of a policy that has trained",
+        )
+    largest = {name: moments["max_exp_avg_sq"] for name, moments in read.items() if "max_exp_avg_sq" in moments}
+    return AdamState(
+        step={name: float(slot.state["step"]) for name, slot in states.items()},
+        exp_avg={name: moments["exp_avg"] for name, moments in read.items()},
+        exp_avg_sq={name: moments["exp_avg_sq"] for name, moments in read.items()},
+        max_exp_avg_sq=largest or None,
+        settings={name: _settings(groups[slot.group]) for name, slot in states.items()},
+        base_lr=_base_lr([groups[index] for index in sorted({slot.group for slot in states.values()})]),
+        coverage=Coverage(len(states), sum(p.requires_grad for p in policy.parameters()), len(slots), by),
+    )
+
+
+def read_saved(path: Path) -> Any:
+    """What ``optimizer.pt`` holds, without unpickling anything but tensors and plain data.
+
+    Raises:
+        RequestError: it is missing, damaged, or holds other objects.
+    """
+    if path.is_dir():
+        return read_optimizer(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise RequestError(
+            "there is no optimizer state", str(path), "give the path of the checkpoint's optimizer.pt"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise RequestError(
+            "the optimizer state is damaged, or holds objects that are not tensors and plain data",
+            str(path),
+            "save optimizer.state_dict() with torch.save",
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['it is cut off'])[0]}"
+        fix = "give the file that torch.save made of optimizer.state_dict()"
+        raise RequestError(f"the optimizer state cannot be read: {reason}", str(path), fix) from error
+
+
+def _checked(saved: Any, path: Path) -> dict[str, Any]:
+    """Raises RequestError if ``saved`` is no optimizer's state, or one of other rules than AdamW's."""
+    form = isinstance(saved, dict) and isinstance(saved.get("state"), dict) and saved.get("param_groups")
+    if not form or not all(isinstance(group, dict) and "params" in group for group in saved["param_groups"]):
+        raise RequestError(
+            "this is no state of an optimizer: {state, param_groups} is missing",
+            str(path),
+            "give what torch.save(optimizer.state_dict()) wrote",
+        )
+    for group in saved["param_groups"]:
+        if group["params"] and not all(key in group for key in SETTINGS):
+            raise RequestError(
+                "this is not the state of Adam: a parameter group has no betas, eps or weight_decay",
+                str(path),
+                "the probe predicts AdamW's update; train with AdamW",
+            )
+        coupled = group.get("decoupled_weight_decay") is False and group.get("weight_decay")
+        others = {
+            "maximize": group.get("maximize"),
+            "coupled weight decay": coupled,
+            "no bias correction": group.get("bias_correction") is False,
+        }
+        if rules := [rule for rule, found in others.items() if found]:
+            raise RequestError(
+                f"the optimizer has {', '.join(rules)}: it is not AdamW",
+                str(path),
+                "the probe predicts AdamW's update; train with AdamW",
+            )
+    if not saved["state"]:
+        fix = "give a checkpoint that was saved after a step"
+        raise RequestError("the optimizer has taken no step yet: there is no state to read", str(path), fix)
+    return saved
+
+
+def _slots(saved: dict[str, Any], path: Path) -> list[Slot]:
+    """Every tensor that the groups list, in their order."""
+    keys = [(key, index) for index, group in enumerate(saved["param_groups"]) for key in group["params"]]
+    names = _names(saved, keys, path)
+    return [
+        Slot(key, group, saved["state"].get(key) or {}, name) for (key, group), name in zip(keys, names, strict=True)
+    ]
+
+
+def _names(saved: dict[str, Any], keys: Sequence[tuple[int | str, int]], path: Path) -> Sequence[str | None]:
+    if all(isinstance(key, str) for key, _ in keys):
+        return [str(key) for key, _ in keys]
+    if all("param_names" in group for group in saved["param_groups"] if group["params"]):
+        return [name for group in saved["param_groups"] for name in group.get("param_names", ())]
+    file = path.parent / NAMES
+    if not file.exists():
+        return [None] * len(keys)
+    try:
+        listed = json.loads(file.read_text("utf-8"))
+        flat = [name for part in listed for name in ([part] if isinstance(part, str) else part)]
+    except (ValueError, TypeError) as error:
+        raise RequestError(
+            "the names of the optimizer's tensors cannot be read",
+            str(file),
+            "give a list of names per parameter group, or delete the file to go by order",
+        ) from error
+    if len(flat) != len(keys):
+        raise RequestError(
+            f"{len(flat)} names are listed, and the optimizer has {len(keys)} tensors",
+            str(file),
+            "correct the list, or remove it to match by position",
+        )
+    return [None if name.startswith("<unmatched") else name for name in flat]
+
+
+def _read(name: str, slot: Slot, group: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The moments of one parameter."""
+    keys = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group.get("amsgrad") else [])]
+    if missing := [key for key in ("step", *keys) if key not in slot.state]:
+        raise RequestError(
+            f"the state of {name} has no {' and no '.join(missing)}; it has {', '.join(slot.state)}",
+            str(path),
+            "the probe reads the state of torch's AdamW and of DeepSpeed, not of 8-bit or factored optimizers",
+        )
+    for key in keys:
+        moment = slot.state[key]
+        if moment.dtype == torch.float16:
+            raise RequestError(
+                f"{key} of {name} is float16, where small second moments are lost",
+                str(path),
+                "save the optimizer state in float32",
+            )
+        if not bool(moment.isfinite().all()) or (key != "exp_avg" and bool((moment < 0).any())):
+            fix = "give an earlier checkpoint: this one is damaged, or its training has diverged"
+            raise RequestError(f"{key} of {name} holds values that no optimizer makes", str(path), fix)
+    return {key: slot.state[key].to(torch.float32) for key in keys}
+
+
+def _settings(group: dict[str, Any]) -> AdamSettings:
+    first, second = map(float, group["betas"])
+    return AdamSettings(
+        (first, second), float(group["eps"]), float(group["weight_decay"]), bool(group.get("amsgrad", False))
+    )
+
+
+def _base_lr(groups: Sequence[dict[str, Any]]) -> float | None:
+    rates = {float(group.get("initial_lr", group.get("lr", 0.0))) for group in groups}
+    rate = rates.pop()
+    return rate if not rates and math.isfinite(rate) and rate > 0 else None

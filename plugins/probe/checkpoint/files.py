@@ -1,0 +1,166 @@
+"""Where the parts of a checkpoint are: the model or adapter, the optimizer state, and what the model started from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ....core import checkpoints
+from ....core.config import compose
+from ....core.errors import RequestError
+from ....core.runs import RunDirectory
+from .backbones import backbone_path
+from .deepspeed_state import shard_folder
+
+ADAPTER = "adapter_config.json"
+
+
+@attrs.frozen
+class Files:
+    """The parts of a checkpoint on disk."""
+
+    directory: Path
+    model_path: Path
+    optimizer_path: Path
+
+    @property
+    def adapter(self) -> dict[str, Any] | None:
+        """The adapter's settings; ``None`` for a full model."""
+        return read_json(self.model_path / ADAPTER)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether DeepSpeed wrote it."""
+        return self.optimizer_path.is_dir()
+
+
+def find_checkpoint(path: str | Path, optimizer_path: str | Path | None = None) -> Files:
+    """The files of the checkpoint at ``path``.
+
+    ``path`` is a checkpoint directory, with the model in ``model/`` or directly in it, the ``model`` directory itself,
+    a link to one of these, or the directory of a run, which stands for its newest complete checkpoint.
+
+    Raises:
+        RequestError: there is no such directory, no model or adapter in it, no optimizer state with it, or a file of
+            it is damaged.
+    """
+    given = Path(path).expanduser()
+    if not given.is_dir():
+        raise RequestError("there is no such checkpoint directory", str(given), "give an existing directory")
+    directory = (given.parent if given.name == "model" and _has_model(given) else given).resolve()
+    if (directory / "config.yaml").is_file() and (directory / "checkpoints").is_dir():
+        directory = _newest(RunDirectory(directory))
+    elif (directory / "state.json").is_file() and (reason := checkpoints.damage(directory)):
+        raise RequestError(f"the checkpoint is damaged: {reason}", str(directory), "give an earlier checkpoint")
+    inside = (directory / "model", directory)
+    model_path = next((place for place in inside if _has_model(place)), None)
+    shards = shard_folder(directory)
+    if model_path is None and shards is None:
+        there = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
+        raise RequestError(
+            f"the checkpoint has neither an adapter nor a model: there is {there}",
+            str(directory),
+            f"give a directory with {ADAPTER} or config.json in it or in its model/",
+        )
+    model_path = model_path or directory
+    return Files(directory, model_path, _optimizer(directory, model_path, shards, optimizer_path))
+
+
+def run_directory(checkpoint: Path) -> Path | None:
+    """The directory of the run of this package that wrote the checkpoint at this path, if one did."""
+    checkpoint = checkpoint.expanduser().resolve()
+    places = (checkpoint, *checkpoint.parents[:3])
+    return next((p for p in places if (p / "config.yaml").is_file() and (p / "checkpoints").is_dir()), None)
+
+
+def _has_model(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in (ADAPTER, "config.json"))
+
+
+def _newest(run: RunDirectory) -> Path:
+    if latest := run.latest():
+        return latest
+    broken = "; ".join(f"{path.name}: {reason}" for path, reason in run.broken_checkpoints())
+    raise RequestError(
+        "the run has no complete checkpoint" + (f" ({broken})" if broken else ""),
+        str(run.path),
+        "train it first, or resume it",
+    )
+
+
+def _optimizer(directory: Path, model_path: Path, shards: Path | None, given: str | Path | None) -> Path:
+    if given is not None:
+        file = Path(given).expanduser()
+        looked, last = [file, file / "optimizer.pt"], shard_folder(file)
+    else:
+        looked, last = [directory / "optimizer.pt", model_path / "optimizer.pt"], shards
+        if last is None and model_path == directory:  # beside a model that has a directory of its own
+            looked.append(directory.parent / "optimizer.pt")
+    found = next((file for file in looked if file.is_file()), last)
+    if found is None:
+        inside = directory.glob("*/optimizer.pt") if given is None else ()
+        below = min((path for path in inside if path.parent.name != "critic"), default=None)
+        raise RequestError(
+            "the checkpoint has no optimizer state; looked for " + ", ".join(dict.fromkeys(map(str, looked))),
+            str(directory),
+            f"give {below.parent}, or the path of its optimizer.pt" if below else "give the path of its optimizer.pt",
+        )
+    return found
+
+
+def start_model(files: Files, backbone: str | None) -> tuple[str, str]:
+    """The directory or hub name of a full model, or of an adapter's base model; and a note on where that was said.
+
+    Of a full model of which DeepSpeed has every weight, the base gives no more than the architecture.
+
+    Raises:
+        RequestError: nobody says which it is, or a full model's weights are missing.
+    """
+    if files.adapter is None and any(files.model_path.glob("*.safetensors")):
+        return str(files.model_path), ""
+    if files.adapter is None and not files.sharded:
+        raise RequestError("the checkpoint has no model.safetensors", str(files.model_path), "save the model as such")
+    found = next(_starts(files, backbone), None)
+    if found is None:
+        raise RequestError(
+            "the checkpoint does not say what its base model is",
+            str(files.model_path),
+            "give it as backbone: a hub name or a directory",
+        )
+    start, said_by = found
+    wanted = backbone_path(backbone) if backbone else start
+    unused = f"; the backbone {backbone} was not used" if wanted != start else ""
+    return start, f"base model: {start}, from {said_by}{unused}"
+
+
+def _starts(files: Files, backbone: str | None) -> Iterator[tuple[str, str]]:
+    """Base models, the surest first. A local model that was built before is surer than one that is built anew."""
+    recorded = (files.adapter or {}).get("base_model_name_or_path") or ""
+    if recorded and Path(recorded).is_dir():
+        yield recorded, ADAPTER
+    run = files.directory.parent.parent
+    if files.directory.parent.name == "checkpoints" and (run / "config.yaml").is_file():
+        from ...training.prepare import prepare_model
+
+        yield str(prepare_model(compose(RunDirectory(run).read_config()))), "the run's config.yaml"
+    if recorded and not recorded.startswith(("/", ".")):
+        yield recorded, ADAPTER
+    if backbone:
+        yield backbone_path(backbone), "backbone"
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """``None`` if there is no such file. Raises RequestError if it is damaged."""
+    if not file.is_file():
+        return None
+    try:
+        read = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise RequestError("the file is damaged", str(file), "give another checkpoint") from error
+    if not isinstance(read, dict):
+        raise RequestError("the file is damaged: it is no record", str(file), "give another checkpoint")
+    return read

@@ -1,0 +1,133 @@
+"""Which saved slot of an optimizer belongs to which parameter: by name where names were saved, else by the order in
+which trainers list parameters. A layout counts only if every shape fits, and only if no other one fits as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+from torch import Tensor, nn
+
+from ....core.errors import RequestError
+
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "default"}
+"""Parts of a name that wrappers and the adapter's own name add."""
+
+_NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+Rule = Callable[[str, Tensor], bool]
+DECAYED: dict[str, Rule] = {
+    "two groups, as the Hugging Face Trainer makes them": lambda name, _: not _NO_DECAY.search(name.lower()),
+    "two groups, biases in the second": lambda name, _: "bias" not in name,
+    "two groups, vectors in the second": lambda _, parameter: parameter.ndim > 1,
+}
+"""Who is in the first of two parameter groups."""
+
+
+@attrs.frozen(eq=False)
+class Slot:
+    """One tensor of the saved optimizer."""
+
+    key: int | str
+    group: int
+    state: dict[str, Any]
+    """``step``, ``exp_avg`` and so on; empty for a tensor that never had a gradient."""
+    name: str | None
+    """As it was saved; ``None`` where no name was saved."""
+
+
+def canonical(name: str) -> str:
+    """A parameter's name without what wrappers, adapters and our own policy put around it."""
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    while parts and parts[0] in ("base_model", "model"):
+        parts.pop(0)
+    return ".".join(parts)
+
+
+def assign(slots: Sequence[Slot], module: nn.Module, where: str) -> tuple[dict[str, Slot], str]:
+    """The slot of every parameter of ``module`` that trains, and how it was found.
+
+    Raises:
+        RequestError: no layout fits, or several do that differ.
+    """
+    parameters = dict(module.named_parameters())
+    fitting: dict[tuple[str | None, ...], str] = {}
+    found: list[str] = []
+    for how, names in _layouts(slots, parameters, where):
+        if names in fitting:
+            continue
+        if problem := next(_problems(slots, names, parameters), None):
+            found.append(f"{how}: {problem}")
+        else:
+            fitting[names] = how
+    if not fitting:
+        reasons = "\n  ".join(found) or _counts(slots, parameters)
+        raise RequestError(
+            f"the optimizer state does not fit the model\n  {reasons}",
+            where,
+            "give the model that this optimizer trained, or the names of its tensors in optimizer_param_names.json",
+        )
+    if len(fitting) > 1:
+        raise RequestError(
+            f"the optimizer state fits the model in more than one way ({'; '.join(fitting.values())})",
+            where,
+            "put the names of its tensors, in order, into optimizer_param_names.json beside it",
+        )
+    (names, how), *_ = fitting.items()
+    return {name: slot for name, slot in zip(names, slots, strict=True) if name and parameters[name].requires_grad}, how
+
+
+def _layouts(
+    slots: Sequence[Slot], parameters: dict[str, nn.Parameter], where: str
+) -> Iterator[tuple[str, tuple[str | None, ...]]]:
+    """Every way to name the slots, as (description, names); ``None`` names no parameter of the model."""
+    by_canonical = {canonical(name): name for name in parameters}
+    if len(by_canonical) != len(parameters):
+        raise RequestError(
+            "two parameters of the model have the same name without their prefixes",
+            where,
+            "save the optimizer state with full parameter names",
+        )
+    named = [by_canonical.get(canonical(slot.name)) if slot.name else None for slot in slots]
+    trainable = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    if all(slot.name for slot in slots) or set(trainable) <= set(named):
+        yield "by name", tuple(named)
+        return
+    sizes = [sum(slot.group == group for slot in slots) for group in sorted({slot.group for slot in slots})]
+    for scope, names in (("all parameters", list(parameters)), ("the parameters that train", trainable)):
+        if len(names) != len(slots):
+            continue
+        yield f"{scope} in order", tuple(names)
+        for rule, decayed in DECAYED.items() if len(sizes) == 2 else ():
+            ordered = sorted(names, key=lambda name: not decayed(name, parameters[name]))
+            if sum(decayed(name, parameters[name]) for name in names) == sizes[0]:
+                yield f"{scope} in {rule}", tuple(ordered)
+
+
+def _problems(slots: Sequence[Slot], names: Sequence[str | None], parameters: dict[str, nn.Parameter]) -> Iterator[str]:
+    for slot, name in zip(slots, names, strict=True):
+        if slot.name and name and canonical(slot.name) != canonical(name):
+            yield f"the tensor saved as {slot.name} would be {name}"
+        if name is None and slot.state:
+            yield f"there is state for {slot.name or slot.key}, which the model does not have"
+        if name is None or not slot.state:
+            continue
+        if not parameters[name].requires_grad:
+            yield f"there is state for {name}, which does not train here"
+        for key, value in slot.state.items():
+            if key != "step" and isinstance(value, Tensor) and value.shape != parameters[name].shape:
+                saved, ours = tuple(value.shape), tuple(parameters[name].shape)
+                yield f"{key} of {name} has shape {saved}, the parameter has {ours}"
+    stateful = {name for slot, name in zip(slots, names, strict=True) if slot.state}
+    trainable = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    if missing := [name for name in trainable if name not in stateful]:
+        yield f"{len(missing)} of the {len(trainable)} parameters that train have no state, e.g. {missing[0]}"
+    if len(set(names) - {None}) != sum(name is not None for name in names):
+        yield "a parameter is named twice"
+
+
+def _counts(slots: Sequence[Slot], parameters: dict[str, nn.Parameter]) -> str:
+    trainable = sum(parameter.requires_grad for parameter in parameters.values())
+    return f"it has {len(slots)} tensors without names; the model has {len(parameters)}, of which {trainable} train"

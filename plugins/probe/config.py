@@ -1,0 +1,260 @@
+"""The schema of a probe's configuration: what every key means, its type, its unit and its default.
+
+The sections and keys are those of the research code that the probe replaces, so that its files run; keys that nothing
+reads any more are in :mod:`.legacy_keys`. :mod:`.read_config` turns a file into a :class:`ProbeConfig`.
+"""
+
+# ruff: noqa: RUF009 - the calls in the class bodies make attrs fields
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import attrs
+
+from ...core.experiment import Named, Reward, Rollout, component, components, number, section
+from .log_settings import DetailedLogging
+
+EntropyUnit = Literal["per_sequence", "per_token_ratio", "per_seq_token_mean"]
+Weighting = Literal["dr_grpo", "per_token_avg", "token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
+
+
+def _is(expected: Any, fix: str) -> Any:
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if value != expected:
+            raise ValueError(f"must be {str(expected).lower()}: {fix}")
+
+    return attrs.field(default=expected, validator=check)
+
+
+def _positive(instance: Any, attribute: Any, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError("must be above 0 and finite")
+
+
+def _steps(instance: Any, attribute: Any, values: tuple[float, ...] | None) -> None:
+    if not all(value and math.isfinite(value) for value in values or ()):
+        raise ValueError("must be finite numbers other than 0: without a step there is no change to measure")
+
+
+@attrs.frozen
+class Checkpoint:
+    """What is probed."""
+
+    checkpoint_path: str = ""
+    """A checkpoint directory, its ``model`` directory, or a run directory (then its last checkpoint)."""
+    optimizer_path: str = ""
+    """By default ``optimizer.pt`` in the checkpoint or beside ``model``."""
+    backbone: str | None = None
+    """The base model of an adapter: a short name such as ``qwen2_5_15``, a Hugging Face name or a directory. By default
+    what the checkpoint itself names."""
+    model_config_path: str = ""
+    """The same, for files that have no ``backbone``."""
+    use_qlora: bool = False
+    """Load the base in 4 bits (needs a GPU and bitsandbytes)."""
+
+
+def _sizes(instance: Any, attribute: Any, values: tuple[int, ...] | None) -> None:
+    if values is not None and (not values or min(values) < 1):
+        raise ValueError("must be at least one size, each at least 1")
+
+
+@attrs.frozen
+class Batches:
+    """The evaluation batch E, on which the entropy is measured, and the update batch U, which makes the step."""
+
+    dataset_name: str | None = None
+    """A data set whose prompts are given as they are: ``arithmetic``, ``gsm8k_r1_template``, a JSONL or Parquet file,
+    or a hub name. With neither this nor ``environment``, that of the run which wrote the checkpoint is played."""
+    environment: Named | None = component("environment")
+    """Any registered environment, played as in training."""
+    split: str = "train"
+    E_split: str | None = None
+    U_split: str | None = None
+    B_E: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    """Prompts of E, drawn uniformly with replacement."""
+    B_E_values: tuple[int, ...] | None = attrs.field(default=None, validator=_sizes)
+    """Several sizes of E, for ``batch-scaling`` and ``debug``."""
+    B_U: int = number(32, 1)
+    """Prompts of U, distinct."""
+    G: int = number(8, 1)
+    """Responses to each prompt of U."""
+    G_E: int = number(1, 1)
+    """Responses to each prompt of E."""
+    runs_per_batch: int = number(3, 1)
+    rollout_batch_size: int = number(128, 1)
+    """Sequences that are sampled together."""
+    max_prompt_tokens: int = number(200, 1)
+    """Longer prompts of a data set are left out."""
+
+
+@attrs.frozen
+class Generation:
+    """How E and U are sampled. Nothing is cut off the distribution: importance weights need all of it."""
+
+    temperature: float | None = attrs.field(default=None, validator=_positive)
+    """Divides the logits in sampling, in log-probs, in entropies and in the gradient alike; by default that of the run
+    whose environment is played, else 1."""
+    top_p: float = _is(1.0, "a token outside the nucleus would have the weight 0 or infinity")
+    top_k: int | None = attrs.field(default=None)
+    do_sample: bool = _is(True, "the estimates are means over samples of the policy")
+    max_new_tokens: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    """Of one turn; by default that of the run whose environment is played, else 256."""
+
+    @top_k.validator
+    def _no_top_k(self, attribute: Any, value: int | None) -> None:
+        if value not in (None, 0):
+            raise ValueError("must be null: a token outside the top k would have the weight 0 or infinity")
+
+
+@attrs.frozen
+class Computation:
+    """What is computed (``probe_rework`` in older files)."""
+
+    compute_delta_h1: bool = True
+    """The prediction."""
+    compute_importance_sampling: bool = False
+    """The truth, as ``importance.enabled``."""
+    compute_conditional_variance: bool = True
+    """Adds ``conditional_E`` to ``variance``."""
+    compute_vx_vy_variance: bool = False
+    """Adds ``conditional_U``, ``vx_vy`` and ``vx_vy_unbiased`` to ``variance``: the last takes one more pass over E
+    for each prompt of U."""
+    master_seed: int | None = 42
+    """The root of all random streams; ``null`` draws one anew."""
+    checks: Literal["none", "standard", "full"] = "standard"
+    """``standard``: hashes of parameters and optimizer state, the score identity, a deliberately wrong shift. ``full``
+    also turns the advantages around and sets them to 0, which costs two more gradients of U."""
+    weighting_mode: Weighting = "dr_grpo"
+    """How the tokens of U are weighted in the policy gradient: over the longest response to the same prompt
+    (``dr_grpo``), over the response's own length (``per_token_avg``), or as the trainer's ``loss_aggregation``."""
+
+
+@attrs.frozen
+class PolicyGradient:
+    """The loss of the update, by registered names; as trained on-policy with one optimizer step."""
+
+    advantage: Named = component("advantage", "dr_grpo")
+    policy_loss: Named = component("policy_loss", "ppo")
+    kl: Named | None = component("kl")
+    """A KL term to the adapter's base model."""
+    kl_coef: float = number(0.0, 0)
+    entropy_coeff: float = 0.0
+    max_grad_norm: float = number(0.0, 0)
+    """Global norm that the gradient is clipped to before an ``adamw`` step; 0 does not clip."""
+
+
+@attrs.frozen
+class Truth:
+    """The measurement by importance sampling (``true_delta_h`` in newer files)."""
+
+    enabled: bool = False
+    is_mode: Literal["snis", "snis_rb", "clip", "psis", "is"] = "snis"
+    clip_c: float = number(10.0, 0, above=True)
+    training_loss: Literal["rl"] = "rl"
+    """The step is that of the policy gradient, as in the prediction."""
+    entropy_mode: Literal["rb", "naive"] = "rb"
+    """What stands for the entropy of a token: that of its distribution, or minus its log-prob."""
+    report_per_token: bool = True
+    etas: tuple[float, ...] | None = attrs.field(default=None, validator=_steps)
+    """Learning rates at which the truth is measured; by default that of the step."""
+    independent_E: bool = False
+    """Measure the truth on a sample of E of its own: only then is prediction against truth a z-score. On one sample the
+    prediction is the exact derivative of the self-normalised truth, and their difference is curvature."""
+    symmetric: bool = False
+    """Measure at minus each eta as well: (change(eta) - change(-eta)) / (2 eta) has no curvature in it."""
+
+
+@attrs.frozen
+class WeightQuality:
+    """When the report warns of the importance weights."""
+
+    ess_threshold: float = number(0.5, 0, 1)
+    """Effective sample size over the number of sequences."""
+
+
+@attrs.frozen
+class Memory:
+    """What bounds the memory."""
+
+    microbatch_size: int = number(8, 1)
+    """Rows per pass with a gradient, which keeps what its backward pass needs."""
+    teacher_force_microbatch_size: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+    """Rows per pass without one (predictions and truth); by default four times ``microbatch_size``."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {
+            "size": self.microbatch_size,
+            "forward_size": self.teacher_force_microbatch_size or 4 * self.microbatch_size,
+        }
+
+
+@attrs.frozen
+class Reuse:
+    """Batches kept in files: written if they don't exist, read if they hold what would be sampled, else refused.
+
+    An experiment of several runs may keep U, which they share, but not E, which each draws for itself.
+    """
+
+    e_batch_cache_path: str | None = None
+    u_batch_cache_path: str | None = None
+
+
+@attrs.frozen
+class Output:
+    """What is written."""
+
+    save_results: bool = True
+    results_path: str = ""
+    """A JSON file for the results of ``run_mixed_probe``."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    save_samples: bool = False
+    """Write texts and rewards of E and U beside the results of each run of an experiment; ``run`` has detailed logs."""
+
+
+@attrs.frozen
+class ProbeConfig:
+    """Everything that decides what a probe computes."""
+
+    checkpoint: Checkpoint = section(Checkpoint)
+    batch_config: Batches = section(Batches)
+    rollout: Rollout | None = None
+    """How ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint."""
+    reward: Reward | None = None
+    generation: Generation = section(Generation)
+    probe_rework: Computation = section(Computation)
+    policy_gradient: PolicyGradient = section(PolicyGradient)
+    importance: Truth = section(Truth)
+    importance_sampling: WeightQuality = section(WeightQuality)
+    variance: tuple[Named, ...] = components("variance")
+    """Further standard errors, by registered names; only the passes that they need are run. What needs no pass of its
+    own is always there: ``deriv_delta`` for the prediction, ``snis_delta`` and ``snis_ess`` for the truth, and
+    ``paired_difference`` (curvature) where both are computed."""
+    memory_config: Memory = section(Memory)
+    probe_reuse: Reuse = section(Reuse)
+    learning_rate: float | None = attrs.field(default=None, validator=_positive)
+    """eta of the step; by default the base rate that the checkpoint has recorded, if it is positive."""
+    entropy_unit: EntropyUnit = "per_sequence"
+    """What ``deltaH1`` and ``deltaH_true`` are a change of: mean entropy of a sequence, entropy per token (a ratio of
+    sums), or the mean over sequences of their mean token entropy. The ``_tok`` keys are always per token."""
+    direction: Literal["adamw", "preconditioned_gradient"] = "adamw"
+    """The step of prediction and truth alike: what AdamW really does, or the gradient over the root of the saved second
+    moment."""
+    output: Output = section(Output)
+    detailed_logging: DetailedLogging = section(DetailedLogging)
+    plugins: tuple[str, ...] = ()
+    """Plugin files, as with ``--plugin FILE.py``."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of E: of ``B_E_values``, or the one of ``B_E``; 64 where neither is given."""
+        batches = self.batch_config
+        return (batches.B_E,) if batches.B_E is not None else batches.B_E_values or (64,)
+
+    @property
+    def measures_truth(self) -> bool:
+        return self.importance.enabled or self.probe_rework.compute_importance_sampling

@@ -1,0 +1,1 @@
+"""The numbers: passes over sampled tokens, the step, the prediction and the truth."""

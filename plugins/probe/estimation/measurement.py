@@ -1,0 +1,159 @@
+"""What one sample of E says of one update: each quantity is computed when it is first asked for, and once.
+
+So the passes that are run are those that somebody needs: the prediction is one forward-mode pass, the truth one forward
+pass and one more for each eta, and the errors over U take a reverse pass over E and forward-mode passes over U.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....core.components import Rollouts
+from ....estimators.variance.terms import EntropyUnit, Terms
+from ...training.ranks import Ranks
+from ...training.stages import to_batch
+from .clock import Clock
+from .passes import Direction, Outputs, Passes, inner
+from .sequences import EntropyMode, entropy_gradient_weights, entropy_terms, per_prompt
+from .step import Step
+from .truth import Measured, Weighting, measure
+
+
+class Measurement:
+    """The entropy change that ``step`` makes, predicted and measured on the rollouts of E.
+
+    Args:
+        policy: is not changed.
+        size: rows per pass with a gradient.
+        forward_size: rows per pass without, by default ``size``.
+        eta: learning rate of the step.
+        mode: what stands for the entropy of a token.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        rollouts: Rollouts,
+        step: Step,
+        *,
+        size: int,
+        ranks: Ranks,
+        eta: float,
+        mode: EntropyMode = "rb",
+        clock: Clock | None = None,
+        forward_size: int | None = None,
+    ) -> None:
+        self.rollouts, self.step, self.eta, self.mode, self.size = rollouts, step, eta, mode, size
+        self.clock = clock or Clock()
+        self.passes = Passes(policy, to_batch(rollouts), size, ranks, forward_size)
+        self._gradients: dict[EntropyUnit, dict[str, Tensor]] = {}
+        self._measured: dict[tuple[float, Weighting], Measured] = {}
+
+    # --- passes over E ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def rates(self) -> Outputs:
+        """Log-probs, entropies and their derivatives along the step, by one forward-mode pass."""
+        with self.clock("phase3_delta_h1"):
+            return self.passes.forward_mode(self.step.direction)
+
+    @cached_property
+    def base(self) -> Outputs:
+        """Log-probs and entropies by the very pass that is used after the step, so that rounding cancels."""
+        with self.clock("phase5_importance"):
+            return self.passes.forward()
+
+    @cached_property
+    def predicted_sums(self) -> dict[str, Tensor]:
+        return entropy_terms(self.rates, self.rollouts, self.mode)
+
+    @cached_property
+    def base_sums(self) -> dict[str, Tensor]:
+        return entropy_terms(self.base, self.rollouts, self.mode)
+
+    def entropy_gradient(self, unit: EntropyUnit) -> dict[str, Tensor]:
+        """X-bar: the gradient of the mean entropy, by one reverse pass."""
+        if unit not in self._gradients:
+            with self.clock("phase1_sum_X"):
+                weights = entropy_gradient_weights(self.predicted_sums, self.rollouts, unit, self.mode)
+                self._gradients[unit] = self.passes.weighted_gradient(*weights)
+        return self._gradients[unit]
+
+    def truth(self, eta: float, weighting: Weighting) -> Measured:
+        """Weights and entropies at theta + eta v, by one forward pass for each eta."""
+        if (eta, weighting) not in self._measured:
+            base = self.base
+            with self.clock("phase5_importance"):
+                self._measured[eta, weighting] = measure(
+                    self.passes, base, self.step.direction, eta, self.rollouts, weighting, self.mode
+                )
+        return self._measured[eta, weighting]
+
+    # --- terms ------------------------------------------------------------------------------------------------------
+
+    def prediction_terms(self, unit: EntropyUnit) -> Terms:
+        return Terms(eta=self.eta, entropy_unit=unit, **self.predicted_sums)
+
+    def truth_terms(self, unit: EntropyUnit) -> Terms:
+        return Terms(eta=self.eta, entropy_unit=unit, **self.base_sums)
+
+    def terms(self, unit: EntropyUnit, needs: Iterable[str], weighting: Weighting) -> Terms:
+        """All terms that somebody needs. The truth's are those at the step's own eta."""
+        needs = set(needs)
+        more: dict[str, Any] = {}
+        if needs & {"w", "h1"}:
+            measured = self.truth(self.eta, weighting)
+            more |= {"w": measured.w, "h1": measured.h1}
+        if not needs & {"s_N", "t_M", "K_NM", "jH", "S1", "Hj", "Tj", "z", "grad_sq_R"}:
+            return Terms(eta=self.eta, entropy_unit=unit, **self.base_sums, **more)
+        sums = self.predicted_sums
+        if needs & {"w", "h1"}:
+            sums = {**sums, "H": self.base_sums["H"]}  # of the pass that the new entropies come from
+        if "z" in needs:
+            # of mean 0, since 1 and t are known before token t is drawn
+            more["z"] = torch.stack([sums["S1"], sums["T"] * sums["S1"] - sums["Tj"]], 1)
+        if "shard" in needs:
+            _, unit_S = sums["prompt"].unique(return_inverse=True)
+            more["shard"] = unit_S // self.size
+        if "s_N" in needs:
+            more["s_N"] = per_prompt(self.prediction_terms(unit))
+        if "t_M" in needs:
+            more["t_M"] = self._products_with_U(unit)
+        if needs & {"K_NM", "grad_sq_R"}:
+            more |= self._per_prompt_of_U(unit)
+        return Terms(eta=self.eta, entropy_unit=unit, **sums, **more)
+
+    def _products_with_U(self, unit: EntropyUnit) -> Tensor:
+        """[M] X-bar . Y_p: what v would be to first order if all prompts of U were like p, by one pass over U."""
+        gradient = self.entropy_gradient(unit)
+        with self.clock("phase4_variance"):
+            pulled = self.step.rule.pull_back(self.step.gradient, gradient)
+            shares_M = self.step.update.per_prompt(self.step.passes.loss_rates(self.step.update.loss, pulled))
+            whole = inner(gradient, self.step.direction)
+            return whole + len(shares_M) * shares_M - shares_M.sum()
+
+    def _per_prompt_of_U(self, unit: EntropyUnit) -> dict[str, Tensor]:
+        """[N, M] X_n . Y_p, by a reverse pass over each prompt of U and a forward-mode pass over E along what it does;
+        and the squared norms of the gradients of one prompt (mean) and of all.
+        """
+        step, own_N = self.step, per_prompt(self.prediction_terms(unit))
+        columns, squares = [], []
+        with self.clock("phase4_variance"):
+            for gradient in step.prompt_gradients():
+                squares.append(inner(gradient, gradient))
+                change = {name: gradient[name] - g for name, g in step.gradient.items()}
+                columns.append(own_N + self._along(step.rule.push_forward(step.gradient, change), unit))
+        return {
+            "K_NM": torch.stack(columns, 1),
+            "grad_sq_R": torch.tensor([sum(squares) / len(squares), inner(step.gradient, step.gradient)]),
+            "grad_sizes_R": torch.tensor([1, len(squares)]),
+        }
+
+    def _along(self, direction: Direction, unit: EntropyUnit) -> Tensor:
+        sums = entropy_terms(self.passes.forward_mode(direction), self.rollouts, self.mode)
+        return per_prompt(Terms(entropy_unit=unit, **sums))

@@ -1,0 +1,52 @@
+"""Reading once what all rows of a micro-batch begin with: a system prompt, or the prompt of several responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from ...training.batch import Batch
+from ...training.models import Policy
+from ...training.pairwise import Prefix, shares_prompts
+
+WORTH = 16
+"""Tokens; a shorter common beginning costs more than it saves."""
+
+Call = Callable[..., dict[str, torch.Tensor]]
+
+
+def score(policy: nn.Module, call: Call, part: Batch, **options: Any) -> dict[str, torch.Tensor]:
+    """What ``call(part, **options)`` says of the rows, with their common beginning read in one row.
+
+    ``call`` is ``policy`` itself, or ``policy`` with other parameters. Derivatives pass through the keys and values of
+    the beginning as through everything else.
+    """
+    shared = common(part) if isinstance(policy, Policy) and shares_prompts(policy.language_model.config) else 0
+    if shared < WORTH:
+        return call(part, **options)
+    prefix = Prefix()
+    call(_cut(part.take([0]), 0, shared), entropy="none", cache=prefix)
+    prefix.grows = False
+    scores = call(_cut(part, shared, part.tokens.shape[1]), cache=prefix, **options)
+    return {name: pad(value, (shared, 0)) for name, value in scores.items()}
+
+
+def common(part: Batch) -> int:
+    """Tokens that all rows begin with and that none has sampled, short of the one that predicts the first sampled."""
+    if len(part) < 2:
+        return 0
+    first = part.mask.long().argmax(1).where(part.mask.any(1), part.lengths) - 1
+    limit = max(0, int(first.min()))
+    equal = (part.tokens[:, :limit] == part.tokens[:1, :limit]).all(0)
+    return int(equal.long().cumprod(0).sum())
+
+
+def _cut(part: Batch, start: int, stop: int) -> Batch:
+    """These columns of the rows."""
+    lengths = (part.lengths.clamp(max=stop) - start).clamp(min=0)
+    columns = {name: value[:, start:stop] if value.ndim == 2 else value for name, value in part.tensors().items()}
+    return Batch(**{**columns, "lengths": lengths})

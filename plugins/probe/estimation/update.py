@@ -1,0 +1,111 @@
+"""The loss that the next update minimises, from an update batch U: advantages, weights of tokens, policy loss, KL term.
+
+By default the gradient of Dr. GRPO: with A the reward less the mean over the responses to the same prompt, and L the
+longest of these responses, J = mean over prompts and responses of A / L * (log-prob of the response). One optimizer
+step on-policy: the importance ratio is 1, so nothing is clipped.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from ....core.components import Rollouts, Scores
+from ...training.aggregation import token_weights
+from ...training.batch import Batch
+from ...training.losses import PolicyObjective
+from ...training.stages import to_batch
+from .passes import Outputs, TokenLoss
+
+Weighting = Literal["dr_grpo", "per_token_avg", "token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
+
+
+@attrs.frozen(eq=False)
+class Update:
+    """The rows of U with all that their loss needs."""
+
+    rollouts: Rollouts
+    batch: Batch
+    objective: PolicyObjective
+
+    @property
+    def loss(self) -> TokenLoss:
+        """The loss of each token, of which the whole batch's sum is minimised."""
+
+        def of_tokens(scores: Outputs, part: Batch) -> Tensor:
+            return self.objective.tokens(Scores(**scores), part)[0]
+
+        return of_tokens
+
+    def scaled(self, factor: float) -> Update:
+        """The same with advantages multiplied: -1 turns the task around, 0 leaves none."""
+        assert self.batch.advantages is not None
+        return attrs.evolve(self, batch=attrs.evolve(self.batch, advantages=factor * self.batch.advantages))
+
+    def prompts(self) -> list[list[int]]:
+        """The rows of each prompt, in the order of :meth:`per_prompt`."""
+        groups = self.rollouts.groups
+        return [(groups == group).nonzero().flatten().tolist() for group in groups.unique()]
+
+    def per_prompt(self, of_tokens: Tensor) -> Tensor:
+        """[M]: sums over the tokens of each prompt of a [B, T] table, in the order of the group ids."""
+        _, index = self.rollouts.groups.unique(return_inverse=True)
+        sums = torch.zeros(len(self.rollouts.group_ids_P), dtype=torch.float64)
+        return sums.index_add(0, index, of_tokens.sum(1))
+
+    def per_sequence(self, of_tokens: Tensor) -> Tensor:
+        """[S]: sums over the tokens of each sequence of a [B, T] table."""
+        sums = torch.zeros(len(self.rollouts.raw_rewards_E), dtype=torch.float64)
+        return sums.index_add(0, self.rollouts.episodes, of_tokens.sum(1))
+
+
+def make_update(
+    rollouts: Rollouts,
+    *,
+    advantage: Any,
+    objective: PolicyObjective,
+    weighting: Weighting = "dr_grpo",
+    ref_logprobs: Tensor | None = None,
+) -> Update:
+    """The update that these rollouts make.
+
+    Args:
+        advantage: an advantage estimator that needs neither values nor greedy rewards.
+        weighting: of tokens; see :func:`weights`.
+        ref_logprobs: [B, T] of the reference policy, for a KL term.
+    """
+    result = advantage.compute(
+        rewards=rollouts.rewards,
+        mask=rollouts.mask,
+        groups=rollouts.groups,
+        turns=rollouts.turns,
+        episodes=rollouts.episodes,
+    )
+    batch = attrs.evolve(
+        to_batch(rollouts),
+        weights=weights(rollouts, weighting),
+        advantages=result.advantages,
+        ref_logprobs=ref_logprobs,
+    )
+    return Update(rollouts, batch, objective)
+
+
+def weights(rollouts: Rollouts, weighting: Weighting) -> Tensor:
+    """[B, T]: the share of each token in the loss.
+
+    With S responses in all: ``dr_grpo`` 1 / (S L), L the most tokens that a response to the same prompt has;
+    ``per_token_avg`` 1 / (S T) with T the response's own; the others as in
+    :func:`~...training.aggregation.token_weights`, by row.
+    """
+    mask, groups = rollouts.mask, rollouts.groups_of_episodes()
+    if weighting != "dr_grpo" and weighting != "per_token_avg":
+        return token_weights(mask, weighting)
+    lengths = torch.zeros(len(groups)).index_add(0, rollouts.episodes, mask.sum(1).float())
+    if weighting == "dr_grpo":
+        _, index = groups.unique(return_inverse=True)
+        longest = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, lengths, "amax")
+        lengths = longest[index]
+    return mask / (len(groups) * lengths.clamp(min=1))[rollouts.episodes][:, None]

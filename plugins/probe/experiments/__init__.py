@@ -1,0 +1,1 @@
+"""The four experiments of the probe, their directories and their verdicts."""

@@ -1,0 +1,82 @@
+"""The configuration of an experiment: flags over a file over the experiment's template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ....core.problems import Invalid
+from ..config import ProbeConfig
+from ..own_run import read_for_checkpoint
+from ..read_config import PREDICTION, ConfigError, Read, load
+
+TEMPLATES = {
+    "single": "configs/single_run.yaml",
+    "batch-scaling": "configs/batch_scaling.yaml",
+    "sanity-check": "configs/sanity_check.yaml",
+    "debug": "configs/debug.yaml",
+}
+ALTERNATIVES = (
+    ("batch_config.B_E", "batch_config.B_E_values"),
+    ("batch_config.dataset_name", "batch_config.environment"),
+)
+"""Keys of which one is given: a change of one takes back the other."""
+
+
+def read_experiment(
+    experiment: str,
+    source: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    truth_only: bool = False,
+) -> Read:
+    """The configuration of an experiment, from a file or its template, with values of dotted keys put over it.
+
+    A file that says nothing of sizes or of the number of runs gets the template's; otherwise it stands for itself.
+    Templates give way to the run that wrote the checkpoint (:func:`..own_run.read_for_checkpoint`).
+
+    Args:
+        truth_only: measure, predict nothing: estimators of the prediction are left out.
+
+    Raises:
+        ConfigError: not all of it makes sense.
+    """
+    template = TEMPLATES[experiment]
+    changes = _with_alternatives(overrides or {})
+    if source is not None:
+        changes = {**_sizes(source, template), **changes}
+    if truth_only:
+        changes["importance.enabled"] = True
+    read = read_for_checkpoint(source or template, changes)
+    return attrs.evolve(read, config=_without_prediction(read.config)) if truth_only else read
+
+
+def _with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    changes = dict(overrides)
+    for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
+        if overrides.get(one) is not None:
+            changes.setdefault(other, None)
+    return changes
+
+
+def _sizes(source: str | Path, template: str) -> dict[str, Any]:
+    """The sizes and the number of runs that the file does not give."""
+    try:
+        given, standard = (load(place).get("batch_config", {}) for place in (source, template))
+    except Invalid as error:
+        raise ConfigError(list(error.problems), str(source)) from error
+    if not isinstance(given, Mapping):
+        return {}
+    missing = {"runs_per_batch"} - given.keys()
+    if given.get("B_E") is None and given.get("B_E_values") is None:
+        missing.add("B_E_values")
+    return {f"batch_config.{key}": standard[key] for key in missing}
+
+
+def _without_prediction(config: ProbeConfig) -> ProbeConfig:
+    kept = tuple(named for named in config.variance if not named.component.needs & PREDICTION)
+    work = attrs.evolve(config.probe_rework, compute_delta_h1=False)
+    return attrs.evolve(config, probe_rework=work, variance=kept)

@@ -1,0 +1,179 @@
+"""sanity-check: the criteria and the statistics of its runs, from their results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from . import checks
+from .checks import Criterion, Measured
+
+GOOD, FAIR = 0.1, 0.2
+"""The relative errors below which the traffic light is good, and ok."""
+
+Light = Literal["good", "ok", "poor"]
+
+
+def traffic_light(se: float | None, deltaH1: float | None) -> Light | None:
+    """How well deltaH1 is known, by |se / deltaH1|: below 0.1 ``good``, below 0.2 ``ok``, else ``poor``.
+
+    ``None`` if one of them was not computed.
+    """
+    if se is None or deltaH1 is None or not (math.isfinite(se) and math.isfinite(deltaH1)):
+        return None
+    relative = abs(se / deltaH1) if deltaH1 else math.inf
+    if relative < GOOD:
+        return "good"
+    return "ok" if relative < FAIR else "poor"
+
+
+def evaluate(runs: Sequence[Mapping[str, Any]], *, fixed_U: bool = True) -> list[Criterion]:
+    """Every criterion, from the results of the runs (the keys of ``results.json``, and ``success``).
+
+    Failed runs count in the success rate alone. Weights, effective sample size and truth are those of the step whose
+    eta is nearest to the run's learning rate. Without ``fixed_U`` what compares runs with each other is not applicable.
+    """
+    good = _successful(runs)
+    steps = [_step(run) for run in good]
+    proxy = {run.get("direction") for run in good} == {"preconditioned_gradient"}
+    compared = _known(_compared(run, step) for run, step in zip(good, steps, strict=True))
+    return [
+        checks.success_rate(len(good), len(runs)),
+        checks.finite(
+            {f"run {at}: {key}": value for at, run in enumerate(good, 1) for key, value in _numbers(run).items()}
+        ),
+        checks.adam_coverage(_known(_integrity(run).get("adam_coverage") for run in good)),
+        checks.step_length(_known((run.get("update") or {}).get("v_norm") for run in good)),
+        checks.unchanged(_known(_both(_integrity(run), "param_hash_before", "param_hash_after") for run in good)),
+        checks.shift_canary(_known(_integrity(run).get("shift_canary") for run in good)),
+        checks.score_identity(_known(_both(_integrity(run).get("score_identity"), "value", "se") for run in good)),
+        checks.mean_weight(_known(_both(step, "mean_w", "se_mean_w") for step in steps)),
+        checks.ess_fraction(_known(step.get("ess_fraction") for step in steps)),
+        checks.product_identity(_pairs((_by_products(run), run.get("deltaH1")) for run in good)),
+        checks.sign_flip(_pairs((_negated(run), _by_gradient(run)) for run in good), proxy),
+        checks.zero_advantage(_known(map(_without_advantages, good)), proxy),
+        checks.spread(_known(_both(run, "deltaH1", "SE_conditional") for run in good), fixed_U),
+        checks.prediction_against_truth([p for p, _ in compared], [t for _, t in compared], fixed_U),
+    ]
+
+
+def passed(criteria: Iterable[Criterion]) -> bool:
+    """Whether none failed; what is not applicable does not count."""
+    return all(criterion.passed is not False for criterion in criteria)
+
+
+def analysis(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mapping ``analysis`` of ``validation_summary.json``, without the criteria.
+
+    Statistics are over the successful runs whose deltaH1 is finite; ``std`` has ddof 1 and is ``None`` for one run;
+    ``mean_signal_to_noise`` is the mean of |deltaH1| / SE_conditional over the runs where that is known.
+    ``relative_error`` is (mean SE) / |mean deltaH1|, and ``traffic_light`` what :func:`traffic_light` says of it.
+    """
+    good = _successful(runs)
+    if not good:
+        return {"error": "No successful runs"}
+    values = [float(x) for x in _known(run.get("deltaH1") for run in good) if math.isfinite(x)]
+    if not values:
+        return {"error": "No valid deltaH1 values"}
+    value_K = torch.tensor(values, dtype=torch.float64)
+    mean = float(value_K.mean())
+    known = [
+        (x, se)
+        for x, se in _known(_both(run, "deltaH1", "SE_conditional") for run in good)
+        if math.isfinite(x) and math.isfinite(se) and se > 0
+    ]
+    mean_se = sum(se for _, se in known) / len(known) if known else None
+    return {
+        "successful_runs": len(good),
+        "total_runs": len(runs),
+        "success_rate": len(good) / len(runs),
+        "deltaH1_stats": {
+            "mean": mean,
+            "std": float(value_K.std()) if len(values) > 1 else None,
+            "min": min(values),
+            "max": max(values),
+            "values": values,
+        },
+        "SE_conditional_stats": {
+            "mean": mean_se,
+            "mean_signal_to_noise": sum(abs(x) / se for x, se in known) / len(known) if known else None,
+        },
+        "relative_error": mean_se / abs(mean) if mean_se is not None and mean else None,
+        "traffic_light": traffic_light(mean_se, mean),
+    }
+
+
+def _successful(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [run for run in runs if run.get("success", True)]
+
+
+def _known(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+def _pairs(values: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    return [pair for pair in values if None not in pair]
+
+
+def _both(mapping: Mapping[str, Any] | None, one: str, other: str) -> tuple[Any, Any] | None:
+    """The values of two keys, if both are there."""
+    found = (mapping or {}).get(one), (mapping or {}).get(other)
+    return None if None in found else found
+
+
+def _integrity(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    return run.get("integrity") or {}
+
+
+def _negated(run: Mapping[str, Any]) -> float | None:
+    return (_integrity(run).get("sign_flip") or {}).get("deltaH1_negated")
+
+
+def _by_gradient(run: Mapping[str, Any]) -> float | None:
+    """deltaH1 by the route that the negated one took, which differs from the other by rounding."""
+    return (_integrity(run).get("reverse_mode") or run).get("deltaH1")
+
+
+def _without_advantages(run: Mapping[str, Any]) -> float | None:
+    return (_integrity(run).get("zero_advantage") or {}).get("deltaH1")
+
+
+def _by_products(run: Mapping[str, Any]) -> float | None:
+    """The predicted change by inner products per prompt, if that estimator has a value."""
+    estimate = (run.get("variance") or {}).get("conditional_E") or {}
+    return estimate.get("value") if estimate.get("status", "ok") == "ok" else None
+
+
+def _step(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The step of the truth whose eta is nearest to the learning rate; empty without truth."""
+    steps, rate = run.get("truth") or [], run.get("learning_rate")
+    return min(steps, key=lambda step: abs(step["eta"] - rate)) if steps and rate else {}
+
+
+def _compared(run: Mapping[str, Any], step: Mapping[str, Any]) -> tuple[Measured, Measured] | None:
+    """(prediction, truth) of a step, each with its error; the prediction is linear in eta."""
+    predicted, truth = _both(run, "deltaH1", "SE_conditional"), _both(step, "deltaH", "se")
+    if predicted is None or truth is None:
+        return None
+    scale = step["eta"] / run["learning_rate"]
+    return (predicted[0] * scale, predicted[1] * abs(scale)), truth
+
+
+def _numbers(run: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a result that must be finite where they are present; an estimator that met NaN is one."""
+    top = ("deltaH1", "bars_dot", "learning_rate", "SE_conditional", "deltaH_true", "deltaH1_tok", "deltaH_true_tok")
+    found = {key: run.get(key) for key in top}
+    for step in run.get("truth") or ():
+        if not step["eta"]:
+            continue  # no step has no change and no error
+        keys = ("deltaH", "se", "ess_fraction", "mean_w", "se_mean_w")
+        found |= {f"truth at eta {step['eta']:g}: {key}": step.get(key) for key in keys}
+    for key, value in (_integrity(run).get("score_identity") or {}).items():
+        found[f"score_identity: {key}"] = value
+    for name, estimate in (run.get("variance") or {}).items():
+        if estimate.get("status") == "non_finite":
+            found[f"variance {name}"] = math.nan
+    return {key: value for key, value in found.items() if value is not None}

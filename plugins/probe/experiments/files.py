@@ -1,0 +1,117 @@
+"""Where the experiments of the probe are written: a directory for each, with one for each of its runs."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ....core.errors import RequestError
+from ....core.files import make_directory, replace_text, to_json
+from ...rollout.episode import Episode
+from ..config import ProbeConfig
+from ..messages import messages
+from ..read_config import to_yaml
+from ..sampling.samples import Sample
+
+CONFIG, LOG, RESULTS, ERROR, SAMPLES = "config.yaml", "probe_log.txt", "results.json", "error.txt", "samples.jsonl"
+"""The files of a run."""
+
+
+def check_label(label: str | None) -> None:
+    """Raises RequestError if no directory can have this name."""
+    if label is not None and (not label.strip(". ") or "/" in label or "\0" in label):
+        raise RequestError(f"{label!r} is no name of a directory", "--label", "give a name without a slash")
+
+
+def claim(category: Path, title: str, now: datetime) -> Path:
+    """A new directory ``category/<title>_<time>``; experiments of one second are numbered.
+
+    Raises:
+        RequestError: it cannot be made.
+    """
+    make_directory(category)
+    name = f"{title}_{now:%Y-%m-%d_%H-%M-%S}"
+    for number in count(1):
+        directory = category / (name if number == 1 else f"{name}_{number}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RequestError(
+                f"the directory cannot be made: {error.strerror}", str(directory), "give another --results directory"
+            ) from error
+        return directory
+    raise AssertionError
+
+
+@contextmanager
+def logged(directory: Path | None, level: str, rank: int = 0) -> Iterator[None]:
+    """Messages of the probe, from ``level`` on, go to ``probe_log.txt`` in a directory; nowhere without one."""
+    before = messages.level
+    messages.setLevel(level)
+    handler: logging.Handler = logging.NullHandler()
+    if directory is not None:
+        handler = logging.FileHandler(directory / LOG, encoding="utf-8", errors="backslashreplace")
+        form = f"[Rank {rank}] %(asctime)s - %(name)s - %(levelname)s - %(message)s"
+        handler.setFormatter(logging.Formatter(form))
+    messages.addHandler(handler)
+    try:
+        yield
+    finally:
+        messages.setLevel(before)
+        messages.removeHandler(handler)
+        handler.close()
+
+
+def begin(directory: Path, config: ProbeConfig) -> None:
+    """Make the directory of a run, with the configuration in it."""
+    directory.mkdir()
+    replace_text(directory / CONFIG, to_yaml(config))
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Whole, or not at all; NaN and infinities become null."""
+    replace_text(path, to_json(data, indent=2))
+
+
+def write_error(directory: Path, error: BaseException) -> None:
+    """Write ``error.txt``: the message, and where it was raised."""
+    trace = "".join(traceback.format_exception(error))
+    replace_text(directory / ERROR, f"{type(error).__name__}: {error}\n\n{trace}")
+
+
+def write_samples(directory: Path, samples: Mapping[str, Sample], tokenizer: Any) -> None:
+    """Write ``samples.jsonl``: a line for each episode of each batch, with its texts, its reward and its length."""
+    lines = [
+        to_json({"batch": batch, **record})
+        for batch, sample in samples.items()
+        for record in _episodes(sample, tokenizer)
+    ]
+    replace_text(directory / SAMPLES, "".join(f"{line}\n" for line in lines))
+
+
+def _episodes(sample: Sample, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    groups = sample.rollouts.groups_of_episodes().tolist()
+    rows = zip(sample.episodes, groups, sample.rewards.tolist(), sample.lengths.tolist(), strict=True)
+    for episode, group, reward, length in rows:
+        yield {
+            "unit": group,
+            "task": sample.tasks[group],
+            "member": episode.member,
+            "prompt": tokenizer.decode(list(episode.turns[0].prompt)),
+            "response": _response(episode),
+            "reward": reward,
+            "length": length,
+            "success": episode.success,
+        }
+
+
+def _response(episode: Episode) -> str:
+    return "\n".join(turn.response for turn in episode.turns)

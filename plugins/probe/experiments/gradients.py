@@ -1,0 +1,103 @@
+"""The gradients behind one probe: to look at, to log and to keep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ....core.files import replace_text, to_json
+from ..estimation.directions import PreconditionedGradient
+from ..estimation.passes import Direction, inner, norm, trained
+from ..probed import Probed
+
+GRADIENTS, NORMS = "gradients.safetensors", "gradient_norms.json"
+
+
+def gradients(probed: Probed) -> dict[str, dict[str, Tensor]]:
+    """``X_bar``, ``Y_bar`` and ``v``, each by the name of the parameter.
+
+    ``X_bar`` is the gradient of E's mean entropy, by a reverse pass. ``Y_bar`` is the policy gradient of U, uphill,
+    over the root of the saved second moment. ``v`` is the step per unit of learning rate: bars_dot is X_bar . v. With
+    the direction ``preconditioned_gradient`` v is Y_bar; with ``adamw`` it also has momentum, weight decay and the new
+    gradient in the second moment.
+    """
+    session, measurement = probed.session, probed.measurement
+    v = measurement.step.direction
+    proxy = probed.config.direction == "preconditioned_gradient"
+    Y_bar = v if proxy else PreconditionedGradient(session.adam).direction(measurement.step.gradient)
+    return {"X_bar": measurement.entropy_gradient(probed.config.entropy_unit), "Y_bar": Y_bar, "v": v}
+
+
+def norms(probed: Probed, found: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
+    """Norms of :func:`gradients`, whole and by parameter, and their inner products (nats per unit of learning rate)."""
+    return {
+        "entropy_unit": probed.config.entropy_unit,
+        "direction": probed.config.direction,
+        "X_bar_dot_v": inner(found["X_bar"], found["v"]),
+        "X_bar_dot_Y_bar": inner(found["X_bar"], found["Y_bar"]),
+        **{kind: _counted(gradient) for kind, gradient in found.items()},
+    }
+
+
+def save(directory: Path, probed: Probed, found: dict[str, dict[str, Tensor]]) -> None:
+    """Write ``gradients.safetensors`` (``X_bar/<parameter>`` and so on, float32) and ``gradient_norms.json``.
+
+    ``Y_bar`` and ``v`` are both there only if they differ.
+    """
+    kept = {kind: gradient for kind, gradient in found.items() if kind != "v" or gradient is not found["Y_bar"]}
+    tensors = {
+        f"{kind}/{name}": tensor.detach().to("cpu", torch.float32).contiguous()
+        for kind, gradient in kept.items()
+        for name, tensor in gradient.items()
+    }
+    about: dict[str, str] = {"entropy_unit": probed.config.entropy_unit, "direction": probed.config.direction}
+    temporary = directory / f"{GRADIENTS}.{os.getpid()}.tmp"
+    try:
+        save_file(tensors, temporary, about)
+        temporary.replace(directory / GRADIENTS)
+    finally:
+        temporary.unlink(missing_ok=True)
+    replace_text(directory / NORMS, to_json(norms(probed, found), indent=2))
+
+
+def describe(probed: Probed, found: dict[str, dict[str, Tensor]]) -> Iterator[str]:
+    """Lines for the log: sizes of what there is, coverage of Adam's state, norms whole and by parameter."""
+    policy, coverage = probed.session.policy, probed.session.adam.coverage
+    every, train = dict(policy.named_parameters()), trained(policy)
+    yield f"parameters: {len(every)} tensors, {_elements(every):,} numbers; {len(train)} train, {_elements(train):,}"
+    yield (
+        f"Adam's state: {coverage.matched} of {coverage.trainable} tensors that train ({coverage.by}), "
+        f"{coverage.saved} saved"
+    )
+    gradient = probed.measurement.step.gradient
+    named = {"X_bar (phase 1)": found["X_bar"], "gradient of U's loss (phase 2)": gradient}
+    for kind, tensors in {**named, "Y_bar": found["Y_bar"], "v": found["v"]}.items():
+        counted = _counted(tensors)
+        yield f"{kind}: norm {counted['norm']:.6e}, {counted['nonzero_tensors']} of {counted['tensors']} tensors not 0"
+    yield f"X_bar . v = {inner(found['X_bar'], found['v']):.6e} (phase 3, by a reverse pass)"
+    for name in train:
+        yield f"{name}: norm of X_bar {_norm(found['X_bar'], name):.3e}, of v {_norm(found['v'], name):.3e}"
+
+
+def _counted(gradient: Direction) -> dict[str, Any]:
+    return {
+        "norm": norm(gradient),
+        "tensors": len(gradient),
+        "nonzero_tensors": sum(bool(tensor.any()) for tensor in gradient.values()),
+        "numbers": _elements(gradient),
+        "by_parameter": {name: _norm(gradient, name) for name in gradient},
+    }
+
+
+def _norm(gradient: Direction, name: str) -> float:
+    return norm({name: gradient[name]})
+
+
+def _elements(tensors: Direction) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())

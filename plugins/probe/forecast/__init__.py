@@ -1,0 +1,1 @@
+"""The detector that predicts during training."""

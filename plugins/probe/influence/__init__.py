@@ -1,0 +1,1 @@
+"""Which sequences of an update drive the entropy change."""

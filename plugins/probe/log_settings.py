@@ -1,0 +1,50 @@
+"""How much the probe writes down of a run, and where."""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Any, Literal
+
+import attrs
+from attrs.validators import ge, in_
+
+LEVELS = ("minimal", "standard", "detailed", "debug")
+"""From the least to the most; each level has what the one before it has."""
+PLACEHOLDERS = ("date", "time", "checkpoint")
+
+
+def _check_template(instance: Any, attribute: Any, template: str) -> None:
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"is no template: {error}") from error
+    for _, name, form, conversion in parts:
+        if name is not None and (name not in PLACEHOLDERS or form or conversion):
+            known = ", ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS)
+            raise ValueError(f"has a placeholder {{{name}}}, and may have only {known}")
+    if not template or "/" in template or "\0" in template:
+        raise ValueError("must be the name of a file, without any directory")
+
+
+@attrs.frozen
+class DetailedLogging:
+    """The detailed log of a run of the probe: a main file, its summary and its configuration, in a folder per day."""
+
+    enabled: bool = False
+    level: Literal["minimal", "standard", "detailed", "debug"] = attrs.field(default="standard", validator=in_(LEVELS))
+    """``minimal``: results and times; ``standard``: also statistics of the batches and the ground truth; ``detailed``:
+    also each sequence with its text, importance weights, results of the phases; ``debug``: also tokens and tensors."""
+    log_sequences: bool = True
+    """Prompts and responses, from ``detailed`` on."""
+    log_tokens: bool = False
+    """Token by token log-probs and entropies, at ``debug``."""
+    log_raw_tensors: bool = False
+    """Small tensors as they are, at ``debug``."""
+    output_directory: str = "logs"
+    compress: bool = True
+    """Whether the main file is compressed with gzip."""
+    filename_template: str = attrs.field(default="entropy_probe_{time}_{checkpoint}", validator=_check_template)
+    """What the files of a run are called, from ``{date}`` (YYYY-MM-DD), ``{time}`` (HH-MM-SS, local time) and
+    ``{checkpoint}``, the name of its directory; runs that would share a name are numbered."""
+    max_files: int = attrs.field(default=50, validator=ge(0))
+    """Runs, not files, whose logs are kept in the output directory; the oldest are deleted. 0 keeps all."""

@@ -1,0 +1,1 @@
+"""The detailed log of a probe."""

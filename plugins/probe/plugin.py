@@ -1,0 +1,14 @@
+"""Registers what the probe adds to training: the detector ``entropy_forecast``."""
+
+from __future__ import annotations
+
+from ...core.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_collapse_detectors(register: Register) -> None:
+    register(
+        "entropy_forecast",
+        "uncollapse.plugins.probe.forecast.forecast:EntropyForecast",
+        summary="predict what each update does to the entropy, and measure what it did",
+    )

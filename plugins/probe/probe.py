@@ -1,0 +1,154 @@
+"""The probe's Python interface: configure, load, run, and get one mapping of results."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from ...core.converter import plain
+from ...core.files import make_directory, replace_text, to_json
+from ..training.ranks import Ranks
+from .config import ProbeConfig
+from .estimation.clock import Clock
+from .estimation.step import Step
+from .integrity import state_digest
+from .logs.detailed_log import DetailedLogger
+from .logs.logged import log_probe
+from .messages import messages
+from .own_run import read_for_checkpoint
+from .probed import Probed
+from .read_config import Read, read_config
+from .results import results
+from .sampling.samples import Sample
+from .session import Session
+
+
+class OfflineEntropyProbe:
+    """Predicts the entropy change of a checkpoint's next update, measures the true one, and says how sure it is.
+
+    Args:
+        config: sections and keys as in :class:`~.config.ProbeConfig`, as plain data, as that class or as it was read.
+
+    Raises:
+        ConfigError: not all of the configuration makes sense; it has every reason.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | ProbeConfig | Read, ranks: Ranks | None = None) -> None:
+        read = Read(config) if isinstance(config, ProbeConfig) else config
+        read = read if isinstance(read, Read) else read_config(read)
+        self.config, self.ignored = read.config, read.ignored
+        self._ranks = ranks
+        self._sessions: dict[str, Session] = {}
+        self._directory: Path | None = None
+        for line in self.ignored:
+            messages.warning("ignored: %s", line)
+
+    @classmethod
+    def from_config_file(
+        cls, path: str | Path, overrides: Mapping[str, Any] | None = None, ranks: Ranks | None = None
+    ) -> OfflineEntropyProbe:
+        """The probe of a YAML file or a template (``configs/NAME.yaml``); ``overrides`` are values of dotted keys."""
+        probe = cls(read_for_checkpoint(path, overrides or {}), ranks)
+        probe._directory = Path(path).expanduser().resolve().parent
+        return probe
+
+    def session(self, checkpoint_path: str | Path | None = None) -> Session:
+        """The loaded checkpoint; loaded once, however often it is probed."""
+        key = str(checkpoint_path or self.config.checkpoint.checkpoint_path)
+        if key not in self._sessions:
+            self._sessions[key] = Session(self.config, key, self._ranks)
+        return self._sessions[key]
+
+    def run_mixed_probe(self, checkpoint_path: str | Path | None = None) -> dict[str, Any]:
+        """Sample E and U, predict and measure: the results of :mod:`.results`, with times, memory and what was ignored.
+
+        Raises:
+            RequestError: the checkpoint cannot be probed with this configuration.
+        """
+        session = self.session(checkpoint_path)
+        sizes = self.config.sizes
+        if len(sizes) > 1:
+            messages.warning("B_E_values has %d sizes; one probe takes the first, %d", len(sizes), sizes[0])
+        found = self.run(session, sizes[0])
+        output = self.config.output
+        if output.save_samples:
+            messages.warning("output.save_samples: samples are written by the experiments, not by this one probe")
+        if output.save_results and output.results_path and session.ranks.first:
+            path = Path(output.results_path).expanduser()
+            make_directory(path.parent)
+            replace_text(path, to_json(found, indent=2))
+        return found
+
+    def run(
+        self, session: Session, B_E: int, *names: object, step: Step | None = None, U: Sample | None = None
+    ) -> dict[str, Any]:
+        """The results of one probe; see :meth:`probe`."""
+        return self.probe(session, B_E, *names, step=step, U=U)[0]
+
+    def probe(
+        self, session: Session, B_E: int, *names: object, step: Step | None = None, U: Sample | None = None
+    ) -> tuple[dict[str, Any], Probed]:
+        """One probe with ``B_E`` prompts of E: its results, and what they were made of.
+
+        Args:
+            names: of the random streams, so that repetitions differ.
+            step: an update that is used again, with its sample ``U``.
+        """
+        started = time.perf_counter()
+        with DetailedLogger(self._logging(session), self._directory) as log:
+            log.log_run_start(session.loaded.directory, plain(self._of_size(B_E)))
+            clock = Clock(on_start=log.log_phase_start, on_end=log.log_phase_end)
+            before = session.digest or self._digest(session, clock)
+            U = session.draw_U(*names, clock=clock) if U is None else U
+            E = session.draw_E(B_E, *names, clock=clock)
+            step = session.step(U, clock) if step is None else step
+            measurement = session.measurement(E, step, clock)
+            truth = measurement
+            if self.config.measures_truth and self.config.importance.independent_E:
+                truth = session.measurement(session.draw_E(B_E, "truth", *names, clock=clock, kept=False), step, clock)
+            probed = Probed(session, U, E, measurement, truth)
+            found = results(probed)
+            if found["integrity"] is not None:
+                found["integrity"] |= {"param_hash_before": before, "param_hash_after": self._digest(session, clock)}
+            found["ignored"] = list(self.ignored)
+            found["timing"] = {**clock.seconds, "total_time": time.perf_counter() - started}
+            found |= _memory()
+            log_probe(log, probed, found)
+            log_file = log.finalize_log(found)
+            found["log_file"] = str(log_file) if log_file else None
+        return found, probed
+
+    def _of_size(self, B_E: int) -> ProbeConfig:
+        return attrs.evolve(self.config, batch_config=attrs.evolve(self.config.batch_config, B_E=B_E, B_E_values=None))
+
+    def _logging(self, session: Session) -> Any:
+        settings = self.config.detailed_logging
+        return settings if session.ranks.first else attrs.evolve(settings, enabled=False)
+
+    def _digest(self, session: Session, clock: Clock) -> str | None:
+        if self.config.probe_rework.checks == "none":
+            return None
+        with clock("hashing"):
+            session.digest = state_digest(session.policy, session.adam)
+        return session.digest
+
+
+def _memory() -> dict[str, Any]:
+    """``peak_memory_bytes`` of this process so far: on its GPU, or where there is none in the machine's memory."""
+    if torch.cuda.is_available():
+        return {
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+            "peak_memory_of": "gpu, since the process began",
+        }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        "peak_memory_of": "process, since it began",
+    }

@@ -1,0 +1,220 @@
+"""From a file, a template or a mapping to a :class:`ProbeConfig`: strict, with every problem reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...core.converter import make_converter, plain
+from ...core.errors import RequestError
+from ...core.problems import Invalid, Problem
+from ...core.yaml import SyntaxProblem, dumps, loads
+from .config import ProbeConfig
+from .legacy_keys import IGNORED, REFUSED, SECTIONS
+
+PREDICTION = frozenset({"s_N", "t_M", "K_NM", "jH", "S1", "Hj", "Tj", "z"})
+TRUTH = frozenset({"w", "h1"})
+REPEATS = frozenset({"repeats_K", "sizes_K"})
+ONE_BATCH = frozenset({"r_U", "K_UU"})
+"""Terms of variance estimators, by what measures them."""
+
+TEMPLATES = Path(__file__).parent / "configs"
+
+
+class ConfigError(RequestError):
+    """A probe cannot be configured; ``problems`` has every reason."""
+
+    def __init__(self, problems: list[Problem], source: str) -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        named = f" {source}" if source else ""
+        super().__init__("\n".join([f"{count} with the probe configuration{named}:", *(f"  {p}" for p in problems)]))
+        self.problems = tuple(problems)
+
+
+@attrs.frozen
+class Read:
+    """A configuration and what was passed over in it."""
+
+    config: ProbeConfig
+    ignored: tuple[str, ...] = ()
+    """``key: why nothing reads it``."""
+
+
+def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Read:
+    """The configuration of a file, a template or a mapping, with values of dotted keys put over it.
+
+    Raises:
+        ConfigError: it cannot be read, or not all of it makes sense.
+    """
+    label = "" if isinstance(source, Mapping) else str(source)
+    try:
+        data = load(source)
+        data = _renamed(data)
+        for key, value in (overrides or {}).items():
+            section, *keys = key.split(".")
+            _put(data, [SECTIONS.get(section, section), *keys], value)
+        data, ignored = _without_ignored(data)
+        return Read(_structure(data), ignored)
+    except Invalid as error:
+        raise ConfigError(list(error.problems), label) from error
+
+
+def load(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data of a file or template. Raises Invalid."""
+    if isinstance(source, Mapping):
+        return _copy(source)
+    path = find_template(Path(source))
+    try:
+        data = loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise Invalid(
+            Problem(f"the file {path} cannot be read: {error.strerror}", fix=f"templates: {', '.join(templates())}")
+        ) from error
+    except (SyntaxProblem, UnicodeDecodeError) as error:
+        raise Invalid(Problem(f"the file {path} is not valid YAML: {error}")) from error
+    if not isinstance(data, Mapping):
+        raise Invalid(Problem("a configuration is a mapping of keys to values", value=data))
+    return _copy(data)
+
+
+def templates() -> list[str]:
+    """``configs/NAME.yaml`` of every template."""
+    return sorted(f"configs/{path.name}" for path in TEMPLATES.glob("*.yaml"))
+
+
+def find_template(path: Path) -> Path:
+    """The file, or where there is none, the template of that name: ``.../configs/NAME.yaml`` or ``NAME.yaml``."""
+    path = path.expanduser()
+    template = TEMPLATES / path.name
+    named = path.parent.name == "configs" or not path.parent.name
+    return template if not path.exists() and named and template.is_file() else path
+
+
+def to_yaml(config: ProbeConfig) -> str:
+    """The configuration as YAML that reads back to an equal one."""
+    return dumps(plain(config))
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(item) for item in data] if isinstance(data, list | tuple) else data
+
+
+def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for at, key in enumerate(keys[:-1], 1):
+        if data.get(key) is None:
+            data[key] = {}
+        if not isinstance(data[key], dict):
+            raise Invalid(Problem("must be a section", ".".join(keys[:at]), data[key]))
+        data = data[key]
+    data[keys[-1]] = value
+
+
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    found = [
+        Problem(f"is the same section as {name}", other, fix="keep one of them")
+        for other, name in SECTIONS.items()
+        if other in data and name in data
+    ]
+    if found:
+        raise Invalid(*found)
+    return {SECTIONS.get(key, key): value for key, value in data.items()}
+
+
+def _without_ignored(data: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The data without keys that nothing reads, and what they were. Raises Invalid for keys that are refused."""
+    refused, ignored = [], []
+    for dotted in [*REFUSED, *IGNORED]:
+        section, _, key = dotted.partition(".")
+        holder = data if not key else data.get(section)
+        if not isinstance(holder, dict) or (key or section) not in holder:
+            continue
+        value = holder.pop(key or section)
+        if dotted in REFUSED:
+            refused.append(Problem("is not a key any more", dotted, value, REFUSED[dotted]))
+        else:
+            ignored.append(f"{dotted}: {IGNORED[dotted]}")
+    if refused:
+        raise Invalid(*refused)
+    return data, tuple(ignored)
+
+
+def _structure(data: dict[str, Any]) -> ProbeConfig:
+    from ...core.registry import registry
+
+    files = data.get("plugins") or []
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise Invalid(Problem("must be a list of files", "plugins", files))
+    for file in files:
+        registry().load_file(file)
+    config = make_converter(registry()).structure(data, ProbeConfig)
+    if found := list(_combinations(config)):
+        raise Invalid(*found)
+    return config
+
+
+def _combinations(config: ProbeConfig) -> Iterator[Problem]:
+    """What cannot be had together."""
+    batches, gradient = config.batch_config, config.policy_gradient
+    if batches.B_E is not None and batches.B_E_values is not None and batches.B_E_values != (batches.B_E,):
+        yield Problem("both are given", "batch_config.B_E and batch_config.B_E_values", fix="keep one of them")
+    if batches.dataset_name is not None and batches.environment is not None:
+        yield Problem(
+            "both are given", "batch_config.dataset_name and batch_config.environment", fix="keep one of them"
+        )
+    if not config.probe_rework.compute_delta_h1 and not config.measures_truth:
+        yield Problem(
+            "neither the prediction nor the truth is to be computed",
+            "probe_rework.compute_delta_h1 and importance.enabled",
+            fix="set one of them to true",
+        )
+    yield from _estimators(config)
+    if needed := sorted(getattr(gradient.advantage.component, "needs", frozenset()) & {"values", "greedy_rewards"}):
+        yield Problem(
+            f"needs {' and '.join(needed).replace('_', ' ')}, which a checkpoint of a policy does not have",
+            "policy_gradient.advantage",
+            gradient.advantage.name,
+            "choose one that needs neither, such as dr_grpo, grpo or rloo",
+        )
+    if batches.G == 1 and "groups" in getattr(gradient.advantage.component, "needs", frozenset()):
+        reason, fix = "compares the responses to one prompt", "set batch_config.G to 2 or more"
+        yield Problem(reason, "policy_gradient.advantage", gradient.advantage.name, fix)
+    if (gradient.kl is None) != (gradient.kl_coef == 0):
+        yield Problem("a KL term has an estimator and a coefficient", "policy_gradient.kl and policy_gradient.kl_coef")
+    if gradient.max_grad_norm and config.direction != "adamw":
+        yield Problem("clipping is part of the adamw direction only", "policy_gradient.max_grad_norm")
+
+
+def _estimators(config: ProbeConfig) -> Iterator[Problem]:
+    batches, work = config.batch_config, config.probe_rework
+    flags = {
+        "probe_rework.compute_conditional_variance": work.compute_conditional_variance,
+        "probe_rework.compute_vx_vy_variance": work.compute_vx_vy_variance,
+    }
+    asked = [key for key, flag in flags.items() if flag] + (["variance"] if config.variance else [])
+    if 1 in config.sizes and asked:
+        key = "batch_config.B_E" if batches.B_E is not None else "batch_config.B_E_values"
+        yield Problem(f"one prompt has no spread, and {asked[0]} asks for an error", key, 1, "use 2 prompts or more")
+    if batches.B_U == 1 and work.compute_vx_vy_variance:
+        yield Problem("one prompt has no spread, and probe_rework.compute_vx_vy_variance asks for an error",
+                      "batch_config.B_U", 1, "use 2 prompts or more")  # fmt: skip
+    for named in config.variance:
+        needs = named.component.needs
+        if unknown := sorted(needs & ONE_BATCH):
+            reason = f"{named.name} needs {', '.join(unknown)}, which belongs to one batch that is both E and U"
+            yield Problem(reason, "variance", named.name, "choose an estimator of separate batches")
+        if needs & REPEATS:
+            reason = f"{named.name} speaks of several probes, not of one"
+            yield Problem(reason, "variance", named.name, "run batch-scaling or sanity-check, which use it")
+        if needs & TRUTH and config.importance.is_mode not in ("snis", "snis_rb"):
+            reason = f"{named.name} speaks of self-normalised weights, not of {config.importance.is_mode}"
+            yield Problem(reason, "variance", named.name, "each point of truth has its own standard error")
+        if needs & TRUTH and not config.measures_truth:
+            yield Problem(f"{named.name} needs the truth", "variance", named.name, "set importance.enabled: true")
+        if needs & PREDICTION and not work.compute_delta_h1:
+            fix = "set probe_rework.compute_delta_h1: true"
+            yield Problem(f"{named.name} needs the prediction", "variance", named.name, fix)

@@ -1,0 +1,224 @@
+"""What the report of a probe says: its findings, and the cells of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..experiments.criteria import traffic_light
+from .data import Experiment, Run, at_learning_rate
+from .page import Card, Section
+from .readable import NOTHING, short, with_error
+
+DIRECTIONS = {
+    "adamw": "the step that AdamW takes from the saved state, with momentum, preconditioning and weight decay",
+    "preconditioned_gradient": "the policy gradient divided by the root of the saved second moment, "
+    "without momentum and weight decay",
+}
+VERDICTS = {
+    "convergence": ("higher", "the prediction does not depend on the batch size, as it should"),
+    "inverse_B": ("lower", "the prediction shrinks as 1 / B_E: look for a sum that is divided by the batch size twice"),
+    "inconclusive": ("", "the runs do not tell convergence from 1 / B_E"),
+}
+PASSED = {True: "passed", False: "failed", None: "not judged"}
+SAME_SAMPLE = (
+    "Prediction and truth of one run are of the same sequences and share their errors: their difference is curvature, "
+    "not a test."
+)
+OWN_SAMPLES = "Prediction and truth of one run have a sample of E each."
+
+
+def cards(experiment: Experiment) -> list[Card]:
+    """What the page opens with."""
+    found = []
+    if "verdict" in experiment.analysis:
+        verdict = experiment.analysis["verdict"]
+        outcome, text = VERDICTS[verdict]
+        found.append(Card("verdict", verdict.replace("_", " "), text, outcome))
+    if criteria := experiment.analysis.get("criteria"):
+        failed = [criterion["name"] for criterion in criteria if criterion["passed"] is False]
+        judged = sum(criterion["passed"] is not None for criterion in criteria)
+        text = f"failed: {', '.join(failed)}" if failed else "none failed"
+        figure = f"{judged - len(failed)} of {judged} passed"
+        found.append(Card("criteria", figure, text, "lower" if failed else "higher"))
+    failures = sum(run.result is None for run in experiment.runs)
+    if len(experiment.runs) == 1 and not failures:
+        result = experiment.results[0]
+        light = traffic_light(result.get("SE_conditional"), result.get("deltaH1"))
+        if result.get("deltaH1") is not None:
+            figure = with_error(result["deltaH1"], result.get("SE_conditional"))
+            found.append(Card("predicted change, deltaH1", figure, f"{experiment.unit}{_light(light)}"))
+        if result.get("deltaH_true") is not None:
+            figure = with_error(result["deltaH_true"], at_learning_rate(result).get("se"))
+            found.append(Card("measured change, deltaH_true", figure, experiment.unit))
+    else:
+        figure = f"{len(experiment.runs) - failures} of {len(experiment.runs)} succeeded"
+        found.append(Card("runs", figure, "", "lower" if failures else ""))
+    return found
+
+
+def judgement(experiment: Experiment) -> list[Section]:
+    """The tables that the verdict rests on."""
+    analysis = experiment.analysis
+    criteria = [_criterion(criterion) for criterion in analysis.get("criteria") or ()]
+    laws = (analysis.get("se_scaling") or {}).items()
+    return [
+        Section("Criteria", "What must hold if the probe is right.", criteria),
+        Section("Verdict", analysis.get("evidence", ""), _models(analysis.get("fit"))),
+        Section("By batch size", f"In {experiment.unit}; errors are one standard error of the mean.", _sizes(analysis)),
+        Section(
+            "How errors fall with the batch",
+            "Slope of the logarithm over log B_E; −1/2 where prompts are independent.",
+            [_law(name, law) for name, law in laws if law],
+        ),
+    ]
+
+
+def details(experiment: Experiment) -> list[Section]:
+    """The runs, the steps that were measured, the estimators, and what the numbers mean."""
+    one = next(iter(experiment.largest), {})
+    steps = next((result["truth"] for result in experiment.largest if result.get("truth")), ())
+    variance = (one.get("variance") or {}).items()
+    several = " Of the first run with the largest E." if len(experiment.results) > 1 else ""
+    return [
+        Section("Runs", _samples(experiment), [_run(run) for run in experiment.runs]),
+        Section("Measured steps", f"In {experiment.unit}.{several}", [_step(step) for step in steps]),
+        Section("Standard errors", several.strip(), [_estimate(name, estimate) for name, estimate in variance]),
+        Section("What is measured", "", lines=_meaning(experiment)),
+        Section("Ignored in the configuration", "", lines=list(experiment.said("ignored") or ())),
+    ]
+
+
+def _light(light: str | None) -> str:
+    return f"; |SE / deltaH1|: {light}" if light else ""
+
+
+def _criterion(criterion: Mapping[str, Any]) -> dict[str, str]:
+    threshold = criterion["threshold"]
+    band = f"{short(threshold[0])} to {short(threshold[1])}" if isinstance(threshold, list) else short(threshold)
+    return {
+        "criterion": criterion["name"].replace("_", " "),
+        "outcome": PASSED[criterion["passed"]],
+        "value": short(criterion["value"]),
+        "threshold": band,
+        "explanation": criterion["explanation"],
+    }
+
+
+def _models(fit: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    if not fit:
+        return []
+    words = {"convergence": "the same at every size", "inverse_B": f"c × {fit['B_ref']} / B_E"}
+    return [
+        {
+            "model": text,
+            "c": with_error(fit[name]["c"], fit[name]["se"]),
+            "chi2": short(fit[name]["chi2"]),
+            "degrees of freedom": str(fit[name]["degrees_of_freedom"]),
+            "p": short(fit[name]["p"], ".2g"),
+            "AIC": short(fit[name]["AIC"]),
+        }
+        for name, text in words.items()
+    ]
+
+
+def _sizes(analysis: Mapping[str, Any]) -> list[dict[str, str]]:
+    ratios = {name.rpartition("_")[2]: ratio for name, ratio in (analysis.get("scaling_analysis") or {}).items()}
+    return [
+        {
+            "B_E": size,
+            "runs": str(found["successful_runs"]),
+            "mean deltaH1": with_error(found["mean_deltaH1"], found.get("SE_of_mean")),
+            "std over runs": short(found["std_deltaH1"]),
+            "mean SE_conditional": short(found["mean_SE_conditional"]),
+            "over the smallest": short(ratios[size]["observed_ratio"]) if size in ratios else NOTHING,
+            "if it were 1 / B_E": short(ratios[size]["expected_if_1_over_B_E"]) if size in ratios else NOTHING,
+        }
+        for size, found in (analysis.get("by_batch_size") or {}).items()
+    ]
+
+
+def _law(name: str, law: Mapping[str, Any]) -> dict[str, str]:
+    low, high = law["ci95"]
+    return {
+        "of": name,
+        "slope": with_error(law["slope"], law["se"]),
+        "95 % interval": f"{short(low)} to {short(high)}",
+        "holds −1/2": "yes" if law["consistent"] else "no",
+    }
+
+
+def _run(run: Run) -> dict[str, str]:
+    if run.result is None:
+        return {"run": run.name, "outcome": "failed", "error": run.error}
+    result, step = run.result, at_learning_rate(run.result)
+    seconds, memory = (result.get("timing") or {}).get("total_time"), result.get("peak_memory_bytes")
+    return {
+        "run": run.name,
+        "outcome": "success",
+        "B_E": short(result.get("B_E"), "d"),
+        "B_U": short(result.get("B_U"), "d"),
+        "deltaH1": with_error(result.get("deltaH1"), result.get("SE_conditional")),
+        "|SE / deltaH1|": traffic_light(result.get("SE_conditional"), result.get("deltaH1")) or NOTHING,
+        "deltaH_true": with_error(result.get("deltaH_true"), step.get("se")),
+        "ESS": short(step.get("ess_fraction"), ".1%"),
+        "deltaH1_tok": short(result.get("deltaH1_tok")),
+        "bars_dot": short(result.get("bars_dot")),
+        "η": short(result.get("learning_rate")),
+        "seconds": short(seconds, ".1f"),
+        "peak GiB": short(None if memory is None else memory / 2**30, ".2f"),
+    }
+
+
+def _step(step: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "η": short(step["eta"]),
+        "measured": with_error(step.get("deltaH"), step.get("se")),
+        "predicted": with_error(step.get("predicted"), step.get("predicted_se")),
+        "ESS": short(step.get("ess_fraction"), ".1%"),
+        "mean weight": with_error(step.get("mean_w"), step.get("se_mean_w")),
+        "clipped": "" if step.get("clipped_fraction") is None else short(step["clipped_fraction"], ".1%"),
+    }
+
+
+def _estimate(name: str, estimate: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "estimator": name,
+        "estimate": with_error(estimate.get("value"), estimate.get("se")),
+        "in": estimate.get("measured_in") or "",
+        "units": f"{estimate.get('n')} {estimate.get('units')}",
+        "status": estimate.get("status") or "",
+        "estimand": estimate.get("estimand") or "",
+        "reason": estimate.get("reason") or "",
+    }
+
+
+def _samples(experiment: Experiment) -> str:
+    comparison = experiment.said("comparison")
+    shared = "" if not comparison else f" {SAME_SAMPLE if comparison.get('paired', True) else OWN_SAMPLES}"
+    return f"Changes in {experiment.unit}, each with one standard error over draws of E.{shared}"
+
+
+def _meaning(experiment: Experiment) -> list[str]:
+    """The estimand and the direction, in words."""
+    found = []
+    if experiment.results:
+        found.append(
+            f"deltaH1 is the first-order change of the policy's entropy, in {experiment.unit}, on the prompts of E if "
+            "the step of the batch U is taken; above 0 the entropy is predicted to rise. deltaH_true is the change "
+            "that importance sampling measures on sequences that were sampled before the step."
+        )
+    if (direction := experiment.said("direction")) in DIRECTIONS:
+        found.append(f"Direction {direction}: {DIRECTIONS[direction]}.")
+    return found
+
+
+def subtitle(experiment: Experiment) -> str:
+    """One line: what was probed, and how."""
+    facts = {
+        "checkpoint": experiment.config.get("checkpoint"),
+        "B_U": experiment.said("B_U"),
+        "learning rate": short(rate) if (rate := experiment.said("learning_rate")) is not None else None,
+        "": experiment.config.get("timestamp"),
+    }
+    return " · ".join(f"{name} {value}".strip() for name, value in facts.items() if value is not None)

@@ -1,0 +1,142 @@
+"""Raw prompts of a data set, for models without a chat template: reasoning first, the answer between tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import attrs
+from attrs.validators import ge
+
+from ....core.components import Completion, RolloutEngineSession, Sampling
+from ....core.errors import RequestError
+from ....core.experiment import Reward, Rollout
+from ...environments.dataset import Dataset
+from ...environments.verifiers import VERIFIERS, tagged
+from ...rollout.episode import Episode, Turn
+from ...rollout.parsing import Answer
+
+PROMPT = (
+    "Work out the problem below. Write your reasoning between <think> and </think>, "
+    "then the final result alone between <answer> and </answer>.\n\n"
+    "Problem: {question}\n\n"
+    "Response: <think>"
+)
+"""What a model is given; its response begins with the ``<think>`` that ends it."""
+
+NAMED: dict[str, dict[str, str]] = {"gsm8k_r1_template": {"path": "openai/gsm8k", "subset": "main"}}
+"""``dataset_name`` -> the data set's parameters; any other name is a path as ``dataset`` takes it."""
+
+
+@attrs.frozen
+class PromptSource:
+    """Episodes of one turn: a prompt without any chat template, and a response that ends at ``</answer>``.
+
+    The reward is 1 if the response has exactly one ``<answer>...</answer>`` block and the data set's verifier finds it
+    right, else 0. Prompts of more than ``max_prompt_tokens`` are left out.
+    """
+
+    dataset: Dataset
+    max_prompt_tokens: int = attrs.field(default=200, validator=ge(1))
+
+    stop: ClassVar[tuple[str, ...]] = ("</answer>",)
+
+    @classmethod
+    def named(
+        cls, dataset_name: str, split: str = "train", max_prompt_tokens: int = 200, **parameters: Any
+    ) -> PromptSource:
+        """The source of a ``dataset_name`` of :data:`NAMED`, or of a path; ``parameters`` are the data set's."""
+        known = NAMED.get(dataset_name, {"path": dataset_name})
+        return cls(Dataset(**{**known, "split": split, **parameters}), max_prompt_tokens)
+
+    @property
+    def rollout(self) -> Rollout:
+        return Rollout(max_turns=1)
+
+    @property
+    def reward(self) -> Reward:
+        return Reward()
+
+    def tasks(self, tokenizer: Any) -> Sequence[int]:
+        """The rows whose prompts are short enough. Raises RequestError if there is none."""
+        return list(_prompts(self, tokenizer))
+
+    def pool(self, tokenizer: Any) -> int:
+        return len(_prompts(self, tokenizer))
+
+    def left_out(self, tokenizer: Any) -> int:
+        """The number of prompts that are too long."""
+        return self.dataset.tasks - self.pool(tokenizer)
+
+    def play(
+        self,
+        units: Mapping[int, int],
+        responses: int,
+        engine: RolloutEngineSession,
+        tokenizer: Any,
+        sampling: Sampling,
+        seed: int,
+    ) -> list[Episode]:
+        prompts = _prompts(self, tokenizer)
+        members = [(unit, task, member) for unit, task in units.items() for member in range(responses)]
+        completions = engine.generate(
+            [prompts[task] for _, task, _ in members], attrs.evolve(sampling, stop=self.stop), seed
+        )
+        return [
+            self._episode(unit, task, member, prompts[task], completion, tokenizer)
+            for (unit, task, member), completion in zip(members, completions, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "prompts": PROMPT,
+            "dataset": attrs.asdict(self.dataset),
+            "content": self.dataset.digest,
+            "max_prompt_tokens": self.max_prompt_tokens,
+        }
+
+    def _episode(
+        self, unit: int, task: int, member: int, prompt: tuple[int, ...], completion: Completion, tokenizer: Any
+    ) -> Episode:
+        sampled = completion.tokens[:-1] if completion.stop_reason == "eos" else completion.tokens
+        response = "<think>" + tokenizer.decode(list(sampled), clean_up_tokenization_spaces=False)
+        row = self.dataset.row(task)
+        answer = tagged(response)
+        right = bool(answer and VERIFIERS[self.dataset.verifier](answer, row.answer))
+        turn = Turn(
+            prompt=prompt,
+            tokens=completion.tokens,
+            logprobs=completion.logprobs,
+            stop_reason=completion.stop_reason,
+            user=PROMPT.format(question=row.question),
+            response=response,
+            answer=Answer(actions=(answer,), parsed=1) if answer else Answer(),
+            executed=int(bool(answer)),
+            reward=float(right),
+            penalty=0.0,
+        )
+        stop = "success" if right else "done" if answer else "max_turns"
+        return Episode(unit, member, "", (turn,), stop, {"action_is_valid": float(bool(answer))})
+
+
+@lru_cache(maxsize=8)
+def _prompts(source: PromptSource, tokenizer: Any) -> dict[int, tuple[int, ...]]:
+    """Row -> token ids of its prompt, as the tokenizer encodes a text that stands alone."""
+    dataset = source.dataset
+    texts = [PROMPT.format(question=dataset.row(index).question) for index in range(dataset.tasks)]
+    encoded = tokenizer(texts)["input_ids"]
+    if tokenizer.unk_token_id is not None and all(tokenizer.unk_token_id in ids for ids in encoded):
+        raise RequestError(
+            "the checkpoint's tokenizer has no tokens for words of the prompts",
+            f"dataset {dataset.path}, split {dataset.split}",
+            "leave dataset_name out to play the environment of the checkpoint's run, or probe a model of plain text",
+        )
+    kept = {index: tuple(ids) for index, ids in enumerate(encoded) if len(ids) <= source.max_prompt_tokens}
+    if not kept:
+        raise RequestError(
+            f"all {dataset.tasks} prompts are longer than {source.max_prompt_tokens} tokens",
+            f"dataset {dataset.path}, split {dataset.split}",
+            f"raise max_prompt_tokens: the shortest prompt has {min(map(len, encoded))} tokens",
+        )
+    return kept

@@ -1,0 +1,126 @@
+"""Where the prompts of a sample come from, and how they are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import attrs
+
+from ....core.components import Env, Environment, RolloutEngineSession, Sampling
+from ....core.experiment import Reward, Rollout
+from ...rollout.collect import collect
+from ...rollout.episode import Episode
+from ...rollout.template import Template
+from ...training.stages import derived_seed
+
+_ENDLESS = range(2**62)
+"""The seeds of an environment that generates its tasks."""
+_UNUSED = ("engine", "groups", "group_size", "seed", "temperature", "max_tokens")
+"""Keys of ``rollout`` that do not describe a source: a draw has its own, or they decide nothing."""
+
+
+class Source(Protocol):
+    """Offers tasks, and plays those that were drawn. ``rollout`` and ``reward`` say how episodes become rows."""
+
+    @property
+    def rollout(self) -> Rollout: ...
+
+    @property
+    def reward(self) -> Reward: ...
+
+    def tasks(self, tokenizer: Any) -> Sequence[int]:
+        """What is drawn from: rows of a data set, or environment seeds."""
+        ...
+
+    def pool(self, tokenizer: Any) -> int | None:
+        """The number of distinct prompts; ``None`` where they are generated without end."""
+        ...
+
+    def play(
+        self,
+        units: Mapping[int, int],
+        responses: int,
+        engine: RolloutEngineSession,
+        tokenizer: Any,
+        sampling: Sampling,
+        seed: int,
+    ) -> list[Episode]:
+        """``responses`` episodes for each unit -> task; the unit is the group (``Episode.seed``) of its episodes."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data that decides what is sampled from this source, for the key of a cached sample."""
+        ...
+
+
+@attrs.frozen
+class EnvironmentSource:
+    """Episodes of a registered environment, of any number of turns, played as the trainer plays them."""
+
+    environment: Environment
+    """If it has ``tasks``, a number, its tasks are those of the seeds below it; otherwise every seed is a task."""
+    rollout: Rollout
+    """``temperature`` and ``max_tokens`` are the draw's."""
+    reward: Reward = attrs.field(factory=Reward)
+
+    def tasks(self, tokenizer: Any) -> Sequence[int]:
+        pool = self.pool(tokenizer)
+        return _ENDLESS if pool is None else range(pool)
+
+    def pool(self, tokenizer: Any) -> int | None:
+        """The number of distinct tasks, if the environment knows it."""
+        return getattr(self.environment, "tasks", None)
+
+    def play(
+        self,
+        units: Mapping[int, int],
+        responses: int,
+        engine: RolloutEngineSession,
+        tokenizer: Any,
+        sampling: Sampling,
+        seed: int,
+    ) -> list[Episode]:
+        return collect(
+            _Drawn(self.environment, units, seed),
+            attrs.evolve(self.rollout, temperature=sampling.temperature, max_tokens=sampling.max_tokens),
+            engine,
+            Template(tokenizer, self.rollout.think),
+            seeds=list(units),
+            group_size=responses,
+            seed=seed,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        cls = type(self.environment)
+        rollout = attrs.asdict(self.rollout, recurse=False, filter=lambda field, _: field.name not in _UNUSED)
+        return {
+            "environment": f"{cls.__module__.rpartition('uncollapse.')[2]}.{cls.__qualname__}",
+            "parameters": attrs.asdict(cast(Any, self.environment)),
+            "content": getattr(self.environment, "digest", None),
+            "rollout": rollout,
+            "reward": attrs.asdict(self.reward),
+        }
+
+
+@attrs.frozen
+class _Drawn:
+    """The environment with the drawn tasks in the place of seeds.
+
+    A task that was drawn twice is two groups, whose noise is independent too.
+    """
+
+    environment: Environment
+    units: Mapping[int, int]
+    seed: int
+
+    @property
+    def instruction(self) -> str:
+        return self.environment.instruction
+
+    @property
+    def actions(self) -> tuple[str, ...] | None:
+        return self.environment.actions
+
+    def make(self, seed: int, member: int = 0) -> Env:
+        return self.environment.make(self.units[seed], derived_seed(self.seed, "member", seed, member))

@@ -1,0 +1,1 @@
+"""Reports of sweeps: table, plots, one HTML page."""

@@ -1,0 +1,186 @@
+"""What a report reads: the runs of a sweep, from disk."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...core.errors import UncollapseError
+from ...core.spec import format_value, read_spec
+from ...core.timings import timings
+from ...core.yaml import loads
+from .metrics import SHOWN, STAGES, TAIL
+from .standing import Standing, damaged, read_standing
+from .sweep_file import PointFile, SweepFile
+
+SEED_AXIS = "seed"
+"""Points that differ in this alone are repetitions, not settings to compare."""
+
+Series = list[tuple[int, float]]
+"""(step, value) wherever a metric was logged and is finite."""
+
+
+@attrs.frozen(eq=False)
+class RunData:
+    """One run: where it stands on the axes, how it ended, and its metrics."""
+
+    label: str
+    path: Path
+    point: Mapping[str, str]
+    """Axis -> value, both as text."""
+    standing: Standing
+    logged: Mapping[str, Series] = attrs.field(factory=dict)
+    """Metric -> its series; of the metrics that reports show."""
+    steps: int = 0
+    """Training steps that are logged."""
+    timings: Mapping[str, float] = attrs.field(factory=dict)
+    """Seconds of the whole run by ``train``, ``eval``, ``collapse``, ``first_turn``, ``multi_turn``, ``total`` and
+    ``wall``, as status.json has them, else from the metrics; what was never timed is absent."""
+    config: str = ""
+    """``config.yaml``: the resolved experiment."""
+    settings: Mapping[str, str] = attrs.field(factory=dict)
+    """The same by dotted key, values as text; a component is one value."""
+
+    @property
+    def status(self) -> str:
+        return self.standing.status
+
+    @property
+    def failed_regime(self) -> bool:
+        return self.standing.failed_regime
+
+    @property
+    def outcome(self) -> str:
+        return self.standing.outcome
+
+    @property
+    def seed(self) -> str:
+        """Its value on the axis of seeds; empty without one."""
+        return self.point.get(SEED_AXIS, "")
+
+    @property
+    def setting(self) -> str:
+        """``filter.select=top_p(0.9), kl.coef=0.01``: its place on the axes without the seed."""
+        return ", ".join(f"{axis}={value}" for axis, value in self.point.items() if axis != SEED_AXIS)
+
+    def series(self, metric: str) -> Series:
+        return self.logged.get(metric, [])
+
+    def measured(self, metric: str) -> list[tuple[int, float, float | None]]:
+        """(step, value, standard error) of each measurement; the error is ``<metric>_se`` of the same step."""
+        errors = dict(self.series(f"{metric}_se"))
+        return [(step, value, errors.get(step)) for step, value in self.series(metric)]
+
+    def tail(self, metric: str) -> float | None:
+        """The mean over the last :data:`TAIL` logged steps."""
+        values = [value for _, value in self.series(metric)[-TAIL:]]
+        return sum(values) / len(values) if values else None
+
+    def seconds(self) -> dict[str, float]:
+        """Mean seconds of a training step by stage, and ``other``: the rest of the step."""
+        timed = [step for step, _ in self.series("timing_s/step") if step > 0]
+        if not timed:
+            return {}
+        stages = {stage: self._spent(names) / len(timed) for stage, names in STAGES.items()}
+        return {**stages, "other": max(0.0, self._spent(["step"]) / len(timed) - sum(stages.values()))}
+
+    def _spent(self, stages: Iterable[str]) -> float:
+        return sum(seconds for stage in stages for step, seconds in self.series(f"timing_s/{stage}") if step > 0)
+
+
+@attrs.frozen(eq=False)
+class SweepData:
+    """A sweep directory: what ``sweep.yaml`` says, and every run of it."""
+
+    name: str
+    root: Path
+    axes: Mapping[str, Sequence[str]]
+    """Axis -> its values in order, as text."""
+    runs: Sequence[RunData]
+
+    @classmethod
+    def read(cls, root: Path) -> SweepData:
+        """Everything under ``root``, also of runs that are under way; a run that cannot be read is ``damaged``.
+
+        Raises:
+            RequestError: no sweep is there, or its ``sweep.yaml`` is damaged.
+        """
+        file = SweepFile.read(root)
+        return cls(file.name, root, file.axes, [_read_run(point) for point in file.points])
+
+    def commands(self) -> list[str]:
+        """How to do all of it again."""
+        return [f"uncollapse sweep run {self.root / 'sweep.yaml'} --root NEW_DIRECTORY"]
+
+    def differing(self) -> list[dict[str, str]]:
+        """Per run, the resolved settings in which the runs differ."""
+        flat = {run.label: run.settings for run in self.runs if run.settings}
+        keys = dict.fromkeys(key for settings in flat.values() for key in settings)
+        differing = [key for key in keys if len({settings.get(key) for settings in flat.values()}) > 1]
+        return [{"run": label} | {key: settings.get(key, "–") for key in differing} for label, settings in flat.items()]
+
+
+def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
+    """Metric -> its series, of the metrics that reports show."""
+    logged: dict[str, Series] = {metric: [] for metric in SHOWN}
+    for record in records:
+        step = int(record["step"])
+        for metric, series in logged.items():
+            if (value := record.get(metric)) is not None and math.isfinite(value):
+                series.append((step, value))
+    return {metric: series for metric, series in logged.items() if series}
+
+
+def _read_run(point: PointFile) -> RunData:
+    run, standing = point.run, read_standing(point.run, point.hash)
+    if standing.status in ("not started", "damaged"):
+        return RunData(point.label, run.path, point.values, standing)
+    try:
+        records, config = run.metrics(), run.config_file.read_text(encoding="utf-8")
+        return RunData(
+            label=point.label,
+            path=run.path,
+            point=point.values,
+            standing=standing,
+            logged=collect(records),
+            steps=max((int(record["step"]) for record in records), default=0),
+            timings=_timings(standing, records),
+            config=config,
+            settings=_settings(config),
+        )
+    except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return RunData(point.label, run.path, point.values, damaged(error))
+
+
+def _settings(config: str) -> dict[str, str]:
+    """Dotted key -> value as text, section by section: YAML is slow to read, and runs of a sweep share most of it."""
+    settings: dict[str, str] = {}
+    for section in re.split(r"\n(?=\w)", config):
+        settings |= _section(section)
+    return settings
+
+
+@lru_cache(maxsize=1024)
+def _section(text: str) -> dict[str, str]:
+    return dict(_flatten(loads(text)))
+
+
+def _timings(standing: Standing, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    wall = standing.lasted() if "ended" in standing.record else None
+    found = {} if wall is None else {"wall": wall}
+    return {**found, **(standing.timings or timings(records))}
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key -> value as text; a component is one value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and "name" not in value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(read_spec(value)) if isinstance(value, Mapping) else format_value(value)

@@ -1,0 +1,65 @@
+"""The metrics that reports show, by the names under which runs log them."""
+
+from __future__ import annotations
+
+import attrs
+
+TAIL = 5
+"""A step's rollouts are few: what a run ends with is the mean over this many last steps."""
+
+SUCCESS = "validation/success"
+
+ENDS = {
+    "reward": "train/reward",
+    "group reward std": "rollout/in_group_reward_std",
+    "entropy": "actor/entropy",
+    "kept": "rollout/filter_kept_ratio",
+    "KL": "actor/kl",
+}
+"""Column -> the training metric whose mean over the last steps it shows."""
+
+STAGES = {
+    "rollout": ("rollout",),
+    "score": ("score", "reference", "values"),
+    "update": ("update_critic", "update_actor"),
+    "validation": ("validation",),
+}
+"""Stages of a step as people ask for them -> the timings that they add up; what is left is ``other``."""
+
+
+@attrs.frozen
+class Curve:
+    """A metric over the steps."""
+
+    name: str
+    """Of the file."""
+    metric: str
+    title: str
+    unit: str = ""
+    smooth: bool = True
+    """Show the mean over the last steps, with the single steps behind it."""
+
+
+CURVES = (
+    Curve("success", SUCCESS, "Validation success", "share of episodes", smooth=False),
+    Curve("train_success", "train/success", "Training success", "share of episodes"),
+    Curve("reward", "train/reward", "Reward", "mean episode reward"),
+    Curve("group_reward_std", "rollout/in_group_reward_std", "Reward std within groups", "reward"),
+    Curve("entropy", "actor/entropy", "Policy entropy", "nats per token"),
+    Curve("kept_ratio", "rollout/filter_kept_ratio", "Groups kept by the filter", "share of groups"),
+    Curve("kl", "actor/kl", "KL to the reference", "nats per token"),
+)
+
+TIMED = ("step", *(name for names in STAGES.values() for name in names))
+
+SHOWN = tuple(
+    dict.fromkeys(
+        [
+            *(curve.metric for curve in CURVES),
+            f"{SUCCESS}_se",
+            *ENDS.values(),
+            *(f"timing_s/{name}" for name in TIMED),
+        ]
+    )
+)
+"""All that is kept of a run's metrics."""

@@ -1,0 +1,88 @@
+"""``uncollapse sweep report``: everything that is known about a sweep, in one directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+from rich.console import Console
+
+from .data import SweepData
+from .html import page
+from .metrics import SUCCESS
+from .plots import plots
+from .statistics import Difference, against_first, main_effects
+from .table import (
+    NOTE,
+    difference_cells,
+    print_table,
+    run_cells,
+    seconds_cells,
+    summary,
+    timing_cells,
+    verdict_cells,
+    write_csv,
+)
+
+MANY = 40
+"""Lines of a comparison that a terminal is given; more are left to the page."""
+
+
+@attrs.frozen(eq=False)
+class Report:
+    """The runs of a sweep and how they differ."""
+
+    sweep: SweepData
+    effects: list[Difference]
+    """Each value of each axis against the axis's first one."""
+    points: list[Difference]
+    """Each point against the first one; empty where a single axis makes that the same comparison."""
+
+    def print(self, console: Console) -> None:
+        """The tables, for a terminal."""
+        print_table(f"Sweep {self.sweep.name}", [run_cells(run) for run in self.sweep.runs], console)
+        console.print(NOTE, style="dim", highlight=False)
+        print_table("\nWhat the detectors said", verdict_cells(self.sweep.runs), console)
+        print_table("\nTime of each run", [timing_cells(run) for run in self.sweep.runs], console)
+        print_table("\nSeconds per step", [seconds_cells(run) for run in self.sweep.runs], console)
+        for what, found in (("each setting", self.effects), ("each point", self.points)):
+            print_table(f"\nValidation success: {what}", [difference_cells(e) for e in found[:MANY]], console)
+            if len(found) > MANY:
+                console.print(f"{len(found) - MANY} more are in the page", style="dim", highlight=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers of the tables, unrounded, as plain data."""
+        return {
+            "sweep": self.sweep.name,
+            "axes": dict(self.sweep.axes),
+            "runs": [summary(run) for run in self.sweep.runs],
+            "verdicts": {run.label: list(run.standing.verdicts) for run in self.sweep.runs if run.standing.verdicts},
+            "effects": [attrs.asdict(effect) for effect in self.effects],
+            "points": [attrs.asdict(effect) for effect in self.points],
+        }
+
+    def write(self) -> Path:
+        """Write ``report/``: the page, ``runs.csv`` and a PNG per metric; returns the page.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        directory = self.sweep.root / "report"
+        drawn = plots(self.sweep)
+        directory.mkdir(exist_ok=True)
+        for plot in drawn:
+            (directory / f"{plot.name}.png").write_bytes(plot.png)
+        write_csv(directory / "runs.csv", self.sweep.runs)
+        file = directory / "report.html"
+        file.write_text(page(self.sweep, self.effects, self.points, drawn), encoding="utf-8")
+        return file
+
+
+def report(root: str | Path) -> Report:
+    """Read the sweep under ``root``, finished or not. Raises RequestError if there is none."""
+    sweep = SweepData.read(Path(root))
+    effects = main_effects(sweep.runs, sweep.axes, SUCCESS)
+    points = against_first(sweep.runs, SUCCESS)
+    several = len({effect.axis for effect in effects}) > 1
+    return Report(sweep, effects, points if several else [])

@@ -1,0 +1,81 @@
+"""What ``sweep.yaml`` says of a sweep: its points, where their runs are, and their place on the axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...core.errors import RequestError
+from ...core.runs import RunDirectory
+from ...core.yaml import loads
+
+STEPS = re.compile(r"\btrainer\.steps=(\d+)")
+"""Also within the value of a joint axis: ``kl.coef=0, trainer.steps=40``."""
+
+
+@attrs.frozen
+class PointFile:
+    """One point of the file."""
+
+    label: str
+    run: RunDirectory
+    values: Mapping[str, str]
+    """Axis -> value, both as text."""
+    hash: str = ""
+    """Of its configuration; empty if the file does not say."""
+    steps: int | None = None
+    """Its training steps, where the file says so."""
+
+
+@attrs.frozen
+class SweepFile:
+    """The points of a sweep, of which no run has been looked at yet."""
+
+    name: str
+    root: Path
+    points: Sequence[PointFile]
+
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """Axis -> the values that occur on it, in the order of the points."""
+        axes: dict[str, dict[str, None]] = {}
+        for point in self.points:
+            for axis, value in point.values.items():
+                axes.setdefault(axis, {})[value] = None
+        return {axis: list(values) for axis, values in axes.items()}
+
+    @classmethod
+    def read(cls, root: Path) -> SweepFile:
+        """Raises RequestError if no sweep is in the directory ``root``, or if its file is damaged."""
+        file = root / "sweep.yaml"
+        try:
+            record = loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RequestError("this is no sweep directory: it has no sweep.yaml", str(root)) from error
+        except (OSError, ValueError) as error:
+            raise _damaged(file, str(error)) from error
+        try:
+            points = [_point(root, record, point) for point in record["points"]]
+            name = str(record["name"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(file, "name and points are not there, or not as a sweep writes them") from error
+        if not points:
+            raise _damaged(file, "it has no points")
+        return cls(name, root, points)
+
+
+def _point(root: Path, record: Mapping[str, Any], point: Mapping[str, Any]) -> PointFile:
+    values = {str(axis): str(value) for axis, value in point["values"].items()}
+    own = STEPS.search("; ".join(f"{axis}={value}" for axis, value in values.items()))
+    steps = int(own[1]) if own else (record.get("experiment") or {}).get("trainer", {}).get("steps")
+    run = RunDirectory(root / point.get("path", point["label"]))
+    return PointFile(point["label"], run, values, point.get("hash", ""), steps)
+
+
+def _damaged(file: Path, reason: str) -> RequestError:
+    fix = "run the sweep again with the same options: it writes the file anew and keeps the runs"
+    return RequestError(f"the sweep's record is damaged: {reason}", str(file), fix)

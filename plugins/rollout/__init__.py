@@ -1,0 +1,1 @@
+"""Conversations and the engines that sample them."""

@@ -1,0 +1,132 @@
+"""One episode as a state machine: tokens in, tokens out, an environment in between."""
+
+from __future__ import annotations
+
+from ...core.components import Completion, Environment, Step
+from ...core.errors import RequestError
+from ...core.experiment import Rollout
+from . import messages
+from .episode import Episode, Turn
+from .parsing import parse
+from .template import Template
+
+
+class Conversation:
+    """``prompt`` is the next turn's prompt, ``advance`` takes what was sampled after it, ``stop`` says why it ended.
+
+    A turn needs room for ``max_tokens`` after its prompt: an episode whose next turn could outgrow ``max_context`` is
+    truncated there, so no row is ever cut.
+
+    Raises:
+        RequestError: not even the first turn has that room.
+    """
+
+    def __init__(
+        self, environment: Environment, rollout: Rollout, template: Template, seed: int, member: int = 0
+    ) -> None:
+        self.rollout, self.template, self.seed, self.member = rollout, template, seed, member
+        self.actions = environment.actions
+        self.system = messages.system(environment, rollout)
+        self.env = environment.make(seed, member)
+        self.state = self.env.initial_observation().strip("\n")
+        self.stop: str | None = None
+        self.executed = 0
+        self.turns: list[Turn] = []
+        self.blocks: list[str] = []
+        """What each turn shows of the environment."""
+        self.users: list[str] = []
+        """Each turn's user message in a chat: the outcome of the turn before, then the turn's block."""
+        self.totals: dict[str, list[float]] = {}
+        self._ask()
+        if self._full():
+            raise RequestError(
+                f"the first prompt has {len(self.prompt)} tokens: no room for a turn of {rollout.max_tokens}",
+                f"rollout.max_context: {rollout.max_context}",
+                "raise rollout.max_context or lower rollout.max_tokens",
+            )
+
+    def advance(self, completion: Completion) -> None:
+        """Take one sampled response: act on it, and write the next prompt unless the episode is over."""
+        response = self.template.decode(completion)
+        answer = parse(response, self.actions, self.rollout.max_actions_per_turn, self.rollout.think)
+        reward, executed, done = 0.0, 0, None
+        for action in answer.actions[: self.rollout.max_actions - self.executed]:
+            step = self.env.step(action)
+            self._record(step)
+            reward, executed = reward + step.reward, executed + 1
+            if step.done:
+                done = "success" if step.success else "done"
+                break
+        self.executed += executed
+        self.turns.append(
+            Turn(
+                prompt=self.prompt,
+                tokens=completion.tokens,
+                logprobs=completion.logprobs,
+                stop_reason=completion.stop_reason,
+                user=self.user,
+                response=response,
+                answer=answer,
+                executed=executed,
+                reward=reward,
+                penalty=0.0 if answer.valid else self.rollout.format_penalty,
+            )
+        )
+        self.stop = done or self._exhausted()
+        if self.stop is None:
+            self._ask()
+            if self._full():
+                self.stop = "max_context"
+
+    def episode(self) -> Episode:
+        """The finished episode. Raises ValueError while it still runs."""
+        if self.stop is None:
+            raise ValueError("the episode has not ended")
+        metrics = {name: sum(values) / len(values) for name, values in self.totals.items()}
+        return Episode(self.seed, self.member, self.system, tuple(self.turns), self.stop, metrics)
+
+    def _record(self, step: Step) -> None:
+        self.state = step.observation.strip("\n")
+        for name, value in step.metrics.items():
+            self.totals.setdefault(name, []).append(float(value))
+
+    def _exhausted(self) -> str | None:
+        if self.executed >= self.rollout.max_actions:
+            return "max_actions"
+        return "max_turns" if len(self.turns) >= self.rollout.max_turns else None
+
+    def _full(self) -> bool:
+        return len(self.prompt) + self.rollout.max_tokens > self.rollout.max_context
+
+    def _ask(self) -> None:
+        """Write the user message of the next turn and the prompt that it ends."""
+        block = messages.turn(len(self.turns) + 1, self.state, self.rollout.max_actions - self.executed)
+        self.blocks.append(block)
+        self.users.append("\n".join([self._outcome(self.turns[-1]), block]) if self.turns else block)
+        start = self._window_start()
+        if self.rollout.context_window == "single_turn":
+            self.user = "\n".join([*self._history(start), block])
+            self.prompt = self.template.first(self.system, self.user)
+            return
+        self.user = self.users[-1]
+        self.prompt = self.template.first(self.system, self.users[start])
+        for turn, user in zip(self.turns[start:], self.users[start + 1 :], strict=True):
+            self.prompt += turn.tokens + self.template.bridge(turn.tokens, user)
+
+    def _window_start(self) -> int:
+        """The first turn (from 0) that the next prompt shows."""
+        size = self.rollout.window_turns
+        if self.rollout.context_window == "full" or size < 0:
+            return 0
+        return max(0, len(self.turns) + 1 - size)
+
+    def _history(self, start: int) -> list[str]:
+        return [
+            line
+            for block, turn in zip(self.blocks[start:], self.turns[start:], strict=False)
+            for line in (block, messages.answered(turn.answer.actions), self._outcome(turn))
+        ]
+
+    @staticmethod
+    def _outcome(turn: Turn) -> str:
+        return messages.outcome(turn.reward, turn.answer.valid)

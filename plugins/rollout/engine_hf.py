@@ -1,0 +1,188 @@
+"""Engine ``hf``: samples with a Hugging Face causal language model, usually the very module that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StopStringCriteria
+
+from ...core.components import Completion, Sampling
+from ...core.errors import RunError
+from .template import end_ids
+
+_REASONS = ("length", "eos", "stop")
+
+
+@attrs.frozen
+class HfEngine:
+    """Sample with the trainer's own Hugging Face model, so that there are no weights to copy.
+
+    log p(token) = log_softmax(logits / temperature) in fp32, over the whole vocabulary: no top-k or top-p, so the
+    sampler's log-probs are those of a training pass at the same temperature, up to the rounding of the forward pass.
+    Temperature 0 takes the likeliest token and reports its log-prob at temperature 1.
+
+    A response ends with an end-of-turn token (of the generation config, the tokenizer or the chat template), a stop
+    string, or after ``max_tokens``. Prompts are left padded, with position ids that skip the padding; equal prompts are
+    read once; rows that ended leave the batch once they are half of it.
+
+    Every prompt has its own random numbers, drawn from the seed and inverted through the distribution function: the
+    same seed and prompts give the same completions, and ``batch`` changes them only where rounding does.
+    """
+
+    greedy: ClassVar[bool] = True
+
+    batch: int = attrs.field(default=128, validator=attrs.validators.ge(1))
+    """Conversations per forward pass, at most; bounds the memory of the key-value cache."""
+
+    def start(self, model: Any, tokenizer: Any) -> HfSession:
+        return HfSession(model, tokenizer, self.batch)
+
+
+class HfSession:
+    """Holds the model. Dropout is off while it samples; the model's mode is put back afterwards."""
+
+    def __init__(self, model: Any, tokenizer: Any, batch: int) -> None:
+        self.model, self.tokenizer, self.batch = model, tokenizer, batch
+        self.end_ids = end_ids(model, tokenizer)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
+        """One completion per prompt, in order.
+
+        Raises:
+            RunError: the model's logits are NaN.
+        """
+        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers on every device
+        uniforms = torch.rand(len(prompts), sampling.max_tokens, generator=generator, dtype=torch.float64)
+        uniforms = uniforms.to(self.model.device)
+        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # little padding within a batch
+        completions: dict[int, Completion] = {}
+        with _evaluating(self.model), torch.no_grad():
+            for start in range(0, len(prompts), self.batch):
+                chunk = by_length[start : start + self.batch]
+                sampled = self._sample([tuple(prompts[index]) for index in chunk], sampling, uniforms[chunk])
+                completions.update(zip(chunk, sampled, strict=True))
+        return [completions[index] for index in range(len(prompts))]
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy full tensors into the model, by name. Not needed when the model is the trainer's own.
+
+        Raises:
+            RunError: the model has no tensor of that name and shape.
+        """
+        own = self.model.state_dict()
+        with torch.no_grad():
+            for name, tensor in weights:
+                if name not in own or own[name].shape != tensor.shape:
+                    raise RunError(
+                        f"the sampling model has no weight {name} of shape {tuple(tensor.shape)}",
+                        "rollout engine hf",
+                        "start the engine with a model of the same architecture as the trainer's",
+                    )
+                own[name].copy_(tensor)
+
+    def close(self) -> None:
+        del self.model
+
+    def _sample(self, prompts: list[tuple[int, ...]], sampling: Sampling, uniforms_N_T: Tensor) -> list[Completion]:
+        logits_N_V, cache, mask_N_L = self._prefill(prompts)
+        if bool(logits_N_V.isnan().any()):
+            raise RunError("the model's logits are NaN", "rollout engine hf", "the policy diverged: lower trainer.lr")
+        device, rows, width = logits_N_V.device, len(prompts), mask_N_L.shape[1]
+        mask_N_L = torch.cat([mask_N_L, mask_N_L.new_ones(rows, sampling.max_tokens)], dim=1)
+        positions_N = mask_N_L[:, :width].sum(1)
+        ends = torch.tensor(self.end_ids, dtype=torch.long, device=device)
+        stop_strings = StopStringCriteria(self.tokenizer, list(sampling.stop)) if sampling.stop else None
+
+        tokens_N_T = torch.zeros(rows, sampling.max_tokens, dtype=torch.long, device=device)
+        logprobs_N_T = torch.zeros(rows, sampling.max_tokens, device=device)
+        lengths_N = torch.full((rows,), sampling.max_tokens, device=device)
+        reasons_N = torch.zeros(rows, dtype=torch.long, device=device)
+        alive = torch.arange(rows, device=device)  # the rows still in the batch, of which `running` have not ended
+        running = torch.ones(rows, dtype=torch.bool, device=device)
+
+        for step in range(sampling.max_tokens):
+            if step:
+                logits_N_V = self._forward(
+                    tokens_N_T[alive, step - 1, None],
+                    mask_N_L[:, : width + step],
+                    (positions_N + step - 1)[:, None],
+                    cache,
+                )
+            token, logprob = _draw(logits_N_V, sampling.temperature, uniforms_N_T[alive, step])
+            tokens_N_T[alive, step] = token
+            logprobs_N_T[alive, step] = logprob
+            reason = torch.isin(token, ends).long()
+            if stop_strings is not None:
+                stopped = stop_strings(tokens_N_T[alive, : step + 1], None)
+                reason = torch.where((reason == 0) & stopped, 2, reason)
+            ended = running & (reason > 0)
+            lengths_N[alive[ended]] = step + 1
+            reasons_N[alive[ended]] = reason[ended]
+            running = running & ~ended
+            left = int(running.sum())
+            if left == 0:
+                break
+            if 2 * left <= len(alive):
+                cache.batch_select_indices(running.nonzero().flatten())
+                alive, mask_N_L, positions_N = alive[running], mask_N_L[running], positions_N[running]
+                running = running[running]
+
+        return [
+            Completion(tuple(tokens[:length]), tuple(logprobs[:length]), _REASONS[reason])
+            for tokens, logprobs, length, reason in zip(
+                tokens_N_T.tolist(), logprobs_N_T.tolist(), lengths_N.tolist(), reasons_N.tolist(), strict=True
+            )
+        ]
+
+    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, DynamicCache, Tensor]:
+        """Next-token logits [N, V], the cache and the mask [N, L] of left-padded prompts; equal prompts share work."""
+        distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        width = max(map(len, distinct))
+        device = self.model.device
+        ids = torch.tensor([(0,) * (width - len(prompt)) + prompt for prompt in distinct], device=device)
+        lengths = torch.tensor([len(prompt) for prompt in distinct], device=device)
+        mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
+        cache = DynamicCache(config=self.model.config)
+        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        rows = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
+        if len(distinct) < len(prompts):
+            cache.batch_select_indices(rows)
+        return logits[rows], cache, mask[rows]
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+
+def _draw(logits_N_V: Tensor, temperature: float, uniforms_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The next token of each row (where the distribution function exceeds its uniform number) and its log-prob."""
+    logprobs_N_V = (logits_N_V.float() / (temperature or 1.0)).log_softmax(-1)
+    if temperature == 0:
+        token = logprobs_N_V.argmax(-1)
+    else:
+        below_N_V = logprobs_N_V.exp().cumsum(-1, dtype=torch.float64)
+        below_N_V /= below_N_V[:, -1:].clone()
+        token = torch.searchsorted(below_N_V, uniforms_N[:, None], right=True)[:, 0]
+    return token, logprobs_N_V.gather(1, token[:, None])[:, 0]
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,152 @@
+"""Episodes -> rows of :class:`Rollouts`, their metrics, and their transcripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.components import Rollouts
+from ...core.errors import RunError
+from ...core.experiment import Reward, Rollout
+from .episode import Episode, Turn
+
+
+def in_order(episodes: Iterable[Episode]) -> list[Episode]:
+    """By group and member, so that it does not matter which rank collected what.
+
+    Raises:
+        RunError: two episodes are the same member of the same group.
+    """
+    ordered = sorted(episodes, key=lambda episode: (episode.seed, episode.member))
+    if len({(episode.seed, episode.member) for episode in ordered}) < len(ordered):
+        raise RunError("two episodes are the same member of the same group", "rollouts", "give each group its own seed")
+    return ordered
+
+
+def raw_rewards(episodes: Iterable[Episode]) -> tuple[Tensor, Tensor]:
+    """[E] rewards with format penalties and [E] group ids, both in the order of :func:`in_order`."""
+    episodes = in_order(episodes)
+    _, groups_E = torch.tensor([episode.seed for episode in episodes]).unique(return_inverse=True)
+    return torch.tensor([episode.reward for episode in episodes], dtype=torch.float32), groups_E
+
+
+def build(episodes: Iterable[Episode], rollout: Rollout, reward: Reward, rewards_E: Tensor | None = None) -> Rollouts:
+    """Right-padded rows of all ranks' episodes, ordered by group and member; the group ids are 0..P-1 in that order.
+
+    With ``context_window: full`` an episode is one row. In the turn-level windows each turn is a row in which only that
+    turn's tokens train, and with ``placement: episode`` every row carries the whole episode's reward.
+
+    ``rewards_E`` are normalised episode rewards in the order of :func:`raw_rewards`; the raw ones unless given.
+
+    Raises:
+        RunError: an episode is there twice, or normalised rewards are to be placed by turn, which is not defined.
+    """
+    episodes = in_order(episodes)
+    raw_E, groups_E = raw_rewards(episodes)
+    rewards_E = raw_E if rewards_E is None else rewards_E.to(raw_E)
+    by_turn = reward.placement == "turn"
+    if by_turn and not torch.allclose(rewards_E, raw_E, rtol=0, atol=0, equal_nan=True):
+        raise RunError(
+            "normalised episode rewards cannot be placed by turn",
+            f"reward.normalization: {reward.normalization}, reward.placement: turn",
+            "set reward.normalization: identity, or reward.placement: episode",
+        )
+    rows = [
+        (index, trained)
+        for index, episode in enumerate(episodes)
+        for trained in _trained_turns(episode, whole=rollout.context_window == "full")
+    ]
+    sequences = [trained[-1][1].prompt + trained[-1][1].tokens for _, trained in rows]
+    lengths_B = torch.tensor([len(sequence) for sequence in sequences])
+    shape = len(rows), int(lengths_B.max())
+    tokens_B_T, turns_B_T = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+    logprobs_B_T, rewards_B_T = torch.zeros(shape), torch.zeros(shape)
+    for row, ((index, trained), sequence) in enumerate(zip(rows, sequences, strict=True)):
+        tokens_B_T[row, : len(sequence)] = torch.tensor(sequence)
+        for number, turn in trained:
+            start = len(turn.prompt)
+            end = start + len(turn.tokens)
+            turns_B_T[row, start:end] = number
+            logprobs_B_T[row, start:end] = torch.tensor(turn.logprobs)
+            if by_turn:
+                rewards_B_T[row, end - 1] = turn.reward - turn.penalty
+        if not by_turn:
+            rewards_B_T[row, len(sequence) - 1] = rewards_E[index]
+    episodes_B = torch.tensor([index for index, _ in rows])
+    return Rollouts(
+        tokens=tokens_B_T,
+        mask=turns_B_T >= 0,
+        turns=turns_B_T,
+        logprobs=logprobs_B_T,
+        rewards=rewards_B_T,
+        episodes=episodes_B,
+        groups=groups_E[episodes_B],
+        raw_rewards_E=raw_E,
+        group_ids_P=groups_E.unique(),
+        lengths=lengths_B,
+    )
+
+
+def _trained_turns(episode: Episode, whole: bool) -> list[list[tuple[int, Turn]]]:
+    """The numbered turns of each of the episode's rows. The last turn's prompt holds the tokens of those before it."""
+    turns = list(enumerate(episode.turns))
+    return [turns] if whole else [[turn] for turn in turns]
+
+
+def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What the episodes of a step, or of a validation, were like.
+
+    * shares of episodes: ``success``, ``truncated``
+    * share of groups with at least one success among ``G`` members: ``pass@G``
+    * means per episode: ``reward`` (raw), ``turns``, ``actions`` (executed), ``response_length`` (sampled tokens)
+    * share of the actions that were read: ``valid_action_rate``
+    * shares of turns: ``invalid_turn_rate``, ``cut_turn_rate`` (ended by ``max_tokens``)
+    * the environment's own metrics, averaged over the episodes that have them; the names above win over these
+    """
+    turns = [turn for episode in episodes for turn in episode.turns]
+    parsed = sum(turn.answer.parsed for turn in turns)
+    groups = [list(group) for _, group in groupby(in_order(episodes), key=lambda episode: episode.seed)]
+    names = sorted({name for episode in episodes for name in episode.metrics})
+    return {
+        **{name: fmean(e.metrics[name] for e in episodes if name in e.metrics) for name in names},
+        "success": fmean(episode.success for episode in episodes),
+        "truncated": fmean(episode.truncated for episode in episodes),
+        f"pass@{max(map(len, groups))}": fmean(any(episode.success for episode in group) for group in groups),
+        "reward": fmean(episode.reward for episode in episodes),
+        "turns": len(turns) / len(episodes),
+        "actions": sum(turn.executed for turn in turns) / len(episodes),
+        "response_length": sum(len(turn.tokens) for turn in turns) / len(episodes),
+        "valid_action_rate": sum(len(turn.answer.actions) for turn in turns) / parsed if parsed else 0.0,
+        "invalid_turn_rate": fmean(not turn.answer.valid for turn in turns),
+        "cut_turn_rate": fmean(turn.stop_reason == "length" for turn in turns),
+    }
+
+
+def transcript(episode: Episode) -> dict[str, Any]:
+    """The episode as text, for ``rollouts/step_N.jsonl``; ``group`` is the group's environment seed."""
+    return {
+        "group": episode.seed,
+        "member": episode.member,
+        "reward": episode.reward,
+        "success": episode.success,
+        "stop": episode.stop,
+        "system": episode.system,
+        "turns": [
+            {
+                "user": turn.user,
+                "response": turn.response,
+                "actions": list(turn.answer.actions),
+                "valid": turn.answer.valid,
+                "reward": turn.reward,
+                "penalty": turn.penalty,
+                "tokens": len(turn.tokens),
+                "stop_reason": turn.stop_reason,
+            }
+            for turn in episode.turns
+        ],
+    }

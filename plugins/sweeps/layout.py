@@ -1,0 +1,109 @@
+"""Where the runs of a sweep are on disk, and what they are called: templates that each point fills in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import attrs
+
+from ...core.errors import RequestError
+from ...core.experiment import Experiment
+from ...core.spec import format_value
+from ...core.sweep import Point
+
+_SIZE = re.compile(r"\d+(?:\.\d+)?[BM]\b")
+
+OUTCOME = dict.fromkeys(("status", "gpu", "train", "eval", "collapse", "first_turn", "multi_turn", "total", "wall"), "")
+"""What a line may name beside the fields of a point."""
+
+
+@attrs.frozen
+class Place:
+    """What a layout says of one point. Paths are below the root of the sweep."""
+
+    home: Path
+    """Of the sweep itself: ``sweep.yaml`` and the report."""
+    run: Path
+    """The run directory."""
+    name: str
+    """The run's name, for people, logs and W&B."""
+    log: Path | None
+    """A second name of the run's log."""
+    checkpoints: Path | None
+    """A second name of the run's checkpoints."""
+    summary: Path | None
+    """The log that gets one line per run."""
+    line: Template
+    """That line; the outcome is filled in when there is one."""
+
+
+@attrs.frozen
+class Layout:
+    """Templates such as ``logs/kl_sweep_$model/$label``.
+
+    ``$label`` is the point's label, ``$name`` the run's name, ``$model`` the last part of the model's path (or the name
+    of its builder), ``$size`` its size where the name tells it (``3B``), ``$environment`` the environment's name;
+    ``$filter_value``, ``$filter_include_zero`` and so on are the parameters of the rollout filter; every axis and
+    every value of a case has its own name. A line may also use ``$status``, ``$gpu`` and the seconds ``$train``,
+    ``$eval``, ``$collapse``, ``$first_turn``, ``$multi_turn``, ``$total`` and ``$wall``.
+    """
+
+    home: str = "."
+    run: str = "$label"
+    name: str = "$label"
+    log: str = ""
+    checkpoints: str = ""
+    summary: str = ""
+    line: str = "$name | status=$status"
+
+    def place(self, root: Path, point: Point) -> Place:
+        """Where the point is below ``root``. Raises RequestError if a template names what there is not."""
+        fields = _fields(point)
+        fields["name"] = _fill("name", self.name, fields)
+
+        def path(key: str) -> Path | None:
+            text = getattr(self, key)
+            return root / _fill(key, text, fields) if text else None
+
+        _fill("line", self.line, {**fields, **OUTCOME})
+        line = Template(Template(self.line).safe_substitute(fields))  # the outcome stays for later
+        home, run = path("home") or root, path("run")
+        if run is None:
+            raise RequestError("the layout of a sweep needs a run directory", "layout.run", "write $label")
+        return Place(home, run, fields["name"], path("log"), path("checkpoints"), path("summary"), line)
+
+
+def _fields(point: Point) -> dict[str, str]:
+    experiment = point.experiment
+    model = model_name(experiment)
+    size = _SIZE.search(model)
+    fields = {f"filter_{key}": format_value(value) for key, value in experiment.filter.select.params.items()}
+    fields |= {"filter_include_zero": str(experiment.filter.select.params.get("include_zero", True))}
+    fields |= {
+        "model": model,
+        "size": size[0] if size else model,
+        "environment": experiment.environment.name,
+        "steps": str(experiment.trainer.steps),
+    }
+    return fields | dict(point.values) | {"label": point.label}
+
+
+def model_name(experiment: Experiment) -> str:
+    """``Qwen2.5-3B``: the last part of the model's path, or the name of its builder."""
+    model = experiment.model
+    return Path(model.path).name if model.path else model.build.name if model.build else "model"
+
+
+def _fill(key: str, template: str, fields: Mapping[str, Any]) -> str:
+    where = f"layout.{key}: {template}"
+    try:
+        return Template(template).substitute(fields)
+    except KeyError as error:
+        known = ", ".join(f"${name}" for name in sorted(fields) if name.isidentifier())
+        raise RequestError(f"there is no ${error.args[0]}", where, f"use {known}") from error
+    except ValueError as error:
+        raise RequestError(f"the template cannot be read: {error}", where, "write $$ for $") from error

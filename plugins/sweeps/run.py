@@ -1,0 +1,230 @@
+"""Running the points of a sweep: what is done stays done, what has begun goes on, nothing is overwritten."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from rich.console import Console
+
+from ...core.errors import RequestError
+from ...core.files import make_directory, replace_text
+from ...core.identity import config_hash
+from ...core.yaml import SyntaxProblem, dumps, loads
+from ..launch.job import Job
+from ..tracking.wandb_sync import Syncer
+from . import summary
+from .prepare import WAIT_S, Prepared, held, matches, move_aside, prepare, repair
+
+INTERRUPTED = 130
+MOMENT_S = 1.0
+"""Others hold a run for a moment to see whether somebody trains it."""
+WRONG_REQUEST = 2
+RAN_BEFORE = (0, 3)
+"""Exit codes of a process that finds its run ended, by a sweep that shares it."""
+IMPORTS = (
+    "uncollapse.plugins.training.train",
+    "uncollapse.plugins.training.deepspeed_backend",
+    "deepspeed",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.qwen2.modeling_qwen2",
+)
+"""What takes a run seconds to import, and runs on one CPU can share."""
+
+
+@attrs.frozen
+class Options:
+    """How a sweep runs; what it computes does not depend on any of it."""
+
+    skip_statuses: tuple[str, ...] = ("success",)
+    """A point that ended so, with the same configuration, is not run again; ``stopped`` stands for any detector."""
+    retries: int = 0
+    """How often a failed run is tried again, from its last checkpoint."""
+    wandb_sync: Literal["each", "end", "never"] = "never"
+    """When W&B runs that were recorded offline are uploaded."""
+
+
+@attrs.frozen
+class Result:
+    """How the points of a sweep stand."""
+
+    home: Path
+    """The directory of ``sweep.yaml`` and the report."""
+    statuses: Mapping[str, str]
+    """Label -> status."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every run used its budget or was stopped by a detector, 130 if one was interrupted, 1 otherwise."""
+        left = {status for status in self.statuses.values() if not matches(status, ("success", "stopped"))}
+        return (INTERRUPTED if left == {"interrupted"} else 1) if left else 0
+
+
+def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: Any, options: Options) -> Result:
+    """Write ``sweep.yaml`` and run every point that is not to be skipped; see :meth:`.sweep.Sweep.run`."""
+    launcher.describe()  # raises what run would raise, before anything is written
+    home = points[0].place.home
+    make_directory(home)
+    with _locked(home):
+        _write_record(home / "sweep.yaml", record)
+        _Running(points, launcher, options).run()
+    return Result(home, {point.label: point.record().get("status", "not started") for point in points})
+
+
+class _Running:
+    """One pass over the points of a sweep."""
+
+    def __init__(self, points: Sequence[Prepared], launcher: Any, options: Options) -> None:
+        self.console = Console(soft_wrap=True, highlight=False, markup=False)
+        self.launcher, self.options = launcher, options
+        patience = time.monotonic() + WAIT_S
+        self.points = {
+            point.label: prepare(point, options.skip_statuses, self.console.print, patience - time.monotonic())
+            for point in points
+        }
+        self.tries: dict[str, int] = defaultdict(int)
+        self.started: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        self.syncer = Syncer(options.wandb_sync)
+        self.ended = 0
+
+    def run(self) -> None:
+        todo = [point for point in self.points.values() if point.todo]
+        self.console.print(f"{len(self.points)} points, {len(todo)} to run")
+        self._announce(todo)
+        _build_models(todo, self.console)
+        try:
+            self.launcher.run([self._job(point) for point in todo], on_start=self._start, on_finish=self._finish)
+        finally:
+            for point in todo:
+                if point.record().get("status") == "running" and not point.run.locked():
+                    point.run.set_status("interrupted", error="it was killed when the sweep was interrupted")
+            for path, error in self.syncer.close(point.run for point in self.points.values()).items():
+                self.console.print(f"{path}: not uploaded to W&B: {error}")
+            for file, points in self._by_summary().items():
+                summary.append(file, *summary.closing((point.place, point.record()) for point in points))
+
+    def _by_summary(self) -> dict[Path, list[Prepared]]:
+        files = defaultdict(list)
+        for point in self.points.values():
+            if point.place.summary:
+                files[point.place.summary].append(point)
+        return files
+
+    def _announce(self, todo: Sequence[Prepared]) -> None:
+        for point in self.points.values():
+            if not point.todo:
+                self.console.print(f"{point.label}: skipped, {point.why}")
+        for file, points in self._by_summary().items():
+            title = "Sweep resumed" if file.exists() else "Sweep"
+            skipped = [f"Skipping: {point.place.name} ({point.why})" for point in points if not point.todo]
+            summary.append(file, f"{title}: {sum(point.todo for point in points)} of {len(points)} runs", *skipped)
+
+    def _job(self, point: Prepared) -> Job:
+        return Job(point.label, command_of(point, self.launcher), point.run.path / "log.txt", preload=IMPORTS)
+
+    def _start(self, job: Job) -> None:
+        point = self.points[job.name]
+        self.started[job.name] = time.monotonic(), point.record()
+        self.console.print(f"started {job.name}, see {point.place.log or job.log}")
+
+    def _finish(self, job: Job, code: int) -> Job | None:
+        point = self.points[job.name]
+        status = self._settle(point, code, *self.started.pop(job.name, (time.monotonic(), point.record())))
+        self.tries[job.name] += 1
+        if status.get("status") == "failed" and code != WRONG_REQUEST and self.tries[job.name] <= self.options.retries:
+            self.console.print(f"{job.name}: {describe(status)}; trying again ({self.tries[job.name]})")
+            return job
+        self.ended += 1
+        todo = sum(point.todo for point in self.points.values())
+        self.console.print(f"[{self.ended}/{todo}] {job.name}: {describe(status)}")
+        if point.place.summary:
+            summary.append(point.place.summary, summary.line(point.place, status))
+        self.syncer.ended(point.run)
+        return None
+
+    def _settle(self, point: Prepared, code: int, started: float, before: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The final record of a run whose process has ended; one that died without a word has failed."""
+        run, record = point.run, point.record()
+        if held(run, MOMENT_S) or not record:
+            self.console.print(f"{run.path}: another process {'trains it' if record else 'has put another run there'}")
+            return record
+        if record.get("status") == "damaged":
+            repair(point, self.console.print)
+        unchanged = record == before and code not in RAN_BEFORE
+        if point.record().get("status") in ("queued", "running") or unchanged:
+            state = "interrupted" if code == INTERRUPTED else "failed"
+            run.set_status(state, error=f"the process ended with code {code}; see log.txt")
+        spent = {**point.record().get("timings", {}), **run.timings()}
+        run.annotate(timings={**spent, "wall": spent.get("wall", 0.0) + time.monotonic() - started})
+        return point.record()
+
+
+def command_of(point: Prepared, launcher: Any) -> list[str]:
+    """The process that trains a point, begun or not."""
+    words = [sys.executable, "-m", "uncollapse.cli.main", "train", str(point.run.config_file)]
+    words += ["--run-dir", str(point.run.path), "--resume"]
+    ranks = getattr(launcher, "gpus_per_job", 1)
+    return [*words, "--ranks", str(ranks)] if ranks > 1 else words
+
+
+def describe(status: Mapping[str, Any]) -> str:
+    """A status record in one line."""
+    metrics = status.get("metrics", {})
+    parts = [status.get("status", "not started")]
+    if "step" in status:
+        parts.append(f"step {status['step']}")
+    if metrics.get("validation/success") is not None:
+        error = metrics.get("validation/success_se")
+        parts.append(f"validation success {metrics['validation/success']:.3f}" + (f" ± {error:.3f}" if error else ""))
+    if status.get("error"):
+        parts.append(str(status["error"]).splitlines()[0])
+    return ", ".join(parts)
+
+
+def _build_models(points: Sequence[Prepared], console: Console) -> None:
+    """Build the start models before any run needs one, so that runs do not wait for each other."""
+    built = [point.experiment for point in points if point.experiment.model.build]
+    if not built:
+        return
+    from ..training.prepare import prepare_model
+
+    for path in dict.fromkeys(str(prepare_model(experiment)) for experiment in built):
+        console.print(f"start model: {path}")
+
+
+def _write_record(file: Path, record: Mapping[str, Any]) -> None:
+    text = dumps(dict(record))
+    if file.exists() and (there := file.read_text(encoding="utf-8", errors="replace")) != text:
+        try:
+            digest = config_hash(loads(there))
+        except (SyntaxProblem, AttributeError):
+            digest = "damaged"
+        move_aside(file, digest)
+    replace_text(file, text)
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Two schedulers of one sweep would wait for each other's runs. The lock goes with the process that has it."""
+    with (home / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            who = lock.read().strip() or "another process"
+            raise RequestError(
+                f"{who} runs this sweep", str(home), "wait for it, or give another --output-root"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        yield

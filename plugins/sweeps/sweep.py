@@ -1,0 +1,240 @@
+"""A sweep: one experiment, and what is varied about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...core.config import Source, compose, to_dict
+from ...core.converter import make_converter, plain
+from ...core.errors import RequestError
+from ...core.experiment import Experiment, Named
+from ...core.identity import config_hash
+from ...core.problems import Invalid
+from ...core.registry import registry
+from ...core.spec import read_spec
+from ...core.sweep import Case, Point, axis_values, expand
+from ...core.yaml import SyntaxProblem, loads
+from .layout import Layout
+from .prepare import Prepared
+from .run import Options, Result, run_points
+
+OWN = ("sweep.yaml", "report", ".lock")
+"""Of the sweep itself, in its home."""
+
+
+@attrs.frozen
+class _File:
+    """The keys of a sweep file."""
+
+    experiment: str | dict[str, Any]
+    name: str | None = None
+    summary: str = ""
+    overrides: dict[str, Any] = attrs.field(factory=dict, alias="set")
+    cases: tuple[Case, ...] = ()
+    axes: dict[str, Any] = attrs.field(factory=dict)
+    exclude: tuple[dict[str, Any], ...] = ()
+    root: str | None = None
+    layout: Layout = attrs.field(factory=Layout)
+    project: str | None = None
+    engine: dict[str, Any] = attrs.field(factory=dict)
+    notices: tuple[str, ...] = ()
+    missing: str = ""
+    fixed: dict[str, str] = attrs.field(factory=dict)
+    points: Any = None
+    """What a sweep directory's own ``sweep.yaml`` adds; it follows from the rest."""
+
+
+@attrs.frozen
+class Sweep:
+    """Every combination of the values of ``axes``, each an experiment with a run directory of its own.
+
+    >>> Sweep("tiny-sokoban", axes={"filter.select": ["nofilter", "top_p(0.9)"], "seed": [0, 1]}).run()
+    """
+
+    experiment: Source
+    """A registered name, the path of a YAML file, a mapping, or a composed experiment."""
+    axes: Mapping[str, Any] = attrs.field(factory=dict)
+    """Dotted key -> values; see :mod:`uncollapse.core.sweep` for joint axes. The last axis varies fastest."""
+    name: str | None = None
+    overrides: Mapping[str, Any] = attrs.field(factory=dict)
+    """Dotted key -> value, laid over the experiment before the axes."""
+    exclude: Sequence[Mapping[str, Any]] = ()
+    """Combinations to leave out."""
+    root: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    """Where it runs unless :meth:`run` is told; ``None``: ``runs/<name>``."""
+    cases: Sequence[Case] = ()
+    """Settings with names of their own; the axes are crossed with each."""
+    layout: Layout = attrs.field(factory=Layout)
+    """Where the runs are below the root, and what they are called."""
+    project: str | None = None
+    """Where the runs go at W&B, unless the experiment says."""
+    engine: Mapping[str, Any] = attrs.field(factory=dict)
+    """Parameters of the rollout engine, for engines that have them: resources, which change no result."""
+    notices: Sequence[str] = ()
+    """What whoever runs it should know."""
+    missing: str = ""
+    """Why it can be shown, but not run here."""
+    fixed: Mapping[str, str] = attrs.field(factory=dict)
+    """Keys that names and files tell of -> why they cannot be changed from outside."""
+
+    @property
+    def title(self) -> str:
+        return self.name or (Path(self.experiment).stem if isinstance(self.experiment, str | Path) else "sweep")
+
+    def points(self) -> list[Point]:
+        """Every experiment of the sweep. Raises RequestError with everything that is wrong with any of them."""
+        return expand(compose(self.experiment, self.overrides), self.axes, self.exclude, cases=self.cases)
+
+    def prepared(self, root: str | Path | None = None) -> list[Prepared]:
+        """Every point with its place below ``root`` and with what the sweep says of trackers and resources.
+
+        Raises RequestError as :meth:`points`, and if two points would have one directory.
+        """
+        base = Path(root or self.root or Path("runs") / self.title)
+        found = []
+        for point in self.points():
+            place = self.layout.place(base, point)
+            experiment = _with_resources(self._tracked(point.experiment, place.name), self.engine)
+            digest = point.hash if experiment.rollout is point.experiment.rollout else config_hash(experiment)
+            found.append(Prepared(point.label, digest, experiment, place, point.values))
+        home = found[0].place.home
+        taken = {home: "the sweep"} | dict.fromkeys((home / name for name in OWN), "the sweep")
+        for item in found:
+            if (other := taken.setdefault(item.place.run, item.label)) != item.label:
+                raise RequestError(
+                    f"{other} and {item.label} have one directory", str(item.place.run), "use $label in layout.run"
+                )
+        return found
+
+    def run(
+        self,
+        root: str | Path | None = None,
+        launcher: Any = "local",
+        options: Options | None = None,
+        **resources: Any,
+    ) -> Result:
+        """Run what has not finished yet, resuming what has begun; returns how every point ended.
+
+        Args:
+            root: below it are the run directories, where :attr:`layout` says.
+            launcher: a launcher or the spelling of one, e.g. ``local(slots=2)``.
+            options: what is skipped, retried and uploaded.
+            resources: parameters of the launcher where it is spelled, e.g. ``slots=2``.
+
+        Raises:
+            RequestError: a point cannot be composed, something that the sweep needs is not installed, or another
+                process runs it. Nothing is started.
+            KeyboardInterrupt: it was interrupted; all runs have ended, and running it again continues them.
+        """
+        if self.missing:
+            raise RequestError(f"the sweep {self.title} cannot run here: {self.missing}")
+        points = self.prepared(root)
+        return run_points(self.record(points), points, make_launcher(launcher, **resources), options or Options())
+
+    def record(self, points: Sequence[Prepared]) -> dict[str, Any]:
+        """What ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
+        return {
+            "name": self.title,
+            "experiment": to_dict(compose(self.experiment, self.overrides)),
+            **({"cases": [plain(case) for case in self.cases]} if self.cases else {}),
+            "axes": {axis: axis_values(axis, values) for axis, values in self.axes.items()},
+            **({"exclude": [dict(item) for item in self.exclude]} if self.exclude else {}),
+            **({"root": str(self.root)} if self.root else {}),
+            **({"layout": plain(self.layout)} if self.layout != Layout() else {}),
+            **({"project": self.project} if self.project else {}),
+            **({"engine": dict(self.engine)} if self.engine else {}),
+            **({"fixed": dict(self.fixed)} if self.fixed else {}),
+            "points": [
+                {
+                    "label": point.label,
+                    "path": os.path.relpath(point.place.run, points[0].place.home),
+                    "hash": point.hash,
+                    "values": dict(point.values),
+                }
+                for point in points
+            ],
+        }
+
+    def _tracked(self, experiment: Experiment, name: str) -> Experiment:
+        """The W&B tracker, if there is one, gets the run's name, the sweep's as the group, and the project."""
+        own = {"run_name": name, "group": self.title, **({"project": self.project} if self.project else {})}
+        return attrs.evolve(
+            experiment,
+            trackers=tuple(_where_default(t, own) if t.name == "wandb" else t for t in experiment.trackers),
+        )
+
+
+def make_launcher(launcher: Any, **resources: Any) -> Any:
+    """A launcher from its spelling, with further parameters; one that is made already is left as it is.
+
+    Raises RequestError if there is none of the name, or it has no such parameter.
+    """
+    if hasattr(launcher, "run"):
+        return launcher
+    spec = read_spec(launcher)
+    return registry().create("launcher", spec.name, *spec.args, **{**resources, **spec.params})
+
+
+def load(source: str | Path, **options: Any) -> Sweep:
+    """A sweep by its registered name, with its own options, or from a YAML file.
+
+    Raises RequestError if it cannot be read.
+    """
+    if Path(source).suffix in (".yaml", ".yml"):
+        try:
+            record = loads(Path(source).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RequestError(f"the file {source} cannot be read: {error.strerror}") from error
+        except (SyntaxProblem, UnicodeDecodeError) as error:
+            raise RequestError(f"the file {source} is not valid YAML: {error}") from error
+        name = Path(source).stem
+    else:
+        record, name = registry().resolve("sweep", str(source), **options), str(source)
+    if not isinstance(record, Mapping):
+        raise RequestError("a sweep is a mapping with experiment, and axes or cases", str(source))
+    try:
+        file = make_converter(registry()).structure(dict(record), _File)
+    except Invalid as error:
+        reasons = "\n  ".join(str(problem) for problem in error.problems)
+        raise RequestError(f"the sweep cannot be read:\n  {reasons}", str(source)) from error
+    if not {"axes", "cases"} & record.keys():
+        raise RequestError("a sweep needs axes or cases", str(source))
+    return Sweep(
+        experiment=file.experiment,
+        axes=file.axes,
+        name=file.name or name,
+        overrides=file.overrides,
+        exclude=file.exclude,
+        root=file.root,
+        cases=file.cases,
+        layout=file.layout,
+        project=file.project,
+        engine=file.engine,
+        notices=file.notices,
+        missing=file.missing,
+        fixed=file.fixed,
+    )
+
+
+def _with_resources(experiment: Experiment, resources: Mapping[str, Any]) -> Experiment:
+    engine = _where_default(experiment.rollout.engine, resources)
+    if engine is experiment.rollout.engine:
+        return experiment
+    return attrs.evolve(experiment, rollout=attrs.evolve(experiment.rollout, engine=engine))
+
+
+def _where_default(named: Named, changes: Mapping[str, Any]) -> Named:
+    """The component with new values for those of its parameters that it has and that still have their defaults."""
+    defaults = {field.name: field.default for field in attrs.fields(type(named.component))}
+    new = {
+        key: value
+        for key, value in changes.items()
+        if key in defaults and getattr(named.component, key) == defaults[key]
+    }
+    component = attrs.evolve(named.component, **new)
+    return attrs.evolve(named, params=plain(component), component=component) if new else named

@@ -1,0 +1,88 @@
+"""The tracker ``wandb``: Weights & Biases, offline unless asked otherwise."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from ...core.errors import MissingExtraError
+from ...core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ...core.runs import RunDirectory
+
+
+@attrs.frozen
+class Wandb:
+    """Log to Weights & Biases; by default offline, into ``<run>/wandb``, without an account or a network.
+
+    ``wandb sync <run>/wandb/offline-*`` uploads such a run later. A resumed run continues under its own id. The x axis
+    is ``step``, a metric of its own, so that steps which a resumed run repeats are not dropped.
+    """
+
+    project: str = "uncollapse"
+    mode: Literal["offline", "online", "disabled"] = attrs.field(
+        default="offline", validator=attrs.validators.in_(("offline", "online", "disabled"))
+    )
+    entity: str | None = None
+    """The user or team that owns the project; ``None`` is the account's default."""
+    run_name: str | None = None
+    """What the run is called; ``None``: like its directory."""
+    group: str | None = None
+    """Runs of one group are shown together, e.g. the points of a sweep."""
+    tags: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+
+    def start(self, run: RunDirectory) -> WandbSession:
+        """Raises MissingExtraError without wandb."""
+        try:
+            import wandb
+        except ImportError as error:
+            raise MissingExtraError(
+                "the tracker wandb needs the library wandb", str(error), "pip install 'uncollapse[train]'"
+            ) from error
+        return WandbSession(self, wandb)
+
+
+class WandbSession:
+    """One run at Weights & Biases."""
+
+    def __init__(self, settings: Wandb, wandb: Any) -> None:
+        self.settings, self.wandb = settings, wandb
+        self.run: Any = None
+
+    @hookimpl
+    def run_started(self, run: RunDirectory, experiment: Any, step: int) -> None:
+        id_file = run.path / "wandb" / "id"
+        if not id_file.exists():
+            id_file.parent.mkdir(exist_ok=True)
+            id_file.write_text(secrets.token_hex(4), encoding="utf-8")
+        self.run = self.wandb.init(
+            project=self.settings.project,
+            entity=self.settings.entity,
+            group=self.settings.group,
+            tags=self.settings.tags,
+            mode=self.settings.mode,
+            dir=str(run.path),
+            id=id_file.read_text(encoding="utf-8"),
+            name=self.settings.run_name or run.path.name,
+            resume="allow",
+            config=run.read_config(),
+            settings=self.wandb.Settings(console="off", silent=True),
+        )
+        self.run.define_metric("*", step_metric="step")
+        known = {"id": self.run.id, "project": self.settings.project, "mode": self.settings.mode, "url": self.run.url}
+        run.annotate(wandb={key: value for key, value in known.items() if value})
+
+    @hookimpl
+    def step_finished(self, run: RunDirectory, step: int, metrics: Mapping[str, float]) -> None:
+        self.run.log({**metrics, "step": step})
+
+    @hookimpl
+    def run_finished(self, run: RunDirectory, status: str, metrics: Mapping[str, float]) -> None:
+        if self.run is None:
+            return
+        self.run.summary["status"] = status
+        self.run.finish(exit_code=1 if status in ("failed", "interrupted") else 0)

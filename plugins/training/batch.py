@@ -1,0 +1,68 @@
+"""Rows that train: the tensors of a mini-batch, cut into micro-batches without changing what is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+
+@attrs.frozen(eq=False)
+class Batch:
+    """Right-padded rows [B, T] and what the losses need of each token; ``None`` where nobody needs it."""
+
+    tokens: Tensor
+    mask: Tensor
+    lengths: Tensor
+    """[B] tokens before the padding."""
+    weights: Tensor | None = None
+    """Share of each token in the loss of the whole optimizer step; zero for padding rows."""
+    old_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+    old_values: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, rows: Sequence[int] | Tensor) -> Batch:
+        """These rows, trimmed to the longest of them."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        width = int(self.lengths[index].max()) if len(index) else 1
+        taken = {name: value[index] for name, value in self.tensors().items()}
+        return Batch(**{name: value[:, :width] if value.ndim == 2 else value for name, value in taken.items()})
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(**{name: value.to(device) for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is there, by the name of its field."""
+        return {field.name: value for field in attrs.fields(Batch) if (value := getattr(self, field.name)) is not None}
+
+
+def shares(batch: Batch, rows: Sequence[int], ranks: int, size: int) -> list[list[Batch]]:
+    """Cut ``rows`` into micro-batches of at most ``size`` rows for each rank, the same number for every rank.
+
+    Rows of like length go together, and lengths are dealt out evenly. Ranks that run short are given a row of weight
+    zero, so that every rank runs the same collective operations.
+    """
+    ordered = sorted(rows, key=lambda row: int(batch.lengths[row]), reverse=True)
+    dealt = [ordered[rank::ranks] for rank in range(ranks)]
+    count = -(-len(dealt[0]) // size)
+    result = []
+    for own in dealt:
+        micro_batches = [batch.take(own[start : start + size]) for start in range(0, len(own), size)]
+        while len(micro_batches) < count:
+            idle = batch.take(ordered[-1:])
+            micro_batches.append(attrs.evolve(idle, weights=torch.zeros_like(idle.mask, dtype=torch.float32)))
+        result.append(micro_batches)
+    return result
+
+
+def parts(rows: Sequence[int], size: int) -> list[list[int]]:
+    """Cut rows into the fewest equal parts of at most ``size`` (lengths differ by one at most)."""
+    count = max(1, -(-len(rows) // size))
+    return [list(part) for part in (rows[len(rows) * k // count : len(rows) * (k + 1) // count] for k in range(count))]

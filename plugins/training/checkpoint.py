@@ -1,0 +1,89 @@
+"""Checkpoints: ``step_N/{model/, critic/, optimizer.pt, state.json}``, readable by Hugging Face and by the probe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...core.errors import RunError
+from .models import save_model
+
+if TYPE_CHECKING:
+    from ...core.runs import RunDirectory
+    from .loop import Loop
+
+PREFIX = "model."
+"""Where the Hugging Face model sits in our policy module; parameter names on disk are its own."""
+
+
+def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, float]) -> Path | None:
+    """Write a checkpoint of ``loop``; every rank takes part in gathering, rank 0 (the one with ``run``) writes.
+
+    Raises:
+        RunError: there is not enough room on the disk; nothing is written.
+        OSError: writing failed; the unfinished checkpoint is removed and earlier ones are intact.
+    """
+    engines = {"model": loop.parts.policy, "critic": loop.parts.critic}
+    adapter = loop.experiment.model.lora is not None
+    gathered = {
+        name: ({key: tensor.cpu() for key, tensor in engine.weights(trained=adapter)}, engine.optimizer_state())
+        for name, engine in engines.items()
+        if engine is not None
+    }
+    if run is None:
+        return None
+    _check_space(run.path, gathered.values())
+    trainer = loop.experiment.trainer
+    with run.checkpoint(loop.step, {**loop.state_dict(), "metrics": metrics}, keep=trainer.keep) as directory:
+        for name, (weights, optimizer) in gathered.items():
+            save_model(engines[name].module, weights, directory / name)
+            if name == "model":
+                torch.save(_renamed(optimizer, lambda key: key.removeprefix(PREFIX)), directory / "optimizer.pt")
+            else:
+                torch.save(optimizer, directory / name / "optimizer.pt")
+        loop.parts.sampler.template.tokenizer.save_pretrained(directory / "model")
+    return run.latest()
+
+
+def load_checkpoint(loop: Loop, directory: Path) -> dict[str, float]:
+    """Continue where ``directory`` left off (its weights are loaded already); returns the metrics of its step."""
+    loop.parts.policy.load_optimizer_state(_renamed(_load(directory / "optimizer.pt"), lambda key: PREFIX + key))
+    if loop.parts.critic is not None:
+        loop.parts.critic.load_optimizer_state(_load(directory / "critic" / "optimizer.pt"))
+    state = json.loads((directory / "state.json").read_text())
+    loop.load_state_dict(state)
+    return state["metrics"]
+
+
+def _check_space(path: Path, gathered: Iterable[Any]) -> None:
+    """Before anything is written: the libraries that write fail on a full disk without saying so."""
+    needed, free = 2**20 + int(1.05 * sum(_bytes(item) for item in gathered)), shutil.disk_usage(path).free
+    if free < needed:
+        raise RunError(
+            f"the disk is full: a checkpoint needs {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free",
+            str(path),
+            "free some space and continue with --resume; earlier checkpoints are intact",
+        )
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_bytes, items))
+
+
+def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """An optimizer state by other parameter names."""
+    groups = [{**group, "params": [rename(name) for name in group["params"]]} for group in optimizer["param_groups"]]
+    by_name = {key: {rename(name): value for name, value in optimizer[key].items()} for key in ("state", "master")}
+    return {**by_name, "param_groups": groups}
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)

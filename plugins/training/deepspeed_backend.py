@@ -1,0 +1,212 @@
+"""The ``deepspeed`` backend: ZeRO 0-3 under one small interface.
+
+DeepSpeed averages gradients over ranks; our losses are already shares of one sum over all ranks, so each is
+multiplied by the number of ranks. We own the accumulation boundary (``managed_gradient_accumulation: false``): every
+micro-batch of an optimizer step is accumulated, then one ``step()`` follows, however many micro-batches there were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ...core.components import Scores
+from ...core.errors import RunError
+from .batch import Batch
+from .ranks import Ranks
+
+if TYPE_CHECKING:
+    from ...core.experiment import Critic, Experiment, Trainer
+
+Loss = Callable[[Scores, Batch], tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]
+STATES = ("exp_avg", "exp_avg_sq")
+
+
+@attrs.frozen
+class DeepSpeed:
+    """Train with DeepSpeed: ZeRO stage from ``trainer.zero_stage``, AdamW, fp32 master weights under bfloat16."""
+
+    config: dict[str, Any] = attrs.field(factory=dict)
+    """Further DeepSpeed settings, merged over ours (its own JSON keys)."""
+
+    def check(self, experiment: Experiment) -> Iterator[str]:
+        """Why this backend cannot train the experiment."""
+        if experiment.model.dtype == "bfloat16" and experiment.trainer.zero_stage == 0:
+            yield "ZeRO 0 hides the fp32 master weights of a bfloat16 model; set trainer.zero_stage to 1 or more"
+
+    def start(
+        self, module: torch.nn.Module, optimizer: Trainer | Critic, *, zero_stage: int, dtype: str, ranks: Ranks
+    ) -> DeepSpeedEngine:
+        """Take over ``module``; ``optimizer`` gives lr, betas, weight decay, clipping and schedule."""
+        import deepspeed
+
+        # An optional shared-memory collective that is compiled at first use: of no use for one rank, and gloo serves
+        # the rest.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(verbose=False)
+        adamw = torch.optim.AdamW(
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+        )
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,
+            "managed_gradient_accumulation": False,
+            "gradient_clipping": 0.0 if zero_stage == 0 else optimizer.grad_clip or 1e30,
+            "zero_optimization": {"stage": zero_stage},
+            "bf16": {"enabled": dtype == "bfloat16"},
+            **self.config,
+        }
+        engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
+        return DeepSpeedEngine(engine, adamw, optimizer.lr, optimizer.grad_clip, zero_stage, ranks)
+
+
+class DeepSpeedEngine:
+    """One trained model. Every method runs on all ranks, the same number of times."""
+
+    def __init__(
+        self, engine: Any, adamw: torch.optim.AdamW, lr: float, grad_clip: float, stage: int, ranks: Ranks
+    ) -> None:
+        self.engine, self.adamw, self.base_lr, self.stage, self.ranks = engine, adamw, lr, stage, ranks
+        self._clip, self._norm = grad_clip, math.nan
+        self._names = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        if stage == 0:
+            adamw.register_step_pre_hook(self._clip_gradients)
+
+    @property
+    def module(self) -> Any:
+        return self.engine.module
+
+    @torch.no_grad()
+    def score(self, batch: Batch, **options: Any) -> Scores:
+        """A forward pass without gradients; ``options`` go to the module."""
+        self.engine.eval()
+        return Scores(**self.engine(batch.to(self.ranks.device), **options))
+
+    def update(
+        self, micro_batches: Sequence[Batch], loss: Loss, lr_scale: float = 1.0, **options: Any
+    ) -> dict[str, float]:
+        """One optimizer step on the sum of ``loss`` over all micro-batches and ranks.
+
+        Returns:
+            The loss' metrics averaged over everything that they counted, ``grad_norm`` before clipping, and ``lr``.
+
+        Raises:
+            RunError: the gradient is not finite; the step was taken, so go back to the last checkpoint.
+        """
+        self.engine.train()
+        sums: dict[str, Tensor] = {}
+        for micro_batch in micro_batches:
+            on_device = micro_batch.to(self.ranks.device)
+            value, metrics = loss(Scores(**self.engine(on_device, **options)), on_device)
+            self.engine.backward(value * self.ranks.size)
+            for name, (total, count) in metrics.items():
+                pair = torch.stack([torch.as_tensor(total).detach().double(), torch.as_tensor(count).double()])
+                sums[name] = sums[name] + pair if name in sums else pair
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self.base_lr * lr_scale
+        self.engine.step()
+        norm = self._norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise RunError(
+                f"the gradient is not finite (norm {norm})",
+                type(self.module).__name__.lower(),
+                "lower the learning rate, or look for infinite rewards in rollouts/; resume from the last checkpoint",
+            )
+        names = sorted(sums)
+        totals = self.ranks.sum(torch.stack([sums[name] for name in names])) if names else torch.zeros(0, 2)
+        means = {
+            name: float(total / max(count, 1)) for name, (total, count) in zip(names, totals.tolist(), strict=True)
+        }
+        return {**means, "grad_norm": norm, "lr": self.base_lr * lr_scale}
+
+    def weights(self, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the module in full, one after the other, by its name; or only the ``trained`` parameters."""
+        import deepspeed
+
+        for name, parameter in self.module.named_parameters():
+            if trained and name not in self._names:
+                continue
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
+                yield name, parameter.detach().clone() if self.stage == 3 else parameter.detach()
+        saved = self.module.state_dict().keys()
+        yield from ((name, buffer) for name, buffer in self.module.named_buffers() if name in saved and not trained)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU.
+
+        ``param_groups`` holds the base learning rate and the names; ``master`` the fp32 weights behind a bf16 model.
+        """
+        inner = self.adamw.param_groups[0]
+        state = {name: self._state_of(p) for name, p in self._names.items()}
+        group = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
+        master = {name: self._master(p) for name, p in self._names.items() if p.dtype != torch.float32}
+        return {
+            "state": {name: values for name, values in state.items() if values},
+            "param_groups": [{"lr": self.base_lr, **group, "params": list(self._names)}],
+            "master": master,
+        }
+
+    def load_optimizer_state(self, saved: dict[str, Any]) -> None:
+        """Raises RunError if the saved state does not cover exactly the parameters that train."""
+        if missing := set(saved["param_groups"][0]["params"]) ^ set(self._names):
+            raise RunError(
+                f"the saved optimizer state and the model disagree on {len(missing)} parameters, e.g. {min(missing)}",
+                "optimizer.pt",
+                "resume with the model and adapter settings that wrote the checkpoint",
+            )
+        if not saved["state"]:
+            return
+        if self.stage > 0:
+            self._create_states(next(iter(saved["state"].values()))["step"])
+        for name, values in saved["state"].items():
+            self._load_state(self._names[name], values, saved["master"].get(name))
+
+    def _state_of(self, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        if self.stage == 0 and parameter.dtype == torch.float32:
+            return {key: value.detach().cpu().clone() for key, value in self.adamw.state.get(parameter, {}).items()}
+        flat = [state for state in self.adamw.state.values() if "step" in state]
+        if not flat:
+            return {}
+        tensors = {key: safe_get_full_optimizer_state(parameter, key) for key in STATES}
+        return {"step": flat[0]["step"].cpu().clone(), **{key: value.cpu() for key, value in tensors.items()}}
+
+    def _master(self, parameter: torch.nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(parameter).cpu()
+
+    def _create_states(self, step: Tensor) -> None:
+        # ZeRO creates the states of its flat partitions in the first step; here they must exist before it.
+        in_groups = [flat for group in self.adamw.param_groups for flat in group["params"]]
+        for flat in getattr(self.engine.optimizer, "fp32_partitioned_groups_flat", in_groups):
+            self.adamw.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in STATES}}
+        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _load_state(self, parameter: torch.nn.Parameter, values: dict[str, Tensor], master: Tensor | None) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if self.stage == 0 and parameter.dtype == torch.float32:
+            self.adamw.state[parameter] = {key: value.clone().to(parameter.device) for key, value in values.items()}
+            self.adamw.state[parameter]["step"] = values["step"].clone()
+            return
+        for key in STATES:
+            safe_set_full_optimizer_state(parameter, values[key].to(self.ranks.device), key)
+        if master is not None:
+            safe_set_full_fp32_param(parameter, master.to(self.ranks.device))
+
+    def _clip_gradients(self, *_: Any) -> None:
+        # Without ZeRO, DeepSpeed clips but does not say what the norm was.
+        parameters = [p for p in self._names.values() if p.grad is not None]
+        self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._clip or math.inf))

@@ -1,0 +1,259 @@
+"""The training loop: the stages of a step in their order, for every backend, engine and combination of components."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+
+from ...core.components import Rollouts, Scores, Verdict
+from ...core.experiment import Experiment
+from ..rollout.episode import Episode
+from ..rollout.rows import episode_metrics
+from . import stages
+from .batch import Batch
+from .detectors import Detectors
+from .losses import CriticObjective, PolicyObjective
+from .pairwise import Scorer
+from .pending import PendingUpdate
+from .ranks import Ranks
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """Everything that :func:`.assemble.assemble` started for a run."""
+
+    sampler: stages.Sampler
+    policy: Any
+    critic: Any | None
+    reference: Any | None
+    controller: Any
+    """The session of the KL controller."""
+    detectors: Detectors
+    validation_environment: Any
+    needs: frozenset[str]
+    synced: bool
+    """Whether the engine samples with weights of its own, which must be copied before each rollout."""
+
+
+class Loop:
+    """State of a run in progress: the parts and how many steps are done."""
+
+    def __init__(self, experiment: Experiment, parts: Parts, ranks: Ranks, step: int = 0) -> None:
+        self.experiment, self.parts, self.ranks, self.step = experiment, parts, ranks, step
+        self.scorer = Scorer(parts.policy, experiment.trainer.score_batch, ranks)
+        """What detectors score with."""
+        self.episodes: list[Episode] = []
+        """Those of the last step, for transcripts."""
+        self._seconds: dict[str, float] = {}
+
+    def train_step(self) -> dict[str, float]:
+        """One training step without validation; returns its metrics."""
+        experiment, parts = self.experiment, self.parts
+        self._seconds = {}
+        torch.manual_seed(stages.derived_seed(experiment.seed, "step", self.step))
+        with self._time("rollout"):
+            if parts.synced:
+                parts.sampler.engine.sync(_language_model_weights(parts.policy))
+            self.episodes = parts.sampler.train(self.step)
+            rollouts = stages.to_rollouts(self.episodes, experiment)
+            greedy_P = self._greedy_rewards()
+        metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
+        old: Scores | None = None
+        if "entropies" in parts.needs:
+            with self._time("score"):
+                old = self._score(parts.policy, stages.to_batch(rollouts))
+                rollouts = attrs.evolve(rollouts, entropies=old.entropies)
+        with self._time("filter"):
+            keep_P, own = stages.select(experiment, rollouts)
+            metrics |= own
+        with self._time("detectors"):
+            metrics |= parts.detectors.measure(rollouts, self.scorer)
+        if bool(keep_P.any()):
+            kept_rows = rollouts.rows_of(keep_P)
+            old = old and _rows(old, kept_rows)
+            greedy_B = None if greedy_P is None else greedy_P[rollouts.groups][kept_rows]
+            kept_ratio = float(keep_P.float().mean())
+            metrics |= self._train(rollouts.select(keep_P), old, greedy_B, kept_ratio)
+        self.step += 1
+        return metrics
+
+    def _train(
+        self, rollouts: Rollouts, old: Scores | None, greedy_rewards_B: torch.Tensor | None, kept_ratio: float
+    ) -> dict[str, float]:
+        """Everything after the filter, on the groups that it kept."""
+        experiment, parts, trainer = self.experiment, self.parts, self.experiment.trainer
+        batch = stages.to_batch(rollouts)
+        plan = stages.mini_batches(experiment, len(batch), self.step)
+        metrics: dict[str, float] = {}
+        in_reward = parts.reference is not None and experiment.kl.placement == "reward"
+        with self._time("score"):
+            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing.
+            if old is None and (len(plan) > 1 or in_reward):
+                old = self._score(parts.policy, batch)
+        if old is not None:
+            assert old.logprobs is not None and old.entropies is not None
+            metrics["actor/entropy"] = stages.masked_mean(old.entropies, batch.mask)
+            gap = (old.logprobs - rollouts.logprobs).abs()
+            metrics["rollout/logprob_gap"] = stages.masked_mean(gap, batch.mask)
+        old_logprobs = rollouts.logprobs if old is None else old.logprobs
+        assert old_logprobs is not None
+        kl_coef, ref_logprobs, kl = parts.controller.coef, None, None
+        if parts.reference is not None:
+            with self._time("reference"):
+                ref_logprobs = self._score(parts.reference, batch, entropy="none").logprobs
+                kl = experiment.kl.estimator.component
+                kl_B_T = kl(old_logprobs, ref_logprobs)
+            if in_reward:
+                rollouts = stages.kl_in_reward(rollouts, kl_B_T, kl_coef)
+            metrics |= {"actor/kl": stages.masked_mean(kl_B_T, batch.mask), "actor/kl_coef": kl_coef}
+            parts.controller.update(stages.sequence_kl(kl_B_T, batch.mask), len(rollouts.raw_rewards_E))
+        values = None
+        if parts.critic is not None:
+            with self._time("values"):
+                values = self._score(parts.critic, batch).values
+        with self._time("advantage"):
+            result = stages.advantages(experiment, rollouts, values, greedy_rewards_B, kept_ratio)
+        metrics |= _advantage_metrics(result, values, batch.mask)
+        batch = attrs.evolve(
+            batch,
+            old_logprobs=None if old is None else old_logprobs,
+            ref_logprobs=ref_logprobs,
+            advantages=result.advantages,
+            returns=result.returns,
+            old_values=values,
+        )
+        if parts.critic is not None:
+            assert experiment.critic is not None
+            with self._time("update_critic"):
+                own = self._update(
+                    parts.critic, batch, plan, CriticObjective(experiment.critic.clip_value), experiment.critic
+                )
+            metrics |= {f"critic/{name}": value for name, value in own.items()}
+        if not self._critic_alone():
+            objective = PolicyObjective(
+                experiment.policy_loss.component,
+                experiment.entropy_coeff,
+                None if in_reward else kl,
+                kl_coef,
+                experiment.kl.weight,
+            )
+            entropy = "gradient" if experiment.entropy_coeff else "value"
+            with self._time("detectors"):
+                pending = PendingUpdate(
+                    self.step + 1,
+                    parts.policy,
+                    rollouts,
+                    batch,
+                    plan,
+                    objective,
+                    experiment,
+                    self._lr_scale(trainer),
+                    self.ranks,
+                )
+                metrics |= parts.detectors.before_update(pending)
+            with self._time("update_actor"):
+                own = self._update(parts.policy, batch, plan, objective, trainer, entropy=entropy)
+            # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
+            metrics = {f"actor/{name}": value for name, value in own.items()} | metrics
+        return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
+
+    def validate(self) -> dict[str, float]:
+        """Success on the validation groups, with its standard error."""
+        with self._time("validation"):
+            if self.parts.synced:
+                self.parts.sampler.engine.sync(_language_model_weights(self.parts.policy))
+            episodes = self.parts.sampler.validate(self.parts.validation_environment)
+        return validation_metrics(episodes)
+
+    def judge(self, metrics: Mapping[str, float]) -> list[Verdict]:
+        """The verdicts of this step; every detector sees every step."""
+        return self.parts.detectors.judge(self.step, metrics)
+
+    def timings(self) -> dict[str, float]:
+        """Seconds of each stage since the step began, on this rank."""
+        return {f"timing_s/{name}": seconds for name, seconds in self._seconds.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside weights and optimizers; seeds and data follow from the step."""
+        controller, detectors = self.parts.controller, self.parts.detectors
+        return {"step": self.step, "kl_controller": controller.state_dict(), "detectors": detectors.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+        self.parts.controller.load_state_dict(state["kl_controller"])
+        self.parts.detectors.load_state_dict(state["detectors"])
+
+    def _critic_alone(self) -> bool:
+        critic = self.experiment.critic
+        return self.parts.critic is not None and critic is not None and self.step < critic.policy_after
+
+    def _score(self, engine: Any, batch: Batch, **options: Any) -> Scores:
+        return stages.score(engine, batch, self.experiment.trainer.score_batch, self.ranks, **options)
+
+    def _update(
+        self, engine: Any, batch: Batch, plan: list[list[int]], objective: Any, optimizer: Any, **options: Any
+    ) -> dict[str, float]:
+        scale = self._lr_scale(optimizer)
+        return stages.update(engine, batch, plan, objective, self.experiment, self.ranks, scale, **options)
+
+    def _lr_scale(self, optimizer: Any) -> float:
+        steps = self.experiment.trainer.steps
+        return stages.lr_scale(optimizer.lr_schedule, optimizer.warmup_steps, self.step, steps)
+
+    def _greedy_rewards(self) -> torch.Tensor | None:
+        """[P] raw reward of a greedy episode of each group, where an estimator needs it."""
+        if "greedy_rewards" not in self.parts.needs:
+            return None
+        return torch.tensor([episode.reward for episode in self.parts.sampler.greedy(self.step)])
+
+    @contextmanager
+    def _time(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def validation_metrics(episodes: list[Episode]) -> dict[str, float]:
+    """``validation/success`` and the rest of :func:`.rows.episode_metrics`.
+
+    ``success_se`` is the standard error of the mean over distinct tasks: episodes that begin with the same prompt
+    (members of a group, or a small room that was drawn twice) are one cluster, since they succeed and fail together.
+    """
+    clusters: dict[tuple[str, str], list[float]] = {}
+    for episode in episodes:
+        clusters.setdefault((episode.system, episode.turns[0].user), []).append(float(episode.success))
+    metrics = episode_metrics(episodes)
+    residuals = [sum(cluster) - len(cluster) * metrics["success"] for cluster in clusters.values()]
+    count = len(residuals)
+    spread = count / (count - 1) * sum(residual**2 for residual in residuals) if count > 1 else float("nan")
+    own = {"success_se": spread**0.5 / len(episodes), "episodes": float(len(episodes)), "tasks": float(count)}
+    return {f"validation/{name}": value for name, value in (metrics | own).items()}
+
+
+def _advantage_metrics(result: Any, values: torch.Tensor | None, mask: torch.Tensor) -> dict[str, float]:
+    chosen = result.advantages[mask]
+    metrics = {
+        "critic/advantages_mean": float(chosen.mean()),
+        "critic/advantages_std": float(chosen.std()) if len(chosen) > 1 else 0.0,
+        "critic/returns_mean": float(result.returns[mask].mean()),
+    }
+    if values is not None:
+        returns = result.returns[mask]
+        spread = float(returns.var()) if len(returns) > 1 else 0.0
+        if spread > 0:
+            metrics["critic/explained_variance"] = 1.0 - float((returns - values[mask]).var()) / spread
+    return metrics
+
+
+def _rows(scores: Scores, rows: torch.Tensor) -> Scores:
+    pick = {f.name: v[rows] for f in attrs.fields(Scores) if (v := getattr(scores, f.name)) is not None}
+    return Scores(**pick)
+
+
+def _language_model_weights(policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name.removeprefix("model."), tensor) for name, tensor in policy.weights())

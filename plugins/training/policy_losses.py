@@ -1,0 +1,63 @@
+"""Surrogate losses of the policy, per token and before any aggregation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+LOG_RATIO_LIMIT = 20.0
+
+
+def _above_one(instance: object, attribute: Any, value: float | None) -> None:
+    if value is not None and not value > 1:
+        raise ValueError(f"{attribute.name} must be more than 1, or null for none, got {value}")
+
+
+@attrs.frozen
+class Ppo:
+    """The clipped surrogate loss of PPO, with separate bounds and a dual clip.
+
+    With ``r = exp(clamp(logprob - old_logprob, -20, 20))`` and the advantage A of each token,
+    ``loss = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))``, and where A < 0 at most ``-A dual_clip``: an unlikely
+    token with a bad advantage that has become likely would otherwise pull without bound.
+
+    [B, T] x 4 -> [B, T], zero off the mask whatever stands there. Metrics, as sums and counts over tokens on the mask:
+    ``pg_clipfrac`` (the clipped term is the larger one), ``pg_clipfrac_lower`` (the dual clip acts) and ``ppo_kl``
+    (mean of old_logprob - logprob in nats: an estimate of KL(old || new)).
+
+    Source: Schulman et al. 2017; separate bounds from DAPO (Yu et al. 2025), whose 0.28 is the default here as in
+    RAGEN; dual clip from Ye et al. 2020; formula as in verl 0.6.1.
+    """
+
+    clip_low: float = attrs.field(default=0.2, validator=attrs.validators.ge(0))
+    """The ratio stops counting below 1 minus this."""
+    clip_high: float = attrs.field(default=0.28, validator=attrs.validators.ge(0))
+    """The ratio stops counting above 1 plus this."""
+    dual_clip: float | None = attrs.field(default=3.0, validator=_above_one)
+    """Bound on the ratio where the advantage is negative; ``null`` sets none."""
+
+    def __call__(
+        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        # Masked before any arithmetic: a NaN off the mask must reach neither the loss nor the gradient.
+        log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        advantages = torch.where(mask, advantages, 0.0)
+        ratio = log_ratio.exp()
+        unclipped = -advantages * ratio
+        clipped = -advantages * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss = torch.maximum(unclipped, clipped)
+        beyond = torch.zeros_like(mask)
+        if self.dual_clip is not None:
+            bound = -advantages * self.dual_clip
+            beyond = (advantages < 0) & (loss > bound)
+            loss = torch.where(beyond, bound, loss)
+        count = mask.sum()
+        metrics = {
+            "pg_clipfrac": ((clipped > unclipped).sum(), count),
+            "pg_clipfrac_lower": (beyond.sum(), count),
+            "ppo_kl": (-log_ratio.detach().sum(), count),
+        }
+        return loss, metrics

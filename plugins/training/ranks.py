@@ -1,0 +1,106 @@
+"""The processes of one run: who I am, and how rows and results travel between ranks."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .quiet import quiet_libraries
+
+T = TypeVar("T")
+MODEL = re.compile(r"\b(?:[ABHL]\d{1,3}S?|GB?\d{3}|V100|T4|P100|K80|RTX \w+)\b")
+"""The part of a GPU's name that people call it by."""
+
+
+@attrs.frozen
+class Ranks:
+    """The place of this process among the ``size`` processes of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, on every rank, in rank order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device if self.device.type == "cuda" else None)
+        return values[0]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def start_ranks() -> Ranks:
+    """Join the processes that a launcher started (RANK, WORLD_SIZE, LOCAL_RANK), or be the only one.
+
+    A single process needs no port: it uses a store in its own memory.
+    """
+    size = int(os.environ.setdefault("WORLD_SIZE", "1"))
+    rank = int(os.environ.setdefault("RANK", "0"))
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    quiet_libraries()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        store = dist.HashStore() if size == 1 else None
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
+        atexit.register(_leave)
+    return Ranks(rank, size, device)
+
+
+def _leave() -> None:
+    """Without this, gloo's threads may outlive the interpreter and abort a process that has done all its work.
+
+    They ask for the interpreter's lock to drop the tensors of the last collective, and are torn down if they get to
+    ask only while it shuts down. Whoever still holds the group (DeepSpeed does) keeps them alive, so they are given
+    time as well.
+    """
+    if dist.is_initialized():
+        several = dist.get_world_size() > 1
+        dist.destroy_process_group()
+        time.sleep(0.2 if several else 0.0)
+
+
+def gpu_names() -> list[str]:
+    """The GPUs of this machine that this process may use."""
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def gpu_label(names: Sequence[str], ranks: int) -> str:
+    """``4xH100``: the GPUs of a run of ``ranks`` processes; ``mixed`` if they differ, ``cpu`` if there is none."""
+    if not names:
+        return "cpu"
+    models = {match[0] if (match := MODEL.search(name)) else name for name in names[:ranks]}
+    return f"{ranks}x{models.pop() if len(models) == 1 else 'mixed'}"

@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+from uncollapse.core import plugins
+from uncollapse.core.compatibility import check_ranks, components, needs
+from uncollapse.core.config import compose, problems
+from uncollapse.core.problems import CompositionError
+from uncollapse.core.registry import Registry
+
+PLUGIN = plugins.load_file(Path(__file__).with_name("fake_components.py"))
+REGISTRY = Registry([PLUGIN])
+BASE = {"environment": "sokoban", "model": {"path": "org/model"}, "collapse": []}
+
+
+def make(*overrides):
+    return compose(BASE, overrides, REGISTRY)
+
+
+def wrong(*overrides):
+    return {problem.key: str(problem) for problem in problems(BASE, overrides, REGISTRY)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "text"),
+    [
+        (["critic=null"], "advantage", "gae needs a critic's values, and critic is null"),
+        (["advantage=grpo", "rollout.group_size=1", "trainer.mini_batch=8"], "advantage", "rollout.group_size is 1"),
+        (
+            ["filter.select=top_p(0.9)", "rollout.group_size=1", "trainer.mini_batch=8"],
+            "filter.metric",
+            "reward_variance compares the episodes of a group, and rollout.group_size is 1",
+        ),
+        (
+            ["collapse=[reward_variance_collapse]", "rollout.group_size=1", "trainer.mini_batch=8"],
+            "collapse.reward_variance_collapse",
+            "rollout.group_size is 1",
+        ),
+        (["advantage=remax", "rollout.engine=sampler"], "advantage", "the engine sampler makes none"),
+        (
+            ["advantage=misspelt"],
+            "advantage",
+            "declares a need 'valeus', which nothing provides: a mistake in its plugin; did you mean 'values'?",
+        ),
+        (
+            ["trainer.micro_batch=5"],
+            "trainer.mini_batch",
+            "must be a multiple of 5, trainer.micro_batch; the nearest are 30 and 35",
+        ),
+        (["trainer.mini_batch=256"], "trainer.mini_batch", "is more than the 128 rows of a step"),
+        (["trainer.mini_batch=48"], "trainer.mini_batch", "does not divide the 128 rows of a step"),
+        (["kl.placement=reward", "kl.weight=detached"], "kl.weight", "set kl.weight to none, or kl.placement to loss"),
+        (
+            ["reward={placement: turn, normalization: mean}"],
+            "reward.normalization",
+            "normalises whole episodes, and reward.placement is turn",
+        ),
+        (["soft_advantage_reweight=true"], "soft_advantage_reweight", "and gae does not"),
+        (
+            ["advantage=grpo", "critic.policy_after=3"],
+            "critic.policy_after",
+            "nothing in the experiment needs its values",
+        ),
+        (
+            ["collapse=[low_validation_success]", "validation.every=0"],
+            "collapse.low_validation_success",
+            "low_validation_success: it judges validations, and validation.every is 0",
+        ),
+    ],
+)
+def test_refused_with_the_reason(overrides, key, text):
+    found = wrong(*overrides)
+    assert list(found) == [key]
+    assert text in found[key]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["advantage=grpo", "critic=null"],
+        ["rollout.group_size=1", "trainer.mini_batch=8"],
+        ["filter.select=top_p(0.9)", "filter.metric=reward", "rollout.group_size=1", "trainer.mini_batch=8"],
+        ["advantage=grpo", "soft_advantage_reweight=true"],
+        ["advantage=remax"],
+        ["kl.placement=reward", "kl.coef=0.1"],
+        ["kl.weight=detached", "kl.coef=0.1"],
+        ["critic.policy_after=3"],
+        ["rollout.max_turns=1"],
+        ["rollout.context_window=single_turn", "trainer.mini_batch=640"],
+        ["rollout.context_window=single_turn", "trainer.mini_batch=48"],
+    ],
+)
+def test_what_goes_together(overrides):
+    assert wrong(*overrides) == {}
+
+
+def test_several_are_reported_at_once():
+    found = wrong("critic=null", "trainer.micro_batch=5", "kl.placement=reward", "kl.weight=detached")
+    assert set(found) == {"advantage", "trainer.mini_batch", "kl.weight"}
+
+
+def test_needs_are_those_of_what_takes_part():
+    assert needs(make()) == {"values"}
+    assert needs(make("kl.coef=0.1")) == {"values", "reference"}
+    assert needs(make("advantage=grpo")) == {"groups"}
+    assert needs(make("filter.metric=entropy")) == {"values"}
+    assert needs(make("filter.metric=entropy", "filter.select=top_k(3)")) == {"values", "entropies"}
+    assert needs(make("advantage=grpo", "collapse=[reward_variance_collapse]")) == {"groups"}
+
+
+def test_components_have_their_keys():
+    found = dict(
+        components(make("collapse=[empty_filter, low_validation_success]", "model.path=null", "model.build=tiny"))
+    )
+    assert list(found) == [
+        "environment",
+        "model.build",
+        "rollout.engine",
+        "filter.select",
+        "filter.metric",
+        "kl.estimator",
+        "kl.controller",
+        "advantage",
+        "policy_loss",
+        "collapse.empty_filter",
+        "collapse.low_validation_success",
+        "trainer.backend",
+        "trackers.jsonl",
+        "trackers.progress",
+    ]
+    assert all(key.rpartition(".")[2] == named.name for key, named in found.items() if key.startswith("trackers"))
+
+
+def test_ranks():
+    check_ranks(make(), 1)
+    check_ranks(make(), 8)
+    check_ranks(make("trainer.micro_batch=1"), 4)
+    with pytest.raises(CompositionError) as caught:
+        check_ranks(make("rollout.groups=16"), 3)
+    assert [problem.key for problem in caught.value.problems] == ["rollout.groups", "trainer.mini_batch"]
+    assert "must be a multiple of 12, micro_batch on each of 3 processes; the nearest are 24 and 36" in str(
+        caught.value
+    )

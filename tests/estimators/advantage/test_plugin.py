@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from importlib import import_module
+
+import attrs
+import pytest
+from uncollapse.core.components import NEEDS
+from uncollapse.estimators.plugin import register_advantage_estimators
+
+NEEDED = {
+    "gae": {"values"},
+    "bi_level_gae": {"values", "turns"},
+    "grpo": {"groups"},
+    "dr_grpo": {"groups"},
+    "rloo": {"groups"},
+    "opo": {"groups"},
+    "reinforce_plus_plus": set(),
+    "reinforce_plus_plus_baseline": {"groups"},
+    "remax": {"greedy_rewards"},
+}
+
+
+@pytest.fixture
+def registered():
+    targets = {}
+    register_advantage_estimators(
+        lambda name, target, summary="", aliases=(): targets.update({name: (target, summary)})
+    )
+    return targets
+
+
+def test_names_and_needs(registered):
+    assert set(registered) == set(NEEDED)
+    for name, (target, summary) in registered.items():
+        module, attribute = target.split(":")
+        component = getattr(import_module(module), attribute)
+        assert summary
+        assert component.needs == NEEDED[name] <= NEEDS
+        assert attrs.has(component)
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            component().anything = 1
+        assert "Source:" in component.__doc__

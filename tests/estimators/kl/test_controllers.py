@@ -1,0 +1,87 @@
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from uncollapse.core.errors import RunError
+from uncollapse.estimators.kl.controllers import Adaptive, Fixed
+
+
+def experiment(coef=0.1, groups=8, group_size=16, placement="reward"):
+    return SimpleNamespace(
+        kl=SimpleNamespace(coef=coef, placement=placement),
+        rollout=SimpleNamespace(groups=groups, group_size=group_size),
+    )
+
+
+def test_fixed_stays():
+    session = Fixed().start(0.01)
+    session.update(99.0, 128)
+    session.load_state_dict(session.state_dict())
+    assert session.coef == 0.01
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [
+        (0.1, 1),
+        (0.11, 1 + 0.1 * 128 / 10000),
+        (0.09, 1 - 0.1 * 128 / 10000),
+        (5.0, 1 + 0.2 * 128 / 10000),
+        (0.0, 1 - 0.2 * 128 / 10000),
+        (-1.0, 1 - 0.2 * 128 / 10000),
+    ],
+)
+def test_adaptive_moves_towards_the_target(kl, factor):
+    session = Adaptive().start(0.001)
+    session.update(kl, 128)
+    assert session.coef == pytest.approx(0.001 * factor, rel=1e-12)
+
+
+def test_steps_multiply():
+    session = Adaptive(target=0.5, horizon=100).start(1.0)
+    session.update(1.0, 10)
+    session.update(0.45, 20)
+    assert session.coef == pytest.approx(1.02 * 0.98)
+
+
+@pytest.mark.parametrize("kl", [float("nan"), float("inf")])
+def test_adaptive_refuses_a_kl_that_is_not_finite_and_keeps_its_coefficient(kl):
+    session = Adaptive().start(0.001)
+    with pytest.raises(RunError, match="KL"):
+        session.update(kl, 128)
+    assert session.coef == 0.001
+
+
+def test_adaptive_resumes_where_it_was():
+    first, second = Adaptive().start(0.001), Adaptive().start(0.001)
+    first.update(5.0, 128)
+    second.load_state_dict(first.state_dict())
+    assert second.coef == first.coef != 0.001
+
+
+def test_adaptive_needs_a_coefficient_to_start_from():
+    assert list(Adaptive().check(experiment())) == []
+    assert list(Adaptive().check(experiment(placement="loss"))) == []
+    (reason,) = Adaptive().check(experiment(coef=0.0))
+    assert "kl.coef" in reason
+
+
+def test_adaptive_needs_a_horizon_beyond_a_fifth_of_a_step():
+    assert list(Adaptive(horizon=25.7).check(experiment())) == []
+    (reason,) = Adaptive(horizon=25).check(experiment())
+    assert "horizon" in reason
+
+
+@pytest.mark.parametrize("params", [{"target": 0}, {"horizon": -1}])
+def test_parameters_are_checked(params):
+    with pytest.raises(ValueError, match=next(iter(params))):
+        Adaptive(**params)
+
+
+@given(kls=st.lists(st.floats(-10, 10), max_size=20), episodes=st.integers(1, 49_999))
+def test_the_coefficient_stays_positive(kls, episodes):
+    session = Adaptive().start(0.001)
+    for kl in kls:
+        session.update(kl, episodes)
+    assert session.coef > 0

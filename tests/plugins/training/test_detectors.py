@@ -1,0 +1,163 @@
+import attrs
+import pytest
+import uncollapse
+from uncollapse.core.components import Verdict
+from uncollapse.core.config import compose
+from uncollapse.core.errors import RunError
+from uncollapse.core.experiment import Named
+from uncollapse.core.runs import RunDirectory
+from uncollapse.plugins.collapse.session import MetricSession
+from uncollapse.plugins.training import stages
+from uncollapse.plugins.training.detectors import Detectors
+
+
+@attrs.frozen
+class Broken:
+    """Fails where it is told to."""
+
+    where: str = "measure"
+    fatal: bool = True
+
+    def start(self, context):
+        return BrokenSession(self.where)
+
+
+class BrokenSession(MetricSession):
+    def __init__(self, where):
+        self._where = where
+
+    def measure(self, rollouts, scorer):
+        if self._where == "measure":
+            raise KeyError("no such thing")
+        return {"own/value": float("nan") if self._where == "nan" else 1.0}
+
+    def judge(self, step, metrics):
+        if self._where == "judge":
+            raise ZeroDivisionError("by nothing")
+        return Verdict("broken", step, "it says so", stop=False) if self._where == "speak" else None
+
+
+def detectors(*components):
+    return Detectors([Named("collapse", f"d{i}", component=c) for i, c in enumerate(components)], None)
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("measure", "d0 failed in measure: KeyError"),
+        ("nan", "d0 failed in measure: ValueError: own/value is nan"),
+        ("judge", "d0 failed in judge: ZeroDivisionError: by nothing"),
+    ],
+)
+def test_a_broken_detector_is_named_or_left_out(where, reason):
+    with pytest.raises(RunError, match=reason):
+        run_once(detectors(Broken(where)))
+    tolerant = detectors(Broken(where, fatal=False), Broken("nowhere"))
+    metrics, verdicts = run_once(tolerant)
+    assert (metrics, verdicts) == ({"own/value": 1.0}, [])
+    assert list(tolerant.broken) == ["d0"]
+    assert list(tolerant.state_dict()) == ["d1"]
+
+
+def run_once(found):
+    metrics = found.measure(None, None)
+    return metrics, found.judge(1, metrics)
+
+
+def test_a_verdict_that_does_not_stop_is_recorded_once(bandit, tmp_path):
+    # an entropy can hardly fall below 0.999999 of itself at every step, but it moves: it explodes or collapses
+    collapse = ["entropy_collapse(ratio=0.999999, window=1, baseline_steps=1, stop=false)"]
+    collapse += ["entropy_explosion(ratio=1.000001, window=1, baseline_steps=1, stop=false)"]
+    outcome = uncollapse.train(compose(bandit, {"collapse": collapse, "trainer.steps": 4}), tmp_path / "run")
+    status = RunDirectory.open(tmp_path / "run").status()
+    assert outcome.status == status["status"] == "success"
+    spoken = [verdict["detector"] for verdict in status["verdicts"]]
+    assert spoken
+    assert len(spoken) == len(set(spoken))
+    assert status["verdicts"][0]["evidence"]["baseline"] > 0
+    assert "verdict" not in status
+    assert "noticed by" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_verdict_that_stops_is_the_outcome(bandit, tmp_path):
+    # every answer counts as invalid: the step after the window is never reached
+    collapse = ["kl_runaway(max_update=1e-12, window=2)"]
+    outcome = uncollapse.train(compose(bandit, {"collapse": collapse, "trainer.steps": 4}), tmp_path / "run")
+    status = RunDirectory.open(tmp_path / "run").status()
+    assert outcome.status == status["status"] == "stopped:kl_runaway"
+    assert (status["step"], status["verdict"]["step"]) == (2, 2)
+    assert status["verdict"]["evidence"]["threshold"] == 1e-12
+    assert [verdict["detector"] for verdict in status["verdicts"]] == ["kl_runaway"]
+
+
+@attrs.frozen
+class BrokenEarly:
+    where: str = "start"
+    fatal: bool = True
+
+    def start(self, context):
+        if self.where == "start":
+            raise OSError("not here")
+        session = BrokenSession("nowhere")
+        session.judge = lambda step, metrics: True
+        session.state_dict = session.load_state_dict = lambda *_: 1 / 0
+        return session
+
+
+def test_every_part_of_a_broken_detector_is_guarded():
+    with pytest.raises(RunError, match="d0 failed in start: OSError: not here"):
+        detectors(BrokenEarly())
+    assert list(detectors(BrokenEarly(fatal=False)).broken) == ["d0"]
+    with pytest.raises(RunError, match="d0 failed in judge: TypeError: it gave a bool"):
+        detectors(BrokenEarly("judge")).judge(1, {})
+    with pytest.raises(RunError, match="d0 failed in state_dict: ZeroDivisionError"):
+        detectors(BrokenEarly("state")).state_dict()
+    with pytest.raises(RunError, match="d0 failed in load_state_dict"):
+        detectors(BrokenEarly("state")).load_state_dict({"d0": {}})
+
+
+@attrs.frozen
+class Watching:
+    """Looks at every update of the policy."""
+
+    value: float = 1.0
+
+    def start(self, context):
+        session = BrokenSession("nowhere")
+        session.before_update = lambda update: SEEN.append(update) or {"own/of_update": self.value}
+        return session
+
+
+SEEN = []
+
+
+def test_updates_are_shown_to_those_who_look():
+    SEEN.clear()
+    found = detectors(Watching(), Broken("nowhere"))
+    assert found.before_update("the update") == {"own/of_update": 1.0}
+    assert SEEN == ["the update"]
+    with pytest.raises(RunError, match="d0 failed in before_update: ValueError: own/of_update is nan"):
+        detectors(Watching(float("nan"))).before_update("the update")
+
+
+def test_the_update_is_the_one_that_is_made(bandit, tmp_path, monkeypatch):
+    shown, made = [], []
+    monkeypatch.setattr(Detectors, "before_update", lambda _, update: shown.append(update) or {})
+    update = stages.update
+
+    def watched(engine, batch, plan, objective, experiment, ranks, scale, **options):
+        made.append((engine, batch, plan, objective, scale))
+        return update(engine, batch, plan, objective, experiment, ranks, scale, **options)
+
+    monkeypatch.setattr(stages, "update", watched)
+    changes = {"collapse": [], "trainer.steps": 2, "trainer.lr_schedule": "linear", "critic.policy_after": 1}
+    uncollapse.train(compose(bandit, changes), tmp_path / "run")
+    # a critic's update each step, and none of the policy while the critic is alone
+    (pending,) = shown
+    assert (pending.step, pending.lr_scale, pending.lr) == (2, 0.5, 5e-4)
+    assert made[-1] == (pending.policy, pending.batch, pending.optimizer_steps, pending.objective, 0.5)
+    rows = pending.optimizer_steps[0]
+    weights = pending.weighted(rows).weights
+    assert float(weights.sum()) == pytest.approx(1)
+    assert bool((weights[rows] > 0).any(1).all())
+    assert int((weights > 0).any(1).sum()) == len(rows) == 4

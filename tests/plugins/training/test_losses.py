@@ -1,0 +1,80 @@
+from typing import get_args
+
+import attrs
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uncollapse.core.components import Scores
+from uncollapse.estimators.kl.variants import K3
+from uncollapse.plugins.training.aggregation import Mode, token_weights
+from uncollapse.plugins.training.batch import Batch, shares
+from uncollapse.plugins.training.losses import CriticObjective, PolicyObjective
+from uncollapse.plugins.training.policy_losses import Ppo
+
+
+def one_row(**tensors):
+    mask = torch.tensor([[False, True, True]])
+    rows = {name: torch.tensor([value]) for name, value in tensors.items()}
+    return Batch(tokens=torch.zeros(1, 3, dtype=torch.long), mask=mask, lengths=torch.tensor([3]), **rows)
+
+
+def test_policy_objective_by_hand():
+    # ratios 1 and 2 at advantages 1 and 1: losses -1 and -1.28 (clipped), token mean -1.14; entropy mean 0.5
+    logprobs = torch.tensor([[0.0, -1.0, -1.0]])
+    batch = one_row(old_logprobs=[0.0, -1.0, -1.0 - 0.6931472], advantages=[9.0, 1.0, 1.0], weights=[0.0, 0.5, 0.5])
+    scores = Scores(logprobs=logprobs, entropies=torch.tensor([[7.0, 0.4, 0.6]]))
+    loss, metrics = PolicyObjective(Ppo(), entropy_coeff=0.1)(scores, batch)
+    assert float(loss) == pytest.approx(-1.14 - 0.1 * 0.5, abs=1e-5)
+    assert [float(x) for x in metrics["entropy"]] == pytest.approx([1.0, 2])
+    assert [float(x) for x in metrics["pg_clipfrac"]] == pytest.approx([1.0, 2])
+
+
+def test_kl_enters_the_loss_with_its_coefficient():
+    batch = one_row(
+        old_logprobs=[0.0, -1.0, -1.0], ref_logprobs=[0.0, -1.0, -2.0], advantages=[0.0, 0, 0], weights=[0.0, 0.5, 0.5]
+    )
+    scores = Scores(logprobs=torch.tensor([[0.0, -1.0, -1.0]]), entropies=torch.zeros(1, 3))
+    loss, metrics = PolicyObjective(Ppo(), kl=K3(), kl_coef=0.2)(scores, batch)
+    k3 = torch.tensor(-1.0).exp().item() + 1 - 1
+    assert float(loss) == pytest.approx(0.2 * k3 / 2, abs=1e-6)
+    assert float(metrics["kl"][0]) == pytest.approx(k3, abs=1e-6)
+
+
+def test_critic_objective_by_hand():
+    # v 1.0 -> 2.0, clipped to 1.5, target 3: (2-3)^2 = 1 < (1.5-3)^2 = 2.25
+    batch = one_row(old_values=[0.0, 1.0, 1.0], returns=[0.0, 3.0, 1.0], weights=[0.0, 0.5, 0.5])
+    loss, metrics = CriticObjective(0.5)(Scores(values=torch.tensor([[0.0, 2.0, 1.0]])), batch)
+    assert float(loss) == pytest.approx(0.5 * 0.5 * 2.25)
+    assert float(metrics["vf_clipfrac"][0]) == 1
+
+
+def test_nothing_off_the_mask_can_reach_the_loss():
+    nan = float("nan")
+    batch = one_row(old_logprobs=[nan, -1.0, -1.0], advantages=[nan, 1.0, 1.0], weights=[0.0, 0.5, 0.5])
+    logprobs = torch.tensor([[nan, -1.0, -1.0]], requires_grad=True)
+    loss, _ = PolicyObjective(Ppo(), entropy_coeff=0.1)(Scores(logprobs=logprobs, entropies=torch.zeros(1, 3)), batch)
+    assert float(loss) == pytest.approx(-1.0)
+    gradient = torch.autograd.grad(loss, logprobs)[0]
+    assert gradient[0, 1:].tolist() == [-0.5, -0.5]
+
+
+@settings(max_examples=40, deadline=None)
+@given(mode=st.sampled_from(get_args(Mode)), ranks=st.integers(1, 3), size=st.integers(1, 4), seed=st.integers(0, 50))
+def test_any_partition_into_micro_batches_and_ranks_has_the_same_gradient(batches, mode, ranks, size, seed):
+    batch = batches(seed=seed)
+    batch = attrs.evolve(batch, weights=token_weights(batch.mask, mode, 50))
+    objective = PolicyObjective(Ppo(), 0.03, K3(), 0.1, "differentiable")
+    theta = torch.linspace(-0.5, 0.5, 61, dtype=torch.float64, requires_grad=True)
+
+    def gradient(micro_batches):
+        total = torch.zeros(61, dtype=torch.float64)
+        for rows in micro_batches:
+            scores = Scores(logprobs=-4 + theta[rows.tokens], entropies=theta[rows.tokens] ** 2)
+            total += torch.autograd.grad(objective(scores, rows)[0], theta)[0]
+        return total
+
+    whole = gradient([batch])
+    cut = [micro_batch for own in shares(batch, range(len(batch)), ranks, size) for micro_batch in own]
+    assert whole.abs().max() > 0
+    assert torch.allclose(gradient(cut), whole, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,119 @@
+import attrs
+import pytest
+import torch
+from uncollapse.core.errors import RequestError
+from uncollapse.core.experiment import Lora, Model
+from uncollapse.plugins.training.batch import Batch
+from uncollapse.plugins.training.models import (
+    Critic,
+    Policy,
+    load_critic,
+    load_policy,
+    load_reference,
+    load_tokenizer,
+    save_model,
+)
+
+
+def oracle(model, batch, temperature):
+    logits = model(input_ids=batch.tokens).logits.double() / temperature
+    logprobs = logits.log_softmax(-1)[:, :-1]
+    chosen = logprobs.gather(-1, batch.tokens[:, 1:, None]).squeeze(-1)
+    entropies = -(logprobs.exp() * logprobs).sum(-1)
+    first = torch.zeros(len(chosen), 1, dtype=torch.float64)
+    return [torch.where(batch.mask, torch.cat([first, x], 1), 0.0) for x in (chosen, entropies)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_policy_scores_equal_the_models_own_logits(model, batch, temperature):
+    scores = Policy(model, temperature)(batch)
+    logprobs, entropies = oracle(model, batch, temperature)
+    assert torch.allclose(scores["logprobs"].double(), logprobs, atol=1e-5)
+    assert torch.allclose(scores["entropies"].double(), entropies, atol=1e-5)
+
+
+def test_scores_do_not_depend_on_padding_order_or_company(model, batch):
+    policy = Policy(model, 1.0)
+    whole = policy(batch)["logprobs"]
+    order = [5, 0, 3]
+    some = policy(batch.take(order))["logprobs"]
+    assert torch.allclose(some, whole[order][:, : some.shape[1]], atol=1e-6)
+    wider = torch.nn.functional.pad(batch.tokens, (0, 5)), torch.nn.functional.pad(batch.mask, (0, 5))
+    padded = policy(attrs.evolve(Batch(*wider, lengths=batch.lengths)))["logprobs"]
+    assert torch.allclose(padded[:, : whole.shape[1]], whole, atol=1e-6)
+
+
+def test_critic_sees_the_state_before_the_token(model, batch):
+    critic = Critic(model.get_decoder())
+    torch.nn.init.normal_(critic.head.weight)
+    values = critic(batch)["values"]
+    changed = batch.tokens.clone()
+    changed[:, 10:] = (changed[:, 10:] + 1) % 61
+    assert torch.allclose(critic(attrs.evolve(batch, tokens=changed))["values"][:, :11], values[:, :11], atol=1e-6)
+    assert not values[~batch.mask].any()
+
+
+def test_a_new_critic_values_everything_at_zero(model, batch):
+    assert not Critic(model.get_decoder())(batch)["values"].any()
+
+
+def test_saved_policies_critics_and_adapters_come_back(tmp_path, model, batch):
+    model.save_pretrained(tmp_path / "base")
+    for lora in (None, Lora(rank=4)):
+        settings = Model(path="x", dtype="float32", lora=lora)
+        policy = load_policy(settings, tmp_path / "base", 1.0)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.01)
+        directory = tmp_path / f"saved_{lora is None}"
+        save_model(policy, dict(policy.named_parameters()), directory)
+        again = load_policy(settings, tmp_path / "base", 1.0, directory)
+        assert torch.equal(again(batch)["logprobs"], policy(batch)["logprobs"])
+        assert not torch.allclose(
+            load_reference(settings, tmp_path / "base", 1.0)(batch)["logprobs"], again(batch)["logprobs"]
+        )
+        assert (directory / ("model.safetensors" if lora is None else "adapter_model.safetensors")).exists()
+    critic = load_critic(settings, tmp_path / "base")
+    with torch.no_grad():
+        critic.head.bias.add_(2.0)
+    save_model(critic, dict(critic.named_parameters()), tmp_path / "critic")
+    assert torch.equal(load_critic(settings, "unused", tmp_path / "critic")(batch)["values"], critic(batch)["values"])
+
+
+def test_only_the_adapter_trains_with_lora(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    policy = load_policy(Model(path="x", dtype="float32", lora=Lora(rank=2)), tmp_path, 1.0)
+    assert {name.split(".")[-3] for name, p in policy.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+
+
+def test_a_missing_model_is_a_wrong_request(tmp_path):
+    with pytest.raises(RequestError, match="cannot load a model from"):
+        load_policy(Model(path="x"), tmp_path / "nothing", 1.0)
+    with pytest.raises(RequestError, match="cannot load a model from"):
+        load_tokenizer(tmp_path / "nothing")
+
+
+def test_a_word_level_tokenizer_of_a_qwen2_model_comes_back_as_it_was(tmp_path, model):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "Up": 1, "||": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", chat_template="x").save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).encode("Up || Up") == [1, 2, 1]
+
+
+def test_a_model_that_scales_its_logits_is_refused(tmp_path, model, monkeypatch):
+    model.save_pretrained(tmp_path)
+    forward = type(model).forward
+
+    def scaled(self, *args, **options):
+        output = forward(self, *args, **options)
+        output.logits = output.logits * 0.1
+        return output
+
+    monkeypatch.setattr(type(model), "forward", scaled)
+    with pytest.raises(RequestError, match="differ from its own logits"):
+        load_policy(Model(path="x", dtype="float32"), tmp_path, 1.0)

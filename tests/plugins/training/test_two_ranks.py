@@ -1,0 +1,67 @@
+"""A whole run on two ranks: one run directory, the same detectors everywhere, and a resume on one rank."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from uncollapse.core.runs import RunDirectory
+from uncollapse.core.yaml import dumps
+
+
+def launch(config, run, ranks, *arguments):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "uncollapse.cli.main", "train", str(config), "--run-dir", str(run), *arguments]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate(timeout=250)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_ranks_train_one_run_that_one_rank_can_resume(bandit, tmp_path, stage):
+    trainer = {**bandit["trainer"], "zero_stage": stage, "save_every": 2, "mini_batch": 4, "micro_batch": 2}
+    config = tmp_path / "two.yaml"
+    kl = {"coef": 0.01, "placement": "reward", "controller": "adaptive"}
+    config.write_text(dumps({**bandit, "trainer": trainer, "kl": kl}))
+    codes, outputs = launch(config, tmp_path / "run", 2)
+    assert codes == [0, 0], outputs
+    run = RunDirectory.open(tmp_path / "run")
+    assert [record["step"] for record in run.metrics()] == [0, 1, 2, 3, 4]
+    assert run.metrics()[-1]["train/rows"] == 8
+    assert run.metrics()[-1]["actor/grad_norm"] > 0
+    assert run.metrics()[-1]["rollout/logprob_gap"] < 1e-4
+    assert run.status()["status"] == "success"
+
+    checkpoint = run.latest()
+    checkpoint.rename(tmp_path / "moved")
+    run.set_status("interrupted")  # as if the last step had not been done
+    codes, outputs = launch(config, tmp_path / "run", 1, "--resume")
+    assert codes == [0], outputs
+    assert "resuming from step_2" in outputs[0]
+    assert run.latest().name == "step_4"
+    assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_groups_that_do_not_divide_by_the_ranks_are_a_wrong_request(bandit, tmp_path):
+    config = tmp_path / "odd.yaml"
+    rollout = {**bandit["rollout"], "groups": 3, "group_size": 4}
+    config.write_text(dumps({**bandit, "rollout": rollout}))
+    codes, outputs = launch(config, tmp_path / "run", 2)
+    assert codes == [2, 2], outputs
+    assert "rollout.groups = 3: must be a multiple of 2, the 2 processes" in outputs[0]
