@@ -90,7 +90,7 @@ def _leave() -> None:
     if dist.is_initialized():
         several = dist.get_world_size() > 1
         dist.destroy_process_group()
-        time.sleep(0.2 if several else 0.0)
+        time.sleep(0.5 if several else 0.0)
 
 
 def gpu_names() -> list[str]:

@@ -6,6 +6,7 @@ import deepspeed
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
+from uncollapse.plugins.training.ranks import start_ranks
 
 
 def adapter(base):
@@ -22,7 +23,8 @@ def losses(model):
 
 def train(stage, base, directory):
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("gloo", verbose=False)
+    start_ranks()  # which also leaves the group so that gloo cannot abort the process at its end
+    deepspeed.init_distributed(verbose=False)
     model = adapter(base)
     if deepspeed.comm.get_rank() == 0:
         model.save_pretrained(directory)
