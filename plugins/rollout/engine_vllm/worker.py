@@ -1,0 +1,57 @@
+"""What we add to vLLM's worker (its ``worker_extension_cls``): taking over weights, and dying with the trainer."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .transfer import unpacked
+
+if TYPE_CHECKING:
+    from .transfer import Named
+
+PR_SET_PDEATHSIG = 1
+
+
+class WeightReceiver:
+    """Mixed into the worker class by vLLM: ``self`` is the worker, and every method is called by ``collective_rpc``."""
+
+    device: torch.device
+    model_runner: Any
+    reload_weights: Any
+    uncollapse_staged: list[Named]
+
+    def uncollapse_bind(self) -> None:
+        """A trainer that is killed takes this process with it."""
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def uncollapse_receive(self, message: bytes, last: bool) -> None:
+        """Load what :func:`.transfer.packed` wrote, by Hugging Face names; parts before the last are kept until then.
+
+        The KV cache sleeps while weights arrive, so there is room for the parts.
+        """
+        tensors = unpacked(message, self.device)
+        staged = getattr(self, "uncollapse_staged", [])
+        if not last:
+            self.uncollapse_staged = staged + [(name, tensor.clone()) for name, tensor in tensors]
+        else:
+            self.uncollapse_staged = []
+            with torch.device(self.device):
+                self.reload_weights(weights_iterator=iter(staged + tensors))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def uncollapse_sums(self, shapes: dict[str, list[int]]) -> dict[str, float]:
+        """The sum (float64) of each parameter of these names that this worker holds whole; a padded vocabulary is cut.
+
+        Fused and sharded parameters, and those that were repacked for a kernel, are left out.
+        """
+        sums = {}
+        for name, parameter in self.model_runner.get_model().named_parameters():
+            rows, *rest = shapes.get(name, [0])
+            if rows and list(parameter.shape[1:]) == rest and len(parameter) >= rows:
+                sums[name] = float(parameter[:rows].double().sum())
+        return sums
