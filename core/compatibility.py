@@ -136,7 +136,7 @@ def _sampling(experiment: Experiment) -> Iterator[Problem]:
                 "every ratio of the two would be off by the log of the kept mass",
                 f"rollout.{key}",
                 value,
-                f"leave it at {whole}; rollout.temperature samples more sharply, and the trainer applies it, too",
+                f"leave it at {whole} and lower rollout.temperature, which the trainer applies too",
             )
 
 

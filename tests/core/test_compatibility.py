@@ -55,7 +55,7 @@ def wrong(*overrides):
             "normalises whole episodes, and reward.placement is turn",
         ),
         (["rollout.top_p=0.9"], "rollout.top_p", "off by the log of the kept mass"),
-        (["rollout.top_k=50"], "rollout.top_k", "leave it at -1; rollout.temperature samples more sharply"),
+        (["rollout.top_k=50"], "rollout.top_k", "leave it at -1 and lower rollout.temperature"),
         (["soft_advantage_reweight=true"], "soft_advantage_reweight", "and gae does not"),
         (
             ["advantage=grpo", "critic.policy_after=3"],
