@@ -73,7 +73,13 @@ def needs(experiment: Experiment) -> frozenset[str]:
 
 def combination_problems(experiment: Experiment) -> list[Problem]:
     """Why an experiment whose every key is right cannot work all the same."""
-    return [*_needs(experiment), *_batches(experiment), *_training(experiment), *_own_checks(experiment)]
+    return [
+        *_needs(experiment),
+        *_sampling(experiment),
+        *_batches(experiment),
+        *_training(experiment),
+        *_own_checks(experiment),
+    ]
 
 
 def check_ranks(experiment: Experiment, ranks: int) -> None:
@@ -117,6 +123,20 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
                 f"{named.name} needs greedy rollouts, and the engine {engine.name} makes none",
                 key,
                 fix="choose another engine",
+            )
+
+
+def _sampling(experiment: Experiment) -> Iterator[Problem]:
+    """Truncated sampling: the keys exist to say why there is none."""
+    rollout = experiment.rollout
+    for key, value, whole in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, -1)):
+        if value != whole:
+            yield Problem(
+                "samples from a part of the distribution only, while the trainer's log-probs are those of the whole: "
+                "every ratio of the two would be off by the log of the kept mass",
+                f"rollout.{key}",
+                value,
+                f"leave it at {whole} and lower rollout.temperature, which the trainer applies too",
             )
 
 

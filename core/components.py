@@ -261,6 +261,23 @@ class PolicyLoss(Protocol):
         ...
 
 
+class SamplerCorrection(Protocol):
+    """Kind ``sampler_correction``: weights for a sampler whose probabilities are not quite the trainer's.
+
+    They multiply each token's term of the policy loss, beside the policy loss' own ratio policy / old policy, and no
+    other term. An attribute ``idle`` that is true says that all weights are 1: then nothing is computed.
+    """
+
+    def correction(
+        self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """[B, T] x 3, all rows of a step -> weights [B, T] without gradient, zero off the mask, and metrics.
+
+        ``old_logprobs`` are the trainer's, ``sampler_logprobs`` the engine's, of the same tokens at the same weights.
+        """
+        ...
+
+
 class Env(Protocol):
     """One episode. Used once: there is no reset. Observations and actions are text."""
 
@@ -294,6 +311,9 @@ class RolloutEngine(Protocol):
 
     greedy: ClassVar[bool]
     """Whether it can decode greedily (``greedy_rewards`` need that)."""
+    own_weights: ClassVar[bool]
+    """Whether it samples with weights and kernels of its own, so that its log-probs are not the trainer's (default
+    false): then the trainer always computes its own."""
 
     def start(self, model: Any, tokenizer: Any) -> RolloutEngineSession:
         """``model``: a Hugging Face causal language model, shared with the trainer where the engine can do that."""

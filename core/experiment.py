@@ -117,6 +117,10 @@ class Rollout:
     max_context: int = number(3600, 1)
     """Tokens of one row; an episode that would grow beyond it is truncated."""
     temperature: float = number(1.0, 0, above=True)
+    top_p: float = number(1.0, 0, 1, above=True)
+    """Only 1 is accepted: a truncated distribution has log-probs that the trainer cannot compute."""
+    top_k: int = number(-1, 1, or_minus_1=True)
+    """Only -1 (all tokens) is accepted, for the same reason."""
     context_window: Literal["full", "limited_multi_turn", "single_turn"] = "full"
     window_turns: int = number(-1, 1, or_minus_1=True)
     """Turns in the window of the two turn-level modes, the current one included; -1 is all of them."""
@@ -244,6 +248,8 @@ class Experiment:
     kl: Kl = section(Kl)
     advantage: Named = component("advantage", "gae")
     policy_loss: Named = component("policy_loss", "ppo")
+    correction: Named = component("sampler_correction", "none")
+    """Weights on the policy loss for a sampler whose log-probs are not the trainer's."""
     entropy_coeff: float = number(0.0, -math.inf)
     """Weight of the entropy bonus: loss - coeff * mean token entropy (nats)."""
     soft_advantage_reweight: bool = False

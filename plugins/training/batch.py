@@ -20,6 +20,8 @@ class Batch:
     weights: Tensor | None = None
     """Share of each token in the loss of the whole optimizer step; zero for padding rows."""
     old_logprobs: Tensor | None = None
+    corrections: Tensor | None = None
+    """Weight of each token's policy loss, for a sampler that is not quite the trainer; ``None`` is 1."""
     ref_logprobs: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None

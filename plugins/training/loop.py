@@ -18,6 +18,7 @@ from . import stages
 from .batch import Batch
 from .detectors import Detectors
 from .losses import CriticObjective, PolicyObjective
+from .mismatch import mismatch
 from .pairwise import Scorer
 from .pending import PendingUpdate
 from .ranks import Ranks
@@ -92,16 +93,23 @@ class Loop:
         metrics: dict[str, float] = {}
         in_reward = parts.reference is not None and experiment.kl.placement == "reward"
         with self._time("score"):
-            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing.
-            if old is None and (len(plan) > 1 or in_reward):
+            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing,
+            # unless somebody asks how far the sampler's log-probs are from the trainer's.
+            if old is None and (len(plan) > 1 or in_reward or self._distrusts_sampler):
                 old = self._score(parts.policy, batch)
         if old is not None:
             assert old.logprobs is not None and old.entropies is not None
             metrics["actor/entropy"] = stages.masked_mean(old.entropies, batch.mask)
             gap = (old.logprobs - rollouts.logprobs).abs()
             metrics["rollout/logprob_gap"] = stages.masked_mean(gap, batch.mask)
+            metrics |= mismatch(old.logprobs, rollouts.logprobs, batch.mask)
         old_logprobs = rollouts.logprobs if old is None else old.logprobs
         assert old_logprobs is not None
+        corrections = None
+        if self._corrects:
+            correct = experiment.correction.component.correction
+            corrections, own = correct(old_logprobs, rollouts.logprobs, batch.mask)
+            metrics |= {f"correction/{name}": value for name, value in own.items()}
         kl_coef, ref_logprobs, kl = parts.controller.coef, None, None
         if parts.reference is not None:
             with self._time("reference"):
@@ -122,6 +130,7 @@ class Loop:
         batch = attrs.evolve(
             batch,
             old_logprobs=None if old is None else old_logprobs,
+            corrections=corrections,
             ref_logprobs=ref_logprobs,
             advantages=result.advantages,
             returns=result.returns,
@@ -187,6 +196,15 @@ class Loop:
         self.step = state["step"]
         self.parts.controller.load_state_dict(state["kl_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])
+
+    @property
+    def _corrects(self) -> bool:
+        return not getattr(self.experiment.correction.component, "idle", False)
+
+    @property
+    def _distrusts_sampler(self) -> bool:
+        """Whether the trainer computes the log-probs of every rollout: the sampler's are corrected, or its own."""
+        return self._corrects or getattr(self.experiment.rollout.engine.component, "own_weights", False)
 
     def _critic_alone(self) -> bool:
         critic = self.experiment.critic

@@ -22,7 +22,13 @@ Metrics = dict[str, tuple[Tensor, Tensor]]
 
 @attrs.frozen(eq=False)
 class PolicyObjective:
-    """policy loss - entropy_coeff * entropy + kl_coef * KL, each a weighted sum over the tokens that train."""
+    """correction * policy loss - entropy_coeff * entropy + kl_coef * KL, a weighted sum over the tokens that train.
+
+    The sampler's correction weighs the policy loss only. That is the term whose expectation is over the sampled token,
+    with the advantage of what was sampled; the entropy is that of the whole distribution, and the KL has an importance
+    weight of its own (``kl_weight``). A token that the correction drops still counts in the normalisation (``weights``
+    are those of all tokens), so dropping makes a step smaller and never scales up what is left.
+    """
 
     policy_loss: PolicyLoss
     entropy_coeff: float = 0.0
@@ -43,6 +49,8 @@ class PolicyObjective:
         logprobs = scores.logprobs
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         loss, own_metrics = self.policy_loss(logprobs, old, batch.advantages, trains)
+        if batch.corrections is not None:
+            loss = batch.corrections * loss
         metrics: Metrics = {**own_metrics, "pg_loss": _mean(loss, trains), "entropy": _mean(scores.entropies, trains)}
         if self.entropy_coeff:
             loss = loss - self.entropy_coeff * scores.entropies

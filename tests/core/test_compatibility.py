@@ -54,6 +54,8 @@ def wrong(*overrides):
             "reward.normalization",
             "normalises whole episodes, and reward.placement is turn",
         ),
+        (["rollout.top_p=0.9"], "rollout.top_p", "off by the log of the kept mass"),
+        (["rollout.top_k=50"], "rollout.top_k", "leave it at -1 and lower rollout.temperature"),
         (["soft_advantage_reweight=true"], "soft_advantage_reweight", "and gae does not"),
         (
             ["advantage=grpo", "critic.policy_after=3"],
@@ -121,6 +123,7 @@ def test_components_have_their_keys():
         "kl.controller",
         "advantage",
         "policy_loss",
+        "correction",
         "collapse.empty_filter",
         "collapse.low_validation_success",
         "trainer.backend",
