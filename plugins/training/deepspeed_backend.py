@@ -228,10 +228,7 @@ class DeepSpeedEngine:
         in_groups = [flat for group in self.adamw.param_groups for flat in group["params"]]
         for flat in getattr(self.engine.optimizer, "fp32_partitioned_groups_flat", in_groups):
             held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
-            self.adamw.state[flat] = {
-                **held,
-                "step": step.clone(),
-            }  # tensors that are linked already stay what they are
+            self.adamw.state[flat] = {**held, "step": step.clone()}  # ZeRO may be linked to the tensors already
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 

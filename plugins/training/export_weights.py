@@ -81,8 +81,9 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Finger
 def mismatches(
     ours: Mapping[str, Fingerprint], theirs: Mapping[str, Fingerprint], tolerance: float = 1e-9
 ) -> list[str]:
-    """The names that only one side has, or whose checksums differ by more than ``tolerance`` (relative; sums of many
-    terms of both signs lose a few digits to the order of summation).
+    """The names that only one side has, or whose checksums differ by more than ``tolerance``, relative or absolute.
+
+    Devices add in different orders, so that the last digits of a sum differ.
     """
     pairs = ((name, ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys()))
     return [name for name, a, b in pairs if a is None or b is None or not _close(a, b, tolerance)]

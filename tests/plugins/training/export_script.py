@@ -1,4 +1,4 @@
-"""Run as one of several ranks under ZeRO 3: what is exported after one optimizer step, and what the trainer computes."""
+"""Run as one of several ranks: what is exported before and after training, and what the trainer computes."""
 
 import sys
 
@@ -19,6 +19,7 @@ from uncollapse.plugins.training.stages import score
 def export(directory: str, stage: int, lora: bool, dtype: str = "float32") -> dict:
     ranks = start_ranks()
     settings = Model(path="x", dtype=dtype, lora=Lora(rank=4, alpha=8) if lora else None)
+    torch.manual_seed(0)  # an adapter starts at random
     policy = load_policy(settings, f"{directory}/model", 1.0)
     batch = Batch(**torch.load(f"{directory}/batch.pt", weights_only=True))
     batch = attrs.evolve(batch, weights=token_weights(batch.mask))

@@ -21,6 +21,7 @@ from uncollapse.plugins.training.models import Critic, Policy
 from uncollapse.plugins.training.ranks import start_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
+import bandit_player
 import joint_script
 from joint_script import OBJECTIVE, actor_critic
 from ranks_launch import launch
@@ -233,3 +234,36 @@ def test_a_checkpoint_is_a_plain_model_that_the_probe_reads(bandit, tmp_path, ov
     names = [group["params"] for group in torch.load(saved / "optimizer.pt", weights_only=True)["param_groups"]]
     assert len(names) == 1
     assert not set(names[0]) & set(HEAD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detach", ["false", "true"])
+def test_gae_with_a_shared_critic_learns_the_bandit(tmp_path_factory, tmp_path, detach):
+    directory = tmp_path_factory.mktemp("player")
+    bandit_player.build(directory)
+    experiment = uncollapse.compose(
+        {
+            "model": {"path": str(directory), "dtype": "float32"},
+            "environment": "bandit(probability=0.9)",
+            "rollout": bandit_player.ROLLOUT,
+            "advantage": "gae",
+            "critic": {"shared": True, "lr": 1e-2, "detach": detach == "true"},
+            "validation": {"groups": 64, "every": 20, "temperature": 1.0},
+            "trainer": {"steps": 20, "micro_batch": 32, "score_batch": 32, "zero_stage": 0, "lr": 1e-3},
+            "collapse": [],
+            "trackers": ["jsonl"],
+        }
+    )
+    first, *_, last = RunDirectory.open(uncollapse.train(experiment, tmp_path / "run").path).metrics()
+    assert 0.3 < first["validation/success"] < 0.7
+    assert last["validation/success"] > 0.9
+    # the risky arm pays 0.9 on average: so are the values of a policy that chooses it
+    assert 0.5 < last["critic/values"] < 1.1
+
+
+def test_the_entropy_forecast_sees_the_joint_update(bandit, tmp_path):
+    changes = ("trainer.steps=2", "trainer.mini_batch=8", "entropy_coeff=0.05", "trainer.lr=1e-4", "advantage=gae")
+    experiment = compose(bandit, "collapse=[entropy_forecast(every=1)]", *changes)
+    records = RunDirectory.open(uncollapse.train(experiment, tmp_path / "run").path).metrics()
+    assert records[1]["forecast/predicted"] != 0
+    assert math.isfinite(records[2]["forecast/realised"])
