@@ -14,7 +14,7 @@ from typing import Any
 
 from .components import NEEDS
 from .errors import nearest
-from .experiment import Experiment, Named, keys
+from .experiment import Critic, Experiment, Named, keys
 from .problems import CompositionError, Problem
 
 
@@ -78,6 +78,7 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
         *_sampling(experiment),
         *_batches(experiment),
         *_training(experiment),
+        *_shared_critic(experiment),
         *_own_checks(experiment),
     ]
 
@@ -186,6 +187,27 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
     if critic is not None and critic.policy_after > 0 and "values" not in needs(experiment):
         reason = "waits for a critic, and nothing in the experiment needs its values, so that it is never built"
         yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")
+
+
+def _shared_critic(experiment: Experiment) -> Iterator[Problem]:
+    """Of ``critic``, whatever has no meaning with or without ``critic.shared``."""
+    if (critic := experiment.critic) is None:
+        return
+    meaningless = {
+        "path": "is where a critic of its own starts from, and the shared one is a head on the policy's trunk",
+        **dict.fromkeys(
+            ("weight_decay", "betas", "grad_clip", "lr_schedule", "warmup_steps"),
+            "is of an optimizer of its own, and a shared critic trains in the policy's: trainer has the same key",
+        ),
+    }
+    fix = "leave it out, or set critic.shared to false"
+    if not critic.shared:
+        reason = "is of a critic that shares the policy's trunk, and critic.shared is false"
+        meaningless, fix = dict.fromkeys(("coef", "detach"), reason), "leave it out, or set critic.shared to true"
+    default = Critic()
+    for name, reason in meaningless.items():
+        if (value := getattr(critic, name)) != getattr(default, name):
+            yield Problem(reason, f"critic.{name}", value, fix)
 
 
 def _own_checks(experiment: Experiment) -> Iterator[Problem]:

@@ -335,10 +335,21 @@ class RolloutEngineSession(Protocol):
 class TrainBackend(Protocol):
     """Kind ``train_backend``: owns the optimizer and the processes' communication."""
 
-    def start(self, module: Any, optimizer: Any, *, zero_stage: int, dtype: str, ranks: Any) -> TrainEngine:
+    def start(
+        self,
+        module: Any,
+        optimizer: Any,
+        *,
+        zero_stage: int,
+        dtype: str,
+        ranks: Any,
+        own_lr: Mapping[str, float] | None = None,
+    ) -> TrainEngine:
         """``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
 
         ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run.
+        ``own_lr`` is given only for a critic that shares the policy's trunk: the base learning rate of parameters
+        whose names begin so, where it is not the optimizer's.
         """
         ...
 

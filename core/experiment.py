@@ -219,6 +219,12 @@ class Critic:
     """Values move at most this far from the old ones before the loss stops rewarding it (reward units)."""
     policy_after: int = number(0, 0)
     """The policy trains only after this many steps of the critic alone."""
+    shared: bool = False
+    """No model of its own: a scalar head on the policy's trunk, in the policy's passes and its optimizer steps."""
+    coef: float = number(0.1, 0, above=True)
+    """Weight of a shared critic's value loss beside the policy's loss."""
+    detach: bool = False
+    """A shared critic reads the trunk without training it: the value loss trains the head alone."""
 
 
 @attrs.frozen

@@ -19,6 +19,7 @@ from .detectors import Detectors
 from .loop import Parts
 from .models import Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .prepare import prepare_model
+from .shared_critic import HEAD, with_value_head
 from .stages import Sampler, derived_seed
 
 if TYPE_CHECKING:
@@ -68,29 +69,38 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     policy = load_policy(settings, path, temperature, saved_policy).to(ranks.device)
 
     needed = needs(experiment) if training else frozenset()
-    # ZeRO-3 leaves no rank with a whole model, so the engine is given one of its own.
+    values_by = experiment.critic if "values" in needed else None
+    if values_by is not None and values_by.shared:
+        policy = with_value_head(policy, values_by, saved_critic).to(ranks.device)
+    # ZeRO-3 leaves no rank with a whole model, so the engine is given one of its own: plain, as adapters come merged.
     synced = training and trainer.zero_stage == 3
-    sampled = load_policy(settings, path, temperature, saved_policy).to(ranks.device) if synced else policy
+    plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
+    sampled = load_policy(plain, path, temperature).to(ranks.device) if synced else policy
     engine = experiment.rollout.engine.component.start(sampled.model, tokenizer)
 
-    def start(module: Any, optimizer: Any) -> Any:
+    def start(module: Any, optimizer: Any, **options: Any) -> Any:
         return trainer.backend.component.start(
-            module, optimizer, zero_stage=trainer.zero_stage, dtype=settings.dtype, ranks=ranks
+            module, optimizer, zero_stage=trainer.zero_stage, dtype=settings.dtype, ranks=ranks, **options
         )
 
-    critic = reference = None
+    reference = None
     if "reference" in needed:
         adapter = settings.lora is not None
         frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
         reference = Reference(frozen, ranks, adapter)
-    if "values" in needed:
-        assert experiment.critic is not None
-        critic = load_critic(settings, experiment.critic.path or path, saved_critic).to(ranks.device)
+    trained: Any = policy
+    critic = None
+    if values_by is not None and values_by.shared:
+        trained = critic = start(policy, trainer, own_lr={HEAD: values_by.lr})
+    elif training:
+        trained = start(policy, trainer)
+    if values_by is not None and not values_by.shared:
+        critic = start(load_critic(settings, values_by.path or path, saved_critic).to(ranks.device), values_by)
     context = DetectorContext(experiment, tokenizer)
     return Parts(
         sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),
-        policy=start(policy, trainer) if training else policy,
-        critic=start(critic, experiment.critic) if critic is not None else None,
+        policy=trained,
+        critic=critic,
         reference=reference,
         controller=experiment.kl.controller.component.start(experiment.kl.coef),
         detectors=Detectors(experiment.collapse if training else (), context),

@@ -17,7 +17,8 @@ from ..rollout.rows import episode_metrics
 from . import stages
 from .batch import Batch
 from .detectors import Detectors
-from .losses import CriticObjective, PolicyObjective
+from .export_weights import full_weights
+from .losses import CriticObjective, JointObjective, PolicyObjective
 from .mismatch import mismatch
 from .pairwise import Scorer
 from .pending import PendingUpdate
@@ -31,6 +32,7 @@ class Parts:
     sampler: stages.Sampler
     policy: Any
     critic: Any | None
+    """``policy`` itself where the critic is a head on its trunk."""
     reference: Any | None
     controller: Any
     """The session of the KL controller."""
@@ -92,10 +94,11 @@ class Loop:
         plan = stages.mini_batches(experiment, len(batch), self.step)
         metrics: dict[str, float] = {}
         in_reward = parts.reference is not None and experiment.kl.placement == "reward"
+        shared, critic_alone = parts.critic is parts.policy, self._critic_alone()
         with self._time("score"):
-            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing,
-            # unless somebody asks how far the sampler's log-probs are from the trainer's.
-            if old is None and (len(plan) > 1 or in_reward or self._distrusts_sampler):
+            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing but
+            # the values of a critic that shares the trunk, or how far the sampler's log-probs are from the trainer's.
+            if old is None and (len(plan) > 1 or in_reward or shared or self._distrusts_sampler):
                 old = self._score(parts.policy, batch)
         if old is not None:
             assert old.logprobs is not None and old.entropies is not None
@@ -120,8 +123,8 @@ class Loop:
                 rollouts = stages.kl_in_reward(rollouts, kl_B_T, kl_coef)
             metrics |= {"actor/kl": stages.masked_mean(kl_B_T, batch.mask), "actor/kl_coef": kl_coef}
             parts.controller.update(stages.sequence_kl(kl_B_T, batch.mask), len(rollouts.raw_rewards_E))
-        values = None
-        if parts.critic is not None:
+        values = None if old is None else old.values
+        if parts.critic is not None and not shared:
             with self._time("values"):
                 values = self._score(parts.critic, batch).values
         with self._time("advantage"):
@@ -136,39 +139,44 @@ class Loop:
             returns=result.returns,
             old_values=values,
         )
-        if parts.critic is not None:
+        if parts.critic is not None and not shared:
             assert experiment.critic is not None
             with self._time("update_critic"):
                 own = self._update(
                     parts.critic, batch, plan, CriticObjective(experiment.critic.clip_value), experiment.critic
                 )
             metrics |= {f"critic/{name}": value for name, value in own.items()}
-        if not self._critic_alone():
-            objective = PolicyObjective(
+        if shared or not critic_alone:
+            objective: Any = PolicyObjective(
                 experiment.policy_loss.component,
                 experiment.entropy_coeff,
                 None if in_reward else kl,
                 kl_coef,
                 experiment.kl.weight,
             )
-            entropy = "gradient" if experiment.entropy_coeff else "value"
-            with self._time("detectors"):
-                pending = PendingUpdate(
-                    self.step + 1,
-                    parts.policy,
-                    rollouts,
-                    batch,
-                    plan,
-                    objective,
-                    experiment,
-                    self._lr_scale(trainer),
-                    self.ranks,
-                )
-                metrics |= parts.detectors.before_update(pending)
+            if shared:
+                assert experiment.critic is not None
+                value_loss = CriticObjective(experiment.critic.clip_value)
+                objective = JointObjective(None if critic_alone else objective, value_loss, experiment.critic.coef)
+            entropy = "none" if critic_alone else "gradient" if experiment.entropy_coeff else "value"
+            if not critic_alone:
+                with self._time("detectors"):
+                    pending = PendingUpdate(
+                        self.step + 1,
+                        parts.policy,
+                        rollouts,
+                        batch,
+                        plan,
+                        objective,
+                        experiment,
+                        self._lr_scale(trainer),
+                        self.ranks,
+                    )
+                    metrics |= parts.detectors.before_update(pending)
             with self._time("update_actor"):
                 own = self._update(parts.policy, batch, plan, objective, trainer, entropy=entropy)
             # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
-            metrics = {f"actor/{name}": value for name, value in own.items()} | metrics
+            metrics = {name if "/" in name else f"actor/{name}": value for name, value in own.items()} | metrics
         return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
 
     def validate(self) -> dict[str, float]:
@@ -274,4 +282,4 @@ def _rows(scores: Scores, rows: torch.Tensor) -> Scores:
 
 
 def _language_model_weights(policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name.removeprefix("model."), tensor) for name, tensor in policy.weights())
+    return full_weights(policy, policy.module)

@@ -74,6 +74,11 @@ class CriticObjective:
     clip_value: float
 
     def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        loss_B_T, metrics = self.tokens(scores, batch)
+        return loss_B_T.sum(), metrics
+
+    def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        """[B, T]: what each token contributes to the loss, zero where nothing trains."""
         assert scores.values is not None and batch.old_values is not None
         assert batch.returns is not None and batch.weights is not None
         trains = batch.mask & (batch.weights > 0)
@@ -85,7 +90,32 @@ class CriticObjective:
             "vf_clipfrac": _mean((clipped_error > error).float(), trains),
             "values": _mean(scores.values, trains),
         }
-        return torch.where(trains, batch.weights * loss, 0.0).sum(), metrics
+        return torch.where(trains, batch.weights * loss, 0.0), metrics
+
+
+@attrs.frozen(eq=False)
+class JointObjective:
+    """policy objective + coef * value loss, where the critic is a head on the policy's trunk; both see one pass.
+
+    Without a policy objective only the value loss is left. The critic's metrics are named ``critic/...``.
+    """
+
+    policy: PolicyObjective | None
+    critic: CriticObjective
+    coef: float
+
+    def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        loss_B_T, metrics = self.tokens(scores, batch)
+        return loss_B_T.sum(), metrics
+
+    def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        """[B, T]: what each token contributes to the loss, zero where nothing trains."""
+        value_loss_B_T, own = self.critic.tokens(scores, batch)
+        loss_B_T, metrics = self.coef * value_loss_B_T, {f"critic/{name}": pair for name, pair in own.items()}
+        if self.policy is None:
+            return loss_B_T, metrics
+        policy_loss_B_T, of_policy = self.policy.tokens(scores, batch)
+        return policy_loss_B_T + loss_B_T, {**of_policy, **metrics}
 
 
 def _mean(values: Tensor, mask: Tensor) -> Any:

@@ -39,19 +39,26 @@ class Policy(nn.Module):
         """``logprobs`` and ``entropies`` [B, T] of the tokens on the mask (nats); only those positions reach the
         head. With a ``cache``, rows continue the tokens in it.
         """
+        return self.token_scores(self.hidden_states(batch, cache), batch, entropy)
+
+    def hidden_states(self, batch: Batch, cache: Any = None) -> Tensor:
+        """[B, T, H]: the trunk's last hidden states, of which the one at t - 1 predicts token t."""
+        return _hidden(self.language_model.get_decoder(), batch, cache)
+
+    def token_scores(self, hidden_B_T_H: Tensor, batch: Batch, entropy: str) -> dict[str, Tensor]:
+        """What :meth:`forward` returns, from hidden states."""
         model = self.language_model
-        hidden = _hidden(model.get_decoder(), batch, cache)
         predicts = batch.mask[:, 1:]
         logprobs_N, entropies_N = token_logprobs(
-            hidden[:, :-1][predicts],
+            hidden_B_T_H[:, :-1][predicts],
             model.get_output_embeddings().weight,
             batch.tokens[:, 1:][predicts],
             self.temperature,
             getattr(model.config, "final_logit_softcapping", None),
             entropy,
         )
-        scores = {"logprobs": _spread(logprobs_N, batch.mask)}
-        return scores if entropy == "none" else {**scores, "entropies": _spread(entropies_N, batch.mask)}
+        scores = {"logprobs": spread(logprobs_N, batch.mask)}
+        return scores if entropy == "none" else {**scores, "entropies": spread(entropies_N, batch.mask)}
 
 
 class Critic(nn.Module):
@@ -68,7 +75,7 @@ class Critic(nn.Module):
         """``values`` [B, T]."""
         hidden = _hidden(self.decoder, batch)
         values_N = self.head(hidden[:, :-1][batch.mask[:, 1:]].to(self.head.weight.dtype)).squeeze(-1).float()
-        return {"values": _spread(values_N, batch.mask)}
+        return {"values": spread(values_N, batch.mask)}
 
 
 def _hidden(decoder: Any, batch: Batch, cache: Any = None) -> Tensor:
@@ -76,7 +83,8 @@ def _hidden(decoder: Any, batch: Batch, cache: Any = None) -> Tensor:
     return decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
 
-def _spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
+def spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
+    """[B, T]: the values at the mask's positions, in their order, and zero elsewhere."""
     return torch.zeros(mask_B_T.shape, dtype=values_N.dtype, device=values_N.device).masked_scatter(mask_B_T, values_N)
 
 

@@ -63,6 +63,14 @@ def wrong(*overrides):
             "nothing in the experiment needs its values",
         ),
         (
+            ["critic={shared: true, weight_decay: 0.1}"],
+            "critic.weight_decay",
+            "is of an optimizer of its own, and a shared critic trains in the policy's: trainer has the same key",
+        ),
+        (["critic={shared: true, path: org/other}"], "critic.path", "the shared one is a head on the policy's trunk"),
+        (["critic.coef=0.5"], "critic.coef", "shares the policy's trunk, and critic.shared is false"),
+        (["critic.detach=true"], "critic.detach", "set critic.shared to true"),
+        (
             ["collapse=[low_validation_success]", "validation.every=0"],
             "collapse.low_validation_success",
             "low_validation_success: it judges validations, and validation.every is 0",
@@ -86,6 +94,7 @@ def test_refused_with_the_reason(overrides, key, text):
         ["kl.placement=reward", "kl.coef=0.1"],
         ["kl.weight=detached", "kl.coef=0.1"],
         ["critic.policy_after=3"],
+        ["critic={shared: true, lr: 1e-4, clip_value: 0.2, policy_after: 3, coef: 0.5, detach: true}"],
         ["rollout.max_turns=1"],
         ["rollout.context_window=single_turn", "trainer.mini_batch=640"],
         ["rollout.context_window=single_turn", "trainer.mini_batch=48"],

@@ -1,9 +1,6 @@
 """The raw gradient of an optimizer step, by ZeRO stage, partition and number of ranks, against plain autograd."""
 
 import math
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from uncollapse.plugins.training.ranks import start_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks_script
+from ranks_launch import launch
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +42,8 @@ def expected(model, batch):
     return gradients, {name: float(total / count) for name, (total, count) in metrics.items()}
 
 
-def run_ranks(directory, stage, size, ranks=2):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, ranks_script.__file__, str(directory), str(stage), str(size)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors.decode()[-3000:]
+def run_ranks(directory, stage, size):
+    launch(ranks_script.__file__, directory, stage, size)
     return torch.load(directory / "out.pt", weights_only=True)
 
 
