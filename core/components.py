@@ -307,26 +307,41 @@ class Environment(Protocol):
 
 
 class RolloutEngine(Protocol):
-    """Kind ``rollout_engine``: token ids in, token ids and log-probs out."""
+    """Kind ``rollout_engine``: token ids in, token ids and log-probs out.
+
+    Optional: ``own_weights`` (true where it samples with a copy of the policy, which must be synced) and ``require()``,
+    which raises RequestError where the engine cannot run on this machine, before a model is loaded.
+    """
 
     greedy: ClassVar[bool]
     """Whether it can decode greedily (``greedy_rewards`` need that)."""
-    own_weights: ClassVar[bool]
-    """Whether it samples with weights and kernels of its own, so that its log-probs are not the trainer's (default
-    false): then the trainer always computes its own."""
 
-    def start(self, model: Any, tokenizer: Any) -> RolloutEngineSession:
-        """``model``: a Hugging Face causal language model, shared with the trainer where the engine can do that."""
+    def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> RolloutEngineSession:
+        """Begin to serve.
+
+        Args:
+            model: a Hugging Face causal language model, shared with the trainer where the engine can do that.
+            tokenizer: the model's.
+            max_context: the longest prompt and response together (tokens), for engines that reserve memory.
+        """
         ...
 
 
 class RolloutEngineSession(Protocol):
+    """A running engine.
+
+    Optional, for engines that take single requests: ``submit(key, prompt, sampling, seed)`` queues one, and
+    ``finished() -> [(key, Completion), ...]`` waits until at least one is done. Optional as well: ``sleep() -> bool``
+    gives memory back while the trainer works (true if it did: then ``sync`` comes before the next request), and
+    ``adapter``, true where ``sync`` takes the tensors of a LoRA adapter, by peft's names.
+    """
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
         """One completion per prompt, in order; the same seed and prompts give the same completions."""
         ...
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the trainer's weights (full tensors by Hugging Face name)."""
+        """Take over the trainer's weights (full tensors by Hugging Face name), and wake up."""
         ...
 
     def close(self) -> None: ...

@@ -35,6 +35,14 @@ class DetectorContext:
     """The policy's; ``None`` where nothing is measured, only judged."""
 
 
+@attrs.frozen(eq=False)
+class Untrained:
+    """A policy that no backend has taken over, for what only samples."""
+
+    module: Policy
+    stage: int = 0
+
+
 class Reference:
     """The frozen reference policy: a model of its own, or the policy with its adapter switched off."""
 
@@ -58,6 +66,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         RequestError: model or tokenizer cannot be loaded, or the experiment cannot be spread over this many ranks.
     """
     check_ranks(experiment, ranks.size)
+    serving = experiment.rollout.engine.component
+    if hasattr(serving, "require"):
+        serving.require()
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     settings, trainer = experiment.model, experiment.trainer
     # the first rank builds the model, if one is to be built; the others then find it
@@ -72,11 +83,15 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     values_by = experiment.critic if "values" in needed else None
     if values_by is not None and values_by.shared:
         policy = with_value_head(policy, values_by, saved_critic).to(ranks.device)
-    # ZeRO-3 leaves no rank with a whole model, so the engine is given one of its own: plain, as adapters come merged.
-    synced = training and trainer.zero_stage == 3
-    plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
-    sampled = load_policy(plain, path, temperature).to(ranks.device) if synced else policy
-    engine = experiment.rollout.engine.component.start(sampled.model, tokenizer)
+    own = getattr(serving, "own_weights", False)
+    sharded = training and trainer.zero_stage == 3
+    sampled: Any = policy
+    if sharded and not own:  # no rank keeps a whole model, so the engine is given one: plain, as adapters come merged
+        plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
+        sampled = load_policy(plain, path, temperature).to(ranks.device)
+    engine = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
+    if hasattr(engine, "sleep"):
+        engine.sleep()  # the optimizer is about to want the memory
 
     def start(module: Any, optimizer: Any, **options: Any) -> Any:
         return trainer.backend.component.start(
@@ -88,7 +103,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         adapter = settings.lora is not None
         frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
         reference = Reference(frozen, ranks, adapter)
-    trained: Any = policy
+    trained: Any = Untrained(policy)
     critic = None
     if values_by is not None and values_by.shared:
         trained = critic = start(policy, trainer, own_lr={HEAD: values_by.lr})
@@ -106,5 +121,5 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         detectors=Detectors(experiment.collapse if training else (), context),
         validation_environment=validation_environment(experiment),
         needs=needed,
-        synced=synced,
+        synced=own or sharded,
     )

@@ -10,6 +10,7 @@ from ...core.config import compose
 from ...core.errors import RequestError
 from ...core.runs import RunDirectory
 from .assemble import assemble
+from .engine_weights import EngineWeights
 from .loop import validation_metrics
 from .ranks import start_ranks
 
@@ -30,6 +31,7 @@ def evaluate(checkpoint: Path, groups: int | None = None, temperature: float | N
     experiment = attrs.evolve(experiment, validation=validation)
     parts = assemble(experiment, start_ranks(), checkpoint, training=False)
     try:
+        EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()
         return validation_metrics(parts.sampler.validate(parts.validation_environment))
     finally:
         parts.sampler.engine.close()

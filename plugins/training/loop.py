@@ -17,7 +17,7 @@ from ..rollout.rows import episode_metrics
 from . import stages
 from .batch import Batch
 from .detectors import Detectors
-from .export_weights import full_weights
+from .engine_weights import EngineWeights
 from .losses import CriticObjective, JointObjective, PolicyObjective
 from .mismatch import mismatch
 from .pairwise import Scorer
@@ -53,18 +53,21 @@ class Loop:
         self.episodes: list[Episode] = []
         """Those of the last step, for transcripts."""
         self._seconds: dict[str, float] = {}
+        self._engine_weights = EngineWeights(parts.sampler.engine, parts.policy, parts.synced)
 
     def train_step(self) -> dict[str, float]:
         """One training step without validation; returns its metrics."""
         experiment, parts = self.experiment, self.parts
         self._seconds = {}
         torch.manual_seed(stages.derived_seed(experiment.seed, "step", self.step))
+        with self._time("sync"):
+            self._engine_weights.fresh()
         with self._time("rollout"):
-            if parts.synced:
-                parts.sampler.engine.sync(_language_model_weights(parts.policy))
             self.episodes = parts.sampler.train(self.step)
             rollouts = stages.to_rollouts(self.episodes, experiment)
             greedy_P = self._greedy_rewards()
+        with self._time("sync"):
+            self._engine_weights.sleep()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
         old: Scores | None = None
         if "entropies" in parts.needs:
@@ -175,15 +178,16 @@ class Loop:
                     metrics |= parts.detectors.before_update(pending)
             with self._time("update_actor"):
                 own = self._update(parts.policy, batch, plan, objective, trainer, entropy=entropy)
+            self._engine_weights.outdated()
             # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
             metrics = {name if "/" in name else f"actor/{name}": value for name, value in own.items()} | metrics
         return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
 
     def validate(self) -> dict[str, float]:
         """Success on the validation groups, with its standard error."""
+        with self._time("sync"):
+            self._engine_weights.fresh()
         with self._time("validation"):
-            if self.parts.synced:
-                self.parts.sampler.engine.sync(_language_model_weights(self.parts.policy))
             episodes = self.parts.sampler.validate(self.parts.validation_environment)
         return validation_metrics(episodes)
 
@@ -279,7 +283,3 @@ def _advantage_metrics(result: Any, values: torch.Tensor | None, mask: torch.Ten
 def _rows(scores: Scores, rows: torch.Tensor) -> Scores:
     pick = {f.name: v[rows] for f in attrs.fields(Scores) if (v := getattr(scores, f.name)) is not None}
     return Scores(**pick)
-
-
-def _language_model_weights(policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    return full_weights(policy, policy.module)

@@ -50,9 +50,7 @@ class VllmEngine:
     """What is sent of a LoRA policy: the adapter alone, or the whole merged model."""
     max_num_seqs: int = attrs.field(default=256, validator=attrs.validators.ge(1))
     """Conversations that are decoded at once, at most."""
-    kv_cache_gib: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
-    )
+    kv_cache_gib: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
     """Size of the KV cache; ``None``: what is left of ``gpu_memory_utilization`` (1 on a CPU)."""
     enforce_eager: bool = False
     """Whether to do without CUDA graphs: starts faster, decodes slower."""

@@ -16,14 +16,16 @@ from torch import Tensor
 
 from ....core.components import Completion, Sampling
 from ....core.errors import RequestError, RunError
+from ..fingerprint import fingerprint, mismatches
 from ..template import end_ids
 from .transfer import SHARED, buckets, packed
 
 if TYPE_CHECKING:
+    from ..fingerprint import Fingerprint
     from .engine import VllmEngine
 
 KEY = "rollout.engine: vllm"
-SHUTDOWN_S = 10.0
+SHUTDOWN_S = 3.0
 """How long the engine's process may take to end before it is killed."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM's adapter kernels are built for."""
@@ -103,7 +105,6 @@ class _Place:
         own = device.index or 0
         gpus = list(engine.gpus) or [own, *(other for other in range(own + 1, own + engine.tensor_parallel))]
         self.sleeps = self.cuda and engine.sleep and own in gpus
-        self.level = 1 if engine.lora == "adapter" else 2
         seen = [*gpus, *({own} - set(gpus))]
         names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in seen) if self.cuda else None
@@ -179,9 +180,10 @@ class VllmSession:
         )
         name = str(key)
         with _failures("failed"):
-            name = self.llm.add_request(
-                name, {"prompt_token_ids": list(prompt)}, parameters, lora_request=self._request
-            ) or name
+            name = (
+                self.llm.add_request(name, {"prompt_token_ids": list(prompt)}, parameters, lora_request=self._request)
+                or name
+            )
         self._keys[str(key)] = key
         if sampling.stop:
             from transformers import StopStringCriteria
@@ -230,7 +232,7 @@ class VllmSession:
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Wake up, take over the trainer's weights by Hugging Face name, and forget the cache of the old ones.
 
-        After the first time the sums of what both sides hold are compared.
+        After the first time the checksums of what both sides hold are compared.
 
         Raises:
             RunError: they differ.
@@ -238,44 +240,47 @@ class VllmSession:
         if self._asleep:
             torch.cuda.empty_cache()  # what torch keeps for itself, the engine cannot have
             self._call("wake_up", ["weights"])
-        sums = self._load_adapter(weights) if self.adapter else self._load(weights)
+        if self.adapter:
+            self._load_adapter(weights)
+        else:
+            self._load(weights)
         if self._asleep:
             self._call("wake_up", ["kv_cache"])
             self._asleep = False
         self._call("reset_prefix_cache")
         self._syncs += 1
-        if sums:
-            self._compare(sums)
 
-    def sleep(self) -> None:
-        """Give the GPU's memory back; :meth:`sync` wakes the engine."""
+    def sleep(self) -> bool:
+        """Give the GPU's memory back, if that is wanted; whether :meth:`sync` must come before the next request."""
         if self.place.sleeps and not self._asleep:
-            self._call("sleep", self.place.level if self.adapter else 2)
+            self._call("sleep", 1 if self.adapter else 2)
             self._asleep = True
+        return self._asleep
 
-    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[list[int], float]]:
-        sums: dict[str, tuple[list[int], float]] = {}
+    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        shapes: dict[str, list[int]] = {}
+        sent: dict[str, Fingerprint] = {}
         for tensors, last in buckets(weights):
             if self._syncs == 0:
-                sums |= {name: (list(tensor.shape), float(tensor.double().sum())) for name, tensor in tensors}
+                shapes |= {name: list(tensor.shape) for name, tensor in tensors}
+                sent |= fingerprint(tensors)
             with packed(tensors, self.place.trainer) as message:
                 self.rpc("uncollapse_receive", message, last)
-        return sums
+        if self._syncs == 0:
+            self._compare(sent, self.rpc("uncollapse_fingerprint", shapes)[0])
 
-    def _compare(self, sums: dict[str, tuple[list[int], float]]) -> None:
-        held = self.rpc("uncollapse_sums", {name: shape for name, (shape, _) in sums.items()})[0]
-        for name, found in held.items():
-            shape, wanted = sums[name]
-            if abs(found - wanted) > 1e-9 * max(1.0, abs(wanted)) * max(1, torch.Size(shape).numel()) ** 0.5:
-                raise RunError(
-                    f"after the weights were sent, {name} sums to {found:.9g} in the engine and {wanted:.9g} here",
-                    KEY,
-                    "the sampler does not sample from the policy: report it with the model and vLLM's version",
-                )
-        if not held:
-            raise RunError("no tensor of the engine could be compared with the trainer's", KEY, "choose the engine hf")
+    @staticmethod
+    def _compare(sent: dict[str, Fingerprint], held: dict[str, Fingerprint]) -> None:
+        wrong = mismatches({name: sent[name] for name in held}, held)
+        if wrong or not held:
+            reason = f"holds another {wrong[0]} than it was sent" if wrong else "holds nothing that could be compared"
+            raise RunError(
+                f"after the weights were sent, the vLLM engine {reason}",
+                KEY,
+                "it would not sample from the policy: choose the engine hf, and report the model and vLLM's version",
+            )
 
-    def _load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[list[int], float]]:
+    def _load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         from safetensors.torch import save_file
         from vllm.lora.request import LoRARequest
 
@@ -291,7 +296,6 @@ class VllmSession:
         if previous is not None:
             self._call("remove_lora", previous.lora_int_id)
         self._call("add_lora", self._request)
-        return {}
 
     # --- the process ------------------------------------------------------------------------------------------------
 
@@ -310,7 +314,7 @@ class VllmSession:
 
 
 def _plain(value: Any) -> Any:
-    """peft's settings hold sets and enums."""
+    """Peft's settings hold sets and enums."""
     return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", str(value))
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..fingerprint import fingerprint
 from .transfer import unpacked
 
 if TYPE_CHECKING:
+    from ..fingerprint import Fingerprint
     from .transfer import Named
 
 PR_SET_PDEATHSIG = 1
@@ -44,14 +46,14 @@ class WeightReceiver:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def uncollapse_sums(self, shapes: dict[str, list[int]]) -> dict[str, float]:
-        """The sum (float64) of each parameter of these names that this worker holds whole; a padded vocabulary is cut.
+    def uncollapse_fingerprint(self, shapes: dict[str, list[int]]) -> dict[str, Fingerprint]:
+        """Of each parameter of these names that this worker holds whole; rows that pad a vocabulary are left out.
 
-        Fused and sharded parameters, and those that were repacked for a kernel, are left out.
+        Fused and sharded parameters, and those that were repacked for a kernel, cannot be compared.
         """
-        sums = {}
+        whole = {}
         for name, parameter in self.model_runner.get_model().named_parameters():
             rows, *rest = shapes.get(name, [0])
             if rows and list(parameter.shape[1:]) == rest and len(parameter) >= rows:
-                sums[name] = float(parameter[:rows].double().sum())
-        return sums
+                whole[name] = parameter[:rows]
+        return fingerprint(whole.items())

@@ -5,10 +5,11 @@ import sys
 import attrs
 import torch
 from uncollapse.core.experiment import Lora, Model, Trainer
+from uncollapse.plugins.rollout.fingerprint import fingerprint
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch, shares
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
-from uncollapse.plugins.training.export_weights import adapter_weights, fingerprint, full_weights
+from uncollapse.plugins.training.export_weights import adapter_weights, full_weights
 from uncollapse.plugins.training.losses import PolicyObjective
 from uncollapse.plugins.training.models import load_policy
 from uncollapse.plugins.training.policy_losses import Ppo

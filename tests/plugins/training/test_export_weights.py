@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from uncollapse.core.errors import RunError
 from uncollapse.core.experiment import Lora, Model
 from uncollapse.plugins.rollout.engine_hf import HfSession
+from uncollapse.plugins.rollout.fingerprint import fingerprint, mismatches
 from uncollapse.plugins.training import assemble
-from uncollapse.plugins.training.export_weights import adapter_weights, fingerprint, full_weights, mismatches
+from uncollapse.plugins.training.export_weights import adapter_weights, full_weights
 from uncollapse.plugins.training.loop import Loop
 from uncollapse.plugins.training.models import Policy, load_policy
 from uncollapse.plugins.training.ranks import start_ranks
