@@ -1,8 +1,7 @@
 """What the GPU benchmarks share: random models of real shapes, a tokenizer to go with them, clocks, memory, rows.
 
-A random model says every token equally often, so nothing would end, and every answer would be unreadable. The
-tokenizer sees to both: its end-of-sequence token lies outside the model's vocabulary, so every response has exactly
-``max_tokens`` tokens; and one in 512 of the ids that no prompt uses reads as a whole answer, so that some responses act
+A random model says every token about equally often: responses would end anywhere, and no answer could be read. The
+tokenizer sees to both: it has no end-of-sequence token, so every response has exactly ``max_tokens`` tokens; and one in 512 of the ids that no prompt uses reads as a whole answer, so that some responses act
 and others pay the format penalty.
 """
 
@@ -46,7 +45,7 @@ _TEMPLATE = (
 
 
 def write_tokenizer(directory: Path, vocabulary: int) -> None:
-    """One word for each of ``vocabulary`` ids; the end-of-sequence token comes after them.
+    """One word for each of ``vocabulary`` ids, and ``<eos>`` after them, for those who cannot do without.
 
     The chat template ends with the forced tag, so that whoever renders it asks for the same continuation.
     """
@@ -68,7 +67,7 @@ def write_tokenizer(directory: Path, vocabulary: int) -> None:
     model = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     model.pre_tokenizer = splitter
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=model, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", chat_template=_TEMPLATE
+        tokenizer_object=model, pad_token="<pad>", unk_token="<unk>", chat_template=_TEMPLATE
     )
     tokenizer.save_pretrained(directory)
 

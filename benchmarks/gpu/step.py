@@ -55,7 +55,7 @@ def experiment(options: argparse.Namespace) -> Any:
         engine = {"name": "vllm", "gpu_memory_utilization": options.utilization, "enforce_eager": options.eager}
         engine |= {} if gpu else {"kv_cache_gib": 0.25}
     trainer = {
-        "steps": 1000, "mini_batch": rows if single else max(1, rows // 4), "micro_batch": options.micro_batch,
+        "steps": 1000, "mini_batch": rows if single else max(options.micro_batch, rows // 4), "micro_batch": options.micro_batch,
         "score_batch": options.score_batch, "zero_stage": 2, "save_last": False, "log_rollouts": 0,
     }  # fmt: skip
     if options.packing and "trainer.token_budget" in keys():
@@ -136,6 +136,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     composed = experiment(options)
     rollout, environment, gpu = composed.rollout, composed.environment.component, torch.cuda.is_available()
     tokenizer, total = load_tokenizer(options.model), 1 + options.steps
+    tokenizer.eos_token = "<eos>"  # the trainer needs one; the model cannot say it
     template = Template(tokenizer, rollout.think)
     rows, prompts = [], []
     for seed in range(rollout.seed, rollout.seed + total * rollout.groups):
@@ -334,6 +335,8 @@ def arguments() -> argparse.Namespace:
         options.shape, options.groups, options.group_size, options.eager = "tiny", 2, 4, True
         options.max_tokens, options.micro_batch, options.peer_dtype = 16, 4, "float32"
         options.steps = min(options.steps, 2)
+        if not torch.cuda.is_available():
+            options.peer_engine = "hf"  # TRL cannot send weights to vLLM on a CPU
     defaults = {"max_tokens": (256, 400), "micro_batch": (16, 4), "score_batch": (32, 8)}
     for name, values in defaults.items():
         if getattr(options, name) is None:
