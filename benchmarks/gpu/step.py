@@ -235,7 +235,12 @@ def _of_step(prompts: list[int], step: int, groups: int) -> list[int]:
 
 
 def row(
-    side: str, options: argparse.Namespace, steps: list[dict[str, float]], peak: common.Peak, start_s: float, critics: int
+    side: str,
+    options: argparse.Namespace,
+    steps: list[dict[str, float]],
+    peak: common.Peak,
+    start_s: float,
+    critics: int,
 ) -> dict[str, Any]:
     """Medians over the steps after the first."""
     counted = steps[1:]
