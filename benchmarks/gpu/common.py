@@ -1,8 +1,9 @@
 """What the GPU benchmarks share: random models of real shapes, a tokenizer to go with them, clocks, memory, rows.
 
 A random model says every token about equally often: responses would end anywhere, and no answer could be read. The
-tokenizer sees to both: it has no end-of-sequence token, so every response has exactly ``max_tokens`` tokens; and one in 512 of the ids that no prompt uses reads as a whole answer, so that some responses act
-and others pay the format penalty.
+tokenizer sees to both: it has no end-of-sequence token, so every response has exactly ``max_tokens`` tokens; and one
+in 512 of the ids that no prompt uses reads as a whole answer, so that some responses act and others pay the format
+penalty.
 """
 
 from __future__ import annotations

@@ -148,8 +148,8 @@ def main() -> None:
     if not options.keep:
         shutil.rmtree(options.model, ignore_errors=True)
     print(
-        f"\n{sum(common.parameters(options.shape)):,} parameters, {options.rows} rows, {rows[0]['tokens']:,} tokens, of "
-        f"which {rows[0]['sampled']:,} train; {1 + options.steps} optimizer steps; {rows[0]['gpu']}, {rows[0]['date']}"
+        f"\n{sum(common.parameters(options.shape)):,} parameters, {options.rows} rows, {rows[0]['tokens']:,} tokens "
+        f"({rows[0]['sampled']:,} train), {1 + options.steps} optimizer steps; {rows[0]['gpu']}, {rows[0]['date']}"
     )
     common.table(rows, COLUMNS)
     common.publish(rows, options.out)

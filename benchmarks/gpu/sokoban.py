@@ -4,11 +4,12 @@
     python benchmarks/gpu/sokoban.py --one                          # one run on one GPU: seed 0, no filter
     python benchmarks/gpu/sokoban.py --calibrate 'steps=400;steps=400 noise=0.8'     # how good is the warm start?
 
-A Qwen2 of hidden size 512 and 21 layers clones a noisy solver on the first GPU, once. Then ``uncollapse sweep run custom``
-trains it with {no filter, ``top_p(0.9)`` of the reward variance, linear} x {seed 0, 1}, one run a GPU at a time: 8 groups
-of 16 episodes a step, GRPO (or ``--algorithm ppo``), bf16 with fp32 master weights, and a vLLM engine on the same GPU,
-which has room for both and does not sleep. Success is the share of solved validation rooms, none of which is ever trained
-on, sampled at temperature 1 as in training; the standard error is over distinct rooms. The seeds share the warm start.
+A Qwen2 of hidden size 512 and 21 layers clones a noisy solver on the first GPU, once. Then ``uncollapse sweep run
+custom`` trains it with {no filter, ``top_p(0.9)`` of the reward variance, linear} x {seed 0, 1}, one run a GPU at a
+time: 8 groups of 16 episodes a step, GRPO (or ``--algorithm ppo``), bf16 with fp32 master weights, and a vLLM engine on
+the same GPU, which has room for both and does not sleep. Success is the share of solved validation rooms, none of which
+is ever trained on, sampled at temperature 1 as in training; the standard error is over distinct rooms. The seeds share
+the warm start.
 
 ``--minutes`` bounds all of it: at their end the sweep is interrupted, and what has been measured is reported. DIR gets
 ``curves.csv`` and ``result.jsonl`` beside the sweep and its report (``report/``, with a PNG per metric).
@@ -36,8 +37,8 @@ import torch
 FILTERS = "nofilter,top_p(0.9)"
 CURVES = (
     "validation/success", "validation/success_se", "validation/invalid_turn_rate", "train/success", "train/reward",
-    "actor/entropy", "actor/grad_norm", "rollout/filter_kept_ratio", "mismatch/abs", "timing_s/sync", "timing_s/rollout",
-    "timing_s/score", "timing_s/update_actor", "timing_s/step",
+    "actor/entropy", "actor/grad_norm", "rollout/filter_kept_ratio", "mismatch/abs",
+    "timing_s/sync", "timing_s/rollout", "timing_s/score", "timing_s/update_actor", "timing_s/step",
 )  # fmt: skip
 COLUMNS = {
     "run": "run", "status": "status", "steps": "steps", "before": "success before", "after": "after", "gain": "gain",
@@ -221,7 +222,7 @@ def main() -> None:
         after = [row["success_after"] for row in rows if row["filter"] == chosen]
         spread = math.sqrt(sum(row["success_after_se"] ** 2 for row in rows if row["filter"] == chosen)) / len(after)
         print(
-            f"{chosen}: success {fmean(after):.3f} ± {spread:.3f} (rooms), {min(after):.3f} to {max(after):.3f} over seeds"
+            f"{chosen}: success {fmean(after):.3f} ± {spread:.3f} (rooms); seeds {min(after):.3f} to {max(after):.3f}"
         )
     common.publish(rows, options.runs / "result.jsonl")
     raise SystemExit(0 if rows else code or 1)

@@ -55,8 +55,9 @@ def experiment(options: argparse.Namespace) -> Any:
         engine = {"name": "vllm", "gpu_memory_utilization": options.utilization, "enforce_eager": options.eager}
         engine |= {} if gpu else {"kv_cache_gib": 0.25}
     trainer = {
-        "steps": 1000, "mini_batch": rows if single else max(options.micro_batch, rows // 4), "micro_batch": options.micro_batch,
-        "score_batch": options.score_batch, "zero_stage": 2, "save_last": False, "log_rollouts": 0,
+        "steps": 1000, "mini_batch": rows if single else max(options.micro_batch, rows // 4),
+        "micro_batch": options.micro_batch, "score_batch": options.score_batch, "zero_stage": 2,
+        "save_last": False, "log_rollouts": 0,
     }  # fmt: skip
     if options.packing and "trainer.token_budget" in keys():
         trainer["token_budget"] = options.packing
@@ -251,7 +252,8 @@ def row(
     )
     return {
         "benchmark": "step", "side": side, "task": options.task, "algorithm": options.algorithm,
-        "shared_critic": options.shared_critic, "shape": options.shape, "parameters": sum(common.parameters(options.shape)),
+        "shared_critic": options.shared_critic, "shape": options.shape,
+        "parameters": sum(common.parameters(options.shape)),
         "engine": options.peer_engine if side.startswith("TRL") else options.engine, "packing": options.packing,
         "micro_batch": options.micro_batch, "gradient_checkpointing": options.gradient_checkpointing,
         "utilization": options.utilization, "episodes": options.groups * options.group_size,
@@ -285,8 +287,8 @@ def main() -> None:
         raise SystemExit(1)
     first = rows[0]
     print(
-        f"\n{first['task']}, {first['algorithm']}: {first['episodes']} episodes, {first['tokens']:,.0f} tokens a step, of "
-        f"which {first['sampled']:,.0f} sampled; {first['parameters']:,} parameters; {first['gpu']}, {first['date']}"
+        f"\n{first['task']}, {first['algorithm']}: {first['episodes']} episodes, {first['tokens']:,.0f} tokens a step "
+        f"({first['sampled']:,.0f} sampled); {first['parameters']:,} parameters; {first['gpu']}, {first['date']}"
     )
     common.table(rows, COLUMNS)
     for other in rows[1:]:
@@ -299,7 +301,7 @@ def main() -> None:
 
 
 def run(side: str, dtype: str = "") -> dict[str, Any] | None:
-    """This script again, for one side: a process of its own, so that nothing of the other is left in memory."""
+    """Call the script again, for one side: a process of its own, so that nothing of the other is left in memory."""
     with tempfile.TemporaryDirectory() as directory:
         result = Path(directory) / "row.json"
         own = [sys.executable, *sys.argv, "--side", side, "--result", str(result)]

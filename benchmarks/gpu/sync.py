@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/sync.py [--modes full,adapter,merged] [--quick]
 
-``full`` sends the whole policy, ``adapter`` the LoRA adapter alone, ``merged`` a LoRA policy merged on the way. Times are
-medians of ``--repeats``, in milliseconds: ``sync`` into an engine that is awake (weights and clearing the prefix cache),
-``sleep``, ``wake`` (both stages) and ``sync`` as the training loop does it, together with the wake-up. The first sync,
-which compares checksums, stands apart. ``freed`` is the memory that the GPU had more after falling asleep.
+``full`` sends the whole policy, ``adapter`` the LoRA adapter alone, ``merged`` a LoRA policy merged on the way. Times
+are medians of ``--repeats``, in milliseconds: ``sync`` into an engine that is awake (weights and clearing the prefix
+cache), ``sleep``, ``wake`` (both stages) and ``wake+sync``, which is what the training loop does before a rollout. The
+first sync, which compares checksums, stands apart. ``freed`` is what the GPU had more of after falling asleep.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     experiment = uncollapse.compose({
         "environment": {"name": "sokoban"},
         "model": {
-            "path": str(options.model), "dtype": common.dtype(), "lora": None if mode == "full" else {"rank": options.rank},
+            "path": str(options.model), "dtype": common.dtype(),
+            "lora": None if mode == "full" else {"rank": options.rank},
         },
         "rollout": {"engine": engine, "max_tokens": 16, "max_context": 1024},
         "validation": {"every": 0},
