@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/sokoban.py [--gpus 0,1,2,3] [--steps 200] [--runs DIR] [--quick]
     python benchmarks/gpu/sokoban.py --one                          # one run on one GPU: seed 0, no filter
-    python benchmarks/gpu/sokoban.py --calibrate 'steps=400;steps=400 noise=0.8'     # how good is the warm start?
+    python benchmarks/gpu/sokoban.py --calibrate 'steps=600;steps=600 noise=0.8'     # how good is the warm start?
 
 A Qwen2 of hidden size 512 and 21 layers clones a noisy solver on the first GPU, once. Then ``uncollapse sweep run
 custom`` trains it with {no filter, ``top_p(0.9)`` of the reward variance, linear} x {seed 0, 1}, one run a GPU at a
@@ -235,7 +235,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=25, help="steps between validations")
     parser.add_argument("--algorithm", choices=("grpo", "ppo"), default="grpo")
     parser.add_argument("--lr", type=float, default=3e-5)
-    parser.add_argument("--clone-steps", type=int, default=400)
+    parser.add_argument("--clone-steps", type=int, default=600)
     parser.add_argument("--clone-lr", type=float, default=6e-4)
     parser.add_argument(
         "--noise", type=float, default=0.7, help="of the demonstrator, in the last fifth of the cloning"
