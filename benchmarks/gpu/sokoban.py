@@ -148,7 +148,9 @@ def sweep(options: argparse.Namespace, deadline: float) -> int:
     except subprocess.TimeoutExpired:
         print("out of time: the sweep is interrupted", flush=True)
         process.send_signal(signal.SIGINT)
-        return process.wait()
+        code = process.wait()
+        subprocess.run([*command[:4], "report", str(options.runs)], check=False)
+        return code
 
 
 def read(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -231,7 +233,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", help="which GPUs (default: all); the warm start is cloned on the first")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, help="of training (200)")
     parser.add_argument("--every", type=int, default=25, help="steps between validations")
     parser.add_argument("--algorithm", choices=("grpo", "ppo"), default="grpo")
     parser.add_argument("--lr", type=float, default=3e-5)
@@ -249,8 +251,9 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.one and not options.gpus and torch.cuda.is_available():
         options.gpus = "0"
+    options.steps = options.steps or (2 if options.quick else 200)
     if options.quick:
-        options.steps, options.every, options.clone_steps = 2, 1, 20
+        options.every, options.clone_steps = 1, 20
     options.runs = options.runs or Path(tempfile.mkdtemp(prefix="sokoban-"))
     return options
 

@@ -305,7 +305,8 @@ def run(side: str, dtype: str = "") -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as directory:
         result = Path(directory) / "row.json"
         own = [sys.executable, *sys.argv, "--side", side, "--result", str(result)]
-        subprocess.run([*own, *(["--peer-dtype", dtype] if dtype else [])], check=False, env=dict(os.environ))
+        quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+        subprocess.run([*own, *(["--peer-dtype", dtype] if dtype else [])], check=False, env={**quiet, **os.environ})
         return json.loads(result.read_text()) if result.exists() else None
 
 
