@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/sokoban.py [--gpus 0,1,2,3] [--steps 200] [--runs DIR] [--quick]
     python benchmarks/gpu/sokoban.py --one                          # one run on one GPU: seed 0, no filter
-    python benchmarks/gpu/sokoban.py --calibrate 'steps=600;steps=600 noise=0.8'     # how good is the warm start?
+    python benchmarks/gpu/sokoban.py --calibrate 'steps=1000;lr=0.001;noise=0.8'     # how good is the warm start?
 
 A Qwen2 of hidden size 512 and 21 layers clones a noisy solver on the first GPU, once. Then ``uncollapse sweep run
 custom`` trains it with {no filter, ``top_p(0.9)`` of the reward variance, linear} x {seed 0, 1}, one run a GPU at a
@@ -50,7 +50,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What makes ``tiny-sokoban`` the experiment of this benchmark."""
     gpu = torch.cuda.is_available()
     size = {"hidden": 128, "layers": 1} if options.quick else {"hidden": 512, "layers": 21, "initializer": 0.03}
-    cloned = {"steps": options.clone_steps, "batch": 8 if options.quick else 64, "lr": options.clone_lr}
+    cloned = {"steps": options.clone_steps, "batch": 8 if options.quick else 32, "lr": options.clone_lr}
     engine = {"name": "vllm", "sleep": False, "max_num_seqs": 512, "kv_cache_gib": 4.0 if gpu else 0.25}
     ppo = {"advantage": "gae", "critic": {"lr": 10 * options.lr}}
     return {
@@ -237,7 +237,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=25, help="steps between validations")
     parser.add_argument("--algorithm", choices=("grpo", "ppo"), default="grpo")
     parser.add_argument("--lr", type=float, default=3e-5)
-    parser.add_argument("--clone-steps", type=int, default=600)
+    parser.add_argument("--clone-steps", type=int, default=1000)
     parser.add_argument("--clone-lr", type=float, default=6e-4)
     parser.add_argument(
         "--noise", type=float, default=0.7, help="of the demonstrator, in the last fifth of the cloning"

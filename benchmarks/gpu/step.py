@@ -16,7 +16,7 @@ fp32 weights under autocast (``float32``: the same bytes of state as ours).
 Phases: ``sync`` is waking the engine, sending it the weights, and putting it to sleep; ``rollout`` from prompts to
 rewards; ``score`` the trainer's log-probs of what was sampled (and a critic's values); then the updates. TRL puts its
 engine to sleep within ``rollout``, and its ``score`` includes the rewards. ``peak`` is the updates' share of 989
-TFLOP/s; ``GiB`` what torch held at most in the trainer, ``GPU`` all that was in use at most.
+TFLOP/s; ``GiB`` what torch held at most in the trainer (of TRL: with its engine), ``GPU`` all that was in use at most.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def main() -> None:
         f"({first['sampled']:,.0f} sampled); {first['parameters']:,} parameters; {first['gpu']}, {first['date']}"
     )
     common.table(rows, COLUMNS)
-    for other in rows[1:]:
+    for other in rows[1:] if first["side"] == "ours" else ():
         pairs = ("step_s", "sync_s", "rollout_s", "score_s", "update_actor_s", "trainer_gib", "gpu_gib")
         ratios = {name: first[name] / other[name] for name in pairs if first.get(name) and other.get(name)}
         print(f"ours / {other['side']}: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))

@@ -78,6 +78,8 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
         "tensor_parallel_size": engine.tensor_parallel,
         "enable_sleep_mode": place.sleeps,
         "enable_prefix_caching": True,
+        # a prompt that is read in parts rewinds the request's random generator, and on a CPU there is no such thing
+        "enable_chunked_prefill": None if place.cuda else False,
         "enforce_eager": engine.enforce_eager,
         "logprobs_mode": "processed_logprobs",
         "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
