@@ -88,7 +88,8 @@ class ClonedQwen2:
             max_tokens=self.max_tokens,
         )
         tokenizer = build_tokenizer(everything_said(environment, rollout, self.seed))
-        model = self._model(tokenizer).to(self.device)
+        model: Any = self._model(tokenizer)
+        model.to(self.device)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # a second one gains little, waits long on a busy machine, changes the last bits
         try:
