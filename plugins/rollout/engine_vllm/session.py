@@ -43,6 +43,7 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
         RequestError: vLLM does not know the architecture, or ``tensor_parallel`` does not divide it.
         RunError: the process did not start.
     """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
     from vllm import EngineArgs, LLMEngine, ModelRegistry
 
     adapter = engine.lora == "adapter" and hasattr(model, "get_base_model")
@@ -78,6 +79,9 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
         "tensor_parallel_size": engine.tensor_parallel,
         "enable_sleep_mode": place.sleeps,
         "enable_prefix_caching": True,
+        # on a CPU, vLLM cannot rewind the random numbers of a prompt that was read in part
+        "enable_chunked_prefill": place.cuda,
+        "max_num_batched_tokens": None if place.cuda else max(8192, max_context or 0),
         "enforce_eager": engine.enforce_eager,
         "logprobs_mode": "processed_logprobs",
         "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
@@ -93,7 +97,7 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
     with place.environment(), _failures("did not start"):
         llm = LLMEngine.from_engine_args(EngineArgs(**settings))
     session = VllmSession(llm, tokenizer, end_ids(network, tokenizer), place, folder, lora)
-    session.rpc("uncollapse_bind")
+    session.rpc("uncollapse_bind", os.getpid())
     return session
 
 
@@ -117,7 +121,6 @@ class _Place:
             **dict.fromkeys(LAUNCHER),
             "CUDA_VISIBLE_DEVICES": self.visible,
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
             "VLLM_NO_USAGE_STATS": "1",
         }
         before = {name: os.environ.get(name) for name in changes}
@@ -221,11 +224,8 @@ class VllmSession:
     def _completion(self, sampled: Any, end: int | None) -> Completion:
         tokens = tuple(sampled.token_ids)[:end]
         logprobs = tuple(at[token].logprob for token, at in zip(tokens, sampled.logprobs, strict=False))
-        if end is not None:
-            reason = "stop"
-        else:
-            reason = "eos" if tokens and tokens[-1] in self._ends else "length"
-        return Completion(tokens, logprobs, reason)
+        ended = "eos" if tokens and tokens[-1] in self._ends else "length"
+        return Completion(tokens, logprobs, "stop" if end is not None else ended)
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
