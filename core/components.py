@@ -315,10 +315,13 @@ class RolloutEngineSession(Protocol):
 class TrainBackend(Protocol):
     """Kind ``train_backend``: owns the optimizer and the processes' communication."""
 
-    def start(self, module: Any, optimizer: Any, *, zero_stage: int, dtype: str, ranks: Any) -> TrainEngine:
+    def start(
+        self, module: Any, optimizer: Any, *, zero_stage: int, dtype: str, ranks: Any, offload: str = "none"
+    ) -> TrainEngine:
         """``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
 
-        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run.
+        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run;
+        ``offload``: as in the ``trainer`` section.
         """
         ...
 

@@ -18,6 +18,7 @@ from .batch import Batch
 from .detectors import Detectors
 from .loop import Parts
 from .models import Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .packing import enable_packing
 from .prepare import prepare_model
 from .stages import Sampler, derived_seed
 
@@ -67,6 +68,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy).to(ranks.device)
 
+    if training and trainer.token_budget:
+        enable_packing(policy.language_model)
+
     needed = needs(experiment) if training else frozenset()
     # ZeRO-3 leaves no rank with a whole model, so the engine is given one of its own.
     synced = training and trainer.zero_stage == 3
@@ -75,17 +79,26 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
 
     def start(module: Any, optimizer: Any) -> Any:
         return trainer.backend.component.start(
-            module, optimizer, zero_stage=trainer.zero_stage, dtype=settings.dtype, ranks=ranks
+            module,
+            optimizer,
+            zero_stage=trainer.zero_stage,
+            dtype=settings.dtype,
+            ranks=ranks,
+            offload=trainer.offload,
         )
 
     critic = reference = None
     if "reference" in needed:
         adapter = settings.lora is not None
         frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
+        if trainer.token_budget and not adapter:
+            enable_packing(frozen.model)
         reference = Reference(frozen, ranks, adapter)
     if "values" in needed:
         assert experiment.critic is not None
         critic = load_critic(settings, experiment.critic.path or path, saved_critic).to(ranks.device)
+        if trainer.token_budget:
+            enable_packing(critic.decoder)
     context = DetectorContext(experiment, tokenizer)
     return Parts(
         sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),
