@@ -104,7 +104,9 @@ def test_offload_is_zeros_own(models, monkeypatch):
     asked = []
     real = deepspeed.initialize
     monkeypatch.setattr(deepspeed, "initialize", lambda **given: asked.append(given["config"]) or real(**given))
-    config = {"zero_optimization": {"reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu", "pin_memory": False}}}
+    config = {
+        "zero_optimization": {"reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu", "pin_memory": False}}
+    }
     for backend, offload in ((DeepSpeed(), "none"), (DeepSpeed(), "optimizer"), (DeepSpeed(), "all")):
         started = backend.start(
             Policy(models(), 1.0), Trainer(), zero_stage=3, dtype="float32", ranks=start_ranks(), offload=offload

@@ -60,7 +60,9 @@ def backward(policy, batch, **options):
     objective = PolicyObjective(Ppo(), 0.03, K3(), 0.1)
     scores = policy(batch, entropy="gradient", **options)
     objective(Scores(**scores), batch)[0].backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    gradients = {
+        name: parameter.grad.clone() for name, parameter in policy.named_parameters() if parameter.requires_grad
+    }
     policy.zero_grad()
     return scores, gradients
 
@@ -184,8 +186,14 @@ def test_a_saved_model_does_not_name_the_attention(tmp_path, model, batch):
 
 
 def test_what_cannot_be_packed_is_refused():
-    from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, MambaConfig
-    from transformers import MambaForCausalLM
+    from transformers import (
+        BloomConfig,
+        BloomForCausalLM,
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        MambaConfig,
+        MambaForCausalLM,
+    )
 
     small = {"hidden_size": 32, "vocab_size": 61}
     for model, reason in (
