@@ -5,10 +5,11 @@
 Lengths are log-normal, clipped to an eighth of ``--longest`` and to ``--longest``; tokens are random, and the second
 half of each row trains. Memory is equal: the budget is what ``micro_batch`` padded rows of the longest kind would take,
 and a pass without gradients takes twice that (``score_batch`` is twice ``micro_batch``). ``update`` is one PPO step on
-all rows, forward, backward and AdamW (ZeRO 0); ``score`` computes log-probs and entropies. A random Qwen2 in fp32 on
-the CPU. ``cpu`` is processor time of all threads, which hardly depends on who else is busy. Seconds are medians; the
+all rows, forward, backward and AdamW (ZeRO 0; 1 in bfloat16); ``score`` computes log-probs and entropies of a random
+Qwen2. ``cpu`` is processor time of all threads, which hardly depends on who else is busy. Seconds are medians; the
 ratio is the median over pairs of neighbouring turns, which share whatever load there was. Tokens are real ones;
-``filled`` is their share of all that the model was given.
+``filled`` is their share of all that the model was given. Where there is a GPU, all this runs on it (choose ``--dtype
+bfloat16`` and a model of a size that is worth it), and the peak memory of both sides is printed too.
 
 The second table needs no model: how long the ranks of an optimizer step wait for the slowest of each turn, if a row
 costs L (1 + L / K): its linear layers and its attention. K is 12 times the hidden size in a plain transformer. Balanced
@@ -81,14 +82,15 @@ def measure(options: argparse.Namespace) -> None:
     ranks = start_ranks()
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(
-        hidden_size=options.hidden, intermediate_size=3 * options.hidden, num_hidden_layers=4, num_attention_heads=8,
-        num_key_value_heads=2, vocab_size=VOCABULARY, tie_word_embeddings=True,
-    ))  # fmt: skip
+        hidden_size=options.hidden, intermediate_size=3 * options.hidden, num_hidden_layers=options.layers,
+        num_attention_heads=8, num_key_value_heads=2, vocab_size=VOCABULARY, tie_word_embeddings=True,
+    )).to(ranks.device, getattr(torch, options.dtype))  # fmt: skip
     enable_packing(model)
     budget = options.micro_batch * options.longest
     settings = {"padded": experiment_of(options, 0), "packed": experiment_of(options, budget)}
     trainer = settings["padded"].trainer
-    engine = DeepSpeed().start(Policy(model, 1.0), trainer, zero_stage=0, dtype="float32", ranks=ranks)
+    stage = int(options.dtype == "bfloat16")
+    engine = DeepSpeed().start(Policy(model, 1.0), trainer, zero_stage=stage, dtype=options.dtype, ranks=ranks)
     batch = random_rows(lengths(options.rows, options.median, options.spread, options.longest))
     real = int(batch.lengths.sum())
     rows = list(range(len(batch)))
@@ -112,12 +114,17 @@ def measure(options: argparse.Namespace) -> None:
     for name, work in (("update", update), ("score", score)):
         for side in settings:  # the first passes pay for memory
             work(side)
+        peaks: dict[str, float] = {}
         clocks = {name: time.perf_counter, f"{name}, cpu": time.process_time}
         seconds: dict[str, dict[str, list[float]]] = {clock: {"padded": [], "packed": []} for clock in clocks}
         for _ in range(options.repetitions):
             for side in ("padded", "packed"):
                 started = {clock: now() for clock, now in clocks.items()}
+                if ranks.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
                 work(side)
+                if ranks.device.type == "cuda":
+                    peaks[side] = torch.cuda.max_memory_allocated() / 2**30
                 for clock, now in clocks.items():
                     seconds[clock][side].append(now() - started[clock])
         for clock, taken in seconds.items():
@@ -126,6 +133,8 @@ def measure(options: argparse.Namespace) -> None:
             print(f"{clock:14}" + "".join(f"{each:10.2f}" for each in medians)
                   + "".join(f"{real / each:14,.0f}" for each in medians)
                   + f"{median(pairs):21.2f}  ({' '.join(f'{pair:.2f}' for pair in pairs)})")  # fmt: skip
+        if peaks:
+            print(f"{'peak GiB':14}" + "".join(f"{peaks[side]:10.2f}" for side in settings))
 
 
 def waiting() -> None:
@@ -153,6 +162,8 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=1024)
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     print(f"{date.today()}; {os.cpu_count()} cores, shared; {torch.get_num_threads()} threads; load average "

@@ -10,6 +10,7 @@ On CUDA in 16 bits this is torch's variable-length flash attention; everywhere e
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,14 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from ...core.errors import RequestError
 from .batch import Batch
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10
-    varlen_attn = None
-
 NAME = "uncollapse_packed"
-FLASH = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn else frozenset()
-"""The options of flash attention in this torch. Where there is no ``enable_gqa``, grouped heads need none."""
 LAYERS = frozenset({"full_attention", "sliding_attention"})
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Of packed against padded hidden states, relative; 16 bits round them much more. A leak is of order one."""
@@ -89,29 +83,28 @@ def enable_packing(model: Any) -> None:
     """
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
-    config = model.config
-    if other := sorted(set(getattr(config, "layer_types", None) or ()) - LAYERS):
-        raise _refusal(config.model_type, f"has layers of type {other[0]}")
-    _check_packing(model)
+    decoder = model.get_decoder()
+    if other := sorted(set(getattr(decoder.config, "layer_types", None) or ()) - LAYERS):
+        raise _refusal(decoder.config, f"has layers of type {other[0]}")
+    _check_packing(model, decoder)
 
 
 @torch.no_grad()
-def _check_packing(model: Any) -> None:
+def _check_packing(model: Any, decoder: Any) -> None:
     training = model.training
     model.eval()
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     lengths = torch.tensor([7, 1, 4], device=model.device)
     real = torch.arange(7, device=model.device) < lengths[:, None]
-    tokens = torch.where(real, torch.arange(1, 22, device=model.device).view(3, 7) % model.config.vocab_size, 0)
+    tokens = torch.where(real, torch.arange(1, 22, device=model.device).view(3, 7) % decoder.config.vocab_size, 0)
     expected = decoder(input_ids=tokens, use_cache=False).last_hidden_state[real].float()
     model.set_attn_implementation(NAME)
     if decoder.config._attn_implementation != NAME:
-        raise _refusal(decoder.config.model_type, "has attention of its own, which cannot be exchanged")
+        raise _refusal(decoder.config, "has attention of its own, which cannot be exchanged")
     found = packed_hidden(decoder, Packed.of(Batch(tokens=tokens, mask=real, lengths=lengths))).float()
     model.train(training)
     error = float((found - expected).norm() / expected.norm())
     if not error <= TOLERANCE.get(model.dtype, 0.1):
-        raise _refusal(model.config.model_type, f"makes something else of packed rows (they differ by {error:.2g})")
+        raise _refusal(decoder.config, f"makes something else of packed rows (they differ by {error:.2g})")
 
 
 def packed_attention(
@@ -141,56 +134,64 @@ def packed_attention(
         return plain(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
     for unknown in ("softcap", "s_aux", "position_bias"):
         if options.get(unknown) is not None:
-            raise _refusal(module.config.model_type, f"has attention with {unknown}")
-    if _flash(query, value, dropout):
-        output = varlen_attn(
-            *(x[0].transpose(0, 1) for x in (query, key, value)),
-            cu_seq_lens_q,
-            cu_seq_lens_q,
-            max_length_q,
-            max_length_q,
-            scale=scaling,
-            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-            **({"enable_gqa": True} if "enable_gqa" in FLASH else {}),
-        )
-        return output[None], None
+            raise _refusal(module.config, f"has attention with {unknown}")
+    if _flashes(query, value, dropout):
+        window = -1 if sliding_window is None else sliding_window - 1
+        states = (x[0].transpose(0, 1) for x in (query, key, value))
+        bounds = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        return flash_attention(*states, *bounds, scale=scaling, window_size=(window, 0))[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    rows = [
-        scaled_dot_product_attention(
-            *states,
-            attn_mask=_window(states[0], sliding_window),
-            dropout_p=dropout,
-            is_causal=not _slides(states[0], sliding_window),
-            scale=scaling,
-            enable_gqa=True,
+    rows = []
+    for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
+        window_T_T = _window(q, sliding_window)
+        rows.append(
+            scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=window_T_T,
+                dropout_p=dropout,
+                is_causal=window_T_T is None,
+                scale=scaling,
+                enable_gqa=True,
+            )
         )
-        for states in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    ]
     return torch.cat(rows, dim=2).transpose(1, 2), None
 
 
-def _flash(query: Tensor, value: Tensor, dropout: float) -> bool:
+def _find_flash_attention() -> Any:
+    """That of torch itself; ``None`` before torch 2.11, where it takes neither a scale nor a window."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    if not {"scale", "window_size"} <= known.keys():
+        return None
+    # Releases without this option hand grouped heads to the kernel, which takes them.
+    return partial(varlen_attn, enable_gqa=True) if "enable_gqa" in known else varlen_attn
+
+
+flash_attention = _find_flash_attention()
+
+
+def _flashes(query: Tensor, value: Tensor, dropout: float) -> bool:
     half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
     fits = query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
-    return half and fits and not dropout and {"scale", "window_size"} <= FLASH
-
-
-def _slides(query: Tensor, window: int | None) -> bool:
-    return window is not None and query.shape[2] > window
+    return flash_attention is not None and half and fits and not dropout
 
 
 def _window(query: Tensor, window: int | None) -> Tensor | None:
     """[T, T] bool: the token itself and the ``window - 1`` before it; ``None`` where that is all of them."""
-    if not _slides(query, window):
-        return None
-    assert window is not None
     length = query.shape[2]
+    if window is None or length <= window:
+        return None
     return torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - window)
 
 
-def _refusal(family: str, reason: str) -> RequestError:
+def _refusal(config: Any, reason: str) -> RequestError:
     return RequestError(
-        f"a model of type {family} cannot train on packed rows: it {reason}",
+        f"a model of type {config.model_type} cannot train on packed rows: it {reason}",
         "trainer.token_budget",
         "set it to 0, or use a model with plain causal attention",
     )

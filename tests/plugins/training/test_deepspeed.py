@@ -195,6 +195,26 @@ def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage, o
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.parametrize(("saved_with", "loaded_with"), [("none", "optimizer"), ("optimizer", "none")])
+def test_a_checkpoint_loads_under_another_offload(models, batches, saved_with, loaded_with):
+    batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
+    objective, ranks = PolicyObjective(Ppo(), 0.03), start_ranks()
+
+    def start(offload, weights=None):
+        policy = Policy(models(), 1.0)
+        policy.load_state_dict(weights or {}, strict=False)
+        return DeepSpeed().start(policy, Trainer(lr=1e-2), zero_stage=2, dtype="float32", ranks=ranks, offload=offload)
+
+    first = start(saved_with)
+    first.update([batch], objective, entropy="gradient")
+    second = start(loaded_with, {name: tensor.clone() for name, tensor in first.weights()})
+    second.load_optimizer_state(first.optimizer_state())
+    ours, theirs = (engine.update([batch], objective, entropy="gradient") for engine in (first, second))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    for (name, one), (_, other) in zip(first.weights(), second.weights(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5), name
+
+
 def test_an_optimizer_state_of_another_model_is_refused(models):
     ranks = start_ranks()
     engine = DeepSpeed().start(Policy(models(), 1.0), Trainer(), zero_stage=0, dtype="float32", ranks=ranks)

@@ -297,7 +297,7 @@ def test_ctrl_c_finishes_the_step_and_the_run_can_be_resumed(base, tmp_path):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("kl.coef=0.05", "trainer.epochs=2"),
+        ("kl.coef=0.05", "trainer.epochs=2", "collapse=[mutual_information, entropy_forecast]"),
         ("model.lora={rank: 4}", "model.gradient_checkpointing=true", "kl.coef=0.05", "trainer.zero_stage=2"),
         ("advantage=grpo", "filter.metric=entropy", "filter.select=top_f(0.5)", "trainer.zero_stage=3"),
     ],
@@ -315,7 +315,9 @@ def test_packed_rows_train_as_padded_ones_do(base, tmp_path, overrides):
     padded, packed = run("padded"), run("packed", "trainer.token_budget=600")
     assert set(passes) == {"packed"}
     for expected, found in zip(padded, packed, strict=True):
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5, nan_ok=True)
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5, nan_ok=True)
+        losses = [key for key in expected if key.endswith("_loss")]
+        assert [found[key] for key in losses] == pytest.approx([expected[key] for key in losses], abs=1e-5)
     assert padded[-1]["actor/grad_norm"] > 0
 
 
