@@ -358,13 +358,14 @@ class TrainBackend(Protocol):
         zero_stage: int,
         dtype: str,
         ranks: Any,
+        offload: str = "none",
         own_lr: Mapping[str, float] | None = None,
     ) -> TrainEngine:
         """``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
 
-        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run.
-        ``own_lr`` is given only for a critic that shares the policy's trunk: the base learning rate of parameters
-        whose names begin so, where it is not the optimizer's.
+        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run;
+        ``offload``: as in the ``trainer`` section. ``own_lr`` is given only for a critic that shares the policy's
+        trunk: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
         """
         ...
 

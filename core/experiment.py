@@ -180,7 +180,12 @@ class Trainer:
     """Rows per forward and backward pass."""
     score_batch: int = number(8, 1)
     """Rows per forward pass without gradients."""
+    token_budget: int = number(0, 0)
+    """Tokens per forward and backward pass of one rank, in rows packed without padding, in place of the rows that
+    ``micro_batch`` and ``score_batch`` count (a pass without gradients takes twice as many). 0 pads and counts rows."""
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in CPU memory: the optimizer's state and its step (ZeRO 1 to 3), or also the weights (ZeRO 3)."""
     lr: float = number(1e-6, 0)
     weight_decay: float = number(0.01, 0)
     betas: tuple[float, float] = betas()

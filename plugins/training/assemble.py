@@ -18,6 +18,7 @@ from .batch import Batch
 from .detectors import Detectors
 from .loop import Parts
 from .models import Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .packing import enable_packing
 from .prepare import prepare_model
 from .shared_critic import HEAD, with_value_head
 from .stages import Sampler, derived_seed
@@ -79,6 +80,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy).to(ranks.device)
 
+    if training and trainer.token_budget:
+        enable_packing(policy.language_model)
+
     needed = needs(experiment) if training else frozenset()
     values_by = experiment.critic if "values" in needed else None
     if values_by is not None and values_by.shared:
@@ -95,13 +99,21 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
 
     def start(module: Any, optimizer: Any, **options: Any) -> Any:
         return trainer.backend.component.start(
-            module, optimizer, zero_stage=trainer.zero_stage, dtype=settings.dtype, ranks=ranks, **options
+            module,
+            optimizer,
+            zero_stage=trainer.zero_stage,
+            dtype=settings.dtype,
+            ranks=ranks,
+            offload=trainer.offload,
+            **options,
         )
 
     reference = None
     if "reference" in needed:
         adapter = settings.lora is not None
         frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
+        if trainer.token_budget and not adapter:
+            enable_packing(frozen.model)
         reference = Reference(frozen, ranks, adapter)
     trained: Any = Untrained(policy)
     critic = None
@@ -110,7 +122,10 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     elif training:
         trained = start(policy, trainer)
     if values_by is not None and not values_by.shared:
-        critic = start(load_critic(settings, values_by.path or path, saved_critic).to(ranks.device), values_by)
+        valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
+        if trainer.token_budget:
+            enable_packing(valued.decoder)
+        critic = start(valued, values_by)
     context = DetectorContext(experiment, tokenizer)
     return Parts(
         sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),

@@ -47,12 +47,13 @@ class ActorCritic(Policy):
         self.detach = detach
         self.value_head = ValueHead(self.language_model.get_decoder().config.hidden_size)
 
-    def forward(self, batch: Batch, entropy: str = "value", cache: Any = None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, entropy: str = "value", cache: Any = None, packed: bool = False
+    ) -> dict[str, Tensor]:
         """``values`` [B, T] beside the policy's scores."""
-        hidden_B_T_H = self.hidden_states(batch, cache)
-        read = hidden_B_T_H.detach() if self.detach else hidden_B_T_H
-        values_N = self.value_head(read[:, :-1][batch.mask[:, 1:]])
-        return {**self.token_scores(hidden_B_T_H, batch, entropy), "values": spread(values_N, batch.mask)}
+        hidden_N_H = self.hidden_states(batch, cache, packed)
+        values_N = self.value_head(hidden_N_H.detach() if self.detach else hidden_N_H)
+        return {**self.token_scores(hidden_N_H, batch, entropy), "values": spread(values_N, batch.mask)}
 
 
 def with_value_head(policy: Policy, settings: Critic, checkpoint: Path | None = None) -> ActorCritic:
