@@ -17,7 +17,7 @@ from ..rollout.template import Template
 from .batch import Batch
 from .detectors import Detectors
 from .loop import Parts
-from .models import Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .prepare import prepare_model
 from .stages import Sampler, derived_seed
 
@@ -54,18 +54,20 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         training: ``False`` starts only what sampling needs.
 
     Raises:
-        RequestError: model or tokenizer cannot be loaded, or the experiment cannot be spread over this many ranks.
+        RequestError: model or tokenizer cannot be loaded, the token head cannot compute on this device, or the
+            experiment cannot be spread over this many ranks.
     """
     check_ranks(experiment, ranks.size)
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     settings, trainer = experiment.model, experiment.trainer
+    head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
     # the first rank builds the model, if one is to be built; the others then find it
     path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
     saved_policy = checkpoint / "model" if checkpoint else None
     tokenizer = load_tokenizer(saved_policy or path)
     saved_critic = checkpoint / "critic" if checkpoint else None
     temperature = experiment.rollout.temperature
-    policy = load_policy(settings, path, temperature, saved_policy).to(ranks.device)
+    policy = load_policy(settings, path, temperature, saved_policy, head).to(ranks.device)
 
     needed = needs(experiment) if training else frozenset()
     # ZeRO-3 leaves no rank with a whole model, so the engine is given one of its own.
@@ -81,7 +83,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     critic = reference = None
     if "reference" in needed:
         adapter = settings.lora is not None
-        frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
+        frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
         reference = Reference(frozen, ranks, adapter)
     if "values" in needed:
         assert experiment.critic is not None

@@ -17,7 +17,7 @@ class Anything:
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = start = compute = make = build = __call__ = _do
+    select = score = start = compute = make = build = on = __call__ = _do
     actions = None
     instruction = ""
 
@@ -189,6 +189,11 @@ def register_environments(register):
 def register_rollout_engines(register):
     register("hf", Plain)
     register("sampler", Sampler)
+
+
+@hookimpl
+def register_token_heads(register):
+    register("auto", Plain)
 
 
 @hookimpl
