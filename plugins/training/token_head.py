@@ -81,7 +81,13 @@ def token_scores(
             hidden_N_H.split(rows), targets_N.split(rows), temperatures, strict=False
         )
     ]
-    return TokenScores(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*chunks, strict=True)))
+    logprobs, entropies, second_moments = zip(*chunks, strict=True)
+    return TokenScores(torch.cat(logprobs), _joined(entropies), _joined(second_moments))
+
+
+def _joined(chunks: tuple[Tensor | None, ...]) -> Tensor | None:
+    found = [chunk for chunk in chunks if chunk is not None]
+    return torch.cat(found) if found else None
 
 
 def token_logprobs(

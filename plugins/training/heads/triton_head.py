@@ -35,10 +35,10 @@ ALIGNMENT = 128
 class Triton:
     """Tiles of the vocabulary from cuBLAS, folded and differentiated by fused Triton kernels; on GPUs.
 
-    A tile has the dtype of the hidden states; everything after it is fp32, and so are the sums over tiles. Beside the
-    gradients themselves, memory is one tile, the fp32 sum of the hidden states' gradient and, only where there are more
-    rows than ``rows``, that of one tile's weight gradient. If all logits fit one tile, they are kept from the forward
-    to the backward pass rather than made again.
+    Everything after a tile of logits is fp32, and so are the sums over tiles. Beside the gradients themselves, memory
+    is one tile, the fp32 sum of the hidden states' gradient and, only where there are more rows than ``rows``, that of
+    one tile's weight gradient. If all logits fit one tile, they are kept from the forward to the backward pass rather
+    than made again.
     """
 
     rows: int = attrs.field(default=8192, validator=validators.ge(1))
@@ -46,6 +46,9 @@ class Triton:
     columns: int = attrs.field(default=16896, validator=validators.ge(1))
     """Columns of the vocabulary in a tile of ``rows`` rows; fewer rows get proportionally more. The default is a whole
     number of waves of 128 x 256 blocks on the 132 multiprocessors of an H100 (264 MiB of bfloat16)."""
+    float32_logits: bool = False
+    """Keep the logits of a bfloat16 model in fp32, as they come out of the matrix product. Rounded, a logit of size 20
+    is off by up to 1/16, and so is its log-prob; but a tile and its gradient then take three times the memory."""
 
     def check(self, experiment: Any) -> Iterator[str]:
         """Why it cannot work here. GPUs are not looked for before training starts: it may start on another machine."""
@@ -73,18 +76,21 @@ class Triton:
     ) -> TokenScores:
         """See :class:`~....core.components.TokenHead`."""
         self.on(hidden_N_H.device)
-        shape = targets_N.shape
-        temperatures_N = torch.as_tensor(temperature, dtype=torch.float32, device=hidden_N_H.device).expand(shape)
+        if isinstance(temperature, Tensor):
+            temperatures_N = temperature.detach().to(hidden_N_H.device, torch.float32).expand_as(targets_N)
+        else:
+            temperatures_N = torch.full_like(targets_N, temperature, dtype=torch.float32)
         return TokenScores(
             *_Scores.apply(
                 hidden_N_H,
                 weight_V_H,
                 targets_N.contiguous(),
-                1 / temperatures_N.detach(),
+                1 / temperatures_N,
                 softcap or None,
                 (entropy, second_moment),
                 self.rows,
-                self._columns(*shape, len(weight_V_H)),
+                self._columns(len(targets_N), len(weight_V_H)),
+                torch.float32 if self.float32_logits else hidden_N_H.dtype,
             )
         )
 
@@ -107,16 +113,17 @@ class _Scores(torch.autograd.Function):
         wanted: tuple[Wanted, Wanted],
         rows: int,
         columns: int,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         from . import triton_kernels as kernels
 
         ctx.set_materialize_grads(False)
         moments = 2 if wanted[1] != "none" else int(wanted[0] != "none")
         state = torch.zeros(kernels.STATE, len(targets), device=hidden.device)
-        state[0] = -torch.inf
-        state[4] = torch.nan  # what a target outside of the vocabulary leaves
+        state[0].fill_(-torch.inf)
+        state[4].fill_(torch.nan)  # what a target outside of the vocabulary leaves
         whole = len(targets) <= rows and columns == len(weight)
-        buffer = _buffer(hidden, min(len(targets), rows), columns)
+        buffer = _buffer(hidden, min(len(targets), rows), columns, dtype)
         for start, stop in _ranges(len(weight), columns):
             for first, last in _parts(len(targets), rows):
                 logits = _logits(hidden[first:last], weight[start:stop], buffer)
@@ -140,7 +147,7 @@ class _Scores(torch.autograd.Function):
         mean = first_moment / total
         entropies = log_total - mean if moments >= 1 else None
         squares = second_moment / total - log_total * (2 * mean - log_total) if moments == 2 else None
-        ctx.softcap, ctx.rows, ctx.columns = softcap, rows, columns
+        ctx.softcap, ctx.rows, ctx.columns, ctx.dtype = softcap, rows, columns, dtype
         kept = buffer if whole and any(ctx.needs_input_grad) else None
         ctx.save_for_backward(hidden, weight, targets, scales, largest, log_total, entropies, squares, kept)
         outputs = [entropies if wanted[0] != "none" else None, squares]
@@ -172,7 +179,9 @@ class _Scores(torch.autograd.Function):
         parts = _parts(len(targets), ctx.rows)
         by_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         by_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        buffer = _buffer(hidden, min(len(targets), ctx.rows), ctx.columns)
+        shape = min(len(targets), ctx.rows), ctx.columns
+        gradients = _buffer(hidden, *shape, hidden.dtype)
+        buffer = gradients if kept is not None or ctx.dtype == hidden.dtype else _buffer(hidden, *shape, ctx.dtype)
         for start, stop in _ranges(len(weight), ctx.columns):
             # one part is the product itself, several are summed in fp32 first
             sums = None
@@ -180,7 +189,7 @@ class _Scores(torch.autograd.Function):
                 sums = torch.zeros(stop - start, hidden.shape[1], device=hidden.device)
             for first, last in parts:
                 logits = kept if kept is not None else _logits(hidden[first:last], weight[start:stop], buffer)
-                gradient = buffer[: last - first, : stop - start]
+                gradient = gradients[: last - first, : stop - start]
                 grid = (last - first, -(-(stop - start) // kernels.DIFFERENTIATE.block))
                 kernels.differentiate_kernel[grid](
                     logits,
@@ -199,13 +208,13 @@ class _Scores(torch.autograd.Function):
                 )
                 if by_hidden is not None:
                     _add_product(by_hidden[first:last], gradient, weight[start:stop])
-                if sums is not None:
+                if by_weight is not None and sums is not None:
                     _add_product(sums, gradient.T, hidden[first:last])
                 elif by_weight is not None:
                     torch.mm(gradient.T, hidden[first:last], out=by_weight[start:stop])
             if sums is not None:
                 by_weight[start:stop] = sums
-        return None if by_hidden is None else by_hidden.to(hidden.dtype), by_weight, *[None] * 6
+        return None if by_hidden is None else by_hidden.to(hidden.dtype), by_weight, *[None] * 7
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
@@ -215,14 +224,19 @@ class _Scores(torch.autograd.Function):
         )
 
 
-def _buffer(hidden: Tensor, rows: int, columns: int) -> Tensor:
+def _buffer(hidden: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """[rows, columns] to make tiles in; rows begin where cuBLAS' fast kernels want them to."""
-    return hidden.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT)[:, :columns]
+    return hidden.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT, dtype=dtype)[:, :columns]
 
 
 def _logits(hidden: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
     """``hidden @ weight.T`` in the upper left corner of the buffer."""
-    return torch.mm(hidden, weight.T, out=buffer[: len(hidden), : len(weight)])
+    logits = buffer[: len(hidden), : len(weight)]
+    if logits.dtype == hidden.dtype:
+        return torch.mm(hidden, weight.T, out=logits)
+    if _widens(hidden):
+        return torch.mm(hidden, weight.T, out_dtype=logits.dtype, out=logits)
+    return torch.mm(hidden.to(logits.dtype), weight.T.to(logits.dtype), out=logits)
 
 
 def _ranges(total: int, size: int) -> list[tuple[int, int]]:
@@ -238,7 +252,12 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """``total += a @ b`` in fp32. Rounded products would add up to a biased sum."""
     if a.dtype == torch.float32:
         total.addmm_(a, b)
-    elif a.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):  # torch 2.8
+    elif _widens(a):
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(a.float(), b.float())
+
+
+def _widens(factor: Tensor) -> bool:
+    """Whether products of such 16-bit matrices can be had in fp32: on a GPU, from torch 2.8 on."""
+    return factor.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out")

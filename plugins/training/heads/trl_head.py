@@ -24,8 +24,8 @@ class Trl:
     It knows one temperature for all rows and no second moments; both are refused.
     """
 
-    columns: int = attrs.field(default=8192, validator=validators.ge(1))
-    """Columns of the vocabulary in one tile."""
+    columns: int = attrs.field(default=32768, validator=validators.ge(1))
+    """Columns of the vocabulary in one tile; the default is that of TRL's trainers."""
 
     def check(self, experiment: Any) -> Iterator[str]:
         """Why it cannot work here."""

@@ -23,6 +23,7 @@ HEADS = {
     "triton-tiles": Triton(rows=100, columns=16),
     "triton-parts": Triton(rows=3, columns=16),
     "triton-blocks": Triton(rows=100, columns=32),
+    "triton-float32": Triton(rows=4, columns=16, float32_logits=True),
     "trl": Trl(columns=16),
 }
 KNOWS = {"torch": OUTPUTS, "triton": OUTPUTS, "trl": ("logprobs", "entropies")}
@@ -148,6 +149,10 @@ def test_bfloat16(head):
     """Logits of size 8 are rounded by up to 2^-6, and everything on the way to a gradient to 8 bits."""
     inputs = data(dtype=torch.bfloat16)
     check(head, inputs, atol=0.06, rtol=0.02, gradient_atol=0.1)
+    if getattr(head, "float32_logits", False):
+        found, expected = run(head, *inputs), oracle(*inputs)
+        for name, output in found.items():
+            close(name, output, expected[name], 1e-5, 1e-5)
 
 
 def test_bfloat16_is_exact_from_the_logits_on(head):
