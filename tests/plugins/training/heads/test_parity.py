@@ -20,9 +20,9 @@ HEADS = {
     "torch": Torch(),
     "torch-chunks": Torch(chunk_elements=37 * 3),
     "triton": Triton(),
-    "triton-tiles": Triton(rows=100, columns=16),
+    "triton-tiles": Triton(rows=ROWS, columns=16),
     "triton-parts": Triton(rows=3, columns=16),
-    "triton-blocks": Triton(rows=100, columns=32),
+    "triton-blocks": Triton(rows=ROWS, columns=32),
     "triton-float32": Triton(rows=4, columns=16, float32_logits=True),
     "trl": Trl(columns=16),
 }
@@ -251,7 +251,7 @@ def test_triton_never_invents_a_number_for_a_token_outside_of_the_vocabulary():
     need("triton")
     hidden, weight, targets = data()
     targets[4] = -100
-    found = run(Triton(columns=16), hidden, weight, targets)["logprobs"]
+    found = run(Triton(rows=ROWS, columns=16), hidden, weight, targets)["logprobs"]
     assert found.isnan().nonzero().flatten().tolist() == [4]
 
 

@@ -141,7 +141,7 @@ def test_a_policy_trains_alike_with_triton(model, batch):
     """Tied embeddings: the gradient of the head's weight and that of the embedding add up."""
     need("triton")
     gradients = []
-    for head in (Torch(), Triton(columns=16)):
+    for head in (Torch(), Triton(rows=9, columns=16)):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         policy = Policy(model.to(device), 0.8, head)
         policy.zero_grad()
