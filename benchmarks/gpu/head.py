@@ -20,90 +20,24 @@ import importlib
 import json
 import platform
 import statistics
-import sys
 import time
-import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from checks import CUDA, DEVICE, errors, exact_rows, inputs, parity
+from peers import Contender, dense, liger, ours, trl, verl
 from torch import Tensor
 from uncollapse.plugins.training.heads.torch_head import Torch
 from uncollapse.plugins.training.heads.triton_head import Triton
-from uncollapse.plugins.training.heads.trl_head import Trl
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
 GIB = 2**30
-Contender = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
 
-# --- contenders: (hidden, weight, targets) -> log-probs, entropies, perhaps second moments ---------------------------
-
-
-def ours(head: Any, second_moment: str = "none") -> Contender:
-    def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        found = head(hidden, weight, targets, entropy="gradient", second_moment=second_moment)
-        return tuple(x for x in (found.logprobs, found.entropies, found.second_moments) if x is not None)
-
-    return run
-
-
-def dense(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    """All logits at once, everything after them in fp32."""
-    logp = (hidden @ weight.T).float().log_softmax(-1)
-    return logp.gather(-1, targets[:, None]).squeeze(-1), -(logp.exp() * logp).sum(-1)
-
-
-def trl(columns: int) -> Contender:
-    from trl.kernels import ChunkedLogProbFunction  # noqa: F401 - so that a missing peer is noticed here
-
-    try:
-        importlib.import_module("trl.trainer.utils")
-    except ImportError:  # its backward pass takes one function from there, which matters with ZeRO 3 only
-        for name in ("trl.trainer", "trl.trainer.utils"):
-            sys.modules[name] = types.ModuleType(name)
-        sys.modules["trl.trainer.utils"].maybe_gather_lm_head_ctx = lambda *_: nullcontext()
-    return ours(Trl(columns))
-
-
-def liger(native: bool) -> Contender:
-    module = importlib.import_module("liger_kernel.ops.fused_linear_scaled_cross_entropy")
-    if native:
-        module._load_sm90_function()  # ImportError without the extra that brings the compiled path
-    function = module.LigerFusedLinearScaledCrossEntropyFunction if native else module._FusedLinearPPOFallbackFunction
-
-    def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        if native:
-            losses, entropies = function.apply(hidden, weight, targets, 1.0, -100, 1, True)
-        else:
-            losses, entropies = function.apply(hidden, weight, targets, 1.0, -100, True)
-        return -losses, entropies
-
-    return run
-
-
-def verl() -> Contender:
-    try:
-        module = importlib.import_module("verl.utils.kernel.linear_cross_entropy")
-    except ImportError:
-        # the package imports Ray and more; the kernel needs none of it
-        root = find_spec("verl")
-        if root is None or not root.submodule_search_locations:
-            raise
-        for name in ("verl", "verl.utils"):
-            stub = sys.modules[name] = types.ModuleType(name)
-            stub.__path__ = [str(Path(root.submodule_search_locations[0], *name.split(".")[1:]))]
-        module = importlib.import_module("verl.utils.kernel.linear_cross_entropy")
-
-    def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        return tuple(module.linear_cross_entropy(hidden, weight, targets, 1.0, "none"))
-
-    return run
+# --- contenders -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -189,118 +123,6 @@ def peak_gib(run: Callable[[], object]) -> float | None:
     run()
     torch.cuda.synchronize()
     return (torch.cuda.max_memory_allocated() - before) / GIB
-
-
-def inputs(rows: int, hidden: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
-    """bf16; rows from nearly uniform to nearly certain. The last target is the last token."""
-    generator = torch.Generator(DEVICE).manual_seed(0)
-    scales = torch.linspace(0.3, 12, rows, device=DEVICE)[torch.randperm(rows, generator=generator, device=DEVICE)]
-    states = scales[:, None] * torch.randn(rows, hidden, generator=generator, device=DEVICE)
-    weight = torch.randn(vocabulary, hidden, generator=generator, device=DEVICE) * hidden**-0.5
-    targets = torch.randint(0, vocabulary, (rows,), generator=generator, device=DEVICE)
-    targets[-1] = vocabulary - 1
-    return states.bfloat16().requires_grad_(), weight.bfloat16().requires_grad_(), targets
-
-
-def oracle(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: Any = 1.0, softcap: float | None = None
-) -> tuple[Tensor, ...]:
-    """float64, dense."""
-    logits = hidden.double() @ weight.double().T
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
-    logp = (logits / torch.as_tensor(temperature, device=DEVICE).double().reshape(-1, 1)).log_softmax(-1)
-    p = logp.exp()
-    return logp.gather(-1, targets[:, None]).squeeze(-1), -(p * logp).sum(-1), (p * logp**2).sum(-1)
-
-
-@contextmanager
-def no_synchronisation() -> Iterator[None]:
-    """An operation that makes the host wait for the device is an error."""
-    if CUDA:
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        if CUDA:
-            torch.cuda.set_sync_debug_mode("default")
-
-
-def errors(
-    run: Contender, data: tuple[Tensor, Tensor, Tensor], by_outputs: list[Tensor], picked: Tensor, exact: dict
-) -> dict[str, float]:
-    """Largest error of each output on the picked rows (nats), and the gradient's by hidden relative to its norm."""
-    hidden, weight, targets = data
-    found = run(hidden, weight, targets)
-    result = {
-        name: float((x.detach()[picked].double() - y).abs().max())
-        for name, x, y in zip(("logprob", "entropy", "second_moment"), found, exact["outputs"], strict=False)
-    }
-    loss = sum((x * w).sum() for x, w in zip(found[:2], by_outputs, strict=True))
-    gradient = torch.autograd.grad(loss, hidden)[0][picked].double()
-    result["gradient"] = float((gradient - exact["gradient"]).norm() / exact["gradient"].norm())
-    return result
-
-
-def exact_rows(data: tuple[Tensor, Tensor, Tensor], by_outputs: list[Tensor], picked: Tensor) -> dict[str, Any]:
-    hidden, weight, targets = data
-    rows = hidden.detach()[picked].double().requires_grad_()
-    outputs = oracle(rows, weight.detach(), targets[picked])
-    loss = sum((x * w[picked].double()).sum() for x, w in zip(outputs[:2], by_outputs, strict=True))
-    return {"gradient": torch.autograd.grad(loss, rows)[0], "outputs": [x.detach() for x in outputs]}
-
-
-# --- 1: parity ------------------------------------------------------------------------------------------------------
-
-
-def parity(small: bool) -> list[str]:
-    """Hold values and gradients of the Triton head against dense float64; returns what is wrong.
-
-    The bf16 inputs are such that bf16 holds every logit exactly, so that nothing but the gradients is rounded.
-    """
-    rows, hidden_size, vocabulary = (9, 64, 70) if small else (300, 256, 10_007)
-    heads = {
-        "one tile": Triton(),
-        "tiles": Triton(rows=rows, columns=vocabulary // 3),
-        "tiles and parts": Triton(rows=rows // 3, columns=vocabulary // 4),
-        "float32 logits": Triton(rows=rows // 2, columns=vocabulary // 2, float32_logits=True),
-    }
-    wrong = []
-    temperature = torch.linspace(0.5, 1.5, rows, device=DEVICE)
-    wanted: dict[str, Any] = {"entropy": "gradient", "second_moment": "gradient"}
-    for dtype, most in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
-        hidden, weight, targets = inputs(rows, hidden_size, vocabulary)
-        if dtype == torch.bfloat16:
-            steps = 2.0 ** torch.randint(-2, 2, (rows, 1), device=DEVICE)
-            hidden, weight = hidden.detach().sign() * steps, weight.detach().sign() / 8
-        hidden, weight = (x.detach().to(dtype).requires_grad_() for x in (hidden, weight))
-        for label, head in heads.items():
-            for softcap in (None, 8.0):
-                found = head(hidden, weight, targets, temperature=temperature, softcap=softcap, **wanted)
-                outputs = (found.logprobs, found.entropies, found.second_moments)
-                values = gradients = 0.0
-                for x, y in zip(outputs, oracle(hidden, weight, targets, temperature, softcap), strict=True):
-                    values = max(values, float(((x - y).abs() / (1 + y.abs())).detach().max()))
-                    losses = ((z * torch.linspace(-1, 1, rows, device=DEVICE).double()).sum() for z in (x, y))
-                    pairs = zip(
-                        *(torch.autograd.grad(z, (hidden, weight), retain_graph=True) for z in losses), strict=True
-                    )
-                    gradients = max(gradients, *(float((a - b).double().norm() / b.double().norm()) for a, b in pairs))
-                passed = values <= 1e-4 and gradients <= most  # NaN is no pass
-                line = f"{str(dtype)[6:]:<9} {label:<16} softcap {softcap!s:<5}"
-                print(
-                    f"parity {line} values {values:.1e} (at most 1e-04)  gradients {gradients:.1e} (at most {most:.0e})"
-                )
-                wrong += [] if passed else [f"parity of {' '.join(line.split())}"]
-    hidden, weight, targets = inputs(rows, hidden_size, vocabulary)
-    try:
-        with no_synchronisation():
-            outputs = ours(heads["tiles and parts"], "gradient")(hidden, weight, targets)
-            torch.autograd.grad(outputs, (hidden, weight), [torch.ones_like(x) for x in outputs])
-    except RuntimeError as error:
-        wrong.append(f"the host waits for the device: {error}")
-    print(f"parity: {'failed: ' + '; '.join(wrong) if wrong else 'passed, without host synchronisation'}")
-    return wrong
 
 
 # --- 2: kernels alone -----------------------------------------------------------------------------------------------
