@@ -208,11 +208,11 @@ class _Scores(torch.autograd.Function):
                 )
                 if by_hidden is not None:
                     _add_product(by_hidden[first:last], gradient, weight[start:stop])
-                if by_weight is not None and sums is not None:
+                if sums is not None:
                     _add_product(sums, gradient.T, hidden[first:last])
                 elif by_weight is not None:
                     torch.mm(gradient.T, hidden[first:last], out=by_weight[start:stop])
-            if sums is not None:
+            if by_weight is not None and sums is not None:
                 by_weight[start:stop] = sums
         return None if by_hidden is None else by_hidden.to(hidden.dtype), by_weight, *[None] * 7
 
