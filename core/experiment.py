@@ -97,6 +97,8 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the forward pass computes in; the optimizer's master weights are always fp32."""
     lora: Lora | None = None
+    head: Named = component("token_head", "auto")
+    """What computes log-probs and entropies from the last hidden states."""
     gradient_checkpointing: bool = False
 
 

@@ -17,7 +17,7 @@ from ..rollout.template import Template
 from .batch import Batch
 from .detectors import Detectors
 from .loop import Parts
-from .models import Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .packing import enable_packing
 from .prepare import prepare_model
 from .shared_critic import HEAD, with_value_head
@@ -64,7 +64,8 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         training: ``False`` starts only what sampling needs.
 
     Raises:
-        RequestError: model or tokenizer cannot be loaded, or the experiment cannot be spread over this many ranks.
+        RequestError: model or tokenizer cannot be loaded, the token head cannot compute on this device, or the
+            experiment cannot be spread over this many ranks.
     """
     check_ranks(experiment, ranks.size)
     serving = experiment.rollout.engine.component
@@ -72,13 +73,14 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         serving.require()
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     settings, trainer = experiment.model, experiment.trainer
+    head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
     # the first rank builds the model, if one is to be built; the others then find it
     path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
     saved_policy = checkpoint / "model" if checkpoint else None
     tokenizer = load_tokenizer(saved_policy or path)
     saved_critic = checkpoint / "critic" if checkpoint else None
     temperature = experiment.rollout.temperature
-    policy = load_policy(settings, path, temperature, saved_policy).to(ranks.device)
+    policy = load_policy(settings, path, temperature, saved_policy, head).to(ranks.device)
 
     if training and trainer.token_budget:
         enable_packing(policy.language_model)
@@ -111,7 +113,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     reference = None
     if "reference" in needed:
         adapter = settings.lora is not None
-        frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
+        frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
         if trainer.token_budget and not adapter:
             enable_packing(frozen.model)
         reference = Reference(frozen, ranks, adapter)

@@ -12,32 +12,45 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...core.errors import RequestError
+from .heads.torch_head import Torch
 from .packing import Packed, packed_hidden
 from .quiet import quiet_libraries
-from .token_head import token_logprobs
 
 if TYPE_CHECKING:
+    from ...core.components import TokenHead, Wanted
     from ...core.experiment import Model
     from .batch import Batch
 
 VALUE_HEAD = "value_head.safetensors"
+REFERENCE_HEAD = Torch()
+"""The one with forward-mode derivatives, on every device."""
 
 
 class Policy(nn.Module):
     """A Hugging Face causal language model that scores sampled tokens instead of returning logits."""
 
-    def __init__(self, model: Any, temperature: float) -> None:
+    def __init__(self, model: Any, temperature: float, head: TokenHead = REFERENCE_HEAD) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.head = head
 
     @property
     def language_model(self) -> Any:
         """The causal language model inside an adapter, or the model itself."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
+    @contextmanager
+    def using(self, head: TokenHead) -> Iterator[None]:
+        """With another token head, for a while."""
+        own, self.head = self.head, head
+        try:
+            yield
+        finally:
+            self.head = own
+
     def forward(
-        self, batch: Batch, entropy: str = "value", cache: Any = None, packed: bool = False
+        self, batch: Batch, entropy: Wanted = "value", cache: Any = None, packed: bool = False
     ) -> dict[str, Tensor]:
         """``logprobs`` and ``entropies`` [B, T] of the tokens on the mask (nats); only those positions reach the
         head. With a ``cache``, rows continue the tokens in it. ``packed`` rows go through the model without padding,
@@ -49,19 +62,19 @@ class Policy(nn.Module):
         """[N, H]: the trunk's last hidden states before each of the N tokens on the mask."""
         return _hidden(self.language_model.get_decoder(), batch, cache, packed)
 
-    def token_scores(self, hidden_N_H: Tensor, batch: Batch, entropy: str) -> dict[str, Tensor]:
+    def token_scores(self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted) -> dict[str, Tensor]:
         """What :meth:`forward` returns, from hidden states."""
         model = self.language_model
-        logprobs_N, entropies_N = token_logprobs(
+        found = self.head(
             hidden_N_H,
             model.get_output_embeddings().weight,
             batch.tokens[:, 1:][batch.mask[:, 1:]],
-            self.temperature,
-            getattr(model.config, "final_logit_softcapping", None),
-            entropy,
+            temperature=self.temperature,
+            softcap=getattr(model.config, "final_logit_softcapping", None),
+            entropy=entropy,
         )
-        scores = {"logprobs": spread(logprobs_N, batch.mask)}
-        return scores if entropy == "none" else {**scores, "entropies": spread(entropies_N, batch.mask)}
+        scores = {"logprobs": spread(found.logprobs, batch.mask)}
+        return scores if found.entropies is None else {**scores, "entropies": spread(found.entropies, batch.mask)}
 
 
 class Critic(nn.Module):
@@ -118,7 +131,12 @@ def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
 
 
 def load_policy(
-    settings: Model, path: str | Path, temperature: float, checkpoint: Path | None = None, **options: Any
+    settings: Model,
+    path: str | Path,
+    temperature: float,
+    checkpoint: Path | None = None,
+    head: TokenHead = REFERENCE_HEAD,
+    **options: Any,
 ) -> Policy:
     """The trainable policy, from a model directory or name, or from a checkpoint's ``model/``.
 
@@ -135,17 +153,16 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if settings.lora is not None:
             model.enable_input_require_grads()
-    policy = Policy(model, temperature)
-    _check_head(policy)
-    return policy
+    _check_head(Policy(model, temperature))
+    return Policy(model, temperature, head)
 
 
-def load_reference(settings: Model, path: str | Path, temperature: float) -> Policy:
+def load_reference(settings: Model, path: str | Path, temperature: float, head: TokenHead = REFERENCE_HEAD) -> Policy:
     """A frozen copy of the start model; with LoRA the policy without its adapter serves instead."""
     from transformers import AutoModelForCausalLM
 
     model = _from_pretrained(AutoModelForCausalLM, path, settings.dtype)
-    return Policy(model, temperature).eval().requires_grad_(False)
+    return Policy(model, temperature, head).eval().requires_grad_(False)
 
 
 def load_critic(settings: Model, path: str | Path, checkpoint: Path | None = None) -> Critic:

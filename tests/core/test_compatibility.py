@@ -131,6 +131,7 @@ def test_components_have_their_keys():
     assert list(found) == [
         "environment",
         "model.build",
+        "model.head",
         "rollout.engine",
         "filter.select",
         "filter.metric",
