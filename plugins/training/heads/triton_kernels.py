@@ -24,8 +24,8 @@ class Launch:
     warps: int
 
 
-FOLD = Launch(1024, 4)
-DIFFERENTIATE = Launch(1024, 4)
+FOLD = Launch(1024, 2)
+DIFFERENTIATE = Launch(1024, 2)
 STATE = 5
 """Numbers of a row's state: m, s_0, s_1, s_2, and x of the target."""
 ROW = 7
