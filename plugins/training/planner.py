@@ -6,7 +6,7 @@ it was held against. Sizes are bytes per GPU of the fullest rank. ``b`` is the w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
