@@ -100,14 +100,16 @@ def describe(phase: Phase) -> str:
 def suggestions(request: Request, memory: int) -> list[str]:
     """Settings with which the experiment fits, the cheapest first; each was planned again with them.
 
-    Where no single one suffices: the mildest combination on as many GPUs, and the one with more GPUs.
+    Where no single one suffices, the mildest combinations: of what changes neither the GPUs nor what trains, then with
+    an adapter, then with more GPUs.
     """
     alone = [found for step in LADDER if (found := _mildest(request, (), list(step(request)), memory)) is not None]
     if alone:
         return list(map(str, alone))
     here = tuple(step for step in LADDER if step is not more_ranks)
-    both = [_combination(request, ladder, memory) for ladder in (here, LADDER)]
-    return list(dict.fromkeys(str(found) for found in both if found is not None))
+    same = tuple(step for step in here if step is not adapter)
+    combinations = [_combination(request, ladder, memory) for ladder in (same, here, LADDER)]
+    return list(dict.fromkeys(str(found) for found in combinations if found is not None))
 
 
 def _mildest(request: Request, others: Sequence[Change], options: Sequence[Change], memory: int) -> Change | None:

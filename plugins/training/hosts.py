@@ -64,8 +64,8 @@ def first_slots(hosts: Sequence[Host], ranks: int | None, path: Path) -> tuple[H
     total = sum(host.slots for host in hosts)
     left = total if ranks is None else ranks
     if left > total:
-        slots = f"{total} slot{'s' if total > 1 else ''}"
-        raise RequestError(f"--ranks {ranks} is more than the {slots} of the hostfile", str(path), "add hosts or slots")
+        there = f"{total} slot{'s' if total > 1 else ''}"
+        raise RequestError(f"--ranks {ranks} is more than the {there} of the hostfile", str(path), "add hosts or slots")
     taken = []
     for host in hosts:
         slots = min(left, host.slots)
