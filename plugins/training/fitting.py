@@ -59,7 +59,8 @@ class Request:
             check_ranks(experiment, ranks)
         except CompositionError:
             return False
-        return Request(experiment, ranks).plan(memory).fullest.total <= USABLE * memory
+        made = Request(experiment, ranks).plan(memory)
+        return not made.engine_needs and made.fullest.total <= USABLE * memory
 
 
 Step = Callable[[Request], Iterator[Change]]
@@ -75,6 +76,12 @@ def require(request: Request, memory: int, certain: bool = False) -> None:
         RequestError: it cannot fit.
     """
     made = request.plan(memory)
+    if made.engine_needs:
+        raise RequestError(
+            f"the engine's share of the GPU does not hold its weights and one row: {made.engine_needs / GIB:.1f} GiB",
+            "rollout.engine.gpu_memory_utilization",
+            f"set it to {made.engine_needs / memory + 0.05:.2f} or more, or lower rollout.max_context",
+        )
     phase = made.fullest_at_least if certain else made.fullest
     need, there = (phase.least, memory) if certain else (phase.total, int(USABLE * memory))
     if need <= there:

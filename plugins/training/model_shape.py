@@ -79,16 +79,21 @@ def critic_shape(config: Any) -> Shape:
 
 def _shape(config: Any, parameters: int, trained: int) -> Shape:
     text = config.get_text_config()
-    heads, experts = text.num_attention_heads, getattr(text, "moe_intermediate_size", None)
-    intermediate = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
+
+    def size(*names: str, default: int) -> int:
+        """The first that the architecture has; what it lacks decides no lower bound."""
+        return next((found for name in names if (found := getattr(text, name, None))), default)
+
+    heads = size("num_attention_heads", default=1)
+    expert = size("moe_intermediate_size", default=0) * size("num_experts_per_tok", default=1)
     return Shape(
         parameters=parameters,
         trained=trained,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        intermediate=experts * text.num_experts_per_tok if experts else intermediate,
+        kv_heads=size("num_key_value_heads", default=heads),
+        head_dim=size("head_dim", default=text.hidden_size // heads),
+        intermediate=expert or size("intermediate_size", "n_inner", default=4 * text.hidden_size),
         vocabulary=text.vocab_size,
     )

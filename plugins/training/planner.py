@@ -44,10 +44,13 @@ class Phase:
 
 @attrs.frozen
 class Plan:
-    """The phases of a step, in their order, and what each rank keeps in the machine's own memory."""
+    """The phases of a step, in their order."""
 
     phases: tuple[Phase, ...]
-    host: int
+    host: int = 0
+    """What each rank keeps in the machine's own memory."""
+    engine_needs: int = 0
+    """Its weights and one row, where they are more than the engine's share of the GPU."""
 
     @property
     def fullest(self) -> Phase:
@@ -236,7 +239,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
         phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
         phases.append(phase(f"{name} step", gradients=model.step()))
     host = sum(model.optimizer() + 4 * _share(model.shape.trained, ranks) for model in models if model.offload)
-    return Plan(tuple(phases), host)
+    return Plan(tuple(phases), host, engine.short)
 
 
 @attrs.frozen
@@ -247,8 +250,9 @@ class Engine:
     copy: int
     resting: int
     working: int
-    cache: int
-    activations: int
+    cache: int = 0
+    activations: int = 0
+    short: int = 0
 
 
 def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: int) -> Engine:
@@ -259,9 +263,10 @@ def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: in
     share = getattr(component, "gpu_memory_utilization", None)
     if getattr(component, "own_weights", False):
         # weights, cache and passes live within the share; without knowing it, the least is one row
-        cache = max(per_token * rollout.max_context, int((share or 0) * memory) - weights)
-        asleep = getattr(component, "sleep", False)
-        return Engine(True, weights, 0 if asleep else weights + cache, weights + cache, 0, 0)
+        least = weights + per_token * rollout.max_context
+        taken = int(share * memory) if share and memory else least
+        resting = 0 if getattr(component, "sleep", False) else max(taken, least)
+        return Engine(True, weights, resting, max(taken, least), short=least if taken < least else 0)
     rows = min(getattr(component, "batch", episodes), _share(episodes, ranks))
     tokens = rows * rollout.max_context
     # ZeRO 3 leaves no rank with a whole model to sample from

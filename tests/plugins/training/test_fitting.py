@@ -3,6 +3,7 @@
 import itertools
 import shlex
 
+import attrs
 import pytest
 import torch
 import uncollapse
@@ -104,6 +105,22 @@ def test_train_checks_before_it_loads_or_writes(base, tmp_path, monkeypatch):
     with pytest.raises(RequestError, match=r"needs at least .* and 1\.0 GiB are there"):
         uncollapse.train(base, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_engine_whose_share_is_too_small_is_told_how_large(base):
+    @attrs.frozen
+    class Own:
+        own_weights = True
+        gpu_memory_utilization: float = 0.01
+        sleep: bool = True
+
+    experiment = uncollapse.compose(base)
+    engine = attrs.evolve(experiment.rollout.engine, component=Own())
+    asked = Request(attrs.evolve(experiment, rollout=attrs.evolve(experiment.rollout, engine=engine)))
+    with pytest.raises(RequestError, match=r"does not hold its weights and one row: 0\.9 GiB") as refused:
+        require(asked, 80 * GIB)
+    assert refused.value.where == "rollout.engine.gpu_memory_utilization"
+    assert refused.value.fix.startswith("set it to 0.06 or more")
 
 
 def test_ranks_that_cannot_be_are_not_suggested(base):

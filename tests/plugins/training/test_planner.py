@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 import uncollapse
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, GPT2Config, MambaConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig
 from uncollapse.core.experiment import Lora, Model, Trainer
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch
@@ -14,6 +14,7 @@ from uncollapse.plugins.training.model_shape import Shape, critic_shape, policy_
 from uncollapse.plugins.training.models import Policy, load_critic, load_policy
 from uncollapse.plugins.training.planner import (
     Trained,
+    _share,
     activations,
     head_scoring,
     head_training,
@@ -94,6 +95,18 @@ def test_counts_are_those_of_the_real_models(tmp_path, tied):
 
     critic = load_critic(Model(dtype="float32"), tmp_path)
     assert critic_shape(config(tie_word_embeddings=tied)).trained == sum(p.numel() for p in critic.parameters())
+
+
+def test_sizes_of_other_architectures():
+    mixture = Qwen2MoeConfig(
+        hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2, vocab_size=100
+    )
+    mixture.moe_intermediate_size, mixture.num_experts_per_tok, mixture.num_experts = 32, 2, 4
+    assert policy_shape(mixture).intermediate == 64
+    old = policy_shape(GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=100))
+    assert (old.hidden, old.layers, old.heads, old.kv_heads, old.head_dim, old.intermediate) == (64, 2, 4, 4, 16, 256)
+    free = policy_shape(MambaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=100))
+    assert free.parameters > 0
 
 
 def test_the_key_value_cache_is_that_of_transformers():
@@ -188,7 +201,7 @@ def test_a_pass_without_gradients_takes_one_layer(dtype, b):
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-@pytest.mark.parametrize("layers", [2, 8])
+@pytest.mark.parametrize("layers", [2, 5])
 def test_activations_of_a_training_pass(checkpointing, layers):
     own = model("bfloat16", num_hidden_layers=layers, vocab_size=50).train()
     if checkpointing:
@@ -317,22 +330,48 @@ class Own:
 
 
 @pytest.mark.parametrize(
-    ("engine", "rollout", "elsewhere"),
+    ("engine", "rollout", "elsewhere", "short"),
     [
-        (Own(), 50_000, 0),
-        (Own(sleep=False), 50_000, 50_000),
-        (Own(gpu_memory_utilization=0.01), 2000 + 32 * 100, 0),  # no room for a row: what one takes
-        (Own(gpu_memory_utilization=0.01, tensor_parallel=2), 1000 + 16 * 100, 0),
+        (Own(), 50_000, 0, 0),
+        (Own(sleep=False), 50_000, 50_000, 0),
+        (Own(gpu_memory_utilization=0.01), 2000 + 32 * 100, 0, 5200),  # no room for a row: what one takes
+        (Own(gpu_memory_utilization=0.01, tensor_parallel=2), 1000 + 16 * 100, 0, 2600),
     ],
 )
-def test_an_engine_with_a_share_of_the_gpu(tmp_path, engine, rollout, elsewhere):
+def test_an_engine_with_a_share_of_the_gpu(tmp_path, engine, rollout, elsewhere, short):
     settings = experiment(tmp_path, "advantage=grpo")
     named = attrs.evolve(settings.rollout.engine, component=engine)
     settings = attrs.evolve(settings, rollout=attrs.evolve(settings.rollout, engine=named))
-    phases = {phase.name: phase for phase in plan(SMALL, None, settings, memory=100_000).phases}
+    made = plan(SMALL, None, settings, memory=100_000)
+    phases = {phase.name: phase for phase in made.phases}
+    assert made.engine_needs == short
+    assert plan(SMALL, None, settings).phases[1].items["engine"] == _share(2000 + 3200, engine.tensor_parallel)
     assert phases["rollout"].items["engine"] == rollout
     assert "KV cache" not in phases["rollout"].items
     assert phases["policy step"].items.get("engine", 0) == elsewhere
+
+
+def test_an_optimizer_in_the_memory_of_the_machine(tmp_path, monkeypatch):
+    settings = experiment(tmp_path)
+    monkeypatch.setattr(Trainer, "offload", "optimizer", raising=False)
+    made = plan(SMALL, SMALL, settings, ranks=2)
+    phases = {phase.name: phase.items for phase in made.phases}
+    assert phases["policy step"] == phases["critic step"] == {"policy weights": 2000, "critic weights": 2000}
+    assert phases["policy backward"]["gradients"] == 2 * 500_000_000
+    assert made.host == 2 * (12 + 4) * 500
+
+
+def test_packed_micro_batches_hold_the_tokens_of_their_budget(tmp_path, monkeypatch):
+    settings = experiment(tmp_path, "advantage=grpo")
+
+    def held(budget):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "token_budget", budget, raising=False)
+            return plan(SMALL, None, settings).phases[-2].items["activations"]
+
+    rows = held(0)  # two of 100 tokens
+    assert held(400) == 2 * rows
+    assert held(50) == rows / 2  # a row is never cut
 
 
 def test_the_plan_of_a_run_that_was_seen(tmp_path):
