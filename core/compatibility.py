@@ -14,7 +14,7 @@ from typing import Any
 
 from .components import NEEDS
 from .errors import nearest
-from .experiment import Experiment, Named, keys
+from .experiment import Critic, Experiment, Named, keys
 from .problems import CompositionError, Problem
 
 
@@ -73,7 +73,14 @@ def needs(experiment: Experiment) -> frozenset[str]:
 
 def combination_problems(experiment: Experiment) -> list[Problem]:
     """Why an experiment whose every key is right cannot work all the same."""
-    return [*_needs(experiment), *_batches(experiment), *_training(experiment), *_own_checks(experiment)]
+    return [
+        *_needs(experiment),
+        *_sampling(experiment),
+        *_batches(experiment),
+        *_training(experiment),
+        *_shared_critic(experiment),
+        *_own_checks(experiment),
+    ]
 
 
 def check_ranks(experiment: Experiment, ranks: int) -> None:
@@ -82,7 +89,11 @@ def check_ranks(experiment: Experiment, ranks: int) -> None:
     found = []
     if rollout.groups % ranks:
         found.append(_not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
-    if trainer.mini_batch % (trainer.micro_batch * ranks):
+    if trainer.token_budget:
+        if trainer.mini_batch < ranks:
+            reason = f"leaves some of the {ranks} processes without a row"
+            found.append(Problem(reason, "trainer.mini_batch", trainer.mini_batch, f"at least {ranks}"))
+    elif trainer.mini_batch % (trainer.micro_batch * ranks):
         each = trainer.micro_batch * ranks
         meaning = f"micro_batch on each of {ranks} processes"
         found.append(_not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
@@ -120,10 +131,27 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
             )
 
 
+def _sampling(experiment: Experiment) -> Iterator[Problem]:
+    """Truncated sampling: the keys exist to say why there is none."""
+    rollout = experiment.rollout
+    for key, value, whole in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, -1)):
+        if value != whole:
+            yield Problem(
+                "samples from a part of the distribution only, while the trainer's log-probs are those of the whole: "
+                "every ratio of the two would be off by the log of the kept mass",
+                f"rollout.{key}",
+                value,
+                f"leave it at {whole} and lower rollout.temperature, which the trainer applies too",
+            )
+
+
 def _batches(experiment: Experiment) -> Iterator[Problem]:
     rollout, trainer = experiment.rollout, experiment.trainer
-    mini, micro = trainer.mini_batch, trainer.micro_batch
-    if mini % micro:
+    mini, micro, budget = trainer.mini_batch, trainer.micro_batch, trainer.token_budget
+    if 0 < budget < rollout.max_context:
+        reason = f"cannot hold a row of rollout.max_context = {rollout.max_context} tokens"
+        yield Problem(reason, "trainer.token_budget", budget, f"0, or at least {rollout.max_context}")
+    if mini % micro and not budget:
         yield _not_multiple("trainer.mini_batch", mini, micro, "trainer.micro_batch")
     episodes = rollout.groups * rollout.group_size
     full = rollout.context_window == "full"
@@ -166,6 +194,27 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
     if critic is not None and critic.policy_after > 0 and "values" not in needs(experiment):
         reason = "waits for a critic, and nothing in the experiment needs its values, so that it is never built"
         yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")
+
+
+def _shared_critic(experiment: Experiment) -> Iterator[Problem]:
+    """Of ``critic``, whatever has no meaning with or without ``critic.shared``."""
+    if (critic := experiment.critic) is None:
+        return
+    meaningless = {
+        "path": "is where a critic of its own starts from, and the shared one is a head on the policy's trunk",
+        **dict.fromkeys(
+            ("weight_decay", "betas", "grad_clip", "lr_schedule", "warmup_steps"),
+            "is of an optimizer of its own, and a shared critic trains in the policy's: trainer has the same key",
+        ),
+    }
+    fix = "leave it out, or set critic.shared to false"
+    if not critic.shared:
+        reason = "is of a critic that shares the policy's trunk, and critic.shared is false"
+        meaningless, fix = dict.fromkeys(("coef", "detach"), reason), "leave it out, or set critic.shared to true"
+    default = Critic()
+    for name, reason in meaningless.items():
+        if (value := getattr(critic, name)) != getattr(default, name):
+            yield Problem(reason, f"critic.{name}", value, fix)
 
 
 def _own_checks(experiment: Experiment) -> Iterator[Problem]:

@@ -261,6 +261,23 @@ class PolicyLoss(Protocol):
         ...
 
 
+class SamplerCorrection(Protocol):
+    """Kind ``sampler_correction``: weights for a sampler whose probabilities are not quite the trainer's.
+
+    They multiply each token's term of the policy loss, beside the policy loss' own ratio policy / old policy, and no
+    other term. An attribute ``idle`` that is true says that all weights are 1: then nothing is computed.
+    """
+
+    def correction(
+        self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """[B, T] x 3, all rows of a step -> weights [B, T] without gradient, zero off the mask, and metrics.
+
+        ``old_logprobs`` are the trainer's, ``sampler_logprobs`` the engine's, of the same tokens at the same weights.
+        """
+        ...
+
+
 class Env(Protocol):
     """One episode. Used once: there is no reset. Observations and actions are text."""
 
@@ -290,23 +307,41 @@ class Environment(Protocol):
 
 
 class RolloutEngine(Protocol):
-    """Kind ``rollout_engine``: token ids in, token ids and log-probs out."""
+    """Kind ``rollout_engine``: token ids in, token ids and log-probs out.
+
+    Optional: ``own_weights`` (true where it samples with a copy of the policy, which must be synced) and ``require()``,
+    which raises RequestError where the engine cannot run on this machine, before a model is loaded.
+    """
 
     greedy: ClassVar[bool]
     """Whether it can decode greedily (``greedy_rewards`` need that)."""
 
-    def start(self, model: Any, tokenizer: Any) -> RolloutEngineSession:
-        """``model``: a Hugging Face causal language model, shared with the trainer where the engine can do that."""
+    def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> RolloutEngineSession:
+        """Begin to serve.
+
+        Args:
+            model: a Hugging Face causal language model, shared with the trainer where the engine can do that.
+            tokenizer: the model's.
+            max_context: the longest prompt and response together (tokens), for engines that reserve memory.
+        """
         ...
 
 
 class RolloutEngineSession(Protocol):
+    """A running engine.
+
+    Optional, for engines that take single requests: ``submit(key, prompt, sampling, seed)`` queues one, and
+    ``finished() -> [(key, Completion), ...]`` waits until at least one is done. Optional as well: ``sleep() -> bool``
+    gives memory back while the trainer works (true if it did: then ``sync`` comes before the next request), and
+    ``adapter``, true where ``sync`` takes the tensors of a LoRA adapter, by peft's names.
+    """
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
         """One completion per prompt, in order; the same seed and prompts give the same completions."""
         ...
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the trainer's weights (full tensors by Hugging Face name)."""
+        """Take over the trainer's weights (full tensors by Hugging Face name), and wake up."""
         ...
 
     def close(self) -> None: ...
@@ -315,10 +350,22 @@ class RolloutEngineSession(Protocol):
 class TrainBackend(Protocol):
     """Kind ``train_backend``: owns the optimizer and the processes' communication."""
 
-    def start(self, module: Any, optimizer: Any, *, zero_stage: int, dtype: str, ranks: Any) -> TrainEngine:
+    def start(
+        self,
+        module: Any,
+        optimizer: Any,
+        *,
+        zero_stage: int,
+        dtype: str,
+        ranks: Any,
+        offload: str = "none",
+        own_lr: Mapping[str, float] | None = None,
+    ) -> TrainEngine:
         """``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
 
-        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run.
+        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run;
+        ``offload``: as in the ``trainer`` section. ``own_lr`` is given only for a critic that shares the policy's
+        trunk: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
         """
         ...
 

@@ -117,6 +117,10 @@ class Rollout:
     max_context: int = number(3600, 1)
     """Tokens of one row; an episode that would grow beyond it is truncated."""
     temperature: float = number(1.0, 0, above=True)
+    top_p: float = number(1.0, 0, 1, above=True)
+    """Only 1 is accepted: a truncated distribution has log-probs that the trainer cannot compute."""
+    top_k: int = number(-1, 1, or_minus_1=True)
+    """Only -1 (all tokens) is accepted, for the same reason."""
     context_window: Literal["full", "limited_multi_turn", "single_turn"] = "full"
     window_turns: int = number(-1, 1, or_minus_1=True)
     """Turns in the window of the two turn-level modes, the current one included; -1 is all of them."""
@@ -176,7 +180,12 @@ class Trainer:
     """Rows per forward and backward pass."""
     score_batch: int = number(8, 1)
     """Rows per forward pass without gradients."""
+    token_budget: int = number(0, 0)
+    """Tokens per forward and backward pass of one rank, in rows packed without padding, in place of the rows that
+    ``micro_batch`` and ``score_batch`` count (a pass without gradients takes twice as many). 0 pads and counts rows."""
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in CPU memory: the optimizer's state and its step (ZeRO 1 to 3), or also the weights (ZeRO 3)."""
     lr: float = number(1e-6, 0)
     weight_decay: float = number(0.01, 0)
     betas: tuple[float, float] = betas()
@@ -215,6 +224,12 @@ class Critic:
     """Values move at most this far from the old ones before the loss stops rewarding it (reward units)."""
     policy_after: int = number(0, 0)
     """The policy trains only after this many steps of the critic alone."""
+    shared: bool = False
+    """No model of its own: a scalar head on the policy's trunk, in the policy's passes and its optimizer steps."""
+    coef: float = number(0.1, 0, above=True)
+    """Weight of a shared critic's value loss beside the policy's loss."""
+    detach: bool = False
+    """A shared critic reads the trunk without training it: the value loss trains the head alone."""
 
 
 @attrs.frozen
@@ -244,6 +259,8 @@ class Experiment:
     kl: Kl = section(Kl)
     advantage: Named = component("advantage", "gae")
     policy_loss: Named = component("policy_loss", "ppo")
+    correction: Named = component("sampler_correction", "none")
+    """Weights on the policy loss for a sampler whose log-probs are not the trainer's."""
     entropy_coeff: float = number(0.0, -math.inf)
     """Weight of the entropy bonus: loss - coeff * mean token entropy (nats)."""
     soft_advantage_reweight: bool = False

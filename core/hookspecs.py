@@ -73,6 +73,11 @@ def register_policy_losses(register: Register) -> None:
 
 
 @hookspec
+def register_sampler_corrections(register: Register) -> None:
+    """Name corrections of the sampler's log-probs towards the trainer's (:class:`~.components.SamplerCorrection`)."""
+
+
+@hookspec
 def register_collapse_detectors(register: Register) -> None:
     """Name detectors that watch a run and may stop it (:class:`~.components.CollapseDetector`)."""
 
@@ -161,6 +166,7 @@ REGISTRATION: dict[str, str] = {
     "kl_controller": "register_kl_controllers",
     "advantage": "register_advantage_estimators",
     "policy_loss": "register_policy_losses",
+    "sampler_correction": "register_sampler_corrections",
     "collapse": "register_collapse_detectors",
     "variance": "register_variance_estimators",
     "environment": "register_environments",

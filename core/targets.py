@@ -35,6 +35,7 @@ PROTOCOLS = {
     "kl_controller": "KlController",
     "advantage": "AdvantageEstimator",
     "policy_loss": "PolicyLoss",
+    "sampler_correction": "SamplerCorrection",
     "collapse": "CollapseDetector",
     "variance": "VarianceEstimator",
     "environment": "Environment",

@@ -36,6 +36,26 @@ def register_kl_controllers(register: Register) -> None:
 
 
 @hookimpl
+def register_sampler_corrections(register: Register) -> None:
+    package = "uncollapse.estimators.correction"
+    register("none", f"{package}.token:NoCorrection", summary="every token weighs 1")
+    register("tis", f"{package}.token:Tis", summary="token ratio trainer / sampler, truncated from above")
+    register("icepop", f"{package}.token:IcePop", summary="token ratio within a window, 0 outside")
+    register(
+        "sequence_tis",
+        f"{package}.sequence:SequenceTis",
+        summary="product of the row's ratios, truncated from above",
+        aliases=("seq_tis",),
+    )
+    register(
+        "sequence_mask",
+        f"{package}.sequence:SequenceMask",
+        summary="rows whose mean or product ratio leaves a window are dropped",
+        aliases=("seq_mask_tis",),
+    )
+
+
+@hookimpl
 def register_advantage_estimators(register: Register) -> None:
     package = "uncollapse.estimators.advantage"
     register("gae", f"{package}.gae:Gae", summary="generalised advantage estimation over the sampled tokens")

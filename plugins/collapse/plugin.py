@@ -40,4 +40,9 @@ def register_collapse_detectors(register: Register) -> None:
         f"{collapse}.format:FormatCollapse",
         summary="answers lose their form: invalid, without a thought, too short or too long",
     )
+    register(
+        "sampler_mismatch",
+        f"{collapse}.mismatch:SamplerMismatch",
+        summary="the sampler's log-probs stay too far from the trainer's",
+    )
     register("kl_runaway", f"{collapse}.kl:KlRunaway", summary="KL to the reference, or within a step, stays too large")

@@ -1,9 +1,15 @@
-"""Collecting episodes: every conversation that still runs takes its turn in one call of the engine."""
+"""Collecting episodes, by turns or without a barrier, as the engine can.
+
+An engine that takes single requests plays every conversation at its own pace: its next turn is queued as soon as its
+environment has answered, while the others are still generating. Elsewhere all conversations that still run take their
+turn in one call.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from ...core.components import Environment, RolloutEngineSession, Sampling
 from ...core.experiment import Rollout
@@ -35,6 +41,16 @@ def collect(
     conversations = [
         Conversation(environment, rollout, template, group, member) for group in seeds for member in range(group_size)
     ]
+    if hasattr(engine, "submit"):
+        _play_at_own_pace(conversations, engine, sampling, seed)
+    else:
+        _play_by_turns(conversations, engine, sampling, seed, seeds)
+    return [conversation.episode() for conversation in conversations]
+
+
+def _play_by_turns(
+    conversations: Sequence[Conversation], engine: Any, sampling: Sampling, seed: int, seeds: Sequence[int]
+) -> None:
     turn = 0
     while active := [conversation for conversation in conversations if conversation.stop is None]:
         prompts = [conversation.prompt for conversation in active]
@@ -42,10 +58,29 @@ def collect(
         for conversation, completion in zip(active, completions, strict=True):
             conversation.advance(completion)
         turn += 1
-    return [conversation.episode() for conversation in conversations]
 
 
-def _turn_seed(seed: int, turn: int, seeds: Sequence[int]) -> int:
+def _play_at_own_pace(conversations: Sequence[Conversation], engine: Any, sampling: Sampling, seed: int) -> None:
+    """Each turn has a seed of its own, from the group, the member and the turn: who runs beside it does not matter."""
+
+    def ask(index: int) -> None:
+        asked = conversations[index]
+        own = _turn_seed(seed, len(asked.turns), (asked.seed, asked.member))
+        engine.submit(index, asked.prompt, sampling, own)
+
+    running = len(conversations)
+    for index in range(running):
+        ask(index)
+    while running:
+        for index, completion in engine.finished():
+            conversations[index].advance(completion)
+            if conversations[index].stop is None:
+                ask(index)
+            else:
+                running -= 1
+
+
+def _turn_seed(seed: int, turn: int, who: Sequence[int]) -> int:
     """The groups are part of it so that ranks do not share their noise; a fixed hash, so that every process agrees."""
-    digest = hashlib.sha256(repr((seed, turn, list(seeds))).encode()).digest()
+    digest = hashlib.sha256(repr((seed, turn, list(who))).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

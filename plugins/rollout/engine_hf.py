@@ -39,7 +39,8 @@ class HfEngine:
     batch: int = attrs.field(default=128, validator=attrs.validators.ge(1))
     """Conversations per forward pass, at most; bounds the memory of the key-value cache."""
 
-    def start(self, model: Any, tokenizer: Any) -> HfSession:
+    def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> HfSession:
+        """``max_context`` is not needed: the cache grows with the conversations."""
         return HfSession(model, tokenizer, self.batch)
 
 

@@ -18,7 +18,9 @@ from .batch import Batch
 from .detectors import Detectors
 from .loop import Parts
 from .models import Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .packing import enable_packing
 from .prepare import prepare_model
+from .shared_critic import HEAD, with_value_head
 from .stages import Sampler, derived_seed
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ class DetectorContext:
     experiment: Experiment
     tokenizer: Any = None
     """The policy's; ``None`` where nothing is measured, only judged."""
+
+
+@attrs.frozen(eq=False)
+class Untrained:
+    """A policy that no backend has taken over, for what only samples."""
+
+    module: Policy
+    stage: int = 0
 
 
 class Reference:
@@ -57,6 +67,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         RequestError: model or tokenizer cannot be loaded, or the experiment cannot be spread over this many ranks.
     """
     check_ranks(experiment, ranks.size)
+    serving = experiment.rollout.engine.component
+    if hasattr(serving, "require"):
+        serving.require()
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     settings, trainer = experiment.model, experiment.trainer
     # the first rank builds the model, if one is to be built; the others then find it
@@ -67,34 +80,61 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy).to(ranks.device)
 
-    needed = needs(experiment) if training else frozenset()
-    # ZeRO-3 leaves no rank with a whole model, so the engine is given one of its own.
-    synced = training and trainer.zero_stage == 3
-    sampled = load_policy(settings, path, temperature, saved_policy).to(ranks.device) if synced else policy
-    engine = experiment.rollout.engine.component.start(sampled.model, tokenizer)
+    if training and trainer.token_budget:
+        enable_packing(policy.language_model)
 
-    def start(module: Any, optimizer: Any) -> Any:
+    needed = needs(experiment) if training else frozenset()
+    values_by = experiment.critic if "values" in needed else None
+    if values_by is not None and values_by.shared:
+        policy = with_value_head(policy, values_by, saved_critic).to(ranks.device)
+    own = getattr(serving, "own_weights", False)
+    sharded = training and trainer.zero_stage == 3
+    sampled: Any = policy
+    if sharded and not own:  # no rank keeps a whole model, so the engine is given one: plain, as adapters come merged
+        plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
+        sampled = load_policy(plain, path, temperature).to(ranks.device)
+    engine = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
+    if hasattr(engine, "sleep"):
+        engine.sleep()  # the optimizer is about to want the memory
+
+    def start(module: Any, optimizer: Any, **options: Any) -> Any:
         return trainer.backend.component.start(
-            module, optimizer, zero_stage=trainer.zero_stage, dtype=settings.dtype, ranks=ranks
+            module,
+            optimizer,
+            zero_stage=trainer.zero_stage,
+            dtype=settings.dtype,
+            ranks=ranks,
+            offload=trainer.offload,
+            **options,
         )
 
-    critic = reference = None
+    reference = None
     if "reference" in needed:
         adapter = settings.lora is not None
         frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
+        if trainer.token_budget and not adapter:
+            enable_packing(frozen.model)
         reference = Reference(frozen, ranks, adapter)
-    if "values" in needed:
-        assert experiment.critic is not None
-        critic = load_critic(settings, experiment.critic.path or path, saved_critic).to(ranks.device)
+    trained: Any = Untrained(policy)
+    critic = None
+    if values_by is not None and values_by.shared:
+        trained = critic = start(policy, trainer, own_lr={HEAD: values_by.lr})
+    elif training:
+        trained = start(policy, trainer)
+    if values_by is not None and not values_by.shared:
+        valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
+        if trainer.token_budget:
+            enable_packing(valued.decoder)
+        critic = start(valued, values_by)
     context = DetectorContext(experiment, tokenizer)
     return Parts(
         sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),
-        policy=start(policy, trainer) if training else policy,
-        critic=start(critic, experiment.critic) if critic is not None else None,
+        policy=trained,
+        critic=critic,
         reference=reference,
         controller=experiment.kl.controller.component.start(experiment.kl.coef),
         detectors=Detectors(experiment.collapse if training else (), context),
         validation_environment=validation_environment(experiment),
         needs=needed,
-        synced=synced,
+        synced=own or sharded,
     )

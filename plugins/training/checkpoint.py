@@ -12,6 +12,7 @@ import torch
 
 from ...core.errors import RequestError, RunError
 from ...core.runs import RunDirectory
+from . import shared_critic
 from .models import save_model
 
 if TYPE_CHECKING:
@@ -49,20 +50,27 @@ def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, flo
         RunError: there is not enough room on the disk; nothing is written.
         OSError: writing failed; the unfinished checkpoint is removed and earlier ones are intact.
     """
-    engines = {"model": loop.parts.policy, "critic": loop.parts.critic}
+    parts = loop.parts
+    shared = parts.critic is parts.policy
+    engines = {"model": parts.policy, "critic": None if shared else parts.critic}
     adapter = loop.experiment.model.lora is not None
     gathered = {
         name: ({key: tensor.cpu() for key, tensor in engine.weights(trained=adapter)}, engine.optimizer_state())
         for name, engine in engines.items()
         if engine is not None
     }
+    if shared:
+        gathered["model"], gathered["critic"] = shared_critic.split(*gathered["model"])
     if run is None:
         return None
     _check_space(run.path, gathered.values())
     trainer = loop.experiment.trainer
     with run.checkpoint(loop.step, {**loop.state_dict(), "metrics": metrics}, keep=trainer.keep) as directory:
         for name, (weights, optimizer) in gathered.items():
-            save_model(engines[name].module, weights, directory / name)
+            if shared and name == "critic":
+                shared_critic.save_head(weights, directory / name)
+            else:
+                save_model(engines[name].module, weights, directory / name)
             if name == "model":
                 torch.save(_renamed(optimizer, lambda key: key.removeprefix(PREFIX)), directory / "optimizer.pt")
             else:
@@ -73,9 +81,15 @@ def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, flo
 
 def load_checkpoint(loop: Loop, directory: Path) -> dict[str, float]:
     """Continue where ``directory`` left off (its weights are loaded already); returns the metrics of its step."""
-    loop.parts.policy.load_optimizer_state(_renamed(load_optimizer(directory), lambda key: PREFIX + key))
-    if loop.parts.critic is not None:
-        loop.parts.critic.load_optimizer_state(load_optimizer(directory / "critic"))
+    policy, critic = loop.parts.policy, loop.parts.critic
+    of_policy = _renamed(load_optimizer(directory), lambda key: PREFIX + key)
+    of_critic = None if critic is None else load_optimizer(directory / "critic")
+    if critic is policy:
+        policy.load_optimizer_state(shared_critic.joined(of_policy, of_critic))
+    else:
+        policy.load_optimizer_state(of_policy)
+        if critic is not None:
+            critic.load_optimizer_state(of_critic)
     state = json.loads((directory / "state.json").read_text())
     loop.load_state_dict(state)
     return state["metrics"]

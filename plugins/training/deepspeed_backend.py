@@ -8,7 +8,7 @@ micro-batch of an optimizer step is accumulated, then one ``step()`` follows, ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -38,46 +38,100 @@ class DeepSpeed:
         """Why this backend cannot train the experiment."""
         if experiment.model.dtype == "bfloat16" and experiment.trainer.zero_stage == 0:
             yield "ZeRO 0 hides the fp32 master weights of a bfloat16 model; set trainer.zero_stage to 1 or more"
+        offload, least = experiment.trainer.offload, {"none": 0, "optimizer": 1, "all": 3}
+        if experiment.trainer.zero_stage < least[offload]:
+            yield f"trainer.offload {offload} needs trainer.zero_stage {least[offload]} or more"
 
     def start(
-        self, module: torch.nn.Module, optimizer: Trainer | Critic, *, zero_stage: int, dtype: str, ranks: Ranks
+        self,
+        module: torch.nn.Module,
+        optimizer: Trainer | Critic,
+        *,
+        zero_stage: int,
+        dtype: str,
+        ranks: Ranks,
+        offload: str = "none",
+        own_lr: Mapping[str, float] | None = None,
     ) -> DeepSpeedEngine:
-        """Take over ``module``; ``optimizer`` gives lr, betas, weight decay, clipping and schedule."""
+        """Take over ``module``; ``optimizer`` gives lr, betas, weight decay, clipping and schedule.
+
+        ``own_lr``: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
+        """
         import deepspeed
 
         # An optional shared-memory collective that is compiled at first use: of no use for one rank, and gloo serves
         # the rest.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(verbose=False)
+        groups = _parameter_groups(module, optimizer.lr, own_lr or {})
         adamw = torch.optim.AdamW(
-            [parameter for parameter in module.parameters() if parameter.requires_grad],
+            [{"params": [module.get_parameter(name) for name in group.names]} for group in groups],
             lr=optimizer.lr,
             betas=optimizer.betas,
             weight_decay=optimizer.weight_decay,
+            # On a CPU one pass over the states is much faster than one for each operation.
+            fused=True if offload != "none" else None,
         )
         settings = {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
             "gradient_clipping": 0.0 if zero_stage == 0 else optimizer.grad_clip or 1e30,
-            "zero_optimization": {"stage": zero_stage},
             "bf16": {"enabled": dtype == "bfloat16"},
+            "zero_force_ds_cpu_optimizer": False,
             **self.config,
+            "zero_optimization": {
+                "stage": zero_stage,
+                **_offload(offload),
+                **self.config.get("zero_optimization", {}),
+            },
         }
         engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
-        return DeepSpeedEngine(engine, adamw, optimizer.lr, optimizer.grad_clip, zero_stage, ranks)
+        return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks)
+
+
+@attrs.frozen
+class ParameterGroup:
+    """Parameters with one base learning rate."""
+
+    lr: float
+    names: list[str]
+
+
+def _parameter_groups(module: torch.nn.Module, lr: float, own_lr: Mapping[str, float]) -> list[ParameterGroup]:
+    """The parameters that train: those at the common rate, and for each of ``own_lr`` those whose names begin so."""
+    groups = {start: ParameterGroup(rate, []) for start, rate in {"": lr, **own_lr}.items()}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups[next((start for start in own_lr if name.startswith(start)), "")].names.append(name)
+    return list(groups.values())
+
+
+def _offload(what: str) -> dict[str, Any]:
+    """ZeRO's own settings for what ``trainer.offload`` keeps in CPU memory."""
+    parts = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}[what]
+    return {f"offload_{part}": {"device": "cpu"} for part in parts}
 
 
 class DeepSpeedEngine:
     """One trained model. Every method runs on all ranks, the same number of times."""
 
     def __init__(
-        self, engine: Any, adamw: torch.optim.AdamW, lr: float, grad_clip: float, stage: int, ranks: Ranks
+        self,
+        engine: Any,
+        adamw: torch.optim.AdamW,
+        groups: Sequence[ParameterGroup],
+        grad_clip: float,
+        stage: int,
+        ranks: Ranks,
     ) -> None:
-        self.engine, self.adamw, self.base_lr, self.stage, self.ranks = engine, adamw, lr, stage, ranks
+        self.engine, self.adamw, self.groups, self.stage, self.ranks = engine, adamw, groups, stage, ranks
         self._clip, self._norm = grad_clip, math.nan
         self._names = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         if stage == 0:
             adamw.register_step_pre_hook(self._clip_gradients)
+        elif len(groups) > 1:
+            # ZeRO 1 and 2 look for the states of all groups once the first group has been stepped
+            self._create_states(torch.tensor(0.0))
 
     @property
     def module(self) -> Any:
@@ -109,8 +163,8 @@ class DeepSpeedEngine:
             for name, (total, count) in metrics.items():
                 pair = torch.stack([torch.as_tensor(total).detach().double(), torch.as_tensor(count).double()])
                 sums[name] = sums[name] + pair if name in sums else pair
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.base_lr * lr_scale
+        for group, own in zip(self.engine.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = own.lr * lr_scale
         self.engine.step()
         norm = self._norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
         if not math.isfinite(norm):
@@ -124,7 +178,7 @@ class DeepSpeedEngine:
         means = {
             name: float(total / max(count, 1)) for name, (total, count) in zip(names, totals.tolist(), strict=True)
         }
-        return {**means, "grad_norm": norm, "lr": self.base_lr * lr_scale}
+        return {**means, "grad_norm": norm, "lr": self.groups[0].lr * lr_scale}
 
     def weights(self, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the module in full, one after the other, by its name; or only the ``trained`` parameters."""
@@ -143,21 +197,21 @@ class DeepSpeedEngine:
     def optimizer_state(self) -> dict[str, Any]:
         """``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU.
 
-        ``param_groups`` holds the base learning rate and the names; ``master`` the fp32 weights behind a bf16 model.
+        ``param_groups`` hold base learning rates and names; ``master`` the fp32 weights behind a bf16 model.
         """
         inner = self.adamw.param_groups[0]
         state = {name: self._state_of(p) for name, p in self._names.items()}
-        group = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
+        settings = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
         master = {name: self._master(p) for name, p in self._names.items() if p.dtype != torch.float32}
         return {
             "state": {name: values for name, values in state.items() if values},
-            "param_groups": [{"lr": self.base_lr, **group, "params": list(self._names)}],
+            "param_groups": [{"lr": group.lr, **settings, "params": list(group.names)} for group in self.groups],
             "master": master,
         }
 
     def load_optimizer_state(self, saved: dict[str, Any]) -> None:
         """Raises RunError if the saved state does not cover exactly the parameters that train."""
-        if missing := set(saved["param_groups"][0]["params"]) ^ set(self._names):
+        if missing := {name for group in saved["param_groups"] for name in group["params"]} ^ set(self._names):
             raise RunError(
                 f"the saved optimizer state and the model disagree on {len(missing)} parameters, e.g. {min(missing)}",
                 "optimizer.pt",
@@ -190,7 +244,8 @@ class DeepSpeedEngine:
         # ZeRO creates the states of its flat partitions in the first step; here they must exist before it.
         in_groups = [flat for group in self.adamw.param_groups for flat in group["params"]]
         for flat in getattr(self.engine.optimizer, "fp32_partitioned_groups_flat", in_groups):
-            self.adamw.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in STATES}}
+            held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
+            self.adamw.state[flat] = {**held, "step": step.clone()}  # ZeRO may be linked to the tensors already
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 

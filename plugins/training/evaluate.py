@@ -9,6 +9,7 @@ import attrs
 from ...core.config import compose
 from .assemble import assemble
 from .checkpoint import find_checkpoint
+from .engine_weights import EngineWeights
 from .loop import validation_metrics
 from .ranks import start_ranks
 
@@ -29,6 +30,7 @@ def evaluate(checkpoint: Path, groups: int | None = None, temperature: float | N
     experiment = attrs.evolve(experiment, validation=validation)
     parts = assemble(experiment, start_ranks(), checkpoint, training=False)
     try:
+        EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()
         return validation_metrics(parts.sampler.validate(parts.validation_environment))
     finally:
         parts.sampler.engine.close()

@@ -156,9 +156,10 @@ def checkpointing(request: Request) -> Iterator[Change]:
 
 def smaller_micro_batches(request: Request) -> Iterator[Change]:
     trainer, width = request.experiment.trainer, request.experiment.rollout.max_context
-    if budget := getattr(trainer, "token_budget", 0):
-        while (budget := budget // 2) >= width:
-            yield Change((f"trainer.token_budget={budget}", f"trainer.score_batch={budget // width}"))
+    if budget := trainer.token_budget:
+        while budget > width:
+            budget = max(width, budget // 2)
+            yield Change((f"trainer.token_budget={budget}",))
         return
     micro, score = trainer.micro_batch, trainer.score_batch
     while micro > 1 or score > 1:
@@ -168,8 +169,10 @@ def smaller_micro_batches(request: Request) -> Iterator[Change]:
 
 def offload(request: Request) -> Iterator[Change]:
     trainer = request.experiment.trainer
-    if getattr(trainer, "offload", "") == "none" and trainer.zero_stage:
+    if trainer.offload == "none":
         yield Change(("trainer.offload=optimizer",))
+    if trainer.offload != "all" and trainer.zero_stage == 3:
+        yield Change(("trainer.offload=all",))
 
 
 def more_ranks(request: Request) -> Iterator[Change]:

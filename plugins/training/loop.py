@@ -16,8 +16,11 @@ from ..rollout.episode import Episode
 from ..rollout.rows import episode_metrics
 from . import stages
 from .batch import Batch
+from .budget import SCORE_FACTOR
 from .detectors import Detectors
-from .losses import CriticObjective, PolicyObjective
+from .engine_weights import EngineWeights
+from .losses import CriticObjective, JointObjective, PolicyObjective
+from .mismatch import mismatch
 from .pairwise import Scorer
 from .pending import PendingUpdate
 from .ranks import Ranks
@@ -30,6 +33,7 @@ class Parts:
     sampler: stages.Sampler
     policy: Any
     critic: Any | None
+    """``policy`` itself where the critic is a head on its trunk."""
     reference: Any | None
     controller: Any
     """The session of the KL controller."""
@@ -45,23 +49,28 @@ class Loop:
 
     def __init__(self, experiment: Experiment, parts: Parts, ranks: Ranks, step: int = 0) -> None:
         self.experiment, self.parts, self.ranks, self.step = experiment, parts, ranks, step
-        self.scorer = Scorer(parts.policy, experiment.trainer.score_batch, ranks)
+        self.scorer = Scorer(
+            parts.policy, experiment.trainer.score_batch, ranks, SCORE_FACTOR * experiment.trainer.token_budget
+        )
         """What detectors score with."""
         self.episodes: list[Episode] = []
         """Those of the last step, for transcripts."""
         self._seconds: dict[str, float] = {}
+        self._engine_weights = EngineWeights(parts.sampler.engine, parts.policy, parts.synced)
 
     def train_step(self) -> dict[str, float]:
         """One training step without validation; returns its metrics."""
         experiment, parts = self.experiment, self.parts
         self._seconds = {}
         torch.manual_seed(stages.derived_seed(experiment.seed, "step", self.step))
+        with self._time("sync"):
+            self._engine_weights.fresh()
         with self._time("rollout"):
-            if parts.synced:
-                parts.sampler.engine.sync(_language_model_weights(parts.policy))
             self.episodes = parts.sampler.train(self.step)
             rollouts = stages.to_rollouts(self.episodes, experiment)
             greedy_P = self._greedy_rewards()
+        with self._time("sync"):
+            self._engine_weights.sleep()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
         old: Scores | None = None
         if "entropies" in parts.needs:
@@ -91,17 +100,25 @@ class Loop:
         plan = stages.mini_batches(experiment, len(batch), self.step)
         metrics: dict[str, float] = {}
         in_reward = parts.reference is not None and experiment.kl.placement == "reward"
+        shared, critic_alone = parts.critic is parts.policy, self._critic_alone()
         with self._time("score"):
-            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing.
-            if old is None and (len(plan) > 1 or in_reward):
+            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing but
+            # the values of a critic that shares the trunk, or how far the sampler's log-probs are from the trainer's.
+            if old is None and (len(plan) > 1 or in_reward or shared or self._distrusts_sampler):
                 old = self._score(parts.policy, batch)
         if old is not None:
             assert old.logprobs is not None and old.entropies is not None
             metrics["actor/entropy"] = stages.masked_mean(old.entropies, batch.mask)
             gap = (old.logprobs - rollouts.logprobs).abs()
             metrics["rollout/logprob_gap"] = stages.masked_mean(gap, batch.mask)
+            metrics |= mismatch(old.logprobs, rollouts.logprobs, batch.mask)
         old_logprobs = rollouts.logprobs if old is None else old.logprobs
         assert old_logprobs is not None
+        corrections = None
+        if self._corrects:
+            correct = experiment.correction.component.correction
+            corrections, own = correct(old_logprobs, rollouts.logprobs, batch.mask)
+            metrics |= {f"correction/{name}": value for name, value in own.items()}
         kl_coef, ref_logprobs, kl = parts.controller.coef, None, None
         if parts.reference is not None:
             with self._time("reference"):
@@ -112,8 +129,8 @@ class Loop:
                 rollouts = stages.kl_in_reward(rollouts, kl_B_T, kl_coef)
             metrics |= {"actor/kl": stages.masked_mean(kl_B_T, batch.mask), "actor/kl_coef": kl_coef}
             parts.controller.update(stages.sequence_kl(kl_B_T, batch.mask), len(rollouts.raw_rewards_E))
-        values = None
-        if parts.critic is not None:
+        values = None if old is None else old.values
+        if parts.critic is not None and not shared:
             with self._time("values"):
                 values = self._score(parts.critic, batch).values
         with self._time("advantage"):
@@ -122,51 +139,58 @@ class Loop:
         batch = attrs.evolve(
             batch,
             old_logprobs=None if old is None else old_logprobs,
+            corrections=corrections,
             ref_logprobs=ref_logprobs,
             advantages=result.advantages,
             returns=result.returns,
             old_values=values,
         )
-        if parts.critic is not None:
+        if parts.critic is not None and not shared:
             assert experiment.critic is not None
             with self._time("update_critic"):
                 own = self._update(
                     parts.critic, batch, plan, CriticObjective(experiment.critic.clip_value), experiment.critic
                 )
             metrics |= {f"critic/{name}": value for name, value in own.items()}
-        if not self._critic_alone():
-            objective = PolicyObjective(
+        if shared or not critic_alone:
+            objective: Any = PolicyObjective(
                 experiment.policy_loss.component,
                 experiment.entropy_coeff,
                 None if in_reward else kl,
                 kl_coef,
                 experiment.kl.weight,
             )
-            entropy = "gradient" if experiment.entropy_coeff else "value"
-            with self._time("detectors"):
-                pending = PendingUpdate(
-                    self.step + 1,
-                    parts.policy,
-                    rollouts,
-                    batch,
-                    plan,
-                    objective,
-                    experiment,
-                    self._lr_scale(trainer),
-                    self.ranks,
-                )
-                metrics |= parts.detectors.before_update(pending)
+            if shared:
+                assert experiment.critic is not None
+                value_loss = CriticObjective(experiment.critic.clip_value)
+                objective = JointObjective(None if critic_alone else objective, value_loss, experiment.critic.coef)
+            entropy = "none" if critic_alone else "gradient" if experiment.entropy_coeff else "value"
+            if not critic_alone:
+                with self._time("detectors"):
+                    pending = PendingUpdate(
+                        self.step + 1,
+                        parts.policy,
+                        rollouts,
+                        batch,
+                        plan,
+                        objective,
+                        experiment,
+                        self._lr_scale(trainer),
+                        self.ranks,
+                    )
+                    metrics |= parts.detectors.before_update(pending)
             with self._time("update_actor"):
                 own = self._update(parts.policy, batch, plan, objective, trainer, entropy=entropy)
+            self._engine_weights.outdated()
             # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
-            metrics = {f"actor/{name}": value for name, value in own.items()} | metrics
+            metrics = {name if "/" in name else f"actor/{name}": value for name, value in own.items()} | metrics
         return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
 
     def validate(self) -> dict[str, float]:
         """Success on the validation groups, with its standard error."""
+        with self._time("sync"):
+            self._engine_weights.fresh()
         with self._time("validation"):
-            if self.parts.synced:
-                self.parts.sampler.engine.sync(_language_model_weights(self.parts.policy))
             episodes = self.parts.sampler.validate(self.parts.validation_environment)
         return validation_metrics(episodes)
 
@@ -188,12 +212,23 @@ class Loop:
         self.parts.controller.load_state_dict(state["kl_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])
 
+    @property
+    def _corrects(self) -> bool:
+        return not getattr(self.experiment.correction.component, "idle", False)
+
+    @property
+    def _distrusts_sampler(self) -> bool:
+        """Whether the trainer computes the log-probs of every rollout: the sampler's are corrected, or its own."""
+        return self._corrects or getattr(self.experiment.rollout.engine.component, "own_weights", False)
+
     def _critic_alone(self) -> bool:
         critic = self.experiment.critic
         return self.parts.critic is not None and critic is not None and self.step < critic.policy_after
 
     def _score(self, engine: Any, batch: Batch, **options: Any) -> Scores:
-        return stages.score(engine, batch, self.experiment.trainer.score_batch, self.ranks, **options)
+        trainer = self.experiment.trainer
+        budget = SCORE_FACTOR * trainer.token_budget
+        return stages.score(engine, batch, trainer.score_batch, self.ranks, budget=budget, **options)
 
     def _update(
         self, engine: Any, batch: Batch, plan: list[list[int]], objective: Any, optimizer: Any, **options: Any
@@ -253,7 +288,3 @@ def _advantage_metrics(result: Any, values: torch.Tensor | None, mask: torch.Ten
 def _rows(scores: Scores, rows: torch.Tensor) -> Scores:
     pick = {f.name: v[rows] for f in attrs.fields(Scores) if (v := getattr(scores, f.name)) is not None}
     return Scores(**pick)
-
-
-def _language_model_weights(policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name.removeprefix("model."), tensor) for name, tensor in policy.weights())

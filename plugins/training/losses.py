@@ -22,7 +22,13 @@ Metrics = dict[str, tuple[Tensor, Tensor]]
 
 @attrs.frozen(eq=False)
 class PolicyObjective:
-    """policy loss - entropy_coeff * entropy + kl_coef * KL, each a weighted sum over the tokens that train."""
+    """correction * policy loss - entropy_coeff * entropy + kl_coef * KL, a weighted sum over the tokens that train.
+
+    The sampler's correction weighs the policy loss only. That is the term whose expectation is over the sampled token,
+    with the advantage of what was sampled; the entropy is that of the whole distribution, and the KL has an importance
+    weight of its own (``kl_weight``). A token that the correction drops still counts in the normalisation (``weights``
+    are those of all tokens), so dropping makes a step smaller and never scales up what is left.
+    """
 
     policy_loss: PolicyLoss
     entropy_coeff: float = 0.0
@@ -43,6 +49,8 @@ class PolicyObjective:
         logprobs = scores.logprobs
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         loss, own_metrics = self.policy_loss(logprobs, old, batch.advantages, trains)
+        if batch.corrections is not None:
+            loss = batch.corrections * loss
         metrics: Metrics = {**own_metrics, "pg_loss": _mean(loss, trains), "entropy": _mean(scores.entropies, trains)}
         if self.entropy_coeff:
             loss = loss - self.entropy_coeff * scores.entropies
@@ -66,6 +74,11 @@ class CriticObjective:
     clip_value: float
 
     def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        loss_B_T, metrics = self.tokens(scores, batch)
+        return loss_B_T.sum(), metrics
+
+    def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        """[B, T]: what each token contributes to the loss, zero where nothing trains."""
         assert scores.values is not None and batch.old_values is not None
         assert batch.returns is not None and batch.weights is not None
         trains = batch.mask & (batch.weights > 0)
@@ -77,7 +90,32 @@ class CriticObjective:
             "vf_clipfrac": _mean((clipped_error > error).float(), trains),
             "values": _mean(scores.values, trains),
         }
-        return torch.where(trains, batch.weights * loss, 0.0).sum(), metrics
+        return torch.where(trains, batch.weights * loss, 0.0), metrics
+
+
+@attrs.frozen(eq=False)
+class JointObjective:
+    """policy objective + coef * value loss, where the critic is a head on the policy's trunk; both see one pass.
+
+    Without a policy objective only the value loss is left. The critic's metrics are named ``critic/...``.
+    """
+
+    policy: PolicyObjective | None
+    critic: CriticObjective
+    coef: float
+
+    def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        loss_B_T, metrics = self.tokens(scores, batch)
+        return loss_B_T.sum(), metrics
+
+    def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
+        """[B, T]: what each token contributes to the loss, zero where nothing trains."""
+        value_loss_B_T, own = self.critic.tokens(scores, batch)
+        loss_B_T, metrics = self.coef * value_loss_B_T, {f"critic/{name}": pair for name, pair in own.items()}
+        if self.policy is None:
+            return loss_B_T, metrics
+        policy_loss_B_T, of_policy = self.policy.tokens(scores, batch)
+        return policy_loss_B_T + loss_B_T, {**of_policy, **metrics}
 
 
 def _mean(values: Tensor, mask: Tensor) -> Any:

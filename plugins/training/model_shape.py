@@ -40,7 +40,7 @@ def read_shapes(experiment: Experiment) -> tuple[Shape, Shape | None]:
     """
     path, critic = str(prepare_model(experiment)), experiment.critic
     policy = _policy(path, experiment.model.lora)
-    if critic is None or "values" not in needs(experiment) or getattr(critic, "shared", False):
+    if critic is None or "values" not in needs(experiment) or critic.shared:
         return policy, None
     return policy, _critic(critic.path or path)
 

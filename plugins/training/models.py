@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...core.errors import RequestError
+from .packing import Packed, packed_hidden
 from .quiet import quiet_libraries
 from .token_head import token_logprobs
 
@@ -35,23 +36,32 @@ class Policy(nn.Module):
         """The causal language model inside an adapter, or the model itself."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def forward(self, batch: Batch, entropy: str = "value", cache: Any = None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, entropy: str = "value", cache: Any = None, packed: bool = False
+    ) -> dict[str, Tensor]:
         """``logprobs`` and ``entropies`` [B, T] of the tokens on the mask (nats); only those positions reach the
-        head. With a ``cache``, rows continue the tokens in it.
+        head. With a ``cache``, rows continue the tokens in it. ``packed`` rows go through the model without padding,
+        after :func:`.packing.enable_packing`.
         """
+        return self.token_scores(self.hidden_states(batch, cache, packed), batch, entropy)
+
+    def hidden_states(self, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
+        """[N, H]: the trunk's last hidden states before each of the N tokens on the mask."""
+        return _hidden(self.language_model.get_decoder(), batch, cache, packed)
+
+    def token_scores(self, hidden_N_H: Tensor, batch: Batch, entropy: str) -> dict[str, Tensor]:
+        """What :meth:`forward` returns, from hidden states."""
         model = self.language_model
-        hidden = _hidden(model.get_decoder(), batch, cache)
-        predicts = batch.mask[:, 1:]
         logprobs_N, entropies_N = token_logprobs(
-            hidden[:, :-1][predicts],
+            hidden_N_H,
             model.get_output_embeddings().weight,
-            batch.tokens[:, 1:][predicts],
+            batch.tokens[:, 1:][batch.mask[:, 1:]],
             self.temperature,
             getattr(model.config, "final_logit_softcapping", None),
             entropy,
         )
-        scores = {"logprobs": _spread(logprobs_N, batch.mask)}
-        return scores if entropy == "none" else {**scores, "entropies": _spread(entropies_N, batch.mask)}
+        scores = {"logprobs": spread(logprobs_N, batch.mask)}
+        return scores if entropy == "none" else {**scores, "entropies": spread(entropies_N, batch.mask)}
 
 
 class Critic(nn.Module):
@@ -64,19 +74,25 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, packed: bool = False) -> dict[str, Tensor]:
         """``values`` [B, T]."""
-        hidden = _hidden(self.decoder, batch)
-        values_N = self.head(hidden[:, :-1][batch.mask[:, 1:]].to(self.head.weight.dtype)).squeeze(-1).float()
-        return {"values": _spread(values_N, batch.mask)}
+        hidden_N_H = _hidden(self.decoder, batch, packed=packed)
+        values_N = self.head(hidden_N_H.to(self.head.weight.dtype)).squeeze(-1).float()
+        return {"values": spread(values_N, batch.mask)}
 
 
-def _hidden(decoder: Any, batch: Batch, cache: Any = None) -> Tensor:
+def _hidden(decoder: Any, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
+    """[N, H] last hidden states before each token on the mask."""
+    if packed:
+        rows = Packed.of(batch)
+        return packed_hidden(decoder, rows)[rows.predicts]
     # Rows are right padded and attention is causal: no real token can see the padding, so no mask is needed.
-    return decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    hidden = decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    return hidden[:, :-1][batch.mask[:, 1:]]
 
 
-def _spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
+def spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
+    """[B, T]: the values at the mask's positions, in their order, and zero elsewhere."""
     return torch.zeros(mask_B_T.shape, dtype=values_N.dtype, device=values_N.device).masked_scatter(mask_B_T, values_N)
 
 

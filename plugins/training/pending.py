@@ -9,7 +9,7 @@ import attrs
 
 from ...core.components import Rollouts
 from .batch import Batch
-from .losses import PolicyObjective
+from .losses import JointObjective, PolicyObjective
 from .ranks import Ranks
 from .stages import weighted
 
@@ -34,7 +34,7 @@ class PendingUpdate:
     """Their rows, with advantages and log-probs as the loss reads them."""
     optimizer_steps: Sequence[Sequence[int]]
     """The rows of each optimizer step, in their order."""
-    objective: PolicyObjective
+    objective: PolicyObjective | JointObjective
     experiment: Experiment
     lr_scale: float
     """Share of ``trainer.lr`` in this training step."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ...core.compatibility import needs
+from .budget import SCORE_FACTOR
 from .token_head import CHUNK_ELEMENTS
 
 if TYPE_CHECKING:
@@ -74,27 +75,44 @@ class Trained:
     b: int
     bucket: int = BUCKET
     """Bytes are ``b`` per element: a gradient is copied into the bucket before it is reduced."""
-    offload: bool = False
+    offload: str = "none"
+    """What lives in the machine's memory: ``none``, ``optimizer``, or ``all`` (the weights too)."""
     accumulates: bool = True
     """Whether an optimizer step has several micro-batches."""
 
     def weights(self) -> int:
-        whole = self.shape.parameters * self.b
-        return _share(whole, self.ranks) if self.stage == 3 else whole
+        return 0 if self.offload == "all" else self._weights
 
     def optimizer(self) -> int:
         """fp32 master weights (the weights themselves without ZeRO) and Adam's two moments."""
+        return self._optimizer if self.offload == "none" else 0
+
+    def host(self) -> int:
+        """In the machine's memory: what is not on the GPU, and fp32 gradients beside the optimizer."""
+        if self.offload == "none":
+            return 0
+        weights = self._weights if self.offload == "all" else 0
+        return weights + self._optimizer + 4 * _share(self.shape.trained, self._over)
+
+    @property
+    def _weights(self) -> int:
+        whole = self.shape.parameters * self.b
+        return _share(whole, self.ranks) if self.stage == 3 else whole
+
+    @property
+    def _optimizer(self) -> int:
         return _share(self.shape.trained, self._over) * (8 if self.stage == 0 else 12)
 
     def standing(self) -> int:
         """ZeRO 3 keeps its gradient shard and its bucket from the start."""
         if self.stage < 3:
             return 0
-        return self.bucket * self.b + (0 if self.offload else _share(self.shape.trained, self.ranks) * self.b)
+        return self.bucket * self.b + (0 if self.offload != "none" else _share(self.shape.trained, self.ranks) * self.b)
 
     def gathered(self) -> int:
-        """Weights of the modules in flight that ZeRO 3 has put together."""
-        return min(self.shape.parameters, LIVE) * self.b if self.stage == 3 and self.ranks > 1 else 0
+        """Weights of the modules in flight that ZeRO 3 has put together, or fetched."""
+        away = self.ranks > 1 or self.offload == "all"
+        return min(self.shape.parameters, LIVE) * self.b if self.stage == 3 and away else 0
 
     def gradients(self) -> int:
         """At the end of a backward pass, with the bucket."""
@@ -105,7 +123,7 @@ class Trained:
             return self.shape.trained * self.b + bucket
         # those of earlier micro-batches stand beside those of this one
         return bucket + (
-            0 if self.offload else _share(self.shape.trained, self.ranks) * self.b * (1 + self.accumulates)
+            0 if self.offload != "none" else _share(self.shape.trained, self.ranks) * self.b * (1 + self.accumulates)
         )
 
     def step(self) -> int:
@@ -113,7 +131,7 @@ class Trained:
 
         Just before, the gradients in ``b``, their flat copy and (bfloat16) its fp32 copy stand there: 8 bytes as well.
         """
-        if self.offload:
+        if self.offload != "none":
             return 0
         own = _share(self.shape.trained, self._over)
         return 8 * (min(own, SUB_GROUP) if self.stage == 3 else own)
@@ -183,9 +201,9 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     """
     settings, trainer, rollout = experiment.model, experiment.trainer, experiment.rollout
     b, width = WIDTH[settings.dtype], rollout.max_context
-    budget = getattr(trainer, "token_budget", 0)
-    tokens = max(budget, width) if budget else trainer.micro_batch * width
-    scored = trainer.score_batch * width
+    budget = trainer.token_budget
+    tokens = budget or trainer.micro_batch * width
+    scored = SCORE_FACTOR * budget or trainer.score_batch * width
     config = getattr(trainer.backend.component, "config", {}).get("zero_optimization", {})
     models = [
         Trained(
@@ -194,7 +212,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
             ranks=ranks,
             b=b,
             bucket=config.get("reduce_bucket_size", BUCKET) * (2 if config.get("overlap_comm") else 1),
-            offload=getattr(trainer, "offload", "none") == "optimizer" and trainer.zero_stage > 0,
+            offload=trainer.offload,
             accumulates=bool(budget) or trainer.mini_batch > trainer.micro_batch * ranks,
         )
         for shape in (policy, critic)
@@ -211,7 +229,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     held |= {
         "reference weights": reference,
         "engine": engine.resting,
-        "optimizer": 0 if models[0].offload else sum(model.optimizer() for model in models),
+        "optimizer": sum(model.optimizer() for model in models),
         "ZeRO buffers": sum(model.standing() for model in models),
     }
 
@@ -238,8 +256,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
             passes["token_head"] = head_training(shape, tokens, b, trains=settings.lora is None)
         phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
         phases.append(phase(f"{name} step", gradients=model.step()))
-    host = sum(model.optimizer() + 4 * _share(model.shape.trained, ranks) for model in models if model.offload)
-    return Plan(tuple(phases), host, engine.short)
+    return Plan(tuple(phases), sum(model.host() for model in models), engine.short)
 
 
 @attrs.frozen
@@ -262,9 +279,13 @@ def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: in
     weights, per_token = _share(shape.parameters * b, parallel), _share(kv_per_token(shape, b), parallel)
     share = getattr(component, "gpu_memory_utilization", None)
     if getattr(component, "own_weights", False):
+        if getattr(component, "gpus", ()):  # it has GPUs of its own
+            return Engine(True, 0, 0, 0)
         # weights, cache and passes live within the share; without knowing it, the least is one row
         least = weights + per_token * rollout.max_context
         taken = int(share * memory) if share and memory else least
+        if gib := getattr(component, "kv_cache_gib", None):
+            taken = max(least, weights + int(gib * 2**30))
         resting = 0 if getattr(component, "sleep", False) else max(taken, least)
         return Engine(True, weights, resting, max(taken, least), short=least if taken < least else 0)
     rows = min(getattr(component, "batch", episodes), _share(episodes, ranks))

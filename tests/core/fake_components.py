@@ -17,7 +17,7 @@ class Anything:
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = start = compute = make = build = __call__ = _do
+    select = score = start = compute = make = build = correction = __call__ = _do
     actions = None
     instruction = ""
 
@@ -170,6 +170,11 @@ def register_advantage_estimators(register):
 @hookimpl
 def register_policy_losses(register):
     register("ppo", Ppo)
+
+
+@hookimpl
+def register_sampler_corrections(register):
+    register("none", Plain)
 
 
 @hookimpl

@@ -46,6 +46,11 @@ def wrong(*overrides):
             "trainer.mini_batch",
             "must be a multiple of 5, trainer.micro_batch; the nearest are 30 and 35",
         ),
+        (
+            ["trainer.token_budget=3000"],
+            "trainer.token_budget",
+            "cannot hold a row of rollout.max_context = 3600 tokens",
+        ),
         (["trainer.mini_batch=256"], "trainer.mini_batch", "is more than the 128 rows of a step"),
         (["trainer.mini_batch=48"], "trainer.mini_batch", "does not divide the 128 rows of a step"),
         (["kl.placement=reward", "kl.weight=detached"], "kl.weight", "set kl.weight to none, or kl.placement to loss"),
@@ -54,12 +59,22 @@ def wrong(*overrides):
             "reward.normalization",
             "normalises whole episodes, and reward.placement is turn",
         ),
+        (["rollout.top_p=0.9"], "rollout.top_p", "off by the log of the kept mass"),
+        (["rollout.top_k=50"], "rollout.top_k", "leave it at -1 and lower rollout.temperature"),
         (["soft_advantage_reweight=true"], "soft_advantage_reweight", "and gae does not"),
         (
             ["advantage=grpo", "critic.policy_after=3"],
             "critic.policy_after",
             "nothing in the experiment needs its values",
         ),
+        (
+            ["critic={shared: true, weight_decay: 0.1}"],
+            "critic.weight_decay",
+            "is of an optimizer of its own, and a shared critic trains in the policy's: trainer has the same key",
+        ),
+        (["critic={shared: true, path: org/other}"], "critic.path", "the shared one is a head on the policy's trunk"),
+        (["critic.coef=0.5"], "critic.coef", "shares the policy's trunk, and critic.shared is false"),
+        (["critic.detach=true"], "critic.detach", "set critic.shared to true"),
         (
             ["collapse=[low_validation_success]", "validation.every=0"],
             "collapse.low_validation_success",
@@ -84,6 +99,8 @@ def test_refused_with_the_reason(overrides, key, text):
         ["kl.placement=reward", "kl.coef=0.1"],
         ["kl.weight=detached", "kl.coef=0.1"],
         ["critic.policy_after=3"],
+        ["critic={shared: true, lr: 1e-4, clip_value: 0.2, policy_after: 3, coef: 0.5, detach: true}"],
+        ["trainer.token_budget=3600", "trainer.micro_batch=5"],
         ["rollout.max_turns=1"],
         ["rollout.context_window=single_turn", "trainer.mini_batch=640"],
         ["rollout.context_window=single_turn", "trainer.mini_batch=48"],
@@ -121,6 +138,7 @@ def test_components_have_their_keys():
         "kl.controller",
         "advantage",
         "policy_loss",
+        "correction",
         "collapse.empty_filter",
         "collapse.low_validation_success",
         "trainer.backend",
@@ -140,3 +158,10 @@ def test_ranks():
     assert "must be a multiple of 12, micro_batch on each of 3 processes; the nearest are 24 and 36" in str(
         caught.value
     )
+
+
+def test_ranks_with_a_token_budget():
+    packed = make("trainer.token_budget=3600", "rollout.groups=16", "rollout.group_size=2")
+    check_ranks(packed, 16)  # 32 rows, 2 for each
+    with pytest.raises(CompositionError, match="leaves some of the 64 processes without a row; at least 64"):
+        check_ranks(make("trainer.token_budget=3600", "rollout.groups=64"), 64)

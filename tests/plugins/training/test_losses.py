@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.core.components import Scores
-from uncollapse.estimators.kl.variants import K3
+from uncollapse.estimators.correction.sequence import SequenceMask, SequenceTis
+from uncollapse.estimators.correction.token import IcePop, Tis
+from uncollapse.estimators.kl.variants import K1, K3
 from uncollapse.plugins.training.aggregation import Mode, token_weights
 from uncollapse.plugins.training.batch import Batch, shares
 from uncollapse.plugins.training.losses import CriticObjective, PolicyObjective
@@ -77,4 +79,63 @@ def test_any_partition_into_micro_batches_and_ranks_has_the_same_gradient(batche
     whole = gradient([batch])
     cut = [micro_batch for own in shares(batch, range(len(batch)), ranks, size) for micro_batch in own]
     assert whole.abs().max() > 0
+    assert torch.allclose(gradient(cut), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_correction_weighs_the_policy_loss_and_nothing_else():
+    # losses -1 and 2 with weights 1.5 and 0 (dropped): mean -0.75 over both tokens, plus entropy and KL unweighted
+    batch = one_row(
+        old_logprobs=[0.0, -1.0, -1.0],
+        ref_logprobs=[0.0, -2.0, -1.5],
+        advantages=[9.0, 1.0, -2.0],
+        weights=[0.0, 0.5, 0.5],
+        corrections=[0.0, 1.5, 0.0],
+    )
+    logprobs = torch.tensor([[0.0, -1.0, -1.0]], requires_grad=True)
+    scores = Scores(logprobs=logprobs, entropies=torch.tensor([[7.0, 0.4, 0.6]]))
+    loss, metrics = PolicyObjective(Ppo(), 0.1, K1(), 0.2)(scores, batch)
+    assert float(loss) == pytest.approx(-0.75 - 0.1 * 0.5 + 0.2 * 0.75)
+    assert [float(x) for x in metrics["pg_loss"]] == pytest.approx([-1.5, 2])
+    assert torch.autograd.grad(loss, logprobs)[0][0].tolist() == pytest.approx([0, -0.75 + 0.1, 0.1])
+
+
+def test_without_a_correction_the_loss_is_what_it_would_be_with_weights_of_one(batches):
+    batch = batches()
+    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    scores = Scores(logprobs=batch.old_logprobs + 0.1, entropies=batch.returns.abs())
+    plain = PolicyObjective(Ppo(), 0.03)(scores, batch)[0]
+    assert torch.equal(
+        plain, PolicyObjective(Ppo(), 0.03)(scores, attrs.evolve(batch, corrections=batch.mask.float()))[0]
+    )
+
+
+@settings(max_examples=40)
+@given(
+    correction=st.sampled_from([Tis(1.1), IcePop(0.8, 1.3), SequenceTis(), SequenceMask("mean", 0.9, 1.2)]),
+    mode=st.sampled_from(get_args(Mode)),
+    ranks=st.integers(1, 3),
+    size=st.integers(1, 4),
+    seed=st.integers(0, 50),
+)
+def test_with_a_correction_too_any_partition_has_the_same_gradient(batches, correction, mode, ranks, size, seed):
+    batch = batches(seed=seed)
+    sampler = batch.old_logprobs - 0.3 * batch.returns
+    corrections, _ = correction.correction(batch.old_logprobs, sampler, batch.mask)
+    batch = attrs.evolve(batch, weights=token_weights(batch.mask, mode, 50), corrections=corrections)
+    theta = torch.linspace(-0.5, 0.5, 61, dtype=torch.float64, requires_grad=True)
+
+    def gradient(micro_batches):
+        total = torch.zeros(61, dtype=torch.float64)
+        for rows in micro_batches:
+            scores = Scores(logprobs=-4 + theta[rows.tokens], entropies=theta[rows.tokens] ** 2)
+            total += torch.autograd.grad(PolicyObjective(Ppo())(scores, rows)[0], theta)[0]
+        return total
+
+    # by hand: each token's weight in the step, its correction, and the gradient of the loss without one
+    logprobs = (-4 + theta.detach()[batch.tokens]).requires_grad_()
+    each = torch.autograd.grad(Ppo()(logprobs, batch.old_logprobs, batch.advantages, batch.mask)[0].sum(), logprobs)[0]
+    whole = torch.zeros(61, dtype=torch.float64)
+    whole.index_add_(0, batch.tokens.flatten(), (batch.weights * corrections * each).flatten())
+    cut = [micro_batch for own in shares(batch, range(len(batch)), ranks, size) for micro_batch in own]
+    assert torch.allclose(gradient([batch]), whole, rtol=1e-5, atol=1e-6)
     assert torch.allclose(gradient(cut), whole, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,6 @@ from uncollapse.plugins.training.model_shape import Shape, critic_shape, policy_
 from uncollapse.plugins.training.models import Policy, load_critic, load_policy
 from uncollapse.plugins.training.planner import (
     Trained,
-    _share,
     activations,
     head_scoring,
     head_training,
@@ -267,8 +266,11 @@ def test_zero_by_hand(stage, ranks, weights, optimizer, gradients, step):
     )
     assert trained.standing() == (500 + 20 if stage == 3 else 0)
     assert trained.gathered() == (2000 if stage == 3 else 0)
-    off = attrs.evolve(trained, offload=True)
-    assert (off.step(), off.standing()) == (0, 20 if stage == 3 else 0)
+    off = attrs.evolve(trained, offload="optimizer")
+    assert (off.optimizer(), off.step(), off.standing()) == (0, 0, 20 if stage == 3 else 0)
+    assert off.host() == optimizer + 4 * 1000 // (ranks if stage else 1)
+    everything = attrs.evolve(trained, offload="all")
+    assert (everything.weights(), everything.host()) == (0, off.host() + weights)
 
 
 def experiment(tmp_path, *overrides):
@@ -327,6 +329,8 @@ class Own:
     gpu_memory_utilization: float = 0.5
     sleep: bool = True
     tensor_parallel: int = 1
+    gpus: tuple[int, ...] = ()
+    kv_cache_gib: float | None = None
 
 
 @pytest.mark.parametrize(
@@ -336,6 +340,8 @@ class Own:
         (Own(sleep=False), 50_000, 50_000, 0),
         (Own(gpu_memory_utilization=0.01), 2000 + 32 * 100, 0, 5200),  # no room for a row: what one takes
         (Own(gpu_memory_utilization=0.01, tensor_parallel=2), 1000 + 16 * 100, 0, 2600),
+        (Own(kv_cache_gib=1.0, sleep=False), 2000 + GIB, 2000 + GIB, 0),
+        (Own(gpus=(1,)), 0, 0, 0),
     ],
 )
 def test_an_engine_with_a_share_of_the_gpu(tmp_path, engine, rollout, elsewhere, short):
@@ -345,33 +351,32 @@ def test_an_engine_with_a_share_of_the_gpu(tmp_path, engine, rollout, elsewhere,
     made = plan(SMALL, None, settings, memory=100_000)
     phases = {phase.name: phase for phase in made.phases}
     assert made.engine_needs == short
-    assert plan(SMALL, None, settings).phases[1].items["engine"] == _share(2000 + 3200, engine.tensor_parallel)
-    assert phases["rollout"].items["engine"] == rollout
+    if engine.kv_cache_gib is None and not engine.gpus:  # of a GPU that is not known, the least
+        assert plan(SMALL, None, settings).phases[1].items["engine"] == 5200 / engine.tensor_parallel
+    assert phases["rollout"].items.get("engine", 0) == rollout
     assert "KV cache" not in phases["rollout"].items
     assert phases["policy step"].items.get("engine", 0) == elsewhere
 
 
-def test_an_optimizer_in_the_memory_of_the_machine(tmp_path, monkeypatch):
-    settings = experiment(tmp_path)
-    monkeypatch.setattr(Trainer, "offload", "optimizer", raising=False)
-    made = plan(SMALL, SMALL, settings, ranks=2)
+def test_an_optimizer_in_the_memory_of_the_machine(tmp_path):
+    made = plan(SMALL, SMALL, experiment(tmp_path, "trainer.offload=optimizer"), ranks=2)
     phases = {phase.name: phase.items for phase in made.phases}
     assert phases["policy step"] == phases["critic step"] == {"policy weights": 2000, "critic weights": 2000}
     assert phases["policy backward"]["gradients"] == 2 * 500_000_000
     assert made.host == 2 * (12 + 4) * 500
+    made = plan(SMALL, None, experiment(tmp_path, "advantage=grpo", "trainer.zero_stage=3", "trainer.offload=all"))
+    assert made.phases[-1].items == {"engine": 2000, "ZeRO buffers": 2 * 500_000_000}
+    assert made.phases[-2].items["gathered"] == 2000
+    assert made.host == (2 + 12 + 4) * 1000
 
 
-def test_packed_micro_batches_hold_the_tokens_of_their_budget(tmp_path, monkeypatch):
-    settings = experiment(tmp_path, "advantage=grpo")
-
+def test_packed_micro_batches_hold_the_tokens_of_their_budget(tmp_path):
     def held(budget):
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "token_budget", budget, raising=False)
-            return plan(SMALL, None, settings).phases[-2].items["activations"]
+        made = plan(SMALL, None, experiment(tmp_path, "advantage=grpo", f"trainer.token_budget={budget}"))
+        return [phase.items["activations"] for phase in made.phases if phase.name in ("scoring", "policy backward")]
 
-    rows = held(0)  # two of 100 tokens
-    assert held(400) == 2 * rows
-    assert held(50) == rows / 2  # a row is never cut
+    scoring, training = held(0)  # four and two rows of 100 tokens
+    assert held(300) == [scoring * 6 / 4, training * 3 / 2]
 
 
 def test_the_plan_of_a_run_that_was_seen(tmp_path):

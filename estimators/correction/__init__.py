@@ -1,0 +1,1 @@
+"""Weights that correct for a sampler whose probabilities are not the trainer's."""

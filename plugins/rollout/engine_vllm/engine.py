@@ -1,0 +1,86 @@
+"""The component ``vllm``: its parameters, and what it refuses before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import attrs
+
+from ....core.errors import RequestError
+
+if TYPE_CHECKING:
+    from ....core.experiment import Experiment
+    from .session import VllmSession
+
+
+def _share(instance: object, attribute: Any, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{attribute.name} is a share of the GPU's memory, above 0 and at most 1, got {value}")
+
+
+@attrs.frozen
+class VllmEngine:
+    """Sample with vLLM, in a process of its own that shares the trainer's GPU or has others.
+
+    Token ids go in, token ids and their log-probs come out: log_softmax(logits / temperature), vLLM's
+    ``processed_logprobs``, over the whole vocabulary. Each conversation goes on as soon as its own turn is done, and
+    prompts that begin alike (turns of one episode, members of a group) share their cache. Every turn has a seed of its
+    own, so what is sampled does not depend on which conversations run beside it, up to rounding.
+
+    While the trainer works, the engine sleeps: its KV cache, and its weights, give their memory back. It is woken in
+    two stages, weights first, so that new weights arrive while the cache is still away. The trainer's weights are sent
+    before each rollout as handles to the GPU's memory, which the engine copies from; with LoRA only the adapter is
+    sent, and the engine reads the base model by itself.
+    """
+
+    greedy: ClassVar[bool] = True
+    own_weights: ClassVar[bool] = True
+    """It samples with a copy of the policy."""
+
+    gpu_memory_utilization: float = attrs.field(default=0.3, validator=_share)
+    """Share of the GPU's memory for weights, activations and KV cache while it is awake."""
+    tensor_parallel: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    """GPUs that hold one copy together; must divide the model's attention heads."""
+    gpus: tuple[int, ...] = ()
+    """Which GPUs (numbers as torch sees them) it runs on; none: the trainer's own, colocated."""
+    sleep: bool = True
+    """Whether it gives its memory back while the trainer works; only done where it shares the trainer's GPU."""
+    lora: Literal["adapter", "merged"] = "adapter"
+    """What is sent of a LoRA policy: the adapter alone, or the whole merged model."""
+    max_num_seqs: int = attrs.field(default=256, validator=attrs.validators.ge(1))
+    """Conversations that are decoded at once, at most."""
+    kv_cache_gib: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
+    """Size of the KV cache; ``None``: what is left of ``gpu_memory_utilization`` (1 on a CPU)."""
+    enforce_eager: bool = False
+    """Whether to do without CUDA graphs: starts faster, decodes slower."""
+
+    def check(self, experiment: Experiment) -> Iterator[str]:
+        """Why this engine cannot serve the experiment."""
+        if self.gpus and len(self.gpus) != self.tensor_parallel:
+            yield f"gpus names {len(self.gpus)} GPUs, and tensor_parallel is {self.tensor_parallel}"
+        if len(set(self.gpus)) < len(self.gpus):
+            yield "gpus names a GPU twice"
+        lora = experiment.model.lora
+        if lora is not None and self.lora == "adapter" and lora.rank > 512:
+            yield f"it serves adapters of rank 512 at most, and model.lora.rank is {lora.rank}; set lora to merged"
+
+    def require(self) -> None:
+        """Raises RequestError where vLLM cannot run; called before a model is loaded."""
+        import torch
+
+        from .installed import require_vllm
+
+        gpu = torch.cuda.is_available()
+        require_vllm(gpu, torch.cuda.get_device_capability() if gpu else None)
+        if self.gpus and max(self.gpus) >= torch.cuda.device_count():
+            raise RequestError(
+                f"gpus names GPU {max(self.gpus)}, and torch sees {torch.cuda.device_count()}", "rollout.engine: vllm"
+            )
+
+    def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> VllmSession:
+        """``max_context``: the longest prompt and response together, in tokens; the model's own limit unless given."""
+        from .session import start_session
+
+        self.require()
+        return start_session(self, model, tokenizer, max_context)

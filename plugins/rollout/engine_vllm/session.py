@@ -1,0 +1,341 @@
+"""A running vLLM engine: requests in, completions out as they are done, weights in, sleep and wake."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ....core.components import Completion, Sampling
+from ....core.errors import RequestError, RunError
+from ..fingerprint import fingerprint, mismatches
+from ..template import end_ids
+from .transfer import SHARED, buckets, packed
+
+if TYPE_CHECKING:
+    from ..fingerprint import Fingerprint
+    from .engine import VllmEngine
+
+KEY = "rollout.engine: vllm"
+SHUTDOWN_S = 3.0
+"""How long the engine's process may take to end before it is killed."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM's adapter kernels are built for."""
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK")
+"""What a launcher tells the trainer's ranks, and the engine's process must not take as its own."""
+
+
+def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: int | None) -> VllmSession:
+    """Start the engine's process with the architecture of ``model``.
+
+    It begins with random weights (of a LoRA policy: with those of the base model), so :meth:`VllmSession.sync` must
+    come before the first request.
+
+    Raises:
+        RequestError: vLLM does not know the architecture, or ``tensor_parallel`` does not divide it.
+        RunError: the process did not start.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
+    from vllm import EngineArgs, LLMEngine, ModelRegistry
+
+    adapter = engine.lora == "adapter" and hasattr(model, "get_base_model")
+    network = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = network.config
+    architecture = type(network).__name__
+    if architecture not in ModelRegistry.get_supported_archs():
+        raise RequestError(f"this vLLM does not know the architecture {architecture}", KEY, "choose the engine hf")
+    heads = config.get_text_config().num_attention_heads
+    if heads % engine.tensor_parallel:
+        raise RequestError(
+            f"tensor_parallel {engine.tensor_parallel} does not divide the model's {heads} attention heads",
+            KEY,
+            f"choose one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}",
+        )
+    place = _Place(engine, network.device)
+    folder = tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None, prefix="uncollapse-vllm-")
+    source = network.name_or_path if adapter else folder.name
+    if not adapter:
+        config.architectures = [architecture]
+        config.save_pretrained(folder.name)
+    cache = engine.kv_cache_gib or (None if place.cuda else 1.0)
+    settings: dict[str, Any] = {
+        "model": source,
+        "load_format": "auto" if adapter else "dummy",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": str(network.dtype).removeprefix("torch."),
+        "max_model_len": max_context,
+        "max_num_seqs": engine.max_num_seqs,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "kv_cache_memory_bytes": int(cache * 2**30) if cache else None,
+        "tensor_parallel_size": engine.tensor_parallel,
+        "enable_sleep_mode": place.sleeps,
+        "enable_prefix_caching": True,
+        # on a CPU, vLLM cannot rewind the random numbers of a prompt that was read in part
+        "enable_chunked_prefill": place.cuda,
+        "max_num_batched_tokens": None if place.cuda else max(8192, max_context or 0),
+        "enforce_eager": engine.enforce_eager,
+        "logprobs_mode": "processed_logprobs",
+        "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
+        "disable_log_stats": True,
+    }
+    lora = None
+    if adapter:
+        lora = model.peft_config[model.active_adapter]
+        rank = next(size for size in LORA_RANKS if size >= lora.r)
+        settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+    # results of the methods that we add to the worker are only decoded with it, so it must stay
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    with place.environment(), _failures("did not start"):
+        llm = LLMEngine.from_engine_args(EngineArgs(**settings))
+    session = VllmSession(llm, tokenizer, end_ids(network, tokenizer), place, folder, lora)
+    session.rpc("uncollapse_bind", os.getpid())
+    return session
+
+
+class _Place:
+    """Which GPUs the engine's process sees, and where among them the trainer's is."""
+
+    def __init__(self, engine: VllmEngine, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        own = device.index or 0
+        gpus = list(engine.gpus) or [own, *(other for other in range(own + 1, own + engine.tensor_parallel))]
+        self.sleeps = self.cuda and engine.sleep and own in gpus
+        seen = [*gpus, *({own} - set(gpus))]
+        names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in seen) if self.cuda else None
+        self.trainer = seen.index(own)
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """What the engine's process inherits."""
+        changes = {
+            **dict.fromkeys(LAUNCHER),
+            "CUDA_VISIBLE_DEVICES": self.visible,
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        before = {name: os.environ.get(name) for name in changes}
+        try:
+            _set(changes)
+            yield
+        finally:
+            _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+class VllmSession:
+    """Owns the engine's process."""
+
+    def __init__(
+        self, llm: Any, tokenizer: Any, ends: list[int], place: _Place, folder: tempfile.TemporaryDirectory, lora: Any
+    ) -> None:
+        self.llm, self.tokenizer, self.place, self.lora = llm, tokenizer, place, lora
+        self.adapter = lora is not None
+        """Whether :meth:`sync` takes the tensors of a LoRA adapter rather than a whole model's."""
+        self._ends, self._folder = ends, folder
+        self._asleep = False
+        self._syncs = 0
+        self._request: Any = None
+        self._keys: dict[str, int] = {}
+        self._stops: dict[str, Any] = {}
+
+    # --- sampling ---------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
+        """One completion per prompt, in order; each prompt's seed follows from ``seed`` and its place."""
+        for index, prompt in enumerate(prompts):
+            digest = hashlib.sha256(repr((seed, index)).encode()).digest()
+            self.submit(index, prompt, sampling, int.from_bytes(digest[:8], "big") >> 1)
+        completions: dict[int, Completion] = {}
+        while len(completions) < len(prompts):
+            completions.update(self.finished())
+        return [completions[index] for index in range(len(prompts))]
+
+    def submit(self, key: int, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
+        """Queue a prompt; its completion comes from :meth:`finished` under ``key``."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            logprobs=0,
+            stop_token_ids=self._ends,
+            detokenize=False,
+            output_kind=RequestOutputKind.CUMULATIVE if sampling.stop else RequestOutputKind.FINAL_ONLY,
+        )
+        name = str(key)
+        with _failures("failed"):
+            name = (
+                self.llm.add_request(name, {"prompt_token_ids": list(prompt)}, parameters, lora_request=self._request)
+                or name
+            )
+        self._keys[str(key)] = key
+        if sampling.stop:
+            from transformers import StopStringCriteria
+
+            self._stops[str(key)] = StopStringCriteria(self.tokenizer, list(sampling.stop))
+
+    def finished(self) -> list[tuple[int, Completion]]:
+        """What is done: waits until at least one is; the others go on meanwhile."""
+        done: list[tuple[int, Completion]] = []
+        while not done:
+            with _failures("failed"):
+                outputs = self.llm.step()
+            for output in outputs:
+                name, sampled = output.request_id, output.outputs[0]
+                if name not in self._keys:  # ended by a stop string; what was on its way is dropped
+                    continue
+                end = self._stop_at(name, sampled.token_ids)
+                if end is None and not output.finished:
+                    continue
+                if end is not None and not output.finished:
+                    self.llm.abort_request([name])
+                done.append((self._keys.pop(name), self._completion(sampled, end)))
+                self._stops.pop(name, None)
+        return done
+
+    def _stop_at(self, name: str, tokens: Sequence[int]) -> int | None:
+        """How many tokens there are up to the end of the first stop string; ``None`` without one."""
+        criteria = self._stops.get(name)
+        if criteria is None:
+            return None
+        ids = torch.tensor(list(tokens))[None]
+        ends = (end for end in range(1, len(tokens) + 1) if bool(criteria(ids[:, :end], None)[0]))
+        return next(ends, None)
+
+    def _completion(self, sampled: Any, end: int | None) -> Completion:
+        tokens = tuple(sampled.token_ids)[:end]
+        logprobs = tuple(at[token].logprob for token, at in zip(tokens, sampled.logprobs, strict=False))
+        ended = "eos" if tokens and tokens[-1] in self._ends else "length"
+        return Completion(tokens, logprobs, "stop" if end is not None else ended)
+
+    # --- weights ----------------------------------------------------------------------------------------------------
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Wake up, take over the trainer's weights by Hugging Face name, and forget the cache of the old ones.
+
+        After the first time the checksums of what both sides hold are compared.
+
+        Raises:
+            RunError: they differ.
+        """
+        if self._asleep:
+            torch.cuda.empty_cache()  # what torch keeps for itself, the engine cannot have
+            self._call("wake_up", ["weights"])
+        if self.adapter:
+            self._load_adapter(weights)
+        else:
+            self._load(weights)
+        if self._asleep:
+            self._call("wake_up", ["kv_cache"])
+            self._asleep = False
+        self._call("reset_prefix_cache")
+        self._syncs += 1
+
+    def sleep(self) -> bool:
+        """Give the GPU's memory back, if that is wanted; whether :meth:`sync` must come before the next request."""
+        if self.place.sleeps and not self._asleep:
+            self._call("sleep", 1 if self.adapter else 2)
+            self._asleep = True
+        return self._asleep
+
+    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        shapes: dict[str, list[int]] = {}
+        sent: dict[str, Fingerprint] = {}
+        for tensors, last in buckets(weights):
+            if self._syncs == 0:
+                shapes |= {name: list(tensor.shape) for name, tensor in tensors}
+                sent |= fingerprint(tensors)
+            with packed(tensors, self.place.trainer) as message:
+                self.rpc("uncollapse_receive", message, last)
+        if self._syncs == 0:
+            self._compare(sent, self.rpc("uncollapse_fingerprint", shapes)[0])
+
+    @staticmethod
+    def _compare(sent: dict[str, Fingerprint], held: dict[str, Fingerprint]) -> None:
+        wrong = mismatches({name: sent[name] for name in held}, held)
+        if wrong or not held:
+            reason = f"holds another {wrong[0]} than it was sent" if wrong else "holds nothing that could be compared"
+            raise RunError(
+                f"after the weights were sent, the vLLM engine {reason}",
+                KEY,
+                "it would not sample from the policy: choose the engine hf, and report the model and vLLM's version",
+            )
+
+    def _load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        from safetensors.torch import save_file
+        from vllm.lora.request import LoRARequest
+
+        previous, number = self._request, self._syncs + 1
+        directory = Path(self._folder.name) / f"adapter-{number}"
+        directory.mkdir()
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in weights},
+            directory / "adapter_model.safetensors",
+        )
+        (directory / "adapter_config.json").write_text(json.dumps(self.lora.to_dict(), default=_plain))
+        self._request = LoRARequest(f"policy-{number}", number, str(directory))
+        if previous is not None:
+            self._call("remove_lora", previous.lora_int_id)
+        self._call("add_lora", self._request)
+
+    # --- the process ------------------------------------------------------------------------------------------------
+
+    def rpc(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every worker."""
+        return self._call("collective_rpc", method, None, arguments)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        with _failures("failed"):
+            return getattr(self.llm, method)(*arguments)
+
+    def close(self) -> None:
+        """End the engine's process; does nothing the second time."""
+        self.llm.engine_core.shutdown(timeout=SHUTDOWN_S)
+        self._folder.cleanup()
+
+
+def _plain(value: Any) -> Any:
+    """Peft's settings hold sets and enums."""
+    return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", str(value))
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """What vLLM raises becomes one error."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise RunError(
+            "the vLLM engine's process has died",
+            KEY,
+            "its last words stand above; continue from the last checkpoint with --resume",
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise RunError(
+            f"the vLLM engine {what}: {reason[0] if reason else type(error).__name__}",
+            KEY,
+            "where memory is short, lower gpu_memory_utilization, max_num_seqs or rollout.max_context; "
+            "vLLM's own words stand above",
+        ) from error

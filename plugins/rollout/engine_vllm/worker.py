@@ -1,0 +1,70 @@
+"""What we add to vLLM's worker (its ``worker_extension_cls``): taking over weights, and dying with the trainer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from ..fingerprint import fingerprint
+from .transfer import unpacked
+
+if TYPE_CHECKING:
+    from ..fingerprint import Fingerprint
+    from .transfer import Named
+
+
+class WeightReceiver:
+    """Mixed into the worker class by vLLM: ``self`` is the worker, and every method is called by ``collective_rpc``."""
+
+    device: torch.device
+    model_runner: Any
+    reload_weights: Any
+    uncollapse_staged: list[Named]
+
+    def uncollapse_bind(self, trainer: int) -> None:
+        """A trainer (its process id) that is killed takes this process with it, and the one that started it."""
+        engine = os.getppid()
+        others = [engine] if engine != trainer else []
+        threading.Thread(target=_die_with, args=(psutil.Process(trainer), others), daemon=True).start()
+
+    def uncollapse_receive(self, message: bytes, last: bool) -> None:
+        """Load what :func:`.transfer.packed` wrote, by Hugging Face names; parts before the last are kept until then.
+
+        The KV cache sleeps while weights arrive, so there is room for the parts.
+        """
+        tensors = unpacked(message, self.device)
+        staged = getattr(self, "uncollapse_staged", [])
+        if not last:
+            self.uncollapse_staged = staged + [(name, tensor.clone()) for name, tensor in tensors]
+        else:
+            self.uncollapse_staged = []
+            with torch.device(self.device):
+                self.reload_weights(weights_iterator=iter(staged + tensors))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def uncollapse_fingerprint(self, shapes: dict[str, list[int]]) -> dict[str, Fingerprint]:
+        """Of each parameter of these names that this worker holds whole; rows that pad a vocabulary are left out.
+
+        Fused and sharded parameters, and those that were repacked for a kernel, cannot be compared.
+        """
+        whole = {}
+        for name, parameter in self.model_runner.get_model().named_parameters():
+            rows, *rest = shapes.get(name, [0])
+            if rows and list(parameter.shape[1:]) == rest and len(parameter) >= rows:
+                whole[name] = parameter[:rows]
+        return fingerprint(whole.items())
+
+
+def _die_with(trainer: psutil.Process, others: list[int]) -> None:
+    trainer.wait()
+    for process in others:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,159 @@
+"""Weights by hand, and what no correction may depend on."""
+
+import functools
+import math
+
+import pytest
+import torch
+import uncollapse
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import pad
+from uncollapse.core.errors import RequestError
+
+NAMES = ["tis", "icepop", "sequence_tis", "sequence_mask"]
+MASK = [[False, True, True, True], [False, True, True, False], [False, False, False, False]]
+RATIOS = [[9.0, 4.0, 1.0, 0.25], [9.0, 3.0, 0.9, 9.0], [9.0, 9.0, 9.0, 9.0]]
+"""Products of the rows 1 and 2.7, geometric means 1 and 1.643; the last row sampled nothing."""
+ALL = "none", "tis(.inf)", "tis(0.5)", "icepop(0.9, 1.1)", "sequence_tis(.inf)", "sequence_tis(1)"
+ALL += "sequence_mask(low=0.8, high=1.2)", "sequence_mask(sum, weight=sequence)", "sequence_mask(weight=none)"
+
+
+@functools.cache
+def create(text):
+    return uncollapse.compose(
+        {"environment": "bandit", "model": {"path": "m"}, "correction": text}
+    ).correction.component
+
+
+def correct(text, ratios=RATIOS, mask=MASK, dtype=torch.float64):
+    old = torch.tensor(ratios, dtype=torch.float64).log().to(dtype) - 3
+    return create(text).correction(old, torch.full_like(old, -3), torch.tensor(mask))
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second", "metrics"),
+    [
+        ("none", [1, 1, 1], [1, 1], {}),
+        ("tis", [2, 1, 0.25], [2, 0.9], {"mean_weight": 6.15 / 5, "truncated": 2 / 5}),
+        ("tis(cap=3.5)", [3.5, 1, 0.25], [3, 0.9], {"mean_weight": 8.65 / 5, "truncated": 1 / 5}),
+        ("icepop", [4, 1, 0], [3, 0.9], {"mean_weight": 8.9 / 5, "masked": 1 / 5}),
+        ("icepop(low=0.2, high=3.5)", [0, 1, 0.25], [3, 0.9], {"mean_weight": 5.15 / 5, "masked": 1 / 5}),
+        ("sequence_tis", [1, 1, 1], [2, 2], {"mean_weight": 7 / 5, "truncated": 1 / 2}),
+        ("sequence_tis(0.9)", [0.9] * 3, [0.9] * 2, {"mean_weight": 0.9, "truncated": 1}),
+        ("sequence_mask", [4, 1, 0.25], [0, 0], {"mean_weight": 5.25 / 5, "masked": 1 / 2}),
+        ("sequence_mask(low=1.1, high=1.7)", [0] * 3, [3, 0.9], {"mean_weight": 3.9 / 5, "masked": 1 / 2}),
+        ("sequence_mask(sum)", [4, 1, 0.25], [0, 0], {"mean_weight": 5.25 / 5, "masked": 1 / 2}),
+        ("sequence_mask(sum, 0, 3, sequence)", [1, 1, 1], [2.7, 2.7], {"mean_weight": 8.4 / 5, "masked": 0}),
+        ("sequence_mask(high=1.7, weight=none)", [1, 1, 1], [1, 1], {"mean_weight": 1, "masked": 0}),
+    ],
+)
+def test_by_hand(text, first, second, metrics):
+    weights, own = correct(text)
+    assert weights.tolist() == [
+        pytest.approx([0, *first]),
+        pytest.approx([0, *second, 0]),
+        [0, 0, 0, 0],
+    ]
+    assert own == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize(("alias", "name"), [("seq_tis", "sequence_tis"), ("seq_mask_tis", "sequence_mask")])
+def test_aliases(alias, name):
+    registry = uncollapse.registry()
+    assert registry.resolve("sampler_correction", alias) is registry.resolve("sampler_correction", name)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_weights_carry_no_gradient_and_nothing_off_the_mask_reaches_them(text):
+    nan, inf = math.nan, math.inf
+    old = torch.tensor([[nan, -1.0, inf, -1.0]], requires_grad=True)
+    sampler = torch.tensor([[-1.0, -1.01, -inf, -1.01]])
+    weights, metrics = create(text).correction(old, sampler, torch.tensor([[False, True, False, True]]))
+    assert not weights.requires_grad
+    assert weights.dtype == torch.float32
+    assert weights[0, [0, 2]].tolist() == [0, 0]
+    assert weights.isfinite().all()
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_extreme_ratios_stay_finite(text):
+    old = torch.tensor([[-1e4, -1e4, 0.0], [0.0, 0.0, -1e4]])
+    weights, metrics = create(text).correction(old, old.flip(1) - 1e3, torch.ones_like(old, dtype=torch.bool))
+    assert weights.isfinite().all()
+    assert weights.max() <= math.exp(20) * 1.0001
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_an_empty_mask(text):
+    weights, metrics = correct(text, mask=[[False] * 4] * 3)
+    assert not weights.any()
+    assert not any(metrics.values())
+
+
+@pytest.mark.parametrize("text", ALL)
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 6), right=st.integers(0, 4), below=st.integers(0, 3))
+def test_order_and_padding_change_nothing(text, seed, rows, right, below):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(rows, 7, generator=generator) < 0.6
+    sampler = -3 * torch.rand(rows, 7, generator=generator)
+    old = sampler + 0.3 * torch.randn(rows, 7, generator=generator)
+    correction = create(text)
+    weights, metrics = correction.correction(old, sampler, mask)
+    order = torch.randperm(rows, generator=generator)
+    shuffled, of_shuffled = correction.correction(old[order], sampler[order], mask[order])
+    assert torch.equal(shuffled, weights[order])
+    assert of_shuffled == pytest.approx(metrics, rel=1e-12)
+
+    def padded(tensor, value):
+        return pad(tensor, (0, right, 0, below), value=value)
+
+    more, of_more = correction.correction(padded(old, -7.0), padded(sampler, -1.0), padded(mask, False))
+    assert torch.allclose(more, padded(weights, 0.0), rtol=1e-6, atol=0)
+    assert of_more == pytest.approx(metrics, rel=1e-12)
+    # a row's weights are its own business
+    alone, _ = correction.correction(old[:1], sampler[:1], mask[:1])
+    assert torch.allclose(alone, weights[:1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(shift=st.floats(-5, 5), seed=st.integers(0, 2**32))
+def test_only_the_difference_of_the_log_probs_counts(name, shift, seed):
+    generator = torch.Generator().manual_seed(seed)
+    sampler, noise = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    weights = create(name).correction(sampler + noise, sampler, mask)[0]
+    assert torch.allclose(create(name).correction(sampler + noise + shift, sampler + shift, mask)[0], weights)
+
+
+@given(d=st.floats(-3, 3))
+def test_a_shift_of_all_log_ratios_by_hand(d):
+    mask = [[True, True, True]]
+    weights, _ = correct("tis(2)", [[math.exp(d)] * 3], mask)
+    assert weights[0].tolist() == pytest.approx([min(math.exp(d), 2)] * 3)
+    weights, _ = correct("sequence_tis(2)", [[math.exp(d)] * 3], mask)
+    assert weights[0].tolist() == pytest.approx([min(math.exp(3 * d), 2)] * 3)
+    weights, _ = correct("sequence_mask(mean, 0.5, 2)", [[math.exp(d)] * 3], mask)
+    assert weights[0].tolist() == pytest.approx([math.exp(d) if abs(d) <= math.log(2) else 0] * 3)
+    weights, _ = correct("sequence_mask(sum, weight=none)", [[math.exp(d)] * 3], mask)
+    assert weights[0].tolist() == pytest.approx([float(abs(3 * d) <= math.log(2))] * 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("tis(0)", "cap"),
+        ("sequence_tis(-1)", "cap"),
+        ("icepop(-0.1)", "low"),
+        ("icepop(2, 2)", "high = 2.0: must be more than low"),
+        ("sequence_mask(low=-1)", "low"),
+        ("sequence_mask(low=1.01)", "high must be more than low"),
+        ("sequence_mask(sum, high=0.5)", "high must be more than low"),
+        ("sequence_mask(median)", "level"),
+    ],
+)
+def test_parameters_are_checked(text, field):
+    with pytest.raises(RequestError, match=field):
+        create(text)

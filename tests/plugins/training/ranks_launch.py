@@ -1,0 +1,25 @@
+"""Start a script on several ranks of this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+
+
+def launch(script, *arguments, ranks=2):
+    """Wait for every rank, and show what one wrote to stderr if it failed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, *map(str, arguments)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()[-3000:]

@@ -1,0 +1,88 @@
+"""The fp32 weights behind a bfloat16 model: in every ZeRO stage that has them, and from one stage to another."""
+
+import attrs
+import pytest
+import torch
+import uncollapse
+from uncollapse.core.experiment import Trainer
+from uncollapse.core.runs import RunDirectory
+from uncollapse.plugins.training import assemble
+from uncollapse.plugins.training.aggregation import token_weights
+from uncollapse.plugins.training.checkpoint import load_checkpoint
+from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
+from uncollapse.plugins.training.loop import Loop
+from uncollapse.plugins.training.losses import PolicyObjective
+from uncollapse.plugins.training.models import Policy
+from uncollapse.plugins.training.policy_losses import Ppo
+from uncollapse.plugins.training.ranks import start_ranks
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_masters_are_fp32_and_gather_updates_too_small_for_bfloat16(models, batch, stage):
+    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    policy = Policy(models(torch.bfloat16), 1.0)
+    start = {name: p.detach().float().clone() for name, p in policy.named_parameters()}
+    trainer = Trainer(lr=1e-6, weight_decay=0.0, grad_clip=0.0)
+    engine = DeepSpeed().start(policy, trainer, zero_stage=stage, dtype="bfloat16", ranks=start_ranks())
+    for _ in range(3):
+        engine.update([batch], PolicyObjective(Ppo()))
+    master = engine.optimizer_state()["master"]
+    assert master.keys() == start.keys()
+    weights = dict(engine.weights())
+    norms = [name for name in start if "norm" in name]  # start at 1, where bfloat16 steps by 2^-8
+    assert len(norms) == 5
+    for name, fp32 in master.items():
+        assert fp32.dtype == torch.float32
+        assert weights[name].dtype == torch.bfloat16
+        assert torch.equal(weights[name], fp32.to(torch.bfloat16)), name
+        # three steps of Adam go at most three learning rates, and most go that far
+        moved = (fp32 - start[name]).abs()
+        assert float(moved.max()) < 3.1e-6
+        assert float((moved > 1e-6).float().mean()) > 0.5, name
+    assert all(torch.equal(weights[name].float(), start[name]) for name in norms)
+
+
+def loop_from(checkpoint, experiment):
+    ranks = start_ranks()
+    loop = Loop(experiment, assemble.assemble(experiment, ranks, checkpoint), ranks)
+    load_checkpoint(loop, checkpoint)
+    return loop
+
+
+def engines(loop):
+    return {"policy": loop.parts.policy, "critic": loop.parts.critic}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared critic"])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 3), (3, 1)])
+def test_a_checkpoint_continues_under_another_zero_stage(bandit, tmp_path, before, after, shared):
+    common = ["model.dtype=bfloat16", f"critic.shared={str(shared).lower()}", "validation.every=0"]
+    experiment, other = (
+        uncollapse.compose(bandit, [*common, "trainer.steps=2", f"trainer.zero_stage={stage}"])
+        for stage in (before, after)
+    )
+    checkpoint = RunDirectory.open(uncollapse.train(experiment, tmp_path / "run").path).latest()
+    saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    assert {tensor.dtype for tensor in saved["master"].values()} == {torch.float32}
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in saved["master"].values())
+
+    same, moved = loop_from(checkpoint, experiment), loop_from(checkpoint, other)
+    assert (same.step, moved.parts.policy.stage) == (2, after)
+    for name, engine in engines(same).items():
+        ours, theirs = engine.optimizer_state(), engines(moved)[name].optimizer_state()
+        assert ours["param_groups"] == theirs["param_groups"]
+        assert ours["state"].keys() == theirs["state"].keys() == ours["master"].keys()
+        for key, values in ours["state"].items():
+            assert int(values["step"]) == int(theirs["state"][key]["step"]) == 4
+            assert all(torch.equal(tensor, theirs["state"][key][moment]) for moment, tensor in values.items())
+            assert torch.equal(ours["master"][key], theirs["master"][key])
+    for name, tensor in saved["master"].items():
+        assert torch.equal(same.parts.policy.optimizer_state()["master"][f"model.{name}"], tensor)
+
+    metrics = [loop.train_step() for loop in (same, moved)]
+    for key in ("actor/grad_norm", "actor/pg_loss", "critic/vf_loss", "train/reward"):
+        assert metrics[0][key] == pytest.approx(metrics[1][key], rel=2e-2, abs=1e-4), key
+    for name, engine in engines(same).items():
+        ours, theirs = engine.optimizer_state()["master"], engines(moved)[name].optimizer_state()["master"]
+        far = max(float((ours[key] - theirs[key]).abs().mean()) for key in ours)
+        assert far < 1e-4, name  # of a step of 1e-3: gradients are summed in another order and type

@@ -1,0 +1,269 @@
+"""A critic that is a head on the policy's trunk: one model, one pass, one gradient; and runs of it."""
+
+import math
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+import uncollapse
+from safetensors.torch import load_file
+from uncollapse.core.components import Scores
+from uncollapse.core.runs import RunDirectory
+from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
+from uncollapse.plugins.probe.checkpoint.load import load_checkpoint as load_probed
+from uncollapse.plugins.training import assemble
+from uncollapse.plugins.training.aggregation import token_weights
+from uncollapse.plugins.training.loop import Loop
+from uncollapse.plugins.training.losses import CriticObjective
+from uncollapse.plugins.training.models import Critic, Policy
+from uncollapse.plugins.training.ranks import start_ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+import bandit_player
+import joint_script
+from joint_script import OBJECTIVE, actor_critic
+from ranks_launch import launch
+
+HEAD = ("value_head.weight", "value_head.bias")
+
+
+def weighted(batch):
+    return attrs.evolve(batch, weights=token_weights(batch.mask))
+
+
+def test_scores_are_those_of_the_policy_and_of_a_critic_with_the_same_trunk(models, batch):
+    module = actor_critic(models())
+    critic = Critic(models().get_decoder())
+    critic.head.load_state_dict(module.value_head.state_dict())
+    scores = module(batch)
+    assert torch.equal(scores["logprobs"], Policy(models(), 1.0)(batch)["logprobs"])
+    assert torch.allclose(scores["values"], critic(batch)["values"], atol=1e-6)
+    assert float(scores["values"].abs().max()) > 0.1
+    assert not scores["values"][~batch.mask].any()
+
+
+def test_values_of_a_bfloat16_trunk_are_computed_in_fp32(models, batch):
+    module = actor_critic(models(torch.bfloat16))
+    values = module(batch)["values"]
+    hidden = module.hidden_states(batch)[:, :-1].double()
+    head = module.value_head
+    exact = torch.where(batch.mask[:, 1:], hidden @ head.weight[0].double() + head.bias.double(), 0.0)
+    assert values.dtype == torch.float32
+    assert torch.allclose(values[:, 1:].double(), exact, atol=1e-5)
+
+
+def gradients(module, loss):
+    module.zero_grad()
+    loss.backward()
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in module.named_parameters()}
+
+
+def test_the_joint_loss_is_the_policys_plus_coef_times_the_critics(models, batch):
+    batch, module = weighted(batch), actor_critic(models())
+
+    def gradient(objective):
+        return gradients(module, objective(Scores(**module(batch, entropy="gradient")), batch)[0])
+
+    joint, policy, critic = (gradient(x) for x in (OBJECTIVE, OBJECTIVE.policy, CriticObjective(0.5)))
+    for name, of_joint in joint.items():
+        assert torch.allclose(of_joint, policy[name] + 0.3 * critic[name], atol=1e-6), name
+    assert not any(policy[name].any() for name in HEAD)
+    assert all(critic[name].any() for name in joint)
+    alone = gradient(attrs.evolve(OBJECTIVE, policy=None))
+    assert all(torch.allclose(alone[name], 0.3 * critic[name], atol=1e-7) for name in alone)
+
+
+def test_a_detached_head_leaves_the_trunk_to_the_policy(models, batch):
+    batch, module = weighted(batch), actor_critic(models(), detach=True)
+    scores = Scores(**module(batch, entropy="gradient"))
+    joint = gradients(module, OBJECTIVE(scores, batch)[0])
+    policy = gradients(module, OBJECTIVE.policy(Scores(**module(batch, entropy="gradient")), batch)[0])
+    assert all(torch.allclose(joint[name], policy[name], atol=1e-7) for name in joint if name not in HEAD)
+    assert all(joint[name].any() for name in HEAD)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory, models, batches):
+    directory = tmp_path_factory.mktemp("joint")
+    models().save_pretrained(directory / "model")
+    torch.save(batches().tensors(), directory / "batch.pt")
+    batch, module = weighted(batches()), actor_critic(models())
+    loss, metrics = OBJECTIVE(Scores(**module(batch, entropy="gradient")), batch)
+    return directory, gradients(module, loss), {name: float(a / b) for name, (a, b) in metrics.items()}
+
+
+def check(found, setting):
+    _, expected, metrics = setting
+    norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in expected.values()))
+    assert found["metrics"]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert found["moments"].keys() == expected.keys() >= set(HEAD)
+    for name, gradient in expected.items():
+        # the first moment after one AdamW step is (1 - beta_1) times the raw gradient
+        assert torch.allclose(found["moments"][name] / 0.1, gradient, rtol=1e-4, atol=1e-6), name
+        # AdamW's first step is the learning rate, where the gradient is not tiny
+        steps = found["moved"][name][gradient.abs() > 1e-4].abs()
+        assert torch.allclose(steps, torch.tensor(1e-2 if name in HEAD else 1e-3), rtol=2e-2), name
+    assert found["metrics"]["critic/vf_loss"] == pytest.approx(metrics["critic/vf_loss"], rel=1e-4)
+    assert found["metrics"]["pg_loss"] == pytest.approx(metrics["pg_loss"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [3, 7])
+def test_the_joint_gradient_is_that_of_the_whole_batch_in_every_zero_stage(setting, stage, size):
+    check(joint_script.step(str(setting[0]), stage, size), setting)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "size"), [(0, 7), (1, 2), (2, 3), (3, 2)])
+def test_the_joint_gradient_does_not_depend_on_the_number_of_ranks(setting, stage, size):
+    launch(joint_script.__file__, setting[0], stage, size)
+    check(torch.load(setting[0] / "out.pt", weights_only=True), setting)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_detached_critic_alone_moves_nothing_but_the_head(setting, stage):
+    found = joint_script.step(str(setting[0]), stage, 3, detach=True, policy=False)
+    assert {name for name, change in found["moved"].items() if change.any()} == set(HEAD)
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+SHARED = ("critic.shared=true", "critic.lr=1e-2")
+
+
+def compose(base, *overrides):
+    return uncollapse.compose(base, [*SHARED, *overrides])
+
+
+def loop_of(experiment):
+    ranks = start_ranks()
+    return Loop(experiment, assemble.assemble(experiment, ranks), ranks)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_there_is_one_trunk(bandit, monkeypatch):
+    monkeypatch.setattr(assemble, "load_critic", None)
+    parts = loop_of(compose(bandit)).parts
+    own = loop_of(uncollapse.compose(bandit, ["advantage=grpo"])).parts.policy.module
+    assert parts.critic is parts.policy
+    count = sum(p.numel() for p in parts.policy.module.parameters())
+    assert count == sum(p.numel() for p in own.parameters()) + own.language_model.config.hidden_size + 1
+
+
+def test_values_come_from_the_pass_of_the_old_log_probs(bandit, monkeypatch):
+    loop = loop_of(compose(bandit, "trainer.mini_batch=8"))
+    passes = []
+    score = type(loop.parts.policy).score
+    monkeypatch.setattr(type(loop.parts.policy), "score", lambda *a, **o: passes.append(a) or score(*a, **o))
+    metrics = loop.train_step()
+    assert len(passes) == 1  # eight rows in one pass, though a single optimizer step needs no old log-probs
+    assert "timing_s/update_critic" not in loop.timings()
+    assert metrics["critic/vf_loss"] > 0
+    assert metrics["actor/grad_norm"] > 0
+    assert metrics["rollout/logprob_gap"] < 1e-4
+
+
+@pytest.mark.parametrize("detach", ["true", "false"])
+def test_the_critic_alone_comes_first(bandit, detach):
+    loop = loop_of(compose(bandit, "critic.policy_after=1", f"critic.detach={detach}", "trainer.weight_decay=0"))
+    start = {name: tensor.clone() for name, tensor in loop.parts.policy.weights()}
+    first = loop.train_step()
+    assert "actor/pg_loss" not in first
+    assert first["critic/vf_loss"] > 0
+    moved = {name for name, tensor in loop.parts.policy.weights() if not torch.equal(tensor, start[name])}
+    assert set(HEAD) <= moved
+    assert (moved == set(HEAD)) == (detach == "true")
+    assert "actor/pg_loss" in loop.train_step()
+
+
+RESUMED = {
+    "full": ("trainer.lr_schedule=cosine", "kl={coef: 0.01, placement: reward, controller: adaptive}"),
+    "ZeRO 2": ("trainer.zero_stage=2", "trainer.epochs=2", "critic.policy_after=1"),
+    "ZeRO 3": ("trainer.zero_stage=3", "critic.detach=true"),
+    "LoRA with its dropout": ("model.lora={rank: 4, dropout: 0.1}", "kl.coef=0.01"),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(bandit, tmp_path, name, monkeypatch):
+    experiment = compose(bandit, "trainer.save_every=2", *RESUMED[name])
+    whole = uncollapse.train(experiment, tmp_path / "whole")
+    step = Loop.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", lambda loop: 1 / 0 if loop.step == 2 else step(loop))
+        with pytest.raises(ZeroDivisionError):
+            uncollapse.train(experiment, tmp_path / "parts")
+    resumed = uncollapse.train(experiment, tmp_path / "parts", resume=True)
+    assert whole.status == resumed.status == "success"
+    records = [RunDirectory.open(tmp_path / part).metrics() for part in ("whole", "parts")]
+    untimed = [[{k: v for k, v in r.items() if not k.startswith("timing_s/")} for r in run] for run in records]
+    assert untimed[0] == untimed[1]
+    last = [tmp_path / part / "checkpoints" / "step_4" for part in ("whole", "parts")]
+    model = "adapter_model.safetensors" if "LoRA" in name else "model.safetensors"
+    for file in (f"model/{model}", "critic/value_head.safetensors"):
+        assert same(*(load_file(path / file) for path in last))
+    head = load_file(last[0] / "critic" / "value_head.safetensors")
+    assert head.keys() == {"weight", "bias"}
+    assert float(head["weight"].abs().max()) > 1e-3
+    for file in ("optimizer.pt", "critic/optimizer.pt"):
+        states = [torch.load(path / file, weights_only=True)["state"] for path in last]
+        assert states[0].keys() == states[1].keys()
+        assert all(same(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.lora={rank: 4}",)], ids=["full", "LoRA"])
+def test_a_checkpoint_is_a_plain_model_that_the_probe_reads(bandit, tmp_path, overrides):
+    from transformers import AutoModelForCausalLM
+
+    outcome = uncollapse.train(compose(bandit, "trainer.steps=1", *overrides), tmp_path / "run")
+    saved = outcome.path / "checkpoints" / "step_1"
+    AutoModelForCausalLM.from_pretrained(saved / "model")
+    loaded = load_probed(outcome.path)
+    state = read_adam_state(loaded.optimizer_path, loaded.policy)
+    assert state.coverage.fraction == 1
+    assert state.coverage.saved == state.coverage.trainable
+    assert state.base_lr == 1e-3
+    head = torch.load(saved / "critic" / "optimizer.pt", weights_only=True)
+    assert head["state"].keys() == set(HEAD)
+    assert head["param_groups"][0]["lr"] == 1e-2
+    names = [group["params"] for group in torch.load(saved / "optimizer.pt", weights_only=True)["param_groups"]]
+    assert len(names) == 1
+    assert not set(names[0]) & set(HEAD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detach", ["false", "true"])
+def test_gae_with_a_shared_critic_learns_the_bandit(tmp_path_factory, tmp_path, detach):
+    directory = tmp_path_factory.mktemp("player")
+    bandit_player.build(directory)
+    experiment = uncollapse.compose(
+        {
+            "model": {"path": str(directory), "dtype": "float32"},
+            "environment": "bandit(probability=0.9)",
+            "rollout": bandit_player.ROLLOUT,
+            "advantage": "gae",
+            "critic": {"shared": True, "lr": 1e-2, "detach": detach == "true"},
+            "validation": {"groups": 64, "every": 20, "temperature": 1.0},
+            "trainer": {"steps": 20, "micro_batch": 32, "score_batch": 32, "zero_stage": 0, "lr": 1e-3},
+            "collapse": [],
+            "trackers": ["jsonl"],
+        }
+    )
+    first, *_, last = RunDirectory.open(uncollapse.train(experiment, tmp_path / "run").path).metrics()
+    assert 0.3 < first["validation/success"] < 0.7
+    assert last["validation/success"] > 0.9
+    # the risky arm pays 0.9 on average: so are the values of a policy that chooses it
+    assert 0.5 < last["critic/values"] < 1.1
+
+
+def test_the_entropy_forecast_sees_the_joint_update(bandit, tmp_path):
+    changes = ("trainer.steps=2", "trainer.mini_batch=8", "entropy_coeff=0.05", "trainer.lr=1e-4", "advantage=gae")
+    experiment = compose(bandit, "collapse=[entropy_forecast(every=1)]", *changes)
+    records = RunDirectory.open(uncollapse.train(experiment, tmp_path / "run").path).metrics()
+    assert records[1]["forecast/predicted"] != 0
+    assert math.isfinite(records[2]["forecast/realised"])
