@@ -83,8 +83,8 @@ def load_checkpoint(loop: Loop, directory: Path) -> dict[str, float]:
     """Continue where ``directory`` left off (its weights are loaded already); returns the metrics of its step."""
     policy, critic = loop.parts.policy, loop.parts.critic
     of_policy = _renamed(load_optimizer(directory), lambda key: PREFIX + key)
-    of_critic = None if critic is None else load_optimizer(directory / "critic")
-    if critic is policy:
+    of_critic: Any = None if critic is None else load_optimizer(directory / "critic")
+    if critic is not None and critic is policy:
         policy.load_optimizer_state(shared_critic.joined(of_policy, of_critic))
     else:
         policy.load_optimizer_state(of_policy)
@@ -120,6 +120,6 @@ def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[st
     return {**by_name, "param_groups": groups}
 
 
-def load_optimizer(directory: Path) -> dict[str, Any]:
+def load_optimizer(directory: Path) -> Any:
     """``optimizer.pt`` of a checkpoint, or of its critic: ``{state, param_groups, master}``, on the CPU."""
     return torch.load(directory / "optimizer.pt", map_location="cpu", weights_only=True)
