@@ -18,7 +18,7 @@ from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from ...core.components import TokenHead, Wanted
-    from ...core.experiment import Model
+    from ...core.experiment import Lora, Model
     from .batch import Batch
 
 VALUE_HEAD = "value_head.safetensors"
@@ -130,6 +130,14 @@ def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
     return tokenizer
 
 
+def read_config(path: str | Path, key: str = "model.path") -> Any:
+    """The configuration of a model, without its weights."""
+    from transformers import AutoConfig
+
+    with _loading(path, key):
+        return AutoConfig.from_pretrained(str(path))
+
+
 def load_policy(
     settings: Model,
     path: str | Path,
@@ -193,12 +201,18 @@ def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _with_adapter(model: Any, settings: Model, checkpoint: Path | None) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel
 
     if checkpoint is not None:
         return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
     assert settings.lora is not None
-    lora = settings.lora
+    return add_adapter(model, settings.lora)
+
+
+def add_adapter(model: Any, lora: Lora) -> Any:
+    """``model`` with a new low-rank adapter, which alone trains."""
+    from peft import LoraConfig, get_peft_model
+
     return get_peft_model(
         model,
         LoraConfig(

@@ -39,15 +39,16 @@ def _chunk(
     normaliser_N = logits_N_V.logsumexp(-1)
     logprobs_N = logits_N_V.gather(-1, targets_N[:, None]).squeeze(-1) - normaliser_N
 
-    def moment(wanted: Wanted, power: int) -> Tensor | None:
-        """Mean of (-log p)^power over the distribution."""
-        if wanted == "none":
-            return None
-        with torch.set_grad_enabled(wanted == "gradient" and torch.is_grad_enabled()):
+    entropies_N = second_moments_N = None
+    if entropy != "none":
+        with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
+            probs_N_V = torch.exp(logits_N_V - normaliser_N[:, None])
+            entropies_N = normaliser_N - (probs_N_V * logits_N_V).sum(-1)
+    if second_moment != "none":
+        with torch.set_grad_enabled(second_moment == "gradient" and torch.is_grad_enabled()):
             surprise_N_V = normaliser_N[:, None] - logits_N_V
-            return (torch.exp(-surprise_N_V) * surprise_N_V**power).sum(-1)
-
-    return logprobs_N, moment(entropy, 1), moment(second_moment, 2)
+            second_moments_N = (torch.exp(-surprise_N_V) * surprise_N_V**2).sum(-1)
+    return logprobs_N, entropies_N, second_moments_N
 
 
 def token_scores(

@@ -1,5 +1,5 @@
-"""Run as one of several ranks: one optimizer step on this rank's share; rank 0 writes the first moments and the
-norm.
+"""Run as one of several ranks: one optimizer step on this rank's share, or an optimizer state that is taken over and
+given back; rank 0 writes what came out.
 """
 
 import os
@@ -40,7 +40,18 @@ def step(directory: str, stage: int, size: int, budget: int = 0, offload: str = 
     return {"moments": moments, "metrics": metrics, "weights": weights, "logprobs": scores.logprobs}
 
 
+def give_back(directory: str, stage: int) -> dict:
+    """The state in ``state.pt``, loaded into a bfloat16 model and gathered again."""
+    policy = Policy(Qwen2ForCausalLM.from_pretrained(f"{directory}/model", dtype=torch.bfloat16), 1.0)
+    engine = DeepSpeed().start(policy, Trainer(), zero_stage=stage, dtype="bfloat16", ranks=start_ranks())
+    engine.load_optimizer_state(torch.load(f"{directory}/state.pt", weights_only=True))
+    return engine.optimizer_state()
+
+
 if __name__ == "__main__":
-    result = step(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
+    if sys.argv[3] == "give back":
+        result = give_back(sys.argv[1], int(sys.argv[2]))
+    else:
+        result = step(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
     if int(os.environ["RANK"]) == 0:
         torch.save(result, f"{sys.argv[1]}/out.pt")

@@ -143,6 +143,28 @@ def test_gradient_does_not_depend_on_the_number_of_ranks(setting, stage, size, b
         assert torch.allclose(two["weights"][name], weight, atol=2e-3), name  # AdamW's first step is at most lr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_optimizer_state_is_the_same_on_any_number_of_ranks(setting, models, stage, ranks):
+    """What is loaded comes back bitwise, so a checkpoint of n ranks goes on with m."""
+    generator = torch.Generator().manual_seed(0)
+    names = {f"model.{name}": value.shape for name, value in models().named_parameters()}
+
+    def noise():
+        return {name: torch.rand(shape, generator=generator) for name, shape in names.items()}
+
+    first, second, master = noise(), noise(), noise()
+    state = {name: {"step": torch.tensor(7.0), "exp_avg": first[name], "exp_avg_sq": second[name]} for name in names}
+    saved = {"state": state, "param_groups": [{"lr": 1e-6, "params": list(names)}], "master": master}
+    torch.save(saved, setting[0] / "state.pt")
+    found = run_ranks(setting[0], stage, "give back", ranks)
+    assert found["state"].keys() == state.keys() == found["master"].keys()
+    for name, values in state.items():
+        assert all(torch.equal(found["state"][name][key], value) for key, value in values.items()), name
+        assert torch.equal(found["master"][name], master[name]), name
+
+
 @pytest.mark.parametrize(
     ("dtype", "stage", "offload"),
     [
