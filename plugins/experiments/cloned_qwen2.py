@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
-from attrs.validators import and_, ge, gt, le
+from attrs.validators import and_, ge, gt, in_, le
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ...core.components import Environment, Rollouts
@@ -59,6 +59,11 @@ class ClonedQwen2:
     hidden: int = attrs.field(default=64, validator=[ge(8), _multiple_of_8])
     """Hidden size; four heads, two key-value heads, and an MLP twice as wide."""
     layers: int = attrs.field(default=2, validator=ge(1))
+    initializer: float = attrs.field(default=0.15, validator=gt(0))
+    """Standard deviation of the first weights. At the usual 0.02 a model of the default size stays at chance for the
+    whole budget; one of millions of parameters wants about that."""
+    device: Literal["cpu", "cuda"] = attrs.field(default="cpu", validator=in_(("cpu", "cuda")))
+    """Where it is cloned; a GPU pays from some million parameters."""
     max_turns: int = attrs.field(default=5, validator=ge(1))
     max_actions_per_turn: int = attrs.field(default=2, validator=ge(1))
     max_actions: int = attrs.field(default=10, validator=ge(1))
@@ -67,13 +72,15 @@ class ClonedQwen2:
     seed: int = 0
 
     def build(self, directory: Path, environment: Environment) -> None:
-        """Raises RequestError unless the environment is a Sokoban."""
+        """Raises RequestError unless the environment is a Sokoban, and if there is no GPU where one is asked for."""
         if not isinstance(environment, Sokoban):
             raise RequestError(
                 f"cloned_qwen2 needs a solver, and {type(environment).__name__} has none",
                 "model.build",
                 "choose the environment sokoban, or give model.path",
             )
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RequestError("there is no GPU to clone on", "model.build.device", "set it to cpu")
         rollout = Rollout(
             max_turns=self.max_turns,
             max_actions_per_turn=self.max_actions_per_turn,
@@ -81,7 +88,7 @@ class ClonedQwen2:
             max_tokens=self.max_tokens,
         )
         tokenizer = build_tokenizer(everything_said(environment, rollout, self.seed))
-        model = self._model(tokenizer)
+        model = self._model(tokenizer).to(self.device)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # a second one gains little, waits long on a busy machine, changes the last bits
         try:
@@ -100,7 +107,7 @@ class ClonedQwen2:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=2048,
-            initializer_range=0.15,  # at the usual 0.02 a model this small stays at chance for the whole budget
+            initializer_range=self.initializer,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

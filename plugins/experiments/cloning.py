@@ -12,7 +12,7 @@ from ...core.components import Rollouts
 
 
 def clone(model: Any, batches: Iterable[Rollouts], steps: int, lr: float, warmup: int = 20) -> list[float]:
-    """Train ``model`` on ``batches``, one AdamW step each; returns the loss of each step (nats per token).
+    """Train ``model``, where it lies, on ``batches``, one AdamW step each; returns each loss (nats per token).
 
     Only tokens on the mask are learnt: what a policy would sample, not the prompts between. The learning rate rises
     over ``warmup`` steps and falls linearly to a tenth over ``steps``.
@@ -24,10 +24,10 @@ def clone(model: Any, batches: Iterable[Rollouts], steps: int, lr: float, warmup
     model.train()
     losses = []
     for batch in batches:
-        predicts = batch.mask[:, 1:]
-        hidden = model.get_decoder()(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        tokens, predicts = batch.tokens.to(model.device), batch.mask[:, 1:].to(model.device)
+        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         logits_N_V = model.get_output_embeddings()(hidden[:, :-1][predicts])
-        loss = cross_entropy(logits_N_V, batch.tokens[:, 1:][predicts])
+        loss = cross_entropy(logits_N_V, tokens[:, 1:][predicts])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

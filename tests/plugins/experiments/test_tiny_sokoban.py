@@ -102,6 +102,17 @@ def test_only_sokoban_has_a_solver(tmp_path):
         ClonedQwen2(steps=1).build(tmp_path, Bandit())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cloning_on_a_gpu_needs_one(tmp_path, environment):
+    with pytest.raises(RequestError, match=r"(?s)no GPU to clone on.*model\.build\.device"):
+        ClonedQwen2(steps=1, device="cuda").build(tmp_path, environment)
+
+
+def test_the_first_weights_have_the_asked_for_spread(tokenizer):
+    weight = ClonedQwen2(hidden=128, initializer=0.03)._model(tokenizer).model.layers[0].mlp.up_proj.weight
+    assert float(weight.detach().std()) == pytest.approx(0.03, rel=0.02)
+
+
 @pytest.mark.parametrize("word", ["<think>", "</think>", "<answer>", "</answer>", "||", "<|im_start|>", "<|im_end|>"])
 def test_tags_are_single_tokens(tokenizer, word):
     assert len(tokenizer.encode(word, add_special_tokens=False)) == 1
