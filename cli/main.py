@@ -18,6 +18,7 @@ COMMANDS = {
     "check": (".check:command", "The resolved experiment, or every problem with it at once."),
     "train": (".train:command", "Train an experiment."),
     "eval": (".eval:command", "Success of a checkpoint on the validation groups."),
+    "export": (".export:command", "A checkpoint as a plain Hugging Face model or adapter."),
     "sweep": (".sweep:command", "Run, resume and report sweeps."),
     "detect": (".detect:command", "Replay detectors over finished runs."),
     "probe": (".probe:command", "Predict and measure the next entropy change."),

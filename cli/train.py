@@ -14,7 +14,8 @@ from .options import plugin_option, set_option
 @set_option
 @click.option("--run-dir", type=click.Path(path_type=Path, file_okay=False), help="Default: runs/NAME.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last good checkpoint.")
-@click.option("--ranks", type=click.IntRange(1), default=1, help="Processes, one per GPU, under DeepSpeed's launcher.")
+@click.option("--ranks", type=click.IntRange(1), help="Processes, one per GPU (default: 1; of a hostfile: all slots).")
+@click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: a line `host slots=N` for each.")
 @click.option("--dry-run", is_flag=True, help="Print what would run and stop.")
 @plugin_option
 @click.pass_context
@@ -24,7 +25,8 @@ def command(
     overrides: tuple[str, ...],
     run_dir: Path | None,
     resume: bool,
-    ranks: int,
+    ranks: int | None,
+    hostfile: Path | None,
     dry_run: bool,
 ) -> None:
     """Train an experiment.
@@ -43,7 +45,11 @@ def command(
         click.echo(dump_yaml(composed))
         click.echo(describe(composed, run_dir))
         return
-    if ranks > 1:
+    if hostfile is not None:
+        from ..plugins.training.distributed import relaunch_on
+
+        relaunch_on(hostfile, ranks, composed)
+    elif ranks is not None and ranks > 1:
         from ..plugins.training.distributed import relaunch
 
         relaunch(ranks)

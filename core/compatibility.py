@@ -89,7 +89,11 @@ def check_ranks(experiment: Experiment, ranks: int) -> None:
     found = []
     if rollout.groups % ranks:
         found.append(_not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
-    if trainer.mini_batch % (trainer.micro_batch * ranks):
+    if trainer.token_budget:
+        if trainer.mini_batch < ranks:
+            reason = f"leaves some of the {ranks} processes without a row"
+            found.append(Problem(reason, "trainer.mini_batch", trainer.mini_batch, f"at least {ranks}"))
+    elif trainer.mini_batch % (trainer.micro_batch * ranks):
         each = trainer.micro_batch * ranks
         meaning = f"micro_batch on each of {ranks} processes"
         found.append(_not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
@@ -143,8 +147,11 @@ def _sampling(experiment: Experiment) -> Iterator[Problem]:
 
 def _batches(experiment: Experiment) -> Iterator[Problem]:
     rollout, trainer = experiment.rollout, experiment.trainer
-    mini, micro = trainer.mini_batch, trainer.micro_batch
-    if mini % micro:
+    mini, micro, budget = trainer.mini_batch, trainer.micro_batch, trainer.token_budget
+    if 0 < budget < rollout.max_context:
+        reason = f"cannot hold a row of rollout.max_context = {rollout.max_context} tokens"
+        yield Problem(reason, "trainer.token_budget", budget, f"0, or at least {rollout.max_context}")
+    if mini % micro and not budget:
         yield _not_multiple("trainer.mini_batch", mini, micro, "trainer.micro_batch")
     episodes = rollout.groups * rollout.group_size
     full = rollout.context_window == "full"

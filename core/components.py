@@ -14,7 +14,7 @@ before it): no shift is stored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import attrs
 
@@ -23,6 +23,7 @@ from .errors import RunError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
 NEEDS = frozenset({"values", "groups", "turns", "entropies", "reference", "greedy_rewards", "scorer"})
@@ -176,6 +177,22 @@ class Scores:
     """[B, T] nats."""
     values: Tensor | None = None
     """[B, T] reward units: the critic's value of the state before token t."""
+
+
+Wanted = Literal["none", "value", "gradient"]
+"""Whether a statistic is left out, computed, or computed so that it can be differentiated."""
+
+
+@attrs.frozen(eq=False)
+class TokenScores:
+    """What a token head says of N tokens: fp32, ``None`` where not asked for."""
+
+    logprobs: Tensor
+    """[N] nats: log p of the target. Always differentiable."""
+    entropies: Tensor | None = None
+    """[N] nats: H = -sum_v p_v log p_v."""
+    second_moments: Tensor | None = None
+    """[N] nats squared: M = sum_v p_v (log p_v)^2, so that M - H^2 is the varentropy, the variance of log p."""
 
 
 # --- kinds ----------------------------------------------------------------------------------------------------------
@@ -347,6 +364,44 @@ class RolloutEngineSession(Protocol):
     def close(self) -> None: ...
 
 
+class TokenHead(Protocol):
+    """Kind ``token_head``: statistics of next-token distributions from hidden states, never all logits at once."""
+
+    def on(self, device: torch.device) -> TokenHead:
+        """The head that computes on ``device``: this one, or the one that it stands for.
+
+        Raises RequestError if it cannot compute there, or needs a library that is not installed.
+        """
+        ...
+
+    def __call__(
+        self,
+        hidden_N_H: Tensor,
+        weight_V_H: Tensor,
+        targets_N: Tensor,
+        *,
+        temperature: float | Tensor = 1.0,
+        softcap: float | None = None,
+        entropy: Wanted = "value",
+        second_moment: Wanted = "none",
+    ) -> TokenScores:
+        """Of softmax(cap * tanh(h W^T / cap) / temperature), in fp32 from the logits on.
+
+        Whatever is asked for with ``gradient``, and always the log-probs, can be differentiated in hidden and weight. A
+        head that cannot do that raises RequestError; it never leaves a term of a gradient out.
+
+        Args:
+            hidden_N_H: last hidden states, one for each target that they predict.
+            weight_V_H: the output embedding, in the same dtype.
+            targets_N: int64 token ids.
+            temperature: one for all rows, or a tensor [N] with one for each; no gradient flows into it.
+            softcap: Gemma 2's soft cap of the logits, before the temperature; ``None`` has none.
+            entropy: whether ``entropies`` are wanted.
+            second_moment: whether ``second_moments`` are wanted.
+        """
+        ...
+
+
 class TrainBackend(Protocol):
     """Kind ``train_backend``: owns the optimizer and the processes' communication."""
 
@@ -358,13 +413,14 @@ class TrainBackend(Protocol):
         zero_stage: int,
         dtype: str,
         ranks: Any,
+        offload: str = "none",
         own_lr: Mapping[str, float] | None = None,
     ) -> TrainEngine:
         """``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
 
-        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run.
-        ``own_lr`` is given only for a critic that shares the policy's trunk: the base learning rate of parameters
-        whose names begin so, where it is not the optimizer's.
+        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run;
+        ``offload``: as in the ``trainer`` section. ``own_lr`` is given only for a critic that shares the policy's
+        trunk: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
         """
         ...
 

@@ -97,6 +97,8 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the forward pass computes in; the optimizer's master weights are always fp32."""
     lora: Lora | None = None
+    head: Named = component("token_head", "auto")
+    """What computes log-probs and entropies from the last hidden states."""
     gradient_checkpointing: bool = False
 
 
@@ -180,7 +182,12 @@ class Trainer:
     """Rows per forward and backward pass."""
     score_batch: int = number(8, 1)
     """Rows per forward pass without gradients."""
+    token_budget: int = number(0, 0)
+    """Tokens per forward and backward pass of one rank, in rows packed without padding, in place of the rows that
+    ``micro_batch`` and ``score_batch`` count (a pass without gradients takes twice as many). 0 pads and counts rows."""
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in CPU memory: the optimizer's state and its step (ZeRO 1 to 3), or also the weights (ZeRO 3)."""
     lr: float = number(1e-6, 0)
     weight_decay: float = number(0.01, 0)
     betas: tuple[float, float] = betas()

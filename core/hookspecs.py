@@ -98,6 +98,11 @@ def register_rollout_engines(register: Register) -> None:
 
 
 @hookspec
+def register_token_heads(register: Register) -> None:
+    """Name token heads: hidden states -> log-probs and entropies of tokens (:class:`~.components.TokenHead`)."""
+
+
+@hookspec
 def register_train_backends(register: Register) -> None:
     """Name backends that own optimizer and communication (:class:`~.components.TrainBackend`)."""
 
@@ -171,6 +176,7 @@ REGISTRATION: dict[str, str] = {
     "variance": "register_variance_estimators",
     "environment": "register_environments",
     "rollout_engine": "register_rollout_engines",
+    "token_head": "register_token_heads",
     "train_backend": "register_train_backends",
     "model_builder": "register_model_builders",
     "launcher": "register_launchers",

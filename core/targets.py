@@ -40,6 +40,7 @@ PROTOCOLS = {
     "variance": "VarianceEstimator",
     "environment": "Environment",
     "rollout_engine": "RolloutEngine",
+    "token_head": "TokenHead",
     "train_backend": "TrainBackend",
     "model_builder": "ModelBuilder",
     "launcher": "Launcher",

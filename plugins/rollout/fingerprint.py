@@ -20,7 +20,7 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Finger
     The second one weighs up to :data:`SAMPLE` elements by their position, so that it sees a transposition or rows in
     another order. Cheap beside copying the tensors, which need not stay in memory.
     """
-    return {name: (float(tensor.sum(dtype=torch.float64)), _ordered(tensor)) for name, tensor in named_tensors}
+    return {name: _checksums(tensor.detach()) for name, tensor in named_tensors}
 
 
 def mismatches(
@@ -38,7 +38,8 @@ def _close(ours: Fingerprint, theirs: Fingerprint, tolerance: float) -> bool:
     return all(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a, b in zip(ours, theirs, strict=True))
 
 
-def _ordered(tensor: Tensor) -> float:
-    flat = tensor.detach().reshape(-1)
+def _checksums(tensor: Tensor) -> Fingerprint:
+    flat = tensor.reshape(-1)
     sample = flat[:: max(1, -(-len(flat) // SAMPLE))].double().cpu()
-    return float(sample @ torch.arange(1, len(sample) + 1, dtype=torch.float64) / max(1, len(sample)))
+    ordered = sample @ torch.arange(1, len(sample) + 1, dtype=torch.float64) / max(1, len(sample))
+    return float(flat.sum(dtype=torch.float64)), float(ordered)

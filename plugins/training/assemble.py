@@ -17,7 +17,8 @@ from ..rollout.template import Template
 from .batch import Batch
 from .detectors import Detectors
 from .loop import Parts
-from .models import Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .packing import enable_packing
 from .prepare import prepare_model
 from .shared_critic import HEAD, with_value_head
 from .stages import Sampler, derived_seed
@@ -63,7 +64,8 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         training: ``False`` starts only what sampling needs.
 
     Raises:
-        RequestError: model or tokenizer cannot be loaded, or the experiment cannot be spread over this many ranks.
+        RequestError: model or tokenizer cannot be loaded, the token head cannot compute on this device, or the
+            experiment cannot be spread over this many ranks.
     """
     check_ranks(experiment, ranks.size)
     serving = experiment.rollout.engine.component
@@ -71,13 +73,17 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         serving.require()
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     settings, trainer = experiment.model, experiment.trainer
+    head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
     # the first rank builds the model, if one is to be built; the others then find it
     path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
     saved_policy = checkpoint / "model" if checkpoint else None
     tokenizer = load_tokenizer(saved_policy or path)
     saved_critic = checkpoint / "critic" if checkpoint else None
     temperature = experiment.rollout.temperature
-    policy = load_policy(settings, path, temperature, saved_policy).to(ranks.device)
+    policy = load_policy(settings, path, temperature, saved_policy, head).to(ranks.device)
+
+    if training and trainer.token_budget:
+        enable_packing(policy.language_model)
 
     needed = needs(experiment) if training else frozenset()
     values_by = experiment.critic if "values" in needed else None
@@ -95,13 +101,21 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
 
     def start(module: Any, optimizer: Any, **options: Any) -> Any:
         return trainer.backend.component.start(
-            module, optimizer, zero_stage=trainer.zero_stage, dtype=settings.dtype, ranks=ranks, **options
+            module,
+            optimizer,
+            zero_stage=trainer.zero_stage,
+            dtype=settings.dtype,
+            ranks=ranks,
+            offload=trainer.offload,
+            **options,
         )
 
     reference = None
     if "reference" in needed:
         adapter = settings.lora is not None
-        frozen = policy if adapter else load_reference(settings, path, temperature).to(ranks.device)
+        frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
+        if trainer.token_budget and not adapter:
+            enable_packing(frozen.model)
         reference = Reference(frozen, ranks, adapter)
     trained: Any = Untrained(policy)
     critic = None
@@ -110,7 +124,10 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     elif training:
         trained = start(policy, trainer)
     if values_by is not None and not values_by.shared:
-        critic = start(load_critic(settings, values_by.path or path, saved_critic).to(ranks.device), values_by)
+        valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
+        if trainer.token_budget:
+            enable_packing(valued.decoder)
+        critic = start(valued, values_by)
     context = DetectorContext(experiment, tokenizer)
     return Parts(
         sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),

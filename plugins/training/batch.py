@@ -8,6 +8,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from .budget import by_tokens
+
 
 @attrs.frozen(eq=False)
 class Batch:
@@ -45,23 +47,22 @@ class Batch:
         return {field.name: value for field in attrs.fields(Batch) if (value := getattr(self, field.name)) is not None}
 
 
-def shares(batch: Batch, rows: Sequence[int], ranks: int, size: int) -> list[list[Batch]]:
-    """Cut ``rows`` into micro-batches of at most ``size`` rows for each rank, the same number for every rank.
+def shares(batch: Batch, rows: Sequence[int], ranks: int, size: int, budget: int = 0) -> list[list[Batch]]:
+    """Cut ``rows`` into micro-batches of at most ``size`` rows for each rank, the same number for every rank; or of at
+    most ``budget`` tokens (:func:`.budget.by_tokens`), unless that is 0.
 
     Rows of like length go together, and lengths are dealt out evenly. Ranks that run short are given a row of weight
     zero, so that every rank runs the same collective operations.
     """
     ordered = sorted(rows, key=lambda row: int(batch.lengths[row]), reverse=True)
-    dealt = [ordered[rank::ranks] for rank in range(ranks)]
-    count = -(-len(dealt[0]) // size)
-    result = []
-    for own in dealt:
-        micro_batches = [batch.take(own[start : start + size]) for start in range(0, len(own), size)]
-        while len(micro_batches) < count:
-            idle = batch.take(ordered[-1:])
-            micro_batches.append(attrs.evolve(idle, weights=torch.zeros_like(idle.mask, dtype=torch.float32)))
-        result.append(micro_batches)
-    return result
+    if budget:
+        dealt = by_tokens({row: int(batch.lengths[row]) for row in rows}, ranks, budget)
+    else:
+        starts = range(0, len(ordered[::ranks]), size)
+        dealt = [[ordered[rank::ranks][start : start + size] for start in starts] for rank in range(ranks)]
+    idle = batch.take(ordered[-1:])
+    idle = attrs.evolve(idle, weights=torch.zeros_like(idle.mask, dtype=torch.float32))
+    return [[batch.take(own) if own else idle for own in micro_batches] for micro_batches in dealt]
 
 
 def parts(rows: Sequence[int], size: int) -> list[list[int]]:

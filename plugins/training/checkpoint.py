@@ -10,16 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...core.errors import RunError
+from ...core.errors import RequestError, RunError
+from ...core.runs import RunDirectory
 from . import shared_critic
 from .models import save_model
 
 if TYPE_CHECKING:
-    from ...core.runs import RunDirectory
     from .loop import Loop
 
 PREFIX = "model."
 """Where the Hugging Face model sits in our policy module; parameter names on disk are its own."""
+
+
+def find_checkpoint(path: Path) -> tuple[RunDirectory, Path]:
+    """``RUN/checkpoints/step_N`` with its run, or the last good checkpoint of the run directory given.
+
+    Raises:
+        RequestError: there is no complete checkpoint there.
+    """
+    if path.parent.name != "checkpoints":
+        run = RunDirectory.open(path)
+        latest = run.latest()
+        if latest is None:
+            raise RequestError("the run has no complete checkpoint", str(path), "train it first, or resume it")
+        return run, latest
+    run = RunDirectory.open(path.parent.parent)
+    if path.resolve() not in [good.resolve() for good in run.checkpoints()]:
+        broken = {other.name: why for other, why in run.broken_checkpoints()}
+        reason = broken.get(path.name, "it does not exist")
+        names = ", ".join(good.name for good in run.checkpoints()) or "none"
+        raise RequestError(f"{path.name} is no complete checkpoint: {reason}", str(path), f"complete ones: {names}")
+    return run, path
 
 
 def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, float]) -> Path | None:
@@ -61,9 +82,9 @@ def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, flo
 def load_checkpoint(loop: Loop, directory: Path) -> dict[str, float]:
     """Continue where ``directory`` left off (its weights are loaded already); returns the metrics of its step."""
     policy, critic = loop.parts.policy, loop.parts.critic
-    of_policy = _renamed(_load(directory / "optimizer.pt"), lambda key: PREFIX + key)
-    of_critic = None if critic is None else _load(directory / "critic" / "optimizer.pt")
-    if critic is policy:
+    of_policy = _renamed(load_optimizer(directory), lambda key: PREFIX + key)
+    of_critic: Any = None if critic is None else load_optimizer(directory / "critic")
+    if critic is not None and critic is policy:
         policy.load_optimizer_state(shared_critic.joined(of_policy, of_critic))
     else:
         policy.load_optimizer_state(of_policy)
@@ -99,5 +120,6 @@ def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[st
     return {**by_name, "param_groups": groups}
 
 
-def _load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def load_optimizer(directory: Path) -> Any:
+    """``optimizer.pt`` of a checkpoint, or of its critic: ``{state, param_groups, master}``, on the CPU."""
+    return torch.load(directory / "optimizer.pt", map_location="cpu", weights_only=True)

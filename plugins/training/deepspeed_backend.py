@@ -38,6 +38,9 @@ class DeepSpeed:
         """Why this backend cannot train the experiment."""
         if experiment.model.dtype == "bfloat16" and experiment.trainer.zero_stage == 0:
             yield "ZeRO 0 hides the fp32 master weights of a bfloat16 model; set trainer.zero_stage to 1 or more"
+        offload, least = experiment.trainer.offload, {"none": 0, "optimizer": 1, "all": 3}
+        if experiment.trainer.zero_stage < least[offload]:
+            yield f"trainer.offload {offload} needs trainer.zero_stage {least[offload]} or more"
 
     def start(
         self,
@@ -47,6 +50,7 @@ class DeepSpeed:
         zero_stage: int,
         dtype: str,
         ranks: Ranks,
+        offload: str = "none",
         own_lr: Mapping[str, float] | None = None,
     ) -> DeepSpeedEngine:
         """Take over ``module``; ``optimizer`` gives lr, betas, weight decay, clipping and schedule.
@@ -65,14 +69,21 @@ class DeepSpeed:
             lr=optimizer.lr,
             betas=optimizer.betas,
             weight_decay=optimizer.weight_decay,
+            # On a CPU one pass over the states is much faster than one for each operation.
+            fused=True if offload != "none" else None,
         )
         settings = {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
             "gradient_clipping": 0.0 if zero_stage == 0 else optimizer.grad_clip or 1e30,
-            "zero_optimization": {"stage": zero_stage},
             "bf16": {"enabled": dtype == "bfloat16"},
+            "zero_force_ds_cpu_optimizer": False,
             **self.config,
+            "zero_optimization": {
+                "stage": zero_stage,
+                **_offload(offload),
+                **self.config.get("zero_optimization", {}),
+            },
         }
         engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
         return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks)
@@ -93,6 +104,12 @@ def _parameter_groups(module: torch.nn.Module, lr: float, own_lr: Mapping[str, f
         if parameter.requires_grad:
             groups[next((start for start in own_lr if name.startswith(start)), "")].names.append(name)
     return list(groups.values())
+
+
+def _offload(what: str) -> dict[str, Any]:
+    """ZeRO's own settings for what ``trainer.offload`` keeps in CPU memory."""
+    parts = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}[what]
+    return {f"offload_{part}": {"device": "cpu"} for part in parts}
 
 
 class DeepSpeedEngine:

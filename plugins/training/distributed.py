@@ -1,4 +1,4 @@
-"""Several processes for one run, on this machine: the same command again, under DeepSpeed's launcher."""
+"""Several processes for one run, on this machine or on several: the same command again, under DeepSpeed's launcher."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...core.compatibility import check_ranks
+from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from ...core.experiment import Experiment
 
 
 def relaunch(ranks: int) -> None:
@@ -22,6 +29,24 @@ def relaunch(ranks: int) -> None:
         os.execv(sys.executable, launch_command(sys.argv[1:], ranks))
 
 
+def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment) -> None:
+    """:func:`relaunch` on the first ``ranks`` slots of a hostfile. With this machine alone, ssh is not asked.
+
+    Raises:
+        RequestError: the hostfile is wrong, the experiment cannot be spread over that many processes, or a host
+            cannot be reached; nothing was started.
+    """
+    if "RANK" in os.environ:
+        return
+    hosts = first_slots(read_hostfile(hostfile), ranks, hostfile)
+    check_ranks(experiment, sum(host.slots for host in hosts))
+    if only_here(hosts):
+        relaunch(hosts[0].slots)
+    check_reachable(hosts, hostfile)
+    quiet_libraries()
+    os.execv(sys.executable, hosts_command(sys.argv[1:], hosts, hostfile))
+
+
 def launch_command(arguments: Sequence[str], ranks: int) -> list[str]:
     """``uncollapse ARGUMENTS`` on every rank."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -32,6 +57,32 @@ def launch_command(arguments: Sequence[str], ranks: int) -> list[str]:
         *("--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank", "--log_level=error"),
         *("--module", "uncollapse.cli.main", *arguments),
     ]
+
+
+def hosts_command(arguments: Sequence[str], hosts: Sequence[Host], hostfile: Path) -> list[str]:
+    """``uncollapse ARGUMENTS`` on every rank of several hosts, through DeepSpeed's multi-node runner and pdsh.
+
+    The runner asks the first host for its address, where rank 0 waits for the others.
+    """
+    slots = "@".join(f"{host.name}:{','.join(map(str, range(host.slots)))}" for host in hosts)
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile.resolve()}", f"--include={slots}"),
+        *("--launcher=pdsh", "--force_multi", "--no_ssh_check", f"--master_port={free_port()}"),
+        *("--no_local_rank", "--log_level=error", "--module", "uncollapse.cli.on_rank"),
+        pack(arguments, os.environ),
+    ]
+
+
+def pack(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Arguments and our own environment variables as one word that no shell on the way changes."""
+    own = {name: value for name, value in environment.items() if name.startswith("UNCOLLAPSE_")}
+    return base64.urlsafe_b64encode(json.dumps([list(arguments), own]).encode()).decode()
+
+
+def unpack(word: str) -> tuple[list[str], dict[str, str]]:
+    """What :func:`pack` was given."""
+    arguments, environment = json.loads(base64.urlsafe_b64decode(word))
+    return arguments, environment
 
 
 def free_port() -> int:

@@ -7,9 +7,8 @@ from pathlib import Path
 import attrs
 
 from ...core.config import compose
-from ...core.errors import RequestError
-from ...core.runs import RunDirectory
 from .assemble import assemble
+from .checkpoint import find_checkpoint
 from .engine_weights import EngineWeights
 from .loop import validation_metrics
 from .ranks import start_ranks
@@ -21,7 +20,7 @@ def evaluate(checkpoint: Path, groups: int | None = None, temperature: float | N
     Raises:
         RequestError: there is no complete checkpoint there.
     """
-    run, checkpoint = _find(checkpoint)
+    run, checkpoint = find_checkpoint(checkpoint)
     experiment = compose(run.read_config())
     validation = experiment.validation
     if groups is not None:
@@ -35,19 +34,3 @@ def evaluate(checkpoint: Path, groups: int | None = None, temperature: float | N
         return validation_metrics(parts.sampler.validate(parts.validation_environment))
     finally:
         parts.sampler.engine.close()
-
-
-def _find(path: Path) -> tuple[RunDirectory, Path]:
-    if path.parent.name != "checkpoints":
-        run = RunDirectory.open(path)
-        latest = run.latest()
-        if latest is None:
-            raise RequestError("the run has no complete checkpoint", str(path), "train it first, or resume it")
-        return run, latest
-    run = RunDirectory.open(path.parent.parent)
-    if path.resolve() not in [good.resolve() for good in run.checkpoints()]:
-        broken = {other.name: why for other, why in run.broken_checkpoints()}
-        reason = broken.get(path.name, "it does not exist")
-        names = ", ".join(good.name for good in run.checkpoints()) or "none"
-        raise RequestError(f"{path.name} is no complete checkpoint: {reason}", str(path), f"complete ones: {names}")
-    return run, path

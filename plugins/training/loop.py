@@ -16,6 +16,7 @@ from ..rollout.episode import Episode
 from ..rollout.rows import episode_metrics
 from . import stages
 from .batch import Batch
+from .budget import SCORE_FACTOR
 from .detectors import Detectors
 from .engine_weights import EngineWeights
 from .losses import CriticObjective, JointObjective, PolicyObjective
@@ -48,7 +49,9 @@ class Loop:
 
     def __init__(self, experiment: Experiment, parts: Parts, ranks: Ranks, step: int = 0) -> None:
         self.experiment, self.parts, self.ranks, self.step = experiment, parts, ranks, step
-        self.scorer = Scorer(parts.policy, experiment.trainer.score_batch, ranks)
+        self.scorer = Scorer(
+            parts.policy, experiment.trainer.score_batch, ranks, SCORE_FACTOR * experiment.trainer.token_budget
+        )
         """What detectors score with."""
         self.episodes: list[Episode] = []
         """Those of the last step, for transcripts."""
@@ -223,7 +226,9 @@ class Loop:
         return self.parts.critic is not None and critic is not None and self.step < critic.policy_after
 
     def _score(self, engine: Any, batch: Batch, **options: Any) -> Scores:
-        return stages.score(engine, batch, self.experiment.trainer.score_batch, self.ranks, **options)
+        trainer = self.experiment.trainer
+        budget = SCORE_FACTOR * trainer.token_budget
+        return stages.score(engine, batch, trainer.score_batch, self.ranks, budget=budget, **options)
 
     def _update(
         self, engine: Any, batch: Batch, plan: list[list[int]], objective: Any, optimizer: Any, **options: Any

@@ -12,53 +12,69 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...core.errors import RequestError
+from .heads.torch_head import Torch
+from .packing import Packed, packed_hidden
 from .quiet import quiet_libraries
-from .token_head import token_logprobs
 
 if TYPE_CHECKING:
-    from ...core.experiment import Model
+    from ...core.components import TokenHead, Wanted
+    from ...core.experiment import Lora, Model
     from .batch import Batch
 
 VALUE_HEAD = "value_head.safetensors"
+REFERENCE_HEAD = Torch()
+"""The one with forward-mode derivatives, on every device."""
 
 
 class Policy(nn.Module):
     """A Hugging Face causal language model that scores sampled tokens instead of returning logits."""
 
-    def __init__(self, model: Any, temperature: float) -> None:
+    def __init__(self, model: Any, temperature: float, head: TokenHead = REFERENCE_HEAD) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.head = head
 
     @property
     def language_model(self) -> Any:
         """The causal language model inside an adapter, or the model itself."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def forward(self, batch: Batch, entropy: str = "value", cache: Any = None) -> dict[str, Tensor]:
+    @contextmanager
+    def using(self, head: TokenHead) -> Iterator[None]:
+        """With another token head, for a while."""
+        own, self.head = self.head, head
+        try:
+            yield
+        finally:
+            self.head = own
+
+    def forward(
+        self, batch: Batch, entropy: Wanted = "value", cache: Any = None, packed: bool = False
+    ) -> dict[str, Tensor]:
         """``logprobs`` and ``entropies`` [B, T] of the tokens on the mask (nats); only those positions reach the
-        head. With a ``cache``, rows continue the tokens in it.
+        head. With a ``cache``, rows continue the tokens in it. ``packed`` rows go through the model without padding,
+        after :func:`.packing.enable_packing`.
         """
-        return self.token_scores(self.hidden_states(batch, cache), batch, entropy)
+        return self.token_scores(self.hidden_states(batch, cache, packed), batch, entropy)
 
-    def hidden_states(self, batch: Batch, cache: Any = None) -> Tensor:
-        """[B, T, H]: the trunk's last hidden states, of which the one at t - 1 predicts token t."""
-        return _hidden(self.language_model.get_decoder(), batch, cache)
+    def hidden_states(self, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
+        """[N, H]: the trunk's last hidden states before each of the N tokens on the mask."""
+        return _hidden(self.language_model.get_decoder(), batch, cache, packed)
 
-    def token_scores(self, hidden_B_T_H: Tensor, batch: Batch, entropy: str) -> dict[str, Tensor]:
+    def token_scores(self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted) -> dict[str, Tensor]:
         """What :meth:`forward` returns, from hidden states."""
         model = self.language_model
-        predicts = batch.mask[:, 1:]
-        logprobs_N, entropies_N = token_logprobs(
-            hidden_B_T_H[:, :-1][predicts],
+        found = self.head(
+            hidden_N_H,
             model.get_output_embeddings().weight,
-            batch.tokens[:, 1:][predicts],
-            self.temperature,
-            getattr(model.config, "final_logit_softcapping", None),
-            entropy,
+            batch.tokens[:, 1:][batch.mask[:, 1:]],
+            temperature=self.temperature,
+            softcap=getattr(model.config, "final_logit_softcapping", None),
+            entropy=entropy,
         )
-        scores = {"logprobs": spread(logprobs_N, batch.mask)}
-        return scores if entropy == "none" else {**scores, "entropies": spread(entropies_N, batch.mask)}
+        scores = {"logprobs": spread(found.logprobs, batch.mask)}
+        return scores if found.entropies is None else {**scores, "entropies": spread(found.entropies, batch.mask)}
 
 
 class Critic(nn.Module):
@@ -71,16 +87,21 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, packed: bool = False) -> dict[str, Tensor]:
         """``values`` [B, T]."""
-        hidden = _hidden(self.decoder, batch)
-        values_N = self.head(hidden[:, :-1][batch.mask[:, 1:]].to(self.head.weight.dtype)).squeeze(-1).float()
+        hidden_N_H = _hidden(self.decoder, batch, packed=packed)
+        values_N = self.head(hidden_N_H.to(self.head.weight.dtype)).squeeze(-1).float()
         return {"values": spread(values_N, batch.mask)}
 
 
-def _hidden(decoder: Any, batch: Batch, cache: Any = None) -> Tensor:
+def _hidden(decoder: Any, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
+    """[N, H] last hidden states before each token on the mask."""
+    if packed:
+        rows = Packed.of(batch)
+        return packed_hidden(decoder, rows)[rows.predicts]
     # Rows are right padded and attention is causal: no real token can see the padding, so no mask is needed.
-    return decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    hidden = decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    return hidden[:, :-1][batch.mask[:, 1:]]
 
 
 def spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
@@ -109,8 +130,21 @@ def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
     return tokenizer
 
 
+def read_config(path: str | Path, key: str = "model.path") -> Any:
+    """The configuration of a model, without its weights."""
+    from transformers import AutoConfig
+
+    with _loading(path, key):
+        return AutoConfig.from_pretrained(str(path))
+
+
 def load_policy(
-    settings: Model, path: str | Path, temperature: float, checkpoint: Path | None = None, **options: Any
+    settings: Model,
+    path: str | Path,
+    temperature: float,
+    checkpoint: Path | None = None,
+    head: TokenHead = REFERENCE_HEAD,
+    **options: Any,
 ) -> Policy:
     """The trainable policy, from a model directory or name, or from a checkpoint's ``model/``.
 
@@ -127,17 +161,16 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if settings.lora is not None:
             model.enable_input_require_grads()
-    policy = Policy(model, temperature)
-    _check_head(policy)
-    return policy
+    _check_head(Policy(model, temperature))
+    return Policy(model, temperature, head)
 
 
-def load_reference(settings: Model, path: str | Path, temperature: float) -> Policy:
+def load_reference(settings: Model, path: str | Path, temperature: float, head: TokenHead = REFERENCE_HEAD) -> Policy:
     """A frozen copy of the start model; with LoRA the policy without its adapter serves instead."""
     from transformers import AutoModelForCausalLM
 
     model = _from_pretrained(AutoModelForCausalLM, path, settings.dtype)
-    return Policy(model, temperature).eval().requires_grad_(False)
+    return Policy(model, temperature, head).eval().requires_grad_(False)
 
 
 def load_critic(settings: Model, path: str | Path, checkpoint: Path | None = None) -> Critic:
@@ -168,12 +201,18 @@ def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _with_adapter(model: Any, settings: Model, checkpoint: Path | None) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel
 
     if checkpoint is not None:
         return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
     assert settings.lora is not None
-    lora = settings.lora
+    return add_adapter(model, settings.lora)
+
+
+def add_adapter(model: Any, lora: Lora) -> Any:
+    """``model`` with a new low-rank adapter, which alone trains."""
+    from peft import LoraConfig, get_peft_model
+
     return get_peft_model(
         model,
         LoraConfig(

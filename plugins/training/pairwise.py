@@ -30,13 +30,13 @@ class Scorer:
     Every method is called on all ranks alike and gives all of them the same answer.
     """
 
-    def __init__(self, engine: Any, size: int, ranks: Ranks) -> None:
-        """``size``: rows per forward pass of a call."""
-        self._engine, self._size, self._ranks = engine, size, ranks
+    def __init__(self, engine: Any, size: int, ranks: Ranks, budget: int = 0) -> None:
+        """``size``: rows per forward pass of a call; or ``budget`` tokens of packed rows, unless that is 0."""
+        self._engine, self._size, self._ranks, self._budget = engine, size, ranks, budget
 
     def __call__(self, batch: Batch) -> Scores:
         """Log-probs and entropies of the tokens on the batch's mask."""
-        return score(self._engine, batch, self._size, self._ranks)
+        return score(self._engine, batch, self._size, self._ranks, budget=self._budget)
 
     @torch.no_grad()
     def pairwise(

@@ -1,4 +1,4 @@
-"""Names of the built-in policy losses and train backends."""
+"""Names of the built-in policy losses, token heads and train backends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ def register_policy_losses(register: Register) -> None:
         "ppo",
         "uncollapse.plugins.training.policy_losses:Ppo",
         summary="clipped surrogate with separate bounds and a dual clip",
+    )
+
+
+@hookimpl
+def register_token_heads(register: Register) -> None:
+    register(
+        "auto",
+        "uncollapse.plugins.training.heads.auto_head:Auto",
+        summary="the fastest of the built-in heads that the device and the installation allow",
+    )
+    register(
+        "torch",
+        "uncollapse.plugins.training.heads.torch_head:Torch",
+        summary="the reference: chunks of rows in plain torch, on any device, forward mode too",
+    )
+    register(
+        "triton",
+        "uncollapse.plugins.training.heads.triton_head:Triton",
+        summary="vocabulary tiles from cuBLAS, read once each by fused kernels; GPUs only",
+    )
+    register(
+        "trl",
+        "uncollapse.plugins.training.heads.trl_head:Trl",
+        summary="the chunked log-prob kernel of TRL, where TRL is installed",
     )
 
 

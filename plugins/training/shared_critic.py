@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .models import VALUE_HEAD, Policy, spread
+from .models import REFERENCE_HEAD, VALUE_HEAD, Policy, spread
 
 if TYPE_CHECKING:
+    from ...core.components import TokenHead, Wanted
     from ...core.experiment import Critic
     from .batch import Batch
 
@@ -42,22 +43,23 @@ class ValueHead(nn.Module):
 class ActorCritic(Policy):
     """A policy that says the value (reward units) of the state before each sampled token in the same forward pass."""
 
-    def __init__(self, model: Any, temperature: float, detach: bool = False) -> None:
-        super().__init__(model, temperature)
+    def __init__(self, model: Any, temperature: float, head: TokenHead = REFERENCE_HEAD, detach: bool = False) -> None:
+        super().__init__(model, temperature, head)
         self.detach = detach
         self.value_head = ValueHead(self.language_model.get_decoder().config.hidden_size)
 
-    def forward(self, batch: Batch, entropy: str = "value", cache: Any = None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, entropy: Wanted = "value", cache: Any = None, packed: bool = False
+    ) -> dict[str, Tensor]:
         """``values`` [B, T] beside the policy's scores."""
-        hidden_B_T_H = self.hidden_states(batch, cache)
-        read = hidden_B_T_H.detach() if self.detach else hidden_B_T_H
-        values_N = self.value_head(read[:, :-1][batch.mask[:, 1:]])
-        return {**self.token_scores(hidden_B_T_H, batch, entropy), "values": spread(values_N, batch.mask)}
+        hidden_N_H = self.hidden_states(batch, cache, packed)
+        values_N = self.value_head(hidden_N_H.detach() if self.detach else hidden_N_H)
+        return {**self.token_scores(hidden_N_H, batch, entropy), "values": spread(values_N, batch.mask)}
 
 
 def with_value_head(policy: Policy, settings: Critic, checkpoint: Path | None = None) -> ActorCritic:
     """The policy with a head that is new, or that of a checkpoint's ``critic/``."""
-    both = ActorCritic(policy.model, policy.temperature, settings.detach)
+    both = ActorCritic(policy.model, policy.temperature, policy.head, settings.detach)
     if checkpoint is not None:
         both.value_head.load_state_dict(load_file(checkpoint / VALUE_HEAD))
     return both

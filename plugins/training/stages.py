@@ -24,6 +24,7 @@ from ..rollout.episode import Episode
 from ..rollout.rows import build, in_order, raw_rewards
 from .aggregation import token_weights
 from .batch import Batch, parts, shares
+from .budget import by_tokens
 from .ranks import Ranks
 from .rewards import normalize
 
@@ -104,13 +105,20 @@ def to_batch(rollouts: Rollouts) -> Batch:
     return Batch(tokens=rollouts.tokens, mask=rollouts.mask, lengths=lengths)
 
 
-def score(engine: Any, batch: Batch, size: int, ranks: Ranks, **options: Any) -> Scores:
-    """Forward passes over all rows, each rank its share; every rank gets everything back, on the CPU."""
+def score(engine: Any, batch: Batch, size: int, ranks: Ranks, *, budget: int = 0, **options: Any) -> Scores:
+    """Forward passes over all rows, each rank its share; every rank gets everything back, on the CPU.
+
+    ``size`` rows go together, or packed rows of ``budget`` tokens, unless that is 0.
+    """
     order = sorted(range(len(batch)), key=lambda row: int(batch.lengths[row]))
-    own = order[ranks.rank :: ranks.size]
-    passes = parts(own, size) if own else []
-    for _ in range(-(-len(order[:: ranks.size]) // size) - len(passes)):
-        passes.append([])
+    if budget:
+        passes = by_tokens(dict(enumerate(batch.lengths.tolist())), ranks.size, budget)[ranks.rank]
+        options["packed"] = True
+    else:
+        own = order[ranks.rank :: ranks.size]
+        passes = parts(own, size) if own else []
+        for _ in range(-(-len(order[:: ranks.size]) // size) - len(passes)):
+            passes.append([])
     scored: list[tuple[list[int], dict[str, Tensor]]] = []
     for rows in passes:
         scores = engine.score(batch.take(rows or order[:1]), **options)
@@ -218,9 +226,12 @@ def update(
 ) -> dict[str, float]:
     """Optimizer steps on the given rows; metrics are means over the steps."""
     trainer = experiment.trainer
+    size, budget = trainer.micro_batch, trainer.token_budget
+    if budget:
+        options["packed"] = True
     collected: list[dict[str, float]] = []
     for rows in optimizer_steps:
-        own = shares(weighted(batch, rows, experiment), rows, ranks.size, trainer.micro_batch)[ranks.rank]
+        own = shares(weighted(batch, rows, experiment), rows, ranks.size, size, budget)[ranks.rank]
         collected.append(engine.update(own, objective, lr_scale, **options))
     return {name: sum(metrics[name] for metrics in collected) / len(collected) for name in collected[0]}
 

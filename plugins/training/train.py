@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import attrs
+import torch
 
 from ...core import plugins
 from ...core.components import Verdict
@@ -26,6 +27,7 @@ from ...core.runs import RunDirectory, build_manifest
 from ..rollout.rows import transcript
 from .assemble import assemble
 from .checkpoint import load_checkpoint, save_checkpoint
+from .fitting import Request, require
 from .loop import Loop
 from .ranks import Ranks, gpu_label, gpu_names, start_ranks
 
@@ -59,12 +61,15 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
         resume: continue the run that is in ``run_dir``, from its last good checkpoint.
 
     Raises:
-        RequestError: the experiment cannot run, or ``run_dir`` holds another one.
+        RequestError: the experiment cannot run or cannot fit the GPU, or ``run_dir`` holds another one.
         UncollapseError: the run failed; its status says so and earlier checkpoints are intact.
     """
     if not isinstance(experiment, Experiment):
         experiment = compose(experiment)
     ranks = start_ranks()
+    if ranks.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(ranks.device).total_memory
+        require(Request(experiment, ranks.size), memory, certain=True)
     path = Path(run_dir)
     with ExitStack() as held:
         run = refusal = None

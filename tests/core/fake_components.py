@@ -17,7 +17,7 @@ class Anything:
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = start = compute = make = build = correction = __call__ = _do
+    select = score = start = compute = make = build = correction = on = __call__ = _do
     actions = None
     instruction = ""
 
@@ -194,6 +194,11 @@ def register_environments(register):
 def register_rollout_engines(register):
     register("hf", Plain)
     register("sampler", Sampler)
+
+
+@hookimpl
+def register_token_heads(register):
+    register("auto", Plain)
 
 
 @hookimpl

@@ -46,6 +46,11 @@ def wrong(*overrides):
             "trainer.mini_batch",
             "must be a multiple of 5, trainer.micro_batch; the nearest are 30 and 35",
         ),
+        (
+            ["trainer.token_budget=3000"],
+            "trainer.token_budget",
+            "cannot hold a row of rollout.max_context = 3600 tokens",
+        ),
         (["trainer.mini_batch=256"], "trainer.mini_batch", "is more than the 128 rows of a step"),
         (["trainer.mini_batch=48"], "trainer.mini_batch", "does not divide the 128 rows of a step"),
         (["kl.placement=reward", "kl.weight=detached"], "kl.weight", "set kl.weight to none, or kl.placement to loss"),
@@ -95,6 +100,7 @@ def test_refused_with_the_reason(overrides, key, text):
         ["kl.weight=detached", "kl.coef=0.1"],
         ["critic.policy_after=3"],
         ["critic={shared: true, lr: 1e-4, clip_value: 0.2, policy_after: 3, coef: 0.5, detach: true}"],
+        ["trainer.token_budget=3600", "trainer.micro_batch=5"],
         ["rollout.max_turns=1"],
         ["rollout.context_window=single_turn", "trainer.mini_batch=640"],
         ["rollout.context_window=single_turn", "trainer.mini_batch=48"],
@@ -125,6 +131,7 @@ def test_components_have_their_keys():
     assert list(found) == [
         "environment",
         "model.build",
+        "model.head",
         "rollout.engine",
         "filter.select",
         "filter.metric",
@@ -152,3 +159,10 @@ def test_ranks():
     assert "must be a multiple of 12, micro_batch on each of 3 processes; the nearest are 24 and 36" in str(
         caught.value
     )
+
+
+def test_ranks_with_a_token_budget():
+    packed = make("trainer.token_budget=3600", "rollout.groups=16", "rollout.group_size=2")
+    check_ranks(packed, 16)  # 32 rows, 2 for each
+    with pytest.raises(CompositionError, match="leaves some of the 64 processes without a row; at least 64"):
+        check_ranks(make("trainer.token_budget=3600", "rollout.groups=64"), 64)

@@ -9,7 +9,7 @@ the same too and cancels in differences. Every rank gets the whole result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from ...training.batch import Batch, parts
+from ...training.models import REFERENCE_HEAD, Policy
 from ...training.ranks import Ranks
 from . import shared_prefix
 from .attention import DifferentiableAttention
@@ -154,9 +155,11 @@ def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
 
 @contextmanager
 def _evaluating(policy: nn.Module) -> Iterator[None]:
+    """Without dropout, and with the reference head: all passes round alike, and fused ones have no forward mode."""
     training = policy.training
     policy.eval()
     try:
-        yield
+        with policy.using(REFERENCE_HEAD) if isinstance(policy, Policy) else nullcontext():
+            yield
     finally:
         policy.train(training)

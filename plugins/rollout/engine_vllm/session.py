@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ....core.errors import RequestError, RunError
 from ..fingerprint import fingerprint, mismatches
 from ..template import end_ids
 from .transfer import SHARED, buckets, packed
+from .watched import Watched
 
 if TYPE_CHECKING:
     from ..fingerprint import Fingerprint
@@ -43,6 +45,7 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
         RequestError: vLLM does not know the architecture, or ``tensor_parallel`` does not divide it.
         RunError: the process did not start.
     """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
     from vllm import EngineArgs, LLMEngine, ModelRegistry
 
     adapter = engine.lora == "adapter" and hasattr(model, "get_base_model")
@@ -78,8 +81,9 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
         "tensor_parallel_size": engine.tensor_parallel,
         "enable_sleep_mode": place.sleeps,
         "enable_prefix_caching": True,
-        # a prompt that is read in parts rewinds the request's random generator, and on a CPU there is no such thing
-        "enable_chunked_prefill": None if place.cuda else False,
+        # on a CPU, vLLM cannot rewind the random numbers of a prompt that was read in part
+        "enable_chunked_prefill": place.cuda,
+        "max_num_batched_tokens": None if place.cuda else max(8192, max_context or 0),
         "enforce_eager": engine.enforce_eager,
         "logprobs_mode": "processed_logprobs",
         "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
@@ -92,10 +96,12 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
         settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
     # results of the methods that we add to the worker are only decoded with it, so it must stay
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    others = active_children()
     with place.environment(), _failures("did not start"):
         llm = LLMEngine.from_engine_args(EngineArgs(**settings))
-    session = VllmSession(llm, tokenizer, end_ids(network, tokenizer), place, folder, lora)
-    session.rpc("uncollapse_bind")
+    watched = Watched([child for child in active_children() if child not in others], _died())
+    session = VllmSession(llm, watched, tokenizer, end_ids(network, tokenizer), place, folder, lora)
+    session.rpc("uncollapse_bind", os.getpid())
     return session
 
 
@@ -119,7 +125,6 @@ class _Place:
             **dict.fromkeys(LAUNCHER),
             "CUDA_VISIBLE_DEVICES": self.visible,
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
             "VLLM_NO_USAGE_STATS": "1",
         }
         before = {name: os.environ.get(name) for name in changes}
@@ -142,9 +147,17 @@ class VllmSession:
     """Owns the engine's process."""
 
     def __init__(
-        self, llm: Any, tokenizer: Any, ends: list[int], place: _Place, folder: tempfile.TemporaryDirectory, lora: Any
+        self,
+        llm: Any,
+        watched: Watched,
+        tokenizer: Any,
+        ends: list[int],
+        place: _Place,
+        folder: tempfile.TemporaryDirectory[str],
+        lora: Any,
     ) -> None:
         self.llm, self.tokenizer, self.place, self.lora = llm, tokenizer, place, lora
+        self._watched = watched
         self.adapter = lora is not None
         """Whether :meth:`sync` takes the tensors of a LoRA adapter rather than a whole model's."""
         self._ends, self._folder = ends, folder
@@ -190,15 +203,13 @@ class VllmSession:
         if sampling.stop:
             from transformers import StopStringCriteria
 
-            self._stops[str(key)] = StopStringCriteria(self.tokenizer, list(sampling.stop))
+            self._stops[name] = StopStringCriteria(self.tokenizer, list(sampling.stop))
 
     def finished(self) -> list[tuple[int, Completion]]:
         """What is done: waits until at least one is; the others go on meanwhile."""
         done: list[tuple[int, Completion]] = []
         while not done:
-            with _failures("failed"):
-                outputs = self.llm.step()
-            for output in outputs:
+            for output in self._call("step"):
                 name, sampled = output.request_id, output.outputs[0]
                 if name not in self._keys:  # ended by a stop string; what was on its way is dropped
                     continue
@@ -223,11 +234,8 @@ class VllmSession:
     def _completion(self, sampled: Any, end: int | None) -> Completion:
         tokens = tuple(sampled.token_ids)[:end]
         logprobs = tuple(at[token].logprob for token, at in zip(tokens, sampled.logprobs, strict=False))
-        if end is not None:
-            reason = "stop"
-        else:
-            reason = "eos" if tokens and tokens[-1] in self._ends else "length"
-        return Completion(tokens, logprobs, reason)
+        ended = "eos" if tokens and tokens[-1] in self._ends else "length"
+        return Completion(tokens, logprobs, "stop" if end is not None else ended)
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
@@ -307,17 +315,25 @@ class VllmSession:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         with _failures("failed"):
-            return getattr(self.llm, method)(*arguments)
+            return self._watched(getattr(self.llm, method), *arguments)
 
     def close(self) -> None:
         """End the engine's process; does nothing the second time."""
-        self.llm.engine_core.shutdown(timeout=SHUTDOWN_S)
+        self._watched.end(lambda: self.llm.engine_core.shutdown(timeout=SHUTDOWN_S), SHUTDOWN_S)
         self._folder.cleanup()
 
 
 def _plain(value: Any) -> Any:
     """Peft's settings hold sets and enums."""
     return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", str(value))
+
+
+def _died() -> RunError:
+    return RunError(
+        "the vLLM engine's process has died",
+        KEY,
+        "its last words stand above; continue from the last checkpoint with --resume",
+    )
 
 
 @contextmanager
@@ -328,11 +344,7 @@ def _failures(what: str) -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise RunError(
-            "the vLLM engine's process has died",
-            KEY,
-            "its last words stand above; continue from the last checkpoint with --resume",
-        ) from error
+        raise _died() from error
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise RunError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
+import os
 import signal
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
 from ..fingerprint import fingerprint
@@ -14,8 +17,6 @@ from .transfer import unpacked
 if TYPE_CHECKING:
     from ..fingerprint import Fingerprint
     from .transfer import Named
-
-PR_SET_PDEATHSIG = 1
 
 
 class WeightReceiver:
@@ -26,9 +27,11 @@ class WeightReceiver:
     reload_weights: Any
     uncollapse_staged: list[Named]
 
-    def uncollapse_bind(self) -> None:
-        """A trainer that is killed takes this process with it."""
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    def uncollapse_bind(self, trainer: int) -> None:
+        """A trainer (its process id) that is killed takes this process with it, and the one that started it."""
+        engine = os.getppid()
+        others = [engine] if engine != trainer else []
+        threading.Thread(target=_die_with, args=(psutil.Process(trainer), others), daemon=True).start()
 
     def uncollapse_receive(self, message: bytes, last: bool) -> None:
         """Load what :func:`.transfer.packed` wrote, by Hugging Face names; parts before the last are kept until then.
@@ -57,3 +60,11 @@ class WeightReceiver:
             if rows and list(parameter.shape[1:]) == rest and len(parameter) >= rows:
                 whole[name] = parameter[:rows]
         return fingerprint(whole.items())
+
+
+def _die_with(trainer: psutil.Process, others: list[int]) -> None:
+    trainer.wait()
+    for process in others:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

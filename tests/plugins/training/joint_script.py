@@ -20,7 +20,7 @@ OBJECTIVE = JointObjective(PolicyObjective(Ppo(), 0.03), CriticObjective(0.5), 0
 
 def actor_critic(model, detach=False):
     """With a head that is not zero."""
-    module = ActorCritic(model, 1.0, detach)
+    module = ActorCritic(model, 1.0, detach=detach)
     head = module.value_head
     with torch.no_grad():
         head.weight.copy_(torch.linspace(-0.5, 0.4, head.weight.numel()))

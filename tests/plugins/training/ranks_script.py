@@ -1,5 +1,5 @@
-"""Run as one of several ranks: one optimizer step on this rank's share; rank 0 writes the first moments and the
-norm.
+"""Run as one of several ranks: one optimizer step on this rank's share, or an optimizer state that is taken over and
+given back; rank 0 writes what came out.
 """
 
 import os
@@ -15,26 +15,43 @@ from uncollapse.plugins.training.batch import Batch, shares
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.losses import PolicyObjective
 from uncollapse.plugins.training.models import Policy
+from uncollapse.plugins.training.packing import enable_packing
 from uncollapse.plugins.training.policy_losses import Ppo
 from uncollapse.plugins.training.ranks import start_ranks
 from uncollapse.plugins.training.stages import score
 
 
-def step(directory: str, stage: int, size: int) -> dict:
+def step(directory: str, stage: int, size: int, budget: int = 0, offload: str = "none") -> dict:
     ranks = start_ranks()
     policy = Policy(Qwen2ForCausalLM.from_pretrained(f"{directory}/model", dtype=torch.float32), 1.0)
     batch = Batch(**torch.load(f"{directory}/batch.pt", weights_only=True))
     batch = attrs.evolve(batch, weights=token_weights(batch.mask))
-    engine = DeepSpeed().start(policy, Trainer(lr=1e-3, grad_clip=0.0), zero_stage=stage, dtype="float32", ranks=ranks)
-    scores = score(engine, batch, size, ranks)
-    micro_batches = shares(batch, range(len(batch)), ranks.size, size)[ranks.rank]
-    metrics = engine.update(micro_batches, PolicyObjective(Ppo(), 0.03, K3(), 0.1), entropy="gradient")
+    options = {"packed": True} if budget else {}
+    if budget:
+        enable_packing(policy.model)
+    engine = DeepSpeed().start(
+        policy, Trainer(lr=1e-3, grad_clip=0.0), zero_stage=stage, dtype="float32", ranks=ranks, offload=offload
+    )
+    scores = score(engine, batch, size, ranks, budget=budget)
+    micro_batches = shares(batch, range(len(batch)), ranks.size, size, budget)[ranks.rank]
+    metrics = engine.update(micro_batches, PolicyObjective(Ppo(), 0.03, K3(), 0.1), entropy="gradient", **options)
     moments = {name: values["exp_avg"] for name, values in engine.optimizer_state()["state"].items()}
     weights = {name: tensor.cpu() for name, tensor in engine.weights()}
     return {"moments": moments, "metrics": metrics, "weights": weights, "logprobs": scores.logprobs}
 
 
+def give_back(directory: str, stage: int) -> dict:
+    """The state in ``state.pt``, loaded into a bfloat16 model and gathered again."""
+    policy = Policy(Qwen2ForCausalLM.from_pretrained(f"{directory}/model", dtype=torch.bfloat16), 1.0)
+    engine = DeepSpeed().start(policy, Trainer(), zero_stage=stage, dtype="bfloat16", ranks=start_ranks())
+    engine.load_optimizer_state(torch.load(f"{directory}/state.pt", weights_only=True))
+    return engine.optimizer_state()
+
+
 if __name__ == "__main__":
-    result = step(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[3] == "give back":
+        result = give_back(sys.argv[1], int(sys.argv[2]))
+    else:
+        result = step(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
     if int(os.environ["RANK"]) == 0:
         torch.save(result, f"{sys.argv[1]}/out.pt")

@@ -8,6 +8,7 @@ import attrs
 import pytest
 import torch
 from uncollapse.core.components import Scores
+from uncollapse.core.config import problems
 from uncollapse.core.errors import RunError
 from uncollapse.core.experiment import Trainer
 from uncollapse.estimators.kl.variants import K3
@@ -42,8 +43,8 @@ def expected(model, batch):
     return gradients, {name: float(total / count) for name, (total, count) in metrics.items()}
 
 
-def run_ranks(directory, stage, size):
-    launch(ranks_script.__file__, directory, stage, size)
+def run_ranks(directory, stage, size, budget=0, offload="none", ranks=2):
+    launch(ranks_script.__file__, directory, stage, size, budget, offload, ranks=ranks)
     return torch.load(directory / "out.pt", weights_only=True)
 
 
@@ -64,25 +65,126 @@ def test_gradient_equals_autograd_in_every_zero_stage(setting, stage, size):
     check(ranks_script.step(str(setting[0]), stage, size), setting)
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("budget", [19, 60])
+def test_gradient_of_packed_rows(setting, stage, budget):
+    packed = ranks_script.step(str(setting[0]), stage, 7, budget)
+    check(packed, setting)
+    padded = ranks_script.step(str(setting[0]), stage, 7)
+    assert torch.allclose(packed["logprobs"], padded["logprobs"], atol=2e-6)
+
+
+@pytest.mark.parametrize(("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all")])
+def test_gradient_and_weights_with_offload(setting, stage, offload):
+    found = ranks_script.step(str(setting[0]), stage, 3, 0, offload)
+    check(found, setting)
+    for name, weight in ranks_script.step(str(setting[0]), stage, 3)["weights"].items():
+        assert torch.allclose(found["weights"][name], weight, atol=1e-5), name
+
+
+def test_offload_is_zeros_own(models, monkeypatch):
+    import deepspeed
+
+    asked = []
+    real = deepspeed.initialize
+    monkeypatch.setattr(deepspeed, "initialize", lambda **given: asked.append(given["config"]) or real(**given))
+    config = {
+        "zero_optimization": {"reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu", "pin_memory": False}}
+    }
+    for backend, offload in ((DeepSpeed(), "none"), (DeepSpeed(), "optimizer"), (DeepSpeed(), "all")):
+        started = backend.start(
+            Policy(models(), 1.0), Trainer(), zero_stage=3, dtype="float32", ranks=start_ranks(), offload=offload
+        )
+        assert started.adamw.defaults["fused"] is (None if offload == "none" else True)
+    DeepSpeed(config).start(
+        Policy(models(), 1.0), Trainer(), zero_stage=3, dtype="float32", ranks=start_ranks(), offload="all"
+    )
+    cpu = {"device": "cpu"}
+    assert [settings["zero_optimization"] for settings in asked] == [
+        {"stage": 3},
+        {"stage": 3, "offload_optimizer": cpu},
+        {"stage": 3, "offload_optimizer": cpu, "offload_param": cpu},
+        {"stage": 3, "offload_param": cpu, **config["zero_optimization"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("offload", "stage", "reason"),
+    [
+        ("optimizer", 0, "trainer.offload optimizer needs trainer.zero_stage 1 or more"),
+        ("all", 2, "trainer.offload all needs trainer.zero_stage 3 or more"),
+        ("optimizer", 1, None),
+        ("all", 3, None),
+    ],
+)
+def test_offload_needs_what_zero_shards(bandit, offload, stage, reason):
+    found = problems(bandit, [f"trainer.offload={offload}", f"trainer.zero_stage={stage}"])
+    assert [problem.reason for problem in found] == ([f"deepspeed: {reason}"] if reason else [])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "size"), [(0, 2), (1, 7), (2, 2), (3, 2)])
-def test_gradient_does_not_depend_on_the_number_of_ranks(setting, stage, size):
-    two, one = run_ranks(setting[0], stage, size), ranks_script.step(str(setting[0]), stage, size)
+@pytest.mark.parametrize(
+    ("stage", "size", "budget", "offload"),
+    [
+        (0, 2, 0, "none"),
+        (1, 7, 0, "none"),
+        (2, 2, 0, "none"),
+        (3, 2, 0, "none"),
+        (2, 2, 25, "optimizer"),
+        (3, 2, 25, "all"),
+    ],
+)
+def test_gradient_does_not_depend_on_the_number_of_ranks(setting, stage, size, budget, offload):
+    two = run_ranks(setting[0], stage, size, budget, offload)
+    one = ranks_script.step(str(setting[0]), stage, size)
     check(two, setting)
     assert torch.allclose(two["logprobs"], one["logprobs"], atol=1e-6)
     for name, weight in one["weights"].items():
         assert torch.allclose(two["weights"][name], weight, atol=2e-3), name  # AdamW's first step is at most lr
 
 
-@pytest.mark.parametrize(("dtype", "stage"), [("float32", 0), ("float32", 2), ("float32", 3), ("bfloat16", 2)])
-def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage):
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_optimizer_state_is_the_same_on_any_number_of_ranks(setting, models, stage, ranks):
+    """What is loaded comes back bitwise, so a checkpoint of n ranks goes on with m."""
+    generator = torch.Generator().manual_seed(0)
+    names = {f"model.{name}": value.shape for name, value in models().named_parameters()}
+
+    def noise():
+        return {name: torch.rand(shape, generator=generator) for name, shape in names.items()}
+
+    first, second, master = noise(), noise(), noise()
+    state = {name: {"step": torch.tensor(7.0), "exp_avg": first[name], "exp_avg_sq": second[name]} for name in names}
+    saved = {"state": state, "param_groups": [{"lr": 1e-6, "params": list(names)}], "master": master}
+    torch.save(saved, setting[0] / "state.pt")
+    found = run_ranks(setting[0], stage, "give back", ranks)
+    assert found["state"].keys() == state.keys() == found["master"].keys()
+    for name, values in state.items():
+        assert all(torch.equal(found["state"][name][key], value) for key, value in values.items()), name
+        assert torch.equal(found["master"][name], master[name]), name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "offload"),
+    [
+        ("float32", 0, "none"),
+        ("float32", 2, "none"),
+        ("float32", 3, "none"),
+        ("bfloat16", 2, "none"),
+        ("float32", 1, "optimizer"),
+        ("bfloat16", 2, "optimizer"),
+        ("float32", 3, "all"),
+    ],
+)
+def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage, offload):
     batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
     parts = [batch.take([0, 1, 2]), batch.take([3, 4]), batch.take([5, 6])]
     objective, ranks = PolicyObjective(Ppo(), 0.03), start_ranks()
 
     def start(policy):
         settings = Trainer(lr=1e-2, grad_clip=0.5)
-        return DeepSpeed().start(policy, settings, zero_stage=stage, dtype=dtype, ranks=ranks)
+        return DeepSpeed().start(policy, settings, zero_stage=stage, dtype=dtype, ranks=ranks, offload=offload)
 
     first = start(Policy(models(getattr(torch, dtype)), 1.0))
     for _ in range(2):
@@ -97,6 +199,26 @@ def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage):
         assert metrics[0] == metrics[1]
     for (name, ours), (_, theirs) in zip(first.weights(), second.weights(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize(("saved_with", "loaded_with"), [("none", "optimizer"), ("optimizer", "none")])
+def test_a_checkpoint_loads_under_another_offload(models, batches, saved_with, loaded_with):
+    batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
+    objective, ranks = PolicyObjective(Ppo(), 0.03), start_ranks()
+
+    def start(offload, weights=None):
+        policy = Policy(models(), 1.0)
+        policy.load_state_dict(weights or {}, strict=False)
+        return DeepSpeed().start(policy, Trainer(lr=1e-2), zero_stage=2, dtype="float32", ranks=ranks, offload=offload)
+
+    first = start(saved_with)
+    first.update([batch], objective, entropy="gradient")
+    second = start(loaded_with, {name: tensor.clone() for name, tensor in first.weights()})
+    second.load_optimizer_state(first.optimizer_state())
+    ours, theirs = (engine.update([batch], objective, entropy="gradient") for engine in (first, second))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    for (name, one), (_, other) in zip(first.weights(), second.weights(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5), name
 
 
 def test_an_optimizer_state_of_another_model_is_refused(models):

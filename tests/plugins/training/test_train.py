@@ -14,7 +14,7 @@ import uncollapse
 from uncollapse.core import files, runs
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.core.runs import RunDirectory
-from uncollapse.plugins.training import assemble, checkpoint
+from uncollapse.plugins.training import assemble, checkpoint, models, packing
 from uncollapse.plugins.training.evaluate import evaluate
 
 
@@ -292,3 +292,46 @@ def test_ctrl_c_finishes_the_step_and_the_run_can_be_resumed(base, tmp_path):
     assert clock == sorted(clock)
     assert run.status()["timings"]["total"] == clock[-1]
     assert steps == list(range(1, steps[-1] + 1))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("kl.coef=0.05", "trainer.epochs=2", "collapse=[mutual_information, entropy_forecast]"),
+        ("model.lora={rank: 4}", "model.gradient_checkpointing=true", "kl.coef=0.05", "trainer.zero_stage=2"),
+        ("advantage=grpo", "filter.metric=entropy", "filter.select=top_f(0.5)", "trainer.zero_stage=3"),
+    ],
+)
+def test_packed_rows_train_as_padded_ones_do(base, tmp_path, overrides):
+    passes = []
+
+    def run(name, *more):
+        with pytest.MonkeyPatch.context() as patch:
+            forward = packing.packed_hidden
+            patch.setattr(models, "packed_hidden", lambda *given: passes.append(name) or forward(*given))
+            uncollapse.train(compose(base, *overrides, "trainer.steps=2", "trainer.lr=1e-5", *more), tmp_path / name)
+        return without_times(RunDirectory.open(tmp_path / name).metrics())
+
+    padded, packed = run("padded"), run("packed", "trainer.token_budget=600")
+    assert set(passes) == {"packed"}
+    for expected, found in zip(padded, packed, strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5, nan_ok=True)
+        losses = [key for key in expected if key.endswith("_loss")]
+        assert [found[key] for key in losses] == pytest.approx([expected[key] for key in losses], abs=1e-5)
+    assert padded[-1]["actor/grad_norm"] > 0
+
+
+def test_a_run_with_an_offloaded_optimizer_resumes_as_one_without(base, tmp_path):
+    overrides = ("trainer.zero_stage=2", "trainer.lr=1e-5", "trainer.save_every=2")
+    plain = compose(base, *overrides)
+    uncollapse.train(plain, tmp_path / "plain")
+    offloaded = compose(base, *overrides, "trainer.offload=optimizer")
+    uncollapse.train(offloaded, tmp_path / "offloaded")
+    run = RunDirectory.open(tmp_path / "offloaded")
+    run.latest().rename(tmp_path / "moved")
+    run.set_status("interrupted")  # as if the last steps had not been done
+    assert uncollapse.train(offloaded, tmp_path / "offloaded", resume=True).status == "success"
+    found, expected = run.metrics(), RunDirectory.open(tmp_path / "plain").metrics()
+    for ours, theirs in zip(without_times(found), without_times(expected), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert weights(run.latest()).keys() == weights(tmp_path / "moved").keys()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from uncollapse.core.runs import RunDirectory
 from uncollapse.core.yaml import dumps
 
@@ -65,3 +66,30 @@ def test_groups_that_do_not_divide_by_the_ranks_are_a_wrong_request(bandit, tmp_
     codes, outputs = launch(config, tmp_path / "run", 2)
     assert codes == [2, 2], outputs
     assert "rollout.groups = 3: must be a multiple of 2, the 2 processes" in outputs[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_ranks(bandit, tmp_path, before, after):
+    """bfloat16 under ZeRO 2, so that fp32 master weights and moments are put together and cut anew."""
+    trainer = {**bandit["trainer"], "zero_stage": 2, "save_every": 2, "mini_batch": 4, "micro_batch": 2, "steps": 3}
+    model = {**bandit["model"], "dtype": "bfloat16"}
+    config, path = tmp_path / "two.yaml", tmp_path / "run"
+    config.write_text(dumps({**bandit, "model": model, "trainer": trainer}))
+    codes, outputs = launch(config, path, before)
+    assert codes == [0] * before, outputs
+    run = RunDirectory.open(path)
+    first = run.metrics()
+    run.latest().rename(tmp_path / "moved")
+    run.set_status("interrupted")  # as if the last step had not been done
+    codes, outputs = launch(config, path, after, "--resume")
+    assert codes == [0] * after, outputs
+    assert "resuming from step_2" in outputs[0]
+    again = run.metrics()
+    assert [record["step"] for record in again] == [0, 1, 2, 3]
+    assert again[:3] == first[:3]
+    assert run.status()["status"] == "success"
+    assert again[-1]["actor/grad_norm"] > 0
+    # two optimizer steps in each training step, and none is forgotten
+    state = torch.load(run.latest() / "optimizer.pt", weights_only=True)["state"]
+    assert {int(values["step"]) for values in state.values()} == {6}

@@ -1,0 +1,59 @@
+"""``uncollapse doctor -e EXPERIMENT``: what it will hold on each GPU, and whether that fits."""
+
+from __future__ import annotations
+
+import click
+
+from .options import print_columns
+
+
+def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: float | None) -> None:
+    """The plan as a table, and a verdict where the memory of the GPU is known.
+
+    Raises:
+        RequestError: it cannot fit; the message names settings that would.
+    """
+    from ..core.compatibility import check_ranks
+    from ..core.config import compose
+    from ..plugins.training.fitting import GIB, USABLE, Request, require
+
+    experiment = compose(source, overrides)
+    check_ranks(experiment, ranks)
+    memory = int(gpu_memory * GIB) if gpu_memory else _gpu_memory()
+    request = Request(experiment, ranks)
+    plan, policy = request.plan(memory), request.shapes[0]
+    trainer, rollout = experiment.trainer, experiment.rollout
+    trained = "" if policy.trained == policy.parameters else f", {policy.trained:.3g} of them train"
+    click.echo(
+        f"{policy.parameters:.3g} parameters{trained}, {experiment.model.dtype}, ZeRO {trainer.zero_stage} on {ranks} "
+        f"GPU{'s' if ranks > 1 else ''}, rows of {rollout.max_context} tokens\n\nGiB per GPU"
+    )
+    names = list(dict.fromkeys(name for phase in plan.phases for name in phase.items))
+    rows = [("", *(phase.name for phase in plan.phases))]
+    rows += [(name, *(_gib(phase.items.get(name, 0)) for phase in plan.phases)) for name in names]
+    rows += [("total", *(_gib(phase.total) for phase in plan.phases))]
+    rows += [("at least, with short rows", *(_gib(phase.least) for phase in plan.phases))]
+    print_columns(rows)
+    if plan.host:
+        click.echo(f"\nin the machine's memory, for each GPU: {_gib(plan.host)} GiB")
+    if not memory:
+        click.echo("\nno GPU here: --gpu-memory GIB says whether it fits one")
+        return
+    require(request, memory)
+    fullest = plan.fullest
+    click.echo(
+        f"\nfits: {_gib(fullest.total)} GiB ({fullest.name}) of {_gib(int(USABLE * memory))} GiB, "
+        f"{USABLE:.0%} of the GPU's {_gib(memory)} GiB"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}" if size else "–"
+
+
+def _gpu_memory() -> int:
+    """Of this machine's smallest GPU; 0 if there is none."""
+    import torch
+
+    sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
+    return min(sizes, default=0)

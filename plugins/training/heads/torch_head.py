@@ -1,0 +1,31 @@
+"""The head ``torch``: the reference, on every device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor
+
+from ....core.components import TokenScores
+from ..token_head import CHUNK_ELEMENTS, token_scores
+
+
+@attrs.frozen
+class Torch:
+    """Chunks of rows in plain torch: each chunk's logits are made in fp32 and made again in the backward pass.
+
+    Runs on every device, and is the one head that can be differentiated in forward mode, as the probe does.
+    """
+
+    chunk_elements: int = attrs.field(default=CHUNK_ELEMENTS, validator=validators.ge(1))
+    """Logits held at once, in numbers of fp32 (2**25 are 128 MiB); at least one row is always taken."""
+
+    def on(self, device: torch.device) -> Torch:
+        return self
+
+    def __call__(self, hidden_N_H: Tensor, weight_V_H: Tensor, targets_N: Tensor, **options: Any) -> TokenScores:
+        """See :class:`~....core.components.TokenHead`."""
+        return token_scores(hidden_N_H, weight_V_H, targets_N, chunk_elements=self.chunk_elements, **options)

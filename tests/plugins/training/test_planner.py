@@ -1,0 +1,391 @@
+"""The plan of a run's memory against what torch, DeepSpeed and transformers really hold, and against hand values."""
+
+import attrs
+import pytest
+import torch
+import uncollapse
+from transformers import DynamicCache, GPT2Config, MambaConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig
+from uncollapse.core.experiment import Lora, Model, Trainer
+from uncollapse.plugins.training.aggregation import token_weights
+from uncollapse.plugins.training.batch import Batch
+from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
+from uncollapse.plugins.training.losses import PolicyObjective
+from uncollapse.plugins.training.model_shape import Shape, critic_shape, policy_shape
+from uncollapse.plugins.training.models import Policy, load_critic, load_policy
+from uncollapse.plugins.training.planner import (
+    Trained,
+    activations,
+    head_scoring,
+    head_training,
+    kv_per_token,
+    layer_saved,
+    layer_working,
+    plan,
+)
+from uncollapse.plugins.training.policy_losses import Ppo
+from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.token_head import token_logprobs
+
+GIB = 2**30
+BUCKET = 1000
+QWEN_3B = Qwen2Config(
+    hidden_size=2048,
+    intermediate_size=11008,
+    num_hidden_layers=36,
+    num_attention_heads=16,
+    num_key_value_heads=2,
+    vocab_size=151936,
+    tie_word_embeddings=True,
+)
+
+
+def config(**changes):
+    shape = {
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+        "tie_word_embeddings": True,
+    }
+    return Qwen2Config(**shape | changes)
+
+
+def model(dtype, **changes):
+    return Qwen2ForCausalLM(config(**changes)).to(getattr(torch, dtype))
+
+
+def batch(rows, width, vocabulary=1000):
+    mask = torch.ones(rows, width, dtype=torch.bool)
+    mask[:, 0] = False
+    tokens, noise = torch.randint(0, vocabulary, (rows, width)), torch.randn(rows, width)
+    lengths = torch.full((rows,), width)
+    return Batch(tokens, mask, lengths, weights=token_weights(mask), old_logprobs=noise, advantages=noise)
+
+
+def peak(function):
+    """The most that the CPU allocator holds at once while ``function`` runs, in bytes, beyond what it held before."""
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as profile:
+        function()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = torch.tensor([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    return int(held.cumsum(0).max())
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_counts_are_those_of_the_real_models(tmp_path, tied):
+    real = model("float32", tie_word_embeddings=tied)
+    real.save_pretrained(tmp_path)
+    whole = sum(parameter.numel() for parameter in real.parameters())
+    found = policy_shape(config(tie_word_embeddings=tied))
+    assert (found.parameters, found.trained) == (whole, whole)
+    assert attrs.astuple(found)[2:] == (3, 256, 4, 2, 64, 768, 1000)
+
+    lora = Lora(rank=4)
+    adapted = load_policy(Model(dtype="float32", lora=lora), tmp_path, 1.0)
+    found = policy_shape(config(tie_word_embeddings=tied), lora)
+    assert found.parameters == sum(p.numel() for p in adapted.parameters())
+    assert found.trained == sum(p.numel() for p in adapted.parameters() if p.requires_grad) < whole / 10
+
+    critic = load_critic(Model(dtype="float32"), tmp_path)
+    assert critic_shape(config(tie_word_embeddings=tied)).trained == sum(p.numel() for p in critic.parameters())
+
+
+def test_sizes_of_other_architectures():
+    mixture = Qwen2MoeConfig(
+        hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2, vocab_size=100
+    )
+    mixture.moe_intermediate_size, mixture.num_experts_per_tok, mixture.num_experts = 32, 2, 4
+    assert policy_shape(mixture).intermediate == 64
+    old = policy_shape(GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=100))
+    assert (old.hidden, old.layers, old.heads, old.kv_heads, old.head_dim, old.intermediate) == (64, 2, 4, 4, 16, 256)
+    free = policy_shape(MambaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=100))
+    assert free.parameters > 0
+
+
+def test_the_key_value_cache_is_that_of_transformers():
+    real, rows, width = model("bfloat16"), 3, 17
+    cache = DynamicCache(config=real.config)
+    real(input_ids=torch.zeros(rows, width, dtype=torch.long), past_key_values=cache, use_cache=True)
+    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert kv_per_token(policy_shape(config()), 2) * rows * width == held
+
+
+# --- DeepSpeed ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine():
+    def start(stage, dtype, checkpointing=False):
+        own = model(dtype)
+        if checkpointing:
+            own.gradient_checkpointing_enable({"use_reentrant": False})
+        backend = DeepSpeed(config={"zero_optimization": {"stage": stage, "reduce_bucket_size": BUCKET}})
+        started = backend.start(Policy(own, 1.0), Trainer(), zero_stage=stage, dtype=dtype, ranks=start_ranks())
+        for group in started.adamw.param_groups:
+            group["foreach"] = True  # what torch chooses on a GPU
+        return started
+
+    return start
+
+
+CASES = [(0, "float32"), (1, "float32"), (1, "bfloat16"), (2, "float32"), (2, "bfloat16"), (3, "bfloat16")]
+
+
+@pytest.mark.parametrize(("stage", "dtype"), CASES)
+def test_deepspeed_holds_and_takes_what_the_plan_says(engine, stage, dtype):
+    started, rows, b = engine(stage, dtype), [batch(1, 8), batch(1, 8)], 4 if dtype == "float32" else 2
+    planned = Trained(policy_shape(config()), stage=stage, ranks=1, b=b, bucket=BUCKET)
+    started.update(rows, PolicyObjective(Ppo()))
+    held = {id(t): t for state in started.adamw.state.values() for t in state.values() if t.numel() > 1}
+    if stage:  # the fp32 master weights are what AdamW was given to move
+        held |= {id(p): p for p in _moved(started)}
+    assert sum(t.numel() * t.element_size() for t in held.values()) == pytest.approx(planned.optimizer(), rel=1e-4)
+    if stage < 3:
+        assert sum(p.numel() * p.element_size() for p in started.module.parameters()) == planned.weights()
+
+    measured = peak(lambda: started.update(rows, PolicyObjective(Ppo())))
+    needed = max(planned.step(), planned.gradients())
+    # gradients of the tied embedding (a tenth of this model) come and go; the plan counts them with the token head
+    assert needed <= measured <= 1.25 * needed
+
+
+def _moved(started):
+    inner = started.engine.optimizer
+    return inner.fp32_partitioned_groups_flat if started.stage == 3 else inner.single_partition_of_fp32_groups
+
+
+def test_the_bucket_of_zero_1_and_2_stands_through_the_backward_pass(engine):
+    started = engine(2, "bfloat16")
+    started.engine.optimizer.reduce_bucket_size = 20_000_000
+    measured = peak(lambda: started.update([batch(1, 8)], PolicyObjective(Ppo())))
+    planned = Trained(policy_shape(config()), stage=2, ranks=1, b=2, bucket=20_000_000, accumulates=False)
+    assert measured == pytest.approx(planned.gradients(), rel=0.05)
+
+
+# --- activations ----------------------------------------------------------------------------------------------------
+
+
+def saved_bytes(decoder, tokens):
+    """What autograd keeps for the backward pass, parameters left out."""
+    kept, own = {}, {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        decoder(input_ids=tokens, use_cache=False)
+    return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
+
+
+@pytest.mark.parametrize(("dtype", "b"), [("float32", 4), ("bfloat16", 2)])
+def test_a_layer_saves_what_the_plan_says_to_the_byte(dtype, b):
+    tokens = torch.zeros(2, 64, dtype=torch.long)
+    three, two = (saved_bytes(model(dtype, num_hidden_layers=n).model, tokens) for n in (3, 2))
+    assert three - two == layer_saved(policy_shape(config()), b) * tokens.numel()
+
+
+@pytest.mark.parametrize(("dtype", "b"), [("float32", 4), ("bfloat16", 2)])
+def test_a_pass_without_gradients_takes_one_layer(dtype, b):
+    decoder, tokens = model(dtype).model.eval(), torch.zeros(2, 128, dtype=torch.long)
+    with torch.no_grad():
+        measured = peak(lambda: decoder(input_ids=tokens, use_cache=False))
+    assert measured == pytest.approx(layer_working(policy_shape(config()), b) * tokens.numel(), rel=0.1)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("layers", [2, 5])
+def test_activations_of_a_training_pass(checkpointing, layers):
+    own = model("bfloat16", num_hidden_layers=layers, vocab_size=50).train()
+    if checkpointing:
+        own.gradient_checkpointing_enable({"use_reentrant": False})
+    tokens = torch.zeros(8, 128, dtype=torch.long)
+
+    def both():
+        own.model(input_ids=tokens, use_cache=False).last_hidden_state.sum().backward()
+
+    both()  # the gradients are there from here on
+    measured = peak(both)
+    planned = activations(policy_shape(own.config), tokens.numel(), 2, checkpointing)
+    assert planned == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(("dtype", "b"), [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize("chunk", [2**25, 150_000])
+def test_the_token_head(monkeypatch, dtype, b, chunk):
+    shape, kind = policy_shape(config()), getattr(torch, dtype)
+    monkeypatch.setattr("uncollapse.plugins.training.planner.CHUNK_ELEMENTS", chunk)
+    hidden = torch.randn(900, 256, dtype=kind, requires_grad=True)
+    weight = torch.randn(1000, 256, dtype=kind, requires_grad=True)
+    targets = torch.randint(0, 1000, (900,))
+
+    def head(entropy="gradient"):
+        return token_logprobs(hidden, weight, targets, entropy=entropy, chunk_elements=chunk)
+
+    with torch.no_grad():
+        assert peak(head) == pytest.approx(head_scoring(shape, 900, b) - 900 * 256 * b, rel=0.05)
+
+    def train():
+        sum(part.sum() for part in head()).backward()
+
+    train()
+    assert peak(train) == pytest.approx(head_training(shape, 900, b, trains=True), rel=0.2)
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+SMALL = Shape(
+    parameters=1000, trained=1000, layers=2, hidden=8, heads=2, kv_heads=1, head_dim=4, intermediate=16, vocabulary=32
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "ranks", "weights", "optimizer", "gradients", "step"),
+    [
+        # bytes: weights 2 (fp32: 4), master and moments 12 (8), gradients 2 (4), in the step 8
+        (0, 4, 4000, 8000, 4000, 8000),
+        (1, 4, 2000, 3000, 2000 + 20, 2000),
+        (2, 4, 2000, 3000, 500 + 500 + 20, 2000),
+        (3, 4, 500, 3000, 0, 2000),
+        (2, 1, 2000, 12000, 4000 + 20, 8000),
+    ],
+)
+def test_zero_by_hand(stage, ranks, weights, optimizer, gradients, step):
+    trained = Trained(SMALL, stage=stage, ranks=ranks, b=2 if stage else 4, bucket=10)
+    assert (trained.weights(), trained.optimizer(), trained.gradients(), trained.step()) == (
+        weights,
+        optimizer,
+        gradients,
+        step,
+    )
+    assert trained.standing() == (500 + 20 if stage == 3 else 0)
+    assert trained.gathered() == (2000 if stage == 3 else 0)
+    off = attrs.evolve(trained, offload="optimizer")
+    assert (off.optimizer(), off.step(), off.standing()) == (0, 0, 20 if stage == 3 else 0)
+    assert off.host() == optimizer + 4 * 1000 // (ranks if stage else 1)
+    everything = attrs.evolve(trained, offload="all")
+    assert (everything.weights(), everything.host()) == (0, off.host() + weights)
+
+
+def experiment(tmp_path, *overrides):
+    config().save_pretrained(tmp_path)
+    base = {
+        "model": {"path": str(tmp_path)},
+        "environment": "bandit",
+        "rollout": {"groups": 4, "group_size": 4, "max_context": 100},
+        "trainer": {"mini_batch": 8, "micro_batch": 2, "score_batch": 4},
+        "validation": {"every": 0},
+    }
+    return uncollapse.compose(base, overrides)
+
+
+def test_a_plan_by_hand(tmp_path):
+    made = plan(SMALL, SMALL, experiment(tmp_path, "kl.coef=0.1"), ranks=2)
+    names = ["loading", "rollout", "scoring", "critic backward", "critic step", "policy backward", "policy step"]
+    assert [phase.name for phase in made.phases] == names
+    phases = {phase.name: phase.items for phase in made.phases}
+    held = {"policy weights": 2000, "critic weights": 2000, "reference weights": 2000, "optimizer": 2 * 6000}
+    assert phases["loading"] == {key: value for key, value in held.items() if key != "optimizer"}
+    rows = 8 * 100  # of 16 episodes on 2 GPUs
+    assert phases["rollout"] == {
+        **held,
+        "KV cache": rows * 2 * 2 * 1 * 4 * 2,
+        "activations": rows * 2 * (3 * 16 + 4 * 8) + 24 * 8 * 32,
+    }
+    assert phases["policy step"] == {**held, "gradients": 8 * 500}
+    assert phases["policy backward"]["gradients"] == 2 * 500 * 2 + 2 * 500_000_000
+    assert phases["policy backward"]["activations"] == 200 * (2 * layer_saved(SMALL, 2) + 80 + 64)
+    assert made.phases[-1].least == made.phases[-1].total == sum(held.values()) + 4000
+    assert made.phases[1].least == sum(held.values())
+    assert made.host == 0
+
+
+def test_what_is_not_needed_is_not_planned(tmp_path):
+    lora = attrs.evolve(SMALL, trained=10)
+    made = plan(lora, None, experiment(tmp_path, "kl.coef=0.1", "advantage=grpo", "model.lora={rank: 1}"))
+    assert {name for phase in made.phases for name in phase.items}.isdisjoint({"reference weights", "critic weights"})
+    assert made.phases[-1].items == {"policy weights": 2000, "optimizer": 120, "gradients": 80}
+
+
+def test_zero_3_samples_from_a_copy(tmp_path):
+    made = plan(SMALL, None, experiment(tmp_path, "advantage=grpo", "trainer.zero_stage=3"), ranks=4)
+    phases = {phase.name: phase.items for phase in made.phases}
+    assert {phase.items["engine"] for phase in made.phases} == {2000}
+    assert phases["rollout"]["policy weights"] == 500
+    assert phases["policy backward"]["gathered"] == 2000
+
+
+@attrs.frozen
+class Own:
+    """An engine with weights of its own, as the planner sees one."""
+
+    own_weights = True
+    gpu_memory_utilization: float = 0.5
+    sleep: bool = True
+    tensor_parallel: int = 1
+    gpus: tuple[int, ...] = ()
+    kv_cache_gib: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("engine", "rollout", "elsewhere", "short"),
+    [
+        (Own(), 50_000, 0, 0),
+        (Own(sleep=False), 50_000, 50_000, 0),
+        (Own(gpu_memory_utilization=0.01), 2000 + 32 * 100, 0, 5200),  # no room for a row: what one takes
+        (Own(gpu_memory_utilization=0.01, tensor_parallel=2), 1000 + 16 * 100, 0, 2600),
+        (Own(kv_cache_gib=1.0, sleep=False), 2000 + GIB, 2000 + GIB, 0),
+        (Own(gpus=(1,)), 0, 0, 0),
+    ],
+)
+def test_an_engine_with_a_share_of_the_gpu(tmp_path, engine, rollout, elsewhere, short):
+    settings = experiment(tmp_path, "advantage=grpo")
+    named = attrs.evolve(settings.rollout.engine, component=engine)
+    settings = attrs.evolve(settings, rollout=attrs.evolve(settings.rollout, engine=named))
+    made = plan(SMALL, None, settings, memory=100_000)
+    phases = {phase.name: phase for phase in made.phases}
+    assert made.engine_needs == short
+    if engine.kv_cache_gib is None and not engine.gpus:  # of a GPU that is not known, the least
+        assert plan(SMALL, None, settings).phases[1].items["engine"] == 5200 / engine.tensor_parallel
+    assert phases["rollout"].items.get("engine", 0) == rollout
+    assert "KV cache" not in phases["rollout"].items
+    assert phases["policy step"].items.get("engine", 0) == elsewhere
+
+
+def test_an_optimizer_in_the_memory_of_the_machine(tmp_path):
+    made = plan(SMALL, SMALL, experiment(tmp_path, "trainer.offload=optimizer"), ranks=2)
+    phases = {phase.name: phase.items for phase in made.phases}
+    assert phases["policy step"] == phases["critic step"] == {"policy weights": 2000, "critic weights": 2000}
+    assert phases["policy backward"]["gradients"] == 2 * 500_000_000
+    assert made.host == 2 * (12 + 4) * 500
+    made = plan(SMALL, None, experiment(tmp_path, "advantage=grpo", "trainer.zero_stage=3", "trainer.offload=all"))
+    assert made.phases[-1].items == {"engine": 2000, "ZeRO buffers": 2 * 500_000_000}
+    assert made.phases[-2].items["gathered"] == 2000
+    assert made.host == (2 + 12 + 4) * 1000
+
+
+def test_packed_micro_batches_hold_the_tokens_of_their_budget(tmp_path):
+    def held(budget):
+        made = plan(SMALL, None, experiment(tmp_path, "advantage=grpo", f"trainer.token_budget={budget}"))
+        return [phase.items["activations"] for phase in made.phases if phase.name in ("scoring", "policy backward")]
+
+    scoring, training = held(0)  # four and two rows of 100 tokens
+    assert held(300) == [scoring * 6 / 4, training * 3 / 2]
+
+
+def test_the_plan_of_a_run_that_was_seen(tmp_path):
+    """Qwen2.5-3B's shape, ZeRO 2 on one GPU, bfloat16, 4 x 1024 tokens, checkpointing: 65 GiB at its peak."""
+    shape = policy_shape(QWEN_3B)
+    assert shape.parameters == pytest.approx(3.09e9, rel=2e-3)
+    changes = ("advantage=grpo", "model.gradient_checkpointing=true", "rollout.max_context=1024")
+    rows = ("trainer.micro_batch=4", "rollout.engine=hf(batch=4)")
+    fullest = plan(shape, None, experiment(tmp_path, *changes, *rows)).fullest
+    assert fullest.name == "policy step"
+    assert fullest.total / GIB == pytest.approx(63.2, abs=0.1)
+    assert fullest.total / GIB == pytest.approx(65, rel=0.2)
