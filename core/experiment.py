@@ -100,6 +100,8 @@ class Model:
     head: Named = component("token_head", "auto")
     """What computes log-probs and entropies from the last hidden states."""
     gradient_checkpointing: bool = False
+    liger: bool = False
+    """Fused RMSNorm and SwiGLU of the package liger-kernel; needs a GPU."""
 
 
 @attrs.frozen

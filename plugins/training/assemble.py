@@ -16,6 +16,7 @@ from ...core.experiment import Experiment
 from ..rollout.template import Template
 from .batch import Batch
 from .detectors import Detectors
+from .fused_layers import fuse
 from .loop import Parts
 from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .packing import enable_packing
@@ -82,6 +83,8 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy, head).to(ranks.device)
 
+    if training and settings.liger:
+        fuse(policy.language_model)
     if training and trainer.token_budget:
         enable_packing(policy.language_model)
 
@@ -114,6 +117,8 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     if "reference" in needed:
         adapter = settings.lora is not None
         frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
+        if settings.liger and not adapter:
+            fuse(frozen.model)
         if trainer.token_budget and not adapter:
             enable_packing(frozen.model)
         reference = Reference(frozen, ranks, adapter)
@@ -125,6 +130,8 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         trained = start(policy, trainer)
     if values_by is not None and not values_by.shared:
         valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
+        if settings.liger:
+            fuse(valued.decoder)
         if trainer.token_budget:
             enable_packing(valued.decoder)
         critic = start(valued, values_by)

@@ -55,6 +55,8 @@ class EntropyForecast:
 
     def check(self, experiment: Any) -> Iterator[str]:
         """Why it cannot forecast in this experiment."""
+        if experiment.model.liger:
+            yield "differentiates forwards, which Liger's layers cannot; set model.liger to false"
         if experiment.trainer.zero_stage == 3:
             yield "looks at whole parameters, and ZeRO 3 leaves no rank with them; set trainer.zero_stage to 2 or less"
         if experiment.rollout.groups < 2:

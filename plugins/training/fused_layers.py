@@ -1,0 +1,36 @@
+"""Liger's fused RMSNorm and SwiGLU in place of a model's own: ``model.liger: true``, on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...core.errors import RequestError
+
+FUSED = {"rms_norm": True, "swiglu": True, "geglu": True}
+UNFUSED = {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}
+"""Rotary embeddings would be exchanged for every model of the process; the loss is our own."""
+
+
+def fuse(model: Any) -> None:
+    """Exchange the layers of this one model, in place; its parameters and their names stay.
+
+    The fused layers have no forward-mode derivative, and compute in fp32 what the model's own round to its type in
+    between, so log-probs differ from the unfused ones by that rounding.
+
+    Raises:
+        RequestError: liger-kernel is not installed, there is no GPU, or it does not know the model's family.
+    """
+    key = "model.liger"
+    if not torch.cuda.is_available():
+        raise RequestError("Liger's kernels need a GPU", key, "set it to false")
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as families
+        from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise RequestError("liger-kernel is not installed", key, "pip install liger-kernel") from error
+    family = model.config.model_type
+    if family not in families:
+        raise RequestError(f"Liger knows no fused layers for {family} models", key, "set it to false")
+    _apply_liger_kernel_to_instance(model=model, **FUSED, **UNFUSED)
