@@ -65,7 +65,7 @@ def experiment(options: argparse.Namespace) -> Any:
         "environment": {"name": "sokoban"},
         "model": {
             "path": str(options.model), "dtype": common.dtype(),
-            "gradient_checkpointing": options.gradient_checkpointing,
+            "gradient_checkpointing": options.gradient_checkpointing, "liger": options.liger,
         },
         "rollout": {
             "engine": engine, "groups": options.groups, "group_size": options.group_size,
@@ -256,6 +256,7 @@ def row(
         "parameters": sum(common.parameters(options.shape)),
         "engine": options.peer_engine if side.startswith("TRL") else options.engine, "packing": options.packing,
         "micro_batch": options.micro_batch, "gradient_checkpointing": options.gradient_checkpointing,
+        "liger": options.liger and side == "ours",
         "utilization": options.utilization, "episodes": options.groups * options.group_size,
         "steps": len(counted), "start_s": start_s, "step_s": middle["step"],
         **{f"{phase}_s": middle[phase] for phase in PHASES if phase in middle},
@@ -324,6 +325,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--score-batch", type=int, help="rows of a forward pass (32, sokoban 8)")
     parser.add_argument("--packing", type=int, help="trainer.token_budget, where this version has it")
     parser.add_argument("--no-gradient-checkpointing", dest="gradient_checkpointing", action="store_false")
+    parser.add_argument("--liger", action="store_true", help="ours with Liger's fused layers")
     parser.add_argument("--utilization", type=float, default=0.25, help="the engine's share of the GPU's memory")
     parser.add_argument("--eager", action="store_true", help="vLLM without CUDA graphs")
     parser.add_argument("--steps", type=int, default=3, help="counted steps")

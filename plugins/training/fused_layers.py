@@ -26,11 +26,10 @@ def fuse(model: Any) -> None:
     if not torch.cuda.is_available():
         raise RequestError("Liger's kernels need a GPU", key, "set it to false")
     try:
-        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as families
-        from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
+        from liger_kernel.transformers import monkey_patch as liger
     except ImportError as error:
         raise RequestError("liger-kernel is not installed", key, "pip install liger-kernel") from error
     family = model.config.model_type
-    if family not in families:
+    if family not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise RequestError(f"Liger knows no fused layers for {family} models", key, "set it to false")
-    _apply_liger_kernel_to_instance(model=model, **FUSED, **UNFUSED)
+    liger._apply_liger_kernel_to_instance(model=model, **FUSED, **UNFUSED)

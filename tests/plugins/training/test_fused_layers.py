@@ -16,7 +16,7 @@ def test_without_a_gpu_it_is_refused(model):
 
 def test_what_is_missing_is_named(model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", None)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     with pytest.raises(RequestError, match="liger-kernel is not installed") as caught:
         fuse(model)
     assert "pip install liger-kernel" in str(caught.value)
