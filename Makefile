@@ -25,9 +25,11 @@ test: .venv/dev
 test-slow: .venv/dev
 	$(PYTEST) -m "slow and not vllm" tests
 
-# An environment of its own: vLLM pins what it needs to other releases than the rest was tested with.
+# An environment of its own: vLLM pins what it needs to other releases than the rest was tested with. It brings Triton,
+# whose interpreter runs the GPU kernels of the token head on a CPU.
 test-vllm: .venv-vllm/dev
 	.venv-vllm/bin/python -m pytest -c tests/pytest.ini --rootdir tests -m vllm tests
+	TRITON_INTERPRET=1 .venv-vllm/bin/python -m pytest -c tests/pytest.ini --rootdir tests tests/plugins/training/heads
 
 lint: .venv/dev
 	$(BIN)/ruff check .

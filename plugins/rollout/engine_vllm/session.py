@@ -100,7 +100,8 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
     with place.environment(), _failures("did not start"):
         llm = LLMEngine.from_engine_args(EngineArgs(**settings))
     watched = Watched([child for child in active_children() if child not in others], _died())
-    session = VllmSession(llm, watched, tokenizer, end_ids(network, tokenizer), place, folder, lora)
+    ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
+    session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
     session.rpc("uncollapse_bind", os.getpid())
     return session
 
