@@ -6,23 +6,27 @@ from pathlib import Path
 
 import click
 
-from .options import json_option, plugin_option, print_columns, print_json
+from .options import json_option, plugin_option, print_columns, print_json, set_option
 
 
 @click.command("eval")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--groups", type=click.IntRange(2), help="Validation groups; default: those of the experiment.")
 @click.option("--temperature", type=click.FloatRange(0), help="Default: that of the experiment; 0 is greedy.")
+@set_option
 @json_option
 @plugin_option
-def command(checkpoint: Path, groups: int | None, temperature: float | None, as_json: bool) -> None:
+def command(
+    checkpoint: Path, groups: int | None, temperature: float | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Success of a checkpoint on the validation groups of its experiment, with the standard error.
 
-    CHECKPOINT is RUN/checkpoints/step_N, or a run directory (its last good checkpoint).
+    CHECKPOINT is RUN/checkpoints/step_N, or a run directory (its last good checkpoint). ``--set rollout.engine=hf``
+    evaluates a run of another engine where that is not installed.
     """
     from ..plugins.training.evaluate import evaluate
 
-    metrics = evaluate(checkpoint, groups, temperature)
+    metrics = evaluate(checkpoint, groups, temperature, overrides)
     if as_json:
         print_json(metrics)
         return

@@ -326,8 +326,9 @@ class Environment(Protocol):
 class RolloutEngine(Protocol):
     """Kind ``rollout_engine``: token ids in, token ids and log-probs out.
 
-    Optional: ``own_weights`` (true where it samples with a copy of the policy, which must be synced) and ``require()``,
-    which raises RequestError where the engine cannot run on this machine, before a model is loaded.
+    Optional: ``own_weights`` (true where it samples with a copy of the policy, which must be synced) and
+    ``require(ranks)``, which raises RequestError where the engine cannot run on this machine beside so many trainers,
+    before a model is loaded.
     """
 
     greedy: ClassVar[bool]

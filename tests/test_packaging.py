@@ -10,7 +10,7 @@ import pytest
 import uncollapse
 
 ROOT = Path(uncollapse.__file__).parent
-NOT_SHIPPED = {"tests", "examples", "benchmarks", "build", "docs", "runs", ".venv"}
+NOT_SHIPPED = {"tests", "examples", "benchmarks", "build", "docs", "runs", ".venv", ".venv-vllm"}
 
 
 def project():

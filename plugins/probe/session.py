@@ -77,8 +77,11 @@ class Session:
             secrets.randbits(31) if config.probe_rework.master_seed is None else config.probe_rework.master_seed
         )
         engine = self.rollout.engine.component
+        batch = config.batch_config.rollout_batch_size
         if isinstance(engine, HfEngine):
-            engine = attrs.evolve(engine, batch=config.batch_config.rollout_batch_size)
+            engine = attrs.evolve(engine, batch=batch)
+        elif getattr(engine, "own_weights", False):  # the samples must be the probed policy's own, to the last bit
+            engine = HfEngine(batch=batch)
         self.engine = engine.start(self.policy.model, self.loaded.tokenizer)
 
     @property

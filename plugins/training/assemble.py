@@ -71,7 +71,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     check_ranks(experiment, ranks.size)
     serving = experiment.rollout.engine.component
     if hasattr(serving, "require"):
-        serving.require()
+        serving.require(ranks.size)
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     settings, trainer = experiment.model, experiment.trainer
     head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
@@ -99,51 +99,55 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
         sampled = load_policy(plain, path, temperature).to(ranks.device)
     engine = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
-    if hasattr(engine, "sleep"):
-        engine.sleep()  # the optimizer is about to want the memory
+    try:
+        if hasattr(engine, "sleep"):
+            engine.sleep()  # the optimizer is about to want the memory
 
-    def start(module: Any, optimizer: Any, **options: Any) -> Any:
-        return trainer.backend.component.start(
-            module,
-            optimizer,
-            zero_stage=trainer.zero_stage,
-            dtype=settings.dtype,
-            ranks=ranks,
-            offload=trainer.offload,
-            **options,
+        def start(module: Any, optimizer: Any, **options: Any) -> Any:
+            return trainer.backend.component.start(
+                module,
+                optimizer,
+                zero_stage=trainer.zero_stage,
+                dtype=settings.dtype,
+                ranks=ranks,
+                offload=trainer.offload,
+                **options,
+            )
+
+        reference = None
+        if "reference" in needed:
+            adapter = settings.lora is not None
+            frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
+            if settings.liger and not adapter:
+                fuse(frozen.model)
+            if trainer.token_budget and not adapter:
+                enable_packing(frozen.model)
+            reference = Reference(frozen, ranks, adapter)
+        trained: Any = Untrained(policy)
+        critic = None
+        if values_by is not None and values_by.shared:
+            trained = critic = start(policy, trainer, own_lr={HEAD: values_by.lr})
+        elif training:
+            trained = start(policy, trainer)
+        if values_by is not None and not values_by.shared:
+            valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
+            if settings.liger:
+                fuse(valued.decoder)
+            if trainer.token_budget:
+                enable_packing(valued.decoder)
+            critic = start(valued, values_by)
+        context = DetectorContext(experiment, tokenizer)
+        return Parts(
+            sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),
+            policy=trained,
+            critic=critic,
+            reference=reference,
+            controller=experiment.kl.controller.component.start(experiment.kl.coef),
+            detectors=Detectors(experiment.collapse if training else (), context),
+            validation_environment=validation_environment(experiment),
+            needs=needed,
+            synced=own or sharded,
         )
-
-    reference = None
-    if "reference" in needed:
-        adapter = settings.lora is not None
-        frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
-        if settings.liger and not adapter:
-            fuse(frozen.model)
-        if trainer.token_budget and not adapter:
-            enable_packing(frozen.model)
-        reference = Reference(frozen, ranks, adapter)
-    trained: Any = Untrained(policy)
-    critic = None
-    if values_by is not None and values_by.shared:
-        trained = critic = start(policy, trainer, own_lr={HEAD: values_by.lr})
-    elif training:
-        trained = start(policy, trainer)
-    if values_by is not None and not values_by.shared:
-        valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
-        if settings.liger:
-            fuse(valued.decoder)
-        if trainer.token_budget:
-            enable_packing(valued.decoder)
-        critic = start(valued, values_by)
-    context = DetectorContext(experiment, tokenizer)
-    return Parts(
-        sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),
-        policy=trained,
-        critic=critic,
-        reference=reference,
-        controller=experiment.kl.controller.component.start(experiment.kl.coef),
-        detectors=Detectors(experiment.collapse if training else (), context),
-        validation_environment=validation_environment(experiment),
-        needs=needed,
-        synced=own or sharded,
-    )
+    except BaseException:
+        engine.close()  # nobody else knows of it yet
+        raise

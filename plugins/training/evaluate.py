@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -14,14 +15,18 @@ from .loop import validation_metrics
 from .ranks import start_ranks
 
 
-def evaluate(checkpoint: Path, groups: int | None = None, temperature: float | None = None) -> dict[str, float]:
+def evaluate(
+    checkpoint: Path, groups: int | None = None, temperature: float | None = None, overrides: Sequence[str] = ()
+) -> dict[str, float]:
     """Validation metrics of ``RUN/checkpoints/step_N``, or of the last good checkpoint of the run directory given.
+
+    ``overrides`` change the run's experiment, for a machine that cannot run it as it was (``rollout.engine=hf``).
 
     Raises:
         RequestError: there is no complete checkpoint there.
     """
     run, checkpoint = find_checkpoint(checkpoint)
-    experiment = compose(run.read_config())
+    experiment = compose(run.read_config(), overrides)
     validation = experiment.validation
     if groups is not None:
         validation = attrs.evolve(validation, groups=groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,10 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
     kind = getattr(torch, dtype or settings.dtype)
     master = load_optimizer(checkpoint)["master"]
     tokenizer = load_tokenizer(checkpoint / "model")
-    partial = to.with_name(f"{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    to = to.resolve()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
+    partial.chmod(0o755)
     try:
         if adapter:
             _write_adapter(checkpoint / "model", master, kind, partial)

@@ -219,7 +219,7 @@ class Loop:
     @property
     def _distrusts_sampler(self) -> bool:
         """Whether the trainer computes the log-probs of every rollout: the sampler's are corrected, or its own."""
-        return self._corrects or getattr(self.experiment.rollout.engine.component, "own_weights", False)
+        return self._corrects or self.parts.synced
 
     def _critic_alone(self) -> bool:
         critic = self.experiment.critic

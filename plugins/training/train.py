@@ -67,7 +67,7 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
     if not isinstance(experiment, Experiment):
         experiment = compose(experiment)
     ranks = start_ranks()
-    if ranks.device.type == "cuda":
+    if ranks.device.type == "cuda" and experiment.trainer.backend.name == "deepspeed":
         memory = torch.cuda.get_device_properties(ranks.device).total_memory
         require(Request(experiment, ranks.size), memory, certain=True)
     path = Path(run_dir)
@@ -199,8 +199,13 @@ class Session:
 
     def close(self) -> None:
         """Give the engine back and write how the run ended."""
-        if self.loop is not None:
-            self.loop.parts.sampler.engine.close()
+        try:
+            if self.loop is not None:
+                self.loop.parts.sampler.engine.close()
+        finally:
+            self._record_end()
+
+    def _record_end(self) -> None:
         if self.directory is None:
             return
         error = str(self.error) if self.error else None

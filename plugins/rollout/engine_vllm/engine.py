@@ -65,18 +65,25 @@ class VllmEngine:
         if lora is not None and self.lora == "adapter" and lora.rank > 512:
             yield f"it serves adapters of rank 512 at most, and model.lora.rank is {lora.rank}; set lora to merged"
 
-    def require(self) -> None:
-        """Raises RequestError where vLLM cannot run; called before a model is loaded."""
+    def require(self, ranks: int = 1) -> None:
+        """Raises RequestError where vLLM cannot run beside ``ranks`` trainers; called before a model is loaded."""
         import torch
 
         from .installed import require_vllm
 
         gpu = torch.cuda.is_available()
         require_vllm(gpu, torch.cuda.get_device_capability() if gpu else None)
-        if self.gpus and max(self.gpus) >= torch.cuda.device_count():
+        key, seen = "rollout.engine: vllm", torch.cuda.device_count()
+        if ranks > 1 and (self.gpus or self.tensor_parallel > 1):
             raise RequestError(
-                f"gpus names GPU {max(self.gpus)}, and torch sees {torch.cuda.device_count()}", "rollout.engine: vllm"
+                f"each of the {ranks} ranks starts an engine of its own, and these would be on the same GPUs",
+                key,
+                "leave gpus and tensor_parallel out, or train with one rank",
             )
+        if self.gpus and max(self.gpus) >= seen:
+            raise RequestError(f"gpus names GPU {max(self.gpus)}, and torch sees {seen}, from 0 on", key)
+        if gpu and not self.gpus and ranks == 1 and self.tensor_parallel > seen:
+            raise RequestError(f"tensor_parallel is {self.tensor_parallel}, and torch sees {seen} GPUs", key)
 
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> VllmSession:
         """``max_context``: the longest prompt and response together, in tokens; the model's own limit unless given."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ....core.components import Completion, Sampling
-from ....core.errors import RequestError, RunError
+from ....core.errors import RequestError, RunError, UncollapseError
 from ..fingerprint import fingerprint, mismatches
 from ..template import end_ids
 from .transfer import SHARED, buckets, packed
@@ -97,7 +99,7 @@ def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: i
     # results of the methods that we add to the worker are only decoded with it, so it must stay
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     others = active_children()
-    with place.environment(), _failures("did not start"):
+    with place.environment(), _failures("did not start"), _deaf_to_interrupts():
         llm = LLMEngine.from_engine_args(EngineArgs(**settings))
     watched = Watched([child for child in active_children() if child not in others], _died())
     ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
@@ -181,7 +183,13 @@ class VllmSession:
         return [completions[index] for index in range(len(prompts))]
 
     def submit(self, key: int, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
-        """Queue a prompt; its completion comes from :meth:`finished` under ``key``."""
+        """Queue a prompt; its completion comes from :meth:`finished` under ``key``.
+
+        Raises:
+            RunError: the engine has no weights yet, or sleeps.
+        """
+        if self._asleep or not self._syncs:
+            raise RunError("the vLLM engine was asked before it was sent the policy", KEY, "call sync() first")
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -196,11 +204,8 @@ class VllmSession:
         )
         name = str(key)
         with _failures("failed"):
-            name = (
-                self.llm.add_request(name, {"prompt_token_ids": list(prompt)}, parameters, lora_request=self._request)
-                or name
-            )
-        self._keys[str(key)] = key
+            self.llm.add_request(name, {"prompt_token_ids": list(prompt)}, parameters, lora_request=self._request)
+        self._keys[name] = key
         if sampling.stop:
             from transformers import StopStringCriteria
 
@@ -218,7 +223,9 @@ class VllmSession:
                 if end is None and not output.finished:
                     continue
                 if end is not None and not output.finished:
-                    self.llm.abort_request([name])
+                    self._call("abort_request", [name])
+                elif sampled.finish_reason in ("abort", "error"):  # cut off: not what the policy would have said
+                    raise _died()
                 done.append((self._keys.pop(name), self._completion(sampled, end)))
                 self._stops.pop(name, None)
         return done
@@ -258,7 +265,8 @@ class VllmSession:
         if self._asleep:
             self._call("wake_up", ["kv_cache"])
             self._asleep = False
-        self._call("reset_prefix_cache")
+        if not self._call("reset_prefix_cache"):
+            raise RunError("the vLLM engine kept the cache of the old weights", KEY, "sync between rollouts only")
         self._syncs += 1
 
     def sleep(self) -> bool:
@@ -276,7 +284,7 @@ class VllmSession:
                 shapes |= {name: list(tensor.shape) for name, tensor in tensors}
                 sent |= fingerprint(tensors)
             with packed(tensors, self.place.trainer) as message:
-                self.rpc("uncollapse_receive", message, last)
+                self.rpc("uncollapse_receive", message, last, self._asleep)
         if self._syncs == 0:
             self._compare(sent, self.rpc("uncollapse_fingerprint", shapes)[0])
 
@@ -306,6 +314,7 @@ class VllmSession:
         self._request = LoRARequest(f"policy-{number}", number, str(directory))
         if previous is not None:
             self._call("remove_lora", previous.lora_int_id)
+            shutil.rmtree(previous.lora_path)
         self._call("add_lora", self._request)
 
     # --- the process ------------------------------------------------------------------------------------------------
@@ -329,6 +338,17 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", str(value))
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started here do not hear Ctrl-C, which a terminal sends to all: the trainer decides for them."""
+    resource_tracker.ensure_running()  # it hears all signals again once it starts, so it must be there before
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _died() -> RunError:
     return RunError(
         "the vLLM engine's process has died",
@@ -346,7 +366,9 @@ def _failures(what: str) -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise _died() from error
-    except (RuntimeError, ValueError) as error:
+    except UncollapseError:
+        raise
+    except Exception as error:  # vLLM passes on what failed in the engine's process as a plain Exception
         reason = str(error).strip().splitlines()
         raise RunError(
             f"the vLLM engine {what}: {reason[0] if reason else type(error).__name__}",

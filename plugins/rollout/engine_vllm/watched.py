@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -47,11 +48,14 @@ class Watched:
     def end(self, shut_down: Callable[[], Any], patience_s: float) -> None:
         """Call ``shut_down``, then wait for the processes and all that they started, and kill what is left of them."""
         family = [relative for process in self._processes for relative in _family(process)]
-        shut_down()
-        _, left = psutil.wait_procs(family, timeout=patience_s)
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left)
+        try:
+            shut_down()
+        finally:
+            _, left = psutil.wait_procs(family, timeout=patience_s)
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left)
 
     def _serve(self) -> None:
         while True:

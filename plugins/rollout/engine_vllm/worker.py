@@ -33,15 +33,17 @@ class WeightReceiver:
         others = [engine] if engine != trainer else []
         threading.Thread(target=_die_with, args=(psutil.Process(trainer), others), daemon=True).start()
 
-    def uncollapse_receive(self, message: bytes, last: bool) -> None:
+    def uncollapse_receive(self, message: bytes, last: bool, room: bool) -> None:
         """Load what :func:`.transfer.packed` wrote, by Hugging Face names; parts before the last are kept until then.
 
-        The KV cache sleeps while weights arrive, so there is room for the parts.
+        There is ``room`` for them on the GPU where the KV cache sleeps; otherwise they are kept in host memory.
         """
         tensors = unpacked(message, self.device)
         staged = getattr(self, "uncollapse_staged", [])
         if not last:
-            self.uncollapse_staged = staged + [(name, tensor.clone()) for name, tensor in tensors]
+            self.uncollapse_staged = staged + [
+                (name, tensor.clone() if room else tensor.cpu()) for name, tensor in tensors
+            ]
         else:
             self.uncollapse_staged = []
             with torch.device(self.device):
