@@ -279,7 +279,8 @@ def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: in
     weights, per_token = _share(shape.parameters * b, parallel), _share(kv_per_token(shape, b), parallel)
     share = getattr(component, "gpu_memory_utilization", None)
     if getattr(component, "own_weights", False):
-        if getattr(component, "gpus", ()):  # it has GPUs of its own
+        gpus = set(getattr(component, "gpus", ()))
+        if gpus and not gpus & set(range(ranks)):  # it has GPUs of its own
             return Engine(True, 0, 0, 0)
         # weights, cache and passes live within the share; without knowing it, the least is one row
         least = weights + per_token * rollout.max_context

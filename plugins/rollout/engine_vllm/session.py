@@ -340,7 +340,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started here do not hear Ctrl-C, which a terminal sends to all: the trainer decides for them."""
+    """Processes that are started here do not hear a terminal's Ctrl-C: the trainer decides what becomes of them."""
     resource_tracker.ensure_running()  # it hears all signals again once it starts, so it must be there before
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
