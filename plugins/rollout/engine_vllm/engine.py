@@ -87,7 +87,7 @@ class VllmEngine:
 
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> VllmSession:
         """``max_context``: the longest prompt and response together, in tokens; the model's own limit unless given."""
-        from .session import start_session
+        from .start import start_session
 
         self.require()
         return start_session(self, model, tokenizer, max_context)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,132 +15,18 @@ import torch
 from torch import Tensor
 
 from ....core.components import Completion, Sampling
-from ....core.errors import RequestError, RunError, UncollapseError
+from ....core.errors import RunError, UncollapseError
 from ..fingerprint import fingerprint, mismatches
-from ..template import end_ids
-from .transfer import SHARED, buckets, packed
-from .watched import Watched
+from .transfer import buckets, packed
 
 if TYPE_CHECKING:
     from ..fingerprint import Fingerprint
-    from .engine import VllmEngine
+    from .place import Place
+    from .watched import Watched
 
 KEY = "rollout.engine: vllm"
 SHUTDOWN_S = 3.0
 """How long the engine's process may take to end before it is killed."""
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks that vLLM's adapter kernels are built for."""
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK")
-"""What a launcher tells the trainer's ranks, and the engine's process must not take as its own."""
-
-
-def start_session(engine: VllmEngine, model: Any, tokenizer: Any, max_context: int | None) -> VllmSession:
-    """Start the engine's process with the architecture of ``model``.
-
-    It begins with random weights (of a LoRA policy: with those of the base model), so :meth:`VllmSession.sync` must
-    come before the first request.
-
-    Raises:
-        RequestError: vLLM does not know the architecture, or ``tensor_parallel`` does not divide it.
-        RunError: the process did not start.
-    """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
-    from vllm import EngineArgs, LLMEngine, ModelRegistry
-
-    adapter = engine.lora == "adapter" and hasattr(model, "get_base_model")
-    network = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = network.config
-    architecture = type(network).__name__
-    if architecture not in ModelRegistry.get_supported_archs():
-        raise RequestError(f"this vLLM does not know the architecture {architecture}", KEY, "choose the engine hf")
-    heads = config.get_text_config().num_attention_heads
-    if heads % engine.tensor_parallel:
-        raise RequestError(
-            f"tensor_parallel {engine.tensor_parallel} does not divide the model's {heads} attention heads",
-            KEY,
-            f"choose one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}",
-        )
-    place = _Place(engine, network.device)
-    folder = tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None, prefix="uncollapse-vllm-")
-    source = network.name_or_path if adapter else folder.name
-    if not adapter:
-        config.architectures = [architecture]
-        config.save_pretrained(folder.name)
-    cache = engine.kv_cache_gib or (None if place.cuda else 1.0)
-    settings: dict[str, Any] = {
-        "model": source,
-        "load_format": "auto" if adapter else "dummy",
-        "skip_tokenizer_init": True,
-        "generation_config": "vllm",
-        "dtype": str(network.dtype).removeprefix("torch."),
-        "max_model_len": max_context,
-        "max_num_seqs": engine.max_num_seqs,
-        "gpu_memory_utilization": engine.gpu_memory_utilization,
-        "kv_cache_memory_bytes": int(cache * 2**30) if cache else None,
-        "tensor_parallel_size": engine.tensor_parallel,
-        "enable_sleep_mode": place.sleeps,
-        "enable_prefix_caching": True,
-        # on a CPU, vLLM cannot rewind the random numbers of a prompt that was read in part
-        "enable_chunked_prefill": place.cuda,
-        "max_num_batched_tokens": None if place.cuda else max(8192, max_context or 0),
-        "enforce_eager": engine.enforce_eager,
-        "logprobs_mode": "processed_logprobs",
-        "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
-        "disable_log_stats": True,
-    }
-    lora = None
-    if adapter:
-        lora = model.peft_config[model.active_adapter]
-        rank = next(size for size in LORA_RANKS if size >= lora.r)
-        settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
-    # results of the methods that we add to the worker are only decoded with it, so it must stay
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    others = active_children()
-    with place.environment(), _failures("did not start"), _deaf_to_interrupts():
-        llm = LLMEngine.from_engine_args(EngineArgs(**settings))
-    watched = Watched([child for child in active_children() if child not in others], _died())
-    ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
-    session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
-    session.rpc("uncollapse_bind", os.getpid())
-    return session
-
-
-class _Place:
-    """Which GPUs the engine's process sees, and where among them the trainer's is."""
-
-    def __init__(self, engine: VllmEngine, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        own = device.index or 0
-        gpus = list(engine.gpus) or [own, *(other for other in range(own + 1, own + engine.tensor_parallel))]
-        self.sleeps = self.cuda and engine.sleep and own in gpus
-        seen = [*gpus, *({own} - set(gpus))]
-        names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in seen) if self.cuda else None
-        self.trainer = seen.index(own)
-
-    @contextmanager
-    def environment(self) -> Iterator[None]:
-        """What the engine's process inherits."""
-        changes = {
-            **dict.fromkeys(LAUNCHER),
-            "CUDA_VISIBLE_DEVICES": self.visible,
-            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-            "VLLM_NO_USAGE_STATS": "1",
-        }
-        before = {name: os.environ.get(name) for name in changes}
-        try:
-            _set(changes)
-            yield
-        finally:
-            _set(before)
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 class VllmSession:
@@ -155,7 +38,7 @@ class VllmSession:
         watched: Watched,
         tokenizer: Any,
         ends: list[int],
-        place: _Place,
+        place: Place,
         folder: tempfile.TemporaryDirectory[str],
         lora: Any,
     ) -> None:
@@ -203,7 +86,7 @@ class VllmSession:
             output_kind=RequestOutputKind.CUMULATIVE if sampling.stop else RequestOutputKind.FINAL_ONLY,
         )
         name = str(key)
-        with _failures("failed"):
+        with failures("failed"):
             self.llm.add_request(name, {"prompt_token_ids": list(prompt)}, parameters, lora_request=self._request)
         self._keys[name] = key
         if sampling.stop:
@@ -225,7 +108,7 @@ class VllmSession:
                 if end is not None and not output.finished:
                     self._call("abort_request", [name])
                 elif sampled.finish_reason in ("abort", "error"):  # cut off: not what the policy would have said
-                    raise _died()
+                    raise died()
                 done.append((self._keys.pop(name), self._completion(sampled, end)))
                 self._stops.pop(name, None)
         return done
@@ -324,7 +207,7 @@ class VllmSession:
         return self._call("collective_rpc", method, None, arguments)
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        with _failures("failed"):
+        with failures("failed"):
             return self._watched(getattr(self.llm, method), *arguments)
 
     def close(self) -> None:
@@ -338,18 +221,7 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", str(value))
 
 
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started here do not hear a terminal's Ctrl-C: the trainer decides what becomes of them."""
-    resource_tracker.ensure_running()  # it hears all signals again once it starts, so it must be there before
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _died() -> RunError:
+def died() -> RunError:
     return RunError(
         "the vLLM engine's process has died",
         KEY,
@@ -358,14 +230,14 @@ def _died() -> RunError:
 
 
 @contextmanager
-def _failures(what: str) -> Iterator[None]:
+def failures(what: str) -> Iterator[None]:
     """What vLLM raises becomes one error."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
     except EngineDeadError as error:
-        raise _died() from error
+        raise died() from error
     except UncollapseError:
         raise
     except Exception as error:  # vLLM passes on what failed in the engine's process as a plain Exception

@@ -1,0 +1,64 @@
+"""Where the engine's process runs: the GPUs and the environment that it sees."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+import torch
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK")
+"""What a launcher tells the trainer's ranks, and the engine's process must not take as its own."""
+
+
+class Place:
+    """Which GPUs the engine's process sees, and where among them the trainer's is."""
+
+    def __init__(self, engine: Any, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        own = device.index or 0
+        gpus = list(engine.gpus) or [own, *(other for other in range(own + 1, own + engine.tensor_parallel))]
+        self.sleeps = self.cuda and engine.sleep and own in gpus
+        seen = [*gpus, *({own} - set(gpus))]
+        names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in seen) if self.cuda else None
+        self.trainer = seen.index(own)
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """What the engine's process inherits."""
+        changes = {
+            **dict.fromkeys(LAUNCHER),
+            "CUDA_VISIBLE_DEVICES": self.visible,
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        before = {name: os.environ.get(name) for name in changes}
+        try:
+            _set(changes)
+            yield
+        finally:
+            _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started here do not hear a terminal's Ctrl-C: the trainer decides what becomes of them."""
+    resource_tracker.ensure_running()  # it hears all signals again once it starts, so it must be there before
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,89 @@
+"""Starting the engine's process with the architecture of a model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from multiprocessing import active_children
+from typing import Any
+
+from ....core.errors import RequestError
+from ..template import end_ids
+from .place import Place, deaf_to_interrupts
+from .session import KEY, VllmSession, died, failures
+from .transfer import SHARED
+from .watched import Watched
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM's adapter kernels are built for."""
+
+
+def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | None) -> VllmSession:
+    """Start the engine's process with the architecture of ``model``.
+
+    ``engine`` is the component. The process begins with random weights (of a LoRA policy: with those of the base
+    model), so :meth:`VllmSession.sync` must come before the first request.
+
+    Raises:
+        RequestError: vLLM does not know the architecture, or ``tensor_parallel`` does not divide it.
+        RunError: the process did not start.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
+    from vllm import EngineArgs, LLMEngine, ModelRegistry
+
+    adapter = engine.lora == "adapter" and hasattr(model, "get_base_model")
+    network = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = network.config
+    architecture = type(network).__name__
+    if architecture not in ModelRegistry.get_supported_archs():
+        raise RequestError(f"this vLLM does not know the architecture {architecture}", KEY, "choose the engine hf")
+    heads = config.get_text_config().num_attention_heads
+    if heads % engine.tensor_parallel:
+        raise RequestError(
+            f"tensor_parallel {engine.tensor_parallel} does not divide the model's {heads} attention heads",
+            KEY,
+            f"choose one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}",
+        )
+    place = Place(engine, network.device)
+    folder = tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None, prefix="uncollapse-vllm-")
+    source = network.name_or_path if adapter else folder.name
+    if not adapter:
+        config.architectures = [architecture]
+        config.save_pretrained(folder.name)
+    cache = engine.kv_cache_gib or (None if place.cuda else 1.0)
+    settings: dict[str, Any] = {
+        "model": source,
+        "load_format": "auto" if adapter else "dummy",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": str(network.dtype).removeprefix("torch."),
+        "max_model_len": max_context,
+        "max_num_seqs": engine.max_num_seqs,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "kv_cache_memory_bytes": int(cache * 2**30) if cache else None,
+        "tensor_parallel_size": engine.tensor_parallel,
+        "enable_sleep_mode": place.sleeps,
+        "enable_prefix_caching": True,
+        # on a CPU, vLLM cannot rewind the random numbers of a prompt that was read in part
+        "enable_chunked_prefill": place.cuda,
+        "max_num_batched_tokens": None if place.cuda else max(8192, max_context or 0),
+        "enforce_eager": engine.enforce_eager,
+        "logprobs_mode": "processed_logprobs",
+        "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
+        "disable_log_stats": True,
+    }
+    lora = None
+    if adapter:
+        lora = model.peft_config[model.active_adapter]
+        rank = next(size for size in LORA_RANKS if size >= lora.r)
+        settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+    # results of the methods that we add to the worker are only decoded with it, so it must stay
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    others = active_children()
+    with place.environment(), failures("did not start"), deaf_to_interrupts():
+        llm = LLMEngine.from_engine_args(EngineArgs(**settings))
+    watched = Watched([child for child in active_children() if child not in others], died())
+    ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
+    session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
+    session.rpc("uncollapse_bind", os.getpid())
+    return session
