@@ -15,6 +15,29 @@ UNCOUNTED = ("plugins", "trackers")
 """Keys that do not change what a run computes."""
 
 
+MEMORY = (
+    "model.gradient_checkpointing",
+    "trainer.micro_batch",
+    "trainer.score_batch",
+    "trainer.token_budget",
+    "trainer.offload",
+)
+"""Keys that change how much memory a run takes, and what it computes by rounding at most."""
+
+
+def only_memory(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two resolved experiments differ in nothing but :data:`MEMORY` and parameters of the same engine."""
+    allowed = set(MEMORY)
+    if _engine(old) == _engine(new):
+        allowed.add("rollout.engine")
+    return all(key in allowed for key, _, _ in differences(old, new))
+
+
+def _engine(experiment: Mapping[str, Any]) -> Any:
+    engine = experiment.get("rollout", {}).get("engine")
+    return engine.get("name") if isinstance(engine, Mapping) else engine
+
+
 def config_hash(experiment: Experiment | Mapping[str, Any]) -> str:
     """16 hexadecimal digits of the SHA-256 of an experiment, composed or as :func:`~.config.to_dict` gives it."""
     data = plain(experiment).items()

@@ -28,7 +28,7 @@ import attrs
 from . import checkpoints
 from .errors import RequestError, RunError
 from .files import encode, make_directory, replace_text, to_json
-from .identity import config_hash, differences
+from .identity import config_hash, differences, only_memory
 from .manifest import build_manifest
 from .timings import timings
 from .yaml import SyntaxProblem, dumps, loads
@@ -85,9 +85,18 @@ class RunDirectory:
     def resume(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
         """The run of this very experiment that is at ``path``; without any checkpoint its metrics start anew.
 
+        Settings that only take less memory (:data:`~.identity.MEMORY`) may differ, so that a run that was too large can
+        go on; the configuration on disk is then the new one.
+
         Raises RequestError if there is no run, or one of another experiment.
         """
         run = cls.open(path)
+        there = run.read_config()
+        if config_hash(there) != config_hash(config) and only_memory(there, config):
+            changed = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in differences(there, config))
+            run.log(f"resuming with other settings of memory:\n{changed}")
+            run.restore_config(config)
+            run.annotate(hash=config_hash(config))
         run._refuse_another(config)
         if run.latest() is None:
             run.truncate_metrics(-1)

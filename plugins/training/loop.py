@@ -55,6 +55,8 @@ class Loop:
         """What detectors score with."""
         self.episodes: list[Episode] = []
         """Those of the last step, for transcripts."""
+        self.stage = "start"
+        """What is being done, or was last."""
         self._seconds: dict[str, float] = {}
         self._engine_weights = EngineWeights(parts.sampler.engine, parts.policy, parts.synced)
 
@@ -248,7 +250,7 @@ class Loop:
 
     @contextmanager
     def _time(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started, self.stage = time.perf_counter(), stage
         yield
         self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
 

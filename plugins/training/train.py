@@ -106,12 +106,38 @@ def _train(
     except BaseException as error:
         session.status = "failed"
         session.error = error
+        if isinstance(error, torch.OutOfMemoryError):
+            session.error = _out_of_memory(session)
+            raise session.error from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             fix = "free some space and continue with --resume; earlier checkpoints are intact"
             raise RunError("the disk is full", str(path), fix) from error
         raise
     finally:
         session.close()
+
+
+LOWER = {
+    "sync": "rollout.engine: gpu_memory_utilization",
+    "rollout": "rollout.engine: gpu_memory_utilization (vllm) or batch (hf)",
+    "validation": "rollout.engine: gpu_memory_utilization (vllm) or batch (hf)",
+    "score": "trainer.score_batch or trainer.token_budget",
+    "reference": "trainer.score_batch or trainer.token_budget",
+    "values": "trainer.score_batch or trainer.token_budget",
+    "update_critic": "trainer.micro_batch or trainer.token_budget, or set model.gradient_checkpointing",
+    "update_actor": "trainer.micro_batch or trainer.token_budget, or set model.gradient_checkpointing",
+}
+"""Stage -> what to lower where it runs out of memory."""
+
+
+def _out_of_memory(session: Session) -> RunError:
+    stage = session.loop.stage if session.loop else "start"
+    what = LOWER.get(stage, "the model, or set model.lora, trainer.offload or a higher trainer.zero_stage")
+    return RunError(
+        f"the GPU is out of memory (stage {stage})",
+        str(session.directory.path if session.directory else "this rank"),
+        f"lower {what}; `uncollapse doctor -e` says what fits; continue with --resume",
+    )
 
 
 def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:

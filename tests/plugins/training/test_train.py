@@ -335,3 +335,35 @@ def test_a_run_with_an_offloaded_optimizer_resumes_as_one_without(base, tmp_path
     for ours, theirs in zip(without_times(found), without_times(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5, nan_ok=True)
     assert weights(run.latest()).keys() == weights(tmp_path / "moved").keys()
+
+
+@pytest.mark.parametrize(
+    ("stage", "advice"),
+    [("update", "lower trainer.micro_batch"), ("score", "lower trainer.score_batch")],
+)
+def test_out_of_memory_names_the_stage_and_what_to_lower(base, tmp_path, monkeypatch, stage, advice):
+    from uncollapse.plugins.training import stages
+
+    own = getattr(stages, stage)
+
+    def exhausted(*arguments, **options):
+        if RunDirectory.open(tmp_path / "run").status()["step"] == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return own(*arguments, **options)
+
+    monkeypatch.setattr(stages, stage, exhausted)
+    experiment = compose(base, "trainer.save_every=1", "trainer.mini_batch=4")
+    with pytest.raises(RunError, match="out of memory") as caught:
+        uncollapse.train(experiment, tmp_path / "run")
+    assert advice in str(caught.value) and stage in str(caught.value)
+    status = RunDirectory.open(tmp_path / "run").status()
+    assert status["status"] == "failed" and "out of memory" in status["error"]
+    monkeypatch.undo()
+    less = compose(
+        base, "trainer.save_every=1", "trainer.mini_batch=4", "trainer.micro_batch=1", "trainer.score_batch=1"
+    )
+    assert uncollapse.train(less, tmp_path / "run", resume=True).status == "success"
+    assert uncollapse.compose(tmp_path / "run" / "config.yaml") == less
+    assert "trainer.micro_batch: 2 -> 1" in (tmp_path / "run" / "log.txt").read_text()
+    with pytest.raises(RequestError, match="another experiment"):
+        uncollapse.train(compose(base, "trainer.save_every=1", "trainer.lr=1e-4"), tmp_path / "run", resume=True)
