@@ -145,6 +145,7 @@ def main() -> None:
                     "micro_batch": options.micro_batch, "rows": options.rows,
                     **{f"each_{name}": [step[name] for step in found["steps"]] for name in (*COMPARED, "seconds")},
                 })  # fmt: skip
+                print(json.dumps(rows[-1]), flush=True)  # a command that is cut off has said what it knows
     if not options.keep:
         shutil.rmtree(options.model, ignore_errors=True)
     print(

@@ -308,7 +308,10 @@ def run(side: str, dtype: str = "") -> dict[str, Any] | None:
         own = [sys.executable, *sys.argv, "--side", side, "--result", str(result)]
         quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         subprocess.run([*own, *(["--peer-dtype", dtype] if dtype else [])], check=False, env={**quiet, **os.environ})
-        return json.loads(result.read_text()) if result.exists() else None
+        if not result.exists():
+            return None
+        print(result.read_text(), flush=True)  # a command that is cut off has said what it knows
+        return json.loads(result.read_text())
 
 
 def arguments() -> argparse.Namespace:
