@@ -14,9 +14,9 @@ from ...core.components import Scores
 from ...core.config import validation_environment
 from ...core.experiment import Experiment
 from ..rollout.template import Template
+from . import fused_layers
 from .batch import Batch
 from .detectors import Detectors
-from .fused_layers import fuse
 from .loop import Parts
 from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .packing import enable_packing
@@ -72,8 +72,10 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     serving = experiment.rollout.engine.component
     if hasattr(serving, "require"):
         serving.require(ranks.size)
-    torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     settings, trainer = experiment.model, experiment.trainer
+    if training and settings.liger:
+        fused_layers.require()
+    torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
     # the first rank builds the model, if one is to be built; the others then find it
     path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
@@ -84,7 +86,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     policy = load_policy(settings, path, temperature, saved_policy, head).to(ranks.device)
 
     if training and settings.liger:
-        fuse(policy.language_model)
+        fused_layers.fuse(policy.language_model)
     if training and trainer.token_budget:
         enable_packing(policy.language_model)
 
@@ -119,7 +121,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             adapter = settings.lora is not None
             frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
             if settings.liger and not adapter:
-                fuse(frozen.model)
+                fused_layers.fuse(frozen.model)
             if trainer.token_budget and not adapter:
                 enable_packing(frozen.model)
             reference = Reference(frozen, ranks, adapter)
@@ -132,7 +134,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         if values_by is not None and not values_by.shared:
             valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
             if settings.liger:
-                fuse(valued.decoder)
+                fused_layers.fuse(valued.decoder)
             if trainer.token_budget:
                 enable_packing(valued.decoder)
             critic = start(valued, values_by)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from ...core.errors import RequestError
 
+KEY = "model.liger"
 FUSED = {"rms_norm": True, "swiglu": True, "geglu": True}
 UNFUSED = {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}
 """Rotary embeddings would be exchanged for every model of the process; the loss is our own."""
+
+
+def require() -> None:
+    """Raises RequestError if liger-kernel is not installed or there is no GPU; called before a model is loaded."""
+    if not torch.cuda.is_available():
+        raise RequestError("Liger's kernels need a GPU", KEY, "set it to false")
+    if find_spec("liger_kernel") is None:
+        raise RequestError("liger-kernel is not installed", KEY, "pip install liger-kernel")
 
 
 def fuse(model: Any) -> None:
@@ -20,16 +30,11 @@ def fuse(model: Any) -> None:
     between, so log-probs differ from the unfused ones by that rounding.
 
     Raises:
-        RequestError: liger-kernel is not installed, there is no GPU, or it does not know the model's family.
+        RequestError: Liger does not know the model's family.
     """
-    key = "model.liger"
-    if not torch.cuda.is_available():
-        raise RequestError("Liger's kernels need a GPU", key, "set it to false")
-    try:
-        from liger_kernel.transformers import monkey_patch as liger
-    except ImportError as error:
-        raise RequestError("liger-kernel is not installed", key, "pip install liger-kernel") from error
+    from liger_kernel.transformers import monkey_patch as liger
+
     family = model.config.model_type
     if family not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise RequestError(f"Liger knows no fused layers for {family} models", key, "set it to false")
+        raise RequestError(f"Liger knows no fused layers for {family} models", KEY, "set it to false")
     liger._apply_liger_kernel_to_instance(model=model, **FUSED, **UNFUSED)

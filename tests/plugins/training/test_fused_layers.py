@@ -1,24 +1,24 @@
-import sys
-
 import pytest
 import torch
+import uncollapse
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.training.fused_layers import fuse
+from uncollapse.plugins.training import assemble, fused_layers
 
 GPU = torch.cuda.is_available()
 
 
 @pytest.mark.skipif(GPU, reason="there is a GPU")
-def test_without_a_gpu_it_is_refused(model):
+def test_without_a_gpu_it_is_refused_before_a_model_is_built(bandit, tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "prepare_model", lambda experiment: pytest.fail("a model is built"))
     with pytest.raises(RequestError, match="need a GPU"):
-        fuse(model)
+        uncollapse.train(uncollapse.compose(bandit, ["model.liger=true"]), tmp_path / "run")
 
 
-def test_what_is_missing_is_named(model, monkeypatch):
+def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
+    monkeypatch.setattr(fused_layers, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match="liger-kernel is not installed") as caught:
-        fuse(model)
+        fused_layers.require()
     assert "pip install liger-kernel" in str(caught.value)
 
 
@@ -26,7 +26,7 @@ def test_what_is_missing_is_named(model, monkeypatch):
 def test_fused_layers_compute_the_same(models):
     pytest.importorskip("liger_kernel")
     own, fused = models().cuda(), models().cuda()
-    fuse(fused)
+    fused_layers.fuse(fused)
     tokens = torch.randint(0, 61, (3, 17), device="cuda")
     outputs = [model(tokens).logits for model in (own, fused)]
     assert torch.allclose(*outputs, atol=1e-4)
@@ -36,4 +36,4 @@ def test_fused_layers_compute_the_same(models):
         assert torch.allclose(found.grad, expected.grad, rtol=1e-3, atol=1e-3), name
     fused.config.model_type = "unheard-of"
     with pytest.raises(RequestError, match="no fused layers for unheard-of models"):
-        fuse(fused)
+        fused_layers.fuse(fused)
