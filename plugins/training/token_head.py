@@ -74,7 +74,8 @@ def token_scores(
     if len(targets_N) <= rows:
         return TokenScores(*compute(hidden_N_H, weight_V_H, targets_N, temperature))
     # without a backward pass there is nothing to save, and a forward-mode derivative cannot pass a checkpoint
-    run = partial(checkpoint, compute, use_reentrant=False) if torch.is_grad_enabled() else compute
+    saves = torch.is_grad_enabled() and (hidden_N_H.requires_grad or weight_V_H.requires_grad)
+    run = partial(checkpoint, compute, use_reentrant=False) if saves else compute
     temperatures = temperature.split(rows) if isinstance(temperature, Tensor) else repeat(temperature)
     chunks = [
         run(hidden, weight_V_H, targets, temperature)
