@@ -1,5 +1,7 @@
 """The plan of a run's memory against what torch, DeepSpeed and transformers really hold, and against hand values."""
 
+import gc
+
 import attrs
 import pytest
 import torch
@@ -67,8 +69,13 @@ def batch(rows, width, vocabulary=1000):
 def peak(function):
     """The most that the CPU allocator holds at once while ``function`` runs, in bytes, beyond what it held before."""
     cpu = torch.profiler.ProfilerActivity.CPU
-    with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as profile:
-        function()
+    gc.collect()  # what earlier tests left must not be counted as given back here
+    gc.disable()
+    try:
+        with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as profile:
+            function()
+    finally:
+        gc.enable()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = torch.tensor([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
     return int(held.cumsum(0).max())
