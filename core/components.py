@@ -283,12 +283,15 @@ class SamplerCorrection(Protocol):
 
     They multiply each token's term of the policy loss, beside the policy loss' own ratio policy / old policy, and no
     other term. An attribute ``idle`` that is true says that all weights are 1: then nothing is computed.
+
+    Rows must not depend on each other: the loss asks for those of one forward pass at a time, the metrics are those of
+    all rows of the step together.
     """
 
     def correction(
         self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """[B, T] x 3, all rows of a step -> weights [B, T] without gradient, zero off the mask, and metrics.
+        """[B, T] x 3 -> weights [B, T] without gradient, zero off the mask, and metrics.
 
         ``old_logprobs`` are the trainer's, ``sampler_logprobs`` the engine's, of the same tokens at the same weights.
         """

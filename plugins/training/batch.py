@@ -19,11 +19,13 @@ class Batch:
     mask: Tensor
     lengths: Tensor
     """[B] tokens before the padding."""
+    rows: Tensor | None = None
+    """[B] where each row stands in the batch of the whole training step."""
     weights: Tensor | None = None
     """Share of each token in the loss of the whole optimizer step; zero for padding rows."""
     old_logprobs: Tensor | None = None
-    corrections: Tensor | None = None
-    """Weight of each token's policy loss, for a sampler that is not quite the trainer; ``None`` is 1."""
+    sampler_logprobs: Tensor | None = None
+    """As the rollout engine reported them, for a correction."""
     ref_logprobs: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None

@@ -21,6 +21,7 @@ from .detectors import Detectors
 from .engine_weights import EngineWeights
 from .losses import CriticObjective, JointObjective, PolicyObjective
 from .mismatch import mismatch
+from .own_pass import OwnPass, has_dropout
 from .pairwise import Scorer
 from .pending import PendingUpdate
 from .ranks import Ranks
@@ -100,48 +101,34 @@ class Loop:
         experiment, parts, trainer = self.experiment, self.parts, self.experiment.trainer
         batch = stages.to_batch(rollouts)
         plan = stages.mini_batches(experiment, len(batch), self.step)
-        metrics: dict[str, float] = {}
         in_reward = parts.reference is not None and experiment.kl.placement == "reward"
         shared, critic_alone = parts.critic is parts.policy, self._critic_alone()
+        own_pass = len(plan) == 1 and not critic_alone and not has_dropout(parts.policy.module)
         with self._time("score"):
-            # With a single on-policy optimizer step the ratio is 1 by definition, and the pass would buy nothing but
-            # the values of a critic that shares the trunk, or how far the sampler's log-probs are from the trainer's.
-            if old is None and (len(plan) > 1 or in_reward or shared or self._distrusts_sampler):
+            # A single optimizer step's own pass is one of the sampling policy. A pass before it would buy nothing but
+            # the values of a critic that shares the trunk.
+            wanted = len(plan) > 1 or (self._distrusts_sampler and not own_pass)
+            if old is None and (wanted or in_reward or shared):
                 old = self._score(parts.policy, batch)
-        if old is not None:
-            assert old.logprobs is not None and old.entropies is not None
-            metrics["actor/entropy"] = stages.masked_mean(old.entropies, batch.mask)
-            gap = (old.logprobs - rollouts.logprobs).abs()
-            metrics["rollout/logprob_gap"] = stages.masked_mean(gap, batch.mask)
-            metrics |= mismatch(old.logprobs, rollouts.logprobs, batch.mask)
-        old_logprobs = rollouts.logprobs if old is None else old.logprobs
-        assert old_logprobs is not None
-        corrections = None
-        if self._corrects:
-            correct = experiment.correction.component.correction
-            corrections, own = correct(old_logprobs, rollouts.logprobs, batch.mask)
-            metrics |= {f"correction/{name}": value for name, value in own.items()}
-        kl_coef, ref_logprobs, kl = parts.controller.coef, None, None
+        kl_coef, ref_logprobs, kl, trained = parts.controller.coef, None, None, rollouts
         if parts.reference is not None:
             with self._time("reference"):
                 ref_logprobs = self._score(parts.reference, batch, entropy="none").logprobs
-                kl = experiment.kl.estimator.component
-                kl_B_T = kl(old_logprobs, ref_logprobs)
+            kl = experiment.kl.estimator.component
             if in_reward:
-                rollouts = stages.kl_in_reward(rollouts, kl_B_T, kl_coef)
-            metrics |= {"actor/kl": stages.masked_mean(kl_B_T, batch.mask), "actor/kl_coef": kl_coef}
-            parts.controller.update(stages.sequence_kl(kl_B_T, batch.mask), len(rollouts.raw_rewards_E))
+                assert old is not None
+                trained = stages.kl_in_reward(rollouts, kl(old.logprobs, ref_logprobs), kl_coef)
         values = None if old is None else old.values
         if parts.critic is not None and not shared:
             with self._time("values"):
                 values = self._score(parts.critic, batch).values
         with self._time("advantage"):
-            result = stages.advantages(experiment, rollouts, values, greedy_rewards_B, kept_ratio)
-        metrics |= _advantage_metrics(result, values, batch.mask)
+            result = stages.advantages(experiment, trained, values, greedy_rewards_B, kept_ratio)
+        metrics = _advantage_metrics(result, values, batch.mask)
         batch = attrs.evolve(
             batch,
-            old_logprobs=None if old is None else old_logprobs,
-            corrections=corrections,
+            old_logprobs=None if old is None else old.logprobs,
+            sampler_logprobs=rollouts.logprobs,
             ref_logprobs=ref_logprobs,
             advantages=result.advantages,
             returns=result.returns,
@@ -161,6 +148,7 @@ class Loop:
                 None if in_reward else kl,
                 kl_coef,
                 experiment.kl.weight,
+                experiment.correction.component if self._corrects else None,
             )
             if shared:
                 assert experiment.critic is not None
@@ -172,7 +160,7 @@ class Loop:
                     pending = PendingUpdate(
                         self.step + 1,
                         parts.policy,
-                        rollouts,
+                        trained,
                         batch,
                         plan,
                         objective,
@@ -181,12 +169,41 @@ class Loop:
                         self.ranks,
                     )
                     metrics |= parts.detectors.before_update(pending)
+            seen = OwnPass(objective) if old is None and own_pass else None
             with self._time("update_actor"):
-                own = self._update(parts.policy, batch, plan, objective, trainer, entropy=entropy)
+                own = self._update(parts.policy, batch, plan, seen or objective, trainer, entropy=entropy)
             self._engine_weights.outdated()
-            # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
-            metrics = {name if "/" in name else f"actor/{name}": value for name, value in own.items()} | metrics
+            metrics |= {name if "/" in name else f"actor/{name}": value for name, value in own.items()}
+            if seen is not None:
+                old = seen.scores(batch.mask, self.ranks)
+        # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
+        metrics |= self._of_sampling_policy(old, rollouts, ref_logprobs)
         return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
+
+    def _of_sampling_policy(
+        self, scores: Scores | None, rollouts: Rollouts, ref_logprobs: torch.Tensor | None
+    ) -> dict[str, float]:
+        """What the policy was when it sampled: its entropy, how far it was from the sampler and from the reference.
+
+        Without ``scores`` the sampler's word is taken for its log-probs. Steers the KL controller.
+        """
+        metrics: dict[str, float] = {}
+        mask, sampler_logprobs, logprobs = rollouts.mask, rollouts.logprobs, rollouts.logprobs
+        if scores is not None:
+            assert scores.logprobs is not None and scores.entropies is not None
+            logprobs = scores.logprobs
+            metrics["actor/entropy"] = stages.masked_mean(scores.entropies, mask)
+            metrics["rollout/logprob_gap"] = stages.masked_mean((logprobs - sampler_logprobs).abs(), mask)
+            metrics |= mismatch(logprobs, sampler_logprobs, mask)
+            if self._corrects:
+                _, own = self.experiment.correction.component.correction(logprobs, sampler_logprobs, mask)
+                metrics |= {f"correction/{name}": value for name, value in own.items()}
+        if ref_logprobs is not None:
+            controller = self.parts.controller
+            kl_B_T = self.experiment.kl.estimator.component(logprobs, ref_logprobs)
+            metrics |= {"actor/kl": stages.masked_mean(kl_B_T, mask), "actor/kl_coef": controller.coef}
+            controller.update(stages.sequence_kl(kl_B_T, mask), len(rollouts.raw_rewards_E))
+        return metrics
 
     def validate(self) -> dict[str, float]:
         """Success on the validation groups, with its standard error."""

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ...core.components import KlVariant, PolicyLoss, Scores
+from ...core.components import KlVariant, PolicyLoss, SamplerCorrection, Scores
 from ...estimators.kl.weights import importance_weight
 from .batch import Batch
 
@@ -22,12 +22,12 @@ Metrics = dict[str, tuple[Tensor, Tensor]]
 
 @attrs.frozen(eq=False)
 class PolicyObjective:
-    """correction * policy loss - entropy_coeff * entropy + kl_coef * KL, a weighted sum over the tokens that train.
+    """w * policy loss - entropy_coeff * entropy + kl_coef * KL, a weighted sum over the tokens that train.
 
-    The sampler's correction weighs the policy loss only. That is the term whose expectation is over the sampled token,
-    with the advantage of what was sampled; the entropy is that of the whole distribution, and the KL has an importance
-    weight of its own (``kl_weight``). A token that the correction drops still counts in the normalisation (``weights``
-    are those of all tokens), so dropping makes a step smaller and never scales up what is left.
+    w is the sampler's correction. It weighs the policy loss only: that is the term whose expectation is over the
+    sampled token, with the advantage of what was sampled; the entropy is that of the whole distribution, and the KL has
+    an importance weight of its own (``kl_weight``). A token that the correction drops still counts in the normalisation
+    (``weights`` are those of all tokens), so dropping makes a step smaller and never scales up what is left.
     """
 
     policy_loss: PolicyLoss
@@ -35,6 +35,8 @@ class PolicyObjective:
     kl: KlVariant | None = None
     kl_coef: float = 0.0
     kl_weight: Literal["none", "detached", "differentiable"] = "none"
+    correction: SamplerCorrection | None = None
+    """Reads ``batch.sampler_logprobs``; ``None`` weighs every token alike."""
 
     def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
         """``batch.old_logprobs`` may be ``None``: then the sampling policy is the current one and the ratio is 1."""
@@ -49,8 +51,9 @@ class PolicyObjective:
         logprobs = scores.logprobs
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         loss, own_metrics = self.policy_loss(logprobs, old, batch.advantages, trains)
-        if batch.corrections is not None:
-            loss = batch.corrections * loss
+        if self.correction is not None:
+            assert batch.sampler_logprobs is not None
+            loss = self.correction.correction(old, batch.sampler_logprobs, batch.mask)[0] * loss
         metrics: Metrics = {**own_metrics, "pg_loss": _mean(loss, trains), "entropy": _mean(scores.entropies, trains)}
         if self.entropy_coeff:
             loss = loss - self.entropy_coeff * scores.entropies

@@ -102,7 +102,8 @@ def to_batch(rollouts: Rollouts) -> Batch:
     lengths = rollouts.lengths
     if lengths is None:
         lengths = torch.full((len(rollouts.tokens),), rollouts.tokens.shape[1])
-    return Batch(tokens=rollouts.tokens, mask=rollouts.mask, lengths=lengths)
+    rows = torch.arange(len(rollouts.tokens))
+    return Batch(tokens=rollouts.tokens, mask=rollouts.mask, lengths=lengths, rows=rows)
 
 
 def score(engine: Any, batch: Batch, size: int, ranks: Ranks, *, budget: int = 0, **options: Any) -> Scores:
@@ -123,11 +124,17 @@ def score(engine: Any, batch: Batch, size: int, ranks: Ranks, *, budget: int = 0
     for rows in passes:
         scores = engine.score(batch.take(rows or order[:1]), **options)
         if rows:
-            scored.append((rows, {name: value.cpu() for name, value in _tensors(scores)}))
+            scored.append((rows, dict(_tensors(scores))))
+    return on_all_ranks(scored, batch.mask, ranks)
+
+
+def on_all_ranks(scored: Sequence[tuple[list[int], dict[str, Tensor]]], mask: Tensor, ranks: Ranks) -> Scores:
+    """[B, T] like ``mask``, on the CPU: what any rank knows of any rows, each table as wide as its longest row."""
+    own = [(rows, {name: value.cpu() for name, value in values.items()}) for rows, values in scored]
     full: dict[str, Tensor] = {}
-    for rows, values in (item for gathered in ranks.gather(scored) for item in gathered):
+    for rows, values in (item for gathered in ranks.gather(own) for item in gathered):
         for name, value in values.items():
-            out = full.setdefault(name, torch.zeros(batch.mask.shape))
+            out = full.setdefault(name, torch.zeros(mask.shape))
             out[rows, : value.shape[1]] = value
     return Scores(**full)
 

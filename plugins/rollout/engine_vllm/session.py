@@ -81,6 +81,7 @@ class VllmSession:
             max_tokens=sampling.max_tokens,
             seed=seed,
             logprobs=0,
+            flat_logprobs=True,
             stop_token_ids=self._ends,
             detokenize=False,
             output_kind=RequestOutputKind.CUMULATIVE if sampling.stop else RequestOutputKind.FINAL_ONLY,
@@ -124,7 +125,8 @@ class VllmSession:
 
     def _completion(self, sampled: Any, end: int | None) -> Completion:
         tokens = tuple(sampled.token_ids)[:end]
-        logprobs = tuple(at[token].logprob for token, at in zip(tokens, sampled.logprobs, strict=False))
+        of_sampled = sampled.logprobs  # flat: the sampled token's is the first of each position
+        logprobs = tuple(of_sampled.logprobs[first] for first in of_sampled.start_indices[: len(tokens)])
         ended = "eos" if tokens and tokens[-1] in self._ends else "length"
         return Completion(tokens, logprobs, "stop" if end is not None else ended)
 

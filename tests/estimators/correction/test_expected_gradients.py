@@ -31,10 +31,11 @@ def expected_gradient(correction, theta, logprobs_of, sampler_logprobs, advantag
         lengths=torch.full((len(mask),), mask.shape[1]),
         weights=sampler_logprobs.sum(1, keepdim=True).exp().expand_as(logprobs),
         old_logprobs=logprobs.detach(),
-        corrections=correction.correction(logprobs.detach(), sampler_logprobs, mask)[0],
+        sampler_logprobs=sampler_logprobs,
         advantages=advantages[:, None].expand_as(logprobs),
     )
-    loss, _ = PolicyObjective(Ppo())(Scores(logprobs=logprobs, entropies=torch.zeros_like(logprobs)), batch)
+    objective = PolicyObjective(Ppo(), correction=correction)
+    loss, _ = objective(Scores(logprobs=logprobs, entropies=torch.zeros_like(logprobs)), batch)
     return -torch.autograd.grad(loss, theta)[0]
 
 

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from uncollapse.core.runs import RunDirectory
 from uncollapse.plugins.collapse.replay import find_runs, replay_all
 from uncollapse.plugins.rollout.engine_hf import HfEngine, HfSession
+from uncollapse.plugins.training import loop
+from uncollapse.plugins.training.deepspeed_backend import DeepSpeedEngine
 
 SHIFT = 0.1
 """Nats by which the engine below overstates its log-probs, so that every ratio trainer / sampler is exp(-SHIFT)."""
@@ -82,10 +84,35 @@ def test_the_correction_scales_the_policy_loss(bandit, tmp_path, overstating):
     assert (dropped["correction/masked"], dropped["actor/grad_norm"]) == (1, 0)
 
 
-def test_with_one_optimizer_step_and_the_trainers_own_weights_nothing_is_measured(bandit, tmp_path):
-    for record in train(bandit, tmp_path, ONE_STEP):
-        assert not of("mismatch/", record) | of("correction/", record)
-        assert "rollout/logprob_gap" not in record
+@pytest.mark.parametrize("budget", [0, 600])
+def test_the_only_optimizer_step_measures_and_corrects_by_itself(bandit, tmp_path, overstating, monkeypatch, budget):
+    passes = []
+    score = DeepSpeedEngine.score
+    monkeypatch.setattr(DeepSpeedEngine, "score", lambda engine, *a, **o: passes.append(a) or score(engine, *a, **o))
+    settings = ["advantage=grpo", "critic=null", ONE_STEP, "correction=tis(0.95)"]
+    settings.append(f"trainer.token_budget={budget}")
+    own = train(bandit, tmp_path / "own", *settings)
+    assert not passes
+    monkeypatch.setattr(loop, "has_dropout", lambda module: True)  # then a pass without it comes first
+    before = train(bandit, tmp_path / "before", *settings)
+    assert passes
+    prefixes = ("mismatch/", "correction/", "actor/", "rollout/")
+    for one, other in zip(own, before, strict=True):
+        named = {key: value for key, value in one.items() if key.startswith(prefixes)}
+        assert named.keys() > {"mismatch/ess", "correction/truncated", "actor/entropy", "actor/grad_norm"}
+        assert named == pytest.approx({key: other[key] for key in named}, rel=1e-3, abs=1e-5)
+    assert own[0]["correction/truncated"] == 0
+    assert own[0]["correction/mean_weight"] == pytest.approx(math.exp(-SHIFT), abs=1e-4)
+    one, other = weights(tmp_path / "own"), weights(tmp_path / "before")
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-5
+
+
+def test_a_pass_with_dropout_measures_nothing(bandit, tmp_path):
+    settings = [ONE_STEP, "model.lora={rank: 2, dropout: 0.5}"]
+    for record in train(bandit, tmp_path / "trusted", *settings):
+        assert not of("mismatch/", record)
+    for record in train(bandit, tmp_path / "corrected", *settings, "correction=tis"):
+        assert record["mismatch/abs"] < 1e-4
 
 
 def test_an_engine_with_weights_of_its_own_is_always_measured(bandit, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import math
 from typing import get_args
 
 import attrs
@@ -83,30 +84,39 @@ def test_any_partition_into_micro_batches_and_ranks_has_the_same_gradient(batche
 
 
 def test_a_correction_weighs_the_policy_loss_and_nothing_else():
-    # losses -1 and 2 with weights 1.5 and 0 (dropped): mean -0.75 over both tokens, plus entropy and KL unweighted
+    # losses -1 and 2 with ratios 1.5 and 3 (dropped): mean -0.75 over both tokens, plus entropy and KL unweighted
     batch = one_row(
         old_logprobs=[0.0, -1.0, -1.0],
         ref_logprobs=[0.0, -2.0, -1.5],
         advantages=[9.0, 1.0, -2.0],
         weights=[0.0, 0.5, 0.5],
-        corrections=[0.0, 1.5, 0.0],
+        sampler_logprobs=[5.0, -1.0 - math.log(1.5), -1.0 - math.log(3)],
     )
     logprobs = torch.tensor([[0.0, -1.0, -1.0]], requires_grad=True)
     scores = Scores(logprobs=logprobs, entropies=torch.tensor([[7.0, 0.4, 0.6]]))
-    loss, metrics = PolicyObjective(Ppo(), 0.1, K1(), 0.2)(scores, batch)
+    loss, metrics = PolicyObjective(Ppo(), 0.1, K1(), 0.2, correction=IcePop(0, 2))(scores, batch)
     assert float(loss) == pytest.approx(-0.75 - 0.1 * 0.5 + 0.2 * 0.75)
     assert [float(x) for x in metrics["pg_loss"]] == pytest.approx([-1.5, 2])
     assert torch.autograd.grad(loss, logprobs)[0][0].tolist() == pytest.approx([0, -0.75 + 0.1, 0.1])
 
 
-def test_without_a_correction_the_loss_is_what_it_would_be_with_weights_of_one(batches):
+def test_a_sampler_that_is_the_trainer_needs_no_correction(batches):
     batch = batches()
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    batch = attrs.evolve(batch, weights=token_weights(batch.mask), sampler_logprobs=batch.old_logprobs)
     scores = Scores(logprobs=batch.old_logprobs + 0.1, entropies=batch.returns.abs())
     plain = PolicyObjective(Ppo(), 0.03)(scores, batch)[0]
-    assert torch.equal(
-        plain, PolicyObjective(Ppo(), 0.03)(scores, attrs.evolve(batch, corrections=batch.mask.float()))[0]
-    )
+    assert torch.equal(plain, PolicyObjective(Ppo(), 0.03, correction=Tis())(scores, batch)[0])
+
+
+def test_without_old_logprobs_a_correction_takes_those_of_this_pass():
+    batch = one_row(advantages=[9.0, 1.0, -2.0], weights=[0.0, 0.5, 0.5], sampler_logprobs=[5.0, -2.0, -1.5])
+    logprobs = torch.tensor([[0.0, -1.5, -2.0]], requires_grad=True)
+    objective = PolicyObjective(Ppo(), correction=Tis(10.0))
+    loss, _ = objective(Scores(logprobs=logprobs, entropies=torch.zeros(1, 3)), batch)
+    # ratios to the sampler exp(0.5), exp(-0.5), as constants: gradients -A w / 2
+    assert float(loss) == pytest.approx(-0.5 * math.exp(0.5) + math.exp(-0.5), abs=1e-5)
+    expected = [0.0, -0.5 * math.exp(0.5), math.exp(-0.5)]
+    assert torch.autograd.grad(loss, logprobs)[0][0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @settings(max_examples=40)
@@ -121,14 +131,15 @@ def test_with_a_correction_too_any_partition_has_the_same_gradient(batches, corr
     batch = batches(seed=seed)
     sampler = batch.old_logprobs - 0.3 * batch.returns
     corrections, _ = correction.correction(batch.old_logprobs, sampler, batch.mask)
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask, mode, 50), corrections=corrections)
+    batch = attrs.evolve(batch, weights=token_weights(batch.mask, mode, 50), sampler_logprobs=sampler)
+    objective = PolicyObjective(Ppo(), correction=correction)
     theta = torch.linspace(-0.5, 0.5, 61, dtype=torch.float64, requires_grad=True)
 
     def gradient(micro_batches):
         total = torch.zeros(61, dtype=torch.float64)
         for rows in micro_batches:
             scores = Scores(logprobs=-4 + theta[rows.tokens], entropies=theta[rows.tokens] ** 2)
-            total += torch.autograd.grad(PolicyObjective(Ppo())(scores, rows)[0], theta)[0]
+            total += torch.autograd.grad(objective(scores, rows)[0], theta)[0]
         return total
 
     # by hand: each token's weight in the step, its correction, and the gradient of the loss without one

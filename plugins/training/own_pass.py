@@ -1,0 +1,43 @@
+"""The sampling policy's log-probs and entropies from the update's own forward pass.
+
+The first optimizer step after a rollout begins with the policy that sampled. Where it is the only one, and goes over
+all rows, a pass before it would compute the same numbers a second time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.components import Scores
+from .batch import Batch
+from .ranks import Ranks
+from .stages import on_all_ranks
+
+
+class OwnPass:
+    """An objective that remembers what the policy says of the rows that it is given, each of them once."""
+
+    def __init__(self, objective: Any) -> None:
+        self.objective = objective
+        self._seen: list[tuple[list[int], dict[str, Tensor]]] = []
+
+    def __call__(self, scores: Scores, batch: Batch) -> Any:
+        assert batch.rows is not None and scores.logprobs is not None and scores.entropies is not None
+        seen = {"logprobs": scores.logprobs.detach(), "entropies": scores.entropies.detach()}
+        self._seen.append((batch.rows.tolist(), seen))
+        return self.objective(scores, batch)
+
+    def scores(self, mask: Tensor, ranks: Ranks) -> Scores:
+        """[B, T] of all rows that any rank was given, on the CPU; called by all ranks alike."""
+        return on_all_ranks(self._seen, mask, ranks)
+
+
+def has_dropout(module: torch.nn.Module) -> bool:
+    """Whether the update's forward pass is a noisy one, which says nothing exact of the sampling policy."""
+    return any(
+        (isinstance(part, torch.nn.Dropout) and part.p > 0) or getattr(part, "attention_dropout", 0.0) > 0
+        for part in module.modules()
+    )
