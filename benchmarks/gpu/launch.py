@@ -1,6 +1,6 @@
 """Processes that train together, one a GPU, as a launcher starts them: what they report, and an end to those that hang.
 
-What they print goes to files; only the end of the one that failed is shown, so that the benchmark's own lines stand out.
+What they print goes to files, and only the end of what a failed one printed is shown.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import psutil
 POLL_S = 0.1
 SHOWN = 30
 """Lines of a failed process' output."""
-_RAISED = re.compile(r"(?:\[rank\d+\]: )?(?P<what>[\w.]+(?:Error|Exception|Failed)\b.*)")
+_RAISED = re.compile(r"(?:\[rank\d+\]: )?(?P<what>[\w.]+(?:Error|Exception|SystemExit)\b.*)")
 
 
-class Failed(Exception):
+class ProcessError(Exception):
     """What became of processes that did not do their work."""
 
 
@@ -37,7 +37,7 @@ def reports(command: Sequence[str], world: int, limit_s: float) -> Iterator[dict
         limit_s: how long the processes may be silent.
 
     Raises:
-        Failed: one of them failed or they were silent for too long; none is left.
+        ProcessError: one of them failed or they were silent for too long; none is left.
     """
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
@@ -54,11 +54,12 @@ def reports(command: Sequence[str], world: int, limit_s: float) -> Iterator[dict
                     heard = time.monotonic() if lines else heard
                     failed = next((rank for rank, code in enumerate(codes) if code), None)
                     if failed is not None:  # the others would wait for it
-                        raise Failed(f"rank {failed}: {_last_words(folder / f'rank-{failed}.log', codes[failed])}")
+                        log = folder / f"rank-{failed}.log"
+                        raise ProcessError(f"rank {failed}: {_last_words(log, codes[failed])}")
                     if None not in codes:
                         return
                     if time.monotonic() - heard > limit_s:
-                        raise Failed(f"silent for {limit_s:.0f} s: {_last_words(folder / 'rank-0.log', None)}")
+                        raise ProcessError(f"silent for {limit_s:.0f} s: {_last_words(folder / 'rank-0.log', None)}")
                     time.sleep(POLL_S)
         finally:
             _end(processes)

@@ -168,7 +168,7 @@ def measured(world: int, cases: list[dict[str, Any]], options: argparse.Namespac
             for found in launch.reports([*sys.argv, *own], world, options.limit):
                 cases = cases[1:]
                 yield found
-        except launch.Failed as error:
+        except launch.ProcessError as error:
             cases = cases[1:]
             yield {"error": str(error)}
 
