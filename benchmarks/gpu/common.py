@@ -27,10 +27,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 SHAPES = {
     "3b": (2048, 36, 16, 2, 11008, 151_936),
     "0.5b": (896, 24, 14, 2, 4864, 151_936),
+    "50m": (512, 15, 8, 4, 1408, 8192),
     "tiny": (64, 2, 2, 1, 128, 1024),
 }
-"""Hidden size, layers, heads, key-value heads, intermediate size, vocabulary: Qwen2.5-3B, Qwen2.5-0.5B, and one for
-trying a script out (heads of 32, the smallest that vLLM takes on a CPU)."""
+"""Hidden size, layers, heads, key-value heads, intermediate size, vocabulary: Qwen2.5-3B, Qwen2.5-0.5B, one for checks
+that need no size, and one for trying a script out (heads of 32, the smallest that vLLM takes on a CPU)."""
 PEAK = 989e12
 """bf16 FLOP/s of an H100 SXM or H200, dense, as the vendor states it."""
 ACTIONS = ("Up", "Down", "Left", "Right")
@@ -163,11 +164,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def used_gib() -> float:
-    """Memory that is in use on this GPU, by whomever; 0 without one."""
+def used_gib(device: int | None = None) -> float:
+    """Memory that is in use on a GPU (this thread's unless named), by whomever; 0 without one."""
     if not torch.cuda.is_available():
         return 0.0
-    free, total = torch.cuda.mem_get_info()
+    free, total = torch.cuda.mem_get_info(device)
     return (total - free) / 2**30
 
 
@@ -181,6 +182,7 @@ class Peak:
     def __enter__(self) -> Peak:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+            self._device = torch.cuda.current_device()  # each thread has its own, and a new one's is GPU 0
             self._thread.start()
         return self
 
@@ -196,7 +198,7 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
-            self.gib = max(self.gib, used_gib())
+            self.gib = max(self.gib, used_gib(self._device))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

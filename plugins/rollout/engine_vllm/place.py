@@ -7,12 +7,17 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import torch
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK")
-"""What a launcher tells the trainer's ranks, and the engine's process must not take as its own."""
+LAUNCHER = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK",
+    "TORCHELASTIC_USE_AGENT_STORE",
+)  # fmt: skip
+"""What a launcher tells the trainer's ranks, and the engine's process must not take as its own. With torchrun's agent
+store in sight, torch would look for a store at the engine's own address rather than start one there."""
 
 
 class Place:
@@ -34,6 +39,7 @@ class Place:
         changes = {
             **dict.fromkeys(LAUNCHER),
             "CUDA_VISIBLE_DEVICES": self.visible,
+            "VLLM_CACHE_ROOT": _cache(int(os.environ.get("LOCAL_RANK", "0"))),
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_NO_USAGE_STATS": "1",
         }
@@ -43,6 +49,19 @@ class Place:
             yield
         finally:
             _set(before)
+
+
+def _cache(local_rank: int) -> str | None:
+    """Where vLLM keeps compiled graphs: a folder for each rank of a machine.
+
+    vLLM names the files by the rank within its own engine, and reads and rewrites them without a lock, so engines that
+    start together may read what another has written in part.
+    """
+    own = os.environ.get("VLLM_CACHE_ROOT")
+    if local_rank == 0:
+        return own
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm"
+    return str(Path(own or usual) / f"local-rank-{local_rank}")
 
 
 def _set(values: dict[str, str | None]) -> None:

@@ -171,7 +171,8 @@ class VllmSession:
             with packed(tensors, self.place.trainer) as message:
                 self.rpc("uncollapse_receive", message, last, self._asleep)
         if self._syncs == 0:
-            self._compare(sent, self.rpc("uncollapse_fingerprint", shapes)[0])
+            for held in self.rpc("uncollapse_fingerprint", shapes):
+                self._compare(sent, held)
 
     @staticmethod
     def _compare(sent: dict[str, Fingerprint], held: dict[str, Fingerprint]) -> None:

@@ -36,14 +36,13 @@ class WeightReceiver:
     def uncollapse_receive(self, message: bytes, last: bool, room: bool) -> None:
         """Load what :func:`.transfer.packed` wrote, by Hugging Face names; parts before the last are kept until then.
 
-        There is ``room`` for them on the GPU where the KV cache sleeps; otherwise they are kept in host memory.
+        There is ``room`` for them on this worker's GPU where the KV cache sleeps; otherwise host memory keeps them.
         """
         tensors = unpacked(message, self.device)
         staged = getattr(self, "uncollapse_staged", [])
         if not last:
-            self.uncollapse_staged = staged + [
-                (name, tensor.clone() if room else tensor.cpu()) for name, tensor in tensors
-            ]
+            place = self.device if room else torch.device("cpu")  # what is sent lies on the trainer's GPU
+            self.uncollapse_staged = staged + [(name, tensor.to(place, copy=True)) for name, tensor in tensors]
         else:
             self.uncollapse_staged = []
             with torch.device(self.device):
