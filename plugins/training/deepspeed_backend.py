@@ -69,8 +69,8 @@ class DeepSpeed:
             lr=optimizer.lr,
             betas=optimizer.betas,
             weight_decay=optimizer.weight_decay,
-            # On a CPU one pass over the states is much faster than one for each operation.
-            fused=True if offload != "none" else None,
+            # One pass over weights and states rather than one for each operation, without their temporaries.
+            fused=True if offload != "none" or ranks.device.type == "cuda" else None,
         )
         settings = {
             "train_micro_batch_size_per_gpu": 1,
@@ -245,7 +245,8 @@ class DeepSpeedEngine:
         in_groups = [flat for group in self.adamw.param_groups for flat in group["params"]]
         for flat in getattr(self.engine.optimizer, "fp32_partitioned_groups_flat", in_groups):
             held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
-            self.adamw.state[flat] = {**held, "step": step.clone()}  # ZeRO may be linked to the tensors already
+            # ZeRO may be linked to the tensors already; a fused step wants the count beside them
+            self.adamw.state[flat] = {**held, "step": step.to(flat.device, copy=True)}
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -253,8 +254,7 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         if self.stage == 0 and parameter.dtype == torch.float32:
-            self.adamw.state[parameter] = {key: value.clone().to(parameter.device) for key, value in values.items()}
-            self.adamw.state[parameter]["step"] = values["step"].clone()
+            self.adamw.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in values.items()}
             return
         for key in STATES:
             safe_set_full_optimizer_state(parameter, values[key].to(self.ranks.device), key)

@@ -34,9 +34,10 @@ class Place:
         self.trainer = seen.index(own)
 
     @contextmanager
-    def environment(self) -> Iterator[None]:
-        """What the engine's process inherits."""
+    def environment(self, **further: str) -> Iterator[None]:
+        """What the engine's process inherits, and ``further`` settings of ours that give way to the user's."""
         changes = {
+            **{name: os.environ.get(name, value) for name, value in further.items()},
             **dict.fromkeys(LAUNCHER),
             "CUDA_VISIBLE_DEVICES": self.visible,
             "VLLM_CACHE_ROOT": _cache(int(os.environ.get("LOCAL_RANK", "0"))),

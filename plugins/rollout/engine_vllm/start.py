@@ -16,6 +16,9 @@ from .watched import Watched
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM's adapter kernels are built for."""
+SECOND_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+"""Makes vLLM use its second model runner, whose sampler draws for all seeded requests in one kernel; that of the first
+calls one for each of them. By itself vLLM 0.24 uses it for some architectures only, 0.32 wherever it can."""
 
 
 def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | None) -> VllmSession:
@@ -79,11 +82,22 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
         settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
     # results of the methods that we add to the worker are only decoded with it, so it must stay
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    others = active_children()
-    with place.environment(), failures("did not start"), deaf_to_interrupts():
-        llm = LLMEngine.from_engine_args(EngineArgs(**settings))
+    others, arguments = active_children(), EngineArgs(**settings)
+    runner = {SECOND_RUNNER: "1"} if place.cuda and _has_second_runner(arguments, place) else {}
+    with place.environment(**runner), failures("did not start"), deaf_to_interrupts():
+        llm = LLMEngine.from_engine_args(arguments)
     watched = Watched([child for child in active_children() if child not in others], died())
     ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
     session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
     session.rpc("uncollapse_bind", os.getpid())
     return session
+
+
+def _has_second_runner(arguments: Any, place: Place) -> bool:
+    """Whether it serves this model with these settings: vLLM says so once it has put its configuration together."""
+    with place.environment(**{SECOND_RUNNER: "1"}):
+        try:
+            arguments.create_engine_config()
+        except ValueError:  # what else may be wrong will be said when the engine starts
+            return False
+    return True

@@ -7,6 +7,7 @@ import torch
 from uncollapse.plugins.rollout.engine_vllm import worker
 from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.rollout.engine_vllm.place import LAUNCHER, Place
+from uncollapse.plugins.rollout.engine_vllm.start import SECOND_RUNNER, _has_second_runner
 
 
 def place(own, **settings):
@@ -45,6 +46,29 @@ def test_what_a_launcher_says_is_hidden_from_the_engine_and_kept_for_the_trainer
         assert not set(LAUNCHER) & set(os.environ)
         assert os.environ["CUDA_VISIBLE_DEVICES"].count(",") == 0
     assert dict(os.environ) == before
+
+
+def test_settings_of_ours_give_way_to_the_users(monkeypatch):
+    monkeypatch.setenv("VLLM_ONE", "theirs")
+    monkeypatch.delenv("VLLM_OTHER", raising=False)
+    with place(0).environment(VLLM_ONE="ours", VLLM_OTHER="ours"):
+        assert (os.environ["VLLM_ONE"], os.environ["VLLM_OTHER"]) == ("theirs", "ours")
+    assert "VLLM_OTHER" not in os.environ
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_the_second_model_runner_is_chosen_where_vllm_can_configure_it(monkeypatch, serves):
+    monkeypatch.delenv(SECOND_RUNNER, raising=False)
+    asked = []
+
+    class Arguments:
+        def create_engine_config(self):
+            asked.append(os.environ[SECOND_RUNNER])
+            if not serves:
+                raise ValueError("Model Runner V2 does not yet support it")
+
+    assert _has_second_runner(Arguments(), place(0)) == serves
+    assert asked == ["1"] and SECOND_RUNNER not in os.environ
 
 
 def test_engines_of_one_machine_write_their_compiled_graphs_to_different_folders(monkeypatch, tmp_path):
