@@ -1,4 +1,4 @@
-"""Protocols of what plays, samples, trains, watches and records: environments, engines, detectors, trackers, launchers."""
+"""Protocols of what plays, samples, trains, watches and records: environments, engines, detectors, launchers."""
 
 from __future__ import annotations
 

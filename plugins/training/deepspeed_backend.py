@@ -287,8 +287,9 @@ class DeepSpeedEngine:
     def _withhold(self, *_: Any) -> None:
         # AdamW leaves what has no gradient alone; ZeRO makes one of zeros of it, and may reuse its memory.
         frozen = [group for group in self.adamw.param_groups if any(group is other for other in self._frozen)]
-        self._withheld = [(flat, flat.grad) for group in frozen for flat in group["params"]]
-        for flat, _ in self._withheld:
+        flats = [flat for group in frozen for flat in group["params"]]
+        self._withheld = [(flat, flat.grad) for flat in flats]
+        for flat in flats:
             flat.grad = None
 
     def _give_back(self, *_: Any) -> None:
