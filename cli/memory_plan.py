@@ -34,6 +34,8 @@ def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: 
     rows += [("total", *(_gib(phase.total) for phase in plan.phases))]
     rows += [("at least, with short rows", *(_gib(phase.least) for phase in plan.phases))]
     print_columns(rows)
+    if plan.unclear:
+        click.echo(f"\nactivations and KV cache are not counted, the totals are lower bounds: {plan.unclear}")
     if plan.host:
         click.echo(f"\nin the machine's memory, for each GPU: {_gib(plan.host)} GiB")
     if not memory:
@@ -41,8 +43,9 @@ def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: 
         return
     require(request, memory)
     fullest = plan.fullest
+    verdict = "fits at least without what is not counted" if plan.unclear else "fits"
     click.echo(
-        f"\nfits: {_gib(fullest.total)} GiB ({fullest.name}) of {_gib(int(USABLE * memory))} GiB, "
+        f"\n{verdict}: {_gib(fullest.total)} GiB ({fullest.name}) of {_gib(int(USABLE * memory))} GiB, "
         f"{USABLE:.0%} of the GPU's {_gib(memory)} GiB"
     )
 

@@ -21,6 +21,7 @@ MEMORY = (
     "trainer.score_batch",
     "trainer.token_budget",
     "trainer.offload",
+    "trainer.zero_stage",
 )
 """Keys that change how much memory a run takes, and what it computes by rounding at most."""
 

@@ -127,11 +127,16 @@ class DeepSpeedEngine:
         self.engine, self.adamw, self.groups, self.stage, self.ranks = engine, adamw, groups, stage, ranks
         self._clip, self._norm = grad_clip, math.nan
         self._names = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self._frozen: list[Any] = []
+        self._withheld: list[tuple[Tensor, Tensor | None]] = []
         if stage == 0:
             adamw.register_step_pre_hook(self._clip_gradients)
         elif len(groups) > 1:
             # ZeRO 1 and 2 look for the states of all groups once the first group has been stepped
-            self._create_states(torch.tensor(0.0))
+            self._create_states([torch.tensor(0.0)] * len(groups))
+        if len(groups) > 1:
+            adamw.register_step_pre_hook(self._withhold)
+            adamw.register_step_post_hook(self._give_back)
 
     @property
     def module(self) -> Any:
@@ -144,9 +149,15 @@ class DeepSpeedEngine:
         return Scores(**self.engine(batch.to(self.ranks.device), **options))
 
     def update(
-        self, micro_batches: Sequence[Batch], loss: Loss, lr_scale: float = 1.0, **options: Any
+        self, micro_batches: Sequence[Batch], loss: Loss, lr_scale: float = 1.0, only: str = "", **options: Any
     ) -> dict[str, float]:
         """One optimizer step on the sum of ``loss`` over all micro-batches and ranks.
+
+        Args:
+            only: the start of the names that ``own_lr`` gave a learning rate of their own: nothing else takes a step.
+                Weights, Adam's moments and its count of steps stay as they are, in every ZeRO stage, so what trains
+                later begins as if it had never been there. (A gradient of zero would not do: weight decay and
+                momentum move weights without one, and the count decides how Adam corrects its first moments.)
 
         Returns:
             The loss' metrics averaged over everything that they counted, ``grad_norm`` before clipping, and ``lr``.
@@ -165,6 +176,8 @@ class DeepSpeedEngine:
                 sums[name] = sums[name] + pair if name in sums else pair
         for group, own in zip(self.engine.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = own.lr * lr_scale
+        pairs = zip(self.engine.optimizer.param_groups, self.groups, strict=True)
+        self._frozen = [group for group, own in pairs if not own.names[0].startswith(only)]
         self.engine.step()
         norm = self._norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
         if not math.isfinite(norm):
@@ -200,7 +213,7 @@ class DeepSpeedEngine:
         ``param_groups`` hold base learning rates and names; ``master`` the fp32 weights behind a bf16 model.
         """
         inner = self.adamw.param_groups[0]
-        state = {name: self._state_of(p) for name, p in self._names.items()}
+        state = {name: self._state_of(name, p) for name, p in self._names.items()}
         settings = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
         master = {name: self._master(p) for name, p in self._names.items() if p.dtype != torch.float32}
         return {
@@ -220,33 +233,43 @@ class DeepSpeedEngine:
         if not saved["state"]:
             return
         if self.stage > 0:
-            self._create_states(next(iter(saved["state"].values()))["step"])
+            steps = {name: values["step"] for name, values in saved["state"].items()}
+            self._create_states([steps.get(group.names[0], torch.tensor(0.0)) for group in self.groups])
         for name, values in saved["state"].items():
             self._load_state(self._names[name], values, saved["master"].get(name))
 
-    def _state_of(self, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+    def _flats(self, name: str) -> list[Tensor]:
+        """What AdamW steps for the parameter group of ``name``: it has one count of steps."""
+        index = next(index for index, group in enumerate(self.groups) if name in group.names)
+        if self.stage < 3:
+            return list(self.adamw.param_groups[index]["params"])
+        zero = self.engine.optimizer
+        flats = enumerate(zero.fp32_partitioned_groups_flat)
+        return [flat for part, flat in flats if zero.sub_group_to_group_id[part] == index]
+
+    def _state_of(self, name: str, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         if self.stage == 0 and parameter.dtype == torch.float32:
             return {key: value.detach().cpu().clone() for key, value in self.adamw.state.get(parameter, {}).items()}
-        flat = [state for state in self.adamw.state.values() if "step" in state]
-        if not flat:
+        step = next((state["step"] for flat in self._flats(name) if (state := self.adamw.state.get(flat))), None)
+        if step is None:
             return {}
         tensors = {key: safe_get_full_optimizer_state(parameter, key) for key in STATES}
-        return {"step": flat[0]["step"].cpu().clone(), **{key: value.cpu() for key, value in tensors.items()}}
+        return {"step": step.cpu().clone(), **{key: value.cpu() for key, value in tensors.items()}}
 
     def _master(self, parameter: torch.nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param
 
         return safe_get_full_fp32_param(parameter).cpu()
 
-    def _create_states(self, step: Tensor) -> None:
+    def _create_states(self, steps: Sequence[Tensor]) -> None:
         # ZeRO creates the states of its flat partitions in the first step; here they must exist before it.
-        in_groups = [flat for group in self.adamw.param_groups for flat in group["params"]]
-        for flat in getattr(self.engine.optimizer, "fp32_partitioned_groups_flat", in_groups):
-            held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
-            # ZeRO may be linked to the tensors already; a fused step wants the count beside them
-            self.adamw.state[flat] = {**held, "step": step.to(flat.device, copy=True)}
+        for group, step in zip(self.groups, steps, strict=True):
+            for flat in self._flats(group.names[0]):
+                held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
+                # ZeRO may be linked to the tensors already; a fused step wants the count beside them
+                self.adamw.state[flat] = {**held, "step": step.to(flat.device, copy=True)}
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -260,6 +283,19 @@ class DeepSpeedEngine:
             safe_set_full_optimizer_state(parameter, values[key].to(self.ranks.device), key)
         if master is not None:
             safe_set_full_fp32_param(parameter, master.to(self.ranks.device))
+
+    def _withhold(self, *_: Any) -> None:
+        # AdamW leaves what has no gradient alone; ZeRO makes one of zeros of it, and may reuse its memory.
+        frozen = [group for group in self.adamw.param_groups if any(group is other for other in self._frozen)]
+        flats = [flat for group in frozen for flat in group["params"]]
+        self._withheld = [(flat, flat.grad) for flat in flats]
+        for flat in flats:
+            flat.grad = None
+
+    def _give_back(self, *_: Any) -> None:
+        for flat, gradient in self._withheld:
+            flat.grad = gradient
+        self._withheld = []
 
     def _clip_gradients(self, *_: Any) -> None:
         # Without ZeRO, DeepSpeed clips but does not say what the norm was.

@@ -35,7 +35,7 @@ class EngineWeights:
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         if getattr(self._engine, "adapter", False):
-            weights = adapter_weights(self._policy, self._policy.module)[1]
+            weights = adapter_weights(self._policy, self._policy.module)
         else:
             weights = full_weights(self._policy, self._policy.module)
         if self._policy.stage == 3:  # what was gathered is gone with the next tensor, and an engine may take its time

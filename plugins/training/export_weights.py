@@ -6,7 +6,6 @@ in full only while it is handed out. Nothing of the trainer's is changed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -50,17 +49,23 @@ def full_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, buffer) for name, buffer in named_buffers if name in saved)
 
 
-def adapter_weights(engine: Any, module: Policy) -> tuple[dict[str, Any], Iterator[tuple[str, Tensor]]]:
-    """What ``save_pretrained`` of peft writes of the policy's adapter: its settings, and its tensors by their names.
+def adapter_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the policy's adapter, by its name in peft's ``adapter_model.safetensors``.
 
-    Returns:
-        The content of ``adapter_config.json``, and the tensors of ``adapter_model.safetensors`` one after the other
-        (``base_model.model....lora_A.weight``). Arguments and lifetime are those of :func:`full_weights`.
+    Arguments and lifetime are those of :func:`full_weights`. The adapter's settings are written by peft itself
+    (``PeftConfig.save_pretrained``).
+
+    Yields:
+        ``base_model.model....lora_A.weight`` and a tensor.
     """
-    adapter: str = module.model.active_adapter
-    settings = {**module.model.peft_config[adapter].to_dict(), "inference_mode": True}
-    plain = json.loads(json.dumps(settings, default=sorted))  # sets become lists
-    return plain, _adapter_tensors(engine, module.model, adapter)
+    model = module.model
+    for prefix, layer in _layers(model):
+        if not hasattr(layer, "base_layer"):
+            continue
+        own = {name: p for name, p in layer.named_parameters() if name.startswith("lora_")}
+        with _gathered(engine, list(own.values())):
+            for name, parameter in own.items():
+                yield f"{prefix}{name.replace(f'.{model.active_adapter}', '', 1)}", parameter.detach()
 
 
 def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -93,13 +98,3 @@ def _merged(prefix: str, layer: Any) -> Tensor:
             update = layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float()
             total = total + layer.scaling[adapter] * (update.T if layer.fan_in_fan_out else update)
     return total.to(weight.dtype)
-
-
-def _adapter_tensors(engine: Any, model: Any, adapter: str) -> Iterator[tuple[str, Tensor]]:
-    for prefix, layer in _layers(model):
-        if not hasattr(layer, "base_layer"):
-            continue
-        own = {name: p for name, p in layer.named_parameters() if name.startswith("lora_")}
-        with _gathered(engine, list(own.values())):
-            for name, parameter in own.items():
-                yield f"{prefix}{name.replace(f'.{adapter}', '', 1)}", parameter.detach()

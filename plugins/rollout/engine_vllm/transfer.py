@@ -7,18 +7,22 @@ into its own tensors. What is sent is only valid until the call that sends it re
 from __future__ import annotations
 
 import pickle
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
 BUCKET_BYTES = 2**33
 """Tensors are sent in parts of about this size; only what is gathered for the purpose takes up memory meanwhile."""
 SHARED = Path("/dev/shm")
+"""Where a session's folder is, if there is such a place: what is in it is in memory."""
 _DEVICE = 6
 """The place of the device's index among the arguments that rebuild a CUDA tensor."""
 
@@ -39,10 +43,10 @@ def buckets(weights: Iterable[Named], limit: int = BUCKET_BYTES) -> Iterator[tup
 
 
 @contextmanager
-def packed(tensors: list[Named], gpu: int = 0) -> Iterator[bytes]:
+def packed(tensors: list[Named], gpu: int, folder: str) -> Iterator[bytes]:
     """What the engine's process is told; it can read the tensors as long as this context is open.
 
-    ``gpu``: the number of the tensors' GPU in the engine's process.
+    ``gpu``: the number of the tensors' GPU in the engine's process. ``folder``: where a file may be written.
     """
     if tensors and tensors[0][1].is_cuda:
         from torch.multiprocessing.reductions import reduce_tensor
@@ -53,10 +57,19 @@ def packed(tensors: list[Named], gpu: int = 0) -> Iterator[bytes]:
         yield pickle.dumps(here)
         torch.cuda.ipc_collect()
         return
-    with tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None, prefix="uncollapse-") as directory:
-        file = Path(directory) / "weights.safetensors"
-        save_file({name: tensor.cpu().clone() for name, tensor in tensors}, file)  # tied tensors share memory
+    file = Path(folder) / "weights.safetensors"
+    save_file({name: tensor.cpu().clone() for name, tensor in tensors}, file)  # tied tensors share memory
+    try:
         yield pickle.dumps(str(file))
+    finally:
+        file.unlink()
+
+
+def write_adapter(directory: Path, settings: PeftConfig, weights: Iterable[Named]) -> None:
+    """Make ``directory``, and write there what ``save_pretrained`` of peft writes of an adapter."""
+    settings.save_pretrained(str(directory))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights}
+    save_file(tensors, directory / "adapter_model.safetensors")
 
 
 def unpacked(message: bytes, device: torch.device) -> list[Named]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from contextlib import suppress
@@ -27,11 +28,13 @@ class WeightReceiver:
     reload_weights: Any
     uncollapse_staged: list[Named]
 
-    def uncollapse_bind(self, trainer: int) -> None:
-        """A trainer (its process id) that is killed takes this process with it, and the one that started it."""
+    def uncollapse_bind(self, trainer: int, folder: str) -> None:
+        """A trainer (its process id) that is killed takes this process with it, the one that started it, and the
+        ``folder`` of the session.
+        """
         engine = os.getppid()
         others = [engine] if engine != trainer else []
-        threading.Thread(target=_die_with, args=(psutil.Process(trainer), others), daemon=True).start()
+        threading.Thread(target=_die_with, args=(psutil.Process(trainer), others, folder), daemon=True).start()
 
     def uncollapse_receive(self, message: bytes, last: bool, room: bool) -> None:
         """Load what :func:`.transfer.packed` wrote, by Hugging Face names; parts before the last are kept until then.
@@ -63,8 +66,9 @@ class WeightReceiver:
         return fingerprint(whole.items())
 
 
-def _die_with(trainer: psutil.Process, others: list[int]) -> None:
+def _die_with(trainer: psutil.Process, others: list[int], folder: str) -> None:
     trainer.wait()
+    shutil.rmtree(folder, ignore_errors=True)  # memory, where it is in /dev/shm; the trainer may have removed it
     for process in others:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)

@@ -31,8 +31,7 @@ def export(directory: str, stage: int, lora: bool, dtype: str = "float32") -> di
     found |= {"after": copied(full_weights(engine, policy)), "fingerprint": fingerprint(full_weights(engine, policy))}
     found["parameters"] = copied(engine.weights())
     if lora:
-        settings_of_adapter, tensors = adapter_weights(engine, policy)
-        found |= {"adapter": copied(tensors), "adapter_config": settings_of_adapter}
+        found["adapter"] = copied(adapter_weights(engine, policy))
     # the last thing: whatever was gathered must have been let go of in good order
     return {**found, "logprobs": score(engine, batch, 3, ranks).logprobs}
 

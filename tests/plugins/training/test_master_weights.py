@@ -4,6 +4,7 @@ import attrs
 import pytest
 import torch
 import uncollapse
+from safetensors.torch import load_file
 from uncollapse.core.experiment import Trainer
 from uncollapse.core.runs import RunDirectory
 from uncollapse.plugins.training import assemble
@@ -86,3 +87,43 @@ def test_a_checkpoint_continues_under_another_zero_stage(bandit, tmp_path, befor
         ours, theirs = engine.optimizer_state()["master"], engines(moved)[name].optimizer_state()["master"]
         far = max(float((ours[key] - theirs[key]).abs().mean()) for key in ours)
         assert far < 1e-4, name  # of a step of 1e-3: gradients are summed in another order and type
+
+
+def adam_and_weights(loop):
+    engine = loop.parts.policy
+    return engine.optimizer_state()["state"], {name: tensor.clone() for name, tensor in engine.weights()}
+
+
+def test_a_run_is_resumed_from_one_zero_stage_to_another(bandit, tmp_path, monkeypatch):
+    path, step = tmp_path / "run", Loop.train_step
+
+    def staged(stage):
+        rest = ("trainer.save_every=1", "trainer.keep=0", "advantage=grpo", f"trainer.zero_stage={stage}")
+        return uncollapse.compose(bandit, rest)
+
+    def train(stage, resume, fails_at):
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "train_step", lambda loop: 1 / 0 if loop.step == fails_at else step(loop))
+            return uncollapse.train(staged(stage), path, resume=resume)
+
+    for done, stage in enumerate((0, 2, 3)):
+        with pytest.raises(ZeroDivisionError):
+            train(stage, done > 0, done + 1)
+        checkpoint = RunDirectory.open(path).latest()
+        assert checkpoint.name == f"step_{done + 1}"
+        saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+        weights = load_file(checkpoint / "model" / "model.safetensors")
+        for other in (0, 2, 3):
+            states, held = adam_and_weights(loop_from(checkpoint, staged(other)))
+            assert states.keys() == {f"model.{name}" for name in saved}
+            for name, values in saved.items():
+                own = states[f"model.{name}"]
+                assert int(own["step"]) == int(values["step"]) == 2 * (done + 1)
+                assert torch.equal(own["exp_avg"], values["exp_avg"])
+                assert torch.equal(own["exp_avg_sq"], values["exp_avg_sq"])
+                assert torch.equal(held[f"model.{name}"], weights[name])
+    assert train(2, True, None).status == "success"
+    run = RunDirectory.open(path)
+    assert [record["step"] for record in run.metrics()] == [0, 1, 2, 3, 4]
+    assert run.read_config()["trainer"]["zero_stage"] == 2
+    assert (path / "log.txt").read_text().count("trainer.zero_stage: ") == 3

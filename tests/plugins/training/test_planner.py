@@ -1,12 +1,29 @@
 """The plan of a run's memory against what torch, DeepSpeed and transformers really hold, and against hand values."""
 
 import gc
+import re
 
 import attrs
 import pytest
 import torch
 import uncollapse
-from transformers import DynamicCache, GPT2Config, MambaConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig
+from click.testing import CliRunner
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    DynamicCache,
+    FalconH1Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    MambaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+)
+from uncollapse.cli.main import main
 from uncollapse.core.experiment import Lora, Model, Trainer
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch
@@ -19,7 +36,7 @@ from uncollapse.plugins.training.planner import (
     activations,
     head_scoring,
     head_training,
-    kv_per_token,
+    kv_row,
     layer_saved,
     layer_working,
     plan,
@@ -91,7 +108,7 @@ def test_counts_are_those_of_the_real_models(tmp_path, tied):
     whole = sum(parameter.numel() for parameter in real.parameters())
     found = policy_shape(config(tie_word_embeddings=tied))
     assert (found.parameters, found.trained) == (whole, whole)
-    assert attrs.astuple(found)[2:] == (3, 256, 4, 2, 64, 768, 1000)
+    assert attrs.astuple(found)[2:] == (3, 256, 4, 2, 64, 768, 1000, 0, 0, "")
 
     lora = Lora(rank=4)
     adapted = load_policy(Model(dtype="float32", lora=lora), tmp_path, 1.0)
@@ -108,11 +125,96 @@ def test_sizes_of_other_architectures():
         hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2, vocab_size=100
     )
     mixture.moe_intermediate_size, mixture.num_experts_per_tok, mixture.num_experts = 32, 2, 4
-    assert policy_shape(mixture).intermediate == 64
+    mixture.shared_expert_intermediate_size = 48
+    assert policy_shape(mixture).intermediate == 2 * 32 + 48
     old = policy_shape(GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=100))
     assert (old.hidden, old.layers, old.heads, old.kv_heads, old.head_dim, old.intermediate) == (64, 2, 4, 4, 16, 256)
-    free = policy_shape(MambaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=100))
-    assert free.parameters > 0
+
+
+TINY = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+WINDOW = 8
+SHAPES = {
+    # configuration, MLP width of a token, sliding layers
+    "Qwen2": (Qwen2Config(**TINY), 96, 0),
+    "Qwen2, tied": (Qwen2Config(**TINY, tie_word_embeddings=True), 96, 0),
+    "Qwen2, half sliding": (
+        Qwen2Config(**TINY, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
+        96,
+        2,
+    ),
+    "Qwen2, window not used": (Qwen2Config(**TINY, use_sliding_window=False, sliding_window=WINDOW), 96, 0),
+    "Gemma 3": (Gemma3TextConfig(**TINY, head_dim=32, sliding_window=WINDOW, sliding_window_pattern=2), 96, 2),
+    "Mistral": (MistralConfig(**TINY, sliding_window=WINDOW), 96, 4),
+    "Mixtral": (MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2), 2 * 96, 0),
+    "Qwen3 MoE": (
+        Qwen3MoeConfig(**TINY, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=32),
+        48,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_and_cache_of_every_kind_of_attention_are_those_of_the_real_model(name):
+    config, intermediate, sliding = SHAPES[name]
+    real, rows, width = AutoModelForCausalLM.from_config(config), 3, 17
+    shape = policy_shape(config)
+    assert shape.unclear == ""
+    assert shape.parameters == shape.trained == sum(parameter.numel() for parameter in real.parameters())
+    assert (shape.intermediate, shape.sliding) == (intermediate, sliding)
+
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        for ids in torch.zeros(rows, width, dtype=torch.long).split((width - 1, 1), dim=1):
+            real(input_ids=ids, past_key_values=cache, use_cache=True)
+    held = [layer.keys.numel() + layer.values.numel() for layer in cache.layers]
+    per_token = 2 * 2 * shape.head_dim * rows
+    assert sum(held) == per_token * ((4 - sliding) * width + sliding * (WINDOW - 1))
+    # transformers drops one token of the window before the next one comes
+    assert rows * kv_row(shape, width, 4) == 4 * (sum(held) + per_token * sliding)
+    assert kv_row(shape, 5, 4) == 4 * 4 * per_token // rows * 5
+
+
+def free_of_attention():
+    return MambaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=100)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (free_of_attention(), "linear_attention|no attention"),
+        (FalconH1Config(**TINY, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16), "hybrid"),
+        (DeepseekV3Config(**TINY, n_routed_experts=4, moe_intermediate_size=16), "latent attention"),
+    ],
+    ids=["Mamba", "Falcon H1", "DeepSeek V3"],
+)
+def test_what_is_not_understood_is_said_and_not_counted(tmp_path, config, words):
+    shape = policy_shape(config)
+    assert re.search(words, shape.unclear)
+    made = plan(shape, None, experiment(tmp_path, "advantage=grpo"))
+    assert made.unclear == shape.unclear
+    names = {name for phase in made.phases for name in phase.items}
+    assert not names & {"activations", "KV cache"}
+    assert {"policy weights", "optimizer", "gradients"} <= names
+
+
+def test_doctor_says_what_it_does_not_count(tmp_path):
+    free_of_attention().save_pretrained(tmp_path)
+    path = tmp_path / "free.yaml"
+    path.write_text(f"{{model: {{path: {tmp_path}}}, environment: bandit, advantage: grpo}}")
+    found = CliRunner().invoke(main, ["doctor", "-e", str(path), "--gpu-memory", "80"])
+    assert found.exit_code == 0, found.output
+    assert found.output.count("activations and KV cache are not counted, the totals are lower bounds: layers of") == 1
+    assert "fits at least without what is not counted: " in found.output
+    assert "\nKV cache" not in found.output
 
 
 def test_the_key_value_cache_is_that_of_transformers():
@@ -120,7 +222,7 @@ def test_the_key_value_cache_is_that_of_transformers():
     cache = DynamicCache(config=real.config)
     real(input_ids=torch.zeros(rows, width, dtype=torch.long), past_key_values=cache, use_cache=True)
     held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
-    assert kv_per_token(policy_shape(config()), 2) * rows * width == held
+    assert kv_row(policy_shape(config()), width, 2) * rows == held
 
 
 # --- DeepSpeed ------------------------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ import pytest
 import torch
 import uncollapse
 from safetensors.torch import load_file
+from transformers import Qwen2ForCausalLM
 from uncollapse.core.components import Scores
+from uncollapse.core.experiment import Trainer
 from uncollapse.core.runs import RunDirectory
 from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint as load_probed
 from uncollapse.plugins.training import assemble
 from uncollapse.plugins.training.aggregation import token_weights
+from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.loop import Loop
 from uncollapse.plugins.training.losses import CriticObjective
 from uncollapse.plugins.training.models import Critic, Policy
@@ -127,6 +130,84 @@ def test_a_detached_critic_alone_moves_nothing_but_the_head(setting, stage):
     assert {name for name, change in found["moved"].items() if change.any()} == set(HEAD)
 
 
+def started(setting, stage, before=None):
+    """An engine that trains a detached critic and decays weights, from the start or from a saved state of it."""
+    module = actor_critic(Qwen2ForCausalLM.from_pretrained(setting[0] / "model", dtype=torch.float32), detach=True)
+    if before is not None:
+        module.load_state_dict(before[0], strict=False)  # tied weights have one name
+    settings = Trainer(lr=1e-3, weight_decay=0.1)
+    engine = DeepSpeed().start(
+        module, settings, zero_stage=stage, dtype="float32", ranks=start_ranks(), own_lr={joint_script.HEAD: 1e-2}
+    )
+    if before is not None:
+        engine.load_optimizer_state(before[1])
+    return engine
+
+
+def saved(engine):
+    return {name: tensor.clone() for name, tensor in engine.weights()}, engine.optimizer_state()
+
+
+ALONE = attrs.evolve(OBJECTIVE, policy=None)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_takes_no_step_is_not_decayed_either_and_begins_later_as_if_new(setting, batch, stage):
+    batch = weighted(batch)
+    engine = started(setting, stage)
+    start = saved(engine)[0]
+    for _ in range(3):
+        engine.update([batch], ALONE, only=joint_script.HEAD)
+    warm, state = saved(engine)
+    assert {name for name in start if not torch.equal(warm[name], start[name])} == set(HEAD)
+    steps = {name: int(values["step"]) for name, values in state["state"].items() if values["exp_avg"].any()}
+    assert steps == dict.fromkeys(HEAD, 3)
+    assert {int(values["step"]) for name, values in state["state"].items() if name not in HEAD} <= {0}
+
+    # the first step of the policy is AdamW's first: decay, then the learning rate in the direction of the gradient
+    engine.update([batch], OBJECTIVE, entropy="gradient")
+    after, state = saved(engine)
+    assert {name: int(values["step"]) for name, values in state["state"].items() if name in HEAD} == dict.fromkeys(
+        HEAD, 4
+    )
+    for name in start.keys() - set(HEAD):
+        moments = state["state"][name]
+        assert int(moments["step"]) == 1
+        gradient = moments["exp_avg"] / 0.1
+        expected = warm[name] * (1 - 1e-3 * 0.1) - 1e-3 * gradient / (gradient.abs() + 1e-8)
+        clear = gradient.abs() > 1e-6
+        assert clear.any()
+        assert torch.allclose(after[name][clear], expected[clear], rtol=0, atol=2e-6), name
+
+
+@pytest.mark.parametrize(("stage", "other"), [(0, 2), (2, 0), (2, 3), (3, 1)])
+def test_counts_of_steps_of_policy_and_critic_survive_a_checkpoint(setting, batch, stage, other):
+    batch = weighted(batch)
+    engine = started(setting, stage)
+    for _ in range(2):
+        engine.update([batch], ALONE, only=joint_script.HEAD)
+    resumed = started(setting, other, before=saved(engine))
+    for each in (engine, resumed):
+        each.update([batch], OBJECTIVE, entropy="gradient")
+    ours, theirs = saved(engine), saved(resumed)
+    for name, values in ours[1]["state"].items():
+        others = theirs[1]["state"][name]
+        assert int(values["step"]) == int(others["step"]) == (3 if name in HEAD else 1)
+        assert torch.allclose(values["exp_avg"], others["exp_avg"], rtol=1e-3, atol=1e-7), name
+        # Adam's first step is the sign of the gradient, which rounding decides where that is tiny
+        clear = values["exp_avg"].abs() > 1e-6
+        assert torch.allclose(ours[0][name][clear], theirs[0][name][clear], rtol=0, atol=1e-5), name
+
+
+def test_weight_decay_moves_what_takes_a_step_without_a_gradient(setting, batch):
+    """Why it must not take one: ZeRO makes gradients of zeros of none at all."""
+    engine = started(setting, 2)
+    start = saved(engine)[0]
+    engine.update([weighted(batch)], ALONE)
+    name = "model.model.embed_tokens.weight"
+    assert torch.allclose(saved(engine)[0][name], start[name] * (1 - 1e-4), rtol=1e-6)
+
+
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 SHARED = ("critic.shared=true", "critic.lr=1e-2")
@@ -167,9 +248,11 @@ def test_values_come_from_the_pass_of_the_old_log_probs(bandit, monkeypatch):
     assert metrics["rollout/logprob_gap"] < 1e-4
 
 
+@pytest.mark.parametrize("stage", [0, 2])
 @pytest.mark.parametrize("detach", ["true", "false"])
-def test_the_critic_alone_comes_first(bandit, detach):
-    loop = loop_of(compose(bandit, "critic.policy_after=1", f"critic.detach={detach}", "trainer.weight_decay=0"))
+def test_the_critic_alone_comes_first(bandit, detach, stage):
+    changes = (f"critic.detach={detach}", "trainer.weight_decay=0.1", f"trainer.zero_stage={stage}")
+    loop = loop_of(compose(bandit, "critic.policy_after=1", *changes))
     start = {name: tensor.clone() for name, tensor in loop.parts.policy.weights()}
     first = loop.train_step()
     assert "actor/pg_loss" not in first

@@ -34,7 +34,7 @@ def launch(config, run, ranks, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 3])
-def test_two_ranks_train_one_run_that_one_rank_can_resume(bandit, tmp_path, stage):
+def test_two_ranks_train_one_run_that_one_rank_can_resume_under_another_zero_stage(bandit, tmp_path, stage):
     trainer = {**bandit["trainer"], "zero_stage": stage, "save_every": 2, "mini_batch": 4, "micro_batch": 2}
     config = tmp_path / "two.yaml"
     kl = {"coef": 0.01, "placement": "reward", "controller": "adaptive"}
@@ -51,7 +51,7 @@ def test_two_ranks_train_one_run_that_one_rank_can_resume(bandit, tmp_path, stag
     checkpoint = run.latest()
     checkpoint.rename(tmp_path / "moved")
     run.set_status("interrupted")  # as if the last step had not been done
-    codes, outputs = launch(config, tmp_path / "run", 1, "--resume")
+    codes, outputs = launch(config, tmp_path / "run", 1, "--resume", "--set", f"trainer.zero_stage={2 if stage else 1}")
     assert codes == [0], outputs
     assert "resuming from step_2" in outputs[0]
     assert run.latest().name == "step_4"

@@ -1,0 +1,73 @@
+"""The contracts: what each kind of component is given and gives back.
+
+A component is a frozen attrs class. Its fields are its parameters, its methods are its behaviour, its docstring is what
+``uncollapse show`` prints. It may declare ``needs``, a subset of :data:`NEEDS`; composition refuses what cannot be
+had and the training loop runs only the passes that somebody needs. A kind with state has ``start(context) ->
+session``; only sessions carry ``state_dict()`` and ``load_state_dict()``.
+
+Shape letters: ``P`` groups, ``E`` episodes, ``B`` rows (one per episode, or one per turn in turn-level context
+windows), ``T`` tokens, ``V`` vocabulary. Log-probs, entropies and KL are in nats at the sampling temperature.
+``x[b, t]`` always speaks of token ``t`` itself (its log-prob given the tokens before it, the value of the state
+before it): no shift is stored.
+"""
+
+from .data import NEEDS, Advantages, Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
+from .engines import (
+    CollapseDetector,
+    CollapseSession,
+    Env,
+    Environment,
+    Launcher,
+    ModelBuilder,
+    RolloutEngine,
+    RolloutEngineSession,
+    TokenHead,
+    Tracker,
+    TrainBackend,
+    TrainEngine,
+)
+from .estimators import (
+    AdvantageEstimator,
+    GroupMetric,
+    KlController,
+    KlControllerSession,
+    KlVariant,
+    PolicyLoss,
+    RolloutFilter,
+    SamplerCorrection,
+    VarianceEstimator,
+)
+
+__all__ = [
+    "NEEDS",
+    "AdvantageEstimator",
+    "Advantages",
+    "CollapseDetector",
+    "CollapseSession",
+    "Completion",
+    "Env",
+    "Environment",
+    "GroupMetric",
+    "KlController",
+    "KlControllerSession",
+    "KlVariant",
+    "Launcher",
+    "ModelBuilder",
+    "PolicyLoss",
+    "RolloutEngine",
+    "RolloutEngineSession",
+    "RolloutFilter",
+    "Rollouts",
+    "SamplerCorrection",
+    "Sampling",
+    "Scores",
+    "Step",
+    "TokenHead",
+    "TokenScores",
+    "Tracker",
+    "TrainBackend",
+    "TrainEngine",
+    "VarianceEstimator",
+    "Verdict",
+    "Wanted",
+]

@@ -1,0 +1,246 @@
+"""Protocols of what plays, samples, trains, watches and records: environments, engines, detectors, launchers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+    from .data import Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
+
+
+class Env(Protocol):
+    """One episode. Used once: there is no reset. Observations and actions are text."""
+
+    def initial_observation(self) -> str: ...
+
+    def step(self, action: str) -> Step:
+        """Raises ValueError on an action that ``Environment.actions`` does not list; free text is never an error."""
+        ...
+
+
+class Environment(Protocol):
+    """Kind ``environment``: makes episodes. Must be picklable."""
+
+    @property
+    def instruction(self) -> str:
+        """What the task is, for the system message (with the legend of symbols, if there are any)."""
+        ...
+
+    @property
+    def actions(self) -> tuple[str, ...] | None:
+        """The names of the actions, matched without regard to case; ``None`` for free text."""
+        ...
+
+    def make(self, seed: int, member: int = 0) -> Env:
+        """``seed`` fixes the task (members of a group share it and see the same first prompt), ``member`` the noise."""
+        ...
+
+
+class RolloutEngine(Protocol):
+    """Kind ``rollout_engine``: token ids in, token ids and log-probs out.
+
+    Optional: ``own_weights`` (true where it samples with a copy of the policy, which must be synced) and
+    ``require(ranks)``, which raises RequestError where the engine cannot run on this machine beside so many trainers,
+    before a model is loaded.
+    """
+
+    greedy: ClassVar[bool]
+    """Whether it can decode greedily (``greedy_rewards`` need that)."""
+
+    def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> RolloutEngineSession:
+        """Begin to serve.
+
+        Args:
+            model: a Hugging Face causal language model, shared with the trainer where the engine can do that.
+            tokenizer: the model's.
+            max_context: the longest prompt and response together (tokens), for engines that reserve memory.
+        """
+        ...
+
+
+class RolloutEngineSession(Protocol):
+    """A running engine.
+
+    Optional, for engines that take single requests: ``submit(key, prompt, sampling, seed)`` queues one, and
+    ``finished() -> [(key, Completion), ...]`` waits until at least one is done. Optional as well: ``sleep() -> bool``
+    gives memory back while the trainer works (true if it did: then ``sync`` comes before the next request), and
+    ``adapter``, true where ``sync`` takes the tensors of a LoRA adapter, by peft's names.
+    """
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
+        """One completion per prompt, in order; the same seed and prompts give the same completions."""
+        ...
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the trainer's weights (full tensors by Hugging Face name), and wake up."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TokenHead(Protocol):
+    """Kind ``token_head``: statistics of next-token distributions from hidden states, never all logits at once."""
+
+    def on(self, device: torch.device) -> TokenHead:
+        """The head that computes on ``device``: this one, or the one that it stands for.
+
+        Raises RequestError if it cannot compute there, or needs a library that is not installed.
+        """
+        ...
+
+    def __call__(
+        self,
+        hidden_N_H: Tensor,
+        weight_V_H: Tensor,
+        targets_N: Tensor,
+        *,
+        temperature: float | Tensor = 1.0,
+        softcap: float | None = None,
+        entropy: Wanted = "value",
+        second_moment: Wanted = "none",
+    ) -> TokenScores:
+        """Of softmax(cap * tanh(h W^T / cap) / temperature), in fp32 from the logits on.
+
+        Whatever is asked for with ``gradient``, and always the log-probs, can be differentiated in hidden and weight. A
+        head that cannot do that raises RequestError; it never leaves a term of a gradient out.
+
+        Args:
+            hidden_N_H: last hidden states, one for each target that they predict.
+            weight_V_H: the output embedding, in the same dtype.
+            targets_N: int64 token ids.
+            temperature: one for all rows, or a tensor [N] with one for each; no gradient flows into it.
+            softcap: Gemma 2's soft cap of the logits, before the temperature; ``None`` has none.
+            entropy: whether ``entropies`` are wanted.
+            second_moment: whether ``second_moments`` are wanted.
+        """
+        ...
+
+
+class TrainBackend(Protocol):
+    """Kind ``train_backend``: owns the optimizer and the processes' communication."""
+
+    def start(
+        self,
+        module: Any,
+        optimizer: Any,
+        *,
+        zero_stage: int,
+        dtype: str,
+        ranks: Any,
+        offload: str = "none",
+        own_lr: Mapping[str, float] | None = None,
+    ) -> TrainEngine:
+        """``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
+
+        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run;
+        ``offload``: as in the ``trainer`` section. ``own_lr`` is given only for a critic that shares the policy's
+        trunk: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
+        """
+        ...
+
+
+class TrainEngine(Protocol):
+    """One trained model (the policy or the critic)."""
+
+    module: Any
+
+    def score(self, batch: Any, **options: Any) -> Scores:
+        """A forward pass without gradients; ``options`` go to the module."""
+        ...
+
+    def update(self, micro_batches: Sequence[Any], loss: Any, lr_scale: float, **options: Any) -> dict[str, float]:
+        """One optimizer step on the sum of ``loss(scores, micro_batch)`` over all micro-batches and ranks.
+
+        ``options`` go to the module, but for ``only``, which a detached critic that trains alone gives: the start of
+        the names that take the step.
+        """
+        ...
+
+    def weights(self, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the module in full, by name; or only the parameters that train."""
+        ...
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """``{state: {parameter name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU."""
+        ...
+
+    def load_optimizer_state(self, saved: dict[str, Any]) -> None: ...
+
+
+class CollapseDetector(Protocol):
+    """Kind ``collapse``: watches a run and may stop it."""
+
+    needs: ClassVar[frozenset[str]]
+
+    def start(self, context: Any) -> CollapseSession:
+        """``context.experiment`` is the composed experiment, ``context.tokenizer`` the policy's.
+
+        A detector that only judges is also replayed over a finished run, where there is no tokenizer.
+        """
+        ...
+
+
+class CollapseSession(Protocol):
+    """What a detector does in a run.
+
+    Optional: ``before_update(update) -> dict[str, float]``, called on all ranks alike just before the policy is
+    updated, in every step that does so. ``update`` is a ``plugins.training.pending.PendingUpdate``: the policy and its
+    optimizer's state, rows with advantages and weights, the loss, the learning rate. It must change nothing.
+    """
+
+    def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
+        """Metrics of this step's rollouts, before the filter. Called on all ranks alike, in every step.
+
+        ``scorer(batch)`` gives :class:`Scores`, and ``scorer.pairwise(prompts, continuations)`` the [prompts,
+        continuations] log-probs of token ids after token ids; both are for detectors that need the scorer.
+        """
+        ...
+
+    def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
+        """A verdict stops the run. Sees nothing but the logged metrics, so that it can be replayed offline."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Tracker(Protocol):
+    """Kind ``tracker``: what ``start`` returns is registered on the run's own plugin manager.
+
+    It implements any of the runtime hooks (``run_started``, ``step_finished``, ...); they are called on rank 0.
+    """
+
+    def start(self, run: Any) -> Any:
+        """``run``: the :class:`~uncollapse.core.runs.RunDirectory`."""
+        ...
+
+
+class Launcher(Protocol):
+    """Kind ``launcher``: runs the jobs of a sweep on slots."""
+
+    def run(self, jobs: Sequence[Any], on_start: Any = None, on_finish: Any = None) -> list[int]:
+        """-> the last exit code of each job, in order; never raises because a job failed.
+
+        ``on_start(job)`` and ``on_finish(job, exit_code)`` are called as jobs come and go. A job that ``on_finish``
+        returns takes the place of the one that has ended, at the end of the queue.
+        """
+        ...
+
+    def describe(self) -> list[str]:
+        """-> where jobs would run, one line per slot. Both raise RequestError, before anything starts."""
+        ...
+
+
+class ModelBuilder(Protocol):
+    """Kind ``model_builder``: makes a small model on the spot where no downloaded one exists."""
+
+    def build(self, directory: Path, environment: Environment) -> None:
+        """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``."""
+        ...
