@@ -1,6 +1,7 @@
 """Does a 50M-parameter policy learn Sokoban, with and without the filter? ``tiny-sokoban``, grown, on GPUs with vLLM.
 
     python benchmarks/gpu/sokoban.py [--gpus 0,1,2,3] [--steps 200] [--runs DIR] [--quick]
+    python benchmarks/gpu/sokoban.py --gpus 0 --side-by-side 4      # all four share one GPU
     python benchmarks/gpu/sokoban.py --one                          # one run on one GPU: seed 0, no filter
     python benchmarks/gpu/sokoban.py --calibrate 'steps=1000;lr=0.001;noise=0.8'     # how good is the warm start?
 
@@ -142,6 +143,7 @@ def sweep(options: argparse.Namespace, deadline: float) -> int:
     command = [sys.executable, "-m", "uncollapse.cli.main", "sweep", "run", "custom", "-e", str(file), "--axis"]
     command += [f"filter.select={filters}", "--seeds", seeds, "--output-root", str(options.runs)]
     command += ["--gpus", options.gpus] if options.gpus else []
+    command += ["--slots", str(options.side_by_side)] if options.side_by_side else []
     process = subprocess.Popen(command)
     try:
         return process.wait(max(1.0, deadline - time.monotonic()))
@@ -233,6 +235,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", help="which GPUs (default: all); the warm start is cloned on the first")
+    parser.add_argument("--side-by-side", type=int, metavar="N", help="runs at a time (default: one a GPU)")
     parser.add_argument("--steps", type=int, help="of training (200)")
     parser.add_argument("--every", type=int, default=25, help="steps between validations")
     parser.add_argument("--algorithm", choices=("grpo", "ppo"), default="grpo")

@@ -11,7 +11,8 @@ of 32 for ``sokoban``. One warm-up step, then ``--steps``; medians.
 ``--peer`` lets the ``GRPOTrainer`` of TRL do the same (``single``, GRPO) in a process of its own: same model, prompts,
 tokens, rewards, micro-batches, colocated vLLM with sleep mode and the same share of the memory. It trains either bf16
 weights with bf16 AdamW states and no master weights (``--peer-dtype bfloat16``: less memory and traffic than ours), or
-fp32 weights under autocast (``float32``: the same bytes of state as ours).
+fp32 weights under autocast (``float32``: the same bytes of state as ours); ``+liger`` after either gives it Liger's
+layers. Both sides correct for the sampler as TRL does by default: rows whose ratio is above 3 are dropped.
 
 Phases: ``sync`` is waking the engine, sending it the weights, and putting it to sleep; ``rollout`` from prompts to
 rewards; ``score`` the trainer's log-probs of what was sampled (and a critic's values); then the updates. TRL puts its
@@ -74,6 +75,7 @@ def experiment(options: argparse.Namespace) -> Any:
         },
         "advantage": "grpo" if options.algorithm == "grpo" else "gae",
         "policy_loss": "ppo(clip_low=0.2, clip_high=0.2, dual_clip=null)",
+        **({"correction": "sequence_mask(sum, low=0, high=3, weight=sequence)"} if single else {}),
         "critic": None if options.algorithm == "grpo" else {"shared": options.shared_critic},
         "collapse": [],
         "validation": {"every": 0},
@@ -119,120 +121,17 @@ def _numbers(metrics: dict[str, float]) -> dict[str, float]:
     return {
         name: value
         for name, value in metrics.items()
-        if name.startswith("mismatch/") or name in ("train/reward", "actor/grad_norm", "actor/entropy")
+        if name.startswith(("mismatch/", "correction/")) or name in ("train/reward", "actor/grad_norm", "actor/entropy")
     }
 
 
 def theirs(options: argparse.Namespace) -> dict[str, Any]:
     """The trainer of TRL."""
-    from datasets import Dataset
-    from transformers import PrinterCallback, Qwen2ForCausalLM, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
-    from uncollapse.plugins.rollout.conversation import Conversation
-    from uncollapse.plugins.rollout.parsing import parse
-    from uncollapse.plugins.rollout.template import Template
-    from uncollapse.plugins.training.models import load_tokenizer
+    import trl_peer
 
-    started = time.perf_counter()
-    composed = experiment(options)
-    rollout, environment, gpu = composed.rollout, composed.environment.component, torch.cuda.is_available()
-    tokenizer, total = load_tokenizer(options.model), 1 + options.steps
-    tokenizer.eos_token = "<eos>"  # the trainer needs one; the model cannot say it
-    template = Template(tokenizer, rollout.think)
-    rows, prompts = [], []
-    for seed in range(rollout.seed, rollout.seed + total * rollout.groups):
-        first = Conversation(environment, rollout, template, seed)
-        prompt = [{"role": "system", "content": first.system}, {"role": "user", "content": first.user}]
-        if tuple(tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]) != first.prompt:
-            raise SystemExit("the two sides would read different prompts")
-        rows.append({"prompt": prompt, "seed": seed})
-        prompts.append(len(first.prompt))
-    sampled: list[int] = []
-    rewards: list[float] = []
-
-    def reward(completions: list[Any], completion_ids: list[Any], seed: list[int], **_: Any) -> list[float]:
-        answers = [
-            parse(template.tag + message["content"], environment.actions, rollout.max_actions_per_turn, rollout.think)
-            for (message,) in completions
-        ]
-        values = []
-        for answer, one in zip(answers, seed, strict=True):
-            room = environment.make(one)
-            taken = sum(room.step(action).reward for action in answer.actions)
-            values.append(taken - (0.0 if answer.valid else rollout.format_penalty))
-        sampled.append(sum(map(len, completion_ids)))
-        rewards.append(sum(values) / len(values))
-        return values
-
-    count = options.groups * options.group_size
-    config = GRPOConfig(
-        output_dir=str(options.model / "trl"),
-        per_device_train_batch_size=options.micro_batch,
-        gradient_accumulation_steps=count // options.micro_batch,
-        num_generations=options.group_size,
-        max_completion_length=options.max_tokens,
-        max_steps=total,
-        learning_rate=composed.trainer.lr,
-        weight_decay=composed.trainer.weight_decay,
-        max_grad_norm=composed.trainer.grad_clip,
-        lr_scheduler_type="constant",
-        beta=0.0,
-        loss_type="dapo",
-        scale_rewards="group",
-        shuffle_dataset=False,
-        bf16=gpu,
-        use_cpu=not gpu,
-        gradient_checkpointing=options.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        use_vllm=options.peer_engine == "vllm",
-        vllm_mode="colocate",
-        vllm_enable_sleep_mode=gpu,
-        vllm_gpu_memory_utilization=options.utilization,
-        vllm_max_model_length=rollout.max_context,
-        logging_steps=total + 1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    model = Qwen2ForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.peer_dtype))
-    clock, steps = common.Clock(), []
-
-    class Steps(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            common.synchronize()
-            step_s, part = time.perf_counter() - self.started, clock.take()
-            sync, generate, scored = (part.get(name, 0.0) for name in ("sync", "generate", "scored"))
-            known = trainer._metrics["train"].get("sampling/sampling_logp_difference/mean", [])
-            steps.append({
-                "sync": sync, "rollout": generate - sync, "score": scored - generate, "update_actor": step_s - scored,
-                "step": step_s, "sampled": sampled[-1], "train/reward": rewards[-1],
-                "tokens": sampled[-1] + options.group_size * sum(_of_step(prompts, len(steps), options.groups)),
-                **({"mismatch/abs": known[-1]} if known else {}),
-            })  # fmt: skip
-            print({name: round(value, 4) for name, value in steps[-1].items()}, flush=True)
-            self.started = time.perf_counter()
-
-    trainer = GRPOTrainer(
-        model, reward, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[Steps()]
-    )
-    trainer.remove_callback(PrinterCallback)
-    clock.watch(trainer, "_generate_single_turn", "generate")
-    clock.watch(trainer, "_generate_and_score_completions", "scored")
-    if options.peer_engine == "vllm":
-        clock.watch(trainer.vllm_generation, "sync_weights", "sync")
-    start_s = time.perf_counter() - started
-    with common.Peak() as peak:
-        trainer.train()
-    if set(sampled) != {count * options.max_tokens}:
-        raise SystemExit(f"TRL sampled {sampled} tokens a step, not {count * options.max_tokens}")
-    return row(f"TRL, {options.peer_dtype}", options, steps, peak, start_s, 0)
-
-
-def _of_step(prompts: list[int], step: int, groups: int) -> list[int]:
-    return prompts[step * groups : (step + 1) * groups]
+    found = trl_peer.run(options, experiment(options))
+    name = ", ".join(["TRL", *options.peer_dtype.replace("liger", "Liger").split("+")])
+    return row(name, options, *found, 0)
 
 
 def row(
@@ -256,7 +155,7 @@ def row(
         "parameters": sum(common.parameters(options.shape)),
         "engine": options.peer_engine if side.startswith("TRL") else options.engine, "packing": options.packing,
         "micro_batch": options.micro_batch, "gradient_checkpointing": options.gradient_checkpointing,
-        "liger": options.liger and side == "ours",
+        "liger": options.liger if side == "ours" else "Liger" in side,
         "utilization": options.utilization, "episodes": options.groups * options.group_size,
         "steps": len(counted), "start_s": start_s, "step_s": middle["step"],
         **{f"{phase}_s": middle[phase] for phase in PHASES if phase in middle},
@@ -333,7 +232,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--eager", action="store_true", help="vLLM without CUDA graphs")
     parser.add_argument("--steps", type=int, default=3, help="counted steps")
     parser.add_argument("--peer", action="store_true", help="TRL's GRPOTrainer as well")
-    parser.add_argument("--peer-dtype", default="bfloat16", help="bfloat16, float32, or both with a comma")
+    parser.add_argument(
+        "--peer-dtype", default="bfloat16", help="bfloat16, float32, either with +liger; several with commas"
+    )
     parser.add_argument("--peer-engine", choices=("vllm", "hf"), default="vllm")
     parser.add_argument("--model", type=Path, help="where the random model is, or is to be written")
     parser.add_argument("--keep", action="store_true", help="keep the model")
