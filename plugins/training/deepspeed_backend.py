@@ -63,6 +63,7 @@ class DeepSpeed:
         # the rest.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(verbose=False)
+        zero_stage = stage_in_effect(zero_stage, ranks.size, offload, self.config.get("zero_optimization"))
         groups = _parameter_groups(module, optimizer.lr, own_lr or {})
         adamw = torch.optim.AdamW(
             [{"params": [module.get_parameter(name) for name in group.names]} for group in groups],
@@ -87,6 +88,15 @@ class DeepSpeed:
         }
         engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
         return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks)
+
+
+def stage_in_effect(zero_stage: int, ranks: int, offload: str = "none", own: Mapping[str, Any] | None = None) -> int:
+    """The ZeRO stage that is run; ``own`` are settings of the user's for ZeRO, which are taken at their word.
+
+    One rank has no gradients to partition: stage 1 computes the same numbers as stage 2, but holds gradients once
+    instead of twice and reduces them once an optimizer step rather than after each micro-batch.
+    """
+    return 1 if (zero_stage, ranks, offload) == (2, 1, "none") and not own else zero_stage
 
 
 @attrs.frozen

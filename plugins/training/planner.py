@@ -12,6 +12,7 @@ import attrs
 
 from ...core.compatibility import needs
 from .budget import SCORE_FACTOR
+from .deepspeed_backend import stage_in_effect
 from .token_head import CHUNK_ELEMENTS
 
 if TYPE_CHECKING:
@@ -129,9 +130,9 @@ class Trained:
         )
 
     def step(self) -> int:
-        """In the optimizer step: fp32 gradients and the denominator of Adam, 4 bytes each.
+        """In the optimizer step, 8 bytes each: the gradients in ``b``, their flat copy and (bfloat16) its fp32 copy.
 
-        Just before, the gradients in ``b``, their flat copy and (bfloat16) its fp32 copy stand there: 8 bytes as well.
+        After that, where AdamW takes several passes (on a CPU), fp32 gradients and its denominator: 8 bytes as well.
         """
         if self.offload != "none":
             return 0
@@ -211,7 +212,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     models = [
         Trained(
             shape,
-            stage=trainer.zero_stage,
+            stage=stage_in_effect(trainer.zero_stage, ranks, trainer.offload, config),
             ranks=ranks,
             b=b,
             bucket=config.get("reduce_bucket_size", BUCKET) * (2 if config.get("overlap_comm") else 1),

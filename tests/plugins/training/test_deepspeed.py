@@ -13,7 +13,7 @@ from uncollapse.core.errors import RunError
 from uncollapse.core.experiment import Trainer
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
+from uncollapse.plugins.training.deepspeed_backend import DeepSpeed, stage_in_effect
 from uncollapse.plugins.training.losses import PolicyObjective
 from uncollapse.plugins.training.models import Policy
 from uncollapse.plugins.training.policy_losses import Ppo
@@ -80,6 +80,38 @@ def test_gradient_and_weights_with_offload(setting, stage, offload):
     check(found, setting)
     for name, weight in ranks_script.step(str(setting[0]), stage, 3)["weights"].items():
         assert torch.allclose(found["weights"][name], weight, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("asked", "ranks", "offload", "own", "run"),
+    [
+        (2, 1, "none", None, 1),
+        (2, 2, "none", None, 2),
+        (2, 1, "optimizer", None, 2),
+        (2, 1, "none", {"overlap_comm": True}, 2),
+        (0, 1, "none", None, 0),
+        (3, 1, "none", None, 3),
+    ],
+)
+def test_one_rank_has_no_gradients_to_partition(asked, ranks, offload, own, run):
+    assert stage_in_effect(asked, ranks, offload, own) == run
+
+
+@pytest.mark.parametrize("config", [{}, {"zero_optimization": {"overlap_comm": True}}])
+def test_zero_2_on_one_rank_computes_the_same_as_zero_1(models, batches, config):
+    found = []
+    for stage in (1, 2):
+        policy = Policy(models(), 1.0)
+        settings = config if stage == 2 else {}
+        engine = DeepSpeed(settings).start(
+            policy, Trainer(lr=1e-3), zero_stage=stage, dtype="float32", ranks=start_ranks()
+        )
+        assert engine.stage == (2 if settings else 1)
+        batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
+        for _ in range(3):
+            engine.update([batch.take([row]) for row in range(len(batch))], PolicyObjective(Ppo()), entropy="value")
+        found.append({name: tensor.clone() for name, tensor in engine.weights()})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_offload_is_zeros_own(models, monkeypatch):
