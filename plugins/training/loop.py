@@ -111,14 +111,14 @@ class Loop:
             wanted = len(plan) > 1 or (self._distrusts_sampler and not own_pass)
             if old is None and (wanted or in_reward or shared):
                 old = self._score(parts.policy, batch)
-        kl_coef, ref_logprobs, kl, trained = parts.controller.coef, None, None, rollouts
+        ref_logprobs, trained = None, rollouts
         if parts.reference is not None:
             with self._time("reference"):
                 ref_logprobs = self._score(parts.reference, batch, entropy="none").logprobs
-            kl = experiment.kl.estimator.component
             if in_reward:
                 assert old is not None
-                trained = stages.kl_in_reward(rollouts, kl(old.logprobs, ref_logprobs), kl_coef)
+                kl_B_T = experiment.kl.estimator.component(old.logprobs, ref_logprobs)
+                trained = stages.kl_in_reward(rollouts, kl_B_T, parts.controller.coef)
         values = None if old is None else old.values
         if parts.critic is not None and not shared:
             with self._time("values"):
@@ -143,18 +143,7 @@ class Loop:
                 )
             metrics |= {f"critic/{name}": value for name, value in own.items()}
         if shared or not critic_alone:
-            objective: Any = PolicyObjective(
-                experiment.policy_loss.component,
-                experiment.entropy_coeff,
-                None if in_reward else kl,
-                kl_coef,
-                experiment.kl.weight,
-                experiment.correction.component if self._corrects else None,
-            )
-            if shared:
-                assert experiment.critic is not None
-                value_loss = CriticObjective(experiment.critic.clip_value)
-                objective = JointObjective(None if critic_alone else objective, value_loss, experiment.critic.coef)
+            objective = self._objective(shared, critic_alone)
             entropy = "none" if critic_alone else "gradient" if experiment.entropy_coeff else "value"
             if not critic_alone:
                 with self._time("detectors"):
@@ -182,6 +171,23 @@ class Loop:
         # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
         metrics |= self._of_sampling_policy(old, rollouts, ref_logprobs)
         return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
+
+    def _objective(self, shared: bool, critic_alone: bool) -> Any:
+        """What the policy's update minimises; of a critic on its trunk, too."""
+        experiment, critic = self.experiment, self.experiment.critic
+        in_loss = self.parts.reference is not None and experiment.kl.placement != "reward"
+        policy = PolicyObjective(
+            experiment.policy_loss.component,
+            experiment.entropy_coeff,
+            experiment.kl.estimator.component if in_loss else None,
+            self.parts.controller.coef,
+            experiment.kl.weight,
+            experiment.correction.component if self._corrects else None,
+        )
+        if not shared:
+            return policy
+        assert critic is not None
+        return JointObjective(None if critic_alone else policy, CriticObjective(critic.clip_value), critic.coef)
 
     def _of_sampling_policy(
         self, scores: Scores | None, rollouts: Rollouts, ref_logprobs: torch.Tensor | None
@@ -240,7 +246,7 @@ class Loop:
 
     @property
     def _distrusts_sampler(self) -> bool:
-        """Whether the trainer computes the log-probs of every rollout: the sampler's are corrected, or its own."""
+        """Whether its log-probs must be held against the trainer's: they are corrected, or of a copy of the policy."""
         return self._corrects or self.parts.synced
 
     def _critic_alone(self) -> bool:

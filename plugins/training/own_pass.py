@@ -22,22 +22,28 @@ class OwnPass:
 
     def __init__(self, objective: Any) -> None:
         self.objective = objective
-        self._seen: list[tuple[list[int], dict[str, Tensor]]] = []
+        self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, scores: Scores, batch: Batch) -> Any:
         assert batch.rows is not None and scores.logprobs is not None and scores.entropies is not None
         seen = {"logprobs": scores.logprobs.detach(), "entropies": scores.entropies.detach()}
-        self._seen.append((batch.rows.tolist(), seen))
+        self._seen.append((batch.rows, seen))
         return self.objective(scores, batch)
 
     def scores(self, mask: Tensor, ranks: Ranks) -> Scores:
         """[B, T] of all rows that any rank was given, on the CPU; called by all ranks alike."""
-        return on_all_ranks(self._seen, mask, ranks)
+        return on_all_ranks([(rows.tolist(), seen) for rows, seen in self._seen], mask, ranks)
 
 
 def has_dropout(module: torch.nn.Module) -> bool:
-    """Whether the update's forward pass is a noisy one, which says nothing exact of the sampling policy."""
-    return any(
-        (isinstance(part, torch.nn.Dropout) and part.p > 0) or getattr(part, "attention_dropout", 0.0) > 0
-        for part in module.modules()
-    )
+    """Whether the update's forward pass is a noisy one, which says nothing exact of the sampling policy.
+
+    Transformers' models hold dropout as a module, or as a rate under a name with ``drop`` in it.
+    """
+    return any(_drops(part) for part in module.modules())
+
+
+def _drops(part: torch.nn.Module) -> bool:
+    if isinstance(part, torch.nn.Dropout):
+        return part.p > 0
+    return any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in vars(part).items())
