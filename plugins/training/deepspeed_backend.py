@@ -184,10 +184,11 @@ class DeepSpeedEngine:
             for name, (total, count) in metrics.items():
                 pair = torch.stack([torch.as_tensor(total).detach().double(), torch.as_tensor(count).double()])
                 sums[name] = sums[name] + pair if name in sums else pair
+        self._frozen = []
         for group, own in zip(self.engine.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = own.lr * lr_scale
-        pairs = zip(self.engine.optimizer.param_groups, self.groups, strict=True)
-        self._frozen = [group for group, own in pairs if not own.names[0].startswith(only)]
+            if not own.names[0].startswith(only):
+                self._frozen.append(group)
         self.engine.step()
         norm = self._norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
         if not math.isfinite(norm):
