@@ -177,9 +177,9 @@ class DeepSpeedEngine:
         """
         self.engine.train()
         sums: dict[str, Tensor] = {}
-        for micro_batch in micro_batches:
-            on_device = micro_batch.to(self.ranks.device)
-            value, metrics = loss(Scores(**self.engine(on_device, **options)), on_device)
+        # All of them now: a copy to the device waits for whatever it was given before.
+        for micro_batch in [each.to(self.ranks.device) for each in micro_batches]:
+            value, metrics = loss(Scores(**self.engine(micro_batch, **options)), micro_batch)
             self.engine.backward(value * self.ranks.size)
             for name, (total, count) in metrics.items():
                 pair = torch.stack([torch.as_tensor(total).detach().double(), torch.as_tensor(count).double()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,4 +38,7 @@ def fuse(model: Any) -> None:
     family = model.config.model_type
     if family not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise RequestError(f"Liger knows no fused layers for {family} models", KEY, "set it to false")
+    library = vars(sys.modules[type(model).__module__])
+    before = dict(library)
     liger._apply_liger_kernel_to_instance(model=model, **FUSED, **UNFUSED)
+    library.update(before)  # Liger exchanges the classes too, and with them the layers of every later model

@@ -122,4 +122,4 @@ class JointObjective:
 
 
 def _mean(values: Tensor, mask: Tensor) -> Any:
-    return values.detach()[mask].sum(), mask.sum()
+    return torch.where(mask, values.detach(), 0.0).sum(), mask.sum()

@@ -34,6 +34,8 @@ def test_fused_layers_compute_the_same(models):
         output.square().sum().backward()
     for (name, expected), found in zip(own.named_parameters(), fused.parameters(), strict=True):
         assert torch.allclose(found.grad, expected.grad, rtol=1e-3, atol=1e-3), name
+    assert "Liger" in repr(fused)
+    assert "Liger" not in repr(models()), "Liger's layers went into a model that was made afterwards"
     fused.config.model_type = "unheard-of"
     with pytest.raises(RequestError, match="no fused layers for unheard-of models"):
         fused_layers.fuse(fused)

@@ -29,7 +29,7 @@ def test_masters_are_fp32_and_gather_updates_too_small_for_bfloat16(models, batc
         engine.update([batch], PolicyObjective(Ppo()))
     master = engine.optimizer_state()["master"]
     assert master.keys() == start.keys()
-    weights = dict(engine.weights())
+    weights = {name: tensor.cpu() for name, tensor in engine.weights()}
     norms = [name for name in start if "norm" in name]  # start at 1, where bfloat16 steps by 2^-8
     assert len(norms) == 5
     for name, fp32 in master.items():
@@ -93,7 +93,7 @@ def test_a_checkpoint_continues_under_another_zero_stage(bandit, tmp_path, befor
 
 def adam_and_weights(loop):
     engine = loop.parts.policy
-    return engine.optimizer_state()["state"], {name: tensor.clone() for name, tensor in engine.weights()}
+    return engine.optimizer_state()["state"], {name: tensor.cpu().clone() for name, tensor in engine.weights()}
 
 
 def test_a_run_is_resumed_from_one_zero_stage_to_another(bandit, tmp_path, monkeypatch):

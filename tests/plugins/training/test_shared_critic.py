@@ -145,7 +145,7 @@ def started(setting, stage, before=None):
 
 
 def saved(engine):
-    return {name: tensor.clone() for name, tensor in engine.weights()}, engine.optimizer_state()
+    return {name: tensor.cpu().clone() for name, tensor in engine.weights()}, engine.optimizer_state()
 
 
 ALONE = attrs.evolve(OBJECTIVE, policy=None)
