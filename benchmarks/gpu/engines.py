@@ -95,7 +95,7 @@ def worker(options: argparse.Namespace) -> None:
                 steps.append({**own, "mismatch/abs": metrics["mismatch/abs"], "moved": moved(loop)})
                 print(steps[-1], flush=True)
     finally:
-        loop.parts.sampler.engine.close()
+        loop.parts.close()
     memory = ranks.gather((peak.own_gib, peak.gib))
     if ranks.first:
         trainer_gib, gpu_gib = (max(values) for values in zip(*memory, strict=True))

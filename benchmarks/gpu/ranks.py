@@ -23,7 +23,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -110,24 +109,13 @@ def measure(case: dict[str, Any], options: argparse.Namespace, ranks: Any) -> di
             common.synchronize()
             seconds = time.perf_counter() - started
             steps.append({name: metrics[name] for name in COMPARED} | {"seconds": seconds})
-    engine.engine.destroy()
+    engine.close()
     del policy, engine
-    forget_modules()
     return {
         "steps": steps, "start_s": start_s, "left_gib": left_gib, "gib": peak.own_gib,
         "head": type(head).__name__.lower(), "tf32": uses_tf32(ranks.device),
         "tokens": int(lengths.sum()), "sampled": int(mask.sum()), **common.setting(),
     }  # fmt: skip
-
-
-def forget_modules() -> None:
-    """ZeRO-3 keeps every module that it ever had, in a list and in caches, and with it the optimizer."""
-    from deepspeed.runtime.zero import parameter_offload
-
-    parameter_offload.FWD_MODULE_STACK.clear()
-    for each in gc.get_objects():
-        if type(each) is type(lru_cache(int)) and str(each.__module__).startswith("deepspeed."):
-            each.cache_clear()
 
 
 def held_gib() -> float:

@@ -112,7 +112,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
                 raise SystemExit(f"responses of {min(sampled)} to {max(sampled)} tokens, not {options.max_tokens}")
             steps.append({**own, "step": step_s, "tokens": tokens, "sampled": sum(sampled), **_numbers(metrics)})
             print({name: round(value, 4) for name, value in steps[-1].items()}, flush=True)
-    loop.parts.sampler.engine.close()
+    loop.parts.close()
     critics = int(options.algorithm == "ppo" and not options.shared_critic)
     return row("ours", options, steps, peak, start_s, critics)
 

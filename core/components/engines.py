@@ -172,6 +172,10 @@ class TrainEngine(Protocol):
 
     def load_optimizer_state(self, saved: dict[str, Any]) -> None: ...
 
+    def close(self) -> None:
+        """Hold no memory any longer, so that the process can train something else."""
+        ...
+
 
 class CollapseDetector(Protocol):
     """Kind ``collapse``: watches a run and may stop it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,11 +85,14 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy, head).to(ranks.device)
 
-    if training and settings.liger:
-        fused_layers.fuse(policy.language_model)
-    if training and trainer.token_budget:
-        enable_packing(policy.language_model)
+    def adapt(model: Any) -> None:
+        if settings.liger:
+            fused_layers.fuse(model)
+        if trainer.token_budget:
+            enable_packing(model)
 
+    if training:
+        adapt(policy.language_model)
     needed = needs(experiment) if training else frozenset()
     values_by = experiment.critic if "values" in needed else None
     if values_by is not None and values_by.shared:
@@ -100,13 +103,14 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     if sharded and not own:  # no rank keeps a whole model, so the engine is given one: plain, as adapters come merged
         plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
         sampled = load_policy(plain, path, temperature).to(ranks.device)
-    engine = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
-    try:
+    with ExitStack() as undo:
+        engine = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
+        undo.callback(engine.close)
         if hasattr(engine, "sleep"):
             engine.sleep()  # the optimizer is about to want the memory
 
         def start(module: Any, optimizer: Any, **options: Any) -> Any:
-            return trainer.backend.component.start(
+            started = trainer.backend.component.start(
                 module,
                 optimizer,
                 zero_stage=trainer.zero_stage,
@@ -115,15 +119,15 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
                 offload=trainer.offload,
                 **options,
             )
+            undo.callback(started.close)
+            return started
 
         reference = None
         if "reference" in needed:
             adapter = settings.lora is not None
             frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
-            if settings.liger and not adapter:
-                fused_layers.fuse(frozen.model)
-            if trainer.token_budget and not adapter:
-                enable_packing(frozen.model)
+            if not adapter:
+                adapt(frozen.model)
             reference = Reference(frozen, ranks, adapter)
         trained: Any = Untrained(policy)
         critic = None
@@ -133,10 +137,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             trained = start(policy, trainer)
         if values_by is not None and not values_by.shared:
             valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
-            if settings.liger:
-                fused_layers.fuse(valued.decoder)
-            if trainer.token_budget:
-                enable_packing(valued.decoder)
+            adapt(valued.decoder)
             critic = start(valued, values_by)
         context = DetectorContext(experiment, tokenizer)
         return Parts(
@@ -149,7 +150,5 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             validation_environment=validation_environment(experiment),
             needs=needed,
             synced=own or sharded,
+            close=undo.pop_all().close,
         )
-    except BaseException:
-        engine.close()  # nobody else knows of it yet
-        raise

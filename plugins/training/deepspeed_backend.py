@@ -249,6 +249,19 @@ class DeepSpeedEngine:
         for name, values in saved["state"].items():
             self._load_state(self._names[name], values, saved["master"].get(name))
 
+    def close(self) -> None:
+        """Let go of weights and optimizer, which DeepSpeed's hooks and caches hold for the rest of the process."""
+        from deepspeed.runtime.zero import parameter_offload
+        from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+        self.engine.destroy()
+        own, stack = set(self.module.modules()), parameter_offload.FWD_MODULE_STACK
+        stack[:] = [module for module in stack if module not in own]
+        for method in vars(PartitionedParameterCoordinator).values():  # one has a cache, below a decorator
+            for cell in getattr(method, "__closure__", None) or ():
+                if hasattr(cell.cell_contents, "cache_clear"):
+                    cell.cell_contents.cache_clear()
+
     def _flats(self, name: str) -> list[Tensor]:
         """What AdamW steps for the parameter group of ``name``: it has one count of steps."""
         index = next(index for index, group in enumerate(self.groups) if name in group.names)

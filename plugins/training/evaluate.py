@@ -38,4 +38,4 @@ def evaluate(
         EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()
         return validation_metrics(parts.sampler.validate(parts.validation_environment))
     finally:
-        parts.sampler.engine.close()
+        parts.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,8 @@ class Parts:
     needs: frozenset[str]
     synced: bool
     """Whether the engine samples with weights of its own, which must be copied before each rollout."""
+    close: Callable[[], None]
+    """Ends the engine and the processes behind it, and gives all memory back."""
 
 
 class Loop:

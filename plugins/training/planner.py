@@ -152,9 +152,10 @@ def _share(whole: int, ranks: int) -> int:
 
 
 def layer_saved(shape: Shape, b: int) -> int:
-    """Bytes per token that autograd keeps of one decoder layer (RMSNorm in fp32, flash attention, gated MLP)."""
+    """Bytes per token that autograd keeps of one decoder layer (RMSNorm in fp32, fused attention, gated MLP)."""
     norm = (4 + 2 * b) * shape.hidden + 4  # fp32 input, normalised, scaled, 1 / rms
-    attention = b * (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim + 4 * shape.heads
+    kv_heads = shape.kv_heads if b == 2 else shape.heads  # in fp32 they are repeated for each head
+    attention = b * (2 * shape.heads + 2 * kv_heads) * shape.head_dim + 4 * shape.heads
     return 2 * norm + attention + 4 * b * shape.intermediate
 
 

@@ -224,10 +224,10 @@ class Session:
         return Outcome(self.status, self.directory.path if self.directory else Path(), self.metrics)
 
     def close(self) -> None:
-        """Give the engine back and write how the run ended."""
+        """Give engine and memory back and write how the run ended."""
         try:
             if self.loop is not None:
-                self.loop.parts.sampler.engine.close()
+                self.loop.parts.close()
         finally:
             self._record_end()
 

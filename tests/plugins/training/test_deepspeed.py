@@ -1,7 +1,9 @@
 """The raw gradient of an optimizer step, by ZeRO stage, partition and number of ranks, against plain autograd."""
 
+import gc
 import math
 import sys
+import weakref
 from pathlib import Path
 
 import attrs
@@ -112,6 +114,23 @@ def test_zero_2_on_one_rank_computes_the_same_as_zero_1(models, batches, config)
             engine.update([batch.take([row]) for row in range(len(batch))], PolicyObjective(Ppo()), entropy="value")
         found.append({name: tensor.clone() for name, tensor in engine.weights()})
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_closed_engine_holds_nothing(models, batch, stage):
+    """Else a second run of the same process would find the first one's weights and optimizer in memory."""
+    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    config = {"zero_optimization": {"reduce_bucket_size": 1000}}
+    engine = DeepSpeed(config).start(
+        Policy(models(), 1.0), Trainer(), zero_stage=stage, dtype="float32", ranks=start_ranks()
+    )
+    engine.update([batch], PolicyObjective(Ppo()))
+    engine.score(batch)
+    held = [weakref.ref(each) for each in (engine.module, engine.adamw, engine.engine, *engine.module.parameters())]
+    engine.close()
+    del engine
+    gc.collect()
+    assert not [each() for each in held if each() is not None]
 
 
 def test_offload_is_zeros_own(models, monkeypatch):

@@ -11,12 +11,12 @@ from uncollapse.core.components import Scores
 from uncollapse.core.errors import RequestError
 from uncollapse.core.experiment import Lora, Model
 from uncollapse.estimators.kl.variants import K3
-from uncollapse.plugins.training import packing
+from uncollapse.plugins.training import attention
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch, shares
 from uncollapse.plugins.training.losses import PolicyObjective
 from uncollapse.plugins.training.models import Critic, Policy, load_policy
-from uncollapse.plugins.training.packing import Packed, enable_packing, packed_attention, packed_hidden
+from uncollapse.plugins.training.packing import Packed, enable_packing, packed_hidden
 from uncollapse.plugins.training.policy_losses import Ppo
 
 SIZE = {
@@ -180,7 +180,7 @@ def test_gradient_checkpointing_and_adapters(tmp_path, model, batch, lora):
 def test_a_saved_model_does_not_name_the_attention(tmp_path, model, batch):
     enable_packing(model)
     model.save_pretrained(tmp_path)
-    assert packing.NAME not in (tmp_path / "config.json").read_text()
+    assert attention.NAME not in (tmp_path / "config.json").read_text()
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert again.config._attn_implementation == "sdpa"
 
@@ -243,21 +243,62 @@ def test_flash_attention_is_called_with_what_equals_the_loop_over_rows(monkeypat
     query, key, value = (torch.randn(1, heads, 12, 8, generator=generator) for heads in (4, 2, 2))
     boundaries = torch.tensor([0, 7, 8, 12], dtype=torch.int32)
     options = {"scaling": 0.4, "sliding_window": window, "cu_seq_lens_q": boundaries, "max_length_q": 7}
-    loop, _ = packed_attention(None, query, key, value, None, **options)
-    monkeypatch.setattr(packing, "_flashes", lambda *_: True)
+    loop, _ = attention.attention(None, query, key, value, None, **options)
+    monkeypatch.setattr(attention, "_flashes", lambda *_: True)
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "flash_attention", flash_by_hand)
-        flash, _ = packed_attention(None, query, key, value, None, **options)
+        patch.setattr(attention, "flash_attention", flash_by_hand)
+        flash, _ = attention.attention(None, query, key, value, None, **options)
     assert loop.shape == (1, 12, 4, 8)
     assert torch.allclose(loop, flash, atol=1e-6)
     first = scaled_dot_product_attention(
         query[:, :, :3], key[:, :, :3], value[:, :, :3], is_causal=True, scale=0.4, enable_gqa=True
     )
     assert torch.allclose(loop[:, :3], first.transpose(1, 2), atol=1e-6)  # no window is shorter than these three
-    if packing.flash_attention is not None:  # does this torch's own take such a call?
+    if attention.flash_attention is not None:  # does this torch's own take such a call?
         meta = (x.to("meta") for x in (query, key, value))
-        shape, _ = packed_attention(None, *meta, None, **{**options, "cu_seq_lens_q": boundaries.to("meta")})
+        shape, _ = attention.attention(None, *meta, None, **{**options, "cu_seq_lens_q": boundaries.to("meta")})
         assert shape.shape == loop.shape
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_repeating_shared_heads_for_the_kernel_changes_nothing(models, batches, monkeypatch, packed):
+    batch = ragged(batches(rows=5, width=30))
+    expected, gradients = backward(Policy(models(), 1.0), batch)
+    policy = Policy(models(), 1.0)
+    heads = []
+
+    def kernel(query, key, value, **options):
+        heads.append((query.shape[1], key.shape[1], value.shape[1]))
+        return scaled_dot_product_attention(query, key, value, **options)
+
+    monkeypatch.setattr(attention, "_wants_each_head", lambda query: True)
+    enable_packing(policy.model) if packed else attention.use_own_attention(policy.model)
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "scaled_dot_product_attention", kernel)
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", kernel)
+        found, found_gradients = backward(policy, batch, packed=packed)
+    config = policy.model.config
+    assert config.num_key_value_heads < config.num_attention_heads
+    assert set(heads) == {(config.num_attention_heads,) * 3}
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-5), name
+    for name, value in gradients.items():
+        assert torch.allclose(found_gradients[name], value, atol=1e-5), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's kernels need a GPU")
+@pytest.mark.parametrize("packed", [False, True])
+def test_fp32_on_a_gpu_never_holds_probabilities(tmp_path, packed):
+    rows, width, heads = 4, 2048, 8
+    LlamaForCausalLM(LlamaConfig(**SIZE | {"num_attention_heads": heads})).save_pretrained(tmp_path)
+    policy = load_policy(Model(dtype="float32"), tmp_path, 1.0).cuda()
+    if packed:
+        enable_packing(policy.model)
+    tokens = torch.ones(rows, width, dtype=torch.long, device="cuda")
+    batch = Batch(tokens=tokens, mask=tokens.bool(), lengths=torch.full((rows,), width, device="cuda"))
+    torch.cuda.reset_peak_memory_stats()
+    policy.hidden_states(batch, packed=packed).sum().backward()
+    assert torch.cuda.max_memory_allocated() < 4 * rows * heads * width**2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
@@ -270,7 +311,7 @@ def test_flash_attention_on_a_gpu(models, batches):
     padded, padded_gradients = backward(rounded, batch)
     enable_packing(rounded.model)
     states = torch.zeros(1, 4, 8, 8, device="cuda", dtype=torch.bfloat16)
-    assert packing._flashes(states, states, 0.0)
+    assert attention._flashes(states, states, 0.0)
     found, found_gradients = backward(rounded, batch, packed=True)
 
     def error(found, expected):

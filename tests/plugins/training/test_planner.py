@@ -25,6 +25,7 @@ from transformers import (
 )
 from uncollapse.cli.main import main
 from uncollapse.core.experiment import Lora, Model, Trainer
+from uncollapse.plugins.training import attention
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
@@ -71,8 +72,17 @@ def config(**changes):
     return Qwen2Config(**shape | changes)
 
 
+@pytest.fixture(autouse=True)
+def on_cuda(monkeypatch):
+    """The plan is one for CUDA, where fp32 attention wants the keys and values of each head."""
+    monkeypatch.setattr(attention, "_wants_each_head", lambda query: query.dtype == torch.float32)
+
+
 def model(dtype, **changes):
-    return Qwen2ForCausalLM(config(**changes)).to(getattr(torch, dtype))
+    own = Qwen2ForCausalLM(config(**changes)).to(getattr(torch, dtype))
+    if dtype == "float32":
+        assert attention.use_own_attention(own)
+    return own
 
 
 def batch(rows, width, vocabulary=1000):
