@@ -1,12 +1,13 @@
 """One batch on one GPU and on several, with ZeRO-2 and ZeRO-3: the same losses up to rounding, and how much faster.
 
     python benchmarks/gpu/ranks.py [--worlds 1,2] [--stages 2,3] [--dtypes bfloat16,float32] [--packing 0,16384]
-                                   [--offload none,optimizer,all] [--quick]
+                                   [--offload none,optimizer,all] [--shape 3b --gradient-checkpointing] [--quick]
 
 A random model with the shape of Qwen2.5-0.5B takes optimizer steps on one fixed batch: 64 rows of 256 to 1,024 random
 tokens, of which the last half trains, with random advantages around 1 and the log-probs of the start as the old ones.
 One set of processes for each number of GPUs (one a GPU; on a CPU: gloo) goes through all cases, one after the other.
-``difference`` is the largest relative difference from the first case of the same type, over all steps, of the loss, the
+``optimizer`` is DeepSpeed's ``step`` within an optimizer step: norms, AdamW, and what ranks exchange once (ZeRO-2 and 3
+reduce gradients in the backward passes before it, ZeRO-0 and 1 in it). ``difference`` is the largest relative difference from the first case of the same type, over all steps, of the loss, the
 entropy and the gradient's norm. Seconds are the median over the steps after the first. ``left GiB`` is what torch still
 held when a case began. One rank has nothing to partition: there ZeRO-2 is run as ZeRO-1.
 
@@ -34,7 +35,8 @@ import torch
 
 COLUMNS = {
     "dtype": "type", "world": "GPUs", "stage": "ZeRO", "packing": "packing", "offload": "offload", "head": "head",
-    "difference": "difference", "loss": "last loss", "step_s": "step s", "speed_up": "speed-up",
+    "difference": "difference", "loss": "last loss", "step_s": "step s", "optimizer_s": "optimizer",
+    "speed_up": "speed-up",
     "tokens_per_s": "tok/s", "peak_share": "peak a GPU", "gib": "GiB a GPU", "left_gib": "left GiB",
     "start_s": "start s",
 }  # fmt: skip
@@ -100,6 +102,8 @@ def measure(case: dict[str, Any], options: argparse.Namespace, ranks: Any) -> di
     )
     objective = PolicyObjective(experiment.policy_loss.component)
     steps: list[dict[str, float]] = []
+    clock = common.Clock()
+    clock.watch(engine.engine, "step", "optimizer")
     with common.Peak() as peak:
         for _ in range(1 + options.steps):
             ranks.barrier()
@@ -108,7 +112,7 @@ def measure(case: dict[str, Any], options: argparse.Namespace, ranks: Any) -> di
             metrics = stages.update(engine, batch, [list(range(options.rows))], objective, experiment, ranks, 1.0)
             common.synchronize()
             seconds = time.perf_counter() - started
-            steps.append({name: metrics[name] for name in COMPARED} | {"seconds": seconds})
+            steps.append({name: metrics[name] for name in COMPARED} | {"seconds": seconds, **clock.take()})
     engine.close()
     del policy, engine
     return {
@@ -144,7 +148,10 @@ def compose(case: dict[str, Any], options: argparse.Namespace) -> Any:
 
     return uncollapse.compose({
         "environment": {"name": "sokoban"},
-        "model": {"path": str(options.model), "dtype": case["dtype"]},
+        "model": {
+            "path": str(options.model), "dtype": case["dtype"],
+            "gradient_checkpointing": options.gradient_checkpointing,
+        },
         "rollout": {"max_tokens": options.tokens // 2, "max_context": options.tokens},
         "advantage": "grpo",
         "critic": None,
@@ -232,14 +239,16 @@ def row(
 ) -> dict[str, Any]:
     """A case beside the first one of its type."""
     seconds, reference = (median(step["seconds"] for step in each["steps"][1:]) for each in (found, first))
-    flops = common.update_flops(options.shape, found["tokens"], found["sampled"], False)
+    flops = common.update_flops(options.shape, found["tokens"], found["sampled"], options.gradient_checkpointing)
     on_bf16 = case["dtype"] == "bfloat16" and found["gpus"] > 0
     return {
         "difference": difference(first["steps"], found["steps"]), "loss": found["steps"][-1]["pg_loss"],
-        "step_s": seconds, "speed_up": reference / seconds, "tokens_per_s": found["tokens"] / seconds,
+        "step_s": seconds, "optimizer_s": median(step["optimizer"] for step in found["steps"][1:]),
+        "speed_up": reference / seconds, "tokens_per_s": found["tokens"] / seconds,
         "peak_share": flops / seconds / common.PEAK / world if on_bf16 else None,
         **{key: value for key, value in found.items() if key != "steps"},
         "micro_batch": options.micro_batch, "rows": options.rows,
+        "gradient_checkpointing": options.gradient_checkpointing,
         **{f"each_{name}": [step[name] for step in found["steps"]] for name in (*COMPARED, "seconds")},
     }  # fmt: skip
 
@@ -280,6 +289,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=1024, help="of the longest row")
     parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--steps", type=int, default=5, help="counted steps")
     parser.add_argument("--limit", type=float, default=180, help="seconds for a case, the start of processes included")
     parser.add_argument("--model", type=Path, help="where the random model is, or is to be written")
