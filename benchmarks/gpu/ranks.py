@@ -8,8 +8,8 @@ tokens, of which the last half trains, with random advantages around 1 and the l
 One set of processes for each number of GPUs (one a GPU; on a CPU: gloo) goes through all cases, one after the other.
 ``optimizer`` is DeepSpeed's ``step`` within an optimizer step: norms, AdamW, and what ranks exchange once (ZeRO-2 and 3
 reduce gradients in the backward passes before it, ZeRO-1 in it). ``difference`` is the largest relative difference from
-the first case of the same type, over all steps, of the loss, the entropy and the gradient's norm. Seconds are the median
-over the steps after the first. ``left GiB`` is what torch still held when a case began. One rank has nothing to
+the first case of the same type, over all steps, of the loss, the entropy and the gradient's norm. Seconds are the
+median over the steps after the first. ``left GiB`` is what torch still held when a case began. One rank has nothing to
 partition: there ZeRO-2 is run as ZeRO-1.
 
 Combinations that an experiment may not have (offloaded weights without ZeRO-3) are named and left out. A case that
