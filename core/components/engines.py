@@ -149,6 +149,8 @@ class TrainEngine(Protocol):
     """One trained model (the policy or the critic)."""
 
     module: Any
+    stage: int
+    """ZeRO's: with 3, ``module`` holds no whole tensors. 0 for a backend without ZeRO."""
 
     def score(self, batch: Any, **options: Any) -> Scores:
         """A forward pass without gradients; ``options`` go to the module."""

@@ -61,7 +61,9 @@ class Processes:
         self._guardian.close()
 
     def start(self, job: Job, environment: Mapping[str, str]) -> Process:
-        environment = {**os.environ, **environment, **job.env}
+        # a process that has trained holds a rank, which would make a job believe that a launcher has started it
+        own = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+        environment = {**own, **environment, **job.env}
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("ab") as log:

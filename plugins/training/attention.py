@@ -12,7 +12,7 @@ everywhere else one fused attention per row.
 from __future__ import annotations
 
 import inspect
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,6 +23,22 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from ...core.errors import RequestError
 
 NAME = "uncollapse"
+
+
+LAYERS = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers whose attention is the plain one, given nothing but a mask or a window."""
+
+
+def fuse_fp32_attention(model: Any) -> None:
+    """Give a model in fp32 on CUDA, whose heads share keys and values, an attention that torch has a kernel for.
+
+    Others keep theirs, and so does one with layers that are not plain attention: some (sparse) ones look at the name.
+    """
+    config = model.get_decoder().config
+    shares = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
+    plain = set(getattr(config, "layer_types", None) or LAYERS) <= LAYERS
+    if model.dtype == torch.float32 and shares and plain and config._attn_implementation == "sdpa":
+        use_own_attention(model)
 
 
 def use_own_attention(model: Any) -> bool:
@@ -59,7 +75,7 @@ def attention(
         [1, N, heads, head size], and no attention weights.
     """
     if cu_seq_lens_q is None:
-        if attention_mask is None:  # with one, transformers repeats them
+        if attention_mask is None and key.shape[-1] == value.shape[-1] <= 256:  # else transformers repeats them
             key, value = _for_each_head(query, key, value)
         plain = AttentionInterface()["sdpa"]
         return plain(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
@@ -108,9 +124,15 @@ flash_attention = _find_flash_attention()
 
 
 def _flashes(query: Tensor, value: Tensor, dropout: float) -> bool:
-    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _is_ampere(query.device)
     fits = query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
     return flash_attention is not None and half and fits and not dropout
+
+
+@cache
+def _is_ampere(device: torch.device) -> bool:
+    """Or newer: flash attention has no kernel for older GPUs."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _window(query: Tensor, window: int | None) -> Tensor | None:

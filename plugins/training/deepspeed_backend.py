@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 
 Loss = Callable[[Scores, Batch], tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]
 STATES = ("exp_avg", "exp_avg_sq")
+OURS = {
+    "zero_optimization.stage": "trainer.zero_stage",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "optimizer": "trainer.lr, trainer.betas and trainer.weight_decay",
+    "scheduler": "trainer.lr_schedule",
+    "gradient_clipping": "trainer.grad_clip",
+    "train_batch_size": "trainer.mini_batch",
+    "train_micro_batch_size_per_gpu": "trainer.micro_batch",
+    "gradient_accumulation_steps": "trainer.micro_batch",
+    "managed_gradient_accumulation": "trainer.micro_batch",
+}
+"""Settings of DeepSpeed that follow from the experiment, and from which keys of it."""
 
 
 @attrs.frozen
@@ -38,6 +51,10 @@ class DeepSpeed:
         """Why this backend cannot train the experiment."""
         if experiment.model.dtype == "bfloat16" and experiment.trainer.zero_stage == 0:
             yield "ZeRO 0 hides the fp32 master weights of a bfloat16 model; set trainer.zero_stage to 1 or more"
+        zero = self.config.get("zero_optimization", {})
+        for name in (*self.config, *(f"zero_optimization.{key}" for key in zero)):
+            if name in OURS:
+                yield f"config sets {name}, which follows from {OURS[name]}; set that instead"
         offload, least = experiment.trainer.offload, {"none": 0, "optimizer": 1, "all": 3}
         if experiment.trainer.zero_stage < least[offload]:
             yield f"trainer.offload {offload} needs trainer.zero_stage {least[offload]} or more"

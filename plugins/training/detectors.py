@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from ...core.components import Rollouts, Verdict
 from ...core.errors import RunError, UncollapseError
 from ...core.experiment import Named
@@ -80,7 +82,7 @@ class Detectors:
     def _guarded(self, name: str, method: str) -> Iterator[None]:
         try:
             yield
-        except UncollapseError:
+        except (UncollapseError, torch.OutOfMemoryError):  # memory is the run's concern
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.compatibility import check_ranks
+from ...core.errors import RequestError
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .quiet import quiet_libraries
 
@@ -48,15 +49,31 @@ def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment) -> No
 
 
 def launch_command(arguments: Sequence[str], ranks: int) -> list[str]:
-    """``uncollapse ARGUMENTS`` on every rank."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    devices = [int(device) if device.isdecimal() else device for device in visible.split(",") if device]
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": (devices or list(range(ranks)))[:ranks]}).encode())
+    """``uncollapse ARGUMENTS`` on every rank.
+
+    Raises:
+        RequestError: there are GPUs, but fewer than ranks.
+    """
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(ranks)}).encode())
     return [
         *(sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world.decode()}"),
         *("--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank", "--log_level=error"),
         *("--module", "uncollapse.cli.main", *arguments),
     ]
+
+
+def _devices(ranks: int) -> list[int | str]:
+    """The GPU of each rank, by the number or name that CUDA_VISIBLE_DEVICES has for it; of no meaning without GPUs."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if there and there < ranks:
+        raise RequestError(
+            f"there are {there} GPUs for {ranks} ranks", "--ranks", f"at most {there}, or more CUDA_VISIBLE_DEVICES"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if there else ""
+    named = [int(device) if device.isdecimal() else device for device in visible.split(",") if device]
+    return (named or list(range(ranks)))[:ranks]
 
 
 def hosts_command(arguments: Sequence[str], hosts: Sequence[Host], hostfile: Path) -> list[str]:

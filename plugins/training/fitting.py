@@ -77,10 +77,12 @@ def require(request: Request, memory: int, certain: bool = False) -> None:
     """
     made = request.plan(memory)
     if made.engine_needs:
+        share = made.engine_needs / memory + 0.05
+        elsewhere = "a GPU with more memory, rollout.engine.tensor_parallel or GPUs of its own (rollout.engine.gpus)"
         raise RequestError(
             f"the engine's share of the GPU does not hold its weights and one row: {made.engine_needs / GIB:.1f} GiB",
             "rollout.engine.gpu_memory_utilization",
-            f"set it to {made.engine_needs / memory + 0.05:.2f} or more, or lower rollout.max_context",
+            f"set it to {share:.2f} or more, or lower rollout.max_context" if share <= 0.95 else elsewhere,
         )
     phase = made.fullest_at_least if certain else made.fullest
     need, there = (phase.least, memory) if certain else (phase.total, int(USABLE * memory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -92,7 +93,8 @@ def critic_shape(config: Any) -> Shape:
 
 
 def _shape(config: Any, parameters: int, trained: int) -> Shape:
-    text = config.get_text_config()
+    text = copy(config.get_text_config())
+    text.allow_global_per_layer_attribute_access = True  # where layers differ, transformers asks for one of them
 
     def size(*names: str, default: int) -> int:
         """The first that the architecture has; what it lacks decides no lower bound."""
@@ -137,5 +139,7 @@ def _kinds(text: Any) -> list[str]:
 def _unclear(text: Any, kinds: list[str]) -> str:
     if strange := sorted(set(kinds) - COUNTED):
         return f"layers of kind {', '.join(strange)}"
+    if uneven := sorted(getattr(text, "per_layer_attributes", None) or ()):
+        return f"layers that differ in {', '.join(uneven)}"
     found = (words for name, words in UNEVEN.items() if getattr(text, name, None))
     return next(found, "")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...core.errors import RequestError
-from .attention import use_own_attention
+from .attention import fuse_fp32_attention
 from .heads.torch_head import Torch
 from .packing import Packed, packed_hidden
 from .quiet import quiet_libraries
@@ -232,8 +232,8 @@ def _from_pretrained(cls: Any, path: str | Path, dtype: str, key: str = "model.p
     # the library would fill them with random numbers
     if missing := report["missing_keys"]:
         raise RequestError(f"{path} has no weights for {len(missing)} parameters, e.g. {min(missing)}", key)
-    if torch.cuda.is_available() and model.dtype == torch.float32 and model.config._attn_implementation == "sdpa":
-        use_own_attention(model)
+    if torch.cuda.is_available():
+        fuse_fp32_attention(model)
     return model
 
 

@@ -38,7 +38,8 @@ class OwnPass:
 def has_dropout(module: torch.nn.Module) -> bool:
     """Whether the update's forward pass is a noisy one, which says nothing exact of the sampling policy.
 
-    Transformers' models hold dropout as a module, or as a rate under a name with ``drop`` in it.
+    Transformers' models hold dropout as a module, or as a rate under a name with ``drop`` in it; and the noise of a
+    mixture's router as a rate under one with ``jitter``.
     """
     return any(_drops(part) for part in module.modules())
 
@@ -46,4 +47,5 @@ def has_dropout(module: torch.nn.Module) -> bool:
 def _drops(part: torch.nn.Module) -> bool:
     if isinstance(part, torch.nn.Dropout):
         return part.p > 0
-    return any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in vars(part).items())
+    rates = (rate for name, rate in vars(part).items() if "drop" in name or "jitter" in name)
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .attention import cannot_be_packed, use_own_attention
+from .attention import LAYERS, cannot_be_packed, use_own_attention
 from .batch import Batch
 
-LAYERS = frozenset({"full_attention", "sliding_attention"})
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Of packed against padded hidden states, relative; 16 bits round them much more. A leak is of order one."""
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 WIDTH = {"float32": 4, "bfloat16": 2}
 BUCKET, LIVE, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
 """DeepSpeed's defaults, in elements: reduce_bucket_size, stage3_max_live_parameters, sub_group_size."""
-BY_ROWS = frozenset({"activations", "token head", "KV cache"})
-"""What grows with the length of the rows; everything else is held however short they are."""
+UNCERTAIN = frozenset({"activations", "token head", "KV cache", "gathered"})
+"""What grows with the length of the rows, or is only bounded from above; all else is held in any case."""
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class Phase:
     @property
     def least(self) -> int:
         """However short the rows are: a lower bound."""
-        return sum(size for name, size in self.items.items() if name not in BY_ROWS)
+        return sum(size for name, size in self.items.items() if name not in UNCERTAIN)
 
 
 @attrs.frozen

@@ -123,6 +123,7 @@ LOWER = {
     "validation": "rollout.engine: gpu_memory_utilization (vllm) or batch (hf)",
     "score": "trainer.score_batch or trainer.token_budget",
     "reference": "trainer.score_batch or trainer.token_budget",
+    "detectors": "trainer.score_batch or trainer.token_budget, or take the detector out of collapse",
     "values": "trainer.score_batch or trainer.token_budget",
     "update_critic": "trainer.micro_batch or trainer.token_budget, or set model.gradient_checkpointing",
     "update_actor": "trainer.micro_batch or trainer.token_budget, or set model.gradient_checkpointing",

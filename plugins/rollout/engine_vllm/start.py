@@ -80,6 +80,7 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
         lora = model.peft_config[model.active_adapter]
         rank = next(size for size in LORA_RANKS if size >= lora.r)
         settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+    ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
     # results of the methods that we add to the worker are only decoded with it, so it must stay
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     others, arguments = active_children(), EngineArgs(**settings)
@@ -87,9 +88,12 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
     with place.environment(**runner), failures("did not start"), deaf_to_interrupts():
         llm = LLMEngine.from_engine_args(arguments)
     watched = Watched([child for child in active_children() if child not in others], died())
-    ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
     session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
-    session.rpc("uncollapse_bind", os.getpid(), folder.name)
+    try:
+        session.rpc("uncollapse_bind", os.getpid(), folder.name)
+    except BaseException:
+        session.close()
+        raise
     return session
 
 

@@ -47,7 +47,8 @@ class Watched:
 
     def end(self, shut_down: Callable[[], Any], patience_s: float) -> None:
         """Call ``shut_down``, then wait for the processes and all that they started, and kill what is left of them."""
-        family = [relative for process in self._processes for relative in _family(process)]
+        # the number of one that has ended may be another's by now
+        family = [relative for process in self._processes if process.is_alive() for relative in _family(process)]
         try:
             shut_down()
         finally:

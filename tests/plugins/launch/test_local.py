@@ -59,10 +59,12 @@ def test_no_more_jobs_at_a_time_than_slots(tmp_path):
 def test_environment_of_a_job(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(slots.os, "sched_getaffinity", lambda pid: set(range(8)))
-    show = "import os; print(*[os.environ.get(k) for k in ('OMP_WAIT_POLICY', 'OMP_NUM_THREADS', 'EXTRA')])"
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # as a process has them that has trained before
+        monkeypatch.setenv(name, "0")
+    show = "import os; print(*[os.environ.get(k) for k in ('OMP_WAIT_POLICY', 'OMP_NUM_THREADS', 'EXTRA', 'RANK')])"
     job = python(tmp_path, "job", show, EXTRA="yes")
     Local(slots=3).run([job])
-    assert job.log.read_text().split() == ["passive", "2", "yes"]
+    assert job.log.read_text().split() == ["passive", "2", "yes", "None"]
 
 
 def test_a_job_sees_the_gpus_of_its_slot(tmp_path, monkeypatch):

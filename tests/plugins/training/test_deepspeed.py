@@ -173,6 +173,20 @@ def test_offload_needs_what_zero_shards(bandit, offload, stage, reason):
     assert [problem.reason for problem in found] == ([f"deepspeed: {reason}"] if reason else [])
 
 
+@pytest.mark.parametrize(
+    ("config", "name", "key"),
+    [
+        ("{zero_optimization: {stage: 3}}", "zero_optimization.stage", "trainer.zero_stage"),
+        ("{bf16: {enabled: true}}", "bf16", "model.dtype"),
+        ("{gradient_clipping: 1.0}", "gradient_clipping", "trainer.grad_clip"),
+    ],
+)
+def test_what_follows_from_the_experiment_is_not_set_twice(bandit, config, name, key):
+    found = problems(bandit, [f"trainer.backend={{name: deepspeed, config: {config}}}"])
+    reason = f"deepspeed: config sets {name}, which follows from {key}; set that instead"
+    assert [problem.reason for problem in found] == [reason]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "size", "budget", "offload"),

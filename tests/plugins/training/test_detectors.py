@@ -1,5 +1,6 @@
 import attrs
 import pytest
+import torch
 import uncollapse
 from uncollapse.core.components import Verdict
 from uncollapse.core.config import compose
@@ -114,6 +115,17 @@ def test_every_part_of_a_broken_detector_is_guarded():
         detectors(BrokenEarly("state")).state_dict()
     with pytest.raises(RunError, match="d0 failed in load_state_dict"):
         detectors(BrokenEarly("state")).load_state_dict({"d0": {}})
+
+
+def test_memory_that_runs_out_is_not_the_detectors_fault():
+    def measure(*_):
+        raise torch.OutOfMemoryError("no more")
+
+    for fatal in (True, False):
+        watched = detectors(BrokenEarly("judge", fatal=fatal))
+        watched.sessions["d0"].measure = measure
+        with pytest.raises(torch.OutOfMemoryError, match="no more"):
+            watched.measure(None, None)
 
 
 @attrs.frozen

@@ -121,6 +121,9 @@ def test_an_engine_whose_share_is_too_small_is_told_how_large(base):
         require(asked, 80 * GIB)
     assert refused.value.where == "rollout.engine.gpu_memory_utilization"
     assert refused.value.fix.startswith("set it to 0.06 or more")
+    with pytest.raises(RequestError) as refused:
+        require(asked, int(0.8 * GIB))  # no share of this one would do
+    assert refused.value.fix.startswith("a GPU with more memory")
 
 
 def test_ranks_that_cannot_be_are_not_suggested(base):

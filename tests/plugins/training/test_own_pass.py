@@ -11,6 +11,10 @@ SIZES = {
     "opt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "word_embed_proj_dim": 32},
     "falcon": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
     "qwen2": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2},
+    "mixtral": {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "intermediate_size": 64, "num_local_experts": 4,
+    },
 }  # fmt: skip
 RATES = {
     "gpt2": ("attn_pdrop", "resid_pdrop", "embd_pdrop"),
@@ -18,8 +22,9 @@ RATES = {
     "opt": ("dropout", "attention_dropout"),
     "falcon": ("hidden_dropout",),
     "qwen2": ("attention_dropout",),
+    "mixtral": ("attention_dropout", "router_jitter_noise"),
 }
-"""What each configuration calls its rates of dropout."""
+"""What each configuration calls its rates of dropout, and of other noise."""
 
 
 @pytest.mark.parametrize(("family", "rate"), [(family, rate) for family, rates in RATES.items() for rate in rates])

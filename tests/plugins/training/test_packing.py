@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from uncollapse.core.components import Scores
 from uncollapse.core.errors import RequestError
 from uncollapse.core.experiment import Lora, Model
@@ -284,6 +291,35 @@ def test_repeating_shared_heads_for_the_kernel_changes_nothing(models, batches, 
         assert torch.allclose(found[name], value, atol=1e-5), name
     for name, value in gradients.items():
         assert torch.allclose(found_gradients[name], value, atol=1e-5), name
+
+
+@pytest.mark.parametrize("size", [8, 264])
+def test_heads_are_not_repeated_twice(monkeypatch, size):
+    """Beyond a head size of 256 transformers repeats them itself."""
+    monkeypatch.setattr(attention, "_wants_each_head", lambda query: True)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZE | {"head_dim": size, "num_hidden_layers": 1})).eval()
+    tokens = torch.arange(12).view(2, 6)
+    expected = model(tokens).logits
+    attention.fuse_fp32_attention(model)
+    assert model.config._attn_implementation == attention.NAME
+    assert torch.allclose(model(tokens).logits, expected, atol=1e-5)
+
+
+def test_other_attention_is_left_alone():
+    """One that chooses tokens by an index goes by the name of its attention: it would see all tokens under ours."""
+    sizes = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+    index = {"index_topk": 4, "index_n_heads": 2, "index_head_dim": 16}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    sparse = AutoConfig.for_model("deepseek_v32", **SIZE, **sizes, **index, **experts, moe_intermediate_size=16)
+    whole = LlamaConfig(**SIZE | {"num_key_value_heads": 4})
+    for config in (sparse, whole):
+        model = AutoModelForCausalLM.from_config(config).float()
+        attention.fuse_fp32_attention(model)
+        assert model.config._attn_implementation == "sdpa"
+    half = LlamaForCausalLM(LlamaConfig(**SIZE)).bfloat16()
+    attention.fuse_fp32_attention(half)
+    assert half.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's kernels need a GPU")

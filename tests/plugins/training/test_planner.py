@@ -14,6 +14,7 @@ from transformers import (
     DynamicCache,
     FalconH1Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GPT2Config,
     MambaConfig,
     MistralConfig,
@@ -210,8 +211,18 @@ def free_of_attention():
         (free_of_attention(), "linear_attention|no attention"),
         (FalconH1Config(**TINY, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16), "hybrid"),
         (DeepseekV3Config(**TINY, n_routed_experts=4, moe_intermediate_size=16), "latent attention"),
+        (
+            Gemma4TextConfig(
+                **TINY | {"head_dim": 16},
+                global_head_dim=32,
+                hidden_size_per_layer_input=8,
+                vocab_size_per_layer_input=50,
+                num_kv_shared_layers=0,
+            ),
+            "differ in head_dim|heads of several sizes",
+        ),
     ],
-    ids=["Mamba", "Falcon H1", "DeepSeek V3"],
+    ids=["Mamba", "Falcon H1", "DeepSeek V3", "Gemma 4"],
 )
 def test_what_is_not_understood_is_said_and_not_counted(tmp_path, config, words):
     shape = policy_shape(config)
