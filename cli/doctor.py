@@ -26,10 +26,12 @@ ENOUGH = (8, 0)
 @click.command("doctor")
 @click.option("-e", "--experiment", metavar="NAME|FILE", help="Plan the memory of this experiment instead.")
 @set_option
-@click.option("--ranks", type=click.IntRange(1), default=1, help="With -e: on how many GPUs it trains.")
-@click.option("--gpu-memory", type=click.FloatRange(0, min_open=True), metavar="GIB", help="With -e: of each GPU.")
+@click.option("--ranks", type=click.IntRange(1), help="With -e: on how many GPUs it trains. [default: 1]")
+@click.option(
+    "--gpu-memory", type=click.FloatRange(0, 10_000, min_open=True), metavar="GIB", help="With -e: of each GPU."
+)
 @plugin_option
-def command(experiment: str | None, overrides: tuple[str, ...], ranks: int, gpu_memory: float | None) -> None:
+def command(experiment: str | None, overrides: tuple[str, ...], ranks: int | None, gpu_memory: float | None) -> None:
     """What this machine can run: Python, cores, memory, torch, GPUs, DeepSpeed, vLLM, compilers, extras.
 
     With -e, what that experiment will hold on each GPU in each phase of a step, before anything is loaded, and
@@ -38,8 +40,10 @@ def command(experiment: str | None, overrides: tuple[str, ...], ranks: int, gpu_
     if experiment is not None:
         from .memory_plan import print_plan
 
-        print_plan(experiment, overrides, ranks, gpu_memory)
+        print_plan(experiment, overrides, ranks or 1, gpu_memory)
         return
+    if overrides or ranks or gpu_memory:
+        raise click.UsageError("--set, --ranks and --gpu-memory are about an experiment: name one with -e")
     extras = {extra: _missing(extra) for extra in ("train", "vllm", "ray")}
     gpus = list(_gpus())
     print_columns(

@@ -50,8 +50,10 @@ def command(
 
         relaunch_on(hostfile, ranks, composed)
     elif ranks is not None and ranks > 1:
+        from ..core.compatibility import check_ranks
         from ..plugins.training.distributed import relaunch
 
+        check_ranks(composed, ranks)
         relaunch(ranks)
     from ..plugins.training.train import train
 

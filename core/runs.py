@@ -78,7 +78,8 @@ class RunDirectory:
         """The run that is at ``path``. Raises RequestError if there is none."""
         run = cls(path)
         if not run.config_file.is_file():
-            raise RequestError("this is no run directory: it has no config.yaml", str(run.path))
+            fix = "give the directory of a run, as --run-dir named it"
+            raise RequestError("this is no run directory: it has no config.yaml", str(run.path), fix)
         return run
 
     @classmethod
@@ -92,12 +93,15 @@ class RunDirectory:
         """
         run = cls.open(path)
         there = run.read_config()
-        if config_hash(there) != config_hash(config) and only_memory(there, config):
+        if config_hash(there) == config_hash(config):
+            pass
+        elif not only_memory(there, config):
+            run._refuse_another(config)
+        elif not run.has_ended():  # one that has keeps the settings that it ran with
             changed = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in differences(there, config))
             run.log(f"resuming with other settings of memory:\n{changed}")
             run.restore_config(config)
             run.annotate(hash=config_hash(config))
-        run._refuse_another(config)
         if run.latest() is None:
             run.truncate_metrics(-1)
         return run
@@ -295,6 +299,11 @@ class RunDirectory:
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, by step."""
         return [path for path in checkpoints.stored(self.checkpoint_directory) if not checkpoints.damage(path)]
+
+    def has_ended(self) -> bool:
+        """Whether its last step is done, or a detector has stopped it, and its checkpoints are whole."""
+        status = str(self.status().get("status", ""))
+        return (status == "success" or status.startswith("stopped:")) and not self.broken_checkpoints()
 
     def broken_checkpoints(self) -> Sequence[tuple[Path, str]]:
         """The damaged and the unfinished checkpoints, each with what is wrong with it."""

@@ -49,8 +49,11 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
     master = load_optimizer(checkpoint)["master"]
     tokenizer = load_tokenizer(checkpoint / "model")
     to = to.resolve()
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
+    except OSError as error:
+        raise RequestError(f"cannot write there: {error.strerror}", str(to), "give another place with --to") from error
     partial.chmod(0o755)
     try:
         if adapter:

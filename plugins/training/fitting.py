@@ -10,7 +10,6 @@ import attrs
 from ...core.compatibility import check_ranks
 from ...core.config import compose
 from ...core.errors import RequestError
-from ...core.problems import CompositionError
 from .model_shape import Shape, read_shapes
 from .planner import Phase, Plan, plan
 
@@ -48,8 +47,15 @@ class Request:
         return read_shapes(self.experiment)
 
     def plan(self, memory: int) -> Plan:
-        """On a GPU of ``memory`` bytes (0: unknown)."""
-        return plan(*self.shapes, self.experiment, self.ranks, memory)
+        """On a GPU of ``memory`` bytes (0: unknown).
+
+        Raises:
+            RequestError: the engine cannot be spread over the GPUs as it is asked to.
+        """
+        shapes, serving = self.shapes, self.experiment.rollout.engine.component
+        if hasattr(serving, "check_spread"):
+            serving.check_spread(shapes[0].heads, self.ranks)
+        return plan(*shapes, self.experiment, self.ranks, memory)
 
     def fits(self, memory: int, *changes: Change) -> bool:
         """With every row as long as it may become, within the usable share; not if it cannot be changed so."""
@@ -57,9 +63,9 @@ class Request:
         try:
             experiment = compose(self.experiment, [text for change in changes for text in change.overrides])
             check_ranks(experiment, ranks)
-        except CompositionError:
+            made = Request(experiment, ranks).plan(memory)
+        except RequestError:
             return False
-        made = Request(experiment, ranks).plan(memory)
         return not made.engine_needs and made.fullest.total <= USABLE * memory
 
 

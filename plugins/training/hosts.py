@@ -36,7 +36,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
     if not path.is_file():
         raise RequestError("there is no such hostfile", str(path), "give a file with a line `host slots=N` per machine")
     found: dict[str, Host] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), start=1):
         text, where = line.strip(), f"{path}, line {number}"
         if not text or text.startswith("#"):
             continue

@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from ...core.compatibility import needs
-from .models import add_adapter, read_config
+from .models import add_adapter, loading, read_config
 from .prepare import prepare_model
 
 if TYPE_CHECKING:
@@ -62,12 +62,16 @@ def read_shapes(experiment: Experiment) -> tuple[Shape, Shape | None]:
 
 @functools.cache
 def _policy(path: str, lora: Lora | None) -> Shape:
-    return policy_shape(read_config(path), lora)
+    config = read_config(path)
+    with loading(path):
+        return policy_shape(config, lora)
 
 
 @functools.cache
 def _critic(path: str) -> Shape:
-    return critic_shape(read_config(path))
+    config = read_config(path, "critic.path")
+    with loading(path, "critic.path"):
+        return critic_shape(config)
 
 
 def policy_shape(config: Any, lora: Lora | None = None) -> Shape:

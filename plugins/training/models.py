@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .batch import Batch
 
 VALUE_HEAD = "value_head.safetensors"
+HOW = "give a directory with a Hugging Face model, or the name of one that is downloaded or reachable"
 REFERENCE_HEAD = Torch()
 """The one with forward-mode derivatives, on every device."""
 
@@ -119,7 +121,7 @@ def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     # AutoTokenizer goes by the model's type: a Qwen2 model's own tokenizer would quietly get Qwen2's splitting.
-    with _loading(path):
+    with loading(path):
         own = get_tokenizer_config(str(path)).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
         tokenizer = (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path))
     if chat and not tokenizer.chat_template:
@@ -135,7 +137,7 @@ def read_config(path: str | Path, key: str = "model.path") -> Any:
     """The configuration of a model, without its weights."""
     from transformers import AutoConfig
 
-    with _loading(path, key):
+    with loading(path, key):
         return AutoConfig.from_pretrained(str(path))
 
 
@@ -205,29 +207,36 @@ def _with_adapter(model: Any, settings: Model, checkpoint: Path | None) -> Any:
     from peft import PeftModel
 
     if checkpoint is not None:
-        return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
+        with loading(checkpoint, "model.lora"):
+            return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
     assert settings.lora is not None
     return add_adapter(model, settings.lora)
 
 
 def add_adapter(model: Any, lora: Lora) -> Any:
-    """``model`` with a new low-rank adapter, which alone trains."""
+    """``model`` with a new low-rank adapter, which alone trains.
+
+    Raises:
+        RequestError: the model has no such modules, or they cannot be adapted.
+    """
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.targets,
-            task_type="CAUSAL_LM",
-        ),
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
     )
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        fix = "name linear layers of the model, or take all-linear"
+        raise RequestError(str(error).splitlines()[0], "model.lora.targets", fix) from error
 
 
 def _from_pretrained(cls: Any, path: str | Path, dtype: str, key: str = "model.path", **options: Any) -> Any:
-    with _loading(path, key):
+    with loading(path, key):
         model, report = cls.from_pretrained(str(path), dtype=getattr(torch, dtype), output_loading_info=True, **options)
     # the library would fill them with random numbers
     if missing := report["missing_keys"]:
@@ -238,18 +247,18 @@ def _from_pretrained(cls: Any, path: str | Path, dtype: str, key: str = "model.p
 
 
 @contextmanager
-def _loading(path: str | Path, key: str = "model.path") -> Iterator[None]:
+def loading(path: str | Path, key: str = "model.path") -> Iterator[None]:
     """What the libraries raise where there is no model becomes one error that says so."""
     quiet_libraries()
     if str(path).startswith(("/", ".")) and not Path(path).is_dir():
-        raise RequestError(f"cannot load a model from {path}: there is no such directory", key)
+        raise RequestError(f"cannot load a model from {path}: there is no such directory", key, HOW)
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise RequestError(
             f"cannot load a model from {path}: {str(error).splitlines()[0]}",
             key,
-            "give a directory with a Hugging Face model, or the name of one that is downloaded or reachable",
+            HOW,
         ) from error
 
 

@@ -163,12 +163,11 @@ def _say(run: RunDirectory, text: str) -> None:
 
 
 def _ended(run: RunDirectory) -> Outcome | None:
-    """How a run that is to be resumed has ended for good already, if it has and its checkpoints are whole."""
-    record = run.status()
-    status = str(record.get("status", ""))
-    if (status != "success" and not status.startswith("stopped:")) or run.broken_checkpoints():
+    """How a run that is to be resumed has ended for good already, if it has."""
+    if not run.has_ended():
         return None
-    return Outcome(status, run.path, record.get("metrics", {}))
+    record = run.status()
+    return Outcome(record["status"], run.path, record.get("metrics", {}))
 
 
 class Session:

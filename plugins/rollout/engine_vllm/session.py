@@ -181,7 +181,7 @@ class VllmSession:
             raise RunError(
                 f"after the weights were sent, the vLLM engine {reason}",
                 KEY,
-                "it would not sample from the policy: choose the engine hf, and report the model and vLLM's version",
+                "it would not sample from the policy: set rollout.engine=hf, and report the model and vLLM's version",
             )
 
     def _load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -16,6 +16,8 @@ from .watched import Watched
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM's adapter kernels are built for."""
+SMALLEST_HEAD = 32
+"""On a CPU."""
 SECOND_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 """Makes vLLM use its second model runner, whose sampler draws for all seeded requests in one kernel; that of the first
 calls one for each of them. By itself vLLM 0.24 uses it for some architectures only, 0.32 wherever it can."""
@@ -39,15 +41,14 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
     config = network.config
     architecture = type(network).__name__
     if architecture not in ModelRegistry.get_supported_archs():
-        raise RequestError(f"this vLLM does not know the architecture {architecture}", KEY, "choose the engine hf")
-    heads = config.get_text_config().num_attention_heads
-    if heads % engine.tensor_parallel:
-        raise RequestError(
-            f"tensor_parallel {engine.tensor_parallel} does not divide the model's {heads} attention heads",
-            KEY,
-            f"choose one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}",
-        )
+        raise RequestError(f"this vLLM does not know the architecture {architecture}", KEY, "set rollout.engine=hf")
+    text = config.get_text_config()
+    engine.check_spread(text.num_attention_heads)
     place = Place(engine, network.device)
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if not place.cuda and size < SMALLEST_HEAD:
+        reason = f"vLLM on a CPU has no attention for heads of {size}, only for {SMALLEST_HEAD} and more"
+        raise RequestError(reason, KEY, "set rollout.engine=hf, or take a model with larger heads")
     folder = tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None, prefix="uncollapse-vllm-")
     source = network.name_or_path if adapter else folder.name
     if not adapter:

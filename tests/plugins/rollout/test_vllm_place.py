@@ -10,6 +10,11 @@ from uncollapse.plugins.rollout.engine_vllm.place import LAUNCHER, Place
 from uncollapse.plugins.rollout.engine_vllm.start import SECOND_RUNNER, _has_second_runner
 
 
+def test_gpus_have_numbers():
+    with pytest.raises(ValueError, match="must be >= 0"):
+        VllmEngine(gpus=(-1,))
+
+
 def place(own, **settings):
     return Place(VllmEngine(**settings), torch.device("cuda", own))
 

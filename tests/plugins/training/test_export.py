@@ -119,6 +119,9 @@ def test_wrong_requests(whole, tmp_path):
             export(path, there)
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["mine.txt"]
     assert [file.name for file in tmp_path.iterdir()] == ["full"]
+    with pytest.raises(RequestError, match="cannot write there") as refused:
+        export(path, tmp_path / "full" / "mine.txt" / "below")
+    assert refused.value.where == str(tmp_path / "full" / "mine.txt" / "below")
 
 
 def test_the_command(whole, tmp_path):

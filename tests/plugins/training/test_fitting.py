@@ -155,6 +155,18 @@ def test_the_command(base, tmp_path):
     fits = doctor("--gpu-memory", "24", "--ranks", "2", "--set", "model.gradient_checkpointing=true")
     assert fits.exit_code == 0, fits.output
     assert "on 2 GPUs" in fits.output
+    for memory in ("nan", "inf", "0", "-1"):
+        wrong = doctor("--gpu-memory", memory)
+        assert wrong.exit_code == 2 and "--gpu-memory" in wrong.output
+    spread = doctor("--set", "rollout.engine=vllm(tensor_parallel=3)")
+    assert spread.exit_code == 2
+    assert "does not divide the model's" in spread.output
+    both = doctor("--ranks", "2", "--set", "rollout.engine=vllm(tensor_parallel=2)")
+    assert both.exit_code == 2
+    assert "each of the 2 ranks starts an engine of its own" in both.output
+    alone = CliRunner().invoke(main, ["doctor", "--gpu-memory", "80"])
+    assert alone.exit_code == 2
+    assert "name one with -e" in alone.output
     odd = doctor("--ranks", "3")
     assert odd.exit_code == 2
     assert "must be a multiple of 3" in odd.output

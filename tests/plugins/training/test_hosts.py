@@ -42,7 +42,7 @@ exit $worst
 def hostfile(tmp_path):
     def write(text):
         path = tmp_path / "hosts"
-        path.write_text(text)
+        path.write_bytes(text.encode("latin-1"))
         return path
 
     return write
@@ -84,6 +84,7 @@ def test_a_hostfile(hostfile):
         ("a slots=2 b slots=2", 1, "not understood"),
         ("\na slots=0", 2, "a has no slots"),
         ("a slots=1\n# b\na slots=2", 3, "a is there twice"),
+        ("a slots=1\nm\xfcnchen slots=1", 2, "not understood"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(hostfile, text, line, message):
@@ -187,6 +188,16 @@ def test_a_wrong_request_starts_nothing(bandit, tmp_path, hostfile, tools, monke
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert result.output.count("error:") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_that_cannot_be_start_nothing(tmp_path):
+    from click.testing import CliRunner
+    from uncollapse.cli.main import main
+
+    found = CliRunner().invoke(main, ["train", "tiny-sokoban", "--ranks", "3", "--run-dir", str(tmp_path / "run")])
+    assert found.exit_code == 2
+    assert found.output.count("must be a multiple of 3, the 3 processes") == 1
     assert not (tmp_path / "run").exists()
 
 

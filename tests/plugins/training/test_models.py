@@ -94,6 +94,26 @@ def test_a_missing_model_is_a_wrong_request(tmp_path):
         load_tokenizer(tmp_path / "nothing")
 
 
+def test_damaged_weights_are_a_wrong_request(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(RequestError, match="cannot load a model from"):
+        load_policy(Model(path="x", dtype="float32"), tmp_path, 1.0)
+
+
+def test_an_adapter_that_cannot_be(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    settings = Model(path="x", dtype="float32", lora=Lora(rank=2, targets="nonsense"))
+    with pytest.raises(RequestError, match="nonsense not found") as refused:
+        load_policy(settings, tmp_path, 1.0)
+    assert refused.value.where == "model.lora.targets"
+    settings = Model(path="x", dtype="float32", lora=Lora(rank=2))
+    with pytest.raises(RequestError, match=r"adapter_config\.json") as refused:
+        load_policy(settings, tmp_path, 1.0, tmp_path)  # a checkpoint of the whole model
+    assert refused.value.where == "model.lora"
+
+
 def test_a_word_level_tokenizer_of_a_qwen2_model_comes_back_as_it_was(tmp_path, model):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

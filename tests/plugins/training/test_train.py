@@ -190,6 +190,9 @@ def test_a_run_that_failed_after_its_last_checkpoint_ends_when_resumed(base, tmp
     again = uncollapse.train(experiment, tmp_path / "run", resume=True)
     assert (again.status, again.metrics["train/rows"]) == ("success", 8)
     assert "nothing to resume" in (tmp_path / "run" / "log.txt").read_text()
+    less = compose(base, "trainer.steps=2", "trainer.micro_batch=1")  # it ran with 2, and its record says so
+    assert uncollapse.train(less, tmp_path / "run", resume=True).status == "success"
+    assert uncollapse.compose(tmp_path / "run" / "config.yaml") == experiment
 
 
 def test_a_stopped_run_is_not_trained_past_its_verdict(base, tmp_path):

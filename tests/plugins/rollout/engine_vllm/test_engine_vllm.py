@@ -208,6 +208,11 @@ def test_what_vllm_refuses_to_start_with_is_one_error(network):
     with pytest.raises(RequestError, match="does not divide the model's 4 attention heads") as caught:
         VllmEngine(tensor_parallel=3).start(network, WORDS)
     assert "1, 2, 4" in str(caught.value)
+    if not torch.cuda.is_available():
+        small = Qwen2Config(**{**network.config.to_dict(), "num_attention_heads": 8, "num_key_value_heads": 8})
+        assert small.hidden_size // 8 == 16
+        with pytest.raises(RequestError, match="no attention for heads of 16"):
+            VllmEngine().start(Qwen2ForCausalLM(small), WORDS)
     network_of_no_name = type("Unheard", (Qwen2ForCausalLM,), {})(network.config)
     with pytest.raises(RequestError, match="does not know the architecture Unheard"):
         VllmEngine().start(network_of_no_name, WORDS)
