@@ -96,7 +96,10 @@ def test_a_missing_library_is_a_problem_of_the_experiment(bandit, absent, name):
 
 
 def test_the_experiment_chooses_the_head_of_policy_and_reference(bandit, monkeypatch):
-    monkeypatch.setattr(DeepSpeed, "start", lambda self, module, optimizer, **settings: SimpleNamespace(module=module))
+    def start(self, module, optimizer, **settings):
+        return SimpleNamespace(module=module, close=lambda: None)
+
+    monkeypatch.setattr(DeepSpeed, "start", start)
     changes = {"model": {**bandit["model"], "head": "torch(chunk_elements=77)"}, "kl": {"coef": 0.1}, "critic": None}
     experiment = uncollapse.compose({**bandit, **changes, "advantage": "grpo"})
     parts = assemble(experiment, ALONE)
