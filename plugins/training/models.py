@@ -236,7 +236,7 @@ def add_adapter(model: Any, lora: Lora) -> Any:
 
 
 def _from_pretrained(cls: Any, path: str | Path, dtype: str, key: str = "model.path", **options: Any) -> Any:
-    with loading(path, key):
+    with loading(path, key, (OSError, ValueError, SafetensorError)):
         model, report = cls.from_pretrained(str(path), dtype=getattr(torch, dtype), output_loading_info=True, **options)
     # the library would fill them with random numbers
     if missing := report["missing_keys"]:
@@ -247,14 +247,16 @@ def _from_pretrained(cls: Any, path: str | Path, dtype: str, key: str = "model.p
 
 
 @contextmanager
-def loading(path: str | Path, key: str = "model.path") -> Iterator[None]:
+def loading(
+    path: str | Path, key: str = "model.path", reasons: tuple[type[Exception], ...] = (OSError, ValueError)
+) -> Iterator[None]:
     """What the libraries raise where there is no model becomes one error that says so."""
     quiet_libraries()
     if str(path).startswith(("/", ".")) and not Path(path).is_dir():
         raise RequestError(f"cannot load a model from {path}: there is no such directory", key, HOW)
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except reasons as error:
         raise RequestError(
             f"cannot load a model from {path}: {str(error).splitlines()[0]}",
             key,
