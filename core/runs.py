@@ -93,11 +93,10 @@ class RunDirectory:
         """
         run = cls.open(path)
         there = run.read_config()
-        if config_hash(there) == config_hash(config):
-            pass
-        elif not only_memory(there, config):
+        other = config_hash(there) != config_hash(config)
+        if other and not only_memory(there, config):
             run._refuse_another(config)
-        elif not run.has_ended():  # one that has keeps the settings that it ran with
+        if other and not run.has_ended():  # one that has keeps the settings that it ran with
             changed = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in differences(there, config))
             run.log(f"resuming with other settings of memory:\n{changed}")
             run.restore_config(config)

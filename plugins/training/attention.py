@@ -23,8 +23,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from ...core.errors import RequestError
 
 NAME = "uncollapse"
-
-
 LAYERS = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers whose attention is the plain one, given nothing but a mask or a window."""
 
@@ -34,11 +32,14 @@ def fuse_fp32_attention(model: Any) -> None:
 
     Others keep theirs, and so does one with layers that are not plain attention: some (sparse) ones look at the name.
     """
+    if model.dtype != torch.float32 or model.config._attn_implementation != "sdpa":
+        return
     config = model.get_decoder().config
-    shares = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
-    plain = set(getattr(config, "layer_types", None) or LAYERS) <= LAYERS
-    if model.dtype == torch.float32 and shares and plain and config._attn_implementation == "sdpa":
-        use_own_attention(model)
+    alike = not getattr(config, "per_layer_attributes", None)  # else a layer's sizes must be asked of it
+    if alike and set(getattr(config, "layer_types", None) or LAYERS) <= LAYERS:
+        heads, shared = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+        if shared not in (None, heads):
+            use_own_attention(model)
 
 
 def use_own_attention(model: Any) -> bool:

@@ -17,7 +17,7 @@ from .watched import Watched
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM's adapter kernels are built for."""
 SMALLEST_HEAD = 32
-"""On a CPU."""
+"""Head size that vLLM's attention on a CPU needs at least."""
 SECOND_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 """Makes vLLM use its second model runner, whose sampler draws for all seeded requests in one kernel; that of the first
 calls one for each of them. By itself vLLM 0.24 uses it for some architectures only, 0.32 wherever it can."""
@@ -81,7 +81,7 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
         lora = model.peft_config[model.active_adapter]
         rank = next(size for size in LORA_RANKS if size >= lora.r)
         settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
-    ends = [token for token in end_ids(network, tokenizer) if token < config.get_text_config().vocab_size]
+    ends = [token for token in end_ids(network, tokenizer) if token < text.vocab_size]
     # results of the methods that we add to the worker are only decoded with it, so it must stay
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     others, arguments = active_children(), EngineArgs(**settings)

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -317,6 +318,12 @@ def test_other_attention_is_left_alone():
         model = AutoModelForCausalLM.from_config(config).float()
         attention.fuse_fp32_attention(model)
         assert model.config._attn_implementation == "sdpa"
+    recurrent = AutoConfig.for_model("mamba", hidden_size=32, num_hidden_layers=1, vocab_size=50)
+    for config in (recurrent, Gemma4TextConfig(**SIZE, global_head_dim=16, num_kv_shared_layers=0)):
+        model = AutoModelForCausalLM.from_config(config).float()
+        before = model.config._attn_implementation
+        attention.fuse_fp32_attention(model)
+        assert model.config._attn_implementation == before
     half = LlamaForCausalLM(LlamaConfig(**SIZE)).bfloat16()
     attention.fuse_fp32_attention(half)
     assert half.config._attn_implementation == "sdpa"
