@@ -7,7 +7,6 @@ Nothing is guessed: ``"false"`` is no bool, 3.9 no int, 5 no text and an unknown
 from __future__ import annotations
 
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,21 +20,27 @@ from cattrs.errors import StructureHandlerNotFoundError
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
 from .experiment import Named
 from .problems import ABSENT, Invalid, Problem, show
-from .spec import SpecError, format_value, read_spec, split_list
+from .scalars import read_bool, read_float, read_int, read_literal, read_path, read_text, wrong
+from .spec import SpecError, read_spec, split_list
 
 UNKNOWN_KEY = "unknown key"
 UNIONS = (Union, types.UnionType)
-TRUTH = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 
 
 def make_converter(registry: Any) -> cattrs.Converter:
     """A strict converter whose component fields take their names from ``registry``; it raises :class:`Invalid`."""
     converter = cattrs.Converter(detailed_validation=False)
-    scalars: dict[Any, Callable[[Any, Any], Any]] = {bool: _bool, int: _int, float: _float, str: _str, Path: _path}
+    scalars: dict[Any, Callable[[Any, Any], Any]] = {
+        bool: read_bool,
+        int: read_int,
+        float: read_float,
+        str: read_text,
+        Path: read_path,
+    }
     for scalar, read in scalars.items():
         converter.register_structure_hook(scalar, read)
     shapes: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
-        (lambda hint: typing.get_origin(hint) is Literal, _literal),
+        (lambda hint: typing.get_origin(hint) is Literal, read_literal),
         (lambda hint: typing.get_origin(hint) in UNIONS, lambda value, hint: _union(converter, value, hint)),
         (lambda hint: _origin(hint) in (tuple, list, Sequence), lambda value, hint: _sequence(converter, value, hint)),
         (lambda hint: _origin(hint) in (dict, Mapping), lambda value, hint: _mapping(converter, value, hint)),
@@ -59,70 +64,6 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-# --- scalars --------------------------------------------------------------------------------------------------------
-
-
-def _wrong(value: Any, expected: str, fix: str = "") -> Invalid:
-    return Invalid(Problem(f"must be {expected}", value=value, fix=fix))
-
-
-def _bool(value: Any, _: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    truth = TRUTH.get(value.strip().lower()) if isinstance(value, str) else None
-    raise _wrong(value, "true or false", f"write {truth}" if truth else "")
-
-
-def _int(value: Any, _: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    read = _number(value)
-    raise _wrong(value, "a whole number", f"write {int(read)}" if read is not None and read.is_integer() else "")
-
-
-def _float(value: Any, _: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
-        return float(value)
-    read = _number(value)
-    raise _wrong(value, "a number", f"write {value.strip()}, without quotes" if read is not None else "")
-
-
-def _number(value: Any) -> float | None:
-    """The finite number that a value of the wrong type spells."""
-    if isinstance(value, bool) or not isinstance(value, str | float):
-        return None
-    try:
-        read = float(value)
-    except ValueError:
-        return None
-    return read if math.isfinite(read) else None
-
-
-def _str(value: Any, _: Any) -> str:
-    if isinstance(value, str):
-        return value
-    scalar = isinstance(value, bool | int | float)
-    raise _wrong(value, "text", f"write '{format_value(value)}', in quotes" if scalar else "")
-
-
-def _path(value: Any, _: Any) -> Path:
-    return Path(_str(value, str))
-
-
-def _literal(value: Any, hint: Any) -> Any:
-    options = typing.get_args(hint)
-    # True == 1 == 1.0 in Python; in a file they are three different things.
-    for option in options:
-        if type(value) is type(option) and value == option:
-            return option
-    spellings = [format_value(option) for option in options]
-    raise _wrong(
-        value,
-        f"one of {', '.join(spellings)}",
-        nearest(format_value(value), spellings) if isinstance(value, str) else "",
-    )
-
-
 # --- containers -----------------------------------------------------------------------------------------------------
 
 
@@ -143,16 +84,16 @@ def _union(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
             return converter.structure(value, member)
         except Invalid as error:
             reasons += [problem.reason.removeprefix("must be ") for problem in error.problems]
-    raise _wrong(value, ", or ".join(dict.fromkeys(reasons)))
+    raise wrong(value, ", or ".join(dict.fromkeys(reasons)))
 
 
 def _sequence(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
     origin, hints = _origin(hint), typing.get_args(hint)
     if not isinstance(value, list | tuple):
-        raise _wrong(value, "a list", f"write [{show(value)}]" if isinstance(value, str | int | float) else "")
+        raise wrong(value, "a list", f"write [{show(value)}]" if isinstance(value, str | int | float) else "")
     if origin is tuple and hints and hints[-1] is not Ellipsis:
         if len(value) != len(hints):
-            raise _wrong(value, f"a list of {len(hints)}")
+            raise wrong(value, f"a list of {len(hints)}")
         item_hints = list(hints)
     else:
         item_hints = [hints[0] if hints else Any] * len(value)
@@ -166,7 +107,7 @@ def _sequence(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
 
 def _mapping(converter: cattrs.Converter, value: Any, hint: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _wrong(value, "a mapping of keys to values")
+        raise wrong(value, "a mapping of keys to values")
     _text_keys(value)
     inner = (*typing.get_args(hint), Any, Any)[1]
     return _collect((key, lambda item=item: _read(converter, item, inner)) for key, item in value.items())
@@ -217,7 +158,7 @@ def _hints(cls: type) -> dict[str, Any]:
 def _class(converter: cattrs.Converter, registry: Any, value: Any, cls: type) -> Any:
     """An instance of an attrs class; unknown keys, wrong types and values out of range of all fields are collected."""
     if not isinstance(value, Mapping):
-        raise _wrong(value, f"a mapping with keys such as {', '.join(field.alias for field in _fields(cls)[:3])}")
+        raise wrong(value, f"a mapping with keys such as {', '.join(field.alias for field in _fields(cls)[:3])}")
     _text_keys(value)
     hints, fields = _hints(cls), {field.alias: field for field in _fields(cls)}
     problems = [Problem(UNKNOWN_KEY, key, value[key], nearest(key, fields)) for key in value if key not in fields]
@@ -284,7 +225,7 @@ def _components(converter: cattrs.Converter, registry: Any, kind: str, value: An
         except SpecError as error:
             raise Invalid(Problem(error.what, value=value, fix=error.fix)) from error
     if not isinstance(value, list | tuple):
-        raise _wrong(value, "a list of components")
+        raise wrong(value, "a list of components")
     items = _collect(
         (str(index), lambda item=item: structure_component(converter, registry, kind, item))
         for index, item in enumerate(value)
