@@ -49,11 +49,11 @@ def test_run_changes_every_point_and_passes_on_the_exit_code(file, tmp_path, mon
             on_finish(job, 0)
 
     monkeypatch.setattr(Local, "run", run)
-    options = ("--steps", 2, "--slots", 3, "--set", "entropy_coeff=0.5", "--root", tmp_path / "root")
+    options = ("--steps", 2, "--slots", 3, "--set", "entropy_coeff=0.5", "--root", tmp_path / "runs")
     answer = invoke("run", file, *options)
     assert answer.exit_code == 1, answer.output
     assert sorted(seen) == [(3, 2, 0.0, 0.5), (3, 2, 0.01, 0.5)]
-    assert f"report: {tmp_path}/root/report/report.html" in answer.output.replace("\n", "")
+    assert f"report: {tmp_path}/runs/report/report.html" in answer.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(
