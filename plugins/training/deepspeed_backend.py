@@ -75,6 +75,7 @@ class DeepSpeed:
         ``own_lr``: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
         """
         import deepspeed
+        from transformers.modeling_layers import GradientCheckpointingLayer
 
         # An optional shared-memory collective that is compiled at first use: of no use for one rank, and gloo serves
         # the rest.
@@ -90,6 +91,11 @@ class DeepSpeed:
             # One pass over weights and states rather than one for each operation, without their temporaries.
             fused=True if offload != "none" or ranks.device.type == "cuda" else None,
         )
+        if zero_stage == 3 and all(parameter.requires_grad for parameter in module.parameters()):
+            # A layer's weights are gathered together, with one set of hooks, rather than those of each part of it:
+            # the hooks are Python, and cost more than the layer itself. (Frozen weights would be given up as soon as
+            # the gradient reaches a first layer whose input needs none.)
+            deepspeed.utils.set_z3_leaf_modules(module, [GradientCheckpointingLayer], raise_if_not_found=False)
         settings = {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
