@@ -116,6 +116,19 @@ def test_zero_2_on_one_rank_computes_the_same_as_zero_1(models, batches, config)
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+@pytest.mark.parametrize(("stage", "frozen", "together"), [(2, False, 0), (3, False, 2), (3, True, 0)])
+def test_zero_3_gathers_a_layer_at_once_unless_weights_are_frozen(models, stage, frozen, together):
+    from deepspeed.utils import get_z3_leaf_modules
+
+    policy = Policy(models(), 1.0)
+    next(policy.parameters()).requires_grad_(not frozen)
+    engine = DeepSpeed().start(policy, Trainer(), zero_stage=stage, dtype="float32", ranks=start_ranks())
+    leaves = get_z3_leaf_modules(engine.module)
+    assert leaves == (list(policy.language_model.model.layers) if together else [])
+    assert len(leaves) == together
+    engine.close()
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_closed_engine_holds_nothing(models, batch, stage):
     """Else a second run of the same process would find the first one's weights and optimizer in memory."""
