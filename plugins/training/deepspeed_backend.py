@@ -18,13 +18,13 @@ from torch import Tensor
 from ...core.components import Scores
 from ...core.errors import RunError
 from .batch import Batch
+from .optimizer_state import OptimizerState, ParameterGroup, parameter_groups
 from .ranks import Ranks
 
 if TYPE_CHECKING:
     from ...core.experiment import Critic, Experiment, Trainer
 
 Loss = Callable[[Scores, Batch], tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]
-STATES = ("exp_avg", "exp_avg_sq")
 OURS = {
     "zero_optimization.stage": "trainer.zero_stage",
     "bf16": "model.dtype",
@@ -82,7 +82,7 @@ class DeepSpeed:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(verbose=False)
         zero_stage = stage_in_effect(zero_stage, ranks.size, offload, self.config.get("zero_optimization"))
-        groups = _parameter_groups(module, optimizer.lr, own_lr or {})
+        groups = parameter_groups(module, optimizer.lr, own_lr or {})
         adamw = torch.optim.AdamW(
             [{"params": [module.get_parameter(name) for name in group.names]} for group in groups],
             lr=optimizer.lr,
@@ -122,23 +122,6 @@ def stage_in_effect(zero_stage: int, ranks: int, offload: str = "none", own: Map
     return 1 if (zero_stage, ranks, offload) == (2, 1, "none") and not own else zero_stage
 
 
-@attrs.frozen
-class ParameterGroup:
-    """Parameters with one base learning rate."""
-
-    lr: float
-    names: list[str]
-
-
-def _parameter_groups(module: torch.nn.Module, lr: float, own_lr: Mapping[str, float]) -> list[ParameterGroup]:
-    """The parameters that train: those at the common rate, and for each of ``own_lr`` those whose names begin so."""
-    groups = {start: ParameterGroup(rate, []) for start, rate in {"": lr, **own_lr}.items()}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            groups[next((start for start in own_lr if name.startswith(start)), "")].names.append(name)
-    return list(groups.values())
-
-
 def _offload(what: str) -> dict[str, Any]:
     """ZeRO's own settings for what ``trainer.offload`` keeps in CPU memory."""
     parts = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}[what]
@@ -160,13 +143,14 @@ class DeepSpeedEngine:
         self.engine, self.adamw, self.groups, self.stage, self.ranks = engine, adamw, groups, stage, ranks
         self._clip, self._norm = grad_clip, math.nan
         self._names = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self._state = OptimizerState(engine, adamw, groups, stage, self._names, ranks.device)
         self._frozen: list[Any] = []
         self._withheld: list[tuple[Tensor, Tensor | None]] = []
         if stage == 0:
             adamw.register_step_pre_hook(self._clip_gradients)
         elif len(groups) > 1:
             # ZeRO 1 and 2 look for the states of all groups once the first group has been stepped
-            self._create_states([torch.tensor(0.0)] * len(groups))
+            self._state.create([torch.tensor(0.0)] * len(groups))
         if len(groups) > 1:
             adamw.register_step_pre_hook(self._withhold)
             adamw.register_step_post_hook(self._give_back)
@@ -239,38 +223,13 @@ class DeepSpeedEngine:
         saved = self.module.state_dict().keys()
         yield from ((name, buffer) for name, buffer in self.module.named_buffers() if name in saved and not trained)
 
-    # --- checkpoints ------------------------------------------------------------------------------------------------
-
     def optimizer_state(self) -> dict[str, Any]:
-        """``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU.
-
-        ``param_groups`` hold base learning rates and names; ``master`` the fp32 weights behind a bf16 model.
-        """
-        inner = self.adamw.param_groups[0]
-        state = {name: self._state_of(name, p) for name, p in self._names.items()}
-        settings = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
-        master = {name: self._master(p) for name, p in self._names.items() if p.dtype != torch.float32}
-        return {
-            "state": {name: values for name, values in state.items() if values},
-            "param_groups": [{"lr": group.lr, **settings, "params": list(group.names)} for group in self.groups],
-            "master": master,
-        }
+        """What a checkpoint keeps (:meth:`OptimizerState.full`)."""
+        return self._state.full()
 
     def load_optimizer_state(self, saved: dict[str, Any]) -> None:
         """Raises RunError if the saved state does not cover exactly the parameters that train."""
-        if missing := {name for group in saved["param_groups"] for name in group["params"]} ^ set(self._names):
-            raise RunError(
-                f"the saved optimizer state and the model disagree on {len(missing)} parameters, e.g. {min(missing)}",
-                "optimizer.pt",
-                "resume with the model and adapter settings that wrote the checkpoint",
-            )
-        if not saved["state"]:
-            return
-        if self.stage > 0:
-            steps = {name: values["step"] for name, values in saved["state"].items()}
-            self._create_states([steps.get(group.names[0], torch.tensor(0.0)) for group in self.groups])
-        for name, values in saved["state"].items():
-            self._load_state(self._names[name], values, saved["master"].get(name))
+        self._state.load(saved)
 
     def close(self) -> None:
         """Let go of weights and optimizer, which DeepSpeed's hooks and caches hold for the rest of the process."""
@@ -284,52 +243,6 @@ class DeepSpeedEngine:
             for cell in getattr(method, "__closure__", None) or ():
                 if hasattr(cell.cell_contents, "cache_clear"):
                     cell.cell_contents.cache_clear()
-
-    def _flats(self, name: str) -> list[Tensor]:
-        """What AdamW steps for the parameter group of ``name``: it has one count of steps."""
-        index = next(index for index, group in enumerate(self.groups) if name in group.names)
-        if self.stage < 3:
-            return list(self.adamw.param_groups[index]["params"])
-        zero = self.engine.optimizer
-        flats = enumerate(zero.fp32_partitioned_groups_flat)
-        return [flat for part, flat in flats if zero.sub_group_to_group_id[part] == index]
-
-    def _state_of(self, name: str, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        if self.stage == 0 and parameter.dtype == torch.float32:
-            return {key: value.detach().cpu().clone() for key, value in self.adamw.state.get(parameter, {}).items()}
-        step = next((state["step"] for flat in self._flats(name) if (state := self.adamw.state.get(flat))), None)
-        if step is None:
-            return {}
-        tensors = {key: safe_get_full_optimizer_state(parameter, key) for key in STATES}
-        return {"step": step.cpu().clone(), **{key: value.cpu() for key, value in tensors.items()}}
-
-    def _master(self, parameter: torch.nn.Parameter) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        return safe_get_full_fp32_param(parameter).cpu()
-
-    def _create_states(self, steps: Sequence[Tensor]) -> None:
-        # ZeRO creates the states of its flat partitions in the first step; here they must exist before it.
-        for group, step in zip(self.groups, steps, strict=True):
-            for flat in self._flats(group.names[0]):
-                held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
-                # ZeRO may be linked to the tensors already; a fused step wants the count beside them
-                self.adamw.state[flat] = {**held, "step": step.to(flat.device, copy=True)}
-        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-    def _load_state(self, parameter: torch.nn.Parameter, values: dict[str, Tensor], master: Tensor | None) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        if self.stage == 0 and parameter.dtype == torch.float32:
-            self.adamw.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in values.items()}
-            return
-        for key in STATES:
-            safe_set_full_optimizer_state(parameter, values[key].to(self.ranks.device), key)
-        if master is not None:
-            safe_set_full_fp32_param(parameter, master.to(self.ranks.device))
 
     def _withhold(self, *_: Any) -> None:
         # AdamW leaves what has no gradient alone; ZeRO makes one of zeros of it, and may reuse its memory.
