@@ -51,7 +51,7 @@ def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str,
 
 
 def start_ranks(ranks: int) -> None:
-    """Replace this process by as many under a launcher, if several are wanted and it is not one of them."""
+    """Run this command in as many processes and exit as they did, if several are wanted and this is not one of them."""
     if ranks > 1:
         from ..plugins.training.distributed import relaunch
 

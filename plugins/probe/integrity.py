@@ -62,7 +62,7 @@ def shift_canary(policy: Policy, rollouts: Rollouts, logprobs: Tensor, ranks: Ra
         part = batch.take(rows).to(ranks.device)
         hidden = policy.language_model.get_decoder()(input_ids=part.tokens, use_cache=False).last_hidden_state
         weight = policy.language_model.get_output_embeddings().weight
-        softcap = getattr(policy.language_model.config, "final_logit_softcapping", None)
+        softcap = getattr(policy.language_model.config.get_text_config(), "final_logit_softcapping", None)
         found, _ = token_logprobs(
             hidden[part.mask], weight, part.tokens[part.mask], policy.temperature, softcap, "none"
         )

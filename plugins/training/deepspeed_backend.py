@@ -52,6 +52,9 @@ class DeepSpeed:
         if experiment.model.dtype == "bfloat16" and experiment.trainer.zero_stage == 0:
             yield "ZeRO 0 hides the fp32 master weights of a bfloat16 model; set trainer.zero_stage to 1 or more"
         zero = self.config.get("zero_optimization", {})
+        if not isinstance(zero, Mapping):
+            yield f"config sets zero_optimization to {zero!r}, which is no section"
+            return
         for name in (*self.config, *(f"zero_optimization.{key}" for key in zero)):
             if name in OURS:
                 yield f"config sets {name}, which follows from {OURS[name]}; set that instead"

@@ -1,11 +1,10 @@
-"""Several processes for one run, on this machine or on several: the same command again, under DeepSpeed's launcher."""
+"""Several processes for one run: the same command again, on this machine or, under DeepSpeed's launcher, on several."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,19 +14,24 @@ from ...core.compatibility import check_ranks
 from ...core.errors import RequestError
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .quiet import quiet_libraries
+from .rank_processes import free_port, run_ranks
 
 if TYPE_CHECKING:
     from ...core.experiment import Experiment
 
 
 def relaunch(ranks: int) -> None:
-    """Replace this process by DeepSpeed's launcher, which runs this very command on every rank.
+    """Run this very command on every rank, in a process each, and exit as they did.
 
     Does nothing in a process that a launcher has started. Rank i uses the i-th visible GPU.
+
+    Raises:
+        RequestError: there are GPUs, but fewer than ranks.
+        SystemExit: with their exit code, once all have ended.
     """
     if "RANK" not in os.environ:
-        quiet_libraries()  # the launcher too, whose warnings go to standard output
-        os.execv(sys.executable, launch_command(sys.argv[1:], ranks))
+        check_gpus(ranks)
+        raise SystemExit(run_ranks([sys.executable, "-u", "-m", "uncollapse.cli.main", *sys.argv[1:]], ranks))
 
 
 def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment) -> None:
@@ -48,22 +52,8 @@ def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment) -> No
     os.execv(sys.executable, hosts_command(sys.argv[1:], hosts, hostfile))
 
 
-def launch_command(arguments: Sequence[str], ranks: int) -> list[str]:
-    """``uncollapse ARGUMENTS`` on every rank.
-
-    Raises:
-        RequestError: there are GPUs, but fewer than ranks.
-    """
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(ranks)}).encode())
-    return [
-        *(sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world.decode()}"),
-        *("--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank", "--log_level=error"),
-        *("--module", "uncollapse.cli.main", *arguments),
-    ]
-
-
-def _devices(ranks: int) -> list[int | str]:
-    """The GPU of each rank, by the number or name that CUDA_VISIBLE_DEVICES has for it; of no meaning without GPUs."""
+def check_gpus(ranks: int) -> None:
+    """Raises RequestError if there are GPUs, but fewer than ranks."""
     import torch
 
     there = torch.cuda.device_count()
@@ -71,9 +61,6 @@ def _devices(ranks: int) -> list[int | str]:
         raise RequestError(
             f"there are {there} GPUs for {ranks} ranks", "--ranks", f"at most {there}, or more CUDA_VISIBLE_DEVICES"
         )
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if there else ""
-    named = [int(device) if device.isdecimal() else device for device in visible.split(",") if device]
-    return (named or list(range(ranks)))[:ranks]
 
 
 def hosts_command(arguments: Sequence[str], hosts: Sequence[Host], hostfile: Path) -> list[str]:
@@ -100,10 +87,3 @@ def unpack(word: str) -> tuple[list[str], dict[str, str]]:
     """What :func:`pack` was given."""
     arguments, environment = json.loads(base64.urlsafe_b64decode(word))
     return arguments, environment
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -73,7 +73,7 @@ class Policy(nn.Module):
             model.get_output_embeddings().weight,
             batch.tokens[:, 1:][batch.mask[:, 1:]],
             temperature=self.temperature,
-            softcap=getattr(model.config, "final_logit_softcapping", None),
+            softcap=getattr(model.config.get_text_config(), "final_logit_softcapping", None),
             entropy=entropy,
         )
         scores = {"logprobs": spread(found.logprobs, batch.mask)}
@@ -86,7 +86,7 @@ class Critic(nn.Module):
     def __init__(self, decoder: Any) -> None:
         super().__init__()
         self.decoder = decoder
-        self.head = nn.Linear(decoder.config.hidden_size, 1)
+        self.head = nn.Linear(decoder.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -161,11 +161,13 @@ def load_policy(
         model = _from_pretrained(AutoModelForCausalLM, path, settings.dtype, **options)
         model = _with_adapter(model, settings, checkpoint)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_gradients(model)
         if settings.lora is not None:
             model.enable_input_require_grads()
-    _check_head(Policy(model, temperature))
-    return Policy(model, temperature, head)
+    policy = Policy(model, temperature)
+    _check_head(policy)
+    policy.head = head
+    return policy
 
 
 def load_reference(settings: Model, path: str | Path, temperature: float, head: TokenHead = REFERENCE_HEAD) -> Policy:
@@ -183,7 +185,7 @@ def load_critic(settings: Model, path: str | Path, checkpoint: Path | None = Non
     if checkpoint is not None:
         critic.head.load_state_dict(load_file(checkpoint / VALUE_HEAD))
     if settings.gradient_checkpointing:
-        critic.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_gradients(critic.decoder)
     return critic.to(getattr(torch, settings.dtype))
 
 
@@ -201,6 +203,13 @@ def save_model(module: Policy | Critic, weights: dict[str, Tensor], directory: P
 
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        reason = f"models of type {model.config.model_type} cannot recompute activations"
+        raise RequestError(reason, "model.gradient_checkpointing", "set it to false")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _with_adapter(model: Any, settings: Model, checkpoint: Path | None) -> Any:
@@ -270,7 +279,9 @@ def _check_head(policy: Policy) -> None:
     from .batch import Batch
 
     policy.eval()
-    tokens = torch.arange(1, 9, device=policy.model.device)[None] % policy.language_model.config.vocab_size
+    tokens = (
+        torch.arange(1, 9, device=policy.model.device)[None] % policy.language_model.config.get_text_config().vocab_size
+    )
     mask = torch.ones_like(tokens, dtype=torch.bool)
     mask[:, 0] = False
     ours = policy(Batch(tokens=tokens, mask=mask, lengths=torch.tensor([8])), entropy="none")["logprobs"][:, 1:]

@@ -73,7 +73,7 @@ def enable_packing(model: Any) -> None:
             biases or capped logits, or what it makes of packed rows differs from what it makes of padded ones.
     """
     decoder = model.get_decoder()
-    if other := sorted(set(getattr(decoder.config, "layer_types", None) or ()) - LAYERS):
+    if other := sorted(set(getattr(decoder.config.get_text_config(), "layer_types", None) or ()) - LAYERS):
         raise cannot_be_packed(decoder.config, f"has layers of type {other[0]}")
     _check_packing(model, decoder)
 
@@ -84,7 +84,9 @@ def _check_packing(model: Any, decoder: Any) -> None:
     model.eval()
     lengths = torch.tensor([7, 1, 4], device=model.device)
     real = torch.arange(7, device=model.device) < lengths[:, None]
-    tokens = torch.where(real, torch.arange(1, 22, device=model.device).view(3, 7) % decoder.config.vocab_size, 0)
+    tokens = torch.where(
+        real, torch.arange(1, 22, device=model.device).view(3, 7) % decoder.config.get_text_config().vocab_size, 0
+    )
     expected = decoder(input_ids=tokens, use_cache=False).last_hidden_state[real].float()
     if not use_own_attention(model):
         raise cannot_be_packed(decoder.config, "has attention of its own, which cannot be exchanged")

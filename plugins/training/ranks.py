@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import attrs
@@ -17,6 +18,9 @@ from torch import Tensor
 from .quiet import quiet_libraries
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""How long a rank waits for another, which may be building a model, rolling out longer or writing a checkpoint. That a
+process has died, its launcher notices."""
 MODEL = re.compile(r"\b(?:[ABHL]\d{1,3}S?|GB?\d{3}|V100|T4|P100|K80|RTX \w+)\b")
 """The part of a GPU's name that people call it by."""
 
@@ -75,7 +79,7 @@ def start_ranks() -> Ranks:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         store = dist.HashStore() if size == 1 else None
-        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
         atexit.register(_leave)
     return Ranks(rank, size, device)
 

@@ -46,7 +46,7 @@ class ActorCritic(Policy):
     def __init__(self, model: Any, temperature: float, head: TokenHead = REFERENCE_HEAD, detach: bool = False) -> None:
         super().__init__(model, temperature, head)
         self.detach = detach
-        self.value_head = ValueHead(self.language_model.get_decoder().config.hidden_size)
+        self.value_head = ValueHead(self.language_model.get_decoder().config.get_text_config().hidden_size)
 
     def forward(
         self, batch: Batch, entropy: Wanted = "value", cache: Any = None, packed: bool = False

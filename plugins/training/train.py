@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import attrs
@@ -30,12 +28,11 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .fitting import Request, require
 from .loop import Loop
 from .ranks import Ranks, gpu_label, gpu_names, start_ranks
+from .stop import StopRequest, stop_request
 
 EXIT_CODES = {"success": 0, "failed": 1, "interrupted": 130}
 WAIT_S = 30.0
 """How long to wait for a process that still holds the run directory."""
-SAME_REQUEST_S = 1.0
-"""Signals this close together are one: a launcher passes on what the terminal has sent to everybody."""
 
 
 @attrs.frozen
@@ -97,12 +94,21 @@ def _train(
     experiment: Experiment, ranks: Ranks, run: RunDirectory | None, path: Path, checkpoint: Path | None
 ) -> Outcome:
     session = Session(experiment, ranks, run)
+    with stop_request(ranks.first) as stop:
+        try:
+            outcome = _run(session, checkpoint, stop)
+        except KeyboardInterrupt:
+            return Outcome("interrupted", path, session.metrics)
+        ranks.barrier()  # launchers end whoever is still at work once one has left with a code of its own
+        return outcome
+
+
+def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
     try:
-        with stop_request() as stop:
-            return session.run(checkpoint, stop)
+        return session.run(checkpoint, stop)
     except KeyboardInterrupt:
         session.status = "interrupted"
-        return Outcome("interrupted", path, session.metrics)
+        raise
     except BaseException as error:
         session.status = "failed"
         session.error = error
@@ -111,9 +117,10 @@ def _train(
             raise session.error from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             fix = "free some space and continue with --resume; earlier checkpoints are intact"
-            raise RunError("the disk is full", str(path), fix) from error
+            raise RunError("the disk is full", session.where, fix) from error
         raise
     finally:
+        stop.waits = "writing down how the run ended"
         session.close()
 
 
@@ -136,7 +143,7 @@ def _out_of_memory(session: Session) -> RunError:
     what = LOWER.get(stage, "the model, or set model.lora, trainer.offload or a higher trainer.zero_stage")
     return RunError(
         f"the GPU is out of memory (stage {stage})",
-        str(session.directory.path if session.directory else "this rank"),
+        session.where,
         f"lower {what}; `uncollapse doctor -e` says what fits; continue with --resume",
     )
 
@@ -186,6 +193,11 @@ class Session:
             attempts = run.status().get("attempts", 0) + 1
             run.set_status("running", verdict=None, attempts=attempts, gpu=gpu_label(gpu_names(), ranks.size))
 
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return str(self.directory.path if self.directory else "this rank")
+
     def run(self, checkpoint: Path | None, stop: StopRequest) -> Outcome:
         """Train to the last step, to a verdict, or to the end of the step in which ``stop`` is asked for."""
         experiment, started = self.experiment, time.perf_counter()
@@ -196,12 +208,13 @@ class Session:
                 self.directory.truncate_metrics(loop.step, self.metrics)
                 started -= self.directory.timings().get("total", 0.0)
         self._start_hooks(loop.step)
-        stop.training = True
+        stop.waits = "finishing the step, then writing a checkpoint"
         steps, validation = experiment.trainer.steps, experiment.validation
         if loop.step >= steps:  # it failed between its last checkpoint and its end
             self.status = "success"
         if loop.step == 0 and validation.before_train and validation.every:
             metrics = loop.validate()
+            self._call("validation_finished", step=0, metrics=metrics)
             self._finish_step(metrics | loop.timings(), started)
         while loop.step < steps and self.status == "running":
             step_started = time.perf_counter()
@@ -309,36 +322,3 @@ class Session:
     def _call(self, hook: str, **arguments: Any) -> None:
         if self.hooks is not None:
             plugins.call(self.hooks, hook, run=self.directory, **arguments)
-
-
-@attrs.define
-class StopRequest:
-    """Set by the first Ctrl-C (or SIGTERM) while steps are done; the loop looks at it after each step."""
-
-    asked: bool = False
-    asked_at: float = 0.0
-    training: bool = False
-    """Whether there are steps to finish; before, while models are built and loaded, a stop takes effect at once."""
-
-
-@contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """The first SIGINT or SIGTERM asks for a stop after the current step, with a checkpoint; the second stops at
-    once.
-    """
-    stop = StopRequest()
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        if stop.asked and time.monotonic() - stop.asked_at < SAME_REQUEST_S:
-            return
-        if stop.asked or not stop.training:
-            raise KeyboardInterrupt
-        stop.asked, stop.asked_at = True, time.monotonic()
-        sys.stderr.write("finishing the step, then writing a checkpoint; interrupt again to stop at once\n")
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

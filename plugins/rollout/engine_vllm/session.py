@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -232,9 +233,9 @@ def failures(what: str) -> Iterator[None]:
     except UncollapseError:
         raise
     except Exception as error:  # vLLM passes on what failed in the engine's process as a plain Exception
-        reason = str(error).strip().splitlines()
+        reason = shorten(str(error), 400) or type(error).__name__  # pydantic's first line says only where
         raise RunError(
-            f"the vLLM engine {what}: {reason[0] if reason else type(error).__name__}",
+            f"the vLLM engine {what}: {reason}",
             KEY,
             "where memory is short, lower gpu_memory_utilization, max_num_seqs or rollout.max_context; "
             "vLLM's own words stand above",

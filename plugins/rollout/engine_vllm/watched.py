@@ -22,7 +22,7 @@ class Watched:
     def __init__(self, processes: Sequence[BaseProcess], died: RunError) -> None:
         """``died`` is what is raised once one of ``processes`` has ended."""
         self._processes, self._died = processes, died
-        self._calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         # a daemon: a call that is never answered must not keep the program from ending
         threading.Thread(target=self._serve, daemon=True).start()
@@ -46,12 +46,16 @@ class Watched:
             return answer
 
     def end(self, shut_down: Callable[[], Any], patience_s: float) -> None:
-        """Call ``shut_down``, then wait for the processes and all that they started, and kill what is left of them."""
+        """Call ``shut_down``, then wait for the processes and all that they started, and kill what is left of them.
+
+        Nothing can be called from here on.
+        """
         # the number of one that has ended may be another's by now
         family = [relative for process in self._processes if process.is_alive() for relative in _family(process)]
         try:
             shut_down()
         finally:
+            self._calls.put(None)
             _, left = psutil.wait_procs(family, timeout=patience_s)
             for process in left:
                 with suppress(psutil.NoSuchProcess):
@@ -59,12 +63,12 @@ class Watched:
             psutil.wait_procs(left)
 
     def _serve(self) -> None:
-        while True:
-            call = self._calls.get()
+        while (call := self._calls.get()) is not None:
             try:
                 self._answers.put((call(), None))
             except BaseException as error:  # it is raised where the call was made
                 self._answers.put((None, error))
+            del call  # it holds the engine
 
 
 def _family(process: BaseProcess) -> list[psutil.Process]:

@@ -4,11 +4,11 @@ import sys
 
 import attrs
 import torch
+from ranks_launch import backend
 from uncollapse.core.experiment import Lora, Model, Trainer
 from uncollapse.plugins.rollout.fingerprint import fingerprint
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.export_weights import adapter_weights, full_weights
 from uncollapse.plugins.training.losses import PolicyObjective
 from uncollapse.plugins.training.models import load_policy
@@ -24,7 +24,7 @@ def export(directory: str, stage: int, lora: bool, dtype: str = "float32") -> di
     policy = load_policy(settings, f"{directory}/model", 1.0)
     batch = Batch(**torch.load(f"{directory}/batch.pt", weights_only=True))
     batch = attrs.evolve(batch, weights=token_weights(batch.mask))
-    engine = DeepSpeed().start(policy, Trainer(lr=1e-2), zero_stage=stage, dtype=dtype, ranks=ranks)
+    engine = backend(stage).start(policy, Trainer(lr=1e-2), zero_stage=stage, dtype=dtype, ranks=ranks)
     found = {"before": copied(full_weights(engine, policy))}
     for _ in range(2):  # an adapter's A stands still in the first step, where B is zero
         engine.update(shares(batch, range(len(batch)), ranks.size, 3)[ranks.rank], PolicyObjective(Ppo()))

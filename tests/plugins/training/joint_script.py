@@ -5,11 +5,11 @@ import sys
 
 import attrs
 import torch
+from ranks_launch import backend
 from transformers import Qwen2ForCausalLM
 from uncollapse.core.experiment import Trainer
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.losses import CriticObjective, JointObjective, PolicyObjective
 from uncollapse.plugins.training.policy_losses import Ppo
 from uncollapse.plugins.training.ranks import start_ranks
@@ -34,7 +34,7 @@ def step(directory: str, stage: int, size: int, detach: bool = False, policy: bo
     batch = Batch(**torch.load(f"{directory}/batch.pt", weights_only=True))
     batch = attrs.evolve(batch, weights=token_weights(batch.mask))
     trainer = Trainer(lr=1e-3, grad_clip=0.0, weight_decay=0.0)
-    engine = DeepSpeed().start(module, trainer, zero_stage=stage, dtype="float32", ranks=ranks, own_lr={HEAD: 1e-2})
+    engine = backend(stage).start(module, trainer, zero_stage=stage, dtype="float32", ranks=ranks, own_lr={HEAD: 1e-2})
     before = {name: tensor.clone() for name, tensor in engine.weights()}
     micro_batches = shares(batch, range(len(batch)), ranks.size, size)[ranks.rank]
     objective = OBJECTIVE if policy else attrs.evolve(OBJECTIVE, policy=None)

@@ -5,6 +5,14 @@ import socket
 import subprocess
 import sys
 
+from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
+
+
+def backend(stage):
+    """The backend; under ZeRO 3 one that lets go of every weight, which DeepSpeed does not with such small ones."""
+    zero = {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
+    return DeepSpeed({"zero_optimization": zero} if stage == 3 else {})
+
 
 def launch(script, *arguments, ranks=2):
     """Wait for every rank, and show what one wrote to stderr if it failed."""

@@ -7,12 +7,12 @@ import sys
 
 import attrs
 import torch
+from ranks_launch import backend
 from transformers import Qwen2ForCausalLM
 from uncollapse.core.experiment import Trainer
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.losses import PolicyObjective
 from uncollapse.plugins.training.models import Policy
 from uncollapse.plugins.training.packing import enable_packing
@@ -29,7 +29,7 @@ def step(directory: str, stage: int, size: int, budget: int = 0, offload: str = 
     options = {"packed": True} if budget else {}
     if budget:
         enable_packing(policy.model)
-    engine = DeepSpeed().start(
+    engine = backend(stage).start(
         policy, Trainer(lr=1e-3, grad_clip=0.0), zero_stage=stage, dtype="float32", ranks=ranks, offload=offload
     )
     scores = score(engine, batch, size, ranks, budget=budget)
@@ -43,7 +43,7 @@ def step(directory: str, stage: int, size: int, budget: int = 0, offload: str = 
 def give_back(directory: str, stage: int) -> dict:
     """The state in ``state.pt``, loaded into a bfloat16 model and gathered again."""
     policy = Policy(Qwen2ForCausalLM.from_pretrained(f"{directory}/model", dtype=torch.bfloat16), 1.0)
-    engine = DeepSpeed().start(policy, Trainer(), zero_stage=stage, dtype="bfloat16", ranks=start_ranks())
+    engine = backend(stage).start(policy, Trainer(), zero_stage=stage, dtype="bfloat16", ranks=start_ranks())
     engine.load_optimizer_state(torch.load(f"{directory}/state.pt", weights_only=True))
     return engine.optimizer_state()
 

@@ -23,7 +23,7 @@ from uncollapse.plugins.training.ranks import start_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks_script
-from ranks_launch import launch
+from ranks_launch import backend, launch
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,8 @@ def test_offload_is_zeros_own(models, monkeypatch):
     config = {
         "zero_optimization": {"reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu", "pin_memory": False}}
     }
-    for backend, offload in ((DeepSpeed(), "none"), (DeepSpeed(), "optimizer"), (DeepSpeed(), "all")):
-        started = backend.start(
+    for offload in ("none", "optimizer", "all"):
+        started = DeepSpeed().start(
             Policy(models(), 1.0), Trainer(), zero_stage=3, dtype="float32", ranks=start_ranks(), offload=offload
         )
         assert started.adamw.defaults["fused"] is (True if offload != "none" or torch.cuda.is_available() else None)
@@ -187,17 +187,20 @@ def test_offload_needs_what_zero_shards(bandit, offload, stage, reason):
 
 
 @pytest.mark.parametrize(
-    ("config", "name", "key"),
+    ("config", "what"),
     [
-        ("{zero_optimization: {stage: 3}}", "zero_optimization.stage", "trainer.zero_stage"),
-        ("{bf16: {enabled: true}}", "bf16", "model.dtype"),
-        ("{gradient_clipping: 1.0}", "gradient_clipping", "trainer.grad_clip"),
+        (
+            "{zero_optimization: {stage: 3}}",
+            "zero_optimization.stage, which follows from trainer.zero_stage; set that instead",
+        ),
+        ("{bf16: {enabled: true}}", "bf16, which follows from model.dtype; set that instead"),
+        ("{gradient_clipping: 1.0}", "gradient_clipping, which follows from trainer.grad_clip; set that instead"),
+        ("{zero_optimization: null}", "zero_optimization to None, which is no section"),
     ],
 )
-def test_what_follows_from_the_experiment_is_not_set_twice(bandit, config, name, key):
+def test_settings_that_follow_from_the_experiment_or_are_none(bandit, config, what):
     found = problems(bandit, [f"trainer.backend={{name: deepspeed, config: {config}}}"])
-    reason = f"deepspeed: config sets {name}, which follows from {key}; set that instead"
-    assert [problem.reason for problem in found] == [reason]
+    assert [problem.reason for problem in found] == [f"deepspeed: config sets {what}"]
 
 
 @pytest.mark.slow
@@ -262,7 +265,7 @@ def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage, o
 
     def start(policy):
         settings = Trainer(lr=1e-2, grad_clip=0.5)
-        return DeepSpeed().start(policy, settings, zero_stage=stage, dtype=dtype, ranks=ranks, offload=offload)
+        return backend(stage).start(policy, settings, zero_stage=stage, dtype=dtype, ranks=ranks, offload=offload)
 
     first = start(Policy(models(getattr(torch, dtype)), 1.0))
     for _ in range(2):

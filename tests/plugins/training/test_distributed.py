@@ -1,31 +1,81 @@
-"""The command that starts a run's processes: on which GPUs."""
+"""Several processes for one run of this machine: which are started, and how they end."""
 
-import base64
-import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import torch
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.training.distributed import launch_command
+from uncollapse.plugins.training import rank_processes
+from uncollapse.plugins.training.distributed import check_gpus
+from uncollapse.plugins.training.rank_processes import run_ranks
 
 
-def devices(ranks):
-    (world,) = (word.removeprefix("--world_info=") for word in launch_command(["train"], ranks) if "world_info" in word)
-    return json.loads(base64.urlsafe_b64decode(world))["localhost"]
-
-
-def test_each_rank_has_a_gpu_of_those_that_may_be_seen(monkeypatch):
+def test_there_must_be_a_gpu_for_each_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-1234,2")
-    assert devices(2) == [5, "GPU-1234"]
-    assert devices(3) == [5, "GPU-1234", 2]
+    check_gpus(3)
     with pytest.raises(RequestError, match="there are 3 GPUs for 4 ranks"):
-        devices(4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert devices(2) == [0, 1]
-
-
-def test_without_gpus_there_are_as_many_ranks_as_wanted(monkeypatch):
+        check_gpus(4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert devices(3) == [0, 1, 2]
+    check_gpus(4)
+
+
+def rank(program):
+    return [sys.executable, "-c", f"import os, signal, sys, time; rank = int(os.environ['RANK']); {program}"]
+
+
+def test_every_rank_knows_its_place(tmp_path):
+    say = "open(os.path.join(sys.argv[1], str(rank)), 'w').write(' '.join(os.environ[n] for n in sys.argv[2:]))"
+    names = ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    assert run_ranks([*rank(say), str(tmp_path), *names], 3) == 0
+    said = [(tmp_path / str(number)).read_text().split() for number in range(3)]
+    assert [words[:3] for words in said] == [[str(number), "3", "127.0.0.1"] for number in range(3)]
+    assert len({words[3] for words in said}) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("sys.exit(3)", 3),
+        ("sys.exit(0 if rank else 2)", 2),
+        ("os.kill(os.getpid(), signal.SIGKILL) if rank else None", 137),
+    ],
+)
+def test_the_exit_code_is_that_of_the_first_failure(program, code):
+    assert run_ranks(rank(program), 2) == code
+
+
+def test_what_a_failed_rank_leaves_behind_is_ended_after_a_while(monkeypatch, tmp_path):
+    monkeypatch.setattr(rank_processes, "PATIENCE_S", 0.5)
+    program = (
+        "import subprocess; path = sys.argv[1];"
+        "rank and open(path, 'w').write(str(subprocess.Popen(['sleep', '600']).pid));"
+        "[time.sleep(0.05) for _ in iter(lambda: os.path.exists(path), True)];"
+        "time.sleep(600 * rank); sys.exit(1)"
+    )
+    assert run_ranks([*rank(program), str(tmp_path / "child")], 2) == 1
+    child = int((tmp_path / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_rank_and_is_waited_for(tmp_path, number):
+    """However long a rank takes: it is finishing its step."""
+    program = (
+        "end = lambda *_: (time.sleep(1 + rank), open(os.path.join(sys.argv[1], f'end{rank}'), 'w'), os._exit(130));"
+        "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end);"
+        "open(os.path.join(sys.argv[1], f'begin{rank}'), 'w'); time.sleep(600)"
+    )
+    here = "import sys; from uncollapse.plugins.training.rank_processes import run_ranks; "
+    start = f"{here}sys.exit(run_ranks({[*rank(program), str(tmp_path)]!r}, 2))"
+    parent = subprocess.Popen([sys.executable, "-c", start], env=dict(os.environ))
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / f"begin{number}").exists() for number in range(2)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.send_signal(number)
+    assert parent.wait(timeout=60) == 130
+    assert all((tmp_path / f"end{number}").exists() for number in range(2))

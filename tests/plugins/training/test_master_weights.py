@@ -1,5 +1,8 @@
 """The fp32 weights behind a bfloat16 model: in every ZeRO stage that has them, and from one stage to another."""
 
+import sys
+from pathlib import Path
+
 import attrs
 import pytest
 import torch
@@ -10,12 +13,14 @@ from uncollapse.core.runs import RunDirectory
 from uncollapse.plugins.training import assemble
 from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.checkpoint import load_checkpoint
-from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.loop import Loop
 from uncollapse.plugins.training.losses import PolicyObjective
 from uncollapse.plugins.training.models import Policy
 from uncollapse.plugins.training.policy_losses import Ppo
 from uncollapse.plugins.training.ranks import start_ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ranks_launch import backend
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -24,7 +29,7 @@ def test_masters_are_fp32_and_gather_updates_too_small_for_bfloat16(models, batc
     policy = Policy(models(torch.bfloat16), 1.0)
     start = {name: p.detach().float().clone() for name, p in policy.named_parameters()}
     trainer = Trainer(lr=1e-6, weight_decay=0.0, grad_clip=0.0)
-    engine = DeepSpeed().start(policy, trainer, zero_stage=stage, dtype="bfloat16", ranks=start_ranks())
+    engine = backend(stage).start(policy, trainer, zero_stage=stage, dtype="bfloat16", ranks=start_ranks())
     for _ in range(3):
         engine.update([batch], PolicyObjective(Ppo()))
     master = engine.optimizer_state()["master"]

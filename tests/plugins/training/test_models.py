@@ -1,6 +1,7 @@
 import attrs
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, CTRLConfig, CTRLLMHeadModel, Gemma3Config
 from uncollapse.core.errors import RequestError
 from uncollapse.core.experiment import Lora, Model
 from uncollapse.plugins.training.batch import Batch
@@ -85,6 +86,39 @@ def test_only_the_adapter_trains_with_lora(tmp_path, model):
     model.save_pretrained(tmp_path)
     policy = load_policy(Model(path="x", dtype="float32", lora=Lora(rank=2)), tmp_path, 1.0)
     assert {name.split(".")[-3] for name, p in policy.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+
+
+def test_a_multimodal_model_trains_on_text(tmp_path, batch):
+    text = {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,
+        "num_key_value_heads": 1, "vocab_size": 70,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    ids = {"image_token_index": 67, "boi_token_index": 68, "eoi_token_index": 69, "mm_tokens_per_image": 4}
+    config = Gemma3Config(text_config=text, vision_config=vision, **ids)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    settings = Model(path="x", dtype="float32", gradient_checkpointing=True)
+    policy, critic = load_policy(settings, tmp_path, 1.0), load_critic(settings, tmp_path)
+    logprobs, _ = oracle(policy.model, batch, 1.0)
+    found = policy(batch)["logprobs"]
+    assert torch.allclose(found.double(), logprobs, atol=1e-5)
+    assert not critic(batch)["values"].any()
+    found.sum().backward()
+    assert all(p.grad is not None for p in policy.language_model.get_decoder().parameters())
+
+
+@pytest.mark.parametrize("load", [lambda s, path: load_policy(s, path, 1.0), load_critic], ids=["policy", "critic"])
+def test_a_model_that_cannot_recompute_is_a_wrong_request(tmp_path, load):
+    CTRLLMHeadModel(CTRLConfig(vocab_size=70, n_positions=16, n_embd=8, dff=8, n_layer=1, n_head=1)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(RequestError, match="ctrl cannot recompute activations") as found:
+        load(Model(path="x", dtype="float32", gradient_checkpointing=True), tmp_path)
+    assert found.value.where == "model.gradient_checkpointing"
 
 
 def test_a_missing_model_is_a_wrong_request(tmp_path):

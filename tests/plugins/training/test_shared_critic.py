@@ -17,7 +17,6 @@ from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint as load_probed
 from uncollapse.plugins.training import assemble
 from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.loop import Loop
 from uncollapse.plugins.training.losses import CriticObjective
 from uncollapse.plugins.training.models import Critic, Policy
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bandit_player
 import joint_script
 from joint_script import OBJECTIVE, actor_critic
-from ranks_launch import launch
+from ranks_launch import backend, launch
 
 HEAD = ("value_head.weight", "value_head.bias")
 
@@ -136,7 +135,7 @@ def started(setting, stage, before=None):
     if before is not None:
         module.load_state_dict(before[0], strict=False)  # tied weights have one name
     settings = Trainer(lr=1e-3, weight_decay=0.1)
-    engine = DeepSpeed().start(
+    engine = backend(stage).start(
         module, settings, zero_stage=stage, dtype="float32", ranks=start_ranks(), own_lr={joint_script.HEAD: 1e-2}
     )
     if before is not None:

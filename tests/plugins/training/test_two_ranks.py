@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -93,3 +95,53 @@ def test_a_run_goes_on_with_another_number_of_ranks(bandit, tmp_path, before, af
     # two optimizer steps in each training step, and none is forgotten
     state = torch.load(run.latest() / "optimizer.pt", weights_only=True)["state"]
     assert {int(values["step"]) for values in state.values()} == {6}
+
+
+HOOKS = """
+import pathlib, time
+from pluggy import HookimplMarker
+
+implements = HookimplMarker("uncollapse")
+
+
+@implements
+def step_finished(run, step):
+    (pathlib.Path(run.path) / f"seen_{step}").touch()
+    time.sleep(1)
+
+
+@implements
+def run_finished(run, status):
+    time.sleep(2)  # as a tracker that still sends what it has
+    (pathlib.Path(run.path) / "sent").write_text(status)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", ["interrupted", "stopped:low_validation_success"])
+def test_a_run_of_several_ranks_that_stops_early_finishes_what_it_is_doing(bandit, tmp_path, stops):
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    detectors = [] if stops == "interrupted" else [{"name": "low_validation_success", "threshold": 1.0, "patience": 1}]
+    config, run = tmp_path / "two.yaml", tmp_path / "run"
+    trainer = {**bandit["trainer"], "mini_batch": 4, "micro_batch": 2, "steps": 50}
+    config.write_text(dumps({**bandit, "trainer": trainer, "collapse": detectors}))
+    uncollapse = [sys.executable, "-m", "uncollapse.cli.main", "--plugin", str(tmp_path / "hooks.py")]
+    process = subprocess.Popen(
+        [*uncollapse, "train", str(config), "--ranks", "2", "--run-dir", str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if stops == "interrupted":
+        deadline = time.monotonic() + 120
+        while not (run / "seen_1").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == (130 if stops == "interrupted" else 3), output
+    found = RunDirectory.open(run)
+    assert found.status()["status"] == stops
+    assert found.latest().name == f"step_{found.status()['step']}"
+    assert (run / "sent").read_text() == stops
+    assert output.count("finishing the step") == (1 if stops == "interrupted" else 0)

@@ -1,0 +1,76 @@
+"""The processes of one run on this machine: one command on every rank, signals passed on, and one exit code.
+
+Not DeepSpeed's launcher: that ends ranks 30 seconds after a Ctrl-C, whatever they are doing, and forgets their codes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+import psutil
+
+POLL_S = 0.2
+PATIENCE_S = 30.0
+"""How long ranks may go on after one has failed: they wait for it, or are writing down how the run ended."""
+
+
+def run_ranks(command: Sequence[str], ranks: int) -> int:
+    """Run ``command`` once for each rank (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and wait for all.
+
+    SIGINT and SIGTERM go to every rank; how long a rank takes to end then is its own affair.
+
+    Returns:
+        0, or the exit code of the first rank that ended with another: 128 + n for a death by signal n.
+    """
+    place = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for rank in range(ranks):
+            processes.append(subprocess.Popen(command, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
+        return _wait(processes)
+    finally:
+        _kill(processes)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    failure, deadline = 0, float("inf")
+    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < deadline:
+        if not failure and (failure := next(filter(None, codes), 0)):
+            deadline = time.monotonic() + PATIENCE_S
+        time.sleep(POLL_S)
+    failure = failure or next(filter(None, codes), 0)
+    return failure if failure >= 0 else 128 - failure
+
+
+def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """What is left of the processes, and of all that they have started."""
+    for process in processes:
+        if process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                head = psutil.Process(process.pid)
+                for each in (*head.children(recursive=True), head):
+                    with suppress(psutil.NoSuchProcess):
+                        each.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
