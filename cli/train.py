@@ -48,13 +48,13 @@ def command(
     if hostfile is not None:
         from ..plugins.training.distributed import relaunch_on
 
-        relaunch_on(hostfile, ranks, composed)
+        relaunch_on(hostfile, ranks, composed, run_dir)
     elif ranks is not None and ranks > 1:
         from ..core.compatibility import check_ranks
         from ..plugins.training.distributed import relaunch
 
         check_ranks(composed, ranks)
-        relaunch(ranks)
+        relaunch(ranks, run_dir)
     from ..plugins.training.train import train
 
     outcome = train(composed, run_dir, resume)

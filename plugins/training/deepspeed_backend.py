@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...core.components import Scores
-from ...core.errors import RunError
+from ...core.errors import RequestError, RunError
 from .batch import Batch
 from .optimizer_state import OptimizerState, ParameterGroup, parameter_groups
 from .ranks import Ranks
@@ -76,8 +76,12 @@ class DeepSpeed:
         """Take over ``module``; ``optimizer`` gives lr, betas, weight decay, clipping and schedule.
 
         ``own_lr``: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
+
+        Raises:
+            RequestError: DeepSpeed refuses a setting of ``config``.
         """
         import deepspeed
+        from pydantic import ValidationError
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         # An optional shared-memory collective that is compiled at first use: of no use for one rank, and gloo serves
@@ -112,7 +116,12 @@ class DeepSpeed:
                 **self.config.get("zero_optimization", {}),
             },
         }
-        engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
+        try:
+            engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
+        except ValidationError as error:
+            wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            fix = "see DeepSpeed's documentation of its JSON settings"
+            raise RequestError(f"DeepSpeed refuses {'; '.join(wrong)}", "trainer.backend.config", fix) from error
         return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks)
 
 

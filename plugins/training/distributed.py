@@ -7,23 +7,29 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.compatibility import check_ranks
 from ...core.errors import RequestError
+from ...core.runs import RunDirectory
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .quiet import quiet_libraries
 from .rank_processes import free_port, run_ranks
+
+INTERRUPTED = 130
+"""Exit code of a Ctrl-C."""
 
 if TYPE_CHECKING:
     from ...core.experiment import Experiment
 
 
-def relaunch(ranks: int) -> None:
+def relaunch(ranks: int, run_dir: Path | None = None) -> None:
     """Run this very command on every rank, in a process each, and exit as they did.
 
-    Does nothing in a process that a launcher has started. Rank i uses the i-th visible GPU.
+    Does nothing in a process that a launcher has started. Rank i uses the i-th visible GPU. Where a signal kills one of
+    them, the status of the run in ``run_dir`` says so.
 
     Raises:
         RequestError: there are GPUs, but fewer than ranks.
@@ -31,10 +37,23 @@ def relaunch(ranks: int) -> None:
     """
     if "RANK" not in os.environ:
         check_gpus(ranks)
-        raise SystemExit(run_ranks([sys.executable, "-u", "-m", "uncollapse.cli.main", *sys.argv[1:]], ranks))
+        code = run_ranks([sys.executable, "-u", "-m", "uncollapse.cli.main", *sys.argv[1:]], ranks)
+        if code > 128 and code != INTERRUPTED and run_dir is not None:
+            _record_death(run_dir, code - 128)
+        raise SystemExit(code)
 
 
-def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment) -> None:
+def _record_death(run_dir: Path, number: int) -> None:
+    """What rank 0 could not write if it was the one, and what it could not know if it was another."""
+    reason = f"one of the run's processes was killed by signal {number}"
+    sys.stderr.write(f"error: {reason}\n  where: {run_dir}\n  fix:   continue from the last checkpoint with --resume\n")
+    with suppress(RequestError, OSError):  # there was no run yet
+        run = RunDirectory.open(run_dir)
+        with run.hold():
+            run.set_status("failed", error=reason)
+
+
+def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_dir: Path | None = None) -> None:
     """:func:`relaunch` on the first ``ranks`` slots of a hostfile. With this machine alone, ssh is not asked.
 
     Raises:
@@ -46,7 +65,7 @@ def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment) -> No
     hosts = first_slots(read_hostfile(hostfile), ranks, hostfile)
     check_ranks(experiment, sum(host.slots for host in hosts))
     if only_here(hosts):
-        relaunch(hosts[0].slots)
+        relaunch(hosts[0].slots, run_dir)
     check_reachable(hosts, hostfile)
     quiet_libraries()
     os.execv(sys.executable, hosts_command(sys.argv[1:], hosts, hostfile))

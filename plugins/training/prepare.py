@@ -32,7 +32,7 @@ def prepare_model(experiment: Experiment) -> Path | str:
     and is made by one process at a time.
 
     Raises:
-        RequestError: the builder wrote no model.
+        RequestError: the builder wrote no model, or the cache cannot be written.
     """
     model = experiment.model
     if model.build is None:
@@ -46,7 +46,11 @@ def prepare_model(experiment: Experiment) -> Path | str:
     }
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:12]
     directory = cache_directory() / "models" / f"{model.build.name}-{digest}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot keep models in {directory.parent}: {error.strerror}"
+        raise RequestError(reason, "UNCOLLAPSE_CACHE", "set it to a directory that can be written") from error
     with (directory.parent / f"{directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():

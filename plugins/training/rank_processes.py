@@ -5,10 +5,12 @@ Not DeepSpeed's launcher: that ends ranks 30 seconds after a Ctrl-C, whatever th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,12 +21,15 @@ import psutil
 POLL_S = 0.2
 PATIENCE_S = 30.0
 """How long ranks may go on after one has failed: they wait for it, or are writing down how the run ended."""
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def run_ranks(command: Sequence[str], ranks: int) -> int:
     """Run ``command`` once for each rank (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and wait for all.
 
-    SIGINT and SIGTERM go to every rank; how long a rank takes to end then is its own affair.
+    SIGINT and SIGTERM go to every rank; how long a rank takes to end then is its own affair. On Linux ranks get SIGTERM
+    too if this process is killed.
 
     Returns:
         0, or the exit code of the first rank that ended with another: 128 + n for a death by signal n.
@@ -39,12 +44,19 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for rank in range(ranks):
-            processes.append(subprocess.Popen(command, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
+            own = {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(command, env=own, preexec_fn=_end_with_parent if _LIBC else None))
         return _wait(processes)
     finally:
         _kill(processes)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _end_with_parent() -> None:
+    """Called in the new process."""
+    assert _LIBC is not None
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

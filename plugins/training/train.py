@@ -159,7 +159,7 @@ def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:
     if ended := _ended(run):
         _say(run, f"nothing to resume: the run ended with {ended.status}")
     elif run.status().get("status") != "queued":
-        _say(run, f"resuming from {latest.name}" if latest else "resuming from the start: there is no checkpoint yet")
+        _say(run, f"resuming from {latest.name}" if latest else "resuming from the start: there is no whole checkpoint")
     return run
 
 

@@ -77,7 +77,9 @@ class VllmEngine:
         key, seen = "rollout.engine: vllm", torch.cuda.device_count()
         if self.gpus and max(self.gpus) >= seen:
             fix = "name GPUs that are there (CUDA_VISIBLE_DEVICES says which)"
-            raise RequestError(f"gpus names GPU {max(self.gpus)}, and torch sees {seen}, from 0 on", key, fix)
+            raise RequestError(
+                f"gpus names GPU {max(self.gpus)} (counted from 0), and torch sees {seen or 'none'}", key, fix
+            )
         if gpu and not self.gpus and ranks == 1 and self.tensor_parallel > seen:
             fix = f"lower it to {seen} at most"
             raise RequestError(f"tensor_parallel is {self.tensor_parallel}, and torch sees {seen} GPUs", key, fix)

@@ -9,8 +9,10 @@ import time
 import psutil
 import pytest
 import torch
+from uncollapse.core.config import compose, to_dict
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.training import rank_processes
+from uncollapse.core.runs import RunDirectory
+from uncollapse.plugins.training import distributed, rank_processes
 from uncollapse.plugins.training.distributed import check_gpus
 from uncollapse.plugins.training.rank_processes import run_ranks
 
@@ -62,9 +64,9 @@ def test_what_a_failed_rank_leaves_behind_is_ended_after_a_while(monkeypatch, tm
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_every_rank_and_is_waited_for(tmp_path, number):
-    """However long a rank takes: it is finishing its step."""
+@pytest.fixture
+def waiting(tmp_path):
+    """Two ranks that take a while to end once they are asked to, and the process that has started them."""
     program = (
         "end = lambda *_: (time.sleep(1 + rank), open(os.path.join(sys.argv[1], f'end{rank}'), 'w'), os._exit(130));"
         "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end);"
@@ -73,9 +75,45 @@ def test_a_signal_reaches_every_rank_and_is_waited_for(tmp_path, number):
     here = "import sys; from uncollapse.plugins.training.rank_processes import run_ranks; "
     start = f"{here}sys.exit(run_ranks({[*rank(program), str(tmp_path)]!r}, 2))"
     parent = subprocess.Popen([sys.executable, "-c", start], env=dict(os.environ))
+    both(tmp_path, "begin")
+    return parent
+
+
+def both(path, what):
     deadline = time.monotonic() + 60
-    while not all((tmp_path / f"begin{number}").exists() for number in range(2)) and time.monotonic() < deadline:
+    while not all((path / f"{what}{number}").exists() for number in range(2)):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    parent.send_signal(number)
-    assert parent.wait(timeout=60) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_rank_and_is_waited_for(waiting, tmp_path, number):
+    """However long a rank takes: it is finishing its step."""
+    waiting.send_signal(number)
+    assert waiting.wait(timeout=60) == 130
     assert all((tmp_path / f"end{number}").exists() for number in range(2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells children that their parent was killed")
+def test_ranks_are_asked_to_end_where_their_parent_is_killed(waiting, tmp_path):
+    waiting.kill()
+    both(tmp_path, "end")
+
+
+@pytest.mark.parametrize(("code", "status"), [(137, "failed"), (1, "running"), (130, "running"), (3, "running")])
+def test_the_status_says_that_a_rank_was_killed(monkeypatch, tmp_path, bandit, code, status, capsys):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(distributed, "run_ranks", lambda command, ranks: code)
+    experiment = compose(bandit)
+    RunDirectory.create(tmp_path / "run", to_dict(experiment), {}).set_status("running")
+    with pytest.raises(SystemExit) as ended:
+        distributed.relaunch(2, tmp_path / "run")
+    assert ended.value.code == code
+    record = RunDirectory.open(tmp_path / "run").status()
+    assert record["status"] == status
+    killed = "one of the run's processes was killed by signal 9"
+    assert record.get("error") == (killed if status == "failed" else None)
+    assert (killed in capsys.readouterr().err) == (status == "failed")
+    with pytest.raises(SystemExit):
+        distributed.relaunch(2, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
