@@ -18,18 +18,18 @@ from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .quiet import quiet_libraries
 from .rank_processes import free_port, run_ranks
 
-INTERRUPTED = 130
-"""Exit code of a Ctrl-C."""
-
 if TYPE_CHECKING:
     from ...core.experiment import Experiment
+
+WRITTEN = (0, 2, 3, 130)
+"""Exit codes of processes that have written down how the run ended, or refused to begin: on all ranks alike."""
 
 
 def relaunch(ranks: int, run_dir: Path | None = None) -> None:
     """Run this very command on every rank, in a process each, and exit as they did.
 
-    Does nothing in a process that a launcher has started. Rank i uses the i-th visible GPU. Where a signal kills one of
-    them, the status of the run in ``run_dir`` says so.
+    Does nothing in a process that a launcher has started. Rank i uses the i-th visible GPU. Where one of them is
+    killed or fails alone, the status of the run in ``run_dir`` says so.
 
     Raises:
         RequestError: there are GPUs, but fewer than ranks.
@@ -38,19 +38,26 @@ def relaunch(ranks: int, run_dir: Path | None = None) -> None:
     if "RANK" not in os.environ:
         check_gpus(ranks)
         code = run_ranks([sys.executable, "-u", "-m", "uncollapse.cli.main", *sys.argv[1:]], ranks)
-        if code > 128 and code != INTERRUPTED and run_dir is not None:
-            _record_death(run_dir, code - 128)
+        if run_dir is not None and code not in WRITTEN:
+            _record_failure(run_dir, code)
         raise SystemExit(code)
 
 
-def _record_death(run_dir: Path, number: int) -> None:
+def _record_failure(run_dir: Path, code: int) -> None:
     """What rank 0 could not write if it was the one, and what it could not know if it was another."""
-    reason = f"one of the run's processes was killed by signal {number}"
-    sys.stderr.write(f"error: {reason}\n  where: {run_dir}\n  fix:   continue from the last checkpoint with --resume\n")
+    killed = code > 128
+    what = (
+        f"was killed by signal {code - 128}" if killed else f"failed with exit code {code}; its error is in the output"
+    )
+    reason = f"one of the run's processes {what}"
+    if killed:  # the others have said why themselves
+        fix = "continue from the last checkpoint with --resume"
+        sys.stderr.write(f"error: {reason}\n  where: {run_dir}\n  fix:   {fix}\n")
     with suppress(RequestError, OSError):  # there was no run yet
         run = RunDirectory.open(run_dir)
         with run.hold():
-            run.set_status("failed", error=reason)
+            if run.status().get("status") in (("running", "failed") if killed else ("running",)):
+                run.set_status("failed", error=reason)
 
 
 def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_dir: Path | None = None) -> None:

@@ -100,20 +100,31 @@ def test_ranks_are_asked_to_end_where_their_parent_is_killed(waiting, tmp_path):
     both(tmp_path, "end")
 
 
-@pytest.mark.parametrize(("code", "status"), [(137, "failed"), (1, "running"), (130, "running"), (3, "running")])
-def test_the_status_says_that_a_rank_was_killed(monkeypatch, tmp_path, bandit, code, status, capsys):
+@pytest.mark.parametrize(
+    ("code", "before", "after", "error"),
+    [
+        (137, "running", "failed", "was killed by signal 9"),
+        (137, "failed", "failed", "was killed by signal 9"),
+        (139, "success", "success", None),
+        (1, "running", "failed", "failed with exit code 1"),
+        (1, "failed", "failed", None),
+        (3, "running", "running", None),
+        (130, "running", "running", None),
+    ],
+)
+def test_the_status_says_that_a_rank_has_failed_alone(
+    monkeypatch, tmp_path, bandit, capsys, code, before, after, error
+):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(distributed, "run_ranks", lambda command, ranks: code)
-    experiment = compose(bandit)
-    RunDirectory.create(tmp_path / "run", to_dict(experiment), {}).set_status("running")
+    RunDirectory.create(tmp_path / "run", to_dict(compose(bandit)), {}).set_status(before)
     with pytest.raises(SystemExit) as ended:
         distributed.relaunch(2, tmp_path / "run")
     assert ended.value.code == code
     record = RunDirectory.open(tmp_path / "run").status()
-    assert record["status"] == status
-    killed = "one of the run's processes was killed by signal 9"
-    assert record.get("error") == (killed if status == "failed" else None)
-    assert (killed in capsys.readouterr().err) == (status == "failed")
+    assert record["status"] == after
+    assert error in record["error"] if error else "error" not in record
+    assert ("killed by signal" in capsys.readouterr().err) == (code in (137, 139))
     with pytest.raises(SystemExit):
         distributed.relaunch(2, tmp_path / "none")
     assert not (tmp_path / "none").exists()
