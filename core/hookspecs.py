@@ -151,7 +151,7 @@ def step_finished(run: RunDirectory, step: int, metrics: Mapping[str, float]) ->
 
 @hookspec
 def validation_finished(run: RunDirectory, step: int, metrics: Mapping[str, float]) -> None:
-    """A validation after step ``step`` (0: before training) is complete; its metrics come again with ``step_finished``."""
+    """A validation after step ``step`` is complete (0: before training); its metrics are in ``step_finished`` too."""
 
 
 @hookspec
