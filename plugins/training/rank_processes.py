@@ -21,20 +21,21 @@ import psutil
 POLL_S = 0.2
 PATIENCE_S = 30.0
 """How long ranks may go on after one has failed: they wait for it, or are writing down how the run ended."""
+LAUNCHER = "UNCOLLAPSE_LAUNCHER"
+"""Environment variable of a rank: the process that has started it."""
 PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def run_ranks(command: Sequence[str], ranks: int) -> int:
     """Run ``command`` once for each rank (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and wait for all.
 
-    SIGINT and SIGTERM go to every rank; how long a rank takes to end then is its own affair. On Linux ranks get SIGTERM
-    too if this process is killed.
+    SIGINT and SIGTERM go to every rank; how long a rank takes to end then is its own affair.
 
     Returns:
         0, or the exit code of the first rank that ended with another: 128 + n for a death by signal n.
     """
-    place = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), LAUNCHER: os.getpid()}
+    place = os.environ | {name: str(value) for name, value in shared.items()}
     processes: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -44,8 +45,7 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for rank in range(ranks):
-            own = {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env=own, preexec_fn=_end_with_parent if _LIBC else None))
+            processes.append(subprocess.Popen(command, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
         return _wait(processes)
     finally:
         _kill(processes)
@@ -53,10 +53,10 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
             signal.signal(number, handler)
 
 
-def _end_with_parent() -> None:
-    """Called in the new process."""
-    assert _LIBC is not None
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_launcher() -> None:
+    """Called by a rank: it gets SIGTERM if the process that has started it is killed (on Linux)."""
+    if sys.platform == "linux" and os.environ.get(LAUNCHER) == str(os.getppid()):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .quiet import quiet_libraries
+from .rank_processes import end_with_launcher
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
@@ -73,6 +74,7 @@ def start_ranks() -> Ranks:
     rank = int(os.environ.setdefault("RANK", "0"))
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
+    end_with_launcher()
     quiet_libraries()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:

@@ -68,6 +68,7 @@ def test_what_a_failed_rank_leaves_behind_is_ended_after_a_while(monkeypatch, tm
 def waiting(tmp_path):
     """Two ranks that take a while to end once they are asked to, and the process that has started them."""
     program = (
+        "from uncollapse.plugins.training.rank_processes import end_with_launcher; end_with_launcher();"
         "end = lambda *_: (time.sleep(1 + rank), open(os.path.join(sys.argv[1], f'end{rank}'), 'w'), os._exit(130));"
         "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end);"
         "open(os.path.join(sys.argv[1], f'begin{rank}'), 'w'); time.sleep(600)"
