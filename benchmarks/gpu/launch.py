@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
+from uncollapse.plugins.training.rank_processes import end, free_port
 
 POLL_S = 0.1
 SHOWN = 30
@@ -62,7 +60,7 @@ def reports(command: Sequence[str], world: int, limit_s: float) -> Iterator[dict
                         raise ProcessError(f"silent for {limit_s:.0f} s: {_last_words(folder / 'rank-0.log', None)}")
                     time.sleep(POLL_S)
         finally:
-            _end(processes)
+            end(processes)
 
 
 def report(results: str, found: Mapping[str, Any]) -> None:
@@ -72,9 +70,7 @@ def report(results: str, found: Mapping[str, Any]) -> None:
 
 
 def _start(command: list[str], world: int, folder: Path) -> list[subprocess.Popen[bytes]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     processes = []
     for rank in range(world):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
@@ -84,18 +80,6 @@ def _start(command: list[str], world: int, folder: Path) -> list[subprocess.Pope
                 subprocess.Popen(command, env={**os.environ, **place}, stdout=log, stderr=subprocess.STDOUT)
             )
     return processes
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Kill what is left of the processes and of all that they started."""
-    for process in processes:
-        if process.poll() is None:
-            with suppress(psutil.NoSuchProcess):
-                head = psutil.Process(process.pid)
-                for each in (*head.children(recursive=True), head):
-                    with suppress(psutil.NoSuchProcess):
-                        each.kill()
-        process.wait()
 
 
 def _last_words(log: Path, code: int | None) -> str:

@@ -48,7 +48,7 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
             processes.append(subprocess.Popen(command, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
         return _wait(processes)
     finally:
-        _kill(processes)
+        end(processes)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -69,8 +69,8 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     return failure if failure >= 0 else 128 - failure
 
 
-def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """What is left of the processes, and of all that they have started."""
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill what is left of the processes, and of all that they have started."""
     for process in processes:
         if process.poll() is None:
             with suppress(psutil.NoSuchProcess):

@@ -1,11 +1,11 @@
 """Start a script on several ranks of this machine."""
 
 import os
-import socket
 import subprocess
 import sys
 
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
+from uncollapse.plugins.training.rank_processes import free_port
 
 
 def backend(stage):
@@ -16,10 +16,8 @@ def backend(stage):
 
 def launch(script, *arguments, ranks=2):
     """Wait for every rank, and show what one wrote to stderr if it failed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment = {**os.environ, **place}
     processes = [
         subprocess.Popen(
             [sys.executable, script, *map(str, arguments)],

@@ -11,7 +11,7 @@ import pytest
 import torch
 from uncollapse.core.components import Scores
 from uncollapse.core.config import problems
-from uncollapse.core.errors import RunError
+from uncollapse.core.errors import RequestError, RunError
 from uncollapse.core.experiment import Trainer
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.plugins.training.aggregation import token_weights
@@ -114,6 +114,13 @@ def test_zero_2_on_one_rank_computes_the_same_as_zero_1(models, batches, config)
             engine.update([batch.take([row]) for row in range(len(batch))], PolicyObjective(Ppo()), entropy="value")
         found.append({name: tensor.clone() for name, tensor in engine.weights()})
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_what_deepspeed_refuses_is_a_wrong_request(models):
+    backend = DeepSpeed({"zero_optimization": {"reduce_bucket_size": "abc"}})
+    with pytest.raises(RequestError, match="DeepSpeed refuses reduce_bucket_size: ") as found:
+        backend.start(Policy(models(), 1.0), Trainer(), zero_stage=1, dtype="float32", ranks=start_ranks())
+    assert found.value.where == "trainer.backend.config"
 
 
 @pytest.mark.parametrize(("stage", "frozen", "together"), [(2, False, 0), (3, False, 2), (3, True, 0)])

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,13 +11,12 @@ import pytest
 import torch
 from uncollapse.core.runs import RunDirectory
 from uncollapse.core.yaml import dumps
+from uncollapse.plugins.training.rank_processes import free_port
 
 
 def launch(config, run, ranks, *arguments):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared = {**os.environ, **place}
     command = [sys.executable, "-m", "uncollapse.cli.main", "train", str(config), "--run-dir", str(run), *arguments]
     processes = [
         subprocess.Popen(
@@ -111,6 +109,11 @@ def step_finished(run, step):
 
 
 @implements
+def validation_finished(run, step):
+    (pathlib.Path(run.path) / f"validated_{step}").touch()
+
+
+@implements
 def run_finished(run, status):
     time.sleep(2)  # as a tracker that still sends what it has
     (pathlib.Path(run.path) / "sent").write_text(status)
@@ -144,4 +147,5 @@ def test_a_run_of_several_ranks_that_stops_early_finishes_what_it_is_doing(bandi
     assert found.status()["status"] == stops
     assert found.latest().name == f"step_{found.status()['step']}"
     assert (run / "sent").read_text() == stops
+    assert (run / "validated_0").exists()
     assert output.count("finishing the step") == (1 if stops == "interrupted" else 0)
