@@ -19,6 +19,9 @@ share = validators.and_(validators.ge(0.0), validators.le(1.0))
 class FormatCollapse:
     """Speak when answers have lost their form ``window`` times in a row, in the steps that measure it.
 
+    Only what a run had can be lost: valid answers and thoughts count once they have held ``baseline_steps`` times in a
+    row. A run whose answers are invalid from the first step on is the business of ``no_signal``.
+
     Watches the share of turns without a valid answer (``train/invalid_turn_rate``), the share of turns with a thought
     (``collapse/valid_thinking_rate``, where the detector ``mutual_information`` logs it) and the sampled tokens per
     episode (``train/response_length``) against their mean over the first ``baseline_steps`` steps.
@@ -35,7 +38,7 @@ class FormatCollapse:
     window: int = attrs.field(default=3, validator=validators.ge(1))
     """Measurements in a row; thoughts are not measured at every step."""
     baseline_steps: int = attrs.field(default=2, validator=validators.ge(1))
-    """Early steps whose mean length is the baseline."""
+    """Early steps whose mean length is the baseline; and how long form must have held before it can be lost."""
     stop: bool = True
     """``false`` records the verdict and lets the run go on."""
 
@@ -48,6 +51,8 @@ class _FormatSession(MetricSession):
         self._rule = rule
         self.lengths: list[float] = []
         self.streaks: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        """Condition -> how many times in a row the form has held; it stays once it is ``baseline_steps``."""
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         rule = self._rule
@@ -56,8 +61,8 @@ class _FormatSession(MetricSession):
         relative = length / baseline if length is not None and baseline else None
         streaks = Streaks(self.streaks)
         streaks.update(
-            invalid=None if invalid is None else invalid > rule.max_invalid,
-            thinking=None if thinking is None else thinking < rule.min_thinking,
+            invalid=self._lost("invalid", None if invalid is None else invalid > rule.max_invalid),
+            thinking=self._lost("thinking", None if thinking is None else thinking < rule.min_thinking),
             short=None if relative is None else relative < rule.min_length,
             long=None if relative is None else relative > rule.max_length,
         )
@@ -78,6 +83,14 @@ class _FormatSession(MetricSession):
             {"condition": which, **{key: value for key, value in evidence.items() if value is not None}},
             stop=rule.stop,
         )
+
+    def _lost(self, condition: str, bad: bool | None) -> bool | None:
+        """Whether the form is gone that was there before."""
+        held, enough = self.held.get(condition, 0), self._rule.baseline_steps
+        if bad is not None and held < enough:
+            self.held = {**self.held, condition: 0 if bad else held + 1}
+            return False
+        return bad
 
     def _baseline(self, length: float | None) -> float | None:
         """The early length, once it is known."""
