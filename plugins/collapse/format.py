@@ -12,6 +12,8 @@ from ...core.components import Verdict
 from .session import MetricSession, Streaks
 
 INVALID, THINKING, LENGTH = "train/invalid_turn_rate", "collapse/valid_thinking_rate", "train/response_length"
+LOST = 2 / 3
+"""Part of the best share so far below which form is lost: a share that goes up and down around its limit is not."""
 share = validators.and_(validators.ge(0.0), validators.le(1.0))
 
 
@@ -19,8 +21,8 @@ share = validators.and_(validators.ge(0.0), validators.le(1.0))
 class FormatCollapse:
     """Speak when answers have lost their form ``window`` times in a row, in the steps that measure it.
 
-    Only what a run had can be lost: valid answers and thoughts count once they have held ``baseline_steps`` times in a
-    row. A run whose answers are invalid from the first step on is the business of ``no_signal``.
+    Only what a run had can be lost: a share of valid answers, or of thoughts, must have been within its limit, and must
+    have fallen below two thirds of its best. A run that is invalid from the first step on is left to ``no_signal``.
 
     Watches the share of turns without a valid answer (``train/invalid_turn_rate``), the share of turns with a thought
     (``collapse/valid_thinking_rate``, where the detector ``mutual_information`` logs it) and the sampled tokens per
@@ -38,7 +40,7 @@ class FormatCollapse:
     window: int = attrs.field(default=3, validator=validators.ge(1))
     """Measurements in a row; thoughts are not measured at every step."""
     baseline_steps: int = attrs.field(default=2, validator=validators.ge(1))
-    """Early steps whose mean length is the baseline; and how long form must have held before it can be lost."""
+    """Early steps whose mean length is the baseline."""
     stop: bool = True
     """``false`` records the verdict and lets the run go on."""
 
@@ -51,8 +53,8 @@ class _FormatSession(MetricSession):
         self._rule = rule
         self.lengths: list[float] = []
         self.streaks: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-        """Condition -> how many times in a row the form has held; it stays once it is ``baseline_steps``."""
+        self.best: dict[str, float] = {}
+        """Condition -> the highest share so far of turns that had the form."""
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         rule = self._rule
@@ -61,8 +63,8 @@ class _FormatSession(MetricSession):
         relative = length / baseline if length is not None and baseline else None
         streaks = Streaks(self.streaks)
         streaks.update(
-            invalid=self._lost("invalid", None if invalid is None else invalid > rule.max_invalid),
-            thinking=self._lost("thinking", None if thinking is None else thinking < rule.min_thinking),
+            invalid=self._lost("invalid", None if invalid is None else 1.0 - invalid, 1.0 - rule.max_invalid),
+            thinking=self._lost("thinking", thinking, rule.min_thinking),
             short=None if relative is None else relative < rule.min_length,
             long=None if relative is None else relative > rule.max_length,
         )
@@ -84,13 +86,13 @@ class _FormatSession(MetricSession):
             stop=rule.stop,
         )
 
-    def _lost(self, condition: str, bad: bool | None) -> bool | None:
-        """Whether the form is gone that was there before."""
-        held, enough = self.held.get(condition, 0), self._rule.baseline_steps
-        if bad is not None and held < enough:
-            self.held = {**self.held, condition: 0 if bad else held + 1}
-            return False
-        return bad
+    def _lost(self, condition: str, share: float | None, limit: float) -> bool | None:
+        """Whether a share of turns is below its limit, and was not always; ``None`` if it was not measured."""
+        if share is None:
+            return None
+        best = max(share, self.best.get(condition, 0.0))
+        self.best = {**self.best, condition: best}
+        return share < limit <= best and share < LOST * best
 
     def _baseline(self, length: float | None) -> float | None:
         """The early length, once it is known."""
