@@ -8,13 +8,14 @@
 
 import argparse
 import importlib
+import multiprocessing
 import random
 import sys
 from pathlib import Path
 
 from modules import MODULES
 from plant import Mutant, mutants
-from trial import WARM, try_out
+from trial import WARM, Trial, try_out
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="mutants to plant")
     parser.add_argument("--seed", type=int, default=0, help="of their choice")
     parser.add_argument("--only", default="", help="modules whose path begins with this")
+    parser.add_argument("--jobs", type=int, default=2, help="at the same time")
     parser.add_argument("--share", type=float, default=0.95, help="that must die")
     options = parser.parse_args()
     paths = [path for path in MODULES if path.startswith(options.only)]
@@ -33,18 +35,27 @@ def main() -> int:
     chosen = choose(paths, options.count, options.seed)
     tried = sorted({mutant.path for mutant in chosen})
     print(f"{len(chosen)} mutants in {len(tried)} of {len(paths)} modules", flush=True)
-    for path in tried:
-        trial = try_out(ROOT, None, path, MODULES[path])
-        if trial.dead:
-            print(f"{path}: its tests fail without a mutant\n{trial.output[-3000:]}")
-            return 1
-    survivors = []
-    for number, mutant in enumerate(chosen, start=1):
-        trial = try_out(ROOT, mutant, mutant.path, MODULES[mutant.path])
-        verdict = "dead" if trial.dead else "ALIVE"
-        print(f"{number:4d} {verdict:5s} {trial.seconds:5.1f} s  {mutant}", flush=True)
-        survivors += [] if trial.dead else [mutant]
+    with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
+        for path, trial in zip(tried, pool.imap(as_it_is, tried), strict=True):
+            if trial.dead:
+                print(f"{path}: its tests fail without a mutant\n{trial.output[-3000:]}")
+                return 1
+        survivors = []
+        for number, trial in enumerate(pool.imap_unordered(on_mutant, chosen), start=1):
+            verdict = "dead" if trial.dead else "ALIVE"
+            print(f"{number:4d} {verdict:5s} {trial.seconds:5.1f} s  {trial.mutant}", flush=True)
+            survivors += [] if trial.dead else [trial.mutant]
     return report(chosen, survivors, options.share)
+
+
+def as_it_is(path: str) -> Trial:
+    """The tests of a module without a mutant: they must pass."""
+    return try_out(ROOT, None, path, MODULES[path])
+
+
+def on_mutant(mutant: Mutant) -> Trial:
+    """The tests of its module against a mutant."""
+    return try_out(ROOT, mutant, mutant.path, MODULES[mutant.path])
 
 
 def choose(paths: list[str], count: int, seed: int) -> list[Mutant]:
