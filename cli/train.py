@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import plugin_option, set_option
+from .options import mention_plugins, plugin_option, set_option
 
 
 @click.command("train")
@@ -36,6 +36,7 @@ def command(
     """
     from ..core.config import compose
 
+    mention_plugins()
     composed = compose(experiment, overrides)
     run_dir = run_dir or Path("runs") / Path(experiment).stem
     if dry_run:

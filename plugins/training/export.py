@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...core.config import compose
 from ...core.errors import RequestError
+from ...core.trust import experiment_of
 from .checkpoint import find_checkpoint, load_optimizer
 from .models import load_policy, load_tokenizer
 from .prepare import prepare_model
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtype: str | None = None) -> Path:
+def export(
+    checkpoint: Path, to: Path | None = None, adapter: bool = False, dtype: str | None = None, trust: bool = False
+) -> Path:
     """Write the policy of a checkpoint where ``AutoModelForCausalLM`` (or ``PeftModel``) reads it.
 
     Weights come from the fp32 master weights where the checkpoint has them and are cast last, so that a bfloat16 model
@@ -33,12 +35,14 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
         to: where to; by default ``RUN/export/step_N`` (``step_N-adapter``).
         adapter: write the LoRA adapter alone instead of merging it.
         dtype: ``float32`` or ``bfloat16``; by default that of the experiment.
+        trust: execute the plugin files that the run names.
 
     Raises:
-        RequestError: there is no complete checkpoint, ``to`` holds something, or ``adapter`` of a run without one.
+        RequestError: there is no complete checkpoint, ``to`` holds something, ``adapter`` of a run without one, or
+            plugin files that are neither loaded nor trusted.
     """
     run, checkpoint = find_checkpoint(checkpoint)
-    experiment = compose(run.read_config())
+    experiment = experiment_of(run, trust=trust)
     settings = experiment.model
     if adapter and settings.lora is None:
         raise RequestError("the run has no adapter: it trained the whole model", str(run.path), "leave --adapter out")
