@@ -11,6 +11,7 @@ import torch
 
 from ...core.config import compose
 from ...core.errors import RequestError
+from .adapters import require_mergeable
 from .checkpoint import find_checkpoint, load_optimizer
 from .models import load_policy, load_tokenizer
 from .prepare import prepare_model
@@ -70,6 +71,8 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
 def merged(settings: Model, path: str | Path, checkpoint: Path, master: dict[str, torch.Tensor]) -> Any:
     """The causal language model of a checkpoint in fp32, with any adapter merged into it."""
     model = load_policy(settings, path, 1.0, checkpoint / "model").model.float().eval()
+    if settings.lora is not None:
+        require_mergeable(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in master.items():

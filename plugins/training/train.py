@@ -202,6 +202,9 @@ class Session:
         """Train to the last step, to a verdict, or to the end of the step in which ``stop`` is asked for."""
         experiment, started = self.experiment, time.perf_counter()
         self.loop = loop = Loop(experiment, assemble(experiment, self.ranks, checkpoint), self.ranks)
+        if self.directory:
+            for note in loop.parts.notes:
+                _say(self.directory, note)
         if checkpoint:
             self.metrics = load_checkpoint(loop, checkpoint)
             if self.directory:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from uncollapse.plugins.training.own_pass import has_dropout
+from uncollapse.plugins.training.dropout import has_dropout
 
 SIZES = {
     "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2},
