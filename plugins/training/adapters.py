@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from ...core.experiment import Lora
 
 KEY = "model.lora.targets"
-FIX = "name linear layers of the model, or take all-linear"
+FIX = (
+    "take all-linear, a list of the last names of linear layers, such as [q_proj, v_proj], or a regular expression "
+    "that their whole names match"
+)
 WEIGHTS = "adapter_model.safetensors"
 
 

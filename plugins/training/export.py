@@ -13,6 +13,7 @@ from ...core.config import compose
 from ...core.errors import RequestError
 from .adapters import require_mergeable
 from .checkpoint import find_checkpoint, load_optimizer
+from .dropout import as_loaded
 from .models import load_policy, load_tokenizer
 from .prepare import prepare_model
 
@@ -60,7 +61,9 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
         if adapter:
             _write_adapter(checkpoint / "model", master, kind, partial)
         else:
-            merged(settings, prepare_model(experiment), checkpoint, master).to(kind).save_pretrained(partial)
+            model = merged(settings, prepare_model(experiment), checkpoint, master).to(kind)
+            with as_loaded(model):
+                model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.rename(to)
     finally:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...core.errors import RequestError
 from .adapters import add_adapter, load_adapter, require_used
 from .attention import fuse_fp32_attention
-from .dropout import switch_off
+from .dropout import as_loaded, switch_off
 from .heads.torch_head import Torch
 from .model_folder import check_finite, loading, open_model
 from .output_layer import as_product
@@ -219,9 +219,11 @@ def save_model(module: Policy | Critic, weights: dict[str, Tensor], directory: P
     if isinstance(module, Policy):
         # of an adapter only what trains, whatever it adapts; peft would ask the hub whether embeddings changed
         alone = {"save_embedding_layers": False} if hasattr(module.model, "peft_config") else {}
-        module.model.save_pretrained(directory, state_dict=_under(weights, "model."), **alone)
+        with as_loaded(module.language_model):
+            module.model.save_pretrained(directory, state_dict=_under(weights, "model."), **alone)
     else:
-        module.decoder.save_pretrained(directory, state_dict=_under(weights, "decoder."))
+        with as_loaded(module.decoder):
+            module.decoder.save_pretrained(directory, state_dict=_under(weights, "decoder."))
         save_file(_under(weights, "head."), directory / VALUE_HEAD)
 
 
