@@ -63,20 +63,33 @@ def load_adapter(model: Any, directory: Path) -> Any:
     Raises:
         RequestError: there is none, or its weights are damaged, not finite, or not those that its settings ask for.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    from peft import PeftModel
 
-    with loading(directory, "model.lora"), warnings.catch_warnings():
+    fix = "give an adapter that peft saved, and the model that it was trained on"
+    with loading(directory, "model.lora", fix, "the weights cannot be loaded from"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of missing weights: told below
         adapted = PeftModel.from_pretrained(model, str(directory), is_trainable=True)
     check_finite(((name, p) for name, p in adapted.named_parameters() if p.requires_grad), directory, "model.lora")
     if (directory / WEIGHTS).is_file():
-        with safe_open(directory / WEIGHTS, "pt") as saved:
-            missing = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) - set(saved.keys())
-        if missing:
-            reason = f"the adapter in {directory} has no weights for {len(missing)} parameters, e.g. {min(missing)}"
-            raise RequestError(reason, "model.lora", "give the adapter and the settings of one model")
+        _check_names(adapted, directory)
     return adapted
+
+
+def _check_names(adapted: Any, directory: Path) -> None:
+    """Peft leaves weights that are not in the file as they were made, and weights that it has no place for out."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(directory / WEIGHTS, "pt") as saved:
+        names = set(saved.keys())
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    # embeddings may be there as well, frozen and in full
+    if different := (wanted - names) | {name for name in names - wanted if "lora_" in name}:
+        raise RequestError(
+            f"the adapter's weights and its settings disagree on {len(different)} tensors, e.g. {min(different)}",
+            str(directory),
+            "give the base model that the adapter was trained on",
+        )
 
 
 def require_mergeable(adapted: Any, zero_stage: int = 0) -> None:

@@ -38,7 +38,6 @@ def full_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:
         RunError: an adapter is more than a low-rank update of a linear layer.
     """
     model = module.language_model
-    saved = model.state_dict().keys()
     for prefix, layer in _layers(model):
         adapted = hasattr(layer, "base_layer")
         _refuse_unmergeable(prefix, layer)
@@ -47,8 +46,9 @@ def full_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:
             merged = merged_parameters(layer)
             for name, parameter in base.named_parameters(recurse=False):
                 yield f"{prefix}{name}", merged.pop(name, parameter).detach()
-        named_buffers = ((f"{prefix}{name}", buffer) for name, buffer in base.named_buffers(recurse=False))
-        yield from ((name, buffer) for name, buffer in named_buffers if name in saved)
+        saved = base.state_dict().keys()
+        named_buffers = base.named_buffers(recurse=False)
+        yield from ((f"{prefix}{name}", buffer) for name, buffer in named_buffers if name in saved)
 
 
 def adapter_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:

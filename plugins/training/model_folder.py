@@ -85,22 +85,24 @@ def _is_finite(weight: Tensor) -> bool:
 
 
 @contextmanager
-def loading(path: str | Path, key: str = "model.path", fix: str = HOW) -> Iterator[None]:
+def loading(
+    path: str | Path, key: str = "model.path", fix: str = HOW, what: str = "cannot load a model from"
+) -> Iterator[None]:
     """What the libraries raise where there is no model becomes one error that says so.
 
     Every exception does: they read files that may hold anything, and what fails in them is of any type.
     """
     quiet_libraries()
     if str(path).startswith(("/", ".")) and not Path(path).is_dir():
-        what = "that is a file" if Path(path).is_file() else "there is no such directory"
-        raise RequestError(f"cannot load a model from {path}: {what}", key, fix)
+        reason = "that is a file" if Path(path).is_file() else "there is no such directory"
+        raise RequestError(f"{what} {path}: {reason}", key, fix)
     try:
         yield
     except (UncollapseError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
         kind = "" if isinstance(error, OSError | ValueError | SafetensorError) else f"{type(error).__name__}: "
-        raise RequestError(f"cannot load a model from {path}: {kind}{shorten(str(error), 300)}", key, fix) from error
+        raise RequestError(f"{what} {path}: {kind}{shorten(str(error), 300)}", key, fix) from error
 
 
 def _require_model(path: str | Path, key: str) -> None:

@@ -309,7 +309,7 @@ def test_an_adapter_of_a_checkpoint_is_whole_and_finite(directory, tmp_path):
     saved = load_file(tmp_path / "whole" / file)
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
     damages = {
-        f"no weights for 1 parameters, e.g. {name}": {key: x for key, x in saved.items() if key != name},
+        f"settings disagree on 1 tensors, e.g. {name}": {key: x for key, x in saved.items() if key != name},
         "up_proj.lora_B.default.weight holds NaN": {**saved, name: torch.full_like(saved[name], torch.nan)},
     }
     for reason, tensors in damages.items():
@@ -317,5 +317,5 @@ def test_an_adapter_of_a_checkpoint_is_whole_and_finite(directory, tmp_path):
         with pytest.raises(RequestError, match=re.escape(reason)):
             load_policy(settings("all-linear"), directory, 1.0, tmp_path / "whole")
     (tmp_path / "whole" / file).write_bytes(b"nothing")
-    with pytest.raises(RequestError, match="cannot load a model from"):
+    with pytest.raises(RequestError, match="the weights cannot be loaded from"):
         load_policy(settings("all-linear"), directory, 1.0, tmp_path / "whole")
