@@ -83,7 +83,7 @@ class Lora:
     """Low-rank adapters (peft); the reference model is then the policy with its adapter switched off."""
 
     rank: int = number(16, 1)
-    alpha: int = number(32, 0, above=True)
+    alpha: int = number(32, 0, 1_000_000, above=True)
     dropout: float = number(0.0, 0, 1)
     """Share of its inputs that each adapter drops at random in training."""
     targets: str | tuple[str, ...] = "all-linear"

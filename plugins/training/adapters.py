@@ -52,9 +52,22 @@ def add_adapter(model: Any, lora: Lora) -> Any:
             adapted = get_peft_model(model, settings)
     except (ValueError, TypeError, NotImplementedError, re.error) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
-        raise RequestError(said[0], KEY, FIX) from error
+        unfit = re.match(r"Target module (\w+)\(.* is not supported", str(error), re.DOTALL)
+        reason = f"a {unfit[1]} cannot be adapted: it is not a linear layer" if unfit else said[0]
+        raise RequestError(reason, KEY, FIX) from error
+    _check_matches(adapted, lora.targets)
     require_mergeable(adapted)
     return adapted
+
+
+def _check_matches(adapted: Any, targets: str | tuple[str, ...]) -> None:
+    """Peft is content if one name of a list matches."""
+    if isinstance(targets, str) or adapted.peft_config["default"].target_parameters:  # experts by their old names
+        return
+    names = [f".{name}" for name, layer in adapted.get_base_model().named_modules() if hasattr(layer, "base_layer")]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise RequestError(f"no module of the model has the name {target!r}", KEY, FIX)
 
 
 def load_adapter(model: Any, directory: Path) -> Any:

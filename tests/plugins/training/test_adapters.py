@@ -47,8 +47,12 @@ MODELS = {
     "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 61},
     "gemma2": {**SMALL, **HEADS, "tie_word_embeddings": True, "final_logit_softcapping": 5.0},
     "gemma2, untied": {**SMALL, **HEADS, "tie_word_embeddings": False, "final_logit_softcapping": 5.0},
+    "exaone_moe": {
+        **SMALL, **HEADS, "num_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+        "moe_intermediate_size": 16, "is_moe_layer": [False, True], "tie_word_embeddings": False,
+    },
     "mixtral": {**SMALL, **HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False},
-}
+}  # fmt: skip
 """Linear layers, tied and not; transposed ones; output layers with a bias, a cap; fused ones; experts."""
 RIGHT = [
     *((family, "all-linear") for family in MODELS),
@@ -75,7 +79,9 @@ REFUSED = {
     ("gemma2", ".*(q_proj|lm_head)"): "one side of a tied weight",
     ("qwen2", "q_proj("): "unterminated subpattern",
     ("qwen2", "nothing"): "nothing not found",
-    ("qwen2", ".*norm"): "not supported",
+    ("qwen2", ("q_proj", "nothing")): "no module of the model has the name 'nothing'",
+    ("qwen2", ".*norm"): "a Qwen2RMSNorm cannot be adapted: it is not a linear layer",
+    ("qwen2", ".*"): "a Qwen2Model cannot be adapted",
 }
 
 
