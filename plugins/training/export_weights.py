@@ -44,10 +44,10 @@ def full_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:
         parameters, base = list(layer.parameters(recurse=adapted)), layer.get_base_layer() if adapted else layer
         with _gathered(engine, parameters), torch.no_grad():
             merged = merged_parameters(layer)
-            for name, parameter in base.named_parameters(recurse=False):
+            for name, parameter in base.named_parameters(recurse=adapted):
                 yield f"{prefix}{name}", merged.pop(name, parameter).detach()
         saved = base.state_dict().keys()
-        named_buffers = base.named_buffers(recurse=False)
+        named_buffers = base.named_buffers(recurse=adapted)
         yield from ((f"{prefix}{name}", buffer) for name, buffer in named_buffers if name in saved)
 
 

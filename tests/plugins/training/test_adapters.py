@@ -186,6 +186,19 @@ def test_an_adapter_counts_as_in_peft_wherever_it_is(directory, targets, batch, 
     assert float((scores(plain(tmp_path / "exported"), batch)[0] - expected[0]).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize(("directory", "targets"), [("qwen2", "lm_head"), ("gptj", "lm_head")], indirect=["directory"])
+def test_an_output_layer_with_more_than_a_weight_is_the_same_in_bfloat16(directory, targets, batch):
+    half = attrs.evolve(settings(targets), dtype="bfloat16")
+    policy = load_policy(half, directory, 1.0)
+    assert not any(p.any() for name, p in policy.named_parameters() if "lora_B" in name)
+    filled(policy.model)
+    exact = scores(with_peft(directory, targets), batch)[0].float()
+    own, theirs = ours(policy, batch)[0].float(), scores(policy.model, batch)[0].float()
+    error, rounding = (own - exact).abs(), (theirs - exact).abs()
+    assert float(error.max()) < 0.2
+    assert float(error.mean()) < 1.2 * float(rounding.mean())
+
+
 @pytest.mark.parametrize(("directory", "targets", "key"), [(*key, key) for key in REFUSED], indirect=["directory"])
 def test_what_would_not_count_is_refused(directory, targets, key):
     with pytest.raises(RequestError, match=re.escape(REFUSED[key])) as refused:
