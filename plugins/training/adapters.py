@@ -217,17 +217,18 @@ def _is_linear(base: Any) -> bool:
     """Whether a layer computes what its class says; a class of its own is asked, as a few only write it otherwise."""
     from transformers.pytorch_utils import Conv1D
 
-    if not isinstance(base, nn.Linear | Conv1D):
-        return False
-    if type(base).forward in (nn.Linear.forward, Conv1D.forward) or base.weight.is_meta:
+    if type(base).forward in (nn.Linear.forward, Conv1D.forward):
         return True
-    inputs = torch.linspace(-1, 1, 2 * base.in_features, device=base.weight.device, dtype=base.weight.dtype).view(2, -1)
+    if not isinstance(base, nn.Linear) or base.weight.is_meta:
+        return isinstance(base, nn.Linear)
+    weight = base.weight
+    inputs = torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device, dtype=weight.dtype).view(2, -1)
     with torch.no_grad():
-        found, expected = base(inputs), nn.functional.linear(inputs, base.weight, base.bias)
+        found, expected = base(inputs), nn.functional.linear(inputs, weight, base.bias)
     return isinstance(found, Tensor) and torch.allclose(found, expected, rtol=1e-2, atol=1e-3)
 
 
-def _widest(model: nn.Module) -> int:
+def _widest(model: Any) -> int:
     """The largest size of a weight of the trunk's."""
     embeddings = {id(layer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     layers = (layer for layer in model.modules() if id(layer) not in embeddings)

@@ -19,7 +19,8 @@ from .adapters import require_mergeable
 from .batch import Batch
 from .detectors import Detectors
 from .loop import Parts
-from .model_folder import check_vocabulary, read_config, require_unquantised
+from .model_folder import check_vocabulary, loading, read_config, require_unquantised
+from .model_shape import empty_policy
 from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .packing import enable_packing
 from .positions import check_positions
@@ -162,6 +163,22 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             notes=tuple(dict.fromkeys(notes)),
             close=undo.pop_all().close,
         )
+
+
+def check_models(experiment: Experiment) -> None:
+    """Refuse, from configurations alone, what :func:`assemble` would refuse once a run's directory is there.
+
+    Raises:
+        RequestError: there is no model, it is quantised or has too few positions, or its layers cannot be adapted.
+    """
+    settings, critic, path = experiment.model, experiment.critic, prepare_model(experiment)
+    _check_model(experiment, path)
+    if critic is not None and critic.path is not None and "values" in needs(experiment):
+        _check_model(experiment, critic.path, "critic.path")
+    if settings.lora is not None:
+        config = read_config(path)
+        with loading(path):
+            require_mergeable(empty_policy(config, settings.lora), experiment.trainer.zero_stage)
 
 
 def _check_model(experiment: Experiment, path: Path | str, key: str = "model.path") -> list[str]:

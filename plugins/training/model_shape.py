@@ -84,14 +84,18 @@ def _critic(path: str) -> Shape:
 
 def policy_shape(config: Any, lora: Lora | None = None) -> Shape:
     """Of the causal language model of ``config``, with an adapter where ``lora`` asks for one."""
+    model = empty_policy(config, lora)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return _shape(config, sum(p.numel() for p in model.parameters()), trained)
+
+
+def empty_policy(config: Any, lora: Lora | None = None) -> Any:
+    """The causal language model of ``config``, with any adapter, without numbers: it takes no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-        if lora is not None:
-            model = add_adapter(model, lora)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return _shape(config, sum(p.numel() for p in model.parameters()), trained)
+        return model if lora is None else add_adapter(model, lora)
 
 
 def critic_shape(config: Any) -> Shape:

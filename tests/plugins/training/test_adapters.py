@@ -3,6 +3,7 @@
 Every adapter here has numbers in A and B: while B is zero, nothing that is left out shows.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from click.testing import CliRunner
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
 from uncollapse.core.experiment import Critic, Lora, Model, Trainer
 from uncollapse.plugins.rollout.engine_vllm.start import _check_served
@@ -205,6 +208,17 @@ def test_what_would_not_count_is_refused(directory, targets, key):
         load_policy(settings(targets), directory, 1.0)
     assert refused.value.where == "model.lora.targets"
     assert refused.value.fix
+
+
+def test_a_refusal_of_an_adapter_leaves_no_run_behind(bandit, tmp_path):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(json.dumps(bandit))
+    targets = ["--set", "model.lora={targets: '.*(q_proj|lm_head)'}"]  # the bandit's model ties its embeddings
+    ended = CliRunner().invoke(main, ["train", str(file), "--run-dir", str(tmp_path / "run"), *targets])
+    assert ended.exit_code == 2, ended.output
+    assert "the adapter on lm_head would change one side of a tied weight" in ended.output
+    assert "model.lora.targets" in ended.output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("directory", ["qwen2"], indirect=True)

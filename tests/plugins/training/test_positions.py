@@ -72,7 +72,7 @@ def gpt2(bandit, tmp_path_factory):
     return directory
 
 
-def test_rows_beyond_a_table_of_positions_are_refused_before_anything_runs(bandit, gpt2):
+def test_rows_beyond_a_table_of_positions_are_refused_before_anything_runs(bandit, gpt2, tmp_path):
     own, theirs = f"model.path={gpt2}", f"critic.path={gpt2}"
     for overrides, key in ([own], "model.path"), ([theirs, "advantage=gae"], "critic.path"):
         experiment = uncollapse.compose(bandit, [*overrides, "rollout.max_context=257"])
@@ -81,6 +81,9 @@ def test_rows_beyond_a_table_of_positions_are_refused_before_anything_runs(bandi
                 start()
             assert refused.value.where == key
             assert "rollout.max_context=256" in refused.value.fix
+        with pytest.raises(RequestError, match="has 256 positions"):
+            uncollapse.train(experiment, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
     parts = assemble(uncollapse.compose(bandit, [own, "rollout.max_context=256"]), start_ranks())
     parts.close()
     assert not parts.notes
