@@ -45,8 +45,6 @@ class Shape:
     sliding: int = 0
     """Layers whose cache holds no more than the last ``window`` tokens."""
     window: int = 0
-    output_adapted: bool = False
-    """Whether an adapter is on the output layer, which then costs a pass what a trained one does."""
     unclear: str = ""
     """What of its layers we cannot count, in words: only parameters and the token head are known then."""
 
@@ -88,8 +86,7 @@ def policy_shape(config: Any, lora: Lora | None = None) -> Shape:
     """Of the causal language model of ``config``, with an adapter where ``lora`` asks for one."""
     model = empty_policy(config, lora)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shape = _shape(config, sum(p.numel() for p in model.parameters()), trained)
-    return attrs.evolve(shape, output_adapted=hasattr(model.get_output_embeddings(), "base_layer"))
+    return _shape(config, sum(p.numel() for p in model.parameters()), trained)
 
 
 def empty_policy(config: Any, lora: Lora | None = None) -> Any:

@@ -260,8 +260,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
         shape = model.shape
         passes = {"activations": activations(shape, tokens, b, settings.gradient_checkpointing)}
         if name == "policy":
-            trains = settings.lora is None or shape.output_adapted
-            passes["token_head"] = head_training(shape, tokens, b, trains)
+            passes["token_head"] = head_training(shape, tokens, b, trains=settings.lora is None)
         phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
         phases.append(phase(f"{name} step", gradients=model.step()))
     return Plan(tuple(phases), sum(model.host() for model in models), engine.short, unclear)

@@ -11,7 +11,6 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-import uncollapse
 from click.testing import CliRunner
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -29,10 +28,8 @@ from uncollapse.plugins.training.export import merged
 from uncollapse.plugins.training.export_weights import adapter_weights, full_weights
 from uncollapse.plugins.training.heads.torch_head import Torch
 from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.model_shape import read_shapes
 from uncollapse.plugins.training.models import Policy, load_policy, save_model
 from uncollapse.plugins.training.packing import enable_packing
-from uncollapse.plugins.training.planner import head_training, plan
 from uncollapse.plugins.training.policy_losses import Ppo
 from uncollapse.plugins.training.ranks import start_ranks
 from uncollapse.plugins.training.shared_critic import with_value_head
@@ -211,20 +208,6 @@ def test_what_would_not_count_is_refused(directory, targets, key):
         load_policy(settings(targets), directory, 1.0)
     assert refused.value.where == "model.lora.targets"
     assert refused.value.fix
-
-
-@pytest.mark.parametrize("directory", ["qwen2"], indirect=True)
-@pytest.mark.parametrize(("targets", "adapted"), [("all-linear", False), ("lm_head", True)])
-def test_the_memory_of_an_adapted_output_layer_is_planned_as_that_of_a_trained_one(directory, targets, adapted):
-    experiment = uncollapse.compose(
-        {"environment": "bandit", "model": {"path": str(directory)}, "advantage": "grpo"},
-        [f"model.lora={{rank: 4, targets: {targets}}}"],
-    )
-    policy, _ = read_shapes(experiment)
-    assert policy.output_adapted == adapted
-    backward = next(phase for phase in plan(policy, None, experiment).phases if phase.name == "policy backward")
-    tokens = experiment.trainer.micro_batch * experiment.rollout.max_context
-    assert backward.items["token head"] == head_training(policy, tokens, 2, trains=adapted)
 
 
 def test_a_refusal_of_an_adapter_leaves_no_run_behind(bandit, tmp_path):
