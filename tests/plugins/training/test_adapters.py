@@ -166,8 +166,7 @@ def test_an_adapter_counts_as_in_peft_wherever_it_is(directory, targets, batch, 
     expected, found = scores(peft, batch), ours(policy, batch)
     for own, theirs in zip(found, expected, strict=True):
         assert float((own - theirs).abs().max()) < 1e-5
-    before = scores(plain(directory), batch)
-    assert float((expected[0] - before[0]).abs().max()) > 0.05
+    assert float((expected[0] - scores(plain(directory), batch)[0]).abs().max()) > 0.05
 
     own, theirs = gradients(policy, found), gradients(peft, expected)
     assert own.keys() == theirs.keys()
@@ -229,8 +228,7 @@ def test_an_adapter_on_the_output_layer_counts_in_every_pass(directory, batch):
     expected = scores(with_peft(directory, targets), batch)[0].float()
     enable_packing(policy.language_model)
     assert torch.allclose(ours(policy, batch, packed=True)[0], expected, atol=1e-5)
-    chunked = Torch(chunk_elements=3 * 61)
-    with policy.using(chunked):
+    with policy.using(Torch(chunk_elements=3 * 61)):
         assert torch.allclose(ours(policy, batch)[0], expected, atol=1e-5)
     shared = with_value_head(policy, Critic(shared=True))
     assert torch.allclose(ours(shared, batch)[0], expected, atol=1e-5)
@@ -265,14 +263,12 @@ def test_dropout_of_an_adapter_on_the_output_layer_is_that_of_training_alone(dir
     filled(policy.model)
     quiet = ours(policy.eval(), batch)[0]
     assert torch.allclose(quiet, scores(with_peft(directory, "lm_head"), batch)[0].float(), atol=1e-5)
-    first, second = ours(policy.train(), batch)[0], ours(policy, batch)[0]
-    assert not torch.allclose(first, second, atol=1e-2)
+    assert not torch.allclose(ours(policy.train(), batch)[0], ours(policy, batch)[0], atol=1e-2)
 
 
 @pytest.mark.parametrize("directory", ["qwen2"], indirect=True)
 def test_an_adapter_that_an_engine_is_sent_alone_holds_that_of_the_output_layer(directory, batch, tmp_path):
-    targets = ".*(q_proj|lm_head)"
-    policy = load_policy(settings(targets), directory, 1.0)
+    policy = load_policy(settings(".*(q_proj|lm_head)"), directory, 1.0)
     filled(policy.model)
     write_adapter(tmp_path / "sent", policy.model.peft_config["default"], adapter_weights(Whole, policy))
     loaded = PeftModel.from_pretrained(plain(directory), str(tmp_path / "sent")).eval()
