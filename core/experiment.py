@@ -83,9 +83,12 @@ class Lora:
     """Low-rank adapters (peft); the reference model is then the policy with its adapter switched off."""
 
     rank: int = number(16, 1)
-    alpha: int = number(32, 0, above=True)
+    alpha: int = number(32, 0, 1_000_000, above=True)
     dropout: float = number(0.0, 0, 1)
-    targets: str = "all-linear"
+    """Share of its inputs that each adapter drops at random in training."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Linear layers that are adapted: ``all-linear`` (all but the output layer), a regular expression that whole names
+    of modules match, or a list of their last names, such as ``[q_proj, v_proj]``."""
 
 
 @attrs.frozen
@@ -97,6 +100,9 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the forward pass computes in; the optimizer's master weights are always fp32."""
     lora: Lora | None = None
+    dropout: bool = False
+    """Whether noise that the model's own configuration asks for in training (dropout, stochastic depth, jitter of a
+    router) stays on, in policy and critic; that of an adapter is ``lora.dropout``."""
     head: Named = component("token_head", "auto")
     """What computes log-probs and entropies from the last hidden states."""
     gradient_checkpointing: bool = False

@@ -23,7 +23,7 @@ from ...core.files import make_directory
 from ...core.registry import registry
 from ...core.runs import RunDirectory, build_manifest
 from ..rollout.rows import transcript
-from .assemble import assemble
+from .assemble import assemble, check_models
 from .checkpoint import load_checkpoint, save_checkpoint
 from .fitting import Request, require
 from .loop import Loop
@@ -67,6 +67,8 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
     if ranks.device.type == "cuda" and experiment.trainer.backend.name == "deepspeed":
         memory = torch.cuda.get_device_properties(ranks.device).total_memory
         require(Request(experiment, ranks.size), memory, certain=True)
+    if not resume:
+        check_models(experiment)  # a refusal leaves no directory behind
     path = Path(run_dir)
     with ExitStack() as held:
         run = refusal = None
@@ -202,6 +204,9 @@ class Session:
         """Train to the last step, to a verdict, or to the end of the step in which ``stop`` is asked for."""
         experiment, started = self.experiment, time.perf_counter()
         self.loop = loop = Loop(experiment, assemble(experiment, self.ranks, checkpoint), self.ranks)
+        if self.directory:
+            for note in loop.parts.notes:
+                _say(self.directory, note)
         if checkpoint:
             self.metrics = load_checkpoint(loop, checkpoint)
             if self.directory:
