@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
-from attrs.validators import in_
+from attrs.validators import ge, in_, optional
 
 from ...core.components import Step
 from .common import refuse_after_end
 from .dataset_rows import Row, Rows, load
-from .verifiers import VERIFIERS
+from .verifiers import VERIFIERS, is_right
 
 _INSTRUCTIONS = {
     "math": "Solve the problem. Answer with the final result alone, for example 42.",
@@ -40,11 +40,14 @@ class Dataset:
     split: str = "train"
     """As the data set names it."""
     question: str = "question"
-    """Column of the questions."""
+    """Column of the questions: text, or chat messages. ``a.b`` is the field b of the records in column a."""
     answer: str = "answer"
-    """Column of the right answers."""
+    """Column of the right answers: a value, or a list of values each of which is right."""
     verifier: str = attrs.field(default="math", validator=in_(VERIFIERS))
     """``math``: equal as mathematics (math-verify); ``exact``: equal as text, but for case and white space."""
+
+    longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    """Rows with a longer question (characters) are left out; ``None`` keeps all."""
 
     actions: ClassVar[None] = None
 
@@ -72,7 +75,7 @@ class Dataset:
 
     @property
     def _loaded(self) -> Rows:
-        return load(self.path, self.subset, self.split, self.question, self.answer)
+        return load(self.path, self.subset, self.split, self.question, self.answer, self.longest)
 
 
 @attrs.define
@@ -95,7 +98,7 @@ class DatasetEnv:
         """An answer. Raises RunError after the end."""
         refuse_after_end(self.done)
         self.done = True
-        right = VERIFIERS[self.verifier](action, self.row.answer)
+        right = is_right(self.verifier, action, self.row.answers)
         text = "Correct." if right else "The answer cannot be read." if right is None else "Wrong."
         return Step(
             text,

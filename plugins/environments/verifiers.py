@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -73,6 +73,17 @@ def _normal(text: str) -> str:
 
 
 VERIFIERS: dict[str, Verifier] = {"math": math, "exact": exact}
+
+
+def is_right(verifier: str, answer: str, golds: Iterable[str]) -> bool | None:
+    """Whether the answer is one of the right ones; ``None`` if it cannot be read, whichever it is held against."""
+    verdicts = []
+    for gold in golds:
+        verdicts.append(VERIFIERS[verifier](answer, gold))
+        if verdicts[-1]:
+            return True
+    return None if all(verdict is None for verdict in verdicts) else False
+
 
 _BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
