@@ -23,6 +23,7 @@ from ...core.files import make_directory
 from ...core.registry import registry
 from ...core.runs import RunDirectory, build_manifest
 from ..rollout.rows import transcript
+from ..rollout.time_limit import last_words
 from .assemble import assemble
 from .checkpoint import load_checkpoint, save_checkpoint
 from .fitting import Request, require
@@ -105,7 +106,8 @@ def _train(
 
 def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
     try:
-        return session.run(checkpoint, stop)
+        with last_words(session.fail):
+            return session.run(checkpoint, stop)
     except KeyboardInterrupt:
         session.status = "interrupted"
         raise
@@ -235,6 +237,11 @@ class Session:
             self._checkpoint(metrics)
             self._finish_step(metrics, started)
         return Outcome(self.status, self.directory.path if self.directory else Path(), self.metrics)
+
+    def fail(self, error: BaseException) -> None:
+        """Write down that the run failed, when nothing else can be done any more."""
+        self.status, self.error = "failed", error
+        self._record_end()
 
     def close(self) -> None:
         """Give engine and memory back and write how the run ended."""
