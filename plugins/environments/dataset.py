@@ -91,6 +91,11 @@ class DatasetEnv:
         """The question."""
         return self.row.question
 
+    @property
+    def place(self) -> str:
+        """Which row it is, for messages."""
+        return self.row.place
+
     def initial_observation(self) -> str:
         return self.row.question
 

@@ -84,10 +84,7 @@ def _record(value: Any, place: str, where: str, fix: str) -> Mapping[str, Any]:
 
 def _parse(content: bytes, place: str, where: str, fix: str) -> Any:
     try:
-        text = content.decode()
-        return json.loads(
-            text, parse_int=Number, parse_float=Number, parse_constant=float, object_pairs_hook=_without_duplicates
-        )
+        return _DECODER.decode(content.decode())
     except UnicodeDecodeError as error:
         reason = f"the data set cannot be loaded: {place} is not UTF-8 (byte {error.start})"
         raise RequestError(reason, where, "save the file as UTF-8") from error
@@ -108,3 +105,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} is there twice")
     return record
+
+
+_DECODER = json.JSONDecoder(
+    parse_int=Number, parse_float=Number, parse_constant=float, object_pairs_hook=_without_duplicates
+)

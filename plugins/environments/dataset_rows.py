@@ -33,6 +33,8 @@ class Row:
     question: str
     answers: tuple[str, ...] = attrs.field(converter=_texts)
     """The right answers: any of them is right. Of each, what follows the last ``####``, if there is one."""
+    place: str = attrs.field(default="", eq=False, repr=False)
+    """Where it stands, for messages: ``row 9 (line 10)``."""
 
     @property
     def answer(self) -> str:
@@ -86,14 +88,14 @@ def load(path: str, subset: str | None, split: str, question: str, answer: str, 
 
 
 def _row(place: str, values: Mapping[str, Any], question: str, answer: str, where: str) -> Row:
-    read = {}
+    read: list[Any] = []
     for column, text in ((question, question_text), (answer, answer_texts)):
         value = _cell(values, column, place, where)
         try:
-            read[column, text] = text(value)
+            read.append(text(value))
         except ValueError as error:
             raise RequestError(f"{place}, column {column!r}: {error}", where, _fix(value, column)) from error
-    return Row(*read.values())
+    return Row(*read, place)
 
 
 def _cell(values: Mapping[str, Any], column: str, place: str, where: str) -> Any:

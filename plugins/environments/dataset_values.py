@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ _ROLES = {
     "gpt": "assistant",
 }
 """The roles of chat messages, by the names that files give them."""
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Number(str):
@@ -75,7 +77,7 @@ def _scalar(value: Any) -> str:
         return "true" if value else "false"
     if not isinstance(value, str):
         raise ValueError(f"it is {_name(value)}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _HALF.search(value):
         raise ValueError("it holds half of a surrogate pair, which is no character")
     if not value.strip():
         raise ValueError("it is empty")

@@ -55,13 +55,15 @@ class TimeLimit:
         """
         if self.seconds is None:
             return function(*arguments)
-        error = RunError(
+        main = threading.get_ident() == threading.main_thread().ident
+        return (_ALARM.call if main else _helper().call)(self, what, function, arguments)
+
+    def exceeded(self, what: str) -> RunError:
+        return RunError(
             f"the environment {self.environment} took more than {self.seconds:g} s for {what}",
             f"the group of seed {self.seed}, member {self.member}",
             "mend the environment, or raise rollout.step_timeout (null: no limit), and continue with --resume",
         )
-        main = threading.current_thread() is threading.main_thread()
-        return (_ALARM.call if main else _helper().call)(self.seconds, error, function, arguments)
 
 
 class _Expired(BaseException):
@@ -73,39 +75,41 @@ class _Alarm:
 
     def __init__(self) -> None:
         self.deadline = math.inf
-        self.error: RunError | None = None
+        self.running: tuple[TimeLimit, str] | None = None
+        """Whose deadline it is, and for what."""
         self.tick = _TICK_S
         self.process = 0
         """Whose the watching thread is: a fork has none."""
-        self.netted = -math.inf
-        """When the net below was last spread."""
+        self.checked = -math.inf
+        """When all that follows was last seen to; never, while nothing is called."""
         self.last_words: Callable[[RunError], None] | None = None
 
-    def call(self, seconds: float, error: RunError, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-        outer = self.deadline, self.error
-        self._watch(seconds)
+    def call(self, limit: TimeLimit, what: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        assert limit.seconds is not None
+        now, outer = time.monotonic(), (self.deadline, self.running)
+        self._watch(limit.seconds, now)
         try:
             try:
-                self.error, self.deadline = error, min(outer[0], time.monotonic() + seconds)
+                self.running, self.deadline = (limit, what), min(outer[0], now + limit.seconds)
                 return function(*arguments)
             finally:
-                self.deadline, self.error = outer
+                self.deadline, self.running = outer
         except _Expired as expired:
-            self.deadline, self.error = outer  # again: it may have come between the two lines above
-            raise error from expired
+            self.deadline, self.running = outer  # again: it may have come between the two lines above
+            raise limit.exceeded(what) from expired
 
-    def _watch(self, seconds: float) -> None:
-        """See that the signal has its handler and the clock its watcher."""
-        self.tick = min(self.tick, seconds / 4)
+    def _watch(self, seconds: float, now: float) -> None:
+        """See, once in a while, that the signal has its handler, the clock its watcher, and both a net below them."""
+        if now - self.checked <= self.tick <= seconds / 4 and self.process == os.getpid():
+            return
+        self.checked, self.tick = now, min(self.tick, seconds / 4)
         if signal.getsignal(signal.SIGURG) != self._ring:
             signal.signal(signal.SIGURG, self._ring)
         if self.process != os.getpid():
             self.process = os.getpid()
             threading.Thread(target=self._run, name="step timeout", daemon=True).start()
         # C code that holds Python's lock stops the watching thread too, but not this one, which is not Python's
-        if time.monotonic() - self.netted > self.tick:
-            self.netted = time.monotonic()
-            faulthandler.dump_traceback_later(seconds + 2 * _GRACE_S, exit=True, file=2)
+        faulthandler.dump_traceback_later(seconds + 2 * _GRACE_S, exit=True, file=2)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         if time.monotonic() > self.deadline:
@@ -116,12 +120,12 @@ class _Alarm:
         assert main is not None
         while True:
             time.sleep(self.tick)
-            late, error = time.monotonic() - self.deadline, self.error
-            if error is None and self.netted > -math.inf:
+            late, running = time.monotonic() - self.deadline, self.running
+            if running is None and self.checked > -math.inf:
                 faulthandler.cancel_dump_traceback_later()
-                self.netted = -math.inf
-            if late > _GRACE_S and error is not None:
-                self._end_process(error)
+                self.checked = -math.inf
+            if late > _GRACE_S and running is not None:
+                self._end_process(running[0].exceeded(running[1]))
             if late > 0:  # again and again, in case the environment catches what is raised
                 signal.pthread_kill(main, signal.SIGURG)
 
@@ -153,13 +157,13 @@ class _Helper:
         self.answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="environment", daemon=True).start()
 
-    def call(self, seconds: float, error: RunError, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    def call(self, limit: TimeLimit, what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         self.calls.put(lambda: function(*arguments))
         try:
-            answer, raised = self.answers.get(timeout=seconds)
+            answer, raised = self.answers.get(timeout=limit.seconds)
         except queue.Empty:
             del _HELPERS.own  # whatever it answers one day is nobody's
-            raise error from None
+            raise limit.exceeded(what) from None
         if raised is not None:
             raise raised
         return answer

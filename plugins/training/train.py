@@ -28,6 +28,7 @@ from .assemble import assemble
 from .checkpoint import load_checkpoint, save_checkpoint
 from .fitting import Request, require
 from .loop import Loop
+from .prompts import require_rooms
 from .ranks import Ranks, gpu_label, gpu_names, start_ranks
 from .stop import StopRequest, stop_request
 
@@ -59,7 +60,8 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
         resume: continue the run that is in ``run_dir``, from its last good checkpoint.
 
     Raises:
-        RequestError: the experiment cannot run or cannot fit the GPU, or ``run_dir`` holds another one.
+        RequestError: the experiment cannot run or cannot fit the GPU, a prompt of its data set leaves no room for a
+            turn, or ``run_dir`` holds another experiment.
         UncollapseError: the run failed; its status says so and earlier checkpoints are intact.
     """
     if not isinstance(experiment, Experiment):
@@ -73,8 +75,12 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
         run = refusal = None
         if ranks.first:
             try:
+                if not resume:  # refused before there is a directory
+                    require_rooms(experiment)
                 held.enter_context(_hold(path, resume))
                 run = open_run(experiment, path, resume)
+                if resume and not run.has_ended():
+                    require_rooms(experiment)
             except UncollapseError as error:
                 refusal = error
         if refusal := ranks.broadcast(refusal):
