@@ -15,6 +15,7 @@ from .verifiers import VERIFIERS, is_right
 _INSTRUCTIONS = {
     "math": "Solve the problem. Answer with the final result alone, for example 42.",
     "exact": "Answer the question. Give the answer alone, without a sentence around it.",
+    "choice": "Choose one of the options. Answer with its letter alone, for example B.",
 }
 
 
@@ -23,7 +24,8 @@ class Dataset:
     """Questions with known answers: a local file or folder, a data set of the hub, or generated word problems.
 
     The answer is free text. Reward 1 if it is right, which is success; otherwise 0. One answer ends the episode.
-    Metric: ``action_is_valid`` (the answer can be read: as mathematics, or as any text with ``verifier=exact``).
+    Metric: ``action_is_valid`` (the answer can be read: as mathematics; with ``verifier=exact`` any text can, with
+    ``verifier=choice`` what names one option).
 
     Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only what follows ``####`` counts. Seed s is
     row s modulo the number of rows, so training goes through the rows in their order, again and again.
@@ -44,7 +46,8 @@ class Dataset:
     answer: str = "answer"
     """Column of the right answers: a value, or a list of values each of which is right."""
     verifier: str = attrs.field(default="math", validator=in_(VERIFIERS))
-    """``math``: equal as mathematics (math-verify); ``exact``: equal as text, but for case and white space."""
+    """``math``: equal as mathematics; ``exact``: equal as text, but for case and white space; ``choice``: the same
+    option of a multiple choice."""
 
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Rows with a longer question (characters) are left out; ``None`` keeps all."""
