@@ -15,6 +15,7 @@ from .math_text import (
     is_product,
     is_range,
     last_expression,
+    only_formula,
     to_latex,
 )
 from .numerals import Numeral, read_number
@@ -47,19 +48,21 @@ def math(answer: str, gold: str) -> bool | None:
     right = clean(gold)
     if is_letter(right):
         return choice(answer, right)
-    if len(gold) > LONGEST or is_range(right):
-        return _as_text(answer, gold)
+    as_text = _as_text(answer, gold)
+    if as_text or len(gold) > LONGEST or is_range(right):
+        return as_text
     wanted = _read(in_one_line(right))
     if wanted is None:
-        return _as_text(answer, gold)
+        return as_text
     if len(answer) > LONGEST:
         return None
     said = _read(last_expression(in_one_line(clean(answer))))
     if said is None:
-        return True if _as_text(answer, gold) else None
+        return None
     if _other_unit(answer, gold):
         return False
-    return _compare(said, wanted, answer, gold)
+    verdict = _compare(said, wanted)
+    return verdict if verdict is None or isinstance(verdict, bool) else as_text
 
 
 def _read(text: str) -> Numeral | str | None:
@@ -73,7 +76,8 @@ def _read(text: str) -> Numeral | str | None:
     return to_latex(bare)
 
 
-def _compare(said: Numeral | str, wanted: Numeral | str, answer: str, gold: str) -> bool | None:
+def _compare(said: Numeral | str, wanted: Numeral | str) -> bool | str | None:
+    """As :func:`.math_process.equal`."""
     if isinstance(wanted, Numeral) and isinstance(said, str) and "=" in said:
         before, _, after = said.rpartition("=")
         result = read_number(before if re.fullmatch(r"\s*[A-Za-z]\s*", after) else after)
@@ -81,14 +85,13 @@ def _compare(said: Numeral | str, wanted: Numeral | str, answer: str, gold: str)
     if isinstance(said, Numeral) and isinstance(wanted, Numeral):
         return said.equals(wanted)
     left, right = (value.latex if isinstance(value, Numeral) else value for value in (said, wanted))
-    verdict = equal(right, left)
-    if verdict == "right":
-        return _as_text(answer, gold)
-    return None if verdict is None else bool(verdict)
+    return equal(right, left)
 
 
 def _as_text(answer: str, gold: str) -> bool | None:
-    return exact(compact(clean(answer)), compact(clean(gold)))
+    """As :func:`exact`; of an answer with a single formula, the formula may be it."""
+    right = compact(clean(gold))
+    return exact(compact(only_formula(answer)), right) or exact(compact(clean(answer)), right)
 
 
 def _without_unit(text: str) -> str:

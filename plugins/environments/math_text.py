@@ -32,7 +32,8 @@ _SIGNS = {
     "°": r"^\circ ",
     "’": "'",
 }
-_SPACING = re.compile(r"\\[,;:! ]|\\q?quad\b|~")
+_THOUSANDS = re.compile(r"\{,\}|,\\!\s*")
+_SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|mbox)\s*\{([^{}]*)\}")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|exp|log|ln|sqrt|pi|infty|max|min|gcd|lcm|det"
 _BARE = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])")
@@ -50,7 +51,7 @@ _SENTENCE = re.compile(r"[.:;?](?:\s|$)|\n")
 _STRUCTURE = re.compile(r"\+?\d+(?:[./-]\d+){2,}|\(\d{3}\)\s*\d{3}-\d{4}|.*\d\s*:\s*\d.*", re.DOTALL)
 """Dates, telephone numbers, versions and addresses; times, ratios."""
 _RANGE = re.compile(r"\\?[$€£]?\d[\d.,/]*\s*\\?%?\s*-\s*\\?[$€£]?\d[\d.,/]*\s*\\?%?")
-_CODE = re.compile(r"(?<![\\A-Za-z_])[A-Za-z]\d|\d\s+\d|(?<![\d.,])0\d|\\[lc]?dots|\.\.\.|…")
+_CODE = re.compile(r"(?<![\\A-Za-z_])[A-Za-z]\d|(?<![\d._^{])\d+\s+\d|(?<![\d.,])0\d|\\[lc]?dots|\.\.\.|…")
 """H2O, 1 2, 007, 1, 2, ...: no product, no number, no list that says what it holds."""
 _DEEPEST = 12
 """Brackets within brackets that are read."""
@@ -61,12 +62,18 @@ def clean(text: str) -> str:
     """The text without what is only there for the eye: boxes, emphasis, dollar signs of formulas, signs by name."""
     text = _last_boxed(_signs(text.strip()))
     text = _EMPHASIS.sub(lambda found: found[1] or found[2] or found[3], text)
-    text = _WRAPPER.sub(r"\1", _SPACING.sub(" ", text.replace("{,}", ",")))
+    text = _WRAPPER.sub(r"\1", _SPACING.sub(" ", _THOUSANDS.sub(",", text)))
     text = re.sub(r"\\(?:left|right|big|Big)(?![A-Za-z])", "", text)
     whole = _FORMULA.fullmatch(text)
     if whole:
         text = next(group for group in whole.groups() if group)
     return text.strip().removesuffix(".").strip()
+
+
+def only_formula(text: str) -> str:
+    """What stands between the borders of a formula, where an answer has one; empty elsewhere."""
+    found = [next(group for group in match.groups() if group) for match in _FORMULA.finditer(text)]
+    return clean(found[0]) if len(found) == 1 else ""
 
 
 def in_one_line(text: str) -> str:
