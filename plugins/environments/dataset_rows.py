@@ -95,7 +95,7 @@ def _row(place: str, values: Mapping[str, Any], question: str, answer: str, wher
             read.append(text(value))
         except ValueError as error:
             raise RequestError(f"{place}, column {column!r}: {error}", where, _fix(value, column)) from error
-    return Row(*read, place)
+    return Row(question=read[0], answers=read[1], place=place)
 
 
 def _cell(values: Mapping[str, Any], column: str, place: str, where: str) -> Any:

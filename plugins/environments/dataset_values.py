@@ -115,7 +115,8 @@ def _message(message: Mapping[str, Any]) -> tuple[str, str]:
         raise ValueError(f"it holds a message of the role {named!r}")
     if _is_list(content):
         parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        if not all(isinstance(part, str) for part in parts):
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
             raise ValueError("it holds a message with something else than text")
-        content = "".join(parts)
+        content = "".join(texts)
     return _ROLES[named], _scalar(content)

@@ -91,10 +91,12 @@ class Sampler:
         except UncollapseError as error:
             self.ranks.gather(error)  # so that all ranks end alike, and the first one writes down why
             raise
-        gathered = self.ranks.gather(episodes)
-        if errors := [own for own in gathered if isinstance(own, UncollapseError)]:
-            raise errors[0]
-        return in_order(episode for own in gathered for episode in own)
+        together: list[Episode] = []
+        for own in self.ranks.gather(episodes):
+            if isinstance(own, UncollapseError):
+                raise own
+            together += own
+        return in_order(together)
 
 
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:
