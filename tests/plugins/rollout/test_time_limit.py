@@ -234,10 +234,10 @@ def register_environments(register):
 '''
 
 
-@pytest.mark.slow
-def test_a_run_whose_environment_hangs_fails_and_goes_on(bandit, tmp_path, monkeypatch):
-    plugin, run = tmp_path / "hanging.py", tmp_path / "run"
-    plugin.write_text(PLUGIN)
+@pytest.fixture
+def command(bandit, tmp_path):
+    """Trains where the third step hangs, while HANGS is in the environment."""
+    (tmp_path / "hanging.py").write_text(PLUGIN)
     experiment = {
         **bandit,
         "environment": "hanging",
@@ -245,19 +245,39 @@ def test_a_run_whose_environment_hangs_fails_and_goes_on(bandit, tmp_path, monke
         "trainer": {**bandit["trainer"], "save_every": 1},
     }
     (tmp_path / "experiment.yaml").write_text(json.dumps(experiment))
-    command = [sys.executable, "-m", "uncollapse.cli.main", "train", str(tmp_path / "experiment.yaml")]
-    command += ["--plugin", str(plugin), "--run-dir", str(run)]
+    start = [sys.executable, "-m", "uncollapse.cli.main", "train", str(tmp_path / "experiment.yaml")]
+    return [*start, "--plugin", str(tmp_path / "hanging.py"), "--run-dir", str(tmp_path / "run")]
+
+
+MESSAGE = "the environment Hanging took more than 2 s for a new episode"
+
+
+def status_of(run):
+    return json.loads((run / "status.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_whose_environment_hangs_fails_and_goes_on(command, tmp_path, monkeypatch):
+    run = tmp_path / "run"
     monkeypatch.setenv("HANGS", "1")
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
-    message = "the environment Hanging took more than 2 s for a new episode"
-    assert f"{message}\n  where: the group of seed 10009, member 1\n" in done.stderr
-    status = json.loads((run / "status.json").read_text())
-    assert (status["status"], status["step"]) == ("failed", 2)
-    assert message in status["error"]
+    assert f"{MESSAGE}\n  where: the group of seed 10009, member 1\n" in done.stderr
+    assert (status_of(run)["status"], status_of(run)["step"]) == ("failed", 2)
+    assert MESSAGE in status_of(run)["error"]
     monkeypatch.delenv("HANGS")
-    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=240, check=False)
+    more = ["--resume", "--set", "rollout.step_timeout=50"]
+    resumed = subprocess.run([*command, *more], capture_output=True, text=True, timeout=240, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads((run / "status.json").read_text())["status"] == "success"
+    assert status_of(run)["status"] == "success"
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_all_ranks_end_and_the_status_names_the_group_of_another_rank(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HANGS", "1")
+    done = subprocess.run([*command, "--ranks", "2"], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 1
+    assert status_of(tmp_path / "run")["status"] == "failed"
+    assert f"{MESSAGE}\n  where: the group of seed 10009, member 1\n" in status_of(tmp_path / "run")["error"]
