@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
@@ -58,6 +59,7 @@ _DEEPEST = 12
 _SYMBOLS = re.compile(r"[\w\s\\+\-*/^=<>(){}\[\]|!.,%'&]*")
 
 
+@lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """The text without what is only there for the eye: boxes, emphasis, dollar signs of formulas, signs by name."""
     text = _last_boxed(_signs(text.strip()))
@@ -149,6 +151,8 @@ def _vulgar(character: str) -> str:
 
 def fold_width(text: str) -> str:
     """Full-width and half-width forms as ordinary characters, spaces that do not break as spaces, and nothing else."""
+    if text.isascii():
+        return text
     folded = (
         unicodedata.normalize("NFKC", character)
         if unicodedata.decomposition(character).startswith(("<wide>", "<narrow>", "<noBreak>"))
