@@ -55,8 +55,7 @@ def too_long(environment: Environment, rollout: Rollout, template: Template, tas
         if around is not None and text.isascii() and around + len(text) + _SLACK <= room:
             continue
         tokens = len(Conversation(environment, unbounded, template, task).prompt)
-        if around is None:
-            around = tokens  # what stands around the text, and more
+        around = tokens if around is None else min(around, tokens)  # what stands around the text, and more
         if tokens > room:
             yield Prompt(getattr(env, "place", "") or f"task {task}", tokens, len(text))
 

@@ -1,9 +1,10 @@
 """A time limit for what an environment does, so that one that hangs ends a run with a message.
 
-In the main thread a watching thread sends a signal (SIGURG, which nothing else uses and which is ignored by default;
-SIGALRM stays the environment's own), whose handler raises. That ends Python code, ``time.sleep``, and waiting for
-locks, files, sockets and processes. In other threads, which no signal reaches, the call runs in a helper thread that is
-left behind. C code that waits whatever signal comes, or never gives other threads a turn, ends with the process.
+In the main thread a timer of the kernel sends a signal, whose handler raises. (It is SIGURG, which nothing else uses
+and which is ignored by default: SIGALRM stays the environment's own.) That ends Python code, ``time.sleep``, regular
+expressions, powers of large numbers, and waiting for locks, files, sockets and processes. Where a call goes on all the
+same, a watching thread ends the process. In other threads, which no signal reaches, the call runs in a helper thread
+that is left behind. What neither looks at signals nor gives other threads a turn cannot be ended from here.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from typing import Any, TypeVar
 import attrs
 
 from ...core.errors import RunError
+from .kernel_timer import KernelTimer
 
 T = TypeVar("T")
 
 _TICK_S = 1.0
 """How often, at least, the watching thread looks at the clock."""
 _GRACE_S = 10.0
-"""How long after the limit a call may go on before the process is ended: neither Python nor a signal reaches it."""
+"""How long after the limit a call may go on before the process is ended."""
+_SUSPENDED_S = 5.0
+"""The watching thread oversleeps by more where the whole process was suspended, which is nobody's fault."""
 
 
 @attrs.frozen
@@ -71,7 +75,7 @@ class _Expired(BaseException):
 
 
 class _Alarm:
-    """The deadline of the main thread, and the thread that watches it."""
+    """The deadline of the main thread, the timer that rings at it, and the thread that watches what happens then."""
 
     def __init__(self) -> None:
         self.deadline = math.inf
@@ -81,16 +85,20 @@ class _Alarm:
         self.process = 0
         """Whose the watching thread is: a fork has none."""
         self.checked = -math.inf
-        """When all that follows was last seen to; never, while nothing is called."""
+        """When handlers, timer and thread were last seen to."""
+        self.timer: KernelTimer | None = None
+        self.rings_at = math.inf
+        """When the timer does, if it is started."""
         self.last_words: Callable[[RunError], None] | None = None
 
     def call(self, limit: TimeLimit, what: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         assert limit.seconds is not None
         now, outer = time.monotonic(), (self.deadline, self.running)
-        self._watch(limit.seconds, now)
+        self._prepare(limit.seconds, now)
         try:
             try:
                 self.running, self.deadline = (limit, what), min(outer[0], now + limit.seconds)
+                self._set_timer(now)
                 return function(*arguments)
             finally:
                 self.deadline, self.running = outer
@@ -98,32 +106,53 @@ class _Alarm:
             self.deadline, self.running = outer  # again: it may have come between the two lines above
             raise limit.exceeded(what) from expired
 
-    def _watch(self, seconds: float, now: float) -> None:
-        """See, once in a while, that the signal has its handler, the clock its watcher, and both a net below them."""
+    def _set_timer(self, now: float) -> None:
+        """Only where it would ring too late: that it rings too early, in a later call, costs less than to stop it."""
+        if self.deadline < self.rings_at and self.timer is not None:
+            self.rings_at = self.deadline
+            self.timer.start(max(self.deadline - now, 1e-3))
+
+    def _prepare(self, seconds: float, now: float) -> None:
+        """See, once in a while, that the signals have their handlers, and that there are a timer and a thread."""
         if now - self.checked <= self.tick <= seconds / 4 and self.process == os.getpid():
             return
         self.checked, self.tick = now, min(self.tick, seconds / 4)
         if signal.getsignal(signal.SIGURG) != self._ring:
             signal.signal(signal.SIGURG, self._ring)
+            signal.signal(signal.SIGCONT, self._go_on)
         if self.process != os.getpid():
             self.process = os.getpid()
+            with suppress(OSError, AttributeError):  # the thread sends the signal as well
+                self.timer, self.rings_at = KernelTimer(signal.SIGURG, _TICK_S), math.inf
             threading.Thread(target=self._run, name="step timeout", daemon=True).start()
-        # C code that holds Python's lock stops the watching thread too, but not this one, which is not Python's
-        faulthandler.dump_traceback_later(seconds + 2 * _GRACE_S, exit=True, file=2)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
-        if time.monotonic() > self.deadline:
+        now = time.monotonic()
+        if now > self.deadline:
             raise _Expired
+        self.rings_at = math.inf
+        if self.running is not None:
+            self._set_timer(now)
+        elif self.timer is not None:
+            self.timer.start(0)
+
+    def _go_on(self, number: int, frame: FrameType | None) -> None:
+        """The process was suspended, by Ctrl-Z or a scheduler: the call gets its time anew."""
+        if self.running is not None and self.running[0].seconds is not None:
+            now = time.monotonic()
+            self.deadline, self.rings_at = now + self.running[0].seconds, math.inf
+            self._set_timer(now)
 
     def _run(self) -> None:
         main = threading.main_thread().ident
         assert main is not None
         while True:
+            slept = time.monotonic()
             time.sleep(self.tick)
-            late, running = time.monotonic() - self.deadline, self.running
-            if running is None and self.checked > -math.inf:
-                faulthandler.cancel_dump_traceback_later()
-                self.checked = -math.inf
+            now = time.monotonic()
+            if now - slept > self.tick + _SUSPENDED_S:
+                continue
+            late, running = now - self.deadline, self.running
             if late > _GRACE_S and running is not None:
                 self._end_process(running[0].exceeded(running[1]))
             if late > 0:  # again and again, in case the environment catches what is raised
