@@ -55,9 +55,14 @@ def section(cls: type) -> Any:
 def number(
     default: float, minimum: float, maximum: float = math.inf, *, above: bool = False, or_minus_1: bool = False
 ) -> Any:
-    """A field that holds a finite number from ``minimum`` (``above``: not itself) to ``maximum``."""
+    """A field that holds a finite number from ``minimum`` (``above``: not itself) to ``maximum``.
 
-    def check(instance: Any, attribute: attrs.Attribute[float], value: float) -> None:
+    Where the field's type allows it, ``None`` is accepted as well.
+    """
+
+    def check(instance: Any, attribute: attrs.Attribute[float], value: float | None) -> None:
+        if value is None:
+            return
         inside = minimum < value <= maximum or (value == minimum and not above)
         if not math.isfinite(value) or not (inside or (or_minus_1 and value == -1)):
             bounds = [f"above {minimum}" if above else f"at least {minimum}"] if math.isfinite(minimum) else []
@@ -140,6 +145,8 @@ class Rollout:
     """Taken from the episode reward for each turn with an unreadable or invalid answer."""
     seed: int = number(10000, 0)
     """Seed of the first training group; step k (from 0) uses ``seed + k * groups`` and up."""
+    step_timeout: float | None = number(600.0, 0, above=True)
+    """Seconds that an environment may take for one step, or to make an episode; ``None`` has no limit."""
 
 
 @attrs.frozen

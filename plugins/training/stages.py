@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.components import Advantages, Rollouts, Scores
+from ...core.errors import UncollapseError
 from ...core.experiment import Experiment
 from ...estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
 from ...filters.metrics import RewardVariance
@@ -82,17 +83,26 @@ class Sampler:
         )
 
     def _play(self, environment: Any, seeds: range, size: int, seed: int, temperature: float) -> list[Episode]:
-        episodes = collect(
-            environment,
-            self.experiment.rollout,
-            self.engine,
-            self.template,
-            seeds=seeds[self.ranks.rank :: self.ranks.size],
-            group_size=size,
-            seed=seed,
-            temperature=temperature,
-        )
-        return in_order(episode for own in self.ranks.gather(episodes) for episode in own)
+        try:
+            episodes: list[Episode] | UncollapseError = collect(
+                environment,
+                self.experiment.rollout,
+                self.engine,
+                self.template,
+                seeds=seeds[self.ranks.rank :: self.ranks.size],
+                group_size=size,
+                seed=seed,
+                temperature=temperature,
+            )
+        except UncollapseError as error:
+            self.ranks.gather(error)  # so that all ranks end alike, and the first one writes down why
+            raise
+        together: list[Episode] = []
+        for own in self.ranks.gather(episodes):
+            if isinstance(own, UncollapseError):
+                raise own
+            together += own
+        return in_order(together)
 
 
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:

@@ -23,10 +23,12 @@ from ...core.files import make_directory
 from ...core.registry import registry
 from ...core.runs import RunDirectory, build_manifest
 from ..rollout.rows import transcript
+from ..rollout.time_limit import last_words
 from .assemble import assemble, check_models
 from .checkpoint import load_checkpoint, save_checkpoint
 from .fitting import Request, require
 from .loop import Loop
+from .prompts import require_rooms
 from .ranks import Ranks, gpu_label, gpu_names, start_ranks
 from .stop import StopRequest, stop_request
 
@@ -58,7 +60,8 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
         resume: continue the run that is in ``run_dir``, from its last good checkpoint.
 
     Raises:
-        RequestError: the experiment cannot run or cannot fit the GPU, or ``run_dir`` holds another one.
+        RequestError: the experiment cannot run or cannot fit the GPU, a prompt of its data set leaves no room for a
+            turn, or ``run_dir`` holds another experiment.
         UncollapseError: the run failed; its status says so and earlier checkpoints are intact.
     """
     if not isinstance(experiment, Experiment):
@@ -74,8 +77,12 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
         run = refusal = None
         if ranks.first:
             try:
+                if not resume:  # refused before there is a directory
+                    require_rooms(experiment)
                 held.enter_context(_hold(path, resume))
                 run = open_run(experiment, path, resume)
+                if resume and not run.has_ended():
+                    require_rooms(experiment)
             except UncollapseError as error:
                 refusal = error
         if refusal := ranks.broadcast(refusal):
@@ -107,7 +114,8 @@ def _train(
 
 def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
     try:
-        return session.run(checkpoint, stop)
+        with last_words(session.fail):
+            return session.run(checkpoint, stop)
     except KeyboardInterrupt:
         session.status = "interrupted"
         raise
@@ -240,6 +248,11 @@ class Session:
             self._checkpoint(metrics)
             self._finish_step(metrics, started)
         return Outcome(self.status, self.directory.path if self.directory else Path(), self.metrics)
+
+    def fail(self, error: BaseException) -> None:
+        """Write down that the run failed, when nothing else can be done any more."""
+        self.status, self.error = "failed", error
+        self._record_end()
 
     def close(self) -> None:
         """Give engine and memory back and write how the run ended."""
