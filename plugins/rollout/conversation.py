@@ -6,6 +6,7 @@ from ...core.components import Completion, Environment, Step
 from ...core.errors import RequestError
 from ...core.experiment import Rollout
 from . import messages
+from .borders import name_of
 from .episode import Episode, Turn
 from .parsing import parse
 from .template import Template
@@ -28,7 +29,7 @@ class Conversation:
     ) -> None:
         self.rollout, self.template, self.seed, self.member = rollout, template, seed, member
         self.actions = environment.actions
-        self.limit = TimeLimit(type(environment).__name__, rollout.step_timeout, seed, member)
+        self.limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
         self.system = self.limit("its instruction", messages.system, environment, rollout)
         self.env = self.limit("a new episode", environment.make, seed, member)
         self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")

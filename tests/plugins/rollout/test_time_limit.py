@@ -271,7 +271,7 @@ def command(bandit, tmp_path):
     return [*start, "--plugin", str(tmp_path / "hanging.py"), "--run-dir", str(tmp_path / "run")]
 
 
-MESSAGE = "the environment Hanging took more than 2 s for a new episode"
+MESSAGE = "the environment hanging took more than 2 s for a new episode"
 
 
 def status_of(run):
