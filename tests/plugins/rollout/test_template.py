@@ -43,7 +43,7 @@ def test_a_conversation_is_what_the_template_writes(family):
     template = TEMPLATES[family]
     first, second = "a</think><answer>Up</answer>", "b</think><answer>Down</answer>"
     one, two = says(template, first).tokens, says(template, second).tokens
-    tokens = (*template.first("S", "U"), *one, *template.bridge(one, "V"), *two)
+    tokens = (*template.first("S", "U"), *one, *template.bridge("S", ["U", "V"], one), *two)
     head = [{"role": "user", "content": "S\n\nU"}] if family == "no_system" else [
         {"role": "system", "content": "S"}, {"role": "user", "content": "U"}
     ]  # fmt: skip
@@ -61,7 +61,7 @@ def test_a_conversation_is_what_the_template_writes(family):
 def test_the_bridge_closes_a_turn_that_did_not_close_itself(family):
     template = TEMPLATES[family]
     closed, cut = says(template, "x").tokens, says(template, "x", end="length").tokens
-    assert (template.end_of_turn, *template.bridge(closed, "V")) == template.bridge(cut, "V")
+    assert (template.end_of_turn, *template.bridge("S", ["U", "V"], closed)) == template.bridge("S", ["U", "V"], cut)
 
 
 def test_answers_may_be_forced_instead_of_thoughts():
@@ -72,7 +72,7 @@ def test_answers_may_be_forced_instead_of_thoughts():
 def test_a_generation_prompt_that_already_opens_the_thought_is_left_alone():
     template = Template(tokenizer(THINKING))
     assert decoded(template, template.first("S", "U")).endswith("assistant\n<think>\n")
-    assert decoded(template, template.bridge((), "V")).count("<think>") == 1
+    assert decoded(template, template.bridge("S", ["U", "V"], ())).count("<think>") == 1
 
 
 def test_decoding_gives_back_the_tag_and_drops_the_end():

@@ -1,0 +1,135 @@
+"""Text from elsewhere becomes text: a control token that is spelled in it is never the control token."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from functools import cached_property
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+_PIPED = re.compile(r"<[|｜].*[|｜]>")
+
+
+class TextEncoder:
+    """Turns text into token ids, and knows which of its parts are a template's and which are from elsewhere.
+
+    :meth:`quote` is called on foreign text before a template sees it: whatever the tokenizer would read as a control
+    token is replaced by a quotation that no tokenizer knows. :meth:`encode` takes what the template made of it: control
+    tokens that the template wrote are themselves, quoted ones are spelled in plain pieces. A text without quotations is
+    encoded by the tokenizer as it stands.
+
+    A *control token* is an added token that is marked as special, or that has the look of one (``<|...|>``), or whose
+    text ``source`` holds (``<think>``, ``<tool_call>``). Other added tokens (runs of spaces, words of somebody's own)
+    are words like others.
+    """
+
+    def __init__(self, tokenizer: Any, source: str) -> None:
+        self.tokenizer = tokenizer
+        self._texts = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items()}
+        """Token id -> text, of every added token."""
+        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special.update(tokenizer.all_special_ids)
+        marks = {index for index, text in self._texts.items() if _is_markup(text) and text in source}
+        piped = {index for index, text in self._texts.items() if _PIPED.fullmatch(text)}
+        self.controls = frozenset(special | marks | piped) - {tokenizer.unk_token_id}
+        """Ids of the control tokens. The unknown token is none: words that a small vocabulary lacks are read as it."""
+        self._names = {index: f"\ue002{index}x{secrets.token_hex(8)}\ue003" for index in self.controls}
+        self._open, self._close = f"\ue000{secrets.token_hex(8)}\ue001", "\ue001"
+        self._quotation = re.compile(f"{self._open}([0-9a-f]+){self._close}")
+
+    def quote(self, text: str) -> str:
+        """``text`` with a quotation in the place of each control token; the same text if it holds none."""
+        parts, end = [], 0
+        for _, start, stop in self._found(text, unknown=True):
+            parts += [text[end:start], self._open, text[start:stop].encode().hex(), self._close]
+            end = stop
+        return "".join([*parts, text[end:]])
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text that may hold quotations."""
+        if self._open not in text:
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        parts, end = [], 0
+        for index, start, stop in self._found(text):
+            parts += [self._plain(text[end:start]), self._names[index]]
+            end = stop
+        renamed = "".join([*parts, self._plain(text[end:])])
+        return tuple(self._encode_fast(renamed) if self._is_fast else self._encode_slow(renamed))
+
+    def _plain(self, text: str) -> str:
+        return self._quotation.sub(lambda quoted: bytes.fromhex(quoted[1]).decode(), text)
+
+    @property
+    def _is_fast(self) -> bool:
+        return getattr(self.tokenizer, "backend_tokenizer", None) is not None
+
+    def _found(self, text: str, unknown: bool = False) -> list[tuple[int, int, int]]:
+        """Id, start and end of every control token that the tokenizer reads in ``text``.
+
+        ``unknown`` counts the unknown token in where its own name is spelled.
+        """
+        if not self._is_fast:
+            texts = {self._texts[index]: index for index in self._texts if index in self.controls}
+            longest_first = sorted(texts, key=len, reverse=True)
+            matches = re.finditer("|".join(map(re.escape, longest_first)), text) if texts else ()
+            return [(texts[match[0]], match.start(), match.end()) for match in matches]
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        unk = self.tokenizer.unk_token_id if unknown else None
+        if self.controls.isdisjoint(ids) and (unk is None or unk not in ids):
+            return []
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        found = []
+        for index, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            named = index == unk and text[start:stop].strip() == self.tokenizer.unk_token
+            if index in self.controls or named:
+                found.append((index, start, stop))
+        return found
+
+    # --- encoding with the control tokens under other names ---------------------------------------------------------
+
+    @cached_property
+    def _renamed(self) -> tuple[Tokenizer, dict[str, int]]:
+        """The tokenizer with other names for its control tokens, and the id of each of its added tokens by name."""
+        backend = self.tokenizer.backend_tokenizer
+        state = json.loads(backend.to_str())
+        state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        copy, ids = Tokenizer.from_str(json.dumps(state)), {}
+        for index, token in sorted(backend.get_added_tokens_decoder().items()):
+            if index == self.tokenizer.unk_token_id:
+                continue
+            name = self._names.get(index, token.content)
+            kept = {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip", "special")}
+            normalized = token.normalized and index not in self._names  # a normalizer could change the new name
+            copy.add_tokens([AddedToken(name, normalized=normalized, **kept)])
+            ids[name] = index
+        return copy, ids
+
+    def _encode_fast(self, text: str) -> list[int]:
+        """Ids of a text in which control tokens stand under their new names, and everything else is plain."""
+        copy, ids = self._renamed
+        encoding = copy.encode(text, add_special_tokens=False)
+        mapped = [ids.get(name, index) for name, index in zip(encoding.tokens, encoding.ids, strict=True)]
+        for name, index, (start, stop) in zip(encoding.tokens, mapped, encoding.offsets, strict=True):
+            if index in self.controls and ids.get(name) != index:  # a piece of the model's own that is spelled like it
+                middle = start + max(1, (stop - start) // 2)
+                if stop - start < 2:
+                    return self._encode_fast(text[:start] + text[stop:])
+                return self._encode_fast(text[:middle]) + self._encode_fast(text[middle:])
+        return mapped
+
+    def _encode_slow(self, text: str) -> list[int]:
+        by_name = {name: index for index, name in self._names.items()}
+        ids: list[int] = []
+        for part in re.split("(\ue002[^\ue003]*\ue003)", text):
+            if part in by_name:
+                ids.append(by_name[part])
+            elif part:
+                ids += self.tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
+        return ids
+
+
+def _is_markup(text: str) -> bool:
+    return any(not (letter.isalnum() or letter.isspace() or letter in "_▁Ġ") for letter in text)
