@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import Unigram
 
 _PIPED = re.compile(r"<[|｜].*[|｜]>")
 
@@ -34,7 +35,8 @@ class TextEncoder:
         special.update(tokenizer.all_special_ids)
         marks = {index for index, text in self._texts.items() if _is_markup(text) and text in source}
         piped = {index for index, text in self._texts.items() if _PIPED.fullmatch(text)}
-        self.controls = frozenset(special | marks | piped) - {tokenizer.unk_token_id}
+        self._unknown = _unknown_ids(tokenizer)
+        self.controls = frozenset(special | marks | piped) - self._unknown
         """Ids of the control tokens. The unknown token is none: words that a small vocabulary lacks are read as it."""
         self._names = {index: f"\ue002{index}x{secrets.token_hex(8)}\ue003" for index in self.controls}
         self._open, self._close = f"\ue000{secrets.token_hex(8)}\ue001", "\ue001"
@@ -76,17 +78,13 @@ class TextEncoder:
             longest_first = sorted(texts, key=len, reverse=True)
             matches = re.finditer("|".join(map(re.escape, longest_first)), text) if texts else ()
             return [(texts[match[0]], match.start(), match.end()) for match in matches]
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        unk = self.tokenizer.unk_token_id if unknown else None
-        if self.controls.isdisjoint(ids) and (unk is None or unk not in ids):
-            return []
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        found = []
-        for index, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            named = index == unk and text[start:stop].strip() == self.tokenizer.unk_token
-            if index in self.controls or named:
-                found.append((index, start, stop))
-        return found
+        return [
+            (index, start, stop)
+            for index, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            if index in self.controls
+            or (unknown and index in self._unknown and text[start:stop].strip() == self._texts.get(index))
+        ]
 
     # --- encoding with the control tokens under other names ---------------------------------------------------------
 
@@ -98,7 +96,7 @@ class TextEncoder:
         state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         copy, ids = Tokenizer.from_str(json.dumps(state)), {}
         for index, token in sorted(backend.get_added_tokens_decoder().items()):
-            if index == self.tokenizer.unk_token_id:
+            if index in self._unknown:
                 continue
             name = self._names.get(index, token.content)
             kept = {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip", "special")}
@@ -114,10 +112,10 @@ class TextEncoder:
         mapped = [ids.get(name, index) for name, index in zip(encoding.tokens, encoding.ids, strict=True)]
         for name, index, (start, stop) in zip(encoding.tokens, mapped, encoding.offsets, strict=True):
             if index in self.controls and ids.get(name) != index:  # a piece of the model's own that is spelled like it
-                middle = start + max(1, (stop - start) // 2)
-                if stop - start < 2:
-                    return self._encode_fast(text[:start] + text[stop:])
-                return self._encode_fast(text[:middle]) + self._encode_fast(text[middle:])
+                middle = start + 1 if stop - start > 1 else stop
+                before = self._encode_fast(text[:middle] if middle < stop else text[:start])
+                border = next(iter(self._names.values()))  # what comes now does not begin a text
+                return before + self._encode_fast(border + text[middle:])[1:]
         return mapped
 
     def _encode_slow(self, text: str) -> list[int]:
@@ -129,6 +127,17 @@ class TextEncoder:
             elif part:
                 ids += self.tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
         return ids
+
+
+def _unknown_ids(tokenizer: Any) -> frozenset[int | None]:
+    """The ids that stand for words that a vocabulary lacks: the tokenizer's, and that of the model behind it."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    ids = {tokenizer.unk_token_id}
+    if getattr(model, "unk_token", None) is not None:
+        ids.add(model.token_to_id(model.unk_token))
+    if isinstance(model, Unigram):  # it keeps the number to itself
+        ids.add(json.loads(tokenizer.backend_tokenizer.to_str())["model"]["unk_id"])
+    return frozenset(ids)
 
 
 def _is_markup(text: str) -> bool:

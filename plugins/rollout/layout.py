@@ -6,7 +6,6 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from os.path import commonprefix
 from textwrap import shorten
 from typing import Any
 
@@ -19,7 +18,7 @@ _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 _MARKUP = re.compile(r"\s*(<think>\s*)?(</think>\s*)?")
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """Says why a chat template cannot be used with messages of one form."""
 
 
@@ -32,8 +31,8 @@ class Layout:
     is written up to an answer does not change with the messages that come after it: prompts can only grow then. Mistral
     7B v0.3 for one writes the system text into the *last* user message, so it is given none.
 
-    The switches ``enable_thinking`` and ``thinking`` that some templates read are set to ``think``. The date that others
-    write is that of ``clock``.
+    The switches ``enable_thinking`` and ``thinking`` that some templates read are set to ``think``. The date that
+    others write is that of ``clock``.
 
     Raises:
         RequestError: there is no chat template, or none of the forms will do; it says why.
@@ -69,7 +68,7 @@ class Layout:
             for folds in (False, True):
                 try:
                     return self._examine(parts, folds)
-                except Unusable as reason:
+                except UnusableError as reason:
                     reasons.append(str(reason))
         raise RequestError(
             f"the chat template cannot be used: {reasons[1]}",  # the form that asks least of a template of plain texts
@@ -78,22 +77,24 @@ class Layout:
         )
 
     def _examine(self, parts: bool, folds: bool) -> _Form:
-        """Three turns in one form. Raises Unusable if it will not do."""
+        """Three turns in one form. Raises UnusableError if it will not do."""
         system, *users = (secrets.token_hex(8) for _ in range(4))
         form = _Form(parts, folds)
         one, two, three = (self._write(form, system, users[:turns]) for turns in (1, 2, 3))
         first, *rest = two.split(self._answer(0))
         first_again, *answers = re.split(f"{self._answer(0)}|{self._answer(1)}", three)
         if len(rest) != 1 or len(answers) != 2:
-            raise Unusable("it drops or changes the answers of a conversation of several turns")
+            raise UnusableError("it drops or changes the answers of a conversation of several turns")
         (second,) = rest
         shown = (system in first, users[0] in first, users[1] in second, users[2] in answers[1])
         if not all(shown):
-            raise Unusable("it drops or moves the messages of a conversation of several turns")
+            raise UnusableError("it drops or moves the messages of a conversation of several turns")
         generation, history = _differ(one, first)
         grown = second.removesuffix(generation) + history
         if first_again != first or answers[0] != grown or not second.endswith(generation):
-            raise Unusable("it writes the earlier turns of a conversation anew, so prompts cannot grow turn by turn")
+            raise UnusableError(
+                "it writes the earlier turns of a conversation anew, so prompts cannot grow turn by turn"
+            )
         between, _, _ = second.partition(users[1])
         return _Form(parts, folds, generation, history, between, two.replace(self._answer(0), ""))
 
@@ -113,8 +114,8 @@ class Layout:
         try:
             text = self._write(self._form, system, users)
             if any(self._answer(turn) not in text for turn in range(len(users) - 1)):
-                raise Unusable("it drops an answer")
-        except Unusable as reason:
+                raise UnusableError("it drops an answer")
+        except UnusableError as reason:
             raise RunError(
                 f"the chat template fails on turn {len(users)} of a conversation: {reason}",
                 place(self.tokenizer),
@@ -175,7 +176,7 @@ class Layout:
                 strftime_now=self.clock.strftime,
             )
         except Exception as error:  # a template is a program of somebody else's: it may raise anything
-            raise Unusable(shorten(f"{type(error).__name__}: {error}", 300)) from error
+            raise UnusableError(shorten(f"{type(error).__name__}: {error}", 300)) from error
 
 
 @attrs.frozen
@@ -196,7 +197,8 @@ class _Form:
 
 def _differ(one: str, first: str) -> tuple[str, str]:
     """The ends in which two texts differ. A tag, and an opened thought, belong to the end as a whole."""
-    same = len(commonprefix([one, first]))
+    shorter = min(len(one), len(first))
+    same = next((index for index in range(shorter) if one[index] != first[index]), shorter)
     if one != first and (cut := re.search(r"(<think>\s*|<[^<>\s]*)$", one[:same])):
         same = cut.start()
     return one[same:], first[same:]
