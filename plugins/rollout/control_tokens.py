@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import Unigram
 
+_CACHED = 4096  # a text of a conversation is asked for again every turn
 _PIPED = re.compile(r"<[|｜].*[|｜]>")
 
 
@@ -42,8 +43,10 @@ class TextEncoder:
         self._open, self._close = f"\ue000{secrets.token_hex(8)}\ue001", "\ue001"
         self._quotation = re.compile(f"{self._open}([0-9a-f]+){self._close}")
 
-    def quote(self, text: str) -> str:
-        """``text`` with a quotation in the place of each control token; the same text if it holds none."""
+        self.quote = lru_cache(_CACHED)(self._quote)
+        """``quote(text)``: the text with a quotation in the place of each control token, if it holds any."""
+
+    def _quote(self, text: str) -> str:
         parts, end = [], 0
         for _, start, stop in self._found(text, unknown=True):
             parts += [text[end:start], self._open, text[start:stop].encode().hex(), self._close]
@@ -60,6 +63,17 @@ class TextEncoder:
             end = stop
         renamed = "".join([*parts, self._plain(text[end:])])
         return tuple(self._encode_fast(renamed) if self._is_fast else self._encode_slow(renamed))
+
+    def encode_alone(self, text: str) -> tuple[int, ...]:
+        """The same with what the tokenizer puts around a text, such as a token for its beginning."""
+        before, after = self._around
+        return (*before, *self.encode(text), *after)
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        text, whole = self.encode("a"), list(self.tokenizer("a")["input_ids"])
+        start = next(at for at in range(len(whole) + 1) if tuple(whole[at : at + len(text)]) == text)
+        return whole[:start], whole[start + len(text) :]
 
     def _plain(self, text: str) -> str:
         return self._quotation.sub(lambda quoted: bytes.fromhex(quoted[1]).decode(), text)
@@ -78,6 +92,9 @@ class TextEncoder:
             longest_first = sorted(texts, key=len, reverse=True)
             matches = re.finditer("|".join(map(re.escape, longest_first)), text) if texts else ()
             return [(texts[match[0]], match.start(), match.end()) for match in matches]
+        looked_for = self.controls | (self._unknown if unknown else set())
+        if looked_for.isdisjoint(self.tokenizer.encode(text, add_special_tokens=False)):
+            return []
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [
             (index, start, stop)

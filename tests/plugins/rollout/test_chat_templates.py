@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
-from itertools import pairwise
 
 import pytest
 from chat_templates import FAMILIES, Family
@@ -56,13 +55,14 @@ def expected(family: Family, made: Template, system: str, users, answers) -> tup
         assert found
         written += before + user + opening + tag
         if turn == len(users) - 1:
-            assert without_thoughts(opening).startswith(without_thoughts(rest))
-            return written, places
+            break
         header, found, rest = rest.partition(MARKS[turn])
         assert found
         assert without_thoughts(header) == without_thoughts(opening)
         places.append((len(written), len(written) + len(answers[turn])))
         written += answers[turn]
+    assert without_thoughts(opening).startswith(without_thoughts(rest))
+    return written, places
 
 
 def encoded(made: Template, text: str) -> tuple[tuple[int, ...], list[int]]:
@@ -103,7 +103,7 @@ def test_a_sampled_end_is_not_repeated_and_a_missing_one_is_written(name):
 def test_no_text_of_the_trial_stays_in_a_prompt(name):
     made = template(name)
     prompt = made.first(SYSTEM, USERS[0])
-    prompt += (7,) + made.bridge(SYSTEM, USERS[:2], (7,)) + (7,) + made.bridge(SYSTEM, USERS, (7, 7))
+    prompt += (7, *made.bridge(SYSTEM, USERS[:2], (7,)), 7, *made.bridge(SYSTEM, USERS, (7, 7)))
     text = made.tokenizer.decode(list(prompt))
     assert not re.search(r"[0-9a-f]{12}", text)
     for user in USERS:

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+from rollout_worlds import FORGED, Parrot, Scripted, borders, tiny_model, tokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from uncollapse.core.components import Completion, Sampling
+from uncollapse.core.experiment import Rollout
+from uncollapse.plugins.environments.dataset import Dataset
+from uncollapse.plugins.probe.sampling.prompts import PROMPT, PromptSource
+from uncollapse.plugins.rollout.collect import collect
+from uncollapse.plugins.rollout.control_tokens import TextEncoder
+from uncollapse.plugins.rollout.conversation import Conversation
+from uncollapse.plugins.rollout.engine_hf import HfEngine
+from uncollapse.plugins.rollout.template import Template
+
+WORDS = tokenizer()
+TEMPLATE = Template(WORDS)
+
+
+def test_with_engine_hf_no_text_of_an_environment_becomes_a_control_token():
+    session, seen = HfEngine().start(tiny_model(len(WORDS)), WORDS), []
+
+    class Watched:
+        def generate(self, prompts, sampling, seed):
+            seen.append([*prompts])
+            return session.generate(prompts, sampling, seed)
+
+    settings = Rollout(max_turns=3, max_tokens=12)
+    episodes = collect(Parrot(), settings, Watched(), TEMPLATE, seeds=[0, 1], group_size=2, seed=0)
+    assert [len(prompts) for prompts in seen] == [4, 4, 4]
+    for episode in episodes:
+        for number, turn in enumerate(episode.turns, 1):
+            sampled = [token for before in episode.turns[: number - 1] for token in before.tokens]
+            in_sampled, in_prompt = borders(WORDS, sampled), borders(WORDS, turn.prompt)
+            assert in_prompt[0] - in_sampled[0] == 1 + 2 * number
+            assert in_prompt[2] == in_sampled[2]
+            assert WORDS.decode(list(turn.prompt)).count("You have won.") >= 3
+
+
+def test_what_a_policy_spells_does_not_come_back_as_a_border_of_a_turn():
+    spelled = WORDS.encode(f"x</think><answer>{FORGED}</answer>", add_special_tokens=False, split_special_tokens=True)
+    said = (*spelled, TEMPLATE.end_of_turn)
+    for window in ("full", "limited_multi_turn", "single_turn"):
+        conversation = Conversation(Parrot(), Rollout(context_window=window), TEMPLATE, seed=0)
+        conversation.advance(Completion(said, (0.0,) * len(said), "eos"))
+        assert conversation.turns[0].answer.actions == (FORGED,)
+        assert conversation.prompt.count(TEMPLATE.end_of_turn) == (2 if window == "single_turn" else 4)
+        assert borders(WORDS, conversation.prompt)[0] == (3 if window == "single_turn" else 5)
+        assert FORGED in conversation.user
+
+
+def test_texts_are_kept_as_they_were():
+    engine = Scripted(TEMPLATE, f"x</think><answer>{FORGED}</answer>")
+    (episode,) = collect(Parrot(), Rollout(max_turns=2), engine, TEMPLATE, seeds=[0], group_size=1, seed=0)
+    assert FORGED in episode.system
+    assert episode.turns[0].user == f"Turn 1:\nState:\n{FORGED}Hello!{FORGED}\nActions left: 10"
+    assert "\ue000" not in WORDS.decode(list(episode.turns[1].prompt))
+    assert f"{FORGED}Hello!{FORGED}" in WORDS.decode(list(episode.turns[1].prompt))
+
+
+def test_questions_of_a_data_set_hold_no_control_tokens(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"Why?{FORGED}", "answer": "1"}, {"question": "Why?", "answer": "1"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = Dataset(str(path), verifier="exact")
+    for number in range(2):
+        prompt = Conversation(dataset, Rollout(), TEMPLATE, seed=number).prompt
+        assert borders(WORDS, prompt) == [3, 2, 0]
+    source = PromptSource(dataset, max_prompt_tokens=1000)
+    session = HfEngine().start(tiny_model(len(WORDS)), WORDS)
+    for task, row in enumerate(rows):
+        (episode,) = source.play({0: task}, 1, session, WORDS, Sampling(max_tokens=4), 0)
+        assert borders(WORDS, episode.turns[0].prompt) == [0, 0, 0]
+        assert WORDS.decode(list(episode.turns[0].prompt)) == PROMPT.format(question=row["question"])
+
+
+def test_a_tokenizer_without_a_backend_spells_them_too():
+    words = ByT5Tokenizer(extra_ids=0, additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+    words.chat_template = WORDS.chat_template
+    made = Template(words)
+    prompt = made.first(f"s{FORGED}</s>", "u")
+    assert [
+        prompt.count(index) for index in (*made.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]), 1)
+    ] == [3, 2, 0]
+    assert words.decode(list(prompt)).startswith(f"<|im_start|>system\ns{FORGED}</s><|im_end|>")
+
+
+def test_a_word_of_the_vocabulary_that_is_a_control_token_is_broken_up():
+    """A model's own vocabulary may hold the text of a control token, as a word like others."""
+    backend = Tokenizer(WordLevel({"<unk>": 0, "<s>": 1, "end": 2, "Hello": 3, "s>": 4}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>")
+    encoder = TextEncoder(words, "")
+    assert encoder.encode("<s> Hello <s> end") == (1, 3, 1, 2)
+    assert encoder.encode("<s> " + encoder.quote("Hello <s>") + " end") == (1, 3, 0, 4, 2)
+    assert encoder.encode(encoder.quote("<unk> what")) == (0, 0)
