@@ -126,6 +126,16 @@ def borders(tokenizer: PreTrainedTokenizerFast, tokens) -> list[int]:
     return [list(tokens).count(index) for index in ids]
 
 
+def foreign_borders(tokenizer: PreTrainedTokenizerFast, episode) -> list[tuple[int, int]]:
+    """``<|im_start|>`` and ``<|endoftext|>`` in each turn's prompt, beyond what was sampled and what ChatML writes."""
+    counts = []
+    for number, turn in enumerate(episode.turns):
+        sampled = borders(tokenizer, [token for before in episode.turns[:number] for token in before.tokens])
+        start, _, end = borders(tokenizer, turn.prompt)
+        counts.append((start - sampled[0] - 3 - 2 * number, end - sampled[2]))
+    return counts
+
+
 def says(template: Template, text: str, end: str = "eos") -> Completion:
     """A completion of ``text`` (after the forced tag), closed by the template's end of turn if ``end`` is eos."""
     tokens = template.tokenizer.encode(text, add_special_tokens=False)
