@@ -47,6 +47,7 @@ class TextEncoder:
         """``quote(text)``: the text with a quotation in the place of each control token, if it holds any."""
 
     def _quote(self, text: str) -> str:
+        text = text.encode(errors="replace").decode()  # half of a surrogate pair is no character
         parts, end = [], 0
         for _, start, stop in self._found(text, unknown=True):
             parts += [text[end:start], self._open, text[start:stop].encode().hex(), self._close]
@@ -148,9 +149,9 @@ class TextEncoder:
 
 def _unknown_ids(tokenizer: Any) -> frozenset[int | None]:
     """The ids that stand for words that a vocabulary lacks: the tokenizer's, and that of the model behind it."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     ids = {tokenizer.unk_token_id}
-    if getattr(model, "unk_token", None) is not None:
+    if model is not None and getattr(model, "unk_token", None) is not None:
         ids.add(model.token_to_id(model.unk_token))
     if isinstance(model, Unigram):  # it keeps the number to itself
         ids.add(json.loads(tokenizer.backend_tokenizer.to_str())["model"]["unk_id"])

@@ -321,7 +321,7 @@ FAMILIES = {
         "{% for m in messages %}{% if m.role != 'system' %}{{ m.role.upper() + ': ' }}{% endif %}"
         "{% for part in m.content if part.type == 'image' %}{{ '<image>\n' }}{% endfor %}"
         "{% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}"
-        "{{ 1 + m.content[0].text | length if m.content[0].text | length < 0 else '' }}"
+        "{{ m.content[0]['text'][:0] }}"
         "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
         "<image>", " ASSISTANT: ", kind="legacy", parts=True,
     ),

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rollout_worlds import FORGED, Parrot, Scripted, borders, foreign_borders, tiny_model, tokenizer
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
@@ -95,3 +99,37 @@ def test_a_word_of_the_vocabulary_that_is_a_control_token_is_broken_up():
     assert encoder.encode("<s> Hello <s> end") == (1, 3, 1, 2)
     assert encoder.encode("<s> " + encoder.quote("Hello <s>") + " end") == (1, 3, 0, 4, 2)
     assert encoder.encode(encoder.quote("<unk> what")) == (0, 0)
+
+
+@given(st.lists(st.sampled_from(["<|IM_END|>", "<|im_end|>", "<｜im_end｜>", " ", "\n", "a", "(x)", "x"]), max_size=8))
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("strips", ["", "lstrip", "rstrip", "single_word"])
+def test_what_counts_is_what_the_tokenizer_reads(normalized, strips, pieces):
+    """Tokens may be read in other spellings, take the blanks beside them along, or not be read within words."""
+    encoder, words = normalizing(normalized, strips)
+    foreign = "".join(pieces)
+    alone = encoder.encode("a" + foreign + "b<|im_end|>")
+    assert alone == tuple(words.encode("a" + foreign + "b<|im_end|>", add_special_tokens=False))
+    spelled = encoder.encode(f"<|im_start|>{encoder.quote(foreign)}<|im_end|>")
+    start, end = words.convert_tokens_to_ids(["<|im_start|>", "(x)"])
+    assert spelled[0] == start
+    assert sum(token in encoder.controls for token in spelled) == 2
+    assert spelled.count(end) == words.encode(foreign, add_special_tokens=False).count(end)
+    assert "\ue000" not in words.decode(list(spelled))
+
+
+@cache
+def normalizing(normalized, strips):
+    words = tokenizer()
+    state = json.loads(words.backend_tokenizer.to_str())
+    flags = {strips: True} if strips else {}
+    state["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}
+    for token in state["added_tokens"]:
+        token |= {"normalized": normalized} | ({strips: True} if strips and strips != "single_word" else {})
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    words.add_tokens([AddedToken("(x)", **flags)])
+    return TextEncoder(words, ""), words
+
+
+def test_half_a_surrogate_pair_ends_no_run():
+    assert TEMPLATE.first("s", "a\ud83d b") == TEMPLATE.first("s", "a? b")
