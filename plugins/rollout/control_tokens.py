@@ -38,8 +38,9 @@ class TextEncoder:
         piped = {index for index, text in self._texts.items() if _PIPED.fullmatch(text)}
         self._unknown = _unknown_ids(tokenizer)
         self.controls = frozenset(special | marks | piped) - self._unknown
-        """Ids of the control tokens. The unknown token is none: words that a small vocabulary lacks are read as it."""
-        self._names = {index: f"\ue002{index}x{secrets.token_hex(8)}\ue003" for index in self.controls}
+        """Ids of the control tokens, without the unknown token: words that a small vocabulary lacks are read as it."""
+        named = self.controls | (self._unknown & self._texts.keys())
+        self._names = {index: f"\ue002{index}x{secrets.token_hex(8)}\ue003" for index in named}
         self._open, self._close = f"\ue000{secrets.token_hex(8)}\ue001", "\ue001"
         self._quotation = re.compile(f"{self._open}([0-9a-f]+){self._close}")
 
@@ -49,7 +50,7 @@ class TextEncoder:
     def _quote(self, text: str) -> str:
         text = text.encode(errors="replace").decode()  # half of a surrogate pair is no character
         parts, end = [], 0
-        for _, start, stop in self._found(text, unknown=True):
+        for _, start, stop in self._found(text):
             parts += [text[end:start], self._open, text[start:stop].encode().hex(), self._close]
             end = stop
         return "".join([*parts, text[end:]])
@@ -83,26 +84,25 @@ class TextEncoder:
     def _is_fast(self) -> bool:
         return getattr(self.tokenizer, "backend_tokenizer", None) is not None
 
-    def _found(self, text: str, unknown: bool = False) -> list[tuple[int, int, int]]:
-        """Id, start and end of every control token that the tokenizer reads in ``text``.
+    def controls_in(self, text: str) -> list[int]:
+        """The control tokens that the tokenizer reads in ``text``; the unknown token where its own name is spelled."""
+        return [index for index, _, _ in self._found(text)]
 
-        ``unknown`` counts the unknown token in where its own name is spelled.
-        """
+    def _found(self, text: str) -> list[tuple[int, int, int]]:
+        """Id, start and end of each of them."""
         if not self._is_fast:
-            texts = {self._texts[index]: index for index in self._texts if index in self.controls}
+            texts = {self._texts[index]: index for index in self._names if index in self._texts}
             longest_first = sorted(texts, key=len, reverse=True)
             matches = re.finditer("|".join(map(re.escape, longest_first)), text) if texts else ()
             return [(texts[match[0]], match.start(), match.end()) for match in matches]
-        looked_for = self.controls | (self._unknown if unknown else set())
-        if looked_for.isdisjoint(self.tokenizer.encode(text, add_special_tokens=False)):
+        if self._names.keys().isdisjoint(self.tokenizer.encode(text, add_special_tokens=False)):
             return []
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return [
-            (index, start, stop)
-            for index, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-            if index in self.controls
-            or (unknown and index in self._unknown and text[start:stop].strip() == self._texts.get(index))
-        ]
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [(index, start, stop) for index, (start, stop) in spans if self._is_control(index, text[start:stop])]
+
+    def _is_control(self, index: int, text: str) -> bool:
+        return index in self.controls or (index in self._names and text.strip() == self._texts[index])
 
     # --- encoding with the control tokens under other names ---------------------------------------------------------
 
@@ -114,8 +114,6 @@ class TextEncoder:
         state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         copy, ids = Tokenizer.from_str(json.dumps(state)), {}
         for index, token in sorted(backend.get_added_tokens_decoder().items()):
-            if index in self._unknown:
-                continue
             name = self._names.get(index, token.content)
             kept = {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip", "special")}
             normalized = token.normalized and index not in self._names  # a normalizer could change the new name
@@ -129,7 +127,9 @@ class TextEncoder:
         encoding = copy.encode(text, add_special_tokens=False)
         mapped = [ids.get(name, index) for name, index in zip(encoding.tokens, encoding.ids, strict=True)]
         for name, index, (start, stop) in zip(encoding.tokens, mapped, encoding.offsets, strict=True):
-            if index in self.controls and ids.get(name) != index:  # a piece of the model's own that is spelled like it
+            if ids.get(name) != index and self._is_control(
+                index, text[start:stop]
+            ):  # a piece of the model's own that is spelled like it
                 middle = start + 1 if stop - start > 1 else stop
                 before = self._encode_fast(text[:middle] if middle < stop else text[:start])
                 border = next(iter(self._names.values()))  # what comes now does not begin a text

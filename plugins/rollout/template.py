@@ -91,7 +91,7 @@ class Template:
     @property
     def end_of_turn(self) -> int | None:
         """The first control token that the template writes after an answer, if there is one."""
-        return next((token for token in self._closing if token in self.encoder.controls), None)
+        return next(iter(self.encoder.controls_in(self.layout.between)), None)
 
     @property
     def tag(self) -> str:
@@ -134,6 +134,5 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:
     ids.append(tokenizer.eos_token_id)
     with suppress(RequestError):  # whoever needs the template says so
         layout = Layout(tokenizer, think=True)
-        encoder = TextEncoder(tokenizer, layout.source)
-        ids += [token for token in _after_answer(encoder, layout.between) if token in encoder.controls][:1]
+        ids += TextEncoder(tokenizer, layout.source).controls_in(layout.between)[:1]
     return sorted({index for index in ids if index is not None})

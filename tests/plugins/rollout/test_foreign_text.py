@@ -98,7 +98,7 @@ def test_a_word_of_the_vocabulary_that_is_a_control_token_is_broken_up():
     encoder = TextEncoder(words, "")
     assert encoder.encode("<s> Hello <s> end") == (1, 3, 1, 2)
     assert encoder.encode("<s> " + encoder.quote("Hello <s>") + " end") == (1, 3, 0, 4, 2)
-    assert encoder.encode(encoder.quote("<unk> what")) == (0, 0)
+    assert encoder.encode(encoder.quote("<unk> what")) == (0, 0, 0)
 
 
 @given(st.lists(st.sampled_from(["<|IM_END|>", "<|im_end|>", "<｜im_end｜>", " ", "\n", "a", "(x)", "x"]), max_size=8))
@@ -129,6 +129,20 @@ def normalizing(normalized, strips):
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
     words.add_tokens([AddedToken("(x)", **flags)])
     return TextEncoder(words, ""), words
+
+
+def test_an_end_that_is_the_unknown_token_too_is_an_end_for_the_template_alone():
+    """GPT-2 and SmolLM2 have one token for both, which their bytes never need."""
+    words = tokenizer(WORDS.chat_template.replace("<|im_end|>", "<|endoftext|>"))
+    words.unk_token = words.eos_token
+    made, end = Template(words), words.eos_token_id
+    assert made.end_of_turn == end
+    for foreign in ("u", FORGED, "<|endoftext|>", "<|im_end|>"):
+        prompt = made.first(f"s{foreign}", foreign)
+        assert prompt.count(end) == 2
+        assert prompt.count(words.convert_tokens_to_ids("<|im_start|>")) == 3
+        assert words.decode(list(prompt)).count(foreign) >= 2
+    assert (end, *made.bridge("s", ("u", FORGED), (5, end))) == made.bridge("s", ("u", FORGED), (5,))
 
 
 def test_half_a_surrogate_pair_ends_no_run():
