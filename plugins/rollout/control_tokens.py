@@ -127,13 +127,13 @@ class TextEncoder:
         encoding = copy.encode(text, add_special_tokens=False)
         mapped = [ids.get(name, index) for name, index in zip(encoding.tokens, encoding.ids, strict=True)]
         for name, index, (start, stop) in zip(encoding.tokens, mapped, encoding.offsets, strict=True):
-            if ids.get(name) != index and self._is_control(
-                index, text[start:stop]
-            ):  # a piece of the model's own that is spelled like it
-                middle = start + 1 if stop - start > 1 else stop
-                before = self._encode_fast(text[:middle] if middle < stop else text[:start])
-                border = next(iter(self._names.values()))  # what comes now does not begin a text
-                return before + self._encode_fast(border + text[middle:])[1:]
+            if ids.get(name) == index or not self._is_control(index, text[start:stop]):
+                continue
+            # the model's own vocabulary holds a piece that is spelled like a control token: break it up
+            middle = start + 1 if stop - start > 1 else stop
+            before = self._encode_fast(text[:middle] if middle < stop else text[:start])
+            border = next(iter(self._names.values()))  # what comes now does not begin a text
+            return before + self._encode_fast(border + text[middle:])[1:]
         return mapped
 
     def _encode_slow(self, text: str) -> list[int]:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rollout_worlds import CHATML, LLAMA3, NO_SYSTEM, THINKING, says, tiny_model, tokenizer
+from uncollapse import compose
 from uncollapse.core.components import Completion
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.plugins.rollout.template import Template, end_ids
+from uncollapse.plugins.training.assemble import assemble
+from uncollapse.plugins.training.ranks import Ranks
 
 FAMILIES = {"chatml": CHATML, "llama3": LLAMA3, "no_system": NO_SYSTEM}
 TEMPLATES = {name: Template(tokenizer(text)) for name, text in FAMILIES.items()}
@@ -130,6 +134,15 @@ def test_a_template_that_cannot_be_used_is_a_wrong_request_with_its_reason(text,
     assert "models/mine" in refused.value.where
     assert refused.value.fix
     assert words.eos_token_id in end_ids(tiny_model(len(words)), words)
+
+
+def test_a_run_refuses_its_template_before_it_loads_a_model(bandit, tmp_path):
+    tokenizer(CHATML + "{{ nothing() }}").save_pretrained(tmp_path)
+    experiment = compose({**bandit, "model": {**bandit["model"], "path": str(tmp_path)}})
+    with pytest.raises(RequestError, match="'nothing' is undefined") as refused:
+        assemble(experiment, Ranks(0, 1, torch.device("cpu")))
+    assert refused.value.where == str(tmp_path)
+    assert refused.value.exit_code == 2
 
 
 def test_a_template_that_always_opens_a_thought_cannot_do_without():
