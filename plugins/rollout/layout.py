@@ -13,9 +13,8 @@ import attrs
 
 from ...core.errors import RequestError, RunError
 
-OPENS, CLOSES = "<think>", "</think>"
+OPENS, CLOSES, ANSWERS = "<think>", "</think>", "<answer>"
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
-_MARKUP = re.compile(r"\s*(<think>\s*)?(</think>\s*)?")
 
 
 class UnusableError(Exception):
@@ -136,13 +135,14 @@ class Layout:
             RequestError: the template begins an answer in a way that does not fit ``think``, or in two ways.
         """
         generation, history = self._form.generation, self._form.history
+        thoughts = _is_thought(generation) and _is_thought(history)
         if self.think:
             history = _EMPTY_THOUGHT.sub("", history)  # a thought stands in its place
-        elif generation.rstrip().endswith(OPENS):
+        elif thoughts and generation.rstrip().endswith(OPENS):
             return history
         if history.startswith(generation):
             return history
-        if generation.startswith(history) or (_MARKUP.fullmatch(generation) and _MARKUP.fullmatch(history)):
+        if thoughts or generation == f"{history}{OPENS if self.think else ANSWERS}":
             return generation
         raise RequestError(
             f"the chat template begins a new answer by {generation!r} and writes an earlier one after {history!r}",
@@ -193,6 +193,11 @@ class _Form:
     """What the template writes in its place once the answer is there."""
     between: str = ""
     example: str = ""
+
+
+def _is_thought(text: str) -> bool:
+    """Whether a text is nothing at all, or the beginning, the end or the whole of an empty thought."""
+    return not text or bool(re.fullmatch(r"\s*(<think>\s*(</think>\s*)?|</think>\s*)", text))
 
 
 def _differ(one: str, first: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import attrs
 from ...core.components import Completion
 from ...core.errors import RequestError
 from .control_tokens import TextEncoder
-from .layout import CLOSES, OPENS, Layout, place
+from .layout import ANSWERS, CLOSES, OPENS, Layout, place
 
 _CACHED = 4096  # members of a group share their first prompt; small worlds repeat their observations
 _ANCHOR = "a"  # the end of an answer, as far as the encoding of what comes after it depends on it
@@ -96,7 +96,7 @@ class Template:
     @property
     def tag(self) -> str:
         """The opening tag that every response is made to begin with."""
-        return OPENS if self.think else "<answer>"
+        return OPENS if self.think else ANSWERS
 
     def bridge(self, system: str, users: Sequence[str], sampled: Sequence[int]) -> tuple[int, ...]:
         """What stands between ``sampled`` and the next turn's tokens.

@@ -119,6 +119,10 @@ REFUSED = {
         CHATML.replace("<|im_start|>assistant\n", "<|im_start|>model\n"),
         "begins a new answer by 'model\\n' and writes an earlier one after 'assistant\\n'",
     ),
+    "a new answer begins with a line more": (
+        CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n\n"),
+        "begins a new answer by '\\n' and writes an earlier one after ''",
+    ),
     "named templates without a default": ({"tool_use": CHATML}, "multiple chat templates with no default"),
 }
 
