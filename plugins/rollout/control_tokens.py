@@ -147,15 +147,15 @@ class TextEncoder:
         return ids
 
 
-def _unknown_ids(tokenizer: Any) -> frozenset[int | None]:
+def _unknown_ids(tokenizer: Any) -> frozenset[int]:
     """The ids that stand for words that a vocabulary lacks: the tokenizer's, and that of the model behind it."""
     model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    ids = {tokenizer.unk_token_id}
+    ids: set[Any] = {tokenizer.unk_token_id}
     if model is not None and getattr(model, "unk_token", None) is not None:
         ids.add(model.token_to_id(model.unk_token))
     if isinstance(model, Unigram):  # it keeps the number to itself
         ids.add(json.loads(tokenizer.backend_tokenizer.to_str())["model"]["unk_id"])
-    return frozenset(ids)
+    return frozenset(ids - {None})
 
 
 def _is_markup(text: str) -> bool:

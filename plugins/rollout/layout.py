@@ -88,12 +88,12 @@ class Layout:
         shown = (system in first, users[0] in first, users[1] in second, users[2] in answers[1])
         if not all(shown):
             raise UnusableError("it drops or moves the messages of a conversation of several turns")
+        if "{'type'" in first:
+            raise UnusableError("it writes lists of parts as they are")
         generation, history = _differ(one, first)
         grown = second.removesuffix(generation) + history
         if first_again != first or answers[0] != grown or not second.endswith(generation):
-            raise UnusableError(
-                "it writes the earlier turns of a conversation anew, so prompts cannot grow turn by turn"
-            )
+            raise UnusableError("it writes the earlier turns of a conversation anew, so prompts cannot grow")
         between, _, _ = second.partition(users[1])
         return _Form(parts, folds, generation, history, between, two.replace(self._answer(0), ""))
 

@@ -171,6 +171,12 @@ def test_a_template_that_always_closes_the_thought_cannot_think():
     assert "rollout.think: false" in refused.value.fix
 
 
+def test_a_template_of_plain_texts_is_not_given_lists_whose_code_it_would_write():
+    picky = CHATML + "{% if messages[0].content is string %}{{ raise_exception('no texts') }}{% endif %}"
+    with pytest.raises(RequestError, match="no texts"):
+        Template(tokenizer(picky))
+
+
 def test_of_several_named_templates_the_default_is_used():
     template = Template(tokenizer({"tool_use": LLAMA3, "default": CHATML}))
     assert template.first("S", "U") == TEMPLATES["chatml"].first("S", "U")
