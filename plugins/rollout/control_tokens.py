@@ -112,13 +112,15 @@ class TextEncoder:
         backend = self.tokenizer.backend_tokenizer
         state = json.loads(backend.to_str())
         state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-        copy, ids = Tokenizer.from_str(json.dumps(state)), {}
+        tokens, ids = [], {}
         for index, token in sorted(backend.get_added_tokens_decoder().items()):
             name = self._names.get(index, token.content)
             kept = {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip", "special")}
             normalized = token.normalized and index not in self._names  # a normalizer could change the new name
-            copy.add_tokens([AddedToken(name, normalized=normalized, **kept)])
+            tokens.append(AddedToken(name, normalized=normalized, **kept))
             ids[name] = index
+        copy = Tokenizer.from_str(json.dumps(state))
+        copy.add_tokens(tokens)  # all at once: each call builds the search for all of them anew
         return copy, ids
 
     def _encode_fast(self, text: str) -> list[int]:
