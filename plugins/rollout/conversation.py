@@ -31,6 +31,7 @@ class Conversation:
         self.actions = environment.actions
         self.limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
         self.system = self.limit("its instruction", messages.system, environment, rollout)
+        self.reply = messages.reply(environment, rollout)
         self.env = self.limit("a new episode", environment.make, seed, member)
         self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
         self.stop: str | None = None
@@ -110,12 +111,20 @@ class Conversation:
         start = self._window_start()
         if self.rollout.context_window == "single_turn":
             self.user = "\n".join([*self._history(start), block])
-            self.prompt = self.template.first(self.system, self.user)
+            self.prompt = self.template.first(self.system, self.user, self.reply)
             return
         self.user = self.users[-1]
-        self.prompt = self.template.first(self.system, self.users[start])
-        for turn, user in zip(self.turns[start:], self.users[start + 1 :], strict=True):
-            self.prompt += turn.tokens + self.template.bridge(turn.tokens, user)
+        if self.turns and start == 0:  # what was read stays as it was read
+            self.prompt += self._bridged(self.users, self.turns[-1])
+            return
+        shown = self.users[start:]
+        self.prompt = self.template.first(self.system, shown[0], self.reply)
+        for number, turn in enumerate(self.turns[start:], 2):
+            self.prompt += self._bridged(shown[:number], turn)
+
+    def _bridged(self, users: list[str], turn: Turn) -> tuple[int, ...]:
+        """What was sampled in ``turn``, and what stands between it and the next answer."""
+        return turn.tokens + self.template.bridge(self.system, users, turn.tokens)
 
     def _window_start(self) -> int:
         """The first turn (from 0) that the next prompt shows."""

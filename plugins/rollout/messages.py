@@ -8,12 +8,11 @@ from .parsing import SEPARATOR
 
 
 def system(environment: Environment, rollout: Rollout) -> str:
-    """Task, action names, budget, length and output template: all that does not change from turn to turn."""
+    """Task, action names, budget, length and reply format: all that does not change from turn to turn."""
     words = max(1, rollout.max_tokens * 3 // 4)  # a word is about 4/3 of a token
     lines = ["You are a helpful assistant.", environment.instruction.strip()]
     if environment.actions is None:
         lines.append(f"Give one answer a turn, {rollout.max_actions} in all. At most {words} words a turn.")
-        example = "your answer"
     else:
         several = rollout.max_actions_per_turn > 1
         separated = f" separated by {SEPARATOR}" if several else ""
@@ -22,10 +21,17 @@ def system(environment: Environment, rollout: Rollout) -> str:
             f"Give at most {rollout.max_actions_per_turn} a turn{separated}, {rollout.max_actions} in all. "
             f"At most {words} words a turn."
         )
-        example = f"action {SEPARATOR} action" if several else "action"
-    thought = "<think>your thoughts</think>" if rollout.think else ""
-    lines.append(f"Reply: {thought}<answer>{example}</answer>")
+    lines.append(reply(environment, rollout))
     return "\n".join(lines)
+
+
+def reply(environment: Environment, rollout: Rollout) -> str:
+    """The last line of the system message, which is all ours: its tags may be tokens of their own."""
+    example = "your answer"
+    if environment.actions is not None:
+        example = f"action {SEPARATOR} action" if rollout.max_actions_per_turn > 1 else "action"
+    thought = "<think>your thoughts</think>" if rollout.think else ""
+    return f"Reply: {thought}<answer>{example}</answer>"
 
 
 def turn(number: int, state: str, actions_left: int) -> str:

@@ -3,101 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import attrs
-from jinja2.exceptions import TemplateError
 
 from ...core.components import Completion
 from ...core.errors import RequestError
+from .control_tokens import TextEncoder
+from .layout import ANSWERS, CLOSES, OPENS, Layout, place
 
-_SYSTEM, _USER, _ANSWER, _NEXT = "SYSTEMTEXT", "USERTEXT", "ANSWERTEXT", "NEXTTEXT"
 _CACHED = 4096  # members of a group share their first prompt; small worlds repeat their observations
+_ANCHOR = "a"  # the end of an answer, as far as the encoding of what comes after it depends on it
 
 
 @attrs.frozen(eq=False)
 class Template:
-    """Renders first prompts and bridges of a chat template that is probed once, so any model family works.
+    """Writes the prompts of conversations as the tokenizer's chat template does, token for token.
 
     A *bridge* is everything between the last sampled token of a turn and the first of the next one: the end of the
-    assistant's message, the user's message, the generation prompt and the forced opening tag. Bridges are encoded on
-    their own and appended, so that the prompt of a turn begins with exactly the tokens of the turns before it.
+    assistant's message, the user's message, the generation prompt and the forced opening tag. It is what the template
+    writes there when it is given the whole conversation so far. Bridges are encoded on their own and appended, so that
+    the prompt of a turn begins with exactly the tokens of the turns before it.
 
-    A template without a system role gets the system text at the head of the first user message.
+    System and user texts are foreign: control tokens in them are spelled in plain pieces.
 
     Raises:
-        RequestError: the tokenizer has no chat template, or its template changes or drops the text of a message.
+        RequestError: the tokenizer has no chat template, or :class:`Layout` cannot use it, or it always opens a thought
+            and ``think`` is false, or it always closes one and ``think`` is true.
     """
 
     tokenizer: Any
     think: bool = True
-    _folds: bool = attrs.field(init=False)
-    _around: tuple[str, str] = attrs.field(init=False)
-    """The text between an answer and the next user message, and the text after that."""
-    end_of_turn: int | None = attrs.field(init=False)
-    """The special token that closes an assistant's message, if the template has one."""
-    _encode: Callable[[str], tuple[int, ...]] = attrs.field(init=False)
-    first: Callable[[str, str], tuple[int, ...]] = attrs.field(init=False)
-    """``first(system, user)``: the prompt of a first turn."""
+    layout: Layout = attrs.field(init=False)
+    encoder: TextEncoder = attrs.field(init=False)
+    _closing: tuple[int, ...] = attrs.field(init=False)
+    """What the template writes between an answer and the next user's text."""
+    first: Callable[..., tuple[int, ...]] = attrs.field(init=False)
+    """``first(system, user, own="")``: the prompt of a first turn. An empty ``system`` is no system message; ``own`` is
+    a part of it that is not foreign: its last occurrence keeps its control tokens."""
+    _after: Callable[[str, tuple[str, ...]], tuple[int, ...]] = attrs.field(init=False)
 
-    @_folds.default
-    def _probe_system_role(self) -> bool:
-        if not getattr(self.tokenizer, "chat_template", None):
+    @layout.default
+    def _make_layout(self) -> Layout:
+        layout = Layout(self.tokenizer, self.think)
+        prompt = layout.first("system", "user").rstrip()
+        if not self.think and prompt.endswith(OPENS):
             raise RequestError(
-                "the tokenizer has no chat template",
-                str(getattr(self.tokenizer, "name_or_path", "") or "model.path"),
-                "use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer",
+                "the chat template opens a thought in every answer",
+                place(self.tokenizer),
+                "set rollout.think: true, or use a template that can do without",
             )
-        try:
-            return _SYSTEM not in self._render(_messages(_SYSTEM, _USER))
-        except TemplateError:
-            return True
-
-    @_around.default
-    def _probe_bridge(self) -> tuple[str, str]:
-        assistant = {"role": "assistant", "content": _ANSWER}
-        user = {"role": "user", "content": _NEXT}
-        text = self._render([*_messages(_SYSTEM, _USER, self._folds), assistant, user])
-        _, answered, rest = text.partition(_ANSWER)
-        before, asked, after = rest.partition(_NEXT)
-        if not (answered and asked):
+        if self.think and prompt.endswith(CLOSES):
             raise RequestError(
-                "the chat template drops or changes the messages of a conversation of several turns",
-                str(getattr(self.tokenizer, "name_or_path", "") or "model.path"),
-                "use a template that writes out every user and assistant message",
+                "the chat template closes the thought before an answer begins",
+                place(self.tokenizer),
+                "set rollout.think: false, or use a template that lets the model think",
             )
-        return before, after
+        return layout
 
-    @end_of_turn.default
-    def _find_end_of_turn(self) -> int | None:
-        added = self.tokenizer.added_tokens_decoder
-        special = {*self.tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
-        special.discard(self.tokenizer.unk_token_id)  # a word that a small vocabulary lacks ends nothing
-        return next((token for token in _ids(self.tokenizer, self._around[0]) if token in special), None)
+    @encoder.default
+    def _make_encoder(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer, f"{self.layout.source}\n<think></think><answer></answer>")
 
-    @_encode.default
-    def _cached_encode(self) -> Callable[[str], tuple[int, ...]]:
-        return lru_cache(_CACHED)(lambda text: _ids(self.tokenizer, text))
+    @_closing.default
+    def _encode_closing(self) -> tuple[int, ...]:
+        return _after_answer(self.encoder, self.layout.between)
 
     @first.default
-    def _cached_first(self) -> Callable[[str, str], tuple[int, ...]]:
-        def first(system: str, user: str) -> tuple[int, ...]:
-            return self._open(self._render(_messages(system, user, self._folds)))
+    def _cached_first(self) -> Callable[..., tuple[int, ...]]:
+        def first(system: str, user: str, own: str = "") -> tuple[int, ...]:
+            before, own, after = system.rpartition(own) if own else (system, "", "")
+            quoted = self.encoder.quote(before) + own + self.encoder.quote(after)
+            return self.encoder.encode(self._tagged(self.layout.first(quoted, self.encoder.quote(user))))
 
         return lru_cache(_CACHED)(first)
+
+    @_after.default
+    def _cached_after(self) -> Callable[[str, tuple[str, ...]], tuple[int, ...]]:
+        def after(system: str, users: tuple[str, ...]) -> tuple[int, ...]:
+            quoted = [self.encoder.quote(user) for user in users]
+            return _after_answer(self.encoder, self._tagged(self.layout.after(self.encoder.quote(system), quoted)))
+
+        return lru_cache(_CACHED)(after)
+
+    @property
+    def end_of_turn(self) -> int | None:
+        """The first control token that the template writes after an answer, if there is one."""
+        return next(iter(self.encoder.controls_in(self.layout.between)), None)
 
     @property
     def tag(self) -> str:
         """The opening tag that every response is made to begin with."""
-        return "<think>" if self.think else "<answer>"
+        return OPENS if self.think else ANSWERS
 
-    def bridge(self, sampled: Sequence[int], user: str) -> tuple[int, ...]:
-        """What stands between ``sampled`` and the next turn's tokens. An end of turn in ``sampled`` is not repeated."""
-        before, after = self._around
-        tokens = self._open(before + user + after)
-        if self.end_of_turn is not None and sampled and sampled[-1] == self.end_of_turn:
-            return tokens[tokens.index(self.end_of_turn) + 1 :]
+    def bridge(self, system: str, users: Sequence[str], sampled: Sequence[int]) -> tuple[int, ...]:
+        """What stands between ``sampled`` and the next turn's tokens.
+
+        ``users`` are the user texts of the conversation so far; the last of them answers ``sampled``. An end of turn in
+        ``sampled`` is not repeated.
+        """
+        tokens = self._after(system, tuple(users))
+        last = sampled[-1] if sampled else None
+        if last in self._closing and last in (self.end_of_turn, self.tokenizer.eos_token_id):
+            return tokens[tokens.index(last) + 1 :]
         return tokens
 
     def decode(self, completion: Completion) -> str:
@@ -105,30 +115,24 @@ class Template:
         tokens = completion.tokens[:-1] if completion.stop_reason == "eos" else completion.tokens
         return self.tag + self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
 
-    def _open(self, text: str) -> tuple[int, ...]:
-        """``text`` and the forced tag, unless the generation prompt already ends with it (as for reasoning models)."""
-        opened = text.rstrip().endswith(self.tag)
-        return self._encode(text) + (() if opened else self._encode(self.tag))
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def _tagged(self, prompt: str) -> str:
+        """``prompt`` and the forced tag, unless it already ends with it (as for reasoning models)."""
+        return prompt if prompt.rstrip().endswith(self.tag) else prompt + self.tag
 
 
-def _messages(system: str, user: str, fold: bool = False) -> list[dict[str, str]]:
-    if fold:
-        return [{"role": "user", "content": f"{system}\n\n{user}"}]
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
-
-
-def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+def _after_answer(encoder: TextEncoder, text: str) -> tuple[int, ...]:
+    """Token ids of a text that follows an answer: a tokenizer may treat the start of a text in a way of its own."""
+    anchor = encoder.encode(_ANCHOR)
+    tokens = encoder.encode(_ANCHOR + text)
+    return tokens[len(anchor) :] if tokens[: len(anchor)] == anchor else encoder.encode(text)
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a response: the model's, the tokenizer's and the chat template's."""
+    """Every token that ends a response: the model's, the tokenizer's and, if it can be used, the chat template's."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = [*configured] if isinstance(configured, list | tuple) else [configured]
     ids.append(tokenizer.eos_token_id)
-    if getattr(tokenizer, "chat_template", None):
-        ids.append(Template(tokenizer).end_of_turn)
+    with suppress(RequestError):  # whoever needs the template says so
+        layout = Layout(tokenizer, think=True)
+        ids += TextEncoder(tokenizer, layout.source).controls_in(layout.between)[:1]
     return sorted({index for index in ids if index is not None})

@@ -89,6 +89,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     saved_policy = checkpoint / "model" if checkpoint else None
     notes = _check_model(experiment, path if settings.lora else saved_policy or path)
     tokenizer = load_tokenizer(saved_policy or path)
+    template = Template(tokenizer, experiment.rollout.think)
     saved_critic = checkpoint / "critic" if checkpoint else None
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy, head)
@@ -157,7 +158,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             critic = start(valued, values_by)
         context = DetectorContext(experiment, tokenizer)
         return Parts(
-            sampler=Sampler(experiment, engine, Template(tokenizer, experiment.rollout.think), ranks),
+            sampler=Sampler(experiment, engine, template, ranks),
             policy=trained,
             critic=critic,
             reference=reference,

@@ -14,6 +14,7 @@ from ....core.errors import RequestError
 from ....core.experiment import Reward, Rollout
 from ...environments.dataset import Dataset
 from ...environments.verifiers import is_right, tagged
+from ...rollout.control_tokens import TextEncoder
 from ...rollout.episode import Episode, Turn
 from ...rollout.parsing import Answer
 
@@ -122,17 +123,20 @@ class PromptSource:
 
 @lru_cache(maxsize=8)
 def _prompts(source: PromptSource, tokenizer: Any) -> dict[int, tuple[int, ...]]:
-    """Row -> token ids of its prompt, as the tokenizer encodes a text that stands alone."""
-    dataset = source.dataset
-    texts = [PROMPT.format(question=dataset.row(index).question) for index in range(dataset.tasks)]
-    encoded = tokenizer(texts)["input_ids"]
+    """Row -> token ids of its prompt, as the tokenizer encodes a text that stands alone.
+
+    Control tokens in a question are spelled in plain pieces.
+    """
+    dataset, encoder = source.dataset, TextEncoder(tokenizer, PROMPT)
+    questions = (encoder.quote(dataset.row(index).question) for index in range(dataset.tasks))
+    encoded = [encoder.encode_alone(PROMPT.format(question=question)) for question in questions]
     if tokenizer.unk_token_id is not None and all(tokenizer.unk_token_id in ids for ids in encoded):
         raise RequestError(
             "the checkpoint's tokenizer has no tokens for words of the prompts",
             f"dataset {dataset.path}, split {dataset.split}",
             "leave dataset_name out to play the environment of the checkpoint's run, or probe a model of plain text",
         )
-    kept = {index: tuple(ids) for index, ids in enumerate(encoded) if len(ids) <= source.max_prompt_tokens}
+    kept = {index: ids for index, ids in enumerate(encoded) if len(ids) <= source.max_prompt_tokens}
     if not kept:
         raise RequestError(
             f"all {dataset.tasks} prompts are longer than {source.max_prompt_tokens} tokens",

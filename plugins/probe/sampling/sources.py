@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import attrs
@@ -85,7 +86,7 @@ class EnvironmentSource:
             _Drawn(self.environment, units, seed),
             attrs.evolve(self.rollout, temperature=sampling.temperature, max_tokens=sampling.max_tokens),
             engine,
-            Template(tokenizer, self.rollout.think),
+            _template(tokenizer, self.rollout.think),
             seeds=list(units),
             group_size=responses,
             seed=seed,
@@ -101,6 +102,12 @@ class EnvironmentSource:
             "rollout": rollout,
             "reward": attrs.asdict(self.reward),
         }
+
+
+@lru_cache(maxsize=8)
+def _template(tokenizer: Any, think: bool) -> Template:
+    """One for all draws of a process: its date does not change between them."""
+    return Template(tokenizer, think)
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from rollout_worlds import CHATML, Counter, tokenizer
+from rollout_worlds import CHATML, Counter, Parrot, foreign_borders, tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Sampling
 from uncollapse.core.errors import RequestError, RunError
@@ -131,6 +131,19 @@ def test_conversations_play_at_their_own_pace_and_train_on_what_was_sampled(sess
     for turn in (turn for episode in episodes for turn in episode.turns):
         own = teacher_forced(network, turn.prompt, turn, 1.0)
         assert turn.logprobs == pytest.approx(own, abs=1e-3)
+
+
+def test_no_text_of_an_environment_becomes_a_control_token(session, monkeypatch):
+    seen, add_request = [], session.llm.add_request
+    monkeypatch.setattr(
+        session.llm,
+        "add_request",
+        lambda name, prompt, *rest, **how: seen.append(prompt) or add_request(name, prompt, *rest, **how),
+    )
+    rollout = Rollout(max_turns=2, max_tokens=8, max_context=1024)
+    (episode,) = collect(Parrot(), rollout, session, Template(WORDS), seeds=[0], group_size=1, seed=0)
+    assert foreign_borders(WORDS, episode) == [(0, 0)] * 2
+    assert seen == [{"prompt_token_ids": list(turn.prompt)} for turn in episode.turns]
 
 
 def test_new_weights_are_taken_over_and_the_old_cache_is_forgotten(session, network):

@@ -1,0 +1,214 @@
+"""What a chat template makes of a conversation: tried once with words that nobody else uses, then asked every turn."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from textwrap import shorten
+from typing import Any
+
+import attrs
+
+from ...core.errors import RequestError, RunError
+
+OPENS, CLOSES, ANSWERS = "<think>", "</think>", "<answer>"
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
+
+
+class UnusableError(Exception):
+    """Says why a chat template cannot be used with messages of one form."""
+
+
+@attrs.frozen
+class Layout:
+    """Renders conversations by a chat template, in the first of four forms that the template can do.
+
+    Message texts are plain strings, else (multimodal models) lists of parts; the system text is a message of its own,
+    else it stands at the head of the first user message. A form will do if every message is written out, and if what
+    is written up to an answer does not change with the messages that come after it: prompts can only grow then. Mistral
+    7B v0.3 for one writes the system text into the *last* user message, so it is given none.
+
+    The switches ``enable_thinking`` and ``thinking`` that some templates read are set to ``think``. The date that
+    others write is that of ``clock``.
+
+    Raises:
+        RequestError: there is no chat template, or none of the forms will do; it says why.
+    """
+
+    tokenizer: Any
+    think: bool
+    clock: datetime = attrs.field(factory=datetime.now)
+    _mark: str = attrs.field(init=False, factory=lambda: secrets.token_hex(12))
+    """Stands where an answer was sampled; nobody can write it into a message."""
+    _form: _Form = attrs.field(init=False)
+
+    @property
+    def between(self) -> str:
+        """What the template writes between an answer and the next user's text."""
+        return self._form.between
+
+    @property
+    def source(self) -> str:
+        """The template itself, and two turns as it writes them: all the markup it uses."""
+        return f"{self.tokenizer.get_chat_template()}\n{self._form.example}"
+
+    @_form.default
+    def _try_forms(self) -> _Form:
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise RequestError(
+                "the tokenizer has no chat template",
+                place(self.tokenizer),
+                "use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer",
+            )
+        reasons = []
+        for parts in (False, True):
+            for folds in (False, True):
+                try:
+                    return self._examine(parts, folds)
+                except UnusableError as reason:
+                    reasons.append(str(reason))
+        raise RequestError(
+            f"the chat template cannot be used: {reasons[1]}",  # the form that asks least of a template of plain texts
+            place(self.tokenizer),
+            "mend the template (chat_template.jinja beside the tokenizer), or use another model",
+        )
+
+    def _examine(self, parts: bool, folds: bool) -> _Form:
+        """Three turns in one form. Raises UnusableError if it will not do."""
+        system, *users = (secrets.token_hex(8) for _ in range(4))
+        form = _Form(parts, folds)
+        one, two, three = (self._write(form, system, users[:turns]) for turns in (1, 2, 3))
+        first, *rest = two.split(self._answer(0))
+        first_again, *answers = re.split(f"{self._answer(0)}|{self._answer(1)}", three)
+        if len(rest) != 1 or len(answers) != 2:
+            raise UnusableError("it drops or changes the answers of a conversation of several turns")
+        (second,) = rest
+        shown = (system in first, users[0] in first, users[1] in second, users[2] in answers[1])
+        if not all(shown):
+            raise UnusableError("it drops or moves the messages of a conversation of several turns")
+        if "{'type'" in first:
+            raise UnusableError("it writes lists of parts as they are")
+        generation, history = _differ(one, first)
+        grown = second.removesuffix(generation) + history
+        if first_again != first or answers[0] != grown or not second.endswith(generation):
+            raise UnusableError("it writes the earlier turns of a conversation anew, so prompts cannot grow")
+        between, _, _ = second.partition(users[1])
+        return _Form(parts, folds, generation, history, between, two.replace(self._answer(0), ""))
+
+    def first(self, system: str, user: str) -> str:
+        """The first prompt, up to where the answer begins. Raises RunError if the template cannot write these texts."""
+        return self._open(self._rendered(system, [user]))
+
+    def after(self, system: str, users: Sequence[str]) -> str:
+        """What stands between the last answer (``users`` holds one text more than there are) and the next.
+
+        Raises:
+            RunError: the template cannot write these texts.
+        """
+        return self._open(self._rendered(system, users).rpartition(self._answer(len(users) - 2))[2])
+
+    def _rendered(self, system: str, users: Sequence[str]) -> str:
+        try:
+            text = self._write(self._form, system, users)
+            if any(self._answer(turn) not in text for turn in range(len(users) - 1)):
+                raise UnusableError("it drops an answer")
+        except UnusableError as reason:
+            raise RunError(
+                f"the chat template fails on turn {len(users)} of a conversation: {reason}",
+                place(self.tokenizer),
+                "mend the template, or leave out the texts that it cannot write",
+            ) from reason
+        return text
+
+    def _open(self, prompt: str) -> str:
+        """``prompt`` with that beginning of an answer which fits ``think``."""
+        generation = self._form.generation
+        return prompt.removesuffix(generation) + self.opening if prompt.endswith(generation) else prompt
+
+    @property
+    def opening(self) -> str:
+        """What stands at the end of a prompt in the place of :attr:`_Form.generation`.
+
+        Raises:
+            RequestError: the template begins an answer in a way that does not fit ``think``, or in two ways.
+        """
+        generation, history = self._form.generation, self._form.history
+        thoughts = _is_thought(generation) and _is_thought(history)
+        if self.think:
+            history = _EMPTY_THOUGHT.sub("", history)  # a thought stands in its place
+        elif thoughts and generation.rstrip().endswith(OPENS):
+            return history
+        if history.startswith(generation):
+            return history
+        if thoughts or generation == f"{history}{OPENS if self.think else ANSWERS}":
+            return generation
+        raise RequestError(
+            f"the chat template begins a new answer by {generation!r} and writes an earlier one after {history!r}",
+            place(self.tokenizer),
+            "use a template that begins both alike",
+        )
+
+    def _answer(self, turn: int) -> str:
+        return f"{self._mark}x{turn}x"
+
+    def _write(self, form: _Form, system: str, users: Sequence[str]) -> str:
+        """The conversation of these turns, up to the answer to the last; marks stand for the answers before it."""
+        messages: list[dict[str, Any]] = []
+        if system and not form.folds:
+            messages.append({"role": "system", "content": system})
+        for turn, user in enumerate(users):
+            if turn:
+                messages.append({"role": "assistant", "content": self._answer(turn - 1)})
+            folded = f"{system}\n\n{user}" if system and form.folds and not turn else user
+            messages.append({"role": "user", "content": folded})
+        if form.parts:
+            for message in messages:
+                message["content"] = [{"type": "text", "text": message["content"]}]
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=self.think,
+                thinking=self.think,
+                strftime_now=self.clock.strftime,
+            )
+        except Exception as error:  # a template is a program of somebody else's: it may raise anything
+            raise UnusableError(shorten(f"{type(error).__name__}: {error}", 300)) from error
+
+
+@attrs.frozen
+class _Form:
+    """How messages are handed to a template, and what it makes of them."""
+
+    parts: bool
+    """Whether a text is a list of parts."""
+    folds: bool
+    """Whether the system text stands in the first user message."""
+    generation: str = ""
+    """What ends a prompt, as far as ``history`` differs from it."""
+    history: str = ""
+    """What the template writes in its place once the answer is there."""
+    between: str = ""
+    example: str = ""
+
+
+def _is_thought(text: str) -> bool:
+    """Whether a text is nothing at all, or the beginning, the end or the whole of an empty thought."""
+    return not text or bool(re.fullmatch(r"\s*(<think>\s*(</think>\s*)?|</think>\s*)", text))
+
+
+def _differ(one: str, first: str) -> tuple[str, str]:
+    """The ends in which two texts differ. A tag, and an opened thought, belong to the end as a whole."""
+    shorter = min(len(one), len(first))
+    same = next((index for index in range(shorter) if one[index] != first[index]), shorter)
+    if one != first and (cut := re.search(r"(<think>\s*|<[^<>\s]*)$", one[:same])):
+        same = cut.start()
+    return one[same:], first[same:]
+
+
+def place(tokenizer: Any) -> str:
+    """Where a tokenizer and its template come from, for a message."""
+    return str(getattr(tokenizer, "name_or_path", "") or "model.path")
