@@ -141,7 +141,9 @@ def test_a_template_that_cannot_be_used_is_a_wrong_request_with_its_reason(text,
 
 
 def test_a_run_refuses_its_template_before_it_loads_a_model(bandit, tmp_path):
-    tokenizer(CHATML + "{{ nothing() }}").save_pretrained(tmp_path)
+    words = tokenizer(CHATML + "{{ nothing() }}")
+    words.save_pretrained(tmp_path)
+    tiny_model(len(words)).config.save_pretrained(tmp_path)  # and no weights
     experiment = compose({**bandit, "model": {**bandit["model"], "path": str(tmp_path)}})
     with pytest.raises(RequestError, match="'nothing' is undefined") as refused:
         assemble(experiment, Ranks(0, 1, torch.device("cpu")))
