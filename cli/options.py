@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+from ..core.paths import shown_path, unusable
+
+
+class FilePath(click.Path):
+    """A path that can be one: neither empty nor odd, too long, in a loop of links, or closed to us."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = os.fsdecode(value)
+        if reason := unusable(text):
+            self.fail(f"the path {shown_path(text)!r} {reason}", param, ctx)
+        try:
+            Path(text).stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                self.fail(f"{shown_path(text)!r}: {error.strerror}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of finite numbers, of which NaN is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 def load_plugin_files(paths: tuple[str, ...]) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from .options import plugin_option, set_option
+from .options import FilePath, plugin_option, set_option
 
 
 @click.command("train")
 @click.argument("experiment", metavar="NAME|FILE")
 @set_option
-@click.option("--run-dir", type=click.Path(path_type=Path, file_okay=False), help="Default: runs/NAME.")
+@click.option("--run-dir", type=FilePath(file_okay=False), help="Default: runs/NAME.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last good checkpoint.")
 @click.option("--ranks", type=click.IntRange(1), help="Processes, one per GPU (default: 1; of a hostfile: all slots).")
-@click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: a line `host slots=N` for each.")
+@click.option("--hostfile", type=FilePath(), help="Several machines: a line `host slots=N` for each.")
 @click.option("--dry-run", is_flag=True, help="Print what would run and stop.")
 @plugin_option
 @click.pass_context
@@ -35,7 +36,11 @@ def command(
     first Ctrl-C finishes the step and writes a checkpoint, the second stops at once; continue with --resume).
     """
     from ..core.config import compose
+    from ..plugins.training.place import read_place
 
+    launches = hostfile is not None or (ranks or 1) > 1
+    if not launches or "RANK" in os.environ:
+        read_place()
     composed = compose(experiment, overrides)
     run_dir = run_dir or Path("runs") / Path(experiment).stem
     if dry_run:

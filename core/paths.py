@@ -53,8 +53,8 @@ def is_there(text: str) -> bool:
         return True
 
 
-def read_text(path: str | Path, limit: int = LIMIT) -> str:
-    """The UTF-8 text of a file, without a byte order mark.
+def read_text(path: str | Path, limit: int = LIMIT, errors: str = "strict") -> str:
+    """The UTF-8 text of a file, without a byte order mark; ``errors`` as ``bytes.decode`` has it.
 
     Raises:
         RequestError: it is missing, no plain file (a pipe would be waited for, a device may never end), larger than
@@ -73,7 +73,7 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
     if len(content) > limit:
         raise RequestError(f"the file {where} is larger than {limit >> 10} KiB, the most that is read")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise RequestError(f"the file {where} is not UTF-8 text") from error
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
-
 from ...core.config import compose
 from .assemble import assemble
 from .checkpoint import find_checkpoint
@@ -23,16 +21,12 @@ def evaluate(
     ``overrides`` change the run's experiment, for a machine that cannot run it as it was (``rollout.engine=hf``).
 
     Raises:
-        RequestError: there is no complete checkpoint there.
+        RequestError: there is no complete checkpoint there, or the changes are no experiment.
     """
     run, checkpoint = find_checkpoint(checkpoint)
-    experiment = compose(run.read_config(), overrides)
-    validation = experiment.validation
-    if groups is not None:
-        validation = attrs.evolve(validation, groups=groups)
-    if temperature is not None:
-        validation = attrs.evolve(validation, temperature=temperature)
-    experiment = attrs.evolve(experiment, validation=validation)
+    asked = {"validation.groups": groups, "validation.temperature": temperature}
+    changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    experiment = compose(run.read_config(), [*overrides, *changes])
     parts = assemble(experiment, start_ranks(), checkpoint, training=False)
     try:
         EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()
