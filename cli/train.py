@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import FilePath, plugin_option, set_option
+
+if TYPE_CHECKING:
+    from ..core.experiment import Experiment
+
+
+def require_models(experiment: Experiment) -> None:
+    """Raises RequestError, before anything large is imported, if a model is neither a directory nor on the hub."""
+    from ..core import hub
+    from ..core.paths import is_folder
+
+    critic = experiment.critic
+    for key, path in (("model.path", experiment.model.path), ("critic.path", critic.path if critic else None)):
+        if path is not None and not is_folder(path):
+            hub.require(path, key)
 
 
 @click.command("train")
@@ -50,6 +65,7 @@ def command(
         click.echo(dump_yaml(composed))
         click.echo(describe(composed, run_dir))
         return
+    require_models(composed)
     if hostfile is not None:
         from ..plugins.training.distributed import relaunch_on
 

@@ -10,6 +10,8 @@ from .errors import RequestError
 
 LIMIT = 1 << 20
 """Bytes of the largest text file that is read because a request names it."""
+LONGEST, LONGEST_NAME = 4096, 255
+"""Bytes of a path and of one name in it, on the systems that we know."""
 KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -37,6 +39,8 @@ def unusable(text: str) -> str:
         return "is empty"
     if "\0" in text:
         return "has a null character"
+    if len(os.fsencode(text)) >= LONGEST or any(len(os.fsencode(part)) > LONGEST_NAME for part in text.split("/")):
+        return "is too long for a path"
     if text.startswith("~"):
         try:
             Path(text).expanduser()
@@ -49,8 +53,16 @@ def is_there(text: str) -> bool:
     """Whether a text is the path of something; no text is too odd to ask for."""
     try:
         return not unusable(text) and Path(text).exists()
-    except OSError:  # too long, a loop of links, or in a directory that is closed to us
+    except OSError:  # a loop of links, or in a directory that is closed to us
         return True
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a directory; no text is too odd to ask for."""
+    try:
+        return not unusable(str(path)) and Path(path).is_dir()
+    except OSError:
+        return False
 
 
 def read_text(path: str | Path, limit: int = LIMIT, errors: str = "strict") -> str:

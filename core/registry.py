@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ import pluggy
 from . import plugins as loading
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
 from .hookspecs import REGISTRATION
+from .paths import expanded
 from .plugins import Plugin, PluginLoadError, SignatureError, file_sha256, import_failure
 from .targets import FILES, PROTOCOLS, as_mapping, check_target, file_of, load_target, missing_methods
 
@@ -207,7 +209,7 @@ class Registry:
 
         Raises RequestError if anything is wrong with it; then none of its names stay.
         """
-        resolved = str(Path(path).expanduser().resolve())
+        resolved = os.path.realpath(expanded(path))
         for plugin in self.plugins:
             if plugin.module == resolved:
                 return plugin

@@ -11,7 +11,9 @@ from typing import Any
 
 import attrs
 
+from ...core import hub
 from ...core.errors import MissingExtraError, RequestError, nearest
+from ...core.paths import expanded
 from . import word_problems
 
 GENERATED = "arithmetic"
@@ -98,7 +100,10 @@ def _read(path: str, subset: str | None, split: str, where: str) -> Iterable[Map
 
 def _source(path: str, subset: str | None, split: str, where: str) -> tuple[dict[str, Any], str]:
     """What ``datasets.load_dataset`` is given, and what to do if it fails."""
-    file = Path(path).expanduser()
+    try:
+        file = expanded(path)
+    except RequestError as error:
+        raise RequestError(error.what, where, error.fix) from error
     if file.is_file():
         if file.suffix not in _FORMATS:
             raise RequestError(f"files {file.suffix!r} cannot be read", where, f"use one of {', '.join(_FORMATS)}")
@@ -112,4 +117,7 @@ def _source(path: str, subset: str | None, split: str, where: str) -> tuple[dict
         return {"path": str(file), "name": subset}, "name its files after splits: train.jsonl, test.jsonl"
     if file.suffix in _FORMATS or path.startswith(("/", ".", "~")):
         raise RequestError("there is no such file or folder", where, "give the path of one, or a name on the hub")
-    return {"path": path, "name": subset}, "check path, subset, split and the connection, or give a local file"
+    fix = "check path, subset, split and the connection, or give a local file"
+    if reason := hub.refusal(path, "dataset"):
+        raise RequestError(f"the data set cannot be loaded: {reason}", where, fix)
+    return {"path": path, "name": subset}, fix

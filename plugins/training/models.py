@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...core import hub
 from ...core.errors import RequestError
+from ...core.paths import is_folder
 from .attention import fuse_fp32_attention
 from .heads.torch_head import Torch
 from .packing import Packed, packed_hidden
@@ -261,8 +263,8 @@ def loading(
 ) -> Iterator[None]:
     """What the libraries raise where there is no model becomes one error that says so."""
     quiet_libraries()
-    if str(path).startswith(("/", ".")) and not Path(path).is_dir():
-        raise RequestError(f"cannot load a model from {path}: there is no such directory", key, HOW)
+    if not is_folder(path):
+        hub.require(str(path), key)
     try:
         yield
     except reasons as error:
