@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import attrs
 
+from .paths import unusable
 from .spec import Spec
 
 COUNT = 10**7
@@ -101,6 +102,16 @@ def temperature(default: float, *, greedy: bool) -> Any:
     return attrs.field(default=default, validator=check)
 
 
+def directory() -> Any:
+    """A field that may hold a Hugging Face name or the path of a directory, which need not be there yet."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+        if value is not None and (reason := unusable(value)):
+            raise ValueError(f"is no path: it {reason}")
+
+    return attrs.field(default=None, validator=check)
+
+
 def betas() -> Any:
     """A field that holds the decay rates of Adam's two moments, each in [0, 1)."""
 
@@ -125,7 +136,7 @@ class Lora:
 class Model:
     """Exactly one of ``path`` (a Hugging Face name or directory) and ``build`` (a local model builder)."""
 
-    path: str | None = None
+    path: str | None = directory()
     build: Named | None = component("model_builder")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the forward pass computes in; the optimizer's master weights are always fp32."""
@@ -249,7 +260,7 @@ class Trainer:
 class Critic:
     """The value model: the same architecture with a scalar head. Only built when something needs values."""
 
-    path: str | None = None
+    path: str | None = directory()
     """Where it starts from; ``None``: from the policy's model."""
     lr: float = number(1e-5, 0)
     weight_decay: float = number(0.01, 0)
