@@ -75,10 +75,9 @@ def read_text(path: str | Path, limit: int = LIMIT, errors: str = "strict") -> s
     file = expanded(path)
     where = shown_path(str(file))
     try:
-        # without blocking: opening a pipe waits for somebody who writes
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-            if kind := KINDS.get(stat.S_IFMT(os.fstat(stream.fileno()).st_mode)):
-                raise RequestError(f"the file {where} is {kind}, not a file", fix="give the path of a text file")
+        if kind := KINDS.get(stat.S_IFMT(file.stat().st_mode)):
+            raise RequestError(f"the file {where} is {kind}, not a file", fix="give the path of a text file")
+        with file.open("rb") as stream:
             content = stream.read(limit + 1)
     except OSError as error:
         raise RequestError(f"the file {where} cannot be read: {error.strerror}") from error
