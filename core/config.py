@@ -311,10 +311,12 @@ def _merge_field(registry: Any, field: Any, hint: Any, base: Mapping[str, Any], 
         if "name" in value or there in (None, attrs.NOTHING):
             return value
         return {**component_mapping(registry, kind, there), **value}
+    section = section_of(hint)
+    if section is None and typing.get_origin(hint) is not dict:
+        return value  # structuring says what it is
     if not isinstance(there, Mapping | None):
         raise wrong(there, "a mapping of keys to values, to change one of them")
     below = there or {}
-    section = section_of(hint)
     return merge(registry, below, value, section) if section else {**below, **value}
 
 

@@ -160,7 +160,7 @@ FILES = {
     "~nobody_at_all/x.yaml": "~nobody_at_all",
     "a\0.yaml": "null character",
     "\x1b[31m": r"\x1b[31m",
-    "tiny-sokobаn": "there is no experiment",  # noqa: RUF001 - the last a is Cyrillic
+    "tiny-sokobаn": "there is no experiment",  # the last a is Cyrillic
 }
 
 

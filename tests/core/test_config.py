@@ -376,7 +376,7 @@ def test_files_that_are_no_experiment(tmp_path, text, reason):
 
 def test_sources_that_are_not_there(tmp_path):
     assert "cannot be read: No such file" in wrong(tmp_path / "no.yaml")[""]
-    assert "cannot be read: Is a directory" in wrong(tmp_path)[""]
+    assert "is a directory, not a file" in wrong(tmp_path)[""]
     (tmp_path / "latin.yaml").write_bytes(b"a: \xff")
     assert "is not UTF-8" in wrong(tmp_path / "latin.yaml")[""]
     assert "did you mean 'child'?" in wrong("chld")[""]
