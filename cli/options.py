@@ -71,7 +71,18 @@ def plugin_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--set KEY=VALUE``, repeatable, passed on as ``overrides``."""
     help_text = "Change one key of the experiment; the value is YAML."
-    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=help_text)(command)
+    return click.option(
+        *("--set", "overrides"),
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=lambda _context, _option, texts: tuple(map(_as_utf8, texts)),
+        help=help_text,
+    )(command)
+
+
+def _as_utf8(text: str) -> str:
+    """Text that a locale without UTF-8 has handed over byte by byte."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

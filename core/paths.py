@@ -39,7 +39,11 @@ def unusable(text: str) -> str:
         return "is empty"
     if "\0" in text:
         return "has a null character"
-    if len(os.fsencode(text)) >= LONGEST or any(len(os.fsencode(part)) > LONGEST_NAME for part in text.split("/")):
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "has characters that this locale has no bytes for; set PYTHONUTF8=1"
+    if len(name) >= LONGEST or any(len(part) > LONGEST_NAME for part in name.split(b"/")):
         return "is too long for a path"
     if text.startswith("~"):
         try:
