@@ -113,3 +113,39 @@ def test_a_count_has_a_largest_value(key):
     with pytest.raises(CompositionError) as refused:
         compose(BASE, {"trainer.mini_batch": 1, "trainer.micro_batch": 1, key: 2**30})
     assert any(problem.key == key for problem in refused.value.problems), str(refused.value)
+
+
+@attrs.frozen
+class Broken:
+    """A detector with a mistake, which its parameter names."""
+
+    mistake: str = "check"
+
+    def __attrs_post_init__(self):
+        if self.mistake == "make":
+            raise KeyError("a key")
+
+    @property
+    def needs(self):
+        return 5 if self.mistake == "needs" else frozenset()
+
+    def check(self, experiment):
+        if self.mistake == "check":
+            raise RuntimeError("a mistake")
+        return ()
+
+    def start(self, context):
+        return None
+
+
+@pytest.mark.parametrize("mistake", ["make", "needs", "check"])
+def test_a_component_that_fails_while_it_is_asked_is_named_with_its_plugin(monkeypatch, mistake):
+    known = registry()
+    entry = attrs.evolve(known.entry("collapse", "empty_filter"), name="broken", target=Broken)
+    monkeypatch.setitem(known._entries["collapse"], "broken", entry)
+    with pytest.raises(CompositionError) as refused:
+        compose(BASE, {"collapse": [{"name": "broken", "mistake": mistake}]})
+    (problem,) = refused.value.problems
+    assert problem.key.startswith("collapse.")
+    assert f"collapse 'broken' of {entry.plugin} failed in" in problem.reason
+    assert "test_wrong_values.py:" in problem.reason or mistake == "needs"
