@@ -67,7 +67,7 @@ def _escaped_usage() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = escaped(error.message)
+        vars(error)["message"] = escaped(error.message)
         raise
 
 
