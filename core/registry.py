@@ -209,7 +209,11 @@ class Registry:
 
         Raises RequestError if anything is wrong with it; then none of its names stay.
         """
-        resolved = os.path.realpath(expanded(path))
+        try:
+            resolved = os.path.realpath(expanded(path))
+        except RequestError as error:
+            fix = "--plugin takes the path of a Python file"
+            raise PluginLoadError(f"there is no such plugin file: {error.what}", fix=fix) from error
         for plugin in self.plugins:
             if plugin.module == resolved:
                 return plugin
