@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 import click
 
-from .options import json_option, plugin_option, print_columns, print_json, trust_option
+from .options import FilePath, json_option, plugin_option, print_columns, print_json, trust_option
 
 
 @click.command("detect")
-@click.argument("directories", metavar="RUN_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("directories", metavar="RUN_DIR...", nargs=-1, required=True, type=FilePath())
 @click.option(
     "--detector", "detectors", multiple=True, required=True, metavar="NAME(...)", help="Which detector (repeatable)."
 )

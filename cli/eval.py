@@ -6,13 +6,22 @@ from pathlib import Path
 
 import click
 
-from .options import json_option, plugin_option, print_columns, print_json, set_option, trust_option
+from .options import (
+    FilePath,
+    FiniteRange,
+    json_option,
+    plugin_option,
+    print_columns,
+    print_json,
+    set_option,
+    trust_option,
+)
 
 
 @click.command("eval")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=FilePath())
 @click.option("--groups", type=click.IntRange(2), help="Validation groups; default: those of the experiment.")
-@click.option("--temperature", type=click.FloatRange(0), help="Default: that of the experiment; 0 is greedy.")
+@click.option("--temperature", type=FiniteRange(0), help="Default: that of the experiment; 0 is greedy.")
 @set_option
 @trust_option
 @json_option

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from .options import plugin_option, trust_option
+from .options import FilePath, plugin_option, trust_option
 
 
 @click.command("export")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/export/step_N.")
+@click.argument("checkpoint", type=FilePath())
+@click.option("--to", type=FilePath(file_okay=False), help="Default: RUN/export/step_N.")
 @click.option("--adapter", is_flag=True, help="The LoRA adapter alone, instead of merging it into its base model.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: that of the experiment.")
 @trust_option

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from ..core.errors import UncollapseError
+from ..core.errors import RequestError, UncollapseError
+from ..core.paths import shown_path
+from ..core.terminal import escaped, printable_streams
 from .lazy_group import LazyGroup
 from .options import load_plugin_files
 
@@ -25,14 +30,25 @@ COMMANDS = {
     "doctor": (".doctor:command", "What this machine can run."),
 }
 """Command -> where it is, and its line in ``--help``, which imports no command."""
+WRONG_PATH = {
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EACCES, errno.EPERM),
+    *(errno.ENXIO, errno.ENODEV),
+}
+"""Failures that say that a path was wrongly given; others, such as a disk that went away, are of the work."""
 
 
 class Main(LazyGroup):
     """The edge where errors become messages and exit codes."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        printable_streams()
+        with _escaped_usage():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _escaped_usage():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
@@ -41,7 +57,18 @@ class Main(LazyGroup):
         except OSError as error:  # a directory where a file should be, a disk that went away
             if error.filename is None:
                 raise
-            ctx.exit(_report(UncollapseError(f"{error.strerror}: {error.filename}")))
+            kind = RequestError if error.errno in WRONG_PATH else UncollapseError
+            ctx.exit(_report(kind(f"{error.strerror}: {shown_path(error.filename)}")))
+
+
+@contextmanager
+def _escaped_usage() -> Iterator[None]:
+    """What click says of a wrong value shows the value."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = escaped(error.message)
+        raise
 
 
 def _report(error: UncollapseError | ImportError) -> int:
@@ -59,7 +86,7 @@ def _report(error: UncollapseError | ImportError) -> int:
 
         traceback.print_exception(error)
     else:
-        click.echo(f"error: {error}", err=True)
+        click.echo(escaped(f"error: {error}"), err=True)
     return error.exit_code
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 
 from .options import print_columns
@@ -17,11 +15,8 @@ def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: 
     """
     from ..core.compatibility import check_ranks
     from ..core.config import compose
-    from ..core.errors import RequestError
     from ..plugins.training.fitting import GIB, USABLE, Request, require
 
-    if gpu_memory is not None and math.isnan(gpu_memory):
-        raise RequestError("not a number of GiB", "--gpu-memory", "give the memory of one GPU, such as 80")
     experiment = compose(source, overrides)
     check_ranks(experiment, ranks)
     memory = int(gpu_memory * GIB) if gpu_memory else _gpu_memory()

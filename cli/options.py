@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+from ..core.paths import shown_path, unusable
+
+
+class FilePath(click.Path):
+    """A path that can be one: neither empty nor odd, too long, in a loop of links, or closed to us."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = os.fsdecode(value)
+        if reason := unusable(text):
+            self.fail(f"the path {shown_path(text)!r} {reason}", param, ctx)
+        try:
+            Path(text).stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                self.fail(f"{shown_path(text)!r}: {error.strerror}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of finite numbers, of which NaN is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 def load_plugin_files(paths: tuple[str, ...]) -> None:
@@ -56,7 +89,18 @@ def mention_plugins() -> None:
 def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--set KEY=VALUE``, repeatable, passed on as ``overrides``."""
     help_text = "Change one key of the experiment; the value is YAML."
-    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=help_text)(command)
+    return click.option(
+        *("--set", "overrides"),
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=lambda _context, _option, texts: tuple(map(_as_utf8, texts)),
+        help=help_text,
+    )(command)
+
+
+def _as_utf8(text: str) -> str:
+    """Text that a locale without UTF-8 has handed over byte by byte."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def trust_option(command: Callable[..., Any]) -> Callable[..., Any]:

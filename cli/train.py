@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import mention_plugins, plugin_option, set_option
+from .options import FilePath, mention_plugins, plugin_option, set_option
+
+if TYPE_CHECKING:
+    from ..core.experiment import Experiment
+
+
+def require_models(experiment: Experiment) -> None:
+    """Raises RequestError, before anything large is imported, if a model is neither a directory nor on the hub."""
+    from ..core import hub
+    from ..core.paths import is_folder
+
+    critic = experiment.critic
+    for key, path in (("model.path", experiment.model.path), ("critic.path", critic.path if critic else None)):
+        if path is not None and not is_folder(path):
+            hub.require(path, key)
 
 
 @click.command("train")
 @click.argument("experiment", metavar="NAME|FILE")
 @set_option
-@click.option("--run-dir", type=click.Path(path_type=Path, file_okay=False), help="Default: runs/NAME.")
+@click.option("--run-dir", type=FilePath(file_okay=False), help="Default: runs/NAME.")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last good checkpoint.")
 @click.option("--ranks", type=click.IntRange(1), help="Processes, one per GPU (default: 1; of a hostfile: all slots).")
-@click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: a line `host slots=N` for each.")
+@click.option("--hostfile", type=FilePath(), help="Several machines: a line `host slots=N` for each.")
 @click.option("--dry-run", is_flag=True, help="Print what would run and stop.")
 @plugin_option
 @click.pass_context
@@ -35,7 +51,11 @@ def command(
     first Ctrl-C finishes the step and writes a checkpoint, the second stops at once; continue with --resume).
     """
     from ..core.config import compose
+    from ..plugins.training.place import read_place
 
+    launches = hostfile is not None or (ranks or 1) > 1
+    if not launches or "RANK" in os.environ:
+        read_place()
     mention_plugins()
     composed = compose(experiment, overrides)
     run_dir = run_dir or Path("runs") / Path(experiment).stem
@@ -46,6 +66,7 @@ def command(
         click.echo(dump_yaml(composed))
         click.echo(describe(composed, run_dir))
         return
+    require_models(composed)
     if hostfile is not None:
         from ..plugins.training.distributed import relaunch_on
 

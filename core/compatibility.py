@@ -9,13 +9,17 @@ says in an optional method ``check(experiment) -> Iterable[str]``: reasons why i
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from .components import NEEDS
-from .errors import nearest
+from .errors import MissingExtraError, nearest
 from .experiment import Critic, Experiment, Named, keys
-from .problems import CompositionError, Problem
+from .problems import CompositionError, Problem, failure
+
+EPISODES = 1 << 18
+"""Of one step, at most: with a few KiB each they fit any machine, and real steps have a tenth of them."""
 
 
 def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
@@ -73,6 +77,8 @@ def needs(experiment: Experiment) -> frozenset[str]:
 
 def combination_problems(experiment: Experiment) -> list[Problem]:
     """Why an experiment whose every key is right cannot work all the same."""
+    if broken := _broken(experiment):
+        return broken
     return [
         *_needs(experiment),
         *_sampling(experiment),
@@ -153,6 +159,7 @@ def _batches(experiment: Experiment) -> Iterator[Problem]:
         yield Problem(reason, "trainer.token_budget", budget, f"0, or at least {rollout.max_context}")
     if mini % micro and not budget:
         yield _not_multiple("trainer.mini_batch", mini, micro, "trainer.micro_batch")
+    yield from _episodes(experiment)
     episodes = rollout.groups * rollout.group_size
     full = rollout.context_window == "full"
     rows = episodes if full else episodes * rollout.max_turns
@@ -162,14 +169,26 @@ def _batches(experiment: Experiment) -> Iterator[Problem]:
             f"is more than the {rows} rows of a step ({counted})", "trainer.mini_batch", mini, f"at most {rows}"
         )
     elif full and rows % mini:
-        divisors = [size for size in range(1, rows + 1) if rows % size == 0]
-        near = min(divisors, key=lambda size: (abs(size - mini), size))
+        near = min(_divisors(rows), key=lambda size: (abs(size - mini), size))
         yield Problem(
             f"does not divide the {rows} rows of a step (rollout.groups * rollout.group_size)",
             "trainer.mini_batch",
             mini,
             f"the nearest that does is {near}",
         )
+
+
+def _episodes(experiment: Experiment) -> Iterator[Problem]:
+    """All episodes of a step are held at once."""
+    for name, section in (("rollout", experiment.rollout), ("validation", experiment.validation)):
+        if (episodes := section.groups * section.group_size) > EPISODES:
+            reason = f"times {name}.group_size = {section.group_size} is {episodes} episodes, which are held at once"
+            yield Problem(reason, f"{name}.groups", section.groups, f"at most {EPISODES} episodes are")
+
+
+def _divisors(number: int) -> list[int]:
+    low = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return [*low, *(number // size for size in low)]
 
 
 def _training(experiment: Experiment) -> Iterator[Problem]:
@@ -220,5 +239,27 @@ def _shared_critic(experiment: Experiment) -> Iterator[Problem]:
 def _own_checks(experiment: Experiment) -> Iterator[Problem]:
     for key, named in components(experiment):
         check = getattr(named.component, "check", None)
-        for reason in check(experiment) if callable(check) else ():
-            yield Problem(f"{named.name}: {reason}", key)
+        if not callable(check):
+            continue
+        try:
+            reasons = [str(reason) for reason in check(experiment)]
+        except MissingExtraError:
+            raise
+        except Exception as error:
+            yield failure(named.described, "check", error).under(key)
+        else:
+            yield from (Problem(f"{named.name}: {reason}", key) for reason in reasons)
+
+
+def _broken(experiment: Experiment) -> list[Problem]:
+    """The components that fail when they are asked what they need."""
+    found = []
+    for key, named in components(experiment):
+        try:
+            needed = frozenset(getattr(named.component, "needs", ()))
+            if odd := [need for need in needed if not isinstance(need, str)]:
+                raise TypeError(f"{odd[0]!r} is not the name of a need")
+            bool(getattr(named.component, "keeps_all", False))
+        except Exception as error:
+            found.append(failure(named.described, "needs", error).under(key))
+    return found

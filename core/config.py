@@ -8,6 +8,7 @@ files add up.
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,12 +20,21 @@ from .compatibility import combination_problems
 from .converter import UNKNOWN_KEY, component_mapping, make_converter, plain, structure_component
 from .errors import MissingExtraError, RequestError, nearest
 from .experiment import Experiment, keys, section_of
-from .problems import CompositionError, Invalid, Problem, unique
+from .paths import expanded, is_there, read_text, shown_path
+from .plain_data import plain_problems
+from .problems import CompositionError, Invalid, Problem, show, unique
+from .scalars import wrong
 from .spec import SpecError, parse_value, split_list
 from .yaml import SyntaxProblem, dumps, loads
 
 Source = str | Path | Mapping[str, Any] | Experiment
 SUFFIXES = (".yaml", ".yml")
+LARGEST_FILE = 1 << 16
+"""Bytes of an experiment file."""
+LONGEST_CHAIN = 32
+"""Experiments that extend each other."""
+DEEPEST_KEY = 16
+"""Dots of an override's key."""
 Overrides = Iterable[str] | Mapping[str, Any]
 
 
@@ -80,7 +90,7 @@ def _registry() -> Any:
 
 
 def _label(source: Source) -> str:
-    return str(source) if isinstance(source, str | Path) else ""
+    return shown_path(source) if isinstance(source, str | Path) else ""
 
 
 def _compose(source: Source, overrides: Overrides, registry: Any) -> tuple[Experiment | None, list[Problem]]:
@@ -92,6 +102,7 @@ def _compose(source: Source, overrides: Overrides, registry: Any) -> tuple[Exper
     except Invalid as error:
         found += error.problems
     changes, malformed = _read_overrides(overrides)
+    malformed += [problem for change in changes for problem in plain_problems(change)]
     if found or malformed:
         return None, [*found, *malformed]
     layers += changes
@@ -139,16 +150,20 @@ def _layers(source: Source, registry: Any, seen: tuple[str, ...]) -> list[dict[s
     data, directory = _read(source, registry)
     if not isinstance(data, Mapping):
         raise Invalid(Problem("an experiment is a mapping of keys to values", value=data))
-    layer = dict(data)
+    if faults := plain_problems(data):
+        raise Invalid(*faults)
+    layer = plain(data)
     if isinstance(layer.get("plugins"), list):
-        layer["plugins"] = [str(_from(directory, item)) if isinstance(item, str) else item for item in layer["plugins"]]
+        layer["plugins"] = [_from(directory, item, "plugins") for item in layer["plugins"]]
     if "extends" not in layer:
         return [layer]
     base = layer.pop("extends")
     if not isinstance(base, str):
         raise Invalid(Problem("must be the name or the path of one experiment", "extends", base))
     if base.endswith(SUFFIXES):
-        base = str(_from(directory, base))
+        base = _from(directory, base, "extends")
+    if len(seen) >= LONGEST_CHAIN:
+        raise Invalid(Problem(f"more than {LONGEST_CHAIN} experiments extend each other", "extends", base))
     if base in seen:
         raise Invalid(Problem(f"experiments extend each other in a circle: {' -> '.join([*seen, base])}", "extends"))
     try:
@@ -162,34 +177,41 @@ def _layers(source: Source, registry: Any, seen: tuple[str, ...]) -> list[dict[s
 def _read(source: Source, registry: Any) -> tuple[Any, Path]:
     """The raw data of a source and the directory that its relative paths start from."""
     if isinstance(source, Mapping | Experiment):
-        return plain(source), Path()
+        return plain(source) if isinstance(source, Experiment) else source, Path()
+    if not isinstance(source, str | Path):
+        raise Invalid(Problem("an experiment is a name, the path of a file or a mapping", value=source))
     if isinstance(source, Path) or source.endswith(SUFFIXES):
-        return _read_file(Path(source))
+        return _read_file(source)
     try:
         return registry.resolve("experiment", source), Path()
     except MissingExtraError:
         raise
     except RequestError as error:
-        if Path(source).exists():
-            return _read_file(Path(source))
+        if is_there(source):
+            return _read_file(source)
         raise Invalid(Problem(error.what, fix=f"{error.fix}, or give the path of a YAML file")) from error
 
 
-def _read_file(path: Path) -> tuple[Any, Path]:
+def _read_file(path: str | Path) -> tuple[Any, Path]:
     try:
-        return loads(path.expanduser().read_text("utf-8")), path.expanduser().parent
-    except OSError as error:
-        raise Invalid(Problem(f"the file {path} cannot be read: {error.strerror}")) from error
-    except UnicodeDecodeError as error:
-        raise Invalid(Problem(f"the file {path} is not UTF-8 text")) from error
+        return loads(read_text(path, LARGEST_FILE)), expanded(path).parent
     except SyntaxProblem as error:
-        raise Invalid(
-            Problem(f"the file {path} is not valid YAML: {error}", fix="put text with special characters in quotes")
-        ) from error
+        reason = f"the file {shown_path(path)} is not valid YAML: {error}"
+        raise Invalid(Problem(reason, fix="put text with special characters in quotes")) from error
+    except RequestError as error:
+        config = Path(path) / "config.yaml"
+        fix = f"did you mean {config}?" if is_there(str(config)) else error.fix
+        raise Invalid(Problem(error.what, fix=fix)) from error
 
 
-def _from(directory: Path, path: str) -> Path:
-    return (directory / Path(path).expanduser()).resolve()
+def _from(directory: Path, path: Any, key: str) -> Any:
+    """A path of a file as an absolute one; what is no text stays, for structuring to find."""
+    if not isinstance(path, str):
+        return path
+    try:
+        return os.path.realpath(directory / expanded(path))
+    except RequestError as error:
+        raise Invalid(Problem(error.what, key, path, error.fix)) from error
 
 
 def _load_plugins(layers: list[dict[str, Any]], registry: Any) -> list[Problem]:
@@ -230,18 +252,18 @@ def _read_overrides(overrides: Overrides) -> tuple[list[dict[str, Any]], list[Pr
     pairs, found = [], []
     overrides = [overrides] if isinstance(overrides, str) else overrides
     for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
-        if not isinstance(item, str):
-            pairs.append(item)
-            continue
-        key, equals, text = item.partition("=")
+        key, equals, text = item.partition("=") if isinstance(item, str) else (str(item[0]), "=", item[1])
+        key = key.strip()
         try:
-            if not equals or not key.strip():
-                raise SpecError(
-                    f"the override {item!r} has no {'value' if key.strip() else 'key'}", fix="write KEY=VALUE"
-                )
-            pairs.append((key.strip(), parse_value(text)))
+            if not equals or not key:
+                raise SpecError(f"the override {show(item)} has no {'value' if key else 'key'}", fix="write KEY=VALUE")
+            if not all(part.strip() for part in key.split(".")):
+                raise SpecError("an empty name stands in the key", fix="write names with single dots between them")
+            if key.count(".") > DEEPEST_KEY:
+                raise SpecError(f"the key has more than {DEEPEST_KEY} dots")
+            pairs.append((key, parse_value(text) if isinstance(item, str) else text))
         except SpecError as error:
-            found.append(Problem(error.what, key.strip(), fix=error.fix))
+            found.append(Problem(error.what, key, fix=error.fix))
     return nest(pairs), found
 
 
@@ -289,14 +311,23 @@ def _merge_field(registry: Any, field: Any, hint: Any, base: Mapping[str, Any], 
         if "name" in value or there in (None, attrs.NOTHING):
             return value
         return {**component_mapping(registry, kind, there), **value}
-    below = there if isinstance(there, Mapping) else {}
     section = section_of(hint)
+    if section is None and typing.get_origin(hint) is not dict:
+        return value  # structuring says what it is
+    if not isinstance(there, Mapping | None):
+        raise wrong(there, "a mapping of keys to values, to change one of them")
+    below = there or {}
     return merge(registry, below, value, section) if section else {**below, **value}
 
 
 def _merge_list(registry: Any, kind: str, there: Any, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A list of components whose parameters are changed by name: ``collapse.empty_filter.steps=3``."""
-    items = split_list(there) if isinstance(there, str) else there
+    try:
+        items = split_list(there) if isinstance(there, str) else there
+    except SpecError as error:
+        raise Invalid(Problem(error.what, value=there, fix=error.fix)) from error
+    if not isinstance(items, list | tuple):
+        raise wrong(there, "a list of components")
     spelled = {item["name"]: item for item in (component_mapping(registry, kind, item) for item in items)}
     found = []
     for name, params in changes.items():

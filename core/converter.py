@@ -19,11 +19,13 @@ from cattrs.errors import StructureHandlerNotFoundError
 
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
 from .experiment import Named
-from .problems import ABSENT, Invalid, Problem, show
+from .problems import ABSENT, Invalid, Problem, failure, show
 from .scalars import read_bool, read_float, read_int, read_literal, read_path, read_text, wrong
 from .spec import SpecError, read_spec, split_list
 
 UNKNOWN_KEY = "unknown key"
+MOST = 64
+"""Components of one list."""
 UNIONS = (Union, types.UnionType)
 
 
@@ -208,13 +210,13 @@ def _range_problem(field: Any, arguments: Mapping[str, Any]) -> list[Problem]:
     try:
         # Other fields may be unreadable; a validator that looks at them has its say when the instance is made.
         field.validator(types.SimpleNamespace(**arguments), field, value)
-    except AttributeError:
-        return []
     except (ValueError, TypeError) as error:
         text = str(error.args[0] if error.args else error)
         for name in (f"'{field.name}' ", f"{field.name} "):
             text = text.removeprefix(name)
         return [Problem(text.removesuffix(f": {value}").removesuffix(f", got {value}"), field.alias, plain(value))]
+    except Exception:
+        return []  # it looks at another field that is unreadable, or is broken: making the instance says which
     return []
 
 
@@ -226,6 +228,8 @@ def _components(converter: cattrs.Converter, registry: Any, kind: str, value: An
             raise Invalid(Problem(error.what, value=value, fix=error.fix)) from error
     if not isinstance(value, list | tuple):
         raise wrong(value, "a list of components")
+    if len(value) > MOST:
+        raise Invalid(Problem(f"holds {len(value)} components, and {MOST} is the most"))
     items = _collect(
         (str(index), lambda item=item: structure_component(converter, registry, kind, item))
         for index, item in enumerate(value)
@@ -245,7 +249,7 @@ def component_mapping(registry: Any, kind: str, value: Any) -> dict[str, Any]:
     try:
         spec = read_spec(value)
         name = registry.entry(kind, spec.name).name
-        signature = inspect.signature(registry.resolve(kind, name))
+        signature = _signature(registry, kind, name)
     except MissingExtraError:
         raise
     except RequestError as error:
@@ -267,7 +271,8 @@ def structure_component(converter: cattrs.Converter, registry: Any, kind: str, v
     params = component_mapping(registry, kind, value)
     name = params.pop("name")
     target = registry.resolve(kind, name)
-    known = inspect.signature(target).parameters
+    known = _signature(registry, kind, name).parameters
+    plugin = str(registry.entry(kind, name).plugin)
     problems = []
     for key in params.keys() - known.keys():
         fix = f"{nearest(key, known) if known else 'it has none'}{_owners(registry, kind, key)}"
@@ -280,11 +285,24 @@ def structure_component(converter: cattrs.Converter, registry: Any, kind: str, v
             component = registry.create(kind, name, **params)
     except Invalid as error:
         problems += error.problems
-    except RequestError as error:
+    except MissingExtraError:
+        raise
+    except UncollapseError as error:
         problems.append(Problem(error.what, fix=error.fix))
+    except Exception as error:
+        problems.append(failure(f"{kind} {name!r} of {plugin}", "the making of it", error))
     if problems:
         raise Invalid(*problems)
-    return Named(kind, name, params, component)
+    return Named(kind, name, params, component, plugin)
+
+
+def _signature(registry: Any, kind: str, name: str) -> inspect.Signature:
+    """Raises RequestError where a target has none."""
+    try:
+        return inspect.signature(registry.resolve(kind, name))
+    except (ValueError, TypeError) as error:
+        what = f"the parameters of {registry.entry(kind, name)} cannot be read: {error}"
+        raise RequestError(what, str(registry.entry(kind, name).plugin), "mend its plugin") from error
 
 
 def _owners(registry: Any, kind: str, parameter: str) -> str:
@@ -292,7 +310,7 @@ def _owners(registry: Any, kind: str, parameter: str) -> str:
     owners = []
     for name in registry.names(kind):
         try:
-            if parameter in inspect.signature(registry.resolve(kind, name)).parameters:
+            if parameter in _signature(registry, kind, name).parameters:
                 owners.append(name)
         except UncollapseError:
             continue  # one that cannot be loaded here has nothing to suggest

@@ -16,7 +16,13 @@ from typing import Any, Literal
 
 import attrs
 
+from .paths import unusable
 from .spec import Spec
+
+COUNT = 10**7
+"""Of steps, rows and the like, at most."""
+TOKENS, TURNS, RANK = 2**24, 10**4, 2**13
+"""Of a row, of an episode, of an adapter, at most: far beyond what any model takes."""
 
 
 @attrs.frozen
@@ -28,6 +34,13 @@ class Named:
     params: dict[str, Any] = attrs.field(factory=dict)
     """Every parameter as plain data, the defaults included."""
     component: Any = attrs.field(default=None, eq=False, repr=False)
+    plugin: str = attrs.field(default="", eq=False, repr=False)
+    """Who registered it, in words."""
+
+    @property
+    def described(self) -> str:
+        """For messages: kind, name and plugin."""
+        return f"{self.kind} {self.name!r}{f' of {self.plugin}' if self.plugin else ''}"
 
     def __str__(self) -> str:
         """The one-word spelling, with the parameters that differ from their defaults."""
@@ -66,11 +79,42 @@ def number(
         inside = minimum < value <= maximum or (value == minimum and not above)
         if not math.isfinite(value) or not (inside or (or_minus_1 and value == -1)):
             bounds = [f"above {minimum}" if above else f"at least {minimum}"] if math.isfinite(minimum) else []
-            bounds += [f"at most {maximum}"] if math.isfinite(maximum) else []
+            bounds += [f"at most {maximum}"] if maximum < value or maximum < COUNT else []
             bounds += [] if math.isfinite(value) else ["finite"]
             raise ValueError(f"must be {' and '.join(bounds)}{', or -1' if or_minus_1 else ''}")
 
     return attrs.field(default=default, validator=check)
+
+
+def count(default: int, minimum: int = 1, maximum: int = COUNT, **options: bool) -> Any:
+    """A field that holds a whole number of things; more than ``maximum`` of them fit no machine, or mean nothing."""
+    return number(default, minimum, maximum, **options)
+
+
+def seed(default: int) -> Any:
+    """A field that holds a seed that every generator of random numbers takes."""
+    return number(default, 0, 2**32 - 1)
+
+
+def temperature(default: float, *, greedy: bool) -> Any:
+    """A field that holds a temperature whose logits stay finite; where ``greedy``, 0 is the most likely token."""
+    least = 1e-6
+
+    def check(instance: Any, attribute: attrs.Attribute[float], value: float) -> None:
+        if not (least <= value < math.inf or (greedy and value == 0)):
+            raise ValueError(f"must be at least {least} and finite{', or 0 (greedy)' if greedy else ', and above 0'}")
+
+    return attrs.field(default=default, validator=check)
+
+
+def directory() -> Any:
+    """A field that may hold a Hugging Face name or the path of a directory, which need not be there yet."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+        if value is not None and (reason := unusable(value)):
+            raise ValueError(f"is no path: it {reason}")
+
+    return attrs.field(default=None, validator=check)
 
 
 def betas() -> Any:
@@ -87,7 +131,7 @@ def betas() -> Any:
 class Lora:
     """Low-rank adapters (peft); the reference model is then the policy with its adapter switched off."""
 
-    rank: int = number(16, 1)
+    rank: int = count(16, maximum=RANK)
     alpha: int = number(32, 0, 1_000_000, above=True)
     dropout: float = number(0.0, 0, 1)
     """Share of its inputs that each adapter drops at random in training."""
@@ -100,7 +144,7 @@ class Lora:
 class Model:
     """Exactly one of ``path`` (a Hugging Face name or directory) and ``build`` (a local model builder)."""
 
-    path: str | None = None
+    path: str | None = directory()
     build: Named | None = component("model_builder")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the forward pass computes in; the optimizer's master weights are always fp32."""
@@ -120,30 +164,30 @@ class Rollout:
     """How episodes are sampled: ``groups`` times ``group_size`` conversations a step."""
 
     engine: Named = component("rollout_engine", "hf")
-    groups: int = number(8, 1)
-    group_size: int = number(16, 1)
-    max_turns: int = number(5, 1)
-    max_actions_per_turn: int = number(2, 1)
+    groups: int = count(8)
+    group_size: int = count(16)
+    max_turns: int = count(5, maximum=TURNS)
+    max_actions_per_turn: int = count(2)
     """Actions of one answer beyond this many are cut off without penalty."""
-    max_actions: int = number(10, 1)
+    max_actions: int = count(10)
     """Actions of one episode."""
-    max_tokens: int = number(400, 1)
+    max_tokens: int = count(400, maximum=TOKENS)
     """Sampled tokens of one turn."""
-    max_context: int = number(3600, 1)
+    max_context: int = count(3600, maximum=TOKENS)
     """Tokens of one row; an episode that would grow beyond it is truncated."""
-    temperature: float = number(1.0, 0, above=True)
+    temperature: float = temperature(1.0, greedy=False)
     top_p: float = number(1.0, 0, 1, above=True)
     """Only 1 is accepted: a truncated distribution has log-probs that the trainer cannot compute."""
-    top_k: int = number(-1, 1, or_minus_1=True)
+    top_k: int = count(-1, or_minus_1=True)
     """Only -1 (all tokens) is accepted, for the same reason."""
     context_window: Literal["full", "limited_multi_turn", "single_turn"] = "full"
-    window_turns: int = number(-1, 1, or_minus_1=True)
+    window_turns: int = count(-1, or_minus_1=True)
     """Turns in the window of the two turn-level modes, the current one included; -1 is all of them."""
     think: bool = True
     """Whether the model is asked to think (``<think>...</think>``) before it answers."""
     format_penalty: float = number(0.1, 0)
     """Taken from the episode reward for each turn with an unreadable or invalid answer."""
-    seed: int = number(10000, 0)
+    seed: int = seed(10000)
     """Seed of the first training group; step k (from 0) uses ``seed + k * groups`` and up."""
     step_timeout: float | None = number(600.0, 0, above=True)
     """Seconds that an environment may take for one step, or to make an episode; ``None`` has no limit."""
@@ -167,7 +211,7 @@ class Filter:
     metric: Named = component("group_metric", "reward_variance")
     loss_scaling: Literal["none", "linear", "sqrt"] = "none"
     """Multiply the policy's advantages by the kept ratio r, or by its square root."""
-    empty_stop_steps: int = number(5, 0)
+    empty_stop_steps: int = count(5, 0)
     """``empty_filter`` stops the run after this many consecutive steps without any group; 0 never."""
 
 
@@ -188,16 +232,16 @@ class Trainer:
     """The optimizer steps. ``mini_batch`` counts rows of all ranks, ``micro_batch`` and ``score_batch`` of one."""
 
     backend: Named = component("train_backend", "deepspeed")
-    steps: int = number(200, 1)
-    epochs: int = number(1, 1)
+    steps: int = count(200)
+    epochs: int = count(1)
     """Passes over the rollouts of a step."""
-    mini_batch: int = number(32, 1)
+    mini_batch: int = count(32)
     """Rows per optimizer step."""
-    micro_batch: int = number(4, 1)
+    micro_batch: int = count(4)
     """Rows per forward and backward pass."""
-    score_batch: int = number(8, 1)
+    score_batch: int = count(8)
     """Rows per forward pass without gradients."""
-    token_budget: int = number(0, 0)
+    token_budget: int = count(0, 0, TOKENS)
     """Tokens per forward and backward pass of one rank, in rows packed without padding, in place of the rows that
     ``micro_batch`` and ``score_batch`` count (a pass without gradients takes twice as many). 0 pads and counts rows."""
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -210,36 +254,36 @@ class Trainer:
     """Global norm; 0 does not clip."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Decays to zero over the training steps of the whole run."""
-    warmup_steps: int = number(0, 0)
+    warmup_steps: int = count(0, 0)
     """Training steps of linear warm-up."""
     loss_aggregation: Literal[
         "token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
     ] = "token-mean"
-    save_every: int = number(-1, 1, or_minus_1=True)
+    save_every: int = count(-1, or_minus_1=True)
     """Steps between checkpoints; -1 saves the last one only."""
     save_last: bool = True
-    keep: int = number(1, 0)
+    keep: int = count(1, 0)
     """Checkpoints that are kept; the oldest are deleted once a newer one is complete. 0 keeps all."""
-    log_rollouts: int = number(4, 0)
+    log_rollouts: int = count(4, 0)
     """Episodes per logged step that are written as text."""
-    log_rollouts_every: int = number(1, 1)
+    log_rollouts_every: int = count(1)
 
 
 @attrs.frozen
 class Critic:
     """The value model: the same architecture with a scalar head. Only built when something needs values."""
 
-    path: str | None = None
+    path: str | None = directory()
     """Where it starts from; ``None``: from the policy's model."""
     lr: float = number(1e-5, 0)
     weight_decay: float = number(0.01, 0)
     betas: tuple[float, float] = betas()
     grad_clip: float = number(1.0, 0)
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = number(0, 0)
+    warmup_steps: int = count(0, 0)
     clip_value: float = number(0.5, 0, above=True)
     """Values move at most this far from the old ones before the loss stops rewarding it (reward units)."""
-    policy_after: int = number(0, 0)
+    policy_after: int = count(0, 0)
     """The policy trains only after this many steps of the critic alone."""
     shared: bool = False
     """No model of its own: a scalar head on the policy's trunk, in the policy's passes and its optimizer steps."""
@@ -253,13 +297,13 @@ class Critic:
 class Validation:
     """Success on fixed groups, the same at every validation."""
 
-    groups: int = number(512, 1)
-    group_size: int = number(1, 1)
-    every: int = number(10, 0)
+    groups: int = count(512)
+    group_size: int = count(1)
+    every: int = count(10, 0)
     """Steps between validations; 0 validates never. The last step always validates otherwise."""
     before_train: bool = True
-    temperature: float = number(0.5, 0)
-    seed: int = number(123, 0)
+    temperature: float = temperature(0.5, greedy=True)
+    seed: int = seed(123)
     environment: dict[str, Any] = attrs.field(factory=dict)
     """Parameters of the environment that differ in validation, e.g. ``{split: validation}``."""
 
@@ -293,7 +337,7 @@ class Experiment:
     trackers: tuple[Named, ...] = components("tracker", "jsonl", "progress")
     plugins: tuple[str, ...] = ()
     """Plugin files, as with ``--plugin FILE.py``; they are loaded before anything is read."""
-    seed: int = number(0, 0)
+    seed: int = seed(0)
 
 
 def section_of(hint: Any) -> type | None:

@@ -30,6 +30,7 @@ from . import hookspecs
 from .announced import Announcement, announcements
 from .errors import RequestError, RunError, UncollapseError, nearest
 from .imports import import_alone, where_raised
+from .paths import expanded
 from .targets import locate, missing_extra
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -112,7 +113,7 @@ def discover() -> list[Plugin]:
 
 def load_file(path: str | Path) -> Plugin:
     """The plugin in a Python file. Raises RequestError if it cannot be loaded: it was asked for by name."""
-    path = Path(path).expanduser().resolve()
+    path = Path(os.path.realpath(expanded(path)))
     plugin = Plugin(path.stem, str(path), source=path)
     if not path.is_file():
         raise PluginLoadError("there is no such plugin file", str(path), "--plugin takes the path of a Python file")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from . import plugins as loading
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
 from .hookspecs import REGISTRATION
 from .imports import import_alone
+from .paths import expanded
 from .plugins import Plugin, PluginLoadError, SignatureError, file_sha256, import_failure
 from .targets import FILES, PROTOCOLS, as_mapping, check_target, file_of, load_target, missing_methods
 from .terminal import escaped
@@ -209,7 +211,11 @@ class Registry:
 
         Raises RequestError if anything is wrong with it; then none of its names stay.
         """
-        resolved = str(Path(path).expanduser().resolve())
+        try:
+            resolved = os.path.realpath(expanded(path))
+        except RequestError as error:
+            fix = "--plugin takes the path of a Python file"
+            raise PluginLoadError(f"there is no such plugin file: {error.what}", fix=fix) from error
         for plugin in self.plugins:
             if plugin.module == resolved:
                 return plugin

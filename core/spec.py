@@ -18,6 +18,10 @@ from .yaml import SyntaxProblem, loads
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*")
 _KEYWORD = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)", re.DOTALL)
+BEFORE_VALUE = {"", *"(=[{,:'\""}
+"""After these (or at the start of an item) a quote opens quoted text; inside a word it is an apostrophe."""
+MOST = 256
+"""Values of one component spelled in one word."""
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -63,7 +67,10 @@ def parse_spec(text: str) -> Spec:
         raise SpecError("the parentheses do not close at the end", text, "write NAME(VALUE, KEY=VALUE)")
     args: list[Any] = []
     params: dict[str, Any] = {}
-    for part in split_list(inside[:-1]):
+    parts = split_list(inside[:-1])
+    if len(parts) > MOST:
+        raise SpecError(f"{name} is given {len(parts)} values, and {MOST} is the most", text)
+    for part in parts:
         keyword = _KEYWORD.fullmatch(part)
         if not keyword and params:
             raise SpecError(f"the positional value {part} follows a named one", text, "put positional values first")
@@ -91,6 +98,7 @@ def split_list(text: str) -> list[str]:
         SpecError: an item is empty, or a bracket or quote does not close.
     """
     items, start, closing, quote, position = [], 0, [], "", 0
+    last = ""  # the character before, spaces apart
     while position < len(text):
         char = text[position]
         if quote:
@@ -98,7 +106,7 @@ def split_list(text: str) -> list[str]:
                 position += 1
             elif char == quote:
                 quote = ""
-        elif char in "'\"" and _begins_value(text[start:position]):
+        elif char in "'\"" and last in BEFORE_VALUE:
             quote = char
         elif char in _CLOSES:
             closing.append(_CLOSES[char])
@@ -108,6 +116,7 @@ def split_list(text: str) -> list[str]:
         elif char == "," and not closing:
             items.append(text[start:position])
             start = position + 1
+        last = "" if start > position else last if char.isspace() else char
         position += 1
     if quote or closing:
         raise SpecError(f"a {quote or closing[-1]!r} is missing", text)
@@ -118,12 +127,6 @@ def split_list(text: str) -> list[str]:
     if "" in items:
         raise SpecError("an item of the list is empty", text, "drop the superfluous comma")
     return items
-
-
-def _begins_value(before: str) -> bool:
-    """Whether a quote after this opens quoted text; inside a word it is an apostrophe."""
-    before = before.rstrip()
-    return not before or before[-1] in "(=[{,:'\""
 
 
 def format_value(value: Any) -> str:
@@ -140,7 +143,8 @@ def format_value(value: Any) -> str:
         return "{" + ", ".join(f"{format_value(key)}: {format_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(format_value(item) for item in value) + "]"
-    return str(value)
+    # Python converts no whole number of thousands of digits.
+    return hex(value) if isinstance(value, int) and value.bit_length() > 1024 else str(value)
 
 
 def _stands_bare(text: str) -> bool:

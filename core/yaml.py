@@ -2,6 +2,8 @@
 
 One addition: in a flow collection, too, a component spelled in one word may have commas inside its parentheses, as in
 ``[top_p(0.9, type=smallest), nofilter]``, which plain YAML would cut at every comma.
+
+Whatever a text holds, reading it is bounded: in size (aliases filled in), in depth, and whole numbers have 64 bits.
 """
 
 from __future__ import annotations
@@ -10,13 +12,22 @@ import io
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 STR = "tag:yaml.org,2002:str"
 NULL = "tag:yaml.org,2002:null"
+LIMIT = 1 << 20
+"""Characters of a text, and of its data with every alias filled in; a value counts as :data:`VALUE` more."""
+VALUE = 8
+DEPTH = 32
+"""Levels of lists and mappings in each other."""
+WHOLE = 64
+"""Bits of a whole number."""
 
 
 class SyntaxProblem(ValueError):  # noqa: N818 - it is a finding that composition collects, not a failure
@@ -30,8 +41,52 @@ class SyntaxProblem(ValueError):  # noqa: N818 - it is a finding that compositio
         return f"line {self.line}: {self.reason}" if self.line else self.reason
 
 
+class _Composer(Composer):
+    """Keeps count of the depth and size of the data: what an alias stands for is counted wherever the alias is."""
+
+    limit = LIMIT
+    size = 0
+    level = 0
+
+    def compose_document(self) -> Any:
+        self._sizes: dict[str, int] = {}
+        return super().compose_document()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event, before = self.parser.peek_event(), self.size
+        anchor = event.anchor
+        if isinstance(event, AliasEvent):
+            if anchor in self.anchors and anchor not in self._sizes:
+                raise SyntaxProblem(f"the alias *{anchor} refers to what it is a part of", event.start_mark.line + 1)
+            self._grow(self._sizes.get(anchor, 0), event)
+            return super().compose_node(parent, index)
+        if anchor is not None:
+            self._sizes.pop(anchor, None)  # an anchor may stand again, for something else
+        self._grow(VALUE + len(getattr(event, "value", "")), event)
+        if self.level >= DEPTH:
+            raise SyntaxProblem(f"is nested more than {DEPTH} levels deep", event.start_mark.line + 1)
+        self.level += 1
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        if anchor is not None:
+            self._sizes[anchor] = self.size - before
+        return node
+
+    def _grow(self, size: int, event: Any) -> None:
+        self.size += size
+        if self.size > self.limit:
+            raise SyntaxProblem(f"holds more than {self.limit} characters of data", event.start_mark.line + 1)
+
+
 class _Constructor(SafeConstructor):
     """Plain data only; dates stay text, as YAML 1.2 has none."""
+
+    def construct_yaml_int(self, node: Any) -> int:
+        # A longer text is not even converted: Python refuses thousands of digits.
+        value = super().construct_yaml_int(node) if len(node.value) <= 2 * WHOLE else 1 << WHOLE
+        if value.bit_length() > WHOLE:
+            raise SyntaxProblem(f"a whole number of more than {WHOLE} bits", node.start_mark.line + 1)
+        return value
 
     def construct_sequence(self, node: Any, deep: bool = False) -> Any:
         if isinstance(node, SequenceNode) and node.flow_style:
@@ -46,6 +101,9 @@ class _Constructor(SafeConstructor):
 
 for _tag in ("timestamp", "value"):
     _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", _Constructor.construct_yaml_str)
+_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_yaml_int)
+for _tag in ("binary", "omap", "pairs", "set"):  # no file of ours holds such data
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", _Constructor.construct_undefined)
 
 
 class _Representer(SafeRepresenter):
@@ -76,20 +134,33 @@ def _represent_str(representer: _Representer, text: str) -> Any:
 _Representer.add_representer(str, _represent_str)
 
 
-def loads(text: str) -> Any:
-    """The data of one YAML document. Raises SyntaxProblem."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+def loads(text: str, limit: int = LIMIT) -> Any:
+    """The data of one YAML document.
+
+    Raises:
+        SyntaxProblem: it is no such document, has more than ``limit`` characters (aliases filled in), is nested deeper
+            than :data:`DEPTH`, refers to itself, or has a whole number of more than 64 bits.
+    """
+    if len(text) > limit:
+        raise SyntaxProblem(f"is longer than {limit} characters")
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Composer, yaml.Constructor = _Composer, _Constructor
+    yaml.composer.limit, yaml.composer.warn_double_anchors = limit, False
     try:
-        return yaml.load(text)
+        data = yaml.load(text)
+        if yaml.resolver.processing_version != (1, 2):
+            raise SyntaxProblem("is of another version of YAML than 1.2", 1)
+        return data
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(part for part in (error.context, error.problem) if part)
         raise SyntaxProblem(reason, mark.line + 1 if mark else 0) from error
     except YAMLError as error:
         raise SyntaxProblem(" ".join(str(error).split())) from error
-    except RecursionError as error:
-        raise SyntaxProblem("nested too deeply") from error
+    except (ValueError, LookupError) as error:
+        if isinstance(error, SyntaxProblem):
+            raise
+        raise SyntaxProblem("a value is not what its tag says") from error
 
 
 def dumps(data: Any) -> str:
@@ -108,42 +179,50 @@ def _is_plain(node: Any) -> bool:
     return isinstance(node, ScalarNode) and not node.style
 
 
-def _open(text: str) -> bool:
-    return text.count("(") > text.count(")")
-
-
 def _rejoin_items(nodes: list[Any]) -> list[Any]:
     """``f(a`` and ``b)`` become ``f(a, b)``; what never closes is left as it is."""
     joined: list[Any] = []
-    for position, node in enumerate(nodes):
-        opener = joined[-1] if joined else None
-        if opener is not None and _is_plain(opener) and _open(opener.value) and _closes(opener.value, nodes[position:]):
-            opener.value, opener.tag = f"{opener.value}, {node.value}", STR
-        else:
-            joined.append(node)
+    position, ends = 0, _ends(nodes)
+    while position < len(nodes):
+        end = ends.get(position, position)
+        if end > position:
+            nodes[position].value = ", ".join(node.value for node in nodes[position : end + 1])
+            nodes[position].tag = STR
+        joined.append(nodes[position])
+        position = end + 1
     return joined
 
 
 def _rejoin_pairs(pairs: list[Any]) -> list[Any]:
     """``{k: f(a, b)}`` is read by YAML as ``k: f(a`` and a key ``b)`` without a value."""
+    bare = [value.tag == NULL and value.value == "" for _, value in pairs]
     joined: list[Any] = []
-    for position, (key, value) in enumerate(pairs):
-        opener = joined[-1][1] if joined else None
-        rest = [key if value.tag == NULL and value.value == "" else value for key, value in pairs[position:]]
-        bare = rest[0] is key
-        if bare and opener is not None and _is_plain(opener) and _open(opener.value) and _closes(opener.value, rest):
-            opener.value, opener.tag = f"{opener.value}, {key.value}", STR
-        else:
-            joined.append((key, value))
+    position, ends = 0, _ends([key if alone else value for (key, value), alone in zip(pairs, bare, strict=True)])
+    while position < len(pairs):
+        key, value = pairs[position]
+        end = position if bare[position] else ends.get(position, position)
+        if not all(bare[position + 1 : end + 1]):
+            end = position
+        if end > position:
+            value.value = ", ".join([value.value, *(key.value for key, _ in pairs[position + 1 : end + 1])])
+            value.tag = STR
+        joined.append((key, value))
+        position = end + 1
     return joined
 
 
-def _closes(text: str, nodes: list[Any]) -> bool:
-    """Whether the parentheses of ``text`` close within the plain scalars that follow it directly."""
-    for node in nodes:
+def _ends(nodes: list[Any]) -> dict[int, int]:
+    """Where the parentheses that a node leaves open close: in the plain scalars that follow it directly, if at all."""
+    ends: dict[int, int] = {}
+    waiting: list[tuple[int, int]] = []  # positions with open parentheses, and how many were open before each
+    opened = 0
+    for position, node in enumerate(nodes):
         if not _is_plain(node):
-            return False
-        text += node.value
-        if not _open(text):
-            return True
-    return False
+            waiting.clear()
+            continue
+        before, opened = opened, opened + node.value.count("(") - node.value.count(")")
+        if opened > before:
+            waiting.append((position, before))
+        while waiting and opened <= waiting[-1][1]:
+            ends[waiting.pop()[0]] = position
+    return ends

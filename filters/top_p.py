@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import attrs
@@ -42,7 +43,7 @@ class TopP:
         default="linear", validator=attrs.validators.in_(("linear", "softmax"))
     )
     """What the mass of a group is."""
-    eps: float = attrs.field(default=0.01, validator=attrs.validators.ge(0))
+    eps: float = attrs.field(default=0.01, validator=[attrs.validators.ge(0), attrs.validators.lt(math.inf)])
     """Taken off the linear mass that must be reached, in units of the score (RAGEN's ``selection_eps``)."""
 
     @property

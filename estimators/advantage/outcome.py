@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import attrs
 import torch
-from attrs.validators import ge, in_, instance_of
+from attrs.validators import and_, ge, in_, instance_of, lt
 from torch import Tensor
 
 from ...core.components import Advantages
@@ -117,7 +118,7 @@ class Grpo(_GroupEstimator):
 
     scale: bool = attrs.field(default=True, validator=instance_of(bool))
     """Whether to divide by the std; ``false`` is ``dr_grpo``."""
-    eps: float = attrs.field(default=1e-6, validator=ge(0))
+    eps: float = attrs.field(default=1e-6, validator=and_(ge(0), lt(math.inf)))
     """Added to the std, in reward units."""
     ddof: int = attrs.field(default=1, validator=in_((0, 1)))
     """Degrees of freedom taken off the number of episodes in the std: 0 or 1."""

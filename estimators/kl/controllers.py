@@ -74,9 +74,9 @@ class Adaptive:
     Source: Ziegler et al. 2019, "Fine-tuning language models from human preferences", as in verl.
     """
 
-    target: float = attrs.field(default=0.1, validator=attrs.validators.gt(0))
+    target: float = attrs.field(default=0.1, validator=[attrs.validators.gt(0), attrs.validators.lt(math.inf)])
     """Nats per token, in the unit of ``kl.estimator``."""
-    horizon: float = attrs.field(default=10000, validator=attrs.validators.gt(0))
+    horizon: float = attrs.field(default=10000, validator=[attrs.validators.gt(0), attrs.validators.lt(math.inf)])
     """Episodes: the larger, the slower."""
 
     def start(self, coef: float) -> AdaptiveSession:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import attrs
 import torch
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 
 from .base import CONDITIONAL_E, TRUTH, Degenerate, Estimator, Result, jackknife_variance
 from .statistics import (
@@ -59,9 +59,9 @@ class _Jackknife(_OfSequences):
 
 @attrs.frozen
 class _Bootstrap(_OfSequences):
-    resamples: int = attrs.field(default=1000, validator=ge(2))
+    resamples: int = attrs.field(default=1000, validator=and_(ge(2), le(100_000)))
     """How many times all prompts are drawn again; the standard error is then off by about 1 / sqrt(2 * resamples)."""
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=ge(0))
     """Of the draws, which are the same in every call."""
 
     def measure(self, terms: Terms) -> Result:

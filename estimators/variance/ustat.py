@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import attrs
 import torch
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 from torch import Tensor
 
 from .base import TOTAL_ONE_BATCH, Estimator, Result, enough, jackknife_variance, spread
@@ -59,7 +59,7 @@ class _Blocks(Estimator):
     estimand: ClassVar[str] = f"{TOTAL_ONE_BATCH}, of pairs from different blocks"
     units: ClassVar[str] = "blocks of prompts"
 
-    blocks: int = attrs.field(default=8, validator=ge(2))
+    blocks: int = attrs.field(default=8, validator=and_(ge(2), le(10**6)))
     """How many blocks of consecutive prompts; their sizes differ by at most one."""
 
     def block_projections(self, terms: Terms) -> Tensor:

@@ -51,7 +51,7 @@ class MutualInformation:
     """Reasonings drawn, at most, in each way; the cost grows with its square."""
     compute_freq: int = attrs.field(default=5, validator=validators.ge(1))
     """Steps between measurements."""
-    bootstrap: int = attrs.field(default=200, validator=validators.ge(20))
+    bootstrap: int = attrs.field(default=200, validator=[validators.ge(20), validators.le(100_000)])
     """Replicates behind the standard errors ``mi_estimate_se`` and ``mi_seq_estimate_se``."""
     micro_batch: int = attrs.field(default=32, validator=validators.ge(1))
     """Reasonings per forward pass; each holds the keys and values of a prompt, one layer at a time."""

@@ -13,11 +13,12 @@ from typing import Any
 import attrs
 
 from ...core.components import Verdict
+from ...core.converter import make_converter, structure_component
 from ...core.errors import RequestError, UncollapseError, nearest
 from ...core.experiment import Named
+from ...core.problems import Invalid
 from ...core.registry import registry
 from ...core.runs import RunDirectory
-from ...core.spec import read_spec
 from ...core.trust import experiment_of
 from ...core.yaml import SyntaxProblem, loads
 
@@ -140,14 +141,16 @@ def usable(runs: Sequence[RunDirectory], outcome: Outcome | None) -> tuple[list[
 
 def make_detector(spelling: str) -> Named:
     """A detector from its spelling. Raises RequestError for one that is not registered or has no such parameter."""
-    spec = read_spec(spelling)
-    entry = registry().entry("collapse", spec.name)
-    component = registry().create("collapse", entry.name, *spec.args, **spec.params)
-    if "scorer" in getattr(component, "needs", ()):
+    try:
+        detector = structure_component(make_converter(registry()), registry(), "collapse", spelling)
+    except Invalid as error:
+        problem = error.problems[0]
+        raise RequestError(str(problem), "--detector", "uncollapse list collapse") from error
+    if "scorer" in getattr(detector.component, "needs", ()):
         raise RequestError(
-            f"{entry.name} measures rollouts, and a finished run has only metrics", fix="name a detector that judges"
+            f"{detector.name} measures rollouts, and a finished run has only metrics", fix="name a detector that judges"
         )
-    return Named("collapse", entry.name, dict(spec.params), component)
+    return detector
 
 
 def replay(run: RunDirectory, detector: Named, trust: bool = False) -> Verdict | None:

@@ -57,9 +57,9 @@ class Bandit:
 
     split: Split = attrs.field(default="train", validator=in_(get_args(Split)))
     """``train``: 12 pairs of names; ``validation``: 8 others."""
-    low: float = 0.1
+    low: float = attrs.field(default=0.1, validator=and_(ge(-1e6), le(1e6)))
     """What the steady arm pays."""
-    high: float = 1.0
+    high: float = attrs.field(default=1.0, validator=and_(ge(-1e6), le(1e6)))
     """What the risky arm pays, when it does."""
     probability: float = attrs.field(default=0.25, validator=and_(ge(0), le(1)))
     """How often the risky arm pays."""

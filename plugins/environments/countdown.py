@@ -75,7 +75,7 @@ class Countdown:
     """Fewest numbers of a puzzle."""
     max_numbers: int = attrs.field(default=4, validator=and_(ge(2), le(6)))
     """Most numbers of a puzzle."""
-    largest: int = attrs.field(default=99, validator=ge(10))
+    largest: int = attrs.field(default=99, validator=and_(ge(10), le(10**6)))
     """Largest number and largest target."""
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
     """Which puzzles: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""

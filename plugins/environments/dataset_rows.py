@@ -11,7 +11,9 @@ from typing import Any
 
 import attrs
 
+from ...core import hub
 from ...core.errors import MissingExtraError, RequestError, nearest
+from ...core.paths import expanded
 from . import word_problems
 from .dataset_arrow import is_time, read_batches, read_parquet, tops
 from .dataset_json import read_file, read_lines
@@ -125,7 +127,10 @@ def _generated(split: str, where: str) -> Table:
 
 def _read(path: str, subset: str | None, split: str, columns: tuple[str, ...], where: str) -> Table:
     """The table of a file, a folder or a data set of the hub."""
-    file = Path(path).expanduser()
+    try:
+        file = expanded(path)
+    except RequestError as error:
+        raise RequestError(error.what, where, error.fix) from error
     if file.is_file():
         if split != "train":
             fix = f"put {split}{file.suffix} beside train{file.suffix} into a folder, and give the folder as path"
@@ -166,6 +171,8 @@ def _files(files: list[Path], columns: tuple[str, ...], where: str) -> Iterator[
 
 def _hub(path: str, subset: str | None, split: str, columns: tuple[str, ...], where: str) -> Table:
     fix = "check path, subset, split and the connection, or give a local file"
+    if reason := hub.refusal(path, "dataset"):
+        raise RequestError(f"the data set cannot be loaded: {reason}", where, fix)
     table = _ask("load_dataset", where, fix, path=path, name=subset, split=split)
     names = tops(columns, table.column_names, where)
     guessed = [name for name in names if table.builder_name == "json" and is_time(table.features.arrow_schema, name)]

@@ -95,7 +95,7 @@ class FrozenLake:
     Rules: Gymnasium's FrozenLake with ``is_slippery``.
     """
 
-    size: int = attrs.field(default=4, validator=ge(2))
+    size: int = attrs.field(default=4, validator=and_(ge(2), le(50)))
     """Rows and columns."""
     frozen: float = attrs.field(default=0.9, validator=and_(gt(0), le(1)))
     """Probability that a cell is ice."""

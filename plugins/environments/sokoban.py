@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
-from attrs.validators import ge, in_, optional
+from attrs.validators import and_, ge, in_, le, optional
 
 from ...core.components import Step
 from .common import Split, action_named, refuse_after_end
@@ -28,6 +28,8 @@ from .sokoban_rules import (
 )
 from .views import coordinates, legend, observation
 
+LARGEST = 50
+"""Rows, columns and boxes at most."""
 View = Literal["grid", "coord", "grid_coord", "words"]
 
 _MEANINGS = ("wall", "floor", "target", "box on target", "box", "player", "player on target")
@@ -61,20 +63,20 @@ class Sokoban:
     fails, RAGEN's next one depends on PYTHONHASHSEED, and some of its rooms cannot be solved within its 10 actions.
     """
 
-    size: int = attrs.field(default=6, validator=ge(3))
+    size: int = attrs.field(default=6, validator=and_(ge(3), le(LARGEST)))
     """Rows of the room, outer walls included; columns too, unless ``width`` is given."""
-    boxes: int = attrs.field(default=1, validator=ge(1))
+    boxes: int = attrs.field(default=1, validator=and_(ge(1), le(LARGEST)))
     """Boxes, and targets."""
     view: View = attrs.field(default="grid_coord", validator=in_(get_args(View)))
     """``grid``: a map of symbols; ``coord``: lists of (row, column), without the walls, as in RAGEN; ``grid_coord``:
     both; ``words``: everything in one line of words such as ``Pr1 Pc2``, for models with a word vocabulary."""
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
     """Which rooms: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
-    max_steps: int = attrs.field(default=100, validator=ge(1))
+    max_steps: int = attrs.field(default=100, validator=and_(ge(1), le(10**6)))
     """Actions after which the episode ends unsolved."""
-    max_solution: int = attrs.field(default=10, validator=ge(1))
+    max_solution: int = attrs.field(default=10, validator=and_(ge(1), le(1000)))
     """Most actions of a room's shortest solution; beyond the rollout's ``max_actions``, some rooms are out of reach."""
-    width: int | None = attrs.field(default=None, validator=optional(ge(3)))
+    width: int | None = attrs.field(default=None, validator=optional(and_(ge(3), le(LARGEST))))
     """Columns, outer walls included; ``None``: as many as rows."""
     symbols: str = attrs.field(default=SYMBOLS, validator=_check_symbols)
     """Seven characters: wall, floor, target, box on target, box, player, player on target."""
@@ -86,6 +88,8 @@ class Sokoban:
             raise ValueError(
                 "a room needs 5 rows or 5 columns at least: player, box and target in a line, and the walls"
             )
+        if (cells := (self.size - 2) * (self.columns - 2)) <= 2 * self.boxes:
+            raise ValueError(f"boxes: {self.boxes} boxes, their targets and the player need more than {cells} cells")
 
     @property
     def columns(self) -> int:

@@ -44,11 +44,11 @@ class ClonedQwen2:
     The same parameters give the same weights on the same machine. Only rooms of the environment's split are shown.
     """
 
-    steps: int = attrs.field(default=1000, validator=ge(1))
+    steps: int = attrs.field(default=1000, validator=and_(ge(1), le(10**6)))
     """Optimizer steps."""
-    batch: int = attrs.field(default=16, validator=ge(1))
+    batch: int = attrs.field(default=16, validator=and_(ge(1), le(4096)))
     """Episodes per step."""
-    lr: float = attrs.field(default=4e-3, validator=gt(0))
+    lr: float = attrs.field(default=4e-3, validator=and_(gt(0), le(1)))
     """Peak learning rate of AdamW."""
     noisy_share: float = attrs.field(default=0.2, validator=share)
     """Share of the steps at the end whose demonstrator is noisy."""
@@ -56,20 +56,20 @@ class ClonedQwen2:
     """Share of its actions that are random then."""
     clean_noise: float = attrs.field(default=0.05, validator=share)
     """The same before: a few mistakes show how to recover."""
-    hidden: int = attrs.field(default=64, validator=[ge(8), _multiple_of_8])
+    hidden: int = attrs.field(default=64, validator=[ge(8), le(4096), _multiple_of_8])
     """Hidden size; four heads, two key-value heads, and an MLP twice as wide."""
-    layers: int = attrs.field(default=2, validator=ge(1))
-    initializer: float = attrs.field(default=0.15, validator=gt(0))
+    layers: int = attrs.field(default=2, validator=and_(ge(1), le(128)))
+    initializer: float = attrs.field(default=0.15, validator=and_(gt(0), le(10)))
     """Standard deviation of the first weights. At the usual 0.02 a model of the default size stays at chance for the
     whole budget; one of millions of parameters wants about that."""
     device: Literal["cpu", "cuda"] = attrs.field(default="cpu", validator=in_(("cpu", "cuda")))
     """Where it is cloned; a GPU pays from some million parameters."""
-    max_turns: int = attrs.field(default=5, validator=ge(1))
-    max_actions_per_turn: int = attrs.field(default=2, validator=ge(1))
-    max_actions: int = attrs.field(default=10, validator=ge(1))
-    max_tokens: int = attrs.field(default=24, validator=ge(1))
+    max_turns: int = attrs.field(default=5, validator=and_(ge(1), le(1000)))
+    max_actions_per_turn: int = attrs.field(default=2, validator=and_(ge(1), le(10**6)))
+    max_actions: int = attrs.field(default=10, validator=and_(ge(1), le(10**6)))
+    max_tokens: int = attrs.field(default=24, validator=and_(ge(1), le(10**6)))
     """These four as in the experiment's ``rollout``: they are part of what the prompts say."""
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=ge(0))
 
     def build(self, directory: Path, environment: Environment) -> None:
         """Raises RequestError unless the environment is a Sokoban, and if there is no GPU where one is asked for."""

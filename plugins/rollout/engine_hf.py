@@ -36,7 +36,7 @@ class HfEngine:
 
     greedy: ClassVar[bool] = True
 
-    batch: int = attrs.field(default=128, validator=attrs.validators.ge(1))
+    batch: int = attrs.field(default=128, validator=[attrs.validators.ge(1), attrs.validators.le(1 << 18)])
     """Conversations per forward pass, at most; bounds the memory of the key-value cache."""
 
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> HfSession:

@@ -21,6 +21,8 @@ from .rank_processes import free_port, run_ranks
 if TYPE_CHECKING:
     from ...core.experiment import Experiment
 
+PER_CORE = 8
+"""Processes that share a core at most: each holds the libraries and the models."""
 WRITTEN = (0, 2, 3, 130)
 """Exit codes of processes that have written down how the run ended, or refused to begin: on all ranks alike."""
 
@@ -32,7 +34,7 @@ def relaunch(ranks: int, run_dir: Path | None = None) -> None:
     killed or fails alone, the status of the run in ``run_dir`` says so.
 
     Raises:
-        RequestError: there are GPUs, but fewer than ranks.
+        RequestError: there are too many ranks for this machine.
         SystemExit: with their exit code, once all have ended.
     """
     if "RANK" not in os.environ:
@@ -79,10 +81,14 @@ def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_d
 
 
 def check_gpus(ranks: int) -> None:
-    """Raises RequestError if there are GPUs, but fewer than ranks."""
+    """Raises RequestError if there are GPUs, but fewer than ranks; or none, and far more ranks than cores."""
     import torch
 
-    there = torch.cuda.device_count()
+    there, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    if not there and ranks > PER_CORE * cores:
+        raise RequestError(
+            f"there are {cores} cores for {ranks} ranks", "--ranks", f"at most {PER_CORE * cores} without a GPU"
+        )
     if there and there < ranks:
         raise RequestError(
             f"there are {there} GPUs for {ranks} ranks", "--ranks", f"at most {there}, or more CUDA_VISIBLE_DEVICES"

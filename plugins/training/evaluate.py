@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
-
 from ...core.trust import experiment_of
 from .assemble import assemble
 from .checkpoint import find_checkpoint
@@ -28,17 +26,13 @@ def evaluate(
     ``overrides`` change the run's experiment, for a machine that cannot run it as it was (``rollout.engine=hf``).
 
     Raises:
-        RequestError: there is no complete checkpoint there, or the run names plugin files that are not loaded, unless
-            ``trust`` says to execute them.
+        RequestError: there is no complete checkpoint there, the changes are no experiment, or the run names plugin
+            files that are not loaded, unless ``trust`` says to execute them.
     """
     run, checkpoint = find_checkpoint(checkpoint)
-    experiment = experiment_of(run, overrides, trust)
-    validation = experiment.validation
-    if groups is not None:
-        validation = attrs.evolve(validation, groups=groups)
-    if temperature is not None:
-        validation = attrs.evolve(validation, temperature=temperature)
-    experiment = attrs.evolve(experiment, validation=validation)
+    asked = {"validation.groups": groups, "validation.temperature": temperature}
+    changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    experiment = experiment_of(run, [*overrides, *changes], trust)
     parts = assemble(experiment, start_ranks(), checkpoint, training=False)
     sys.stderr.writelines(f"{note}\n" for note in parts.notes)
     try:

@@ -11,8 +11,9 @@ from pathlib import Path
 import attrs
 
 from ...core.errors import RequestError
+from ...core.paths import read_text
 
-LINE = re.compile(r"([A-Za-z0-9][\w.-]*)\s+slots=(\d+)\s*(?:#.*)?")
+LINE = re.compile(r"([A-Za-z0-9][\w.-]{0,252})\s+slots=([0-9]{1,4})\s*(?:#.*)?")
 LOCAL = frozenset({"localhost", "127.0.0.1"})
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 PATIENCE_S = 30
@@ -36,14 +37,14 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
     if not path.is_file():
         raise RequestError("there is no such hostfile", str(path), "give a file with a line `host slots=N` per machine")
     found: dict[str, Host] = {}
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, errors="replace").splitlines(), start=1):
         text, where = line.strip(), f"{path}, line {number}"
         if not text or text.startswith("#"):
             continue
         match = LINE.fullmatch(text)
         if match is None:
             fix = "write `host slots=N`; user names and ports belong in ~/.ssh/config"
-            raise RequestError(f"the line is not understood: {text!r}", where, fix)
+            raise RequestError(f"the line is not understood: {text[:80]!r}", where, fix)
         host = Host(match[1], int(match[2]))
         if host.slots == 0:
             raise RequestError(f"{host.name} has no slots", where, "give it at least one, or take the line out")

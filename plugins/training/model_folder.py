@@ -13,7 +13,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ...core import hub
 from ...core.errors import RequestError, UncollapseError
+from ...core.paths import is_folder, unusable
 from .quiet import only_errors, quiet_libraries
 
 HOW = "give a directory with a Hugging Face model, or the name of one that is downloaded or reachable"
@@ -93,9 +95,10 @@ def loading(
     Every exception does: they read files that may hold anything, and what fails in them is of any type.
     """
     quiet_libraries()
-    if str(path).startswith(("/", ".")) and not Path(path).is_dir():
-        reason = "that is a file" if Path(path).is_file() else "there is no such directory"
-        raise RequestError(f"{what} {path}: {reason}", key, fix)
+    if not is_folder(path):
+        if not unusable(str(path)) and Path(path).is_file():
+            raise RequestError(f"{what} {path}: that is a file", key, fix)
+        hub.require(str(path), key)
     try:
         yield
     except (UncollapseError, torch.OutOfMemoryError, MemoryError):

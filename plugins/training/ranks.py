@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...core.errors import RequestError, RunError
+from .place import check_master, read_place
 from .quiet import quiet_libraries
 from .rank_processes import end_with_launcher
 
@@ -69,19 +71,36 @@ def start_ranks() -> Ranks:
     """Join the processes that a launcher started (RANK, WORLD_SIZE, LOCAL_RANK), or be the only one.
 
     A single process needs no port: it uses a store in its own memory.
+
+    Raises:
+        RequestError: the environment variables are no place in a run.
+        RunError: the processes cannot meet.
     """
-    size = int(os.environ.setdefault("WORLD_SIZE", "1"))
-    rank = int(os.environ.setdefault("RANK", "0"))
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    place = read_place()
+    size, rank, local_rank = place.size, place.rank, place.local_rank
+    for name, value in (("WORLD_SIZE", size), ("RANK", rank), ("LOCAL_RANK", local_rank)):
+        os.environ.setdefault(name, str(value))
     cuda = torch.cuda.is_available()
     end_with_launcher()
     quiet_libraries()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
+        if local_rank >= (there := torch.cuda.device_count()):
+            raise RequestError(f"LOCAL_RANK is {local_rank}, and this machine has {there} GPUs", "the environment")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         store = dist.HashStore() if size == 1 else None
-        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        if size > 1:
+            check_master()
+        backend = "nccl" if cuda else "gloo"
+        try:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:  # the port is taken, the first rank never came
+            reason = str(error).splitlines()[0]
+            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise RunError(
+                f"the processes of the run cannot meet: {reason}", where, "try another MASTER_PORT"
+            ) from error
         atexit.register(_leave)
     return Ranks(rank, size, device)
 

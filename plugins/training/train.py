@@ -128,6 +128,8 @@ def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcom
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             fix = "free some space and continue with --resume; earlier checkpoints are intact"
             raise RunError("the disk is full", session.where, fix) from error
+        if isinstance(error, OSError) and error.filename is not None:  # of the work, not of the request
+            raise RunError(f"{error.strerror}: {error.filename}", session.where) from error
         raise
     finally:
         stop.waits = "writing down how the run ended"

@@ -109,7 +109,9 @@ def test_labels_are_safe_and_readable():
 
 
 # "0..2" would be a range of numbers
-PATHS = st.text(min_size=1).filter(lambda text: ".." not in text)
+PATHS = st.text(st.characters(exclude_characters="\0~", exclude_categories=["Cs"]), min_size=1, max_size=60).filter(
+    lambda text: ".." not in text
+)
 
 
 @given(st.lists(PATHS, min_size=1, max_size=4, unique=True))

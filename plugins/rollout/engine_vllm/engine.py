@@ -40,7 +40,7 @@ class VllmEngine:
 
     gpu_memory_utilization: float = attrs.field(default=0.3, validator=_share)
     """Share of the GPU's memory for weights, activations and KV cache while it is awake."""
-    tensor_parallel: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    tensor_parallel: int = attrs.field(default=1, validator=[attrs.validators.ge(1), attrs.validators.le(1024)])
     """GPUs that hold one copy together; must divide the model's attention heads."""
     gpus: tuple[int, ...] = attrs.field(default=(), validator=attrs.validators.deep_iterable(attrs.validators.ge(0)))
     """Which GPUs (numbers as torch sees them) it runs on; none: the trainer's own, colocated."""
@@ -48,9 +48,12 @@ class VllmEngine:
     """Whether it gives its memory back while the trainer works; only done where it shares the trainer's GPU."""
     lora: Literal["adapter", "merged"] = "adapter"
     """What is sent of a LoRA policy: the adapter alone, or the whole merged model."""
-    max_num_seqs: int = attrs.field(default=256, validator=attrs.validators.ge(1))
+    max_num_seqs: int = attrs.field(default=256, validator=[attrs.validators.ge(1), attrs.validators.le(1 << 16)])
     """Conversations that are decoded at once, at most."""
-    kv_cache_gib: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
+    kv_cache_gib: float | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.le(10_000)]),
+    )
     """Size of the KV cache; ``None``: what is left of ``gpu_memory_utilization`` (1 on a CPU)."""
     enforce_eager: bool = False
     """Whether to do without CUDA graphs: starts faster, decodes slower."""

@@ -20,7 +20,7 @@ class Torch:
     Runs on every device, and is the one head that can be differentiated in forward mode, as the probe does.
     """
 
-    chunk_elements: int = attrs.field(default=CHUNK_ELEMENTS, validator=validators.ge(1))
+    chunk_elements: int = attrs.field(default=CHUNK_ELEMENTS, validator=[validators.ge(1), validators.le(1 << 30)])
     """Logits held at once, in numbers of fp32 (2**25 are 128 MiB); at least one row is always taken."""
 
     def on(self, device: torch.device) -> Torch:

@@ -41,9 +41,9 @@ class Triton:
     than made again.
     """
 
-    rows: int = attrs.field(default=8192, validator=validators.ge(1))
+    rows: int = attrs.field(default=8192, validator=[validators.ge(1), validators.le(1 << 24)])
     """Rows of a tile at most; more rows are cut into equal parts."""
-    columns: int = attrs.field(default=16896, validator=validators.ge(1))
+    columns: int = attrs.field(default=16896, validator=[validators.ge(1), validators.le(1 << 24)])
     """Columns of the vocabulary in a tile of ``rows`` rows; fewer rows get proportionally more. The default is a whole
     number of waves of 128 x 256 blocks on the 132 multiprocessors of an H100 (264 MiB of bfloat16)."""
     float32_logits: bool = False

@@ -24,7 +24,7 @@ class Trl:
     It knows one temperature for all rows and no second moments; both are refused.
     """
 
-    columns: int = attrs.field(default=32768, validator=validators.ge(1))
+    columns: int = attrs.field(default=32768, validator=[validators.ge(1), validators.le(1 << 24)])
     """Columns of the vocabulary in one tile; the default is that of TRL's trainers."""
 
     def check(self, experiment: Any) -> Iterator[str]:

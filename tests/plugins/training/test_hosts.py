@@ -223,3 +223,14 @@ def test_the_exit_code_of_a_rank_is_that_of_the_command(bandit, tmp_path, hostfi
     result = run(config, "--run-dir", tmp_path / "none", "--resume", "--hostfile", path, cwd=tmp_path)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "this is no run directory" in result.stderr + result.stdout
+
+
+def test_more_ranks_than_the_cores_bear_are_refused(monkeypatch):
+    import torch
+    from uncollapse.plugins.training.distributed import PER_CORE, check_gpus
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    check_gpus(2 * PER_CORE)
+    with pytest.raises(RequestError, match="2 cores for 17 ranks"):
+        check_gpus(2 * PER_CORE + 1)
