@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import checkpoints, records
-from .errors import RunError
+from . import checkpoints, records, status
+from .errors import RequestError, RunError
 from .files import keep_aside, replace_text
+from .identity import config_hash
 
 if TYPE_CHECKING:
     from .runs import RunDirectory
@@ -17,14 +18,14 @@ COPY = "metrics.jsonl"
 """In a checkpoint: the records of the run up to its step."""
 
 
-def way_out(run: RunDirectory, status: Mapping[str, Any]) -> str:
+def way_out(run: RunDirectory, known: Mapping[str, Any]) -> str:
     """What makes damaged records whole, for a message."""
     how = "continue it with `uncollapse train ... --resume`, or run its sweep again: "
     checkpoint = run.latest()
     if checkpoint is None:
         return f"{how}there is no checkpoint with a copy, so it is trained again from the start"
     step = checkpoints.step_of(checkpoint)
-    more = "" if status.get("step", 0) <= step else f", and the steps after {step} are trained again"
+    more = "" if known.get("step", 0) <= step else f", and the steps after {step} are trained again"
     return f"{how}its records are restored from {checkpoint.name}{more}"
 
 
@@ -39,6 +40,34 @@ def repair(run: RunDirectory) -> str:
         run.set_status("interrupted", error=why, verdict=None, step=step if step >= 0 else None)
     where = f"restored from {checkpoint.name}" if checkpoint else "begun anew: there is no whole checkpoint"
     return f"{damage.what} ({damage.where}): the records were {where}"
+
+
+def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """Make what is damaged of a run whole before it is resumed, by nobody else meanwhile; what was done, in words.
+
+    Leftovers of a kill go. A damaged status is kept beside and begun anew, and so is a damaged configuration if the
+    status says that ``config`` is the one.
+    """
+    from .runs import RunDirectory
+
+    run, done = RunDirectory(path), []
+    run.remove_leftovers()
+    try:
+        known = run.status()
+    except RequestError as error:
+        beside = keep_aside(run.status_file)
+        known = {"status": "interrupted", "error": error.what}
+        status.write(run.status_file, known)
+        done.append(f"{error.what}; it is begun anew, and the damaged file is now {beside.name}")
+    try:
+        run.read_config()
+    except RequestError as error:
+        if known.get("hash") != config_hash(config):
+            raise
+        beside = keep_aside(run.config_file)
+        run.restore_config(config)
+        done.append(f"{error.what}; it is written again, and the damaged file is now {beside.name}")
+    return done
 
 
 def rewind(run: RunDirectory, checkpoint: Path | None) -> int:

@@ -25,7 +25,7 @@ import attrs
 from . import checkpoints, records, repair
 from . import status as status_file
 from .errors import RequestError, RunError
-from .files import encode, make_directory, replace_text, to_json
+from .files import encode, make_directory, remove_temporaries, replace_text, to_json
 from .identity import config_hash, differences, only_memory
 from .locks import take
 from .manifest import build_manifest
@@ -137,6 +137,13 @@ class RunDirectory:
         if not isinstance(manifest, dict):
             raise RequestError("the run's manifest is damaged: it is no record", str(file))
         return manifest
+
+    def remove_leftovers(self) -> None:
+        """Delete what processes that were killed were writing here; only whoever holds the run may."""
+        for directory in (self.path, self.path / "rollouts", self.path / "wandb"):
+            remove_temporaries(directory)
+        for unfinished in self.checkpoint_directory.glob("step_*.tmp"):
+            checkpoints.delete(unfinished)
 
     # --- one process at a time ---
 
@@ -289,14 +296,15 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @contextmanager
-    def checkpoint(self, step: int, state: Mapping[str, Any], keep: int = 0) -> Iterator[Path]:
+    def checkpoint(self, step: int, state: Mapping[str, Any], judged: bool = True, keep: int = 0) -> Iterator[Path]:
         """Write a checkpoint: a temporary directory that becomes ``step_N`` on leaving.
 
         ``state`` goes to the top level of its ``state.json``. With it goes a copy of the records before this step, and
-        of its own where ``state`` holds ``metrics``. Then only the newest ``keep`` checkpoints stay (0: all).
+        of its own, ``metrics`` of the state, if the step is ``judged``: otherwise more will be measured. Then only the
+        newest ``keep`` checkpoints stay (0: all).
         """
         before = [record for record in self.metrics() if record["step"] < step]
-        own = records.line(step, state["metrics"]).decode() if "metrics" in state else ""
+        own = records.line(step, state["metrics"]).decode() if judged and "metrics" in state else ""
         with checkpoints.write(self.checkpoint_directory, step, state) as directory:
             replace_text(directory / repair.COPY, records.text(before) + own)
             yield directory
@@ -305,6 +313,10 @@ class RunDirectory:
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, by step."""
         return [path for path in checkpoints.stored(self.checkpoint_directory) if not checkpoints.damage(path)]
+
+    def saved_steps(self) -> list[int]:
+        """The steps of the complete checkpoints."""
+        return [checkpoints.step_of(path) for path in self.checkpoints()]
 
     def has_ended(self) -> bool:
         """Whether its last step is done, or a detector has stopped it, and its records and checkpoints are whole."""

@@ -151,6 +151,8 @@ class TrainEngine(Protocol):
     module: Any
     stage: int
     """ZeRO's: with 3, ``module`` holds no whole tensors. 0 for a backend without ZeRO."""
+    steps_begun: int
+    """Optimizer steps that were begun, counted before weights or moments change: an error leaves them whole or not."""
 
     def score(self, batch: Any, **options: Any) -> Scores:
         """A forward pass without gradients; ``options`` go to the module."""

@@ -154,6 +154,7 @@ class DeepSpeedEngine:
     ) -> None:
         self.engine, self.adamw, self.groups, self.stage, self.ranks = engine, adamw, groups, stage, ranks
         self._clip, self._norm = grad_clip, math.nan
+        self.steps_begun = 0
         self._names = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._state = OptimizerState(engine, adamw, groups, stage, self._names, ranks.device)
         self._frozen: list[Any] = []
@@ -208,6 +209,7 @@ class DeepSpeedEngine:
             group["lr"] = own.lr * lr_scale
             if not own.names[0].startswith(only):
                 self._frozen.append(group)
+        self.steps_begun += 1
         self.engine.step()
         norm = self._norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
         if not math.isfinite(norm):

@@ -6,7 +6,7 @@ import atexit
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...core.errors import RunError, UncollapseError
 from .quiet import quiet_libraries
 from .rank_processes import end_with_launcher
 
@@ -33,6 +34,8 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    store: Any = attrs.field(default=None, eq=False, repr=False)
+    """What the ranks were brought together with: words that any of them can leave, without waiting for another."""
 
     @property
     def first(self) -> bool:
@@ -45,6 +48,53 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def gather_work(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives, of every rank on every rank. Where it raises on one of them, no other waits for it.
+
+        ``work`` must not wait for other ranks itself.
+
+        Raises:
+            RunError: it raised on another rank; here, what it raised goes through as it is.
+        """
+        if self.size == 1:
+            return [work()]
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        outcomes = self.gather((result, failure and _words(failure)))
+        if failure is not None:
+            raise failure
+        for rank, (_, words) in enumerate(outcomes):
+            if words:
+                raise RunError(f"rank {rank} failed: {words}", f"rank {rank}", "its own message says where")
+        return [result for result, _ in outcomes]
+
+    def first_does(self, work: Callable[[], None]) -> None:
+        """Let rank 0 alone do something; the others wait. Raises as :meth:`gather_work` does."""
+        self.gather_work(work if self.first else lambda: None)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank."""
+        return any(self.gather(value))
+
+    def agree(self, what: str, wait_s: float) -> bool:
+        """Whether all ranks ask this about the same thing within ``wait_s`` seconds.
+
+        For ranks that do not know whether the others are still waiting for them somewhere.
+        """
+        if self.size == 1 or self.store is None:
+            return self.size == 1
+        keys = [f"uncollapse/{what}/{rank}" for rank in range(self.size)]
+        self.store.set(keys[self.rank], "here")
+        deadline = time.monotonic() + wait_s
+        while not self.store.check(keys):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
 
     def broadcast(self, value: T) -> T:
         """Rank 0's value."""
@@ -65,6 +115,10 @@ class Ranks:
             dist.barrier()
 
 
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, UncollapseError) else f"{type(error).__name__}: {error}"
+
+
 def start_ranks() -> Ranks:
     """Join the processes that a launcher started (RANK, WORLD_SIZE, LOCAL_RANK), or be the only one.
 
@@ -79,11 +133,12 @@ def start_ranks() -> Ranks:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+    store = None
     if not dist.is_initialized():
-        store = dist.HashStore() if size == 1 else None
+        store = dist.HashStore() if size == 1 else next(dist.rendezvous("env://", rank, size, timeout=PATIENCE))[0]
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
         atexit.register(_leave)
-    return Ranks(rank, size, device)
+    return Ranks(rank, size, device, store)
 
 
 def _leave() -> None:

@@ -76,17 +76,19 @@ class Sampler:
         )
 
     def _play(self, environment: Any, seeds: range, size: int, seed: int, temperature: float) -> list[Episode]:
-        episodes = collect(
-            environment,
-            self.experiment.rollout,
-            self.engine,
-            self.template,
-            seeds=seeds[self.ranks.rank :: self.ranks.size],
-            group_size=size,
-            seed=seed,
-            temperature=temperature,
-        )
-        return in_order(episode for own in self.ranks.gather(episodes) for episode in own)
+        def play() -> list[Episode]:
+            return collect(
+                environment,
+                self.experiment.rollout,
+                self.engine,
+                self.template,
+                seeds=seeds[self.ranks.rank :: self.ranks.size],
+                group_size=size,
+                seed=seed,
+                temperature=temperature,
+            )
+
+        return in_order(episode for own in self.ranks.gather_work(play) for episode in own)
 
 
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:
