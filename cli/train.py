@@ -35,7 +35,10 @@ def command(
     first Ctrl-C finishes the step and writes a checkpoint, the second stops at once; continue with --resume).
     """
     from ..core.config import compose
+    from ..core.streams import never_fail
 
+    if not dry_run:
+        never_fail()
     composed = compose(experiment, overrides)
     run_dir = run_dir or Path("runs") / Path(experiment).stem
     if dry_run:

@@ -118,8 +118,8 @@ class RunDirectory:
             config = loads(self.config_file.read_text("utf-8"))
         except (SyntaxProblem, UnicodeDecodeError) as error:
             raise RequestError(f"the run's configuration is damaged: {error}", str(self.config_file)) from error
-        if not isinstance(config, dict) or not config:
-            reason = "it is empty" if not config else "it is no mapping"
+        if not isinstance(config, dict):
+            reason = "it is empty" if config is None else "it is no mapping"
             raise RequestError(f"the run's configuration is damaged: {reason}", str(self.config_file))
         return config
 

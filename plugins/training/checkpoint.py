@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...core.checkpoints import reading
 from ...core.errors import RequestError, RunError
 from ...core.runs import RunDirectory
 from . import shared_critic
@@ -42,6 +44,19 @@ def find_checkpoint(path: Path) -> tuple[RunDirectory, Path]:
         names = ", ".join(good.name for good in run.checkpoints()) or "none"
         raise RequestError(f"{path.name} is no complete checkpoint: {reason}", str(path), f"complete ones: {names}")
     return run, path
+
+
+@contextmanager
+def reading_checkpoint(path: Path) -> Iterator[tuple[RunDirectory, Path]]:
+    """:func:`find_checkpoint`, and the run that trains there does not delete it meanwhile."""
+    with ExitStack() as held:
+        run, checkpoint = find_checkpoint(path)
+        try:
+            held.enter_context(reading(checkpoint))
+        except RequestError:  # just now, for a newer one
+            run, checkpoint = find_checkpoint(path)
+            held.enter_context(reading(checkpoint))
+        yield run, checkpoint
 
 
 def save_checkpoint(

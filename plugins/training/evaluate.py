@@ -9,7 +9,7 @@ import attrs
 
 from ...core.config import compose
 from .assemble import assemble
-from .checkpoint import find_checkpoint
+from .checkpoint import reading_checkpoint
 from .engine_weights import EngineWeights
 from .loop import validation_metrics
 from .ranks import start_ranks
@@ -25,15 +25,15 @@ def evaluate(
     Raises:
         RequestError: there is no complete checkpoint there.
     """
-    run, checkpoint = find_checkpoint(checkpoint)
-    experiment = compose(run.read_config(), overrides)
-    validation = experiment.validation
-    if groups is not None:
-        validation = attrs.evolve(validation, groups=groups)
-    if temperature is not None:
-        validation = attrs.evolve(validation, temperature=temperature)
-    experiment = attrs.evolve(experiment, validation=validation)
-    parts = assemble(experiment, start_ranks(), checkpoint, training=False)
+    with reading_checkpoint(checkpoint) as (run, found):
+        experiment = compose(run.read_config(), overrides)
+        validation = experiment.validation
+        if groups is not None:
+            validation = attrs.evolve(validation, groups=groups)
+        if temperature is not None:
+            validation = attrs.evolve(validation, temperature=temperature)
+        experiment = attrs.evolve(experiment, validation=validation)
+        parts = assemble(experiment, start_ranks(), found, training=False)
     try:
         EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()
         return validation_metrics(parts.sampler.validate(parts.validation_environment))

@@ -11,7 +11,8 @@ import torch
 
 from ...core.config import compose
 from ...core.errors import RequestError
-from .checkpoint import find_checkpoint, load_optimizer
+from ...core.runs import RunDirectory
+from .checkpoint import load_optimizer, reading_checkpoint
 from .models import load_policy, load_tokenizer
 from .prepare import prepare_model
 
@@ -37,7 +38,11 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
     Raises:
         RequestError: there is no complete checkpoint, ``to`` holds something, or ``adapter`` of a run without one.
     """
-    run, checkpoint = find_checkpoint(checkpoint)
+    with reading_checkpoint(checkpoint) as (run, found):
+        return _export(run, found, to, adapter, dtype)
+
+
+def _export(run: RunDirectory, checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None) -> Path:
     experiment = compose(run.read_config())
     settings = experiment.model
     if adapter and settings.lora is None:
