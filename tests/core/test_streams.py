@@ -39,8 +39,8 @@ def test_work_goes_on_and_ends_as_it_would_where_its_output_goes_nowhere(tmp_pat
 
 
 def test_a_word_to_a_stream_that_is_gone_is_no_error(monkeypatch):
-    closed = Path(os.devnull).open("w")
-    closed.close()
+    with Path(os.devnull).open("w") as closed:
+        pass
     for stream in (None, closed):
         monkeypatch.setattr(sys, "stderr", stream)
         say("anybody?")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import attrs
 import pytest
 import torch
 import uncollapse
@@ -104,6 +105,27 @@ def test_no_checkpoint_is_written_of_weights_between_two_steps(bandit, tmp_path,
     assert (
         "the error came within the update of step 2: what was trained since step_1 is lost" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "bfloat16"), (3, "bfloat16")])
+def test_a_gradient_that_is_not_finite_changes_no_weight(bandit, tmp_path, monkeypatch, stage, dtype):
+    settings = (f"trainer.zero_stage={stage}", f"model.dtype={dtype}")
+    experiment = uncollapse.compose(bandit, (*SMALL, *settings))
+    spoilt, calls = stages.advantages, Times(3)
+
+    def infinite(*arguments):
+        result = spoilt(*arguments)
+        return attrs.evolve(result, advantages=result.advantages + float("inf")) if calls() else result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "advantages", infinite)
+        with pytest.raises(RunError, match="the gradient is not finite"):
+            uncollapse.train(experiment, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.latest().name == "step_2"
+    uncollapse.train(experiment, run.path, resume=True)
+    whole = uncollapse.train(experiment, tmp_path / "whole").path
+    assert content(run.path) == content(whole)
 
 
 def test_an_interruption_in_the_middle_of_a_step_keeps_those_before(experiment, whole, tmp_path, monkeypatch, capsys):
