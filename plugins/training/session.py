@@ -93,6 +93,7 @@ class Session:
             reached = None if checkpoint is None or step is None else min(step, last) or None
             run.set_status("running", step=reached, **self._spoken(finished))
             run.rewind(checkpoint)
+            run.prune(self.experiment.trainer.keep)
             for record in run.metrics():
                 self._remember(record)
             self._started -= run.timings().get("total", 0.0)

@@ -4,10 +4,11 @@ import math
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from uncollapse.core import checkpoints, plugins
+from uncollapse.core import checkpoints, plugins, status
 from uncollapse.core.config import compose, to_dict
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.core.files import replace_text
@@ -434,3 +435,69 @@ def test_core_imports_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_checkpoint_that_is_read_stays_and_one_that_is_gone_is_said(run):
+    for step in (1, 2):
+        save(run, step)
+    first = run.path / "checkpoints" / "step_1"
+    with checkpoints.reading(first), checkpoints.reading(first):
+        save(run, 3, keep=1)
+        assert [path.name for path in run.checkpoints()] == ["step_1", "step_3"]
+    save(run, 4, keep=1)
+    assert [path.name for path in run.checkpoint_directory.iterdir()] == ["step_4"]
+    with pytest.raises(RequestError, match="the run has deleted this checkpoint meanwhile"), checkpoints.reading(first):
+        pass
+
+
+def test_of_a_checkpoint_that_is_a_link_the_link_alone_is_deleted(run, tmp_path):
+    for step in (1, 2):
+        save(run, step)
+    moved = tmp_path / "moved"
+    (run.path / "checkpoints" / "step_1").rename(moved)
+    (run.path / "checkpoints" / "step_1").symlink_to(moved)
+    save(run, 3, keep=1)
+    assert [path.name for path in run.checkpoint_directory.iterdir()] == ["step_3"]
+    assert (moved / "model" / "weights").exists()
+    (run.path / "checkpoints" / "step_4").symlink_to(tmp_path / "nowhere")
+    save(run, 4)
+    assert run.latest().name == "step_4" and not run.latest().is_symlink()
+
+
+@pytest.mark.parametrize("pid", ["of nobody", "of this process"])
+def test_what_a_killed_process_was_writing_is_deleted(run, pid):
+    save(run, 1)
+    number = os.getpid() if pid == "of this process" else 2**22 + 1
+    leftovers = [run.path / f"status.json.{number}.tmp", run.path / "rollouts" / f"step_1.jsonl.{number}.tmp"]
+    stays = [
+        run.path / f"status.json.{os.getppid()}.tmp",
+        run.path / "mine.tmp",
+        run.path / "rollouts" / "step_1.jsonl",
+    ]
+    (run.path / "rollouts").mkdir()
+    for file in leftovers + stays:
+        file.write_text("half")
+    (run.checkpoint_directory / "step_2.tmp" / "model").mkdir(parents=True)
+    run.remove_leftovers()
+    assert not any(file.exists() for file in leftovers)
+    assert all(file.exists() for file in stays)
+    assert [path.name for path in run.checkpoint_directory.iterdir()] == ["step_1"]
+
+
+def test_the_time_between_attempts_does_not_count(run, monkeypatch):
+    clock = iter([0, 3, 9])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(status, "now", lambda: (start + timedelta(seconds=next(clock))).isoformat())
+    run.begin()  # at 0 s
+    assert status.seconds(run.status(), start + timedelta(seconds=2)) == 2
+    run.set_status("running", step=1)  # at 3 s
+    run.set_status("running", step=2)  # at 9 s, then it is killed
+    assert status.seconds(run.status()) == 9
+    monkeypatch.setattr(status, "now", lambda: (start + timedelta(seconds=49)).isoformat())
+    run.begin()
+    assert status.seconds(run.status(), start + timedelta(seconds=60)) == 9 + 11
+    monkeypatch.setattr(status, "now", lambda: (start + timedelta(seconds=71)).isoformat())
+    run.set_status("success")
+    assert status.seconds(run.status(), start + timedelta(seconds=999)) == 9 + 22
+    assert (run.status()["attempts"], run.status()["started"]) == (2, start.isoformat())
+    assert status.seconds({}) is None
