@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from ...core import plugins
@@ -46,11 +47,13 @@ class Listeners:
             text = f"warning: the tracker {name} failed in {hook}: {reason}"
             text += "; the run goes on, and metrics.jsonl has every step (strict_trackers: true would end it)"
             say(text)
-            self._run.log(text)
+            with suppress(OSError):
+                self._run.log(text)
         return True
 
     def sum_up(self) -> None:
         """Say in the log how often trackers have failed."""
         for name, count in self.failures.items():
             if count > 1:
-                self._run.log(f"the tracker {name} failed {count} times")
+                with suppress(OSError):
+                    self._run.log(f"the tracker {name} failed {count} times")

@@ -59,18 +59,19 @@ class Ranks:
         """
         if self.size == 1:
             return [work()]
-        result, failure = None, None
+        results: list[T] = []
+        failure: Exception | None = None
         try:
-            result = work()
+            results.append(work())
         except Exception as error:
             failure = error
-        outcomes = self.gather((result, failure and _words(failure)))
+        outcomes = self.gather((results, "" if failure is None else _words(failure)))
         if failure is not None:
             raise failure
         for rank, (_, words) in enumerate(outcomes):
             if words:
                 raise RunError(f"rank {rank} failed: {words}", f"rank {rank}", "its own message says where")
-        return [result for result, _ in outcomes]
+        return [result for (result,), _ in outcomes]
 
     def first_does(self, work: Callable[[], None]) -> None:
         """Let rank 0 alone do something; the others wait. Raises as :meth:`gather_work` does."""
