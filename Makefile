@@ -8,12 +8,13 @@ PYTEST := $(BIN)/python -m pytest -c tests/pytest.ini --rootdir tests
 export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-vllm lint types clean
+.PHONY: help demo test test-slow test-vllm mutants lint types clean
 
 help:
 	@echo "make demo       install, train the 2x2 sweep on a tiny Sokoban policy, write the report"
 	@echo "make test       install and run the tests; make test-slow runs the longer ones"
 	@echo "make test-vllm  install vLLM (its CPU build) into .venv-vllm and test the rollout engine vllm"
+	@echo "make mutants    plant faults in the numeric modules, and see that the tests notice"
 	@echo "make lint types ruff and mypy"
 
 demo: .venv/train
@@ -30,6 +31,11 @@ test-slow: .venv/dev
 test-vllm: .venv-vllm/dev
 	.venv-vllm/bin/python -m pytest -c tests/pytest.ini --rootdir tests -m vllm tests
 	TRITON_INTERPRET=1 .venv-vllm/bin/python -m pytest -c tests/pytest.ini --rootdir tests tests/plugins/training/heads
+
+# Plants mutants in the numeric modules and prints the share that the tests kill; about 15 minutes, never in CI.
+mutants: .venv/dev
+	$(PIP) install --constraint constraints.txt --editable ".[train,dev,mutants]"
+	$(BIN)/python tests/mutants
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import plugin_option, set_option
+from .options import mention_plugins, plugin_option, set_option
 
 
 @click.command("check")
@@ -18,4 +18,5 @@ def command(source: str, overrides: tuple[str, ...]) -> None:
     """
     from ..core.config import compose, dump_yaml
 
+    mention_plugins()
     click.echo(dump_yaml(compose(source, overrides)), nl=False)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import click
 
-from .options import json_option, plugin_option, print_columns, print_json
+from .options import json_option, plugin_option, print_columns, print_json, trust_option
 
 
 @click.command("detect")
@@ -17,9 +17,12 @@ from .options import json_option, plugin_option, print_columns, print_json
     "--detector", "detectors", multiple=True, required=True, metavar="NAME(...)", help="Which detector (repeatable)."
 )
 @click.option("--outcome", metavar="METRIC<NUMBER", help="What a collapsed run is, e.g. 'validation/success<0.1'.")
+@trust_option
 @json_option
 @plugin_option
-def command(directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: str | None, as_json: bool) -> None:
+def command(
+    directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: str | None, trust: bool, as_json: bool
+) -> None:
     """Replay detectors over the metrics of finished runs: at which step would each have spoken?
 
     RUN_DIR is a run, or a sweep with all of its runs. With --outcome, a run has collapsed if the condition holds from
@@ -32,7 +35,7 @@ def command(directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: 
     runs, left_out = usable(find_runs(directories), condition)
     for reason in left_out:
         click.echo(f"left out: {reason}", err=True)
-    found = replay_all(runs, detectors, condition)
+    found = replay_all(runs, detectors, condition, trust)
     scores = score(found) if condition else []
     if as_json:
         print_json(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import json_option, plugin_option, print_columns, print_json, set_option
+from .options import json_option, plugin_option, print_columns, print_json, set_option, trust_option
 
 
 @click.command("eval")
@@ -14,10 +14,16 @@ from .options import json_option, plugin_option, print_columns, print_json, set_
 @click.option("--groups", type=click.IntRange(2), help="Validation groups; default: those of the experiment.")
 @click.option("--temperature", type=click.FloatRange(0), help="Default: that of the experiment; 0 is greedy.")
 @set_option
+@trust_option
 @json_option
 @plugin_option
 def command(
-    checkpoint: Path, groups: int | None, temperature: float | None, overrides: tuple[str, ...], as_json: bool
+    checkpoint: Path,
+    groups: int | None,
+    temperature: float | None,
+    overrides: tuple[str, ...],
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Success of a checkpoint on the validation groups of its experiment, with the standard error.
 
@@ -26,7 +32,7 @@ def command(
     """
     from ..plugins.training.evaluate import evaluate
 
-    metrics = evaluate(checkpoint, groups, temperature, overrides)
+    metrics = evaluate(checkpoint, groups, temperature, overrides, trust)
     if as_json:
         print_json(metrics)
         return

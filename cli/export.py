@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import plugin_option
+from .options import plugin_option, trust_option
 
 
 @click.command("export")
@@ -14,8 +14,9 @@ from .options import plugin_option
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/export/step_N.")
 @click.option("--adapter", is_flag=True, help="The LoRA adapter alone, instead of merging it into its base model.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: that of the experiment.")
+@trust_option
 @plugin_option
-def command(checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None) -> None:
+def command(checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None, trust: bool) -> None:
     """Write a checkpoint's policy as a plain Hugging Face model, with its tokenizer and chat template.
 
     CHECKPOINT is RUN/checkpoints/step_N, or a run directory (its last good checkpoint). A directory that holds
@@ -23,4 +24,4 @@ def command(checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None)
     """
     from ..plugins.training.export import export
 
-    click.echo(f"exported: {export(checkpoint, to, adapter, dtype)}")
+    click.echo(f"exported: {export(checkpoint, to, adapter, dtype, trust)}")

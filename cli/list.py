@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..core.registry import Entry, registry
-from .options import json_option, plugin_option, print_columns, print_json
+from .options import json_option, mention_plugins, plugin_option, print_columns, print_json
 
 
 @click.command("list")
@@ -23,9 +23,7 @@ def command(kind: str | None, as_json: bool) -> None:
             if found or kind:
                 click.echo(each)
                 print_columns([_row(entry) for entry in found], indent="  ")
-    broken = [plugin.name for plugin in names.plugins if plugin.status == "broken"]
-    if broken:
-        click.echo(f"broken: {', '.join(broken)} (uncollapse plugins says why)", err=True)
+    mention_plugins()
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

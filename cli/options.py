@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,10 +35,34 @@ def plugin_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+SLOW_S = 1.0
+"""Seconds from which on the loading of a plugin is worth a line."""
+
+
+def mention_plugins() -> None:
+    """Say on stderr which plugins are left out, and which are slow to load; once for all ranks of a run."""
+    from ..core.registry import registry
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    plugins = registry().plugins
+    if broken := [plugin.name for plugin in plugins if plugin.status == "broken"]:
+        click.echo(f"broken: {', '.join(broken)} (uncollapse plugins says why)", err=True)
+    for plugin in plugins:
+        if plugin.seconds >= SLOW_S:
+            click.echo(f"slow: {plugin} took {plugin.seconds:.1f} s to load", err=True)
+
+
 def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--set KEY=VALUE``, repeatable, passed on as ``overrides``."""
     help_text = "Change one key of the experiment; the value is YAML."
     return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=help_text)(command)
+
+
+def trust_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--trust``, passed on as ``trust``."""
+    help_text = "Execute the plugin files that the run's configuration names."
+    return click.option("--trust", is_flag=True, help=help_text)(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ import click
 from ..core.errors import MissingExtraError
 from ..core.plugins import Plugin
 from ..core.registry import Registry, registry
+from ..core.terminal import escaped
 from .options import json_option, plugin_option, print_columns, print_json
 
 
@@ -40,7 +41,10 @@ def _print(names: Registry) -> None:
     if not names.plugins:
         click.echo("no plugin is installed: is uncollapse installed, or only on the path?", err=True)
         return
-    rows = [(plugin.status, plugin.name, _origin(plugin), plugin.module) for plugin in names.plugins]
+    rows = [
+        (plugin.status, plugin.name, _origin(plugin), f"{1000 * plugin.seconds:.0f} ms", plugin.module)
+        for plugin in names.plugins
+    ]
     print_columns(rows)
     for plugin in names.plugins:
         registered = _registered(names, plugin)
@@ -51,7 +55,7 @@ def _print(names: Registry) -> None:
         if plugin.blocked:
             click.echo(f"  blocked by {plugin.blocked}")
         for error in plugin.errors:
-            click.echo(textwrap.indent(str(error), "  "))
+            click.echo(textwrap.indent(escaped(str(error)), "  "))
 
 
 def _origin(plugin: Plugin) -> str:
@@ -72,6 +76,7 @@ def _as_dict(names: Registry, plugin: Plugin) -> dict[str, Any]:
         "module": plugin.module,
         "source": str(plugin.source or ""),
         "source_sha256": plugin.source_sha256,
+        "seconds": plugin.seconds,
         "blocked_by": plugin.blocked,
         "errors": [{"type": type(error).__name__, "message": str(error)} for error in plugin.errors],
         "registers": _registered(names, plugin),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import plugin_option, set_option
+from .options import mention_plugins, plugin_option, set_option
 
 
 @click.command("train")
@@ -39,6 +39,7 @@ def command(
 
     if not dry_run:
         never_fail()
+    mention_plugins()
     composed = compose(experiment, overrides)
     run_dir = run_dir or Path("runs") / Path(experiment).stem
     if dry_run:

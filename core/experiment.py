@@ -273,7 +273,7 @@ class Experiment:
     """Train without a task: advantages are zero, while the critic, entropy and KL terms go on."""
     critic: Critic | None = section(Critic)
     collapse: tuple[Named, ...] = components(
-        "collapse", "reward_variance_collapse", "low_validation_success", "empty_filter"
+        "collapse", "reward_variance_collapse", "low_validation_success", "empty_filter", "no_signal"
     )
     validation: Validation = section(Validation)
     trainer: Trainer = section(Trainer)

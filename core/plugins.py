@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,9 @@ import attrs
 import pluggy
 
 from . import hookspecs
+from .announced import Announcement, announcements
 from .errors import RequestError, RunError, UncollapseError, nearest
+from .imports import import_alone, where_raised
 from .targets import locate, missing_extra
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -65,6 +67,8 @@ class Plugin:
     """Its source file, where there is one."""
     blocked: str = ""
     """The environment variable that keeps it from loading."""
+    seconds: float = 0.0
+    """What importing it took, with all that it imports for the first time, and registering its names."""
     errors: list[UncollapseError] = attrs.field(factory=list)
     hooks: Any = None
     """The module or object with its hook implementations, once it is loaded and found sound."""
@@ -94,19 +98,14 @@ def file_sha256(path: Path | None) -> str:
 
 def discover() -> list[Plugin]:
     """Every announced plugin, imported where it is not blocked: our own first, then by distribution and name."""
-    announced: list[tuple[Plugin, EntryPoint]] = []
-    origins: dict[int, tuple[str, str]] = {}  # by distribution: reading one parses all of its metadata
-    for entry in entry_points(group=hookspecs.PROJECT):
-        if entry.dist is not None:
-            if id(entry.dist) not in origins:
-                metadata = entry.dist.metadata
-                origins[id(entry.dist)] = metadata["Name"], metadata["Version"]
-            announced.append((_announced(entry, *origins[id(entry.dist)]), entry))
-    announced.sort(key=lambda pair: (not _ours(pair[0]), _normal(pair[0].distribution), pair[0].name))
-    plugins = [plugin for plugin, _ in announced]
+    found: list[tuple[Plugin, EntryPoint | None]] = [
+        (_announced(announcement), announcement.entry) for announcement in announcements()
+    ]
+    found.sort(key=lambda pair: (not _ours(pair[0]), _normal(pair[0].distribution), pair[0].name))
+    plugins = [plugin for plugin, _ in found]
     _block(plugins)
-    for plugin, entry in announced:
-        if not plugin.blocked:
+    for plugin, entry in found:
+        if not plugin.blocked and entry is not None:
             _load(plugin, entry.load)
     return plugins
 
@@ -123,11 +122,16 @@ def load_file(path: str | Path) -> Plugin:
     return plugin
 
 
-def _announced(entry: EntryPoint, distribution: str, version: str) -> Plugin:
+def _announced(announcement: Announcement) -> Plugin:
+    entry, distribution = announcement.entry, announcement.distribution
+    if entry is None:
+        fix = "install a mended release of it, or uninstall it"
+        error = PluginLoadError(f"{distribution} announces its plugins wrongly", announcement.problem, fix)
+        return Plugin(distribution, "", distribution, announcement.version, errors=[error])
     module = entry.value.partition(":")[0].strip()
     spec = locate(module)
     source = Path(spec.origin) if spec and spec.has_location and spec.origin else None
-    return Plugin(entry.name, module, distribution, version, source)
+    return Plugin(entry.name, module, distribution, announcement.version, source)
 
 
 def _ours(plugin: Plugin) -> bool:
@@ -165,11 +169,12 @@ def _block(plugins: list[Plugin]) -> None:
 
 def _load(plugin: Plugin, load: Callable[[], Any]) -> None:
     """Import and check one plugin; what is wrong with it is kept in ``plugin.errors``."""
-    try:
-        hooks = load()
-    except (Exception, SystemExit) as error:
-        plugin.errors.append(import_failure(plugin, f"{plugin} cannot be imported", error))
+    imported = import_alone(load)
+    plugin.seconds += imported.seconds
+    if imported.error is not None:
+        plugin.errors.append(import_failure(plugin, f"{plugin} cannot be imported", imported.error))
         return
+    hooks = imported.result
     plugin.errors.extend(check_hooks(hooks, str(plugin)))
     if not plugin.errors:
         plugin.hooks = hooks
@@ -195,12 +200,7 @@ def import_failure(plugin: Plugin, what: str, error: BaseException) -> RequestEr
     """The error that says where in whose source an import (or a registration) failed."""
     if isinstance(error, ImportError) and (missing := missing_extra(error, what)):
         return missing
-    if isinstance(error, SyntaxError):
-        where = f"{error.filename}:{error.lineno}"
-    else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-        theirs = [frame for frame in frames if Path(frame.filename).parent != Path(__file__).parent]
-        where = f"{theirs[-1].filename}:{theirs[-1].lineno}" if theirs else str(plugin.source or plugin.module)
+    where = where_raised(error) or str(plugin.source or plugin.module)
     fix = (
         f"mend it, or block the plugin: UNCOLLAPSE_DISABLE_PLUGINS={plugin.name}" if plugin.distribution else "mend it"
     )
@@ -301,7 +301,9 @@ def call(
     for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
         try:
             results.append(call_one(implementation, **arguments))
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # a hook that calls sys.exit does not end the run in its own way
             if forgive(implementation.plugin, hook, error):
                 continue
             if isinstance(error, UncollapseError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import pluggy
 from . import plugins as loading
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
 from .hookspecs import REGISTRATION
+from .imports import import_alone
 from .plugins import Plugin, PluginLoadError, SignatureError, file_sha256, import_failure
 from .targets import FILES, PROTOCOLS, as_mapping, check_target, file_of, load_target, missing_methods
+from .terminal import escaped
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*")
 """What a name may look like: it must be readable in ``name(positional, key=value)``."""
@@ -229,18 +231,19 @@ class Registry:
         manager = loading.manager([plugin])
         for kind, hook in REGISTRATION.items():
             for implementation in getattr(manager.hook, hook).get_hookimpls():
-                try:
-                    loading.call_one(implementation, register=functools.partial(self._register, plugin, kind))
-                except UncollapseError as error:
-                    plugin.errors.append(error)
-                except (Exception, SystemExit) as error:
-                    plugin.errors.append(import_failure(plugin, f"{plugin} failed in {hook}", error))
+                register = functools.partial(self._register, plugin, kind)
+                done = import_alone(functools.partial(loading.call_one, implementation, register=register))
+                plugin.seconds += done.seconds
+                if isinstance(done.error, UncollapseError):
+                    plugin.errors.append(done.error)
+                elif done.error is not None:
+                    plugin.errors.append(import_failure(plugin, f"{plugin} failed in {hook}", done.error))
 
     def _register(
         self, plugin: Plugin, kind: str, name: str, target: Any, *, summary: str = "", aliases: tuple[str, ...] = ()
     ) -> None:
         """Add a name, or note what is wrong with it and go on: the other names of the plugin are none the worse."""
-        entry = Entry(kind, name, target, summary, tuple(aliases), plugin)
+        entry = Entry(kind, name, target, escaped(" ".join(str(summary).split())), tuple(aliases), plugin)
         spellings = self._entries[kind]
         for spelling in (name, *entry.aliases):
             if not isinstance(spelling, str) or not NAME.fullmatch(spelling):
@@ -278,23 +281,29 @@ def _choices(word: str, words: Iterable[str], what: str) -> str:
 
 
 def _load(entry: Entry) -> Any:
-    try:
-        return load_target(entry.target)
-    except UncollapseError:
-        raise
-    except Exception as error:
-        raise import_failure(entry.plugin, f"{entry} of {entry.plugin} cannot be loaded", error) from error
+    return _alone(entry, functools.partial(load_target, entry.target))
 
 
 def _mapping(entry: Entry, target: Any, options: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return as_mapping(target, **options)
-    except UncollapseError:
-        raise
-    except Exception as error:
-        if options and isinstance(error, ValueError):
+    def make() -> dict[str, Any]:
+        try:
+            return as_mapping(target, **options)
+        except ValueError as error:
+            if not options or isinstance(error, UncollapseError):
+                raise
             raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=_help(entry)) from error
-        raise import_failure(entry.plugin, f"{entry} of {entry.plugin} cannot be loaded", error) from error
+
+    return _alone(entry, make)
+
+
+def _alone(entry: Entry, load: Callable[[], Any]) -> Any:
+    """What ``load`` gives. Whatever else than an error of ours it raises becomes one that names the plugin."""
+    done = import_alone(load)
+    if isinstance(done.error, UncollapseError):
+        raise done.error
+    if done.error is not None:
+        raise import_failure(entry.plugin, f"{entry} of {entry.plugin} cannot be loaded", done.error) from done.error
+    return done.result
 
 
 def _check_methods(entry: Entry, cls: type) -> None:

@@ -12,12 +12,17 @@ from ...core.components import Verdict
 from .session import MetricSession, Streaks
 
 INVALID, THINKING, LENGTH = "train/invalid_turn_rate", "collapse/valid_thinking_rate", "train/response_length"
+LOST = 2 / 3
+"""Part of the best share so far below which form is lost: a share that goes up and down around its limit is not."""
 share = validators.and_(validators.ge(0.0), validators.le(1.0))
 
 
 @attrs.frozen
 class FormatCollapse:
     """Speak when answers have lost their form ``window`` times in a row, in the steps that measure it.
+
+    Only what a run had can be lost: a share of valid answers, or of thoughts, must have been within its limit, and must
+    have fallen below two thirds of its best. A run that is invalid from the first step on is left to ``no_signal``.
 
     Watches the share of turns without a valid answer (``train/invalid_turn_rate``), the share of turns with a thought
     (``collapse/valid_thinking_rate``, where the detector ``mutual_information`` logs it) and the sampled tokens per
@@ -48,6 +53,8 @@ class _FormatSession(MetricSession):
         self._rule = rule
         self.lengths: list[float] = []
         self.streaks: dict[str, int] = {}
+        self.best: dict[str, float] = {}
+        """Condition -> the highest share so far of turns that had the form."""
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         rule = self._rule
@@ -56,8 +63,8 @@ class _FormatSession(MetricSession):
         relative = length / baseline if length is not None and baseline else None
         streaks = Streaks(self.streaks)
         streaks.update(
-            invalid=None if invalid is None else invalid > rule.max_invalid,
-            thinking=None if thinking is None else thinking < rule.min_thinking,
+            invalid=self._lost("invalid", None if invalid is None else 1.0 - invalid, 1.0 - rule.max_invalid),
+            thinking=self._lost("thinking", thinking, rule.min_thinking),
             short=None if relative is None else relative < rule.min_length,
             long=None if relative is None else relative > rule.max_length,
         )
@@ -78,6 +85,14 @@ class _FormatSession(MetricSession):
             {"condition": which, **{key: value for key, value in evidence.items() if value is not None}},
             stop=rule.stop,
         )
+
+    def _lost(self, condition: str, share: float | None, limit: float) -> bool | None:
+        """Whether a share of turns is below its limit, and was not always; ``None`` if it was not measured."""
+        if share is None:
+            return None
+        best = max(share, self.best.get(condition, 0.0))
+        self.best = {**self.best, condition: best}
+        return share < limit <= best and share < LOST * best
 
     def _baseline(self, length: float | None) -> float | None:
         """The early length, once it is known."""

@@ -21,6 +21,11 @@ def register_collapse_detectors(register: Register) -> None:
     )
     register("empty_filter", f"{module}:EmptyFilter", summary="stop when the filter keeps no group for several steps")
     register(
+        "no_signal",
+        f"{collapse}.signal:NoSignal",
+        summary="a run has never had a valid answer, a spread of rewards or reasonings that fit their prompts",
+    )
+    register(
         "mutual_information",
         f"{collapse}.mutual_information:MutualInformation",
         summary="measure how much the reasonings say about their prompts",

@@ -13,12 +13,12 @@ from typing import Any
 import attrs
 
 from ...core.components import Verdict
-from ...core.config import compose
 from ...core.errors import RequestError, UncollapseError, nearest
 from ...core.experiment import Named
 from ...core.registry import registry
 from ...core.runs import RunDirectory
 from ...core.spec import read_spec
+from ...core.trust import experiment_of
 from ...core.yaml import SyntaxProblem, loads
 
 _CONDITION = re.compile(r"\s*([A-Za-z0-9_/@.-]+)\s*(<=|>=|<|>)\s*(-?[0-9]+(?:[.][0-9]*)?(?:e-?[0-9]+)?)\s*")
@@ -150,9 +150,12 @@ def make_detector(spelling: str) -> Named:
     return Named("collapse", entry.name, dict(spec.params), component)
 
 
-def replay(run: RunDirectory, detector: Named) -> Verdict | None:
-    """The first verdict of a detector on a run's logged metrics."""
-    context, records = SimpleNamespace(experiment=compose(run.read_config()), tokenizer=None), run.metrics()
+def replay(run: RunDirectory, detector: Named, trust: bool = False) -> Verdict | None:
+    """The first verdict of a detector on a run's logged metrics.
+
+    Raises RequestError if the run names plugin files that are not loaded, unless ``trust`` says to execute them.
+    """
+    context, records = SimpleNamespace(experiment=experiment_of(run, trust=trust), tokenizer=None), run.metrics()
     try:
         session = detector.component.start(context)
         for record in records:
@@ -168,7 +171,9 @@ def replay(run: RunDirectory, detector: Named) -> Verdict | None:
     return None
 
 
-def replay_all(runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: Outcome | None) -> list[Replay]:
+def replay_all(
+    runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: Outcome | None, trust: bool = False
+) -> list[Replay]:
     """Every detector on every run; with ``outcome`` also how long before the collapse it spoke."""
     detectors = [(spelling, make_detector(spelling)) for spelling in spellings]
     found = []
@@ -177,7 +182,7 @@ def replay_all(runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: 
         began = outcome.began(records) if outcome else None
         last = records[-1]["step"] if records else 0
         for spelling, detector in detectors:
-            verdict = replay(run, detector)
+            verdict = replay(run, detector, trust)
             lead = began - verdict.step if began is not None and verdict else None
             found.append(Replay(run.path, spelling, verdict, last, began, lead))
     return found

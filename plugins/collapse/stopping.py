@@ -24,7 +24,8 @@ class RewardVarianceCollapse:
 
     The baseline is the mean of ``rollout/in_group_reward_std`` (reward units) over the first ``baseline_steps`` steps
     whose batch was not empty after the filter. From then on, when each of the last ``window`` such steps lies below
-    ``ratio`` times the baseline, the run is stopped. A baseline of zero never stops: there was nothing to lose.
+    ``ratio`` times the baseline, the run is stopped. A baseline of zero never stops: there was nothing to lose, and
+    ``no_signal`` says so.
     """
 
     baseline_steps: int = attrs.field(default=10, validator=positive)
@@ -63,7 +64,11 @@ class _RewardVarianceSession(MetricSession):
 
 @attrs.frozen
 class LowValidationSuccess:
-    """Stop when ``validation/success`` is below ``threshold`` in ``patience`` consecutive validations."""
+    """Stop when ``validation/success`` is below ``threshold`` in ``patience`` consecutive validations.
+
+    The reason tells a run that never succeeded from one that has lost what it could do; the evidence has the highest
+    success of all validations before (``best``).
+    """
 
     threshold: float = attrs.field(default=0.01, validator=[validators.gt(0), validators.le(1)])
     patience: int = attrs.field(default=5, validator=positive)
@@ -76,19 +81,23 @@ class _LowValidationSession(MetricSession):
     def __init__(self, rule: LowValidationSuccess) -> None:
         self._rule = rule
         self.low: list[float] = []
+        self.best: float | None = None
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         success = metrics.get("validation/success")
         if success is None:
             return None
-        self.low = [*self.low, success] if success < self._rule.threshold else []
-        if len(self.low) < self._rule.patience:
+        threshold, patience = self._rule.threshold, self._rule.patience
+        best = self.best = success if self.best is None else max(self.best, success)
+        self.low = [*self.low, success] if success < threshold else []
+        if len(self.low) < patience:
             return None
+        before = "and has never been higher" if best < threshold else f"and has been {best:g}"
         return Verdict(
             "low_validation_success",
             step,
-            f"validation success was below {self._rule.threshold:g} in {self._rule.patience} consecutive validations",
-            {"threshold": self._rule.threshold, "last": list(self.low)},
+            f"validation success was below {threshold:g} in {patience} consecutive validations, {before}",
+            {"threshold": threshold, "last": list(self.low), "best": best},
         )
 
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from ...core.blame import blaming
 from ...core.compatibility import check_ranks, needs
 from ...core.components import Scores
 from ...core.config import validation_environment
 from ...core.experiment import Experiment
+from ..rollout.borders import CheckedEngine, CheckedEnvironment
 from ..rollout.template import Template
 from . import fused_layers
 from .batch import Batch
+from .borders import CheckedController
 from .detectors import Detectors
 from .loop import Parts
 from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
@@ -104,21 +107,24 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
         sampled = load_policy(plain, path, temperature).to(ranks.device)
     with ExitStack() as undo:
-        engine = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
+        with blaming(experiment.rollout.engine, "start"):
+            session = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
+        engine = CheckedEngine(experiment.rollout.engine, session)
         undo.callback(engine.close)
         if hasattr(engine, "sleep"):
             engine.sleep()  # the optimizer is about to want the memory
 
         def start(module: Any, optimizer: Any, **options: Any) -> Any:
-            started = trainer.backend.component.start(
-                module,
-                optimizer,
-                zero_stage=trainer.zero_stage,
-                dtype=settings.dtype,
-                ranks=ranks,
-                offload=trainer.offload,
-                **options,
-            )
+            with blaming(trainer.backend, "start"):
+                started = trainer.backend.component.start(
+                    module,
+                    optimizer,
+                    zero_stage=trainer.zero_stage,
+                    dtype=settings.dtype,
+                    ranks=ranks,
+                    offload=trainer.offload,
+                    **options,
+                )
             undo.callback(started.close)
             return started
 
@@ -145,9 +151,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             policy=trained,
             critic=critic,
             reference=reference,
-            controller=experiment.kl.controller.component.start(experiment.kl.coef),
+            controller=CheckedController(experiment.kl.controller).start(experiment.kl.coef),
             detectors=Detectors(experiment.collapse if training else (), context),
-            validation_environment=validation_environment(experiment),
+            validation_environment=CheckedEnvironment(experiment.environment, validation_environment(experiment)),
             needs=needed,
             synced=own or sharded,
             close=undo.pop_all().close,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from ...core.config import compose
+from ...core.trust import experiment_of
 from .assemble import assemble
 from .checkpoint import reading_checkpoint
 from .engine_weights import EngineWeights
@@ -16,17 +16,22 @@ from .ranks import start_ranks
 
 
 def evaluate(
-    checkpoint: Path, groups: int | None = None, temperature: float | None = None, overrides: Sequence[str] = ()
+    checkpoint: Path,
+    groups: int | None = None,
+    temperature: float | None = None,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
 ) -> dict[str, float]:
     """Validation metrics of ``RUN/checkpoints/step_N``, or of the last good checkpoint of the run directory given.
 
     ``overrides`` change the run's experiment, for a machine that cannot run it as it was (``rollout.engine=hf``).
 
     Raises:
-        RequestError: there is no complete checkpoint there.
+        RequestError: there is no complete checkpoint there, or the run names plugin files that are not loaded, unless
+            ``trust`` says to execute them.
     """
     with reading_checkpoint(checkpoint) as (run, found):
-        experiment = compose(run.read_config(), overrides)
+        experiment = experiment_of(run, overrides, trust)
         validation = experiment.validation
         if groups is not None:
             validation = attrs.evolve(validation, groups=groups)

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...core.config import compose
 from ...core.errors import RequestError
 from ...core.runs import RunDirectory
+from ...core.trust import experiment_of
 from .checkpoint import load_optimizer, reading_checkpoint
 from .models import load_policy, load_tokenizer
 from .prepare import prepare_model
 
 if TYPE_CHECKING:
-    from ...core.experiment import Model
+    from ...core.experiment import Experiment, Model
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtype: str | None = None) -> Path:
+def export(
+    checkpoint: Path, to: Path | None = None, adapter: bool = False, dtype: str | None = None, trust: bool = False
+) -> Path:
     """Write the policy of a checkpoint where ``AutoModelForCausalLM`` (or ``PeftModel``) reads it.
 
     Weights come from the fp32 master weights where the checkpoint has them and are cast last, so that a bfloat16 model
@@ -34,16 +36,19 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
         to: where to; by default ``RUN/export/step_N`` (``step_N-adapter``).
         adapter: write the LoRA adapter alone instead of merging it.
         dtype: ``float32`` or ``bfloat16``; by default that of the experiment.
+        trust: execute the plugin files that the run names.
 
     Raises:
-        RequestError: there is no complete checkpoint, ``to`` holds something, or ``adapter`` of a run without one.
+        RequestError: there is no complete checkpoint, ``to`` holds something, ``adapter`` of a run without one, or
+            plugin files that are neither loaded nor trusted.
     """
     with reading_checkpoint(checkpoint) as (run, found):
-        return _export(run, found, to, adapter, dtype)
+        return _export(run, found, experiment_of(run, trust=trust), to, adapter, dtype)
 
 
-def _export(run: RunDirectory, checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None) -> Path:
-    experiment = compose(run.read_config())
+def _export(
+    run: RunDirectory, checkpoint: Path, experiment: Experiment, to: Path | None, adapter: bool, dtype: str | None
+) -> Path:
     settings = experiment.model
     if adapter and settings.lora is None:
         raise RequestError("the run has no adapter: it trained the whole model", str(run.path), "leave --adapter out")

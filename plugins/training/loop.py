@@ -16,6 +16,7 @@ from ..rollout.episode import Episode
 from ..rollout.rows import episode_metrics
 from . import stages
 from .batch import Batch
+from .borders import guarded
 from .budget import SCORE_FACTOR
 from .detectors import Detectors
 from .engine_weights import EngineWeights
@@ -52,7 +53,7 @@ class Loop:
     """State of a run in progress: the parts and how many steps are done."""
 
     def __init__(self, experiment: Experiment, parts: Parts, ranks: Ranks, step: int = 0) -> None:
-        self.experiment, self.parts, self.ranks, self.step = experiment, parts, ranks, step
+        self.experiment, self.parts, self.ranks, self.step = guarded(experiment), parts, ranks, step
         self.scorer = Scorer(
             parts.policy, experiment.trainer.score_batch, ranks, SCORE_FACTOR * experiment.trainer.token_budget
         )

@@ -19,6 +19,7 @@ from ...core.experiment import Experiment
 from ...estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
 from ...filters.metrics import RewardVariance
 from ...filters.report import selection_metrics
+from ..rollout.borders import CheckedEnvironment
 from ..rollout.collect import collect
 from ..rollout.episode import Episode
 from ..rollout.rows import build, in_order, raw_rewards
@@ -45,13 +46,18 @@ class Sampler:
     engine: Any
     template: Any
     ranks: Ranks
+    environment: Any = attrs.field(init=False)
+
+    @environment.default
+    def _checked_environment(self) -> CheckedEnvironment:
+        return CheckedEnvironment(self.experiment.environment)
 
     def train(self, step: int) -> list[Episode]:
         """The episodes of training step ``step`` (from 0)."""
         rollout = self.experiment.rollout
         first = rollout.seed + step * rollout.groups
         return self._play(
-            self.experiment.environment.component,
+            self.environment,
             range(first, first + rollout.groups),
             rollout.group_size,
             derived_seed(self.experiment.seed, "train", step),
@@ -62,7 +68,7 @@ class Sampler:
         """One greedy episode for each training group of ``step``."""
         rollout = self.experiment.rollout
         first = rollout.seed + step * rollout.groups
-        return self._play(self.experiment.environment.component, range(first, first + rollout.groups), 1, 0, 0.0)
+        return self._play(self.environment, range(first, first + rollout.groups), 1, 0, 0.0)
 
     def validate(self, environment: Any) -> list[Episode]:
         """The same groups and the same noise at every validation."""

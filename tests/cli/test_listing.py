@@ -207,10 +207,9 @@ def test_show_of_an_unknown_name(mine):
 
 def test_plugins_reports_what_is_broken_and_why(broken):
     lines = invoke("plugins").stdout.splitlines()
-    assert ["broken", "cracked", "broken", "3.1", "cracked_module"] in [line.split() for line in lines]
-    assert ["loaded", "filters", "uncollapse", OUR_VERSION, "uncollapse.filters.plugin"] in [
-        line.split() for line in lines
-    ]
+    rows = [" ".join(line.split()[:4] + line.split()[5:]) for line in lines if " ms " in line]  # without the times
+    assert "broken cracked broken 3.1 ms cracked_module" in rows
+    assert f"loaded filters uncollapse {OUR_VERSION} ms uncollapse.filters.plugin" in rows
     assert "  plugin 'cracked' (broken 3.1) cannot be imported: OSError: no disk" in lines
     assert f"    where: {broken}:1" in lines
 

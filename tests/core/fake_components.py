@@ -182,6 +182,7 @@ def register_collapse_detectors(register):
     register("reward_variance_collapse", Spread)
     register("low_validation_success", Patience)
     register("empty_filter", Plain)
+    register("no_signal", Plain)
 
 
 @hookimpl

@@ -46,7 +46,7 @@ def test_defaults_are_filled_in():
     assert experiment.rollout.groups == 8
     assert experiment.rollout.engine == Named("rollout_engine", "hf")
     assert [detector.name for detector in experiment.collapse] == (
-        ["reward_variance_collapse", "low_validation_success", "empty_filter"]
+        ["reward_variance_collapse", "low_validation_success", "empty_filter", "no_signal"]
     )
     assert experiment.advantage.params == {"gamma": 1.0, "lam": 1.0}
     assert type(experiment.advantage.component).__name__ == "Gae"
@@ -108,7 +108,7 @@ def test_overrides():
     assert experiment.kl.estimator.name == "kl+"
     assert experiment.kl.coef == 1e-6
     assert experiment.collapse[1].params == {"threshold": 0.1, "steps": 7}
-    assert len(experiment.collapse) == 3
+    assert len(experiment.collapse) == 4
     assert experiment.model.lora == Lora(rank=8)
     assert experiment.validation.environment == {"split": "no"}
     assert validation_environment(experiment, REGISTRY).split == "no"

@@ -84,6 +84,10 @@ def test_exclusions():
         ["nofilter__kl.coef_0.01", "top_p_0.9__kl.coef_0", "top_p_0.9__kl.coef_0.01"]
     )
     assert labels(axes, [{"kl.coef": 0.01}, {"filter.select": "nofilter"}]) == ["top_p_0.9__kl.coef_0"]
+    critic = {"critic.shared": [False, True]}
+    assert labels(critic, [{"critic.shared": True}]) == ["critic.shared_false"]
+    assert len(labels(critic, [{"critic.shared": 1}])) == 2  # a number is no yes
+    assert len(labels({"trainer.keep": [0, 1]}, [{"trainer.keep": True}])) == 2
     with pytest.raises(RequestError, match=r"'kl\.ceof', which no axis changes"):
         points(axes, [{"kl.ceof": 0}])
     with pytest.raises(RequestError, match="no points"):

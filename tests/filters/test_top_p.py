@@ -69,6 +69,13 @@ def test_the_linear_threshold_is_met_exactly_or_not():
     assert kept([6, 4], 0.61, eps=0.1) == {0}
 
 
+def test_a_hundredth_is_taken_off_the_mass_by_default():
+    assert kept([0.6, 0.4], 0.609) == {0}
+    assert kept([0.6, 0.4], 0.611) == {0, 1}
+    assert kept([0.0099, 0.0], 1.0 - 1e-9) == set()
+    assert kept([0.0102, 0.0], 1.0 - 1e-9) == {0}
+
+
 @pytest.mark.parametrize("mode", ["linear", "softmax"])
 def test_ties_keep_the_original_order(mode):
     assert kept([1, 2, 1, 2, 1, 2], 0.3, prob_mode=mode) == {1, 3}

@@ -15,6 +15,12 @@ def test_weights_are_std_over_the_largest_std():
     torch.testing.assert_close(weights, torch.tensor([1, 1, 0.5**0.5, 0.5**0.5, 0.5**0.5]), atol=2e-6, rtol=0)
 
 
+def test_small_spreads_weigh_little_not_nothing():
+    weights = soft_group_weights(torch.tensor([0, 0, 1, 1]), torch.arange(4), torch.tensor([0.0, 1e-6, 0.0, 0.5e-6]))
+    # std .7071e-6 and half of it, over .7071e-6 + 1e-6
+    torch.testing.assert_close(weights, torch.tensor([0.4142, 0.4142, 0.2071, 0.2071]), atol=1e-4, rtol=0)
+
+
 def test_an_episode_counts_once():
     rows = torch.tensor([0, 0, 0, 1, 2, 3, 4, 4])
     weights = soft_group_weights(GROUPS[rows], EPISODES[rows], RAW)
@@ -51,5 +57,7 @@ def test_filter_loss_scale(mode, scale):
 def test_filter_loss_scale_refuses_nonsense():
     with pytest.raises(ValueError, match="linear"):
         filter_loss_scale(0.5, "cubic")
-    with pytest.raises(ValueError, match="kept ratio"):
-        filter_loss_scale(1.5, "sqrt")
+    for ratio in (1.01, -0.01, float("nan")):
+        with pytest.raises(ValueError, match="kept ratio"):
+            filter_loss_scale(ratio, "sqrt")
+    assert filter_loss_scale(0.0, "linear") == 0.0

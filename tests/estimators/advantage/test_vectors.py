@@ -267,6 +267,12 @@ class TestReinforce:
         whitened = (flat - flat.mean()) / (flat.var() + 1e-8).sqrt()
         close(advantages, whitened[[0, 1, 4, 6]].tolist())
 
+    def test_returns_of_baseline_are_undiscounted_rewards_to_go(self):
+        rewards = torch.tensor([[0.5, 9, 2], [1, 0, -1]])
+        mask = torch.tensor([[True, False, True], [True, True, True]])
+        result = ReinforcePlusPlusBaseline().compute(rewards=rewards, mask=mask, groups=GROUPS)
+        close(result.returns, [[2.5, 0, 2], [0, -1, -1]])
+
     @pytest.mark.parametrize("estimator", [ReinforcePlusPlus(), ReinforcePlusPlusBaseline()])
     def test_equal_rewards_give_exactly_zero(self, estimator):
         assert per_row(estimator, [0.95] * 7, [0, 0, 0, 1, 1, 1, 1]).tolist() == [0.0] * 7

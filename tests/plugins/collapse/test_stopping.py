@@ -55,6 +55,18 @@ def test_reward_variance_ignores_empty_steps_and_steps_without_the_metric():
     assert verdict.evidence["last"] == [0.1, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("values", "said", "best"),
+    [([0.0] * 5, "has never been higher", 0.0), ([0.0, 0.4, *[0.005] * 5], "has been 0.4", 0.4)],
+)
+def test_low_success_that_was_never_higher_is_told_from_success_that_was_lost(values, said, best):
+    session = start("low_validation_success")
+    verdicts = [session.judge(step, {"validation/success": value}) for step, value in enumerate(values)]
+    assert verdicts[:-1] == [None] * (len(values) - 1)
+    assert said in verdicts[-1].reason
+    assert verdicts[-1].evidence["best"] == best
+
+
 def test_low_validation_success_counts_consecutive_validations_only():
     session = start("low_validation_success")
     for step, success in enumerate([0.0, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.0]):
@@ -62,7 +74,7 @@ def test_low_validation_success_counts_consecutive_validations_only():
         assert session.judge(step, {"train/success": 0.0}) is None  # steps without validation count for nothing
     verdict = session.judge(9, {"validation/success": 0.009})
     assert verdict.step == 9
-    assert verdict.evidence == {"threshold": 0.01, "last": [0.0, 0.0, 0.0, 0.0, 0.009]}
+    assert verdict.evidence == {"threshold": 0.01, "last": [0.0, 0.0, 0.0, 0.0, 0.009], "best": 0.01}
 
 
 def experiment(steps):

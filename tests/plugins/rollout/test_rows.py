@@ -126,6 +126,8 @@ def test_normalised_rewards_are_placed_and_raw_ones_kept():
     assert rollouts.raw_rewards_E.tolist() == pytest.approx([9.8] * 4)
     with pytest.raises(RunError, match="placed by turn"):
         rows.build(episodes, rollout, Reward(placement="turn"), normalised_E)
+    with pytest.raises(RunError, match="placed by turn"):  # however little they differ
+        rows.build(episodes, rollout, Reward(placement="turn"), rollouts.raw_rewards_E + 1e-5)
     assert rows.build(episodes, rollout, Reward(placement="turn"), rollouts.raw_rewards_E).rewards.any()
 
 

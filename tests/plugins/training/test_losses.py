@@ -52,6 +52,37 @@ def test_critic_objective_by_hand():
     assert float(metrics["vf_clipfrac"][0]) == 1
 
 
+@given(
+    value=st.floats(-3, 3),
+    old=st.floats(-3, 3),
+    target=st.floats(-3, 3),
+    clip=st.floats(0.1, 2),
+    weight=st.floats(0.1, 1),
+)
+def test_the_critics_loss_is_half_the_larger_of_two_squared_errors(value, old, target, clip, weight):
+    batch = one_row(old_values=[0.0, old, old], returns=[0.0, target, target], weights=[0.0, weight, 0.0])
+    loss, metrics = CriticObjective(clip)(Scores(values=torch.tensor([[0.0, value, value]])), batch)
+    near = min(max(value, old - clip), old + clip)
+    assert float(loss) == pytest.approx(weight * 0.5 * max((value - target) ** 2, (near - target) ** 2), abs=1e-5)
+    assert float(metrics["vf_loss"][1]) == 1  # a token without weight does not train
+
+
+@pytest.mark.parametrize(
+    ("value", "loss", "clipped"),
+    [
+        (0.0, 0.5 * 0.8**2, 0),  # moved away from the target beyond the clip: the whole error counts
+        (0.9, 0.5 * 0.1**2, 0),
+        (3.0, 0.5 * 2.2**2, 0),
+        (1.6, 0.5 * 0.8**2, 0),
+    ],
+)
+def test_critic_objective_where_the_new_value_errs_more(value, loss, clipped):
+    batch = one_row(old_values=[0.0, 1.0, 1.0], returns=[0.0, 0.8, 0.8], weights=[0.0, 1.0, 0.0])
+    total, metrics = CriticObjective(0.5)(Scores(values=torch.tensor([[0.0, value, value]])), batch)
+    assert float(total) == pytest.approx(loss, abs=1e-6)
+    assert float(metrics["vf_clipfrac"][0]) == clipped
+
+
 def test_nothing_off_the_mask_can_reach_the_loss():
     nan = float("nan")
     batch = one_row(old_logprobs=[nan, -1.0, -1.0], advantages=[nan, 1.0, 1.0], weights=[0.0, 0.5, 0.5])

@@ -51,6 +51,11 @@ def test_a_std_of_a_millionth_is_none():
     assert normalize(raw, torch.zeros(2).long(), "mean_std").tolist() == [0.0, 0.0]
 
 
+def test_a_std_above_a_millionth_is_one():
+    raw = torch.tensor([0.0, 2e-6], dtype=torch.float64)  # std 1.41e-6, deviation 1e-6
+    close(normalize(raw, torch.zeros(2).long(), "mean_std").float(), [-1 / 2.41421, 1 / 2.41421])
+
+
 @pytest.mark.parametrize("normalization", ["mean", "mean_std", "asym_clip"])
 def test_a_group_of_one_stays_as_it_is(normalization):
     assert normalize(torch.tensor([-7.0, 1, 2]), torch.tensor([0, 1, 1]), normalization)[0] == -7

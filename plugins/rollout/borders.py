@@ -1,0 +1,138 @@
+"""Environments and engines, with what they hand over checked: a wrong reward or log-prob would train in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ...core.blame import blaming, wrong
+from ...core.components import Completion, Sampling, Step
+from ...core.experiment import Named
+
+ROUNDING = 1e-3
+"""Nats by which a log-prob may lie above 0 (bfloat16 logits round)."""
+STOP_REASONS = ("eos", "stop", "length")
+
+
+class CheckedEnvironment:
+    """An environment whose episodes are checked: texts are texts, rewards are finite, groups share their first prompt.
+
+    Raises:
+        RunError: the environment raised something, or handed over what its contract does not allow; names it.
+    """
+
+    def __init__(self, named: Named, component: Any = None) -> None:
+        self.named = named
+        self.component = named.component if component is None else component
+        self._first: tuple[int, str] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.component, name)
+
+    @property
+    def instruction(self) -> str:
+        with blaming(self.named, "instruction"):
+            return _text(self.named, "instruction", self.component.instruction)
+
+    @property
+    def actions(self) -> tuple[str, ...] | None:
+        with blaming(self.named, "actions"):
+            actions = self.component.actions
+        if actions is None:
+            return None
+        if isinstance(actions, str) or not isinstance(actions, Sequence):
+            raise wrong(self.named, "actions", f"must be a tuple of names, or None for free text, not {actions!r}")
+        return tuple(_text(self.named, "actions", action) for action in actions)
+
+    def make(self, seed: int, member: int = 0) -> CheckedEnv:
+        with blaming(self.named, f"make({seed}, {member})"):
+            env = self.component.make(seed, member)
+            observation = _text(self.named, "initial_observation", env.initial_observation())
+        if self._first is not None and self._first[0] == seed and self._first[1] != observation:
+            what = f"differs between the members of group {seed}, which must see the same first prompt"
+            raise wrong(self.named, "initial_observation", what)
+        self._first = seed, observation
+        return CheckedEnv(self.named, env, observation)
+
+
+class CheckedEnv:
+    """One episode of a :class:`CheckedEnvironment`."""
+
+    def __init__(self, named: Named, env: Any, observation: str) -> None:
+        self.named, self.env, self._observation = named, env, observation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def initial_observation(self) -> str:
+        return self._observation
+
+    def step(self, action: str) -> Step:
+        with blaming(self.named, f"step({action!r})"):
+            step = self.env.step(action)
+        if not isinstance(step, Step):
+            raise wrong(self.named, "step", f"gave {type(step).__name__}, not a Step")
+        _text(self.named, "step", step.observation)
+        for name, value in {"reward": step.reward, **step.metrics}.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise wrong(self.named, "step", f"gave {name} = {value!r}, which is not a finite number")
+        return step
+
+
+def _text(named: Named, method: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(named, method, f"gave {type(value).__name__} {value!r}, not a text")
+    return value
+
+
+class CheckedEngine:
+    """A running engine whose completions are checked: as many as prompts, a log-prob for each token, none too long.
+
+    Raises:
+        RunError: the engine raised something, or handed over what its contract does not allow; names it.
+    """
+
+    def __init__(self, named: Named, session: Any) -> None:
+        self.named, self.session = named, session
+        if hasattr(session, "submit"):
+            self.submit, self.finished = self._submit, self._finished
+        self._asked: dict[Any, Sampling] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
+        with blaming(self.named, "generate"):
+            completions = self.session.generate(prompts, sampling, seed)
+        if len(completions) != len(prompts):
+            raise wrong(self.named, "generate", f"gave {len(completions)} completions for {len(prompts)} prompts")
+        for completion in completions:
+            self._check("generate", completion, sampling)
+        return completions
+
+    def _submit(self, key: Any, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
+        self._asked[key] = sampling
+        with blaming(self.named, "submit"):
+            self.session.submit(key, prompt, sampling, seed)
+
+    def _finished(self) -> list[tuple[Any, Completion]]:
+        with blaming(self.named, "finished"):
+            done = self.session.finished()
+        for key, completion in done:
+            self._check("finished", completion, self._asked.pop(key))
+        return done
+
+    def _check(self, method: str, completion: Completion, sampling: Sampling) -> None:
+        tokens, logprobs = completion.tokens, completion.logprobs
+        if not 1 <= len(tokens) <= sampling.max_tokens:
+            raise wrong(
+                self.named, method, f"gave {len(tokens)} tokens, where 1 to {sampling.max_tokens} were asked for"
+            )
+        if len(logprobs) != len(tokens):
+            raise wrong(self.named, method, f"gave {len(logprobs)} log-probs for {len(tokens)} tokens")
+        if completion.stop_reason not in STOP_REASONS:
+            what = f"gave the stop reason {completion.stop_reason!r}; there are {', '.join(STOP_REASONS)}"
+            raise wrong(self.named, method, what)
+        if bad := [value for value in logprobs if not -math.inf < value <= ROUNDING]:
+            raise wrong(self.named, method, f"gave the log-prob {bad[0]}, which is no log-prob of a sampled token")

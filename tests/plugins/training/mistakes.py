@@ -1,0 +1,181 @@
+"""A plugin with one typical mistake in each component; a run must end with an error that names it."""
+
+import attrs
+import torch
+from uncollapse import hookimpl
+from uncollapse.core.components import Advantages, Completion, Step
+from uncollapse.plugins.rollout.engine_hf import HfEngine
+
+
+def component(base=object, **methods):
+    """A component class with these methods."""
+    return attrs.frozen(type("Mistaken", (base,), {"__annotations__": {}, **methods}))
+
+
+def ratio(logprobs, old_logprobs, advantages):
+    return -advantages * (logprobs - old_logprobs).exp()
+
+
+def ones_off_the_mask(self, *, rewards, mask, **others):
+    return Advantages(torch.ones_like(rewards), torch.zeros_like(rewards))
+
+
+def advantages_of(value):
+    def compute(self, *, rewards, mask, **others):
+        return value(rewards, mask)
+
+    return {"needs": frozenset(), "compute": compute}
+
+
+class Controller:
+    """A session whose coefficient is no number after the first update, or that lacks what a checkpoint needs."""
+
+    coef = 0.1
+
+    def update(self, kl, episodes):
+        self.coef = float("nan")
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class Stateless:
+    coef = 0.1
+
+    def update(self, kl, episodes):
+        pass
+
+
+class Env:
+    """One question; ``answer`` says what a step gives."""
+
+    def __init__(self, answer, observation="Which arm?"):
+        self.answer, self.observation = answer, observation
+
+    def initial_observation(self):
+        return self.observation
+
+    def step(self, action):
+        return self.answer()
+
+
+def world(answer=lambda: Step("ok", 1.0, done=True), actions=("Up", "Down"), observe=lambda member: "Which?"):
+    return component(
+        instruction="Answer.", actions=actions, make=lambda self, seed, member=0: Env(answer, observe(member))
+    )
+
+
+class Engine:
+    """The real engine, whose completions are changed."""
+
+    def __init__(self, session, change):
+        self.session, self.change = session, change
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def generate(self, prompts, sampling, seed):
+        return self.change(self.session.generate(prompts, sampling, seed))
+
+
+def engine(change):
+    def start(self, *args, **options):
+        return Engine(HfEngine.start(self, *args, **options), change)
+
+    return component(HfEngine, start=start)
+
+
+def each(tokens=lambda tokens: tokens, logprobs=lambda logprobs: logprobs):
+    def change(completions):
+        return [Completion(tokens(c.tokens), logprobs(c.logprobs), c.stop_reason) for c in completions]
+
+    return engine(change)
+
+
+def leave(*args, **options):
+    raise SystemExit(5)
+
+
+def metrics_of_loss(self, logprobs, old, advantages, mask):
+    return ratio(logprobs, old, advantages), {"clipped": 0.5}
+
+
+MISTAKES = {
+    "rollout_filter": {
+        "gives_a_list": component(select=lambda self, scores: [True] * len(scores)),
+        "gives_places": component(select=lambda self, scores: torch.arange(len(scores))),
+        "gives_one_too_few": component(select=lambda self, scores: torch.ones(len(scores) - 1, dtype=torch.bool)),
+    },
+    "group_metric": {
+        "scores_rows": component(needs=frozenset(), score=lambda self, rollouts: rollouts.rewards.sum(1)),
+        "scores_nan": component(needs=frozenset(), score=lambda self, r: torch.full(r.group_ids_P.shape, torch.nan)),
+        "divides_by_zero": component(needs=frozenset(), score=lambda self, rollouts: 1 / 0),
+    },
+    "kl": {
+        "is_nan": component(__call__=lambda self, logprobs, ref: (logprobs - ref) * torch.nan),
+        "is_summed": component(__call__=lambda self, logprobs, ref: (logprobs - ref).sum(1)),
+    },
+    "kl_controller": {
+        "becomes_nan": component(start=lambda self, coef: Controller()),
+        "has_no_state": component(start=lambda self, coef: Stateless()),
+    },
+    "advantage": {
+        "per_row": component(**advantages_of(lambda r, m: Advantages(r.sum(1), r.sum(1)))),
+        "off_the_mask": component(needs=frozenset(), compute=ones_off_the_mask),
+        "nan": component(**advantages_of(lambda r, m: Advantages(r * torch.nan, r))),
+        "a_tensor": component(**advantages_of(lambda r, m: r)),
+        "leaves": component(needs=frozenset(), compute=leave),
+    },
+    "policy_loss": {
+        "is_a_mean": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv)[m].mean(), {})),
+        "is_alone": component(__call__=lambda self, lp, old, adv, m: ratio(lp, old, adv)),
+        "nan_off_the_mask": component(
+            __call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv).masked_fill(~m, torch.nan), {})
+        ),
+        "detached": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv).detach(), {})),
+        "metric_is_a_mean": component(__call__=metrics_of_loss),
+    },
+    "sampler_correction": {
+        "is_alone": component(correction=lambda self, old, sampler, mask: torch.ones_like(old)),
+        "per_row": component(correction=lambda self, old, sampler, mask: (torch.ones(len(old)), {})),
+    },
+    "environment": {
+        "actions_are_a_text": world(actions="Up"),
+        "gives_a_pair": world(answer=lambda: ("ok", 1.0)),
+        "reward_is_nan": world(answer=lambda: Step("ok", float("nan"), done=True)),
+        "observes_a_number": world(observe=lambda member: 7),
+        "members_differ": world(observe=lambda member: f"You are member {member}."),
+        "breaks": world(answer=lambda: {}["key"]),
+    },
+    "rollout_engine": {
+        "fewer_logprobs": each(logprobs=lambda logprobs: logprobs[:1]),
+        "positive_logprobs": each(logprobs=lambda logprobs: tuple(-value + 0.1 for value in logprobs)),
+        "nan_logprobs": each(logprobs=lambda logprobs: (float("nan"),) * len(logprobs)),
+        "too_long": each(lambda tokens: tokens * 20, lambda logprobs: logprobs * 20),
+        "empty": each(lambda tokens: (), lambda logprobs: ()),
+        "one_completion": engine(lambda completions: completions[:1]),
+    },
+}
+"""Kind -> name -> class."""
+
+
+def _register(kind):
+    def registrar(register):
+        for name, cls in MISTAKES[kind].items():
+            register(f"{kind}_{name}", cls, summary="a mistake")
+
+    return registrar
+
+
+register_rollout_filters = hookimpl(_register("rollout_filter"), specname="register_rollout_filters")
+register_group_metrics = hookimpl(_register("group_metric"), specname="register_group_metrics")
+register_kl_variants = hookimpl(_register("kl"), specname="register_kl_variants")
+register_kl_controllers = hookimpl(_register("kl_controller"), specname="register_kl_controllers")
+register_estimators = hookimpl(_register("advantage"), specname="register_advantage_estimators")
+register_policy_losses = hookimpl(_register("policy_loss"), specname="register_policy_losses")
+register_corrections = hookimpl(_register("sampler_correction"), specname="register_sampler_corrections")
+register_worlds = hookimpl(_register("environment"), specname="register_environments")
+register_engines = hookimpl(_register("rollout_engine"), specname="register_rollout_engines")

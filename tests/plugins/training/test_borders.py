@@ -1,0 +1,76 @@
+"""What components hand to the loop is checked, and whatever they raise names them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # 34 short runs
+HERE = Path(__file__).parent
+
+SAYS = {
+    "rollout_filter_gives_a_list": "select gave list, not a tensor",
+    "rollout_filter_gives_places": "gave torch.int64, not torch.bool",
+    "rollout_filter_gives_one_too_few": "gave a tensor of shape [3], not [4] ([P])",
+    "group_metric_scores_rows": "gave a tensor of shape [8], not [4] ([P])",
+    "group_metric_scores_nan": "score gave values that are NaN or infinite, the first at [[0], [1], [2]]",
+    "group_metric_divides_by_zero": "failed in score: ZeroDivisionError: division by zero",
+    "kl_is_nan": "call gave values that are NaN or infinite",
+    "kl_is_summed": "gave a tensor of shape [",
+    "kl_controller_becomes_nan": "coef is nan, which is not a finite number",
+    "kl_controller_has_no_state": "start gave a session without state_dict",
+    "advantage_per_row": "compute (advantages) gave a tensor of shape [8], not [8,",
+    "advantage_off_the_mask": "compute (advantages) is not zero off the mask",
+    "advantage_nan": "compute (advantages) gave values that are NaN or infinite",
+    "advantage_a_tensor": "compute gave Tensor, not Advantages",
+    "advantage_leaves": "failed in compute: SystemExit: 5",
+    "policy_loss_is_a_mean": "gave a tensor of shape [], not [",
+    "policy_loss_is_alone": "call must give a pair",
+    "policy_loss_nan_off_the_mask": "call gave values that are NaN or infinite",
+    "policy_loss_detached": "gave a loss that does not depend on the log-probs",
+    "policy_loss_metric_is_a_mean": "gave the metric clipped as float, not as (sum, count)",
+    "sampler_correction_is_alone": "correction must give a pair",
+    "sampler_correction_per_row": "correction gave a tensor of shape [",
+    "environment_actions_are_a_text": "actions must be a tuple of names, or None for free text, not 'Up'",
+    "environment_gives_a_pair": "step gave tuple, not a Step",
+    "environment_reward_is_nan": "step gave reward = nan, which is not a finite number",
+    "environment_observes_a_number": "initial_observation gave int 7, not a text",
+    "environment_members_differ": "differs between the members of group 10000, which must see the same first prompt",
+    "environment_breaks": "failed in step(",
+    "rollout_engine_fewer_logprobs": "generate gave 1 log-probs for ",
+    "rollout_engine_positive_logprobs": "which is no log-prob of a sampled token",
+    "rollout_engine_nan_logprobs": "generate gave the log-prob nan",
+    "rollout_engine_too_long": "tokens, where 1 to 6 were asked for",
+    "rollout_engine_empty": "generate gave 0 tokens, where 1 to 6 were asked for",
+    "rollout_engine_one_completion": "generate gave 1 completions for 8 prompts",
+}
+
+
+@pytest.fixture(scope="module")
+def endings(bandit, tmp_path_factory):
+    file = tmp_path_factory.mktemp("base") / "base.json"
+    file.write_text(json.dumps(bandit))
+    done = subprocess.run(
+        [sys.executable, HERE / "mistakes_script.py", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_a_mistake_of_a_component_ends_the_run_and_names_it(endings, name):
+    kind = next(kind for kind in sorted(KINDS, key=len, reverse=True) if name.startswith(f"{kind}_"))
+    said = endings[name]
+    assert SAYS[name] in said
+    assert f"{kind} {name} of plugin 'mistakes'" in said
+    assert str(HERE / "mistakes.py") in said
+
+
+KINDS = ["rollout_filter", "group_metric", "kl", "kl_controller", "advantage", "policy_loss", "sampler_correction"]
+KINDS += ["environment", "rollout_engine"]
+
+
+def test_every_planted_mistake_was_looked_at(endings):
+    assert endings.keys() == SAYS.keys()
