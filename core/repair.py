@@ -37,7 +37,8 @@ def repair(run: RunDirectory) -> str:
     step = rewind(run, checkpoint)
     if step != known.get("step") and known.get("status") != "queued":
         why = f"{damage.what} ({damage.where})"
-        run.set_status("interrupted", error=why, verdict=None, step=step if step >= 0 else None)
+        ended = known.get("ended", known.get("updated"))
+        run.set_status("interrupted", error=why, verdict=None, step=step if step >= 0 else None, ended=ended)
     where = f"restored from {checkpoint.name}" if checkpoint else "begun anew: there is no whole checkpoint"
     return f"{damage.what} ({damage.where}): the records were {where}"
 
@@ -55,18 +56,19 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
     try:
         known = run.status()
     except RequestError as error:
-        beside = keep_aside(run.status_file)
+        keep_aside(run.status_file)
         known = {"status": "interrupted", "error": error.what}
         status.write(run.status_file, known)
-        done.append(f"{error.what}; it is begun anew, and the damaged file is now {beside.name}")
+        done.append(f"{error.what}; it is begun anew")
     try:
-        run.read_config()
+        RunDirectory.open(path).read_config()
     except RequestError as error:
         if known.get("hash") != config_hash(config):
             raise
-        beside = keep_aside(run.config_file)
+        if run.config_file.exists():
+            keep_aside(run.config_file)
         run.restore_config(config)
-        done.append(f"{error.what}; it is written again, and the damaged file is now {beside.name}")
+        done.append(f"{error.what}; it is written again")
     return done
 
 

@@ -63,6 +63,9 @@ class RunDirectory:
                     str(run.path),
                     "continue it with --resume, or give another --run-dir",
                 )
+        elif run.metrics_file.exists() or run.latest():
+            fix = "continue the run with --resume, or give another --run-dir"
+            raise RequestError("there is a run that has lost its config.yaml", str(run.path), fix)
         make_directory(run.path)
         replace_text(run.path / "manifest.json", to_json(manifest, indent=1))
         run.set_status("queued", hash=config_hash(config))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,6 +105,16 @@ def save_checkpoint(
 
 def load_checkpoint(loop: Loop, directory: Path) -> FinishedStep:
     """Continue where ``directory`` left off (its weights are loaded already); returns the step that it is of."""
+    try:
+        _load(loop, directory)
+        return FinishedStep.load(directory)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, UnpicklingError) as error:
+        reason = f"the checkpoint cannot be loaded: {type(error).__name__}: {error}"
+        fix = "move it away and continue with --resume from the one before"
+        raise RunError(reason, str(directory), fix) from error
+
+
+def _load(loop: Loop, directory: Path) -> None:
     policy, critic = loop.parts.policy, loop.parts.critic
     of_policy = _renamed(load_optimizer(directory), lambda key: PREFIX + key)
     of_critic: Any = None if critic is None else load_optimizer(directory / "critic")
@@ -113,8 +124,7 @@ def load_checkpoint(loop: Loop, directory: Path) -> FinishedStep:
         policy.load_optimizer_state(of_policy)
         if critic is not None:
             critic.load_optimizer_state(of_critic)
-    loop.load_state_dict(json.loads((directory / "state.json").read_text()))
-    return FinishedStep.load(directory)
+    loop.load_state_dict(json.loads((directory / "state.json").read_text("utf-8")))
 
 
 def _check_space(path: Path, gathered: Iterable[Any]) -> None:

@@ -27,19 +27,28 @@ class Listeners:
         named = [(tracker.name, tracker.component) for tracker in experiment.trackers]
         if all(name != RECORD for name, _ in named):
             named.insert(0, (RECORD, registry().create("tracker", RECORD)))
-        sessions = [(name, component.start(run)) for name, component in named]
-        self._run, self._manager = run, registry().run_manager([session for _, session in sessions])
-        self._forgiven = [] if experiment.strict_trackers else [item for item in sessions if item[0] != RECORD]
+        self._run, self._strict = run, experiment.strict_trackers
         self.failures: dict[str, int] = {}
         """Tracker -> how often it has failed."""
+        self._sessions: list[tuple[str, Any]] = []
+        for name, component in named:
+            try:
+                self._sessions.append((name, component.start(run)))
+            except Exception as error:
+                if not self._forgiven(name, "start", error):
+                    raise
+        self._manager = registry().run_manager([session for _, session in self._sessions])
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Raises RunError for a hook of a plugin that raised; so for a tracker, if it is not forgiven."""
         plugins.call(self._manager, hook, forgive=self._forgive, run=self._run, **arguments)
 
     def _forgive(self, session: Any, hook: str, error: BaseException) -> bool:
-        name = next((name for name, forgiven in self._forgiven if forgiven is session), None)
-        if name is None or isinstance(error, RequestError):  # a wrong request will not mend itself
+        name = next((name for name, each in self._sessions if each is session), None)
+        return name is not None and self._forgiven(name, hook, error)
+
+    def _forgiven(self, name: str, hook: str, error: BaseException) -> bool:
+        if self._strict or name == RECORD or isinstance(error, RequestError):  # a wrong request will not mend itself
             return False
         self.failures[name] = self.failures.get(name, 0) + 1
         if self.failures[name] == 1:

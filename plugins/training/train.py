@@ -67,7 +67,10 @@ def _hold(path: Path, resume: bool) -> AbstractContextManager[None]:
     """The lock of the run directory; the process that had it may be dying."""
     if not resume:
         make_directory(path)
-    return (RunDirectory.open(path) if resume else RunDirectory(path)).hold(WAIT_S)
+    run = RunDirectory(path)
+    if resume and not run.status_file.exists():  # which may have to say what is lost
+        run = RunDirectory.open(path)
+    return run.hold(WAIT_S)
 
 
 def _train(
