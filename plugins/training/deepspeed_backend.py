@@ -227,6 +227,8 @@ class DeepSpeedEngine:
         for name, parameter in self.module.named_parameters():
             if trained and name not in self._names:
                 continue
+            if self.stage == 3:
+                parameter.ds_active_sub_modules.clear()  # those of a pass that an error has cut short
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 yield name, parameter.detach().clone() if self.stage == 3 else parameter.detach()
         saved = self.module.state_dict().keys()

@@ -107,6 +107,29 @@ def test_no_checkpoint_is_written_of_weights_between_two_steps(bandit, tmp_path,
     )
 
 
+def test_an_error_in_the_middle_of_a_pass_leaves_partitioned_weights_whole(bandit, tmp_path, monkeypatch):
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+
+    experiment = uncollapse.compose(bandit, (*SMALL, "trainer.zero_stage=3"))
+    forward, steps = Qwen2MLP.forward, []
+
+    def broken(layer, hidden):
+        if steps == [0, 1, 2] and torch.is_grad_enabled():
+            raise ValueError("broken")
+        return forward(layer, hidden)
+
+    train_step = Loop.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", lambda loop: steps.append(loop.step) or train_step(loop))
+        patch.setattr(Qwen2MLP, "forward", broken)
+        with pytest.raises(ValueError, match="broken"):
+            uncollapse.train(experiment, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.latest().name == "step_2"
+    uncollapse.train(experiment, run.path, resume=True)
+    assert content(run.path) == content(uncollapse.train(experiment, tmp_path / "whole").path)
+
+
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "bfloat16"), (3, "bfloat16")])
 def test_a_gradient_that_is_not_finite_changes_no_weight(bandit, tmp_path, monkeypatch, stage, dtype):
     settings = (f"trainer.zero_stage={stage}", f"model.dtype={dtype}")
