@@ -105,6 +105,7 @@ def compare(directory, events):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some two minutes of an idle core
 def test_a_run_survives_a_kill_at_every_change_of_its_files(bandit, tmp_path):
     events = killed(bandit, tmp_path, [])
     assert len(events) > 100
@@ -123,6 +124,7 @@ def events_of_step(directory, step, names):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_verdict_survives_a_kill_between_checkpoint_and_record(bandit, tmp_path):
     """The detector speaks at step 2 of 3: no run goes on to step 3."""
     killed(bandit, tmp_path, [STOPS], 1)
