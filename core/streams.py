@@ -33,14 +33,22 @@ def never_fail() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
         stream = getattr(sys, name)
-        if number and (stream is None or stream is getattr(sys, f"__{name}__")):
-            setattr(sys, name, _replaced(stream, number))
+        if number and (stream is None or _number(stream) == number):
+            if stream is not None:
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            setattr(sys, name, _replaced(getattr(sys, f"__{name}__"), number))
+
+
+def _number(stream: TextIO) -> int | None:
+    """The descriptor that a stream writes to, if it has one."""
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _replaced(stream: TextIO | None, number: int) -> TextIO:
-    if stream is not None:
-        with suppress(OSError, ValueError):
-            stream.flush()
     options: dict[str, Any] = {"encoding": getattr(stream, "encoding", None) or "utf-8", "errors": "backslashreplace"}
     direct = number == 2 or getattr(stream, "write_through", False)
     options |= {"line_buffering": direct or getattr(stream, "line_buffering", False), "write_through": direct}

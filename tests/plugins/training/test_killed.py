@@ -80,7 +80,7 @@ def content(path):
     return {
         "files": sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.name != "log.txt"),
         "config": run.read_config(),
-        "manifest": run.manifest(),
+        "components": run.manifest()["components"],
         "status": {**status, "metrics": untimed(status["metrics"])},
         "metrics": [untimed(record) for record in run.metrics()],
         "copy": [untimed(json.loads(line)) for line in (last / "metrics.jsonl").read_text().splitlines()],
