@@ -65,12 +65,12 @@ class Ranks:
             results.append(work())
         except Exception as error:
             failure = error
-        outcomes = self.gather((results, "" if failure is None else _words(failure)))
+        outcomes = self.gather((results, None if failure is None else _portable(failure)))
         if failure is not None:
             raise failure
-        for rank, (_, words) in enumerate(outcomes):
-            if words:
-                raise RunError(f"rank {rank} failed: {words}", f"rank {rank}", "its own message says where")
+        for rank, (_, theirs) in enumerate(outcomes):
+            if theirs is not None:
+                raise RunError(f"rank {rank} failed: {theirs.what}", theirs.where, theirs.fix)
         return [result for (result,), _ in outcomes]
 
     def first_does(self, work: Callable[[], None]) -> None:
@@ -116,8 +116,11 @@ class Ranks:
             dist.barrier()
 
 
-def _words(error: BaseException) -> str:
-    return str(error) if isinstance(error, UncollapseError) else f"{type(error).__name__}: {error}"
+def _portable(error: Exception) -> RunError:
+    """What crosses to other processes of an error: its words."""
+    if isinstance(error, UncollapseError):
+        return RunError(error.what, error.where, error.fix)
+    return RunError(f"{type(error).__name__}: {error}")
 
 
 def start_ranks() -> Ranks:

@@ -201,4 +201,5 @@ def test_what_one_rank_meets_alone_ends_the_whole_run_and_keeps_its_steps(bandit
     found = RunDirectory.open(run)
     assert (found.status()["status"], found.latest().name) == (status, kept)
     if how == "raise":
-        assert found.status()["error"].startswith("rank 1 failed: ValueError: the row is too long")
+        first, *_ = found.status()["error"].splitlines()
+        assert first.startswith("rank 1 failed: ") and first.endswith("the row is too long")
