@@ -20,7 +20,7 @@ def test_index_keeps_the_order_of_given_ids():
     assert index_E.tolist() == [0, 2, 0, 1]
 
 
-@pytest.mark.parametrize("ids", [[1, 2], [4, 5], []])
+@pytest.mark.parametrize("ids", [[1, 2], [4, 5], [1], []])
 def test_index_refuses_members_of_unlisted_groups(ids):
     with pytest.raises(RunError, match="not listed"):
         group_index(torch.tensor([3, 3]), torch.tensor(ids, dtype=torch.int64))

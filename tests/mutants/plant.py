@@ -92,7 +92,10 @@ def _operators() -> list[tuple[str, Operator]]:
 
 
 def _behaviour(source: str) -> str | None:
-    """The module as Python reads it, without annotations and assertions; ``None`` if it cannot be read."""
+    """The module as Python reads it, without what does not compute (annotations, assertions, decorators of classes).
+
+    ``None`` if it cannot be read.
+    """
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -100,6 +103,8 @@ def _behaviour(source: str) -> str | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
             node.test = ast.Constant(True)
+        if isinstance(node, ast.ClassDef):
+            node.decorator_list = []  # whether two objects that hold tensors can be compared
         if isinstance(node, ast.arguments):
             node.posonlyargs = []  # the star of a signature is no product
         if isinstance(node, ast.arg):

@@ -173,6 +173,11 @@ def test_whitened_values_have_mean_zero_and_variance_one(x):
     assert abs(float(whitened.var(correction=1)) - 1) < 1e-3
 
 
+def test_whitening_adds_a_small_number_to_the_variance():
+    x = torch.tensor([0.0, 2e-4], dtype=torch.float64)  # variance 2e-8
+    assert whiten(x).tolist() == pytest.approx([-1e-4 / 3e-8**0.5, 1e-4 / 3e-8**0.5])
+
+
 def test_equal_values_are_whitened_to_exactly_zero():
     for n in range(1, 40):  # for some of these, 0.1 differs from the computed mean
         assert not whiten(torch.full((n,), 0.1, dtype=torch.float64)).any()

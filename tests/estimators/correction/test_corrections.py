@@ -31,6 +31,18 @@ def correct(text, ratios=RATIOS, mask=MASK, dtype=torch.float64):
     return create(text).correction(old, torch.full_like(old, -3), torch.tensor(mask))
 
 
+def test_the_bounds_of_a_window_are_inside_it():
+    one = [[1.0, 1.0, 1.0]]  # ratios of exactly 1
+    mask = [[True, True, False]]
+    for text in ("icepop(1, 2)", "icepop(0.5, 1)", "sequence_mask(low=1, high=2)", "sequence_mask(low=0.5, high=1)"):
+        assert correct(text, one, mask)[0].tolist() == [[1, 1, 0]]
+
+
+def test_the_mean_of_a_row_of_one_token_is_that_token():
+    weights, _ = correct("sequence_mask(low=3.9, high=4.1)", [[9.0, 4.0], [9.0, 2.0]], [[False, True]] * 2)
+    assert weights[:, 1].tolist() == pytest.approx([4, 0])
+
+
 @pytest.mark.parametrize(
     ("text", "first", "second", "metrics"),
     [

@@ -69,11 +69,18 @@ def test_adaptive_needs_a_coefficient_to_start_from():
 
 def test_adaptive_needs_a_horizon_beyond_a_fifth_of_a_step():
     assert list(Adaptive(horizon=25.7).check(experiment())) == []
-    (reason,) = Adaptive(horizon=25).check(experiment())
-    assert "horizon" in reason
+    for horizon in (25, 0.2 * 128):  # with the last one the coefficient could become 0
+        (reason,) = Adaptive(horizon=horizon).check(experiment())
+        assert "horizon" in reason
 
 
-@pytest.mark.parametrize("params", [{"target": 0}, {"horizon": -1}])
+def test_a_small_horizon_is_a_parameter_like_any_other():
+    session = Adaptive(target=1.0, horizon=0.5).start(1.0)
+    session.update(1.1, 1)
+    assert session.coef == pytest.approx(1 + 0.1 / 0.5)
+
+
+@pytest.mark.parametrize("params", [{"target": 0}, {"horizon": 0}, {"horizon": -1}])
 def test_parameters_are_checked(params):
     with pytest.raises(ValueError, match=next(iter(params))):
         Adaptive(**params)

@@ -106,6 +106,11 @@ def test_what_the_command_line_shows(name):
     assert all(parameter.doc for parameter in description.parameters)
 
 
+@pytest.mark.parametrize("name", sorted(RESAMPLES))
+def test_resampling_draws_a_thousand_times_unless_told_otherwise(name):
+    assert REGISTRY.create("variance", name).resamples == 1000
+
+
 def test_names():
     listed = """ustat_plugin ustat_jackknife ustat_block_plugin ustat_block_jackknife ustat_two_term_fit vx_vy
     vx_vy_unbiased row_jackknife column_jackknife two_way_jackknife frac_var conditional_E conditional_U repeat_std

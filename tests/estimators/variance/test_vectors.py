@@ -1,5 +1,6 @@
 """Numbers computed by hand, and formulas written out a second time."""
 
+import itertools
 import math
 
 import pytest
@@ -43,7 +44,9 @@ class TestProducts:
 
     @pytest.mark.parametrize("name", ["vx_vy", "two_way_jackknife"])
     def test_both(self, name):
-        assert estimate(name, eta=2, s_N=[1.5, 5.5], t_M=T_).var == pytest.approx(4 * 6.25, rel=1e-12)
+        result = estimate(name, eta=2, s_N=[1.5, 5.5], t_M=T_)
+        assert (result.value, result.n) == (7, 2)
+        assert result.var == pytest.approx(4 * 6.25, rel=1e-12)
 
     def test_both_without_bias(self):
         result = estimate("vx_vy_unbiased", eta=2, s_N=[1.5, 5.5], t_M=T_, K_NM=[[1, 2], [3, 8]])
@@ -70,6 +73,27 @@ class TestProducts:
 
 class TestOneBatch:
     K = torch.tensor([[9.0, 1, 2], [3, 9, 4], [5, 6, 9]])
+
+    @pytest.mark.parametrize("name", ["ustat_block_plugin", "ustat_block_jackknife"])
+    def test_blocks_are_compared_by_their_means(self, name):
+        g = torch.Generator().manual_seed(4)
+        K = torch.randn(6, 6, generator=g, dtype=torch.float64) + 3
+        means = K.reshape(3, 2, 3, 2).mean((1, 3))
+        r = torch.stack([(means[b].sum() + means[:, b].sum() - 2 * means[b, b]) / 4 for b in range(3)])
+        result = REGISTRY.create("variance", name, blocks=3).estimate(Terms(eta=0.5, K_UU=K))
+        assert result.value == pytest.approx(0.5 * float(r.mean()), rel=1e-12)
+        if name == "ustat_block_plugin":
+            assert result.var == pytest.approx(0.25 * 4 * float(r.var()) / 3, rel=1e-12)
+        else:
+            left_out = torch.stack([(3 * r.mean() - 2 * r[b]) / 1 for b in range(3)])
+            assert result.var == pytest.approx(0.25 * 2 * float(left_out.var(correction=0)), rel=1e-12)
+
+    def test_the_old_plug_in_does_not_shrink(self):
+        r = torch.tensor([1.0, 2, 4, 5], dtype=torch.float64)
+        old, new = estimate("legacy_ustat_plugin", eta=0.5, r_U=r), estimate("ustat_plugin", eta=0.5, r_U=r)
+        assert old.var == pytest.approx(0.25 * 10 / 3, rel=1e-12)
+        assert new.var == pytest.approx(old.var * 4 / 4, rel=1e-12)  # sqrt(4) / 2 is 1: four prompts
+        assert (old.value, old.extra["zeta1"]) == (1.5, pytest.approx(10 / 3))
 
     def test_projections(self):
         torch.testing.assert_close(projections(self.K), torch.tensor([11 / 4, 14 / 4, 17 / 4]))
@@ -198,6 +222,26 @@ class TestSequences:
 
 
 class TestControls:
+    def test_the_variance_ratio_is_that_of_the_uncontrolled_prediction(self):
+        terms = random_terms()
+        plain, controlled = estimate("deriv_delta", **terms), estimate("cv_batch_se", **terms)
+        assert controlled.extra["variance_ratio"] == pytest.approx(controlled.var / plain.var, rel=1e-12)
+        assert abs(controlled.extra["variance_ratio"] - 1) > 0.01
+
+    def test_two_controls_need_four_prompts(self):
+        assert estimate("cv_batch_se", **random_terms(B=4)).status == "ok"
+        assert estimate("cv_batch_se", **random_terms(B=3)).status == "too_few_units"
+
+    def test_the_old_regression_centres_the_controls_at_their_own_mean(self):
+        terms = Terms(**random_terms())
+        a = terms.jH + terms.H * terms.S1
+        y = (a - terms.H.mean() * terms.S1) / 12
+        centred = terms.z - terms.z.mean(0)
+        beta = torch.linalg.lstsq(centred, y[:, None]).solution.flatten()
+        residual = y - centred @ beta
+        result = REGISTRY.create("variance", "legacy_cv_batch_se").estimate(terms)
+        assert result.var == pytest.approx(0.49 * float(residual.var()) / 12, rel=1e-9)
+
     def test_the_coefficients_do_not_know_the_prompt_that_they_are_used_on(self):
         terms = Terms(**random_terms())
         a = terms.jH + terms.H * terms.S1
@@ -234,6 +278,10 @@ class TestDiagnostics:
         assert result.value == pytest.approx(16 / 10) and result.extra["ess_fraction"] == pytest.approx(0.8)
         assert (result.extra["mean_w"], result.var, result.se) == (2, 1, 1)
 
+    def test_large_weights_do_not_overflow(self):
+        result = estimate("snis_ess", w=[1e150, 3e150])
+        assert result.value == pytest.approx(1.6)
+
     def test_equal_weights_are_worth_the_whole_sample(self):
         result = estimate("snis_ess", w=[1, 1, 1])
         assert result.value == 3 and result.status == "zero_variance" and math.isnan(result.se)
@@ -246,6 +294,30 @@ class TestDiagnostics:
 
 
 class TestRepeats:
+    def test_sizes_with_more_repetitions_weigh_more(self):
+        # B * variance: 2 * 8 at 1 / (B - 1) = 1, 5 * 1 at 1/4, 3 * 2 at 1/2; degrees of freedom 1, 1 and 3
+        repeats = [[-2.0, 2.0], [-(0.5**0.5), 0.5**0.5], [-(3**0.5), 0.0, 0.0, 3**0.5]]
+        sizes = [2] * 2 + [5] * 2 + [3] * 4
+        result = estimate("ustat_two_term_fit", repeats_K=list(itertools.chain(*repeats)), sizes_K=sizes)
+        design = torch.tensor([[1.0, 1.0], [1, 0.25], [1, 0.5]], dtype=torch.float64)
+        seen, weights = torch.tensor([16.0, 5.0, 6.0], dtype=torch.float64), torch.tensor([1.0, 1, 3]).double()
+        normal = design.T @ (weights[:, None] * design)
+        first, second = torch.linalg.solve(normal, design.T @ (weights * seen)).tolist()
+        assert result.extra == pytest.approx({"zeta1": first / 4, "zeta2": second / 2})
+        assert result.var == pytest.approx(first / 5 + second / 20)
+
+    def test_a_law_that_falls_below_0_is_undefined(self):
+        # 2 * 8 at 1 and 3 * 0.02 at 1/2: the law is -15.88 + 31.88 / (B - 1)
+        repeats = {"repeats_K": [-2.0, 2.0, -0.1, 0.1], "sizes_K": [2, 2, 3, 3]}
+        assert estimate("ustat_two_term_fit", **repeats).status == "ok"
+        assert REGISTRY.create("variance", "ustat_two_term_fit", at=40).estimate(Terms(**repeats)).status == "undefined"
+
+    def test_a_batch_of_one_has_no_pairs(self):
+        repeats = {"repeats_K": [-9.0, 9.0, -2, 2, -1, 1], "sizes_K": [1, 1, 2, 2, 3, 3]}
+        without = {"repeats_K": repeats["repeats_K"][2:], "sizes_K": repeats["sizes_K"][2:]}
+        whole, left = estimate("ustat_two_term_fit", **repeats), estimate("ustat_two_term_fit", **without)
+        assert whole.var == pytest.approx(left.var, rel=1e-9)
+
     def test_three_repetitions_say_little(self):
         result = estimate("repeat_std", repeats_K=[1, 2, 3])
         assert (result.value, result.se, result.n) == (2, 1, 3)

@@ -12,7 +12,7 @@ from uncollapse.estimators.correction.token import IcePop, Tis
 from uncollapse.estimators.kl.variants import K1, K3
 from uncollapse.plugins.training.aggregation import Mode, token_weights
 from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.losses import CriticObjective, PolicyObjective
+from uncollapse.plugins.training.losses import CriticObjective, JointObjective, PolicyObjective
 from uncollapse.plugins.training.policy_losses import Ppo
 
 
@@ -81,6 +81,40 @@ def test_critic_objective_where_the_new_value_errs_more(value, loss, clipped):
     total, metrics = CriticObjective(0.5)(Scores(values=torch.tensor([[0.0, value, value]])), batch)
     assert float(total) == pytest.approx(loss, abs=1e-6)
     assert float(metrics["vf_clipfrac"][0]) == clipped
+
+
+def test_the_kl_term_is_multiplied_by_its_importance_weight():
+    # ratio 2 on the second token; k1 = 1 and 0.5
+    batch = one_row(
+        old_logprobs=[0.0, -1.0, -1.0 - math.log(2)],
+        ref_logprobs=[0.0, -2.0, -1.5],
+        advantages=[0.0, 0, 0],
+        weights=[0.0, 0.5, 0.5],
+    )
+    scores = Scores(logprobs=torch.tensor([[0.0, -1.0, -1.0]]), entropies=torch.zeros(1, 3))
+    for weight, expected in (("none", (1.0 + 0.5) / 2), ("detached", (1.0 + 2 * 0.5) / 2)):
+        loss, _ = PolicyObjective(Ppo(), kl=K1(), kl_coef=0.2, kl_weight=weight)(scores, batch)
+        assert float(loss) == pytest.approx(0.2 * expected, abs=1e-6)
+
+
+def test_a_shared_critic_adds_its_weighted_loss_to_the_policys():
+    batch = one_row(
+        old_logprobs=[0.0, -1.0, -1.0],
+        advantages=[0.0, 1.0, -3.0],
+        old_values=[0.0, 1.0, 1.0],
+        returns=[0.0, 2.0, 1.0],
+        weights=[0.0, 0.5, 0.5],
+    )
+    scores = Scores(
+        logprobs=torch.tensor([[0.0, -1.0, -1.0]]), entropies=torch.zeros(1, 3), values=torch.tensor([[0.0, 1.0, 3.0]])
+    )
+    policy, critic = PolicyObjective(Ppo()), CriticObjective(9.0)
+    # policy: -(1 - 3) / 2 = 1; critic: 0.5 * (1 + 4) / 2 = 1.25
+    loss, metrics = JointObjective(policy, critic, 0.3)(scores, batch)
+    assert float(loss) == pytest.approx(1 + 0.3 * 1.25)
+    assert float(metrics["critic/vf_loss"][0]) == pytest.approx(2.5)
+    alone, _ = JointObjective(None, critic, 0.3)(scores, batch)
+    assert float(alone) == pytest.approx(0.3 * 1.25)
 
 
 def test_nothing_off_the_mask_can_reach_the_loss():

@@ -1,5 +1,7 @@
 """The stages of a step on their own: which groups train, what the controller steers by, the learning rate."""
 
+import hashlib
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -9,8 +11,9 @@ import torch
 import uncollapse
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.core.components import Advantages, Rollouts
+from uncollapse.core.components import Advantages, Rollouts, Scores
 from uncollapse.plugins.training import stages
+from uncollapse.plugins.training.batch import Batch
 
 MASK = torch.tensor([[True, True, False], [False, False, False], [True, False, True], [True, True, True]])
 
@@ -60,6 +63,8 @@ def test_a_filter_that_keeps_everything_asks_no_metric():
 
 
 def test_the_controller_steers_by_the_mean_over_rows_of_their_mean_token_kl():
+    alone = torch.tensor([[False, True, False]])
+    assert stages.sequence_kl(torch.tensor([[9.0, 0.5, 9.0]]), alone) == 0.5  # a row of one token counts
     kl = torch.tensor([[0.2, 0.4, 99.0], [99.0, 99.0, 99.0], [1.0, 99.0, 3.0], [0.0, 0.0, 0.6]])
     assert stages.sequence_kl(kl, MASK) == pytest.approx((0.3 + 2.0 + 0.2) / 3)  # the second row has no token
     assert stages.sequence_kl(kl, torch.zeros_like(MASK)) == 0.0
@@ -165,3 +170,152 @@ def test_rows_are_shuffled_anew_in_every_epoch_step_and_seed_and_the_same_when_a
 def test_masked_mean_is_zero_where_nothing_counts():
     assert stages.masked_mean(torch.tensor([1.0, 2.0, 90.0]), torch.tensor([True, True, False])) == 1.5
     assert stages.masked_mean(torch.tensor([1.0]), torch.tensor([False])) == 0.0
+
+
+# --- seeds and tasks --------------------------------------------------------------------------------------------------
+
+
+def test_derived_seeds_are_63_bits_of_a_fixed_hash():
+    expected = int.from_bytes(hashlib.sha256(b"(0, 'train', 3)").digest()[:8], "big") >> 1
+    assert stages.derived_seed(0, "train", 3) == expected
+    assert 2**62 < max(stages.derived_seed(number) for number in range(40)) < 2**63
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the sampler asks to be played: (group seeds, group size, seed, temperature)."""
+    calls = []
+
+    def collect(environment, rollout, engine, template, *, seeds, group_size, seed, temperature):
+        calls.append((list(seeds), group_size, seed, temperature))
+        return []
+
+    monkeypatch.setattr(stages, "collect", collect)
+    return calls
+
+
+def sampler(ranks, *overrides):
+    chosen = experiment("rollout.seed=500", "rollout.groups=4", "rollout.group_size=8", *overrides)
+    return stages.Sampler(chosen, engine=None, template=None, ranks=ranks)
+
+
+def test_every_step_plays_the_next_tasks(asked):
+    played = sampler(Alone())
+    played.train(0)
+    played.train(3)
+    played.greedy(3)
+    seed = stages.derived_seed
+    assert asked == [
+        ([500, 501, 502, 503], 8, seed(0, "train", 0), 1.0),
+        ([512, 513, 514, 515], 8, seed(0, "train", 3), 1.0),
+        ([512, 513, 514, 515], 1, 0, 0.0),
+    ]
+
+
+def test_every_validation_plays_the_same_tasks_with_the_same_noise(asked):
+    played = sampler(Alone(), "validation={seed: 70, groups: 3, group_size: 2, temperature: 0.25}")
+    played.validate(played.environment)
+    played.validate(played.environment)
+    assert asked == [([70, 71, 72], 2, stages.derived_seed(0, "validation"), 0.25)] * 2
+
+
+def test_ranks_share_the_groups_of_a_step(asked):
+    for rank in range(3):
+        sampler(Alone(rank, 3)).train(1)
+    assert [seeds for seeds, *_ in asked] == [[504, 507], [505], [506]]
+    assert len({seed for _, _, seed, _ in asked}) == 1
+
+
+# --- scoring and updates ----------------------------------------------------------------------------------------------
+
+
+class Alone:
+    """One of ``size`` ranks, which hears of nobody else."""
+
+    def __init__(self, rank=0, size=1):
+        self.rank, self.size = rank, size
+
+    def gather(self, value):
+        return [value]
+
+
+class Recorder:
+    """An engine that scores a token by its id, and remembers the rows of every pass."""
+
+    def __init__(self):
+        self.passes, self.options = [], []
+
+    def score(self, batch, **options):
+        self.passes.append(batch.rows.tolist())
+        self.options.append(options)
+        return Scores(logprobs=-batch.tokens.float(), values=batch.tokens * 2.0)
+
+    def update(self, micro_batches, objective, lr_scale, **options):
+        self.passes.append([batch.rows.tolist() for batch in micro_batches])
+        self.options.append(options | {"lr_scale": lr_scale})
+        return {"loss": float(len(self.passes)), "grad_norm": 10.0 * len(self.passes)}
+
+
+def ragged(lengths):
+    width = max(lengths)
+    real = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
+    tokens = torch.where(real, torch.arange(1, len(lengths) * width + 1).reshape(len(lengths), width), 0)
+    return Batch(tokens=tokens, mask=real, lengths=torch.tensor(lengths), rows=torch.arange(len(lengths)))
+
+
+def test_rows_without_lengths_are_not_padded():
+    collected = attrs.evolve(rollouts([0.0, 1], [0, 0]), lengths=None)
+    batch = stages.to_batch(collected)
+    assert batch.lengths.tolist() == [3, 3]
+    assert batch.rows.tolist() == [0, 1]
+    assert stages.to_batch(attrs.evolve(collected, lengths=torch.tensor([2, 3]))).lengths.tolist() == [2, 3]
+
+
+def test_rows_are_scored_by_length_and_come_back_in_their_places():
+    engine, batch = Recorder(), ragged([5, 1, 4, 2, 3])
+    scores = stages.score(engine, batch, 2, Alone(), entropy="none")
+    assert engine.passes == [[1], [3, 4], [2, 0]]
+    assert engine.options == [{"entropy": "none"}] * 3
+    assert torch.equal(scores.logprobs, -batch.tokens.float())
+    assert torch.equal(scores.values, batch.tokens * 2.0)
+    assert scores.entropies is None
+
+
+def test_packed_rows_are_scored_within_a_budget():
+    engine, batch = Recorder(), ragged([5, 1, 4, 2, 3])
+    scores = stages.score(engine, batch, 2, Alone(), budget=6)
+    assert engine.options == [{"packed": True}] * len(engine.passes)
+    assert sorted(itertools.chain(*engine.passes)) == [0, 1, 2, 3, 4]
+    assert all(sum(int(batch.lengths[row]) for row in rows) <= 6 for rows in engine.passes)
+    assert torch.equal(scores.logprobs, -batch.tokens.float())
+
+
+@pytest.mark.parametrize(("lengths", "ranks", "size"), [([5, 1, 4, 2, 3], 2, 2), ([3, 1], 3, 2), ([2] * 7, 3, 1)])
+def test_ranks_share_the_rows_and_make_equally_many_passes(lengths, ranks, size):
+    batch, own, counts = ragged(lengths), [], []
+    for rank in range(ranks):
+        engine = Recorder()
+        scores = stages.score(engine, batch, size, Alone(rank, ranks))
+        counts.append(len(engine.passes))
+        own.append(scores.logprobs if scores.logprobs is not None else torch.zeros(batch.mask.shape))
+        assert all(1 <= len(rows) <= size for rows in engine.passes)
+    assert len(set(counts)) == 1
+    assert torch.equal(sum(own), -batch.tokens.float())  # each row is somebody's, and nobody else's
+
+
+@pytest.mark.parametrize("budget", [0, 512])
+def test_an_update_makes_the_planned_steps_and_averages_their_metrics(budget):
+    engine, batch = Recorder(), ragged([5, 1, 4, 2])
+    chosen = experiment(f"trainer.token_budget={budget}", "trainer.micro_batch=1", "trainer.mini_batch=2")
+    metrics = stages.update(engine, batch, [[0, 1], [2, 3], [1, 2]], None, chosen, Alone(), 0.5, entropy="value")
+    assert metrics == {"loss": 2.0, "grad_norm": 20.0}
+    packed = {"packed": True} if budget else {}
+    assert engine.options == [{"entropy": "value", "lr_scale": 0.5} | packed] * 3
+    trained = [sorted(itertools.chain(*micro_batches)) for micro_batches in engine.passes]
+    assert trained == [[0, 1], [2, 3], [1, 2]]
+    assert all(len(rows) == 1 for micro_batches in engine.passes for rows in micro_batches) or budget
+
+
+def test_rows_that_do_not_train_in_a_step_have_no_weight():
+    batch = stages.weighted(ragged([2, 1, 3]), [0, 2], experiment("trainer.loss_aggregation=seq-mean-token-mean"))
+    torch.testing.assert_close(batch.weights, torch.tensor([[0.25, 0.25, 0], [0, 0, 0], [1 / 6, 1 / 6, 1 / 6]]))
