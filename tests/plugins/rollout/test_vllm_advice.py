@@ -8,7 +8,8 @@ NO_CACHE = (
 )
 TOO_LONG = (
     "To serve at least one request with the models's max seq len (4096), (0.50 GiB KV cache is needed, which is "
-    "larger than the available KV cache memory (0.20 GiB). Try increasing `gpu_memory_utilization` or decreasing `max_model_len`"
+    "larger than the available KV cache memory (0.20 GiB). Try "
+    "increasing `gpu_memory_utilization` or decreasing `max_model_len`"
 )
 FULL = (
     "Free memory on device (3.2/79.1 GiB) on startup is less than desired GPU memory utilization (0.9, 71.2 GiB). "
