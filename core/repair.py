@@ -34,6 +34,8 @@ def repair(run: RunDirectory) -> str:
     if (damage := run.damaged_records()) is None:
         return ""
     known, checkpoint = run.status(), run.latest()
+    if run.metrics_file.exists():
+        keep_aside(run.metrics_file)
     step = rewind(run, checkpoint)
     if step != known.get("step") and known.get("status") != "queued":
         why = f"{damage.what} ({damage.where})"
@@ -75,14 +77,13 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
 def rewind(run: RunDirectory, checkpoint: Path | None) -> int:
     """Let the records end where a resumed run goes on; the last step that they hold then, -1 if none.
 
-    What is damaged or missing up to there comes from the copy in the checkpoint, and the damaged file is kept beside.
+    What is damaged or missing up to there comes from the copy in the checkpoint.
     """
     copied = _copy(run, checkpoint) if checkpoint else []
     last = copied[-1]["step"] if copied else -1
     try:
         kept = [record for record in records.read(run.metrics_file) if record["step"] <= last]
     except RunError:
-        keep_aside(run.metrics_file)
         kept = []
     if [record["step"] for record in kept] != [record["step"] for record in copied]:
         kept = copied

@@ -265,7 +265,7 @@ class RunDirectory:
     def rewind(self, checkpoint: Path | None) -> None:
         """Let the records end where a run that is resumed from ``checkpoint`` (None: from the start) goes on.
 
-        What is damaged or missing up to there comes from the checkpoint; the damaged file is kept beside.
+        What is damaged or missing up to there comes from the checkpoint.
         """
         repair.rewind(self, checkpoint)
 

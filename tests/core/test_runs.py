@@ -222,7 +222,8 @@ def test_damaged_records_are_named_and_restored_from_the_checkpoint(run, name):
     assert run.damaged_records() is None
     with run.checkpoint(4, {"metrics": {"reward": 4}}):
         pass
-    run.metrics_file.write_bytes(b"".join(damage(lines)))
+    damaged = b"".join(damage(lines))
+    run.metrics_file.write_bytes(damaged)
     with pytest.raises(RunError, match=what) as caught:
         run.metrics()
     assert caught.value.where == f"{run.metrics_file}{where}"
@@ -230,6 +231,7 @@ def test_damaged_records_are_named_and_restored_from_the_checkpoint(run, name):
     assert not run.has_ended()
     assert what in run.repair_records()
     assert run.metrics_file.read_bytes() == b"".join(lines)
+    assert (run.path / "metrics.jsonl.damaged").read_bytes() == damaged
     assert (run.status()["status"], run.has_ended()) == ("success", True)
     assert run.repair_records() == ""
 
