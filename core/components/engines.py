@@ -223,6 +223,8 @@ class Tracker(Protocol):
     """Kind ``tracker``: what ``start`` returns is registered on the run's own plugin manager.
 
     It implements any of the runtime hooks (``run_started``, ``step_finished``, ...); they are called on rank 0.
+    One that raises is reported once and called again at the next step, unless the experiment has ``strict_trackers``.
+    After a kill a step may be told again, with the same numbers.
     """
 
     def start(self, run: Any) -> Any:
