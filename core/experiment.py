@@ -55,9 +55,14 @@ def section(cls: type) -> Any:
 def number(
     default: float, minimum: float, maximum: float = math.inf, *, above: bool = False, or_minus_1: bool = False
 ) -> Any:
-    """A field that holds a finite number from ``minimum`` (``above``: not itself) to ``maximum``."""
+    """A field that holds a finite number from ``minimum`` (``above``: not itself) to ``maximum``.
 
-    def check(instance: Any, attribute: attrs.Attribute[float], value: float) -> None:
+    Where the field's type allows it, ``None`` is accepted as well.
+    """
+
+    def check(instance: Any, attribute: attrs.Attribute[float], value: float | None) -> None:
+        if value is None:
+            return
         inside = minimum < value <= maximum or (value == minimum and not above)
         if not math.isfinite(value) or not (inside or (or_minus_1 and value == -1)):
             bounds = [f"above {minimum}" if above else f"at least {minimum}"] if math.isfinite(minimum) else []
@@ -83,9 +88,12 @@ class Lora:
     """Low-rank adapters (peft); the reference model is then the policy with its adapter switched off."""
 
     rank: int = number(16, 1)
-    alpha: int = number(32, 0, above=True)
+    alpha: int = number(32, 0, 1_000_000, above=True)
     dropout: float = number(0.0, 0, 1)
-    targets: str = "all-linear"
+    """Share of its inputs that each adapter drops at random in training."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Linear layers that are adapted: ``all-linear`` (all but the output layer), a regular expression that whole names
+    of modules match, or a list of their last names, such as ``[q_proj, v_proj]``."""
 
 
 @attrs.frozen
@@ -97,6 +105,9 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the forward pass computes in; the optimizer's master weights are always fp32."""
     lora: Lora | None = None
+    dropout: bool = False
+    """Whether noise that the model's own configuration asks for in training (dropout, stochastic depth, jitter of a
+    router) stays on, in policy and critic; that of an adapter is ``lora.dropout``."""
     head: Named = component("token_head", "auto")
     """What computes log-probs and entropies from the last hidden states."""
     gradient_checkpointing: bool = False
@@ -134,6 +145,8 @@ class Rollout:
     """Taken from the episode reward for each turn with an unreadable or invalid answer."""
     seed: int = number(10000, 0)
     """Seed of the first training group; step k (from 0) uses ``seed + k * groups`` and up."""
+    step_timeout: float | None = number(600.0, 0, above=True)
+    """Seconds that an environment may take for one step, or to make an episode; ``None`` has no limit."""
 
 
 @attrs.frozen

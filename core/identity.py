@@ -22,8 +22,9 @@ MEMORY = (
     "trainer.token_budget",
     "trainer.offload",
     "trainer.zero_stage",
+    "rollout.step_timeout",
 )
-"""Keys that change how much memory a run takes, and what it computes by rounding at most."""
+"""Keys that change how much memory or time a run may take, and what it computes by rounding at most."""
 
 
 def only_memory(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
-from attrs.validators import in_
+from attrs.validators import ge, in_, optional
 
 from ...core.components import Step
 from .common import refuse_after_end
 from .dataset_rows import Row, Rows, load
-from .verifiers import VERIFIERS
+from .verifiers import VERIFIERS, is_right
 
 _INSTRUCTIONS = {
     "math": "Solve the problem. Answer with the final result alone, for example 42.",
     "exact": "Answer the question. Give the answer alone, without a sentence around it.",
+    "choice": "Choose one of the options. Answer with its letter alone, for example B.",
 }
 
 
@@ -23,7 +24,8 @@ class Dataset:
     """Questions with known answers: a local file or folder, a data set of the hub, or generated word problems.
 
     The answer is free text. Reward 1 if it is right, which is success; otherwise 0. One answer ends the episode.
-    Metric: ``action_is_valid`` (the answer can be read: as mathematics, or as any text with ``verifier=exact``).
+    Metric: ``action_is_valid`` (the answer can be read: as mathematics; with ``verifier=exact`` any text can, with
+    ``verifier=choice`` what names one option).
 
     Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only what follows ``####`` counts. Seed s is
     row s modulo the number of rows, so training goes through the rows in their order, again and again.
@@ -40,11 +42,15 @@ class Dataset:
     split: str = "train"
     """As the data set names it."""
     question: str = "question"
-    """Column of the questions."""
+    """Column of the questions: text, or chat messages. ``a.b`` is the field b of the records in column a."""
     answer: str = "answer"
-    """Column of the right answers."""
+    """Column of the right answers: a value, or a list of values each of which is right."""
     verifier: str = attrs.field(default="math", validator=in_(VERIFIERS))
-    """``math``: equal as mathematics (math-verify); ``exact``: equal as text, but for case and white space."""
+    """``math``: equal as mathematics; ``exact``: equal as text, but for case and white space; ``choice``: the same
+    option of a multiple choice."""
+
+    longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    """Rows with a longer question (characters) are left out; ``None`` keeps all."""
 
     actions: ClassVar[None] = None
 
@@ -72,7 +78,7 @@ class Dataset:
 
     @property
     def _loaded(self) -> Rows:
-        return load(self.path, self.subset, self.split, self.question, self.answer)
+        return load(self.path, self.subset, self.split, self.question, self.answer, self.longest)
 
 
 @attrs.define
@@ -88,6 +94,11 @@ class DatasetEnv:
         """The question."""
         return self.row.question
 
+    @property
+    def place(self) -> str:
+        """Which row it is, for messages."""
+        return self.row.place
+
     def initial_observation(self) -> str:
         return self.row.question
 
@@ -95,7 +106,7 @@ class DatasetEnv:
         """An answer. Raises RunError after the end."""
         refuse_after_end(self.done)
         self.done = True
-        right = VERIFIERS[self.verifier](action, self.row.answer)
+        right = is_right(self.verifier, action, self.row.answers)
         text = "Correct." if right else "The answer cannot be read." if right is None else "Wrong."
         return Step(
             text,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,33 @@ import attrs
 
 from ...core.errors import MissingExtraError, RequestError, nearest
 from . import word_problems
+from .dataset_arrow import is_time, read_batches, read_parquet, tops
+from .dataset_json import read_file, read_lines
+from .dataset_values import answer_texts, question_text
 
 GENERATED = "arithmetic"
-_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_FORMATS = (".jsonl", ".json", ".parquet")
+
+Table = Iterable[tuple[str, Mapping[str, Any]]]
+"""Which row it is, for messages, and its columns."""
+
+
+def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @attrs.frozen
 class Row:
     question: str
-    answer: str
-    """The right answer: what follows the last ``####``, or the whole text of the column where there is none."""
+    answers: tuple[str, ...] = attrs.field(converter=_texts)
+    """The right answers: any of them is right. Of each, what follows the last ``####``, if there is one."""
+    place: str = attrs.field(default="", eq=False, repr=False)
+    """Where it stands, for messages: ``row 9 (line 10)``."""
+
+    @property
+    def answer(self) -> str:
+        """The first right answer."""
+        return self.answers[0]
 
 
 @attrs.frozen(eq=False)
@@ -35,81 +52,138 @@ class Rows:
 
 
 @lru_cache(maxsize=16)
-def load(path: str, subset: str | None, split: str, question: str, answer: str) -> Rows:
+def load(path: str, subset: str | None, split: str, question: str, answer: str, longest: int | None = None) -> Rows:
     """The rows of one split; they stay in memory, once per process.
 
     Args:
         path: ``arithmetic``, a file (.jsonl, .json, .parquet), a folder of such files, or a name on the hub.
         subset: configuration on the hub, or ``None``.
         split: a name that the data set gives; a single file is the split ``train``.
-        question: a column.
-        answer: a column.
+        question: a column; ``a.b`` is the field b of the records in column a.
+        answer: a column, likewise.
+        longest: rows with a longer question (characters) are left out; ``None`` keeps all.
 
     Raises:
-        RequestError: there is no such data set, split or column, it has no rows, or a value is missing.
-        MissingExtraError: the library ``datasets`` is needed and not installed.
+        RequestError: there is no such data set, split or column, it has no rows, or a value is missing or has no text.
+        MissingExtraError: a library that reads the data set is not installed.
     """
     where = f"dataset {path}" + (f", subset {subset}" if subset else "") + f", split {split}"
     if subset and (path == GENERATED or Path(path).suffix in _FORMATS):
         raise RequestError("it has no subsets", where, "leave subset out")
-    table = _generated(split, where) if path == GENERATED else _read(path, subset, split, where)
-    rows = tuple(_rows(table, question, answer, where))
+    table = _generated(split, where) if path == GENERATED else _read(path, subset, split, (question, answer), where)
+    rows, digest = [], hashlib.sha256()
+    try:
+        for place, values in table:
+            row = _row(place, values, question, answer, where)
+            if longest is None or len(row.question) <= longest:
+                rows.append(row)
+                digest.update(json.dumps([row.question, row.answers]).encode() + b"\n")
+    except OSError as error:
+        reason = f"the data set cannot be loaded: {error.strerror or error}"
+        raise RequestError(reason, where, "see that the file can be read") from error
     if not rows:
-        raise RequestError("the data set has no rows", where, "name another split or another file")
-    content = json.dumps([(row.question, row.answer) for row in rows])
-    return Rows(rows, hashlib.sha256(content.encode()).hexdigest())
+        of_length = f" of at most {longest} characters" if longest is not None else ""
+        raise RequestError(f"the data set has no rows{of_length}", where, "name another split or another file")
+    return Rows(tuple(rows), digest.hexdigest())
 
 
-def _rows(table: Iterable[Mapping[str, Any]], question: str, answer: str, where: str) -> Iterable[Row]:
-    for number, row in enumerate(table):
-        for column in (question, answer):
-            if column not in row:
-                fix = f"set question and answer to names of columns: {nearest(column, row)}"
-                raise RequestError(f"there is no column {column!r}", where, fix)
-        asked = "" if row[question] is None else str(row[question]).strip()
-        right = "" if row[answer] is None else str(row[answer]).rpartition("####")[2].strip()
-        if not asked or not right:
-            empty = answer if asked else question
-            raise RequestError(f"row {number} has no {empty}", where, "fill it in, or leave the row out")
-        yield Row(asked, right)
+def _row(place: str, values: Mapping[str, Any], question: str, answer: str, where: str) -> Row:
+    read: list[Any] = []
+    for column, text in ((question, question_text), (answer, answer_texts)):
+        value = _cell(values, column, place, where)
+        try:
+            read.append(text(value))
+        except ValueError as error:
+            raise RequestError(f"{place}, column {column!r}: {error}", where, _fix(value, column)) from error
+    return Row(question=read[0], answers=read[1], place=place)
 
 
-def _generated(split: str, where: str) -> Iterable[Mapping[str, Any]]:
+def _cell(values: Mapping[str, Any], column: str, place: str, where: str) -> Any:
+    """The value of a column, or of a field of its record. Raises RequestError if there is none."""
+    value: Any = values
+    names = [column] if column in values else column.split(".")
+    for name in names:
+        if not isinstance(value, Mapping) or name not in value:
+            fix = f"set question and answer to names of columns: {nearest(column, values)}"
+            raise RequestError(f"{place}: there is no column {column!r}", where, fix)
+        value = value[name]
+    return value
+
+
+def _fix(value: Any, column: str) -> str:
+    if isinstance(value, Mapping) and value:
+        return f"name the field that is meant, such as {column}.{next(iter(value))}"
+    return "write it as text, or leave the row out"
+
+
+def _generated(split: str, where: str) -> Table:
     splits = word_problems.generate()
     if split not in splits:
         raise RequestError(f"there is no split {split!r}", where, nearest(split, splits))
-    return splits[split]
+    return ((f"row {number}", row) for number, row in enumerate(splits[split]))
 
 
-def _read(path: str, subset: str | None, split: str, where: str) -> Iterable[Mapping[str, Any]]:
-    """The table of a file, a folder or a data set of the hub, by the library ``datasets``."""
-    arguments, fix = _source(path, subset, split, where)
+def _read(path: str, subset: str | None, split: str, columns: tuple[str, ...], where: str) -> Table:
+    """The table of a file, a folder or a data set of the hub."""
+    file = Path(path).expanduser()
+    if file.is_file():
+        if split != "train":
+            fix = f"put {split}{file.suffix} beside train{file.suffix} into a folder, and give the folder as path"
+            raise RequestError(f"a single file is the split train: it has no split {split!r}", where, fix)
+        return _file(file, columns, where)
+    if file.is_dir():
+        return _folder(file, subset, split, columns, where)
+    if file.suffix in _FORMATS or path.startswith(("/", ".", "~")):
+        raise RequestError("there is no such file or folder", where, "give the path of one, or a name on the hub")
+    return _hub(path, subset, split, columns, where)
+
+
+def _file(file: Path, columns: tuple[str, ...], where: str) -> Table:
+    if file.suffix not in _FORMATS:
+        raise RequestError(f"files {file.suffix!r} cannot be read", where, f"use one of {', '.join(_FORMATS)}")
+    if not file.stat().st_size:
+        raise RequestError("the file is empty", where, "give a file with rows")
+    if file.suffix == ".parquet":
+        return read_parquet(file, columns, where)
+    return read_lines(file, where) if file.suffix == ".jsonl" else read_file(file, columns, where)
+
+
+def _folder(folder: Path, subset: str | None, split: str, columns: tuple[str, ...], where: str) -> Table:
+    """The library ``datasets`` says which files are the split; the files are read here."""
+    fix = "name its files after splits: train.jsonl, test.jsonl"
+    builder = _ask("load_dataset_builder", where, fix, path=str(folder), name=subset)
+    files = builder.config.data_files or {}
+    if split not in files:
+        raise RequestError(f"there is no split {split!r}", where, nearest(split, map(str, files)))
+    return _files([Path(file) for file in files[split]], columns, where)
+
+
+def _files(files: list[Path], columns: tuple[str, ...], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for file in files:
+        for place, row in _file(file, columns, where):
+            yield f"{file.name}, {place}" if len(files) > 1 else place, row
+
+
+def _hub(path: str, subset: str | None, split: str, columns: tuple[str, ...], where: str) -> Table:
+    fix = "check path, subset, split and the connection, or give a local file"
+    table = _ask("load_dataset", where, fix, path=path, name=subset, split=split)
+    names = tops(columns, table.column_names, where)
+    guessed = [name for name in names if table.builder_name == "json" and is_time(table.features.arrow_schema, name)]
+    if guessed:
+        what = f"column {guessed[0]!r} is text that looks like times, which the library datasets does not keep as it is"
+        raise RequestError(what, where, "download the files, and give their folder as path")
+    return read_batches(table.select_columns(list(names)).with_format("arrow").iter(batch_size=1000), names, where)
+
+
+def _ask(function: str, where: str, fix: str, **arguments: Any) -> Any:
+    """What a function of the library ``datasets`` returns."""
     try:
         import datasets
     except ImportError as error:
         raise MissingExtraError("datasets is not installed", where, "pip install 'uncollapse[train]'") from error
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(**arguments, split=split)
+        return getattr(datasets, function)(**arguments)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RequestError(f"the data set cannot be loaded: {reason}", where, fix) from error
-
-
-def _source(path: str, subset: str | None, split: str, where: str) -> tuple[dict[str, Any], str]:
-    """What ``datasets.load_dataset`` is given, and what to do if it fails."""
-    file = Path(path).expanduser()
-    if file.is_file():
-        if file.suffix not in _FORMATS:
-            raise RequestError(f"files {file.suffix!r} cannot be read", where, f"use one of {', '.join(_FORMATS)}")
-        if not file.stat().st_size:
-            raise RequestError("the file is empty", where, "give a file with rows")
-        if split != "train":
-            fix = f"put {split}{file.suffix} beside train{file.suffix} into a folder, and give the folder as path"
-            raise RequestError(f"a single file is the split train: it has no split {split!r}", where, fix)
-        return {"path": _FORMATS[file.suffix], "data_files": str(file)}, "see that every row has the same columns"
-    if file.is_dir():
-        return {"path": str(file), "name": subset}, "name its files after splits: train.jsonl, test.jsonl"
-    if file.suffix in _FORMATS or path.startswith(("/", ".", "~")):
-        raise RequestError("there is no such file or folder", where, "give the path of one, or a name on the hub")
-    return {"path": path, "name": subset}, "check path, subset, split and the connection, or give a local file"

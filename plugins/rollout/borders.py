@@ -80,6 +80,12 @@ class CheckedEnv:
         return step
 
 
+def name_of(environment: Any) -> str:
+    """What to call an environment in a message."""
+    checked = isinstance(environment, CheckedEnvironment)
+    return environment.named.name if checked else type(environment).__name__
+
+
 def _text(named: Named, method: str, value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(named, method, f"gave {type(value).__name__} {value!r}, not a text")

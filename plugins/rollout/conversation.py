@@ -6,9 +6,11 @@ from ...core.components import Completion, Environment, Step
 from ...core.errors import RequestError
 from ...core.experiment import Rollout
 from . import messages
+from .borders import name_of
 from .episode import Episode, Turn
 from .parsing import parse
 from .template import Template
+from .time_limit import TimeLimit
 
 
 class Conversation:
@@ -19,6 +21,7 @@ class Conversation:
 
     Raises:
         RequestError: not even the first turn has that room.
+        RunError: the environment takes longer than ``rollout.step_timeout``, here or in a later turn.
     """
 
     def __init__(
@@ -26,9 +29,10 @@ class Conversation:
     ) -> None:
         self.rollout, self.template, self.seed, self.member = rollout, template, seed, member
         self.actions = environment.actions
-        self.system = messages.system(environment, rollout)
-        self.env = environment.make(seed, member)
-        self.state = self.env.initial_observation().strip("\n")
+        self.limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
+        self.system = self.limit("its instruction", messages.system, environment, rollout)
+        self.env = self.limit("a new episode", environment.make, seed, member)
+        self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
         self.stop: str | None = None
         self.executed = 0
         self.turns: list[Turn] = []
@@ -51,7 +55,7 @@ class Conversation:
         answer = parse(response, self.actions, self.rollout.max_actions_per_turn, self.rollout.think)
         reward, executed, done = 0.0, 0, None
         for action in answer.actions[: self.rollout.max_actions - self.executed]:
-            step = self.env.step(action)
+            step = self.limit(f"a step in turn {len(self.turns) + 1}", self.env.step, action)
             self._record(step)
             reward, executed = reward + step.reward, executed + 1
             if step.done:

@@ -17,12 +17,16 @@ from ...core.experiment import Experiment
 from ..rollout.borders import CheckedEngine, CheckedEnvironment
 from ..rollout.template import Template
 from . import fused_layers
+from .adapters import require_mergeable
 from .batch import Batch
 from .borders import CheckedController
 from .detectors import Detectors
 from .loop import Parts
+from .model_folder import check_vocabulary, loading, read_config, require_unquantised
+from .model_shape import empty_policy
 from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .packing import enable_packing
+from .positions import check_positions
 from .prepare import prepare_model
 from .shared_critic import HEAD, with_value_head
 from .stages import Sampler, derived_seed
@@ -83,10 +87,15 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     # the first rank builds the model, if one is to be built; the others then find it
     path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
     saved_policy = checkpoint / "model" if checkpoint else None
+    notes = _check_model(experiment, path if settings.lora else saved_policy or path)
     tokenizer = load_tokenizer(saved_policy or path)
     saved_critic = checkpoint / "critic" if checkpoint else None
     temperature = experiment.rollout.temperature
-    policy = load_policy(settings, path, temperature, saved_policy, head).to(ranks.device)
+    policy = load_policy(settings, path, temperature, saved_policy, head)
+    check_vocabulary(tokenizer, policy.language_model, saved_policy or path)
+    if settings.lora is not None:
+        require_mergeable(policy.model, trainer.zero_stage if training else 0)
+    policy = policy.to(ranks.device)
 
     def adapt(model: Any) -> None:
         if settings.liger:
@@ -142,6 +151,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         elif training:
             trained = start(policy, trainer)
         if values_by is not None and not values_by.shared:
+            notes += _check_model(experiment, saved_critic or values_by.path or path, "critic.path")
             valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
             adapt(valued.decoder)
             critic = start(valued, values_by)
@@ -156,5 +166,30 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             validation_environment=CheckedEnvironment(experiment.environment, validation_environment(experiment)),
             needs=needed,
             synced=own or sharded,
+            notes=tuple(dict.fromkeys(notes)),
             close=undo.pop_all().close,
         )
+
+
+def check_models(experiment: Experiment) -> None:
+    """Refuse, from configurations alone, what :func:`assemble` would refuse once a run's directory is there.
+
+    Raises:
+        RequestError: there is no model, it is quantised or has too few positions, or its layers cannot be adapted.
+    """
+    settings, critic, path = experiment.model, experiment.critic, prepare_model(experiment)
+    _check_model(experiment, path)
+    if critic is not None and critic.path is not None and "values" in needs(experiment):
+        _check_model(experiment, critic.path, "critic.path")
+    if settings.lora is not None:
+        config = read_config(path)
+        with loading(path):
+            require_mergeable(empty_policy(config, settings.lora), experiment.trainer.zero_stage)
+
+
+def _check_model(experiment: Experiment, path: Path | str, key: str = "model.path") -> list[str]:
+    """What to say of a model, before its weights are loaded; raises RequestError where it cannot be trained."""
+    config = read_config(path, key)
+    require_unquantised(config, path, key)
+    note = check_positions(config, experiment.rollout.max_context, path, key)
+    return [note] if note else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def evaluate(
             validation = attrs.evolve(validation, temperature=temperature)
         experiment = attrs.evolve(experiment, validation=validation)
         parts = assemble(experiment, start_ranks(), found, training=False)
+    sys.stderr.writelines(f"{note}\n" for note in parts.notes)
     try:
         EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()
         return validation_metrics(parts.sampler.validate(parts.validation_environment))

@@ -12,7 +12,9 @@ import torch
 from ...core.errors import RequestError
 from ...core.runs import RunDirectory
 from ...core.trust import experiment_of
+from .adapters import require_mergeable
 from .checkpoint import load_optimizer, reading_checkpoint
+from .dropout import as_loaded
 from .models import load_policy, load_tokenizer
 from .prepare import prepare_model
 
@@ -69,7 +71,9 @@ def _export(
         if adapter:
             _write_adapter(checkpoint / "model", master, kind, partial)
         else:
-            merged(settings, prepare_model(experiment), checkpoint, master).to(kind).save_pretrained(partial)
+            model = merged(settings, prepare_model(experiment), checkpoint, master).to(kind)
+            with as_loaded(model):
+                model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.rename(to)
     finally:
@@ -80,6 +84,8 @@ def _export(
 def merged(settings: Model, path: str | Path, checkpoint: Path, master: dict[str, torch.Tensor]) -> Any:
     """The causal language model of a checkpoint in fp32, with any adapter merged into it."""
     model = load_policy(settings, path, 1.0, checkpoint / "model").model.float().eval()
+    if settings.lora is not None:
+        require_mergeable(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in master.items():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import RunError
+from .adapters import merged_parameters, not_mergeable
 
 if TYPE_CHECKING:
     from .models import Policy
@@ -37,16 +38,17 @@ def full_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:
         RunError: an adapter is more than a low-rank update of a linear layer.
     """
     model = module.language_model
-    saved = model.state_dict().keys()
     for prefix, layer in _layers(model):
         adapted = hasattr(layer, "base_layer")
-        parameters = list(layer.parameters(recurse=adapted))
+        _refuse_unmergeable(prefix, layer)
+        parameters, base = list(layer.parameters(recurse=adapted)), layer.get_base_layer() if adapted else layer
         with _gathered(engine, parameters), torch.no_grad():
-            for name, parameter in (layer.base_layer if adapted else layer).named_parameters(recurse=False):
-                merged = adapted and name == "weight"
-                yield f"{prefix}{name}", _merged(prefix, layer) if merged else parameter.detach()
-        named_buffers = ((f"{prefix}{name}", buffer) for name, buffer in layer.named_buffers(recurse=False))
-        yield from ((name, buffer) for name, buffer in named_buffers if name in saved)
+            merged = merged_parameters(layer)
+            for name, parameter in base.named_parameters(recurse=adapted):
+                yield f"{prefix}{name}", merged.pop(name, parameter).detach()
+        saved = base.state_dict().keys()
+        named_buffers = base.named_buffers(recurse=adapted)
+        yield from ((f"{prefix}{name}", buffer) for name, buffer in named_buffers if name in saved)
 
 
 def adapter_weights(engine: Any, module: Policy) -> Iterator[tuple[str, Tensor]]:
@@ -82,19 +84,12 @@ def _gathered(engine: Any, parameters: list[nn.Parameter]) -> AbstractContextMan
     return deepspeed.zero.GatheredParameters(parameters, enabled=engine.stage == 3)
 
 
-def _merged(prefix: str, layer: Any) -> Tensor:
-    weight = layer.base_layer.weight
-    linear = layer.lora_A and weight.ndim == 2 and weight.is_floating_point()
-    if not linear or layer.merged or layer.lora_variant or any(layer.lora_bias.values()):
-        raise RunError(
-            f"the adapter of {prefix.removesuffix('.')} ({type(layer).__name__} on {type(layer.base_layer).__name__}) "
-            "cannot be merged: it is more than a low-rank update of a linear layer's weight",
-            "model.lora.targets",
-            "adapt linear layers only, with plain LoRA",
-        )
-    total = weight.float()
-    for adapter in layer.active_adapters:
-        if adapter in layer.lora_A:
-            update = layer.lora_B[adapter].weight.float() @ layer.lora_A[adapter].weight.float()
-            total = total + layer.scaling[adapter] * (update.T if layer.fan_in_fan_out else update)
-    return total.to(weight.dtype)
+def _refuse_unmergeable(prefix: str, layer: Any) -> None:
+    while hasattr(layer, "base_layer"):
+        if reason := not_mergeable(layer):
+            raise RunError(
+                f"the adapter of {prefix.removesuffix('.')} cannot be merged: it is {reason}",
+                "model.lora.targets",
+                "adapt linear layers only, with plain LoRA",
+            )
+        layer = layer.base_layer

@@ -36,6 +36,8 @@ class FinishedStep:
     """The one that stops the run."""
     broken_detectors: dict[str, str] = attrs.field(factory=dict)
     """Detector -> why it is left out from now on."""
+    left_out: list[str] = attrs.field(factory=list)
+    """Those that are left out since this step."""
     transcript: list[dict[str, Any]] = attrs.field(factory=list)
     """A few episodes as text."""
 
@@ -44,6 +46,7 @@ class FinishedStep:
         spoken = {verdict["detector"] for verdict in self.verdicts}
         self.verdicts = [*self.verdicts, *(attrs.asdict(each) for each in verdicts if each.detector not in spoken)]
         self.verdict = next((attrs.asdict(each) for each in verdicts if each.stop), None)
+        self.left_out = [name for name in broken if name not in self.broken_detectors]
         self.broken_detectors = dict(broken)
 
     def news(self) -> list[str]:
@@ -53,6 +56,9 @@ class FinishedStep:
             if verdict["step"] == self.step:
                 how = "stopped by" if verdict == self.verdict else "noticed by"
                 said.append(f"{how} {verdict['detector']} at step {self.step}: {verdict['reason']}")
+        said += [
+            f"the detector {name} is left out from here on: {self.broken_detectors[name]}" for name in self.left_out
+        ]
         return said
 
     def state(self) -> dict[str, Any]:
@@ -68,7 +74,9 @@ class FinishedStep:
     def load(cls, checkpoint: Path) -> FinishedStep:
         """That of a checkpoint."""
         state = json.loads((checkpoint / "state.json").read_text("utf-8"))
-        known = {key: state[key] for key in ("judged", "verdicts", "verdict", "broken_detectors") if key in state}
+        known = {
+            key: state[key] for key in ("judged", "verdicts", "verdict", "broken_detectors", "left_out") if key in state
+        }
         transcript = read_rollouts(checkpoint / TRANSCRIPT)
         metrics = {key: math.nan if value is None else value for key, value in state["metrics"].items()}
         return cls(state["step"], metrics, **{"judged": True, **known}, transcript=transcript)

@@ -19,10 +19,11 @@ from .batch import Batch
 from .borders import guarded
 from .budget import SCORE_FACTOR
 from .detectors import Detectors
+from .dropout import has_dropout
 from .engine_weights import EngineWeights
 from .losses import CriticObjective, JointObjective, PolicyObjective
 from .mismatch import mismatch
-from .own_pass import OwnPass, has_dropout
+from .own_pass import OwnPass
 from .pairwise import Scorer
 from .pending import PendingUpdate
 from .ranks import Ranks
@@ -47,6 +48,8 @@ class Parts:
     """Whether the engine samples with weights of its own, which must be copied before each rollout."""
     close: Callable[[], None]
     """Ends the engine and the processes behind it, and gives all memory back."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the models, said once."""
 
 
 class Loop:
@@ -69,7 +72,8 @@ class Loop:
         """One training step without validation; returns its metrics."""
         experiment, parts = self.experiment, self.parts
         self._seconds = {}
-        torch.manual_seed(stages.derived_seed(experiment.seed, "step", self.step))
+        # of dropout: every rank masks its own rows
+        torch.manual_seed(stages.derived_seed(experiment.seed, "step", self.step, self.ranks.rank))
         with self._time("sync"):
             self._engine_weights.fresh()
         with self._time("rollout"):

@@ -10,7 +10,9 @@ import attrs
 import torch
 
 from ...core.compatibility import needs
-from .models import add_adapter, loading, read_config
+from .adapters import add_adapter
+from .model_folder import loading, read_config, require_unquantised
+from .positions import check_positions
 from .prepare import prepare_model
 
 if TYPE_CHECKING:
@@ -54,15 +56,20 @@ def read_shapes(experiment: Experiment) -> tuple[Shape, Shape | None]:
         RequestError: there is no model of that name or in that directory.
     """
     path, critic = str(prepare_model(experiment)), experiment.critic
+    longest = experiment.rollout.max_context
     policy = _policy(path, experiment.model.lora)
+    check_positions(read_config(path), longest, path)
     if critic is None or "values" not in needs(experiment) or critic.shared:
         return policy, None
+    if critic.path is not None:
+        check_positions(read_config(critic.path, "critic.path"), longest, critic.path, "critic.path")
     return policy, _critic(critic.path or path)
 
 
 @functools.cache
 def _policy(path: str, lora: Lora | None) -> Shape:
     config = read_config(path)
+    require_unquantised(config, path)
     with loading(path):
         return policy_shape(config, lora)
 
@@ -70,20 +77,25 @@ def _policy(path: str, lora: Lora | None) -> Shape:
 @functools.cache
 def _critic(path: str) -> Shape:
     config = read_config(path, "critic.path")
+    require_unquantised(config, path, "critic.path")
     with loading(path, "critic.path"):
         return critic_shape(config)
 
 
 def policy_shape(config: Any, lora: Lora | None = None) -> Shape:
     """Of the causal language model of ``config``, with an adapter where ``lora`` asks for one."""
+    model = empty_policy(config, lora)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return _shape(config, sum(p.numel() for p in model.parameters()), trained)
+
+
+def empty_policy(config: Any, lora: Lora | None = None) -> Any:
+    """The causal language model of ``config``, with any adapter, without numbers: it takes no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-        if lora is not None:
-            model = add_adapter(model, lora)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return _shape(config, sum(p.numel() for p in model.parameters()), trained)
+        return model if lora is None else add_adapter(model, lora)
 
 
 def critic_shape(config: Any) -> Shape:

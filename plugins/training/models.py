@@ -8,25 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...core.errors import RequestError
+from .adapters import add_adapter, load_adapter, require_used
 from .attention import fuse_fp32_attention
+from .dropout import as_loaded, switch_off
 from .heads.torch_head import Torch
+from .model_folder import check_finite, loading, open_model
+from .output_layer import as_product
 from .packing import Packed, packed_hidden
-from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from ...core.components import TokenHead, Wanted
-    from ...core.experiment import Lora, Model
+    from ...core.experiment import Model
     from .batch import Batch
 
 VALUE_HEAD = "value_head.safetensors"
-HOW = "give a directory with a Hugging Face model, or the name of one that is downloaded or reachable"
 REFERENCE_HEAD = Torch()
 """The one with forward-mode derivatives, on every device."""
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configurations call the cap of a model's logits."""
 
 
 class Policy(nn.Module):
@@ -68,16 +72,23 @@ class Policy(nn.Module):
     def token_scores(self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted) -> dict[str, Tensor]:
         """What :meth:`forward` returns, from hidden states."""
         model = self.language_model
+        hidden_N_K, weight_V_K = as_product(model.get_output_embeddings(), hidden_N_H)
         found = self.head(
-            hidden_N_H,
-            model.get_output_embeddings().weight,
+            hidden_N_K,
+            weight_V_K,
             batch.tokens[:, 1:][batch.mask[:, 1:]],
             temperature=self.temperature,
-            softcap=getattr(model.config.get_text_config(), "final_logit_softcapping", None),
+            softcap=softcap(model.config),
             entropy=entropy,
         )
         scores = {"logprobs": spread(found.logprobs, batch.mask)}
         return scores if found.entropies is None else {**scores, "entropies": spread(found.entropies, batch.mask)}
+
+
+def softcap(config: Any) -> float | None:
+    """c, where a model's logits are c tanh(x / c); ``None`` where they are not capped."""
+    text = config.get_text_config()
+    return next((cap for name in CAPS if (cap := getattr(text, name, None))), None)
 
 
 class Critic(nn.Module):
@@ -116,29 +127,39 @@ def spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
 
 
 def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
-    """Raises RequestError if there is none, or if ``chat`` is wanted and it has no chat template."""
+    """Raises RequestError if there is none, or if ``chat`` is wanted and it has no chat template that can be read."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     # AutoTokenizer goes by the model's type: a Qwen2 model's own tokenizer would quietly get Qwen2's splitting.
     with loading(path):
         own = get_tokenizer_config(str(path)).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-        tokenizer = (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path))
-    if chat and not tokenizer.chat_template:
+        kind = PreTrainedTokenizerFast if own else AutoTokenizer
+        tokenizer = kind.from_pretrained(str(path), trust_remote_code=False)
+    if chat:
+        _check_template(tokenizer, path)
+    return tokenizer
+
+
+def _check_template(tokenizer: Any, path: str | Path) -> None:
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    if not tokenizer.chat_template:
         raise RequestError(
             f"the tokenizer of {path} has no chat template",
             "model.path",
             "use an instruction model, or add chat_template to its tokenizer_config.json",
         )
-    return tokenizer
-
-
-def read_config(path: str | Path, key: str = "model.path") -> Any:
-    """The configuration of a model, without its weights."""
-    from transformers import AutoConfig
-
-    with loading(path, key):
-        return AutoConfig.from_pretrained(str(path))
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise RequestError(
+            f"the chat template of {path} is no template: {error.message} (line {error.lineno})",
+            "model.path",
+            "mend its chat_template.jinja, or chat_template in its tokenizer_config.json",
+        ) from error
+    except TemplateError:  # which conversations it can hold, the rollout finds out
+        pass
 
 
 def load_policy(
@@ -156,16 +177,18 @@ def load_policy(
     from transformers import AutoModelForCausalLM
 
     if settings.lora is None:
-        model = _from_pretrained(AutoModelForCausalLM, checkpoint or path, settings.dtype, **options)
+        model = _open(AutoModelForCausalLM, checkpoint or path, settings, **options)
     else:
-        model = _from_pretrained(AutoModelForCausalLM, path, settings.dtype, **options)
-        model = _with_adapter(model, settings, checkpoint)
+        model = _open(AutoModelForCausalLM, path, settings, **options)
+        model = add_adapter(model, settings.lora) if checkpoint is None else load_adapter(model, checkpoint)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model)
         if settings.lora is not None:
             model.enable_input_require_grads()
     policy = Policy(model, temperature)
     _check_head(policy)
+    if settings.lora is not None and checkpoint is None:
+        require_used(model, _some_tokens(policy))
     policy.head = head
     return policy
 
@@ -174,19 +197,27 @@ def load_reference(settings: Model, path: str | Path, temperature: float, head: 
     """A frozen copy of the start model; with LoRA the policy without its adapter serves instead."""
     from transformers import AutoModelForCausalLM
 
-    model = _from_pretrained(AutoModelForCausalLM, path, settings.dtype)
+    model = _open(AutoModelForCausalLM, path, settings)
     return Policy(model, temperature, head).eval().requires_grad_(False)
 
 
 def load_critic(settings: Model, path: str | Path, checkpoint: Path | None = None) -> Critic:
     from transformers import AutoModel
 
-    critic = Critic(_from_pretrained(AutoModel, checkpoint or path, settings.dtype, "critic.path"))
+    critic = Critic(_open(AutoModel, checkpoint or path, settings, "critic.path"))
     if checkpoint is not None:
-        critic.head.load_state_dict(load_file(checkpoint / VALUE_HEAD))
+        critic.head.load_state_dict(load_value_head(checkpoint))
     if settings.gradient_checkpointing:
         _checkpoint_gradients(critic.decoder)
     return critic.to(getattr(torch, settings.dtype))
+
+
+def load_value_head(directory: Path) -> dict[str, Tensor]:
+    """The weights of a critic's scalar head; raises RequestError if they are damaged or not finite."""
+    with loading(directory, "critic.path", "continue from an earlier checkpoint"):
+        weights = load_file(directory / VALUE_HEAD)
+    check_finite(weights.items(), directory, "critic.path")
+    return weights
 
 
 def save_model(module: Policy | Critic, weights: dict[str, Tensor], directory: Path) -> None:
@@ -195,9 +226,13 @@ def save_model(module: Policy | Critic, weights: dict[str, Tensor], directory: P
     """
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(module, Policy):
-        module.model.save_pretrained(directory, state_dict=_under(weights, "model."))
+        # of an adapter only what trains, whatever it adapts; peft would ask the hub whether embeddings changed
+        alone = {"save_embedding_layers": False} if hasattr(module.model, "peft_config") else {}
+        with as_loaded(module.language_model):
+            module.model.save_pretrained(directory, state_dict=_under(weights, "model."), **alone)
     else:
-        module.decoder.save_pretrained(directory, state_dict=_under(weights, "decoder."))
+        with as_loaded(module.decoder):
+            module.decoder.save_pretrained(directory, state_dict=_under(weights, "decoder."))
         save_file(_under(weights, "head."), directory / VALUE_HEAD)
 
 
@@ -212,65 +247,13 @@ def _checkpoint_gradients(model: Any) -> None:
     model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _with_adapter(model: Any, settings: Model, checkpoint: Path | None) -> Any:
-    from peft import PeftModel
-
-    if checkpoint is not None:
-        with loading(checkpoint, "model.lora"):
-            return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
-    assert settings.lora is not None
-    return add_adapter(model, settings.lora)
-
-
-def add_adapter(model: Any, lora: Lora) -> Any:
-    """``model`` with a new low-rank adapter, which alone trains.
-
-    Raises:
-        RequestError: the model has no such modules, or they cannot be adapted.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    settings = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, settings)
-    except ValueError as error:
-        fix = "name linear layers of the model, or take all-linear"
-        raise RequestError(str(error).splitlines()[0], "model.lora.targets", fix) from error
-
-
-def _from_pretrained(cls: Any, path: str | Path, dtype: str, key: str = "model.path", **options: Any) -> Any:
-    with loading(path, key, (OSError, ValueError, SafetensorError)):
-        model, report = cls.from_pretrained(str(path), dtype=getattr(torch, dtype), output_loading_info=True, **options)
-    # the library would fill them with random numbers
-    if missing := report["missing_keys"]:
-        raise RequestError(f"{path} has no weights for {len(missing)} parameters, e.g. {min(missing)}", key)
+def _open(cls: Any, path: str | Path, settings: Model, key: str = "model.path", **options: Any) -> Any:
+    model = open_model(cls, path, settings.dtype, key, **options)
+    if not settings.dropout:
+        switch_off(model)
     if torch.cuda.is_available():
         fuse_fp32_attention(model)
     return model
-
-
-@contextmanager
-def loading(
-    path: str | Path, key: str = "model.path", reasons: tuple[type[Exception], ...] = (OSError, ValueError)
-) -> Iterator[None]:
-    """What the libraries raise where there is no model becomes one error that says so."""
-    quiet_libraries()
-    if str(path).startswith(("/", ".")) and not Path(path).is_dir():
-        raise RequestError(f"cannot load a model from {path}: there is no such directory", key, HOW)
-    try:
-        yield
-    except reasons as error:
-        raise RequestError(
-            f"cannot load a model from {path}: {str(error).splitlines()[0]}",
-            key,
-            HOW,
-        ) from error
 
 
 @torch.no_grad()
@@ -279,18 +262,53 @@ def _check_head(policy: Policy) -> None:
     from .batch import Batch
 
     policy.eval()
-    tokens = (
-        torch.arange(1, 9, device=policy.model.device)[None] % policy.language_model.config.get_text_config().vocab_size
-    )
+    tokens = _some_tokens(policy)
     mask = torch.ones_like(tokens, dtype=torch.bool)
     mask[:, 0] = False
-    ours = policy(Batch(tokens=tokens, mask=mask, lengths=torch.tensor([8])), entropy="none")["logprobs"][:, 1:]
-    logits = policy.model(input_ids=tokens, use_cache=False).logits.float() / policy.temperature
+    layer = policy.language_model.get_output_embeddings()
+    with _stirred(layer):
+        ours = policy(Batch(tokens=tokens, mask=mask, lengths=torch.tensor([8])), entropy="none")["logprobs"][:, 1:]
+        logits = policy.model(input_ids=tokens, use_cache=False).logits.float() / policy.temperature
     theirs = logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)
-    if not torch.allclose(ours, theirs, atol=1e-3 if logits.dtype == torch.float32 else 5e-2, rtol=1e-2):
+    if not bool(theirs.isfinite().all()):
+        raise RequestError(
+            f"the logits of {type(policy.language_model).__name__} are NaN or infinite, though its weights are not",
+            "model.path",
+            "some of its weights must be damaged: give another model or an earlier checkpoint",
+        )
+    # in 16 bits the model's own rounds its logits once more for a bias or an adapter
+    rounded = policy.model.dtype.itemsize == 2 and (hasattr(layer, "base_layer") or layer.bias is not None)
+    if not torch.allclose(ours, theirs, atol=0.25 if rounded else 1e-3, rtol=1e-2):
         raise RequestError(
             f"log-probs of {type(policy.language_model).__name__} differ from its own logits by "
             f"{float((ours - theirs).abs().max()):.3g} nats",
             "model.path",
             "the architecture scales its logits in a way that the token head does not know",
         )
+
+
+def _some_tokens(policy: Policy) -> Tensor:
+    """[1, 8]."""
+    vocabulary = policy.language_model.config.get_text_config().vocab_size
+    return torch.arange(1, 9, device=policy.model.device)[None] % vocabulary
+
+
+@contextmanager
+def _stirred(layer: Any) -> Iterator[None]:
+    """With numbers in an adapter that is zero, as new ones are: zeros would hide what is left out.
+
+    They add a quarter of the weight to it, whatever its size: large logits differ by their rounding alone.
+    """
+    zeros = []
+    for name, up in getattr(layer, "lora_B", {}).items():
+        if not up.weight.any():
+            size, down = torch.linalg.vector_norm(layer.weight, dtype=torch.float32), layer.lora_A[name].weight
+            per_row = size / len(up.weight) ** 0.5 / torch.linalg.vector_norm(down, dtype=torch.float32)
+            noise = torch.randn(up.weight.shape, generator=torch.Generator().manual_seed(0))
+            up.weight.copy_(0.25 / layer.scaling[name] * per_row * noise.to(up.weight.device))
+            zeros.append(up.weight)
+    try:
+        yield
+    finally:
+        for weight in zeros:
+            weight.zero_()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...core.components import Scores
@@ -33,19 +32,3 @@ class OwnPass:
     def scores(self, mask: Tensor, ranks: Ranks) -> Scores:
         """[B, T] of all rows that any rank was given, on the CPU; called by all ranks alike."""
         return on_all_ranks([(rows.tolist(), seen) for rows, seen in self._seen], mask, ranks)
-
-
-def has_dropout(module: torch.nn.Module) -> bool:
-    """Whether the update's forward pass is a noisy one, which says nothing exact of the sampling policy.
-
-    Transformers' models hold dropout as a module, or as a rate under a name with ``drop`` in it; and the noise of a
-    mixture's router as a rate under one with ``jitter``.
-    """
-    return any(_drops(part) for part in module.modules())
-
-
-def _drops(part: torch.nn.Module) -> bool:
-    if isinstance(part, torch.nn.Dropout):
-        return part.p > 0
-    rates = (rate for name, rate in vars(part).items() if "drop" in name or "jitter" in name)
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)

@@ -66,6 +66,8 @@ class Session:
     def run(self, checkpoint: Path | None, stop: StopRequest) -> Outcome:
         """Train to the last step, to a verdict, or to the end of the step in which ``stop`` is asked for."""
         self.loop = loop = Loop(self.experiment, assemble(self.experiment, self.ranks, checkpoint), self.ranks)
+        for note in loop.parts.notes:
+            self._say(note)
         finished = load_checkpoint(loop, checkpoint) if checkpoint else FinishedStep(0, {}, judged=True)
         told = self._take_up(checkpoint, finished)
         self._on_rank_0(lambda: self._start_listeners(finished.step))
@@ -213,6 +215,11 @@ class Session:
             self.whole.keep(self.loop, self.directory, self.ranks, self._say)
         except (Exception, KeyboardInterrupt) as error:
             self._say(f"no checkpoint of step {self.whole.step} could be written: {type(error).__name__}: {error}")
+
+    def fail(self, error: BaseException) -> None:
+        """Write down that the run failed, when nothing else can be done any more."""
+        self.status, self.error = "failed", error
+        self._record_end()
 
     def close(self) -> None:
         """Give engine and memory back and write how the run ended."""

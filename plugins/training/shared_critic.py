@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .models import REFERENCE_HEAD, VALUE_HEAD, Policy, spread
+from .models import REFERENCE_HEAD, VALUE_HEAD, Policy, load_value_head, spread
 
 if TYPE_CHECKING:
     from ...core.components import TokenHead, Wanted
@@ -61,7 +61,7 @@ def with_value_head(policy: Policy, settings: Critic, checkpoint: Path | None = 
     """The policy with a head that is new, or that of a checkpoint's ``critic/``."""
     both = ActorCritic(policy.model, policy.temperature, policy.head, settings.detach)
     if checkpoint is not None:
-        both.value_head.load_state_dict(load_file(checkpoint / VALUE_HEAD))
+        both.value_head.load_state_dict(load_value_head(checkpoint))
     return both
 
 

@@ -17,8 +17,11 @@ from ...core.registry import registry
 from ...core.repair import mend
 from ...core.runs import RunDirectory, build_manifest
 from ...core.streams import say
+from ..rollout.time_limit import last_words
+from .assemble import check_models
 from .fitting import Request, require
 from .out_of_memory import out_of_memory
+from .prompts import require_rooms
 from .ranks import Ranks, gpu_names, start_ranks
 from .session import Outcome, Session
 from .stop import StopRequest, stop_request
@@ -38,7 +41,8 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
         resume: continue the run that is in ``run_dir``, from its last good checkpoint.
 
     Raises:
-        RequestError: the experiment cannot run or cannot fit the GPU, or ``run_dir`` holds another one.
+        RequestError: the experiment cannot run or cannot fit the GPU, a prompt of its data set leaves no room for a
+            turn, or ``run_dir`` holds another experiment.
         UncollapseError: the run failed; its status says so and earlier checkpoints are intact.
     """
     if not isinstance(experiment, Experiment):
@@ -47,13 +51,19 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
     if ranks.device.type == "cuda" and experiment.trainer.backend.name == "deepspeed":
         memory = torch.cuda.get_device_properties(ranks.device).total_memory
         require(Request(experiment, ranks.size), memory, certain=True)
+    if not resume:
+        check_models(experiment)  # a refusal leaves no directory behind
     path = Path(run_dir)
     with ExitStack() as held:
         run = refusal = None
         if ranks.first:
             try:
+                if not resume:  # refused before there is a directory
+                    require_rooms(experiment)
                 held.enter_context(_hold(path, resume))
                 run = open_run(experiment, path, resume)
+                if resume and not run.has_ended():
+                    require_rooms(experiment)
             except UncollapseError as error:
                 refusal = error
         if refusal := ranks.broadcast(refusal):
@@ -88,7 +98,8 @@ def _train(
 
 def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
     try:
-        return session.run(checkpoint, stop)
+        with last_words(session.fail):
+            return session.run(checkpoint, stop)
     except KeyboardInterrupt:
         session.status = "interrupted"
         stop.waits = "writing a checkpoint of the last finished step"

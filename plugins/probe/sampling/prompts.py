@@ -13,7 +13,7 @@ from ....core.components import Completion, RolloutEngineSession, Sampling
 from ....core.errors import RequestError
 from ....core.experiment import Reward, Rollout
 from ...environments.dataset import Dataset
-from ...environments.verifiers import VERIFIERS, tagged
+from ...environments.verifiers import is_right, tagged
 from ...rollout.episode import Episode, Turn
 from ...rollout.parsing import Answer
 
@@ -103,7 +103,7 @@ class PromptSource:
         response = "<think>" + tokenizer.decode(list(sampled), clean_up_tokenization_spaces=False)
         row = self.dataset.row(task)
         answer = tagged(response)
-        right = bool(answer and VERIFIERS[self.dataset.verifier](answer, row.answer))
+        right = bool(answer and is_right(self.dataset.verifier, answer, row.answers))
         turn = Turn(
             prompt=prompt,
             tokens=completion.tokens,

@@ -8,6 +8,7 @@ from multiprocessing import active_children
 from typing import Any
 
 from ....core.errors import RequestError
+from ..positions import reach
 from ..template import end_ids
 from .place import Place, deaf_to_interrupts
 from .session import KEY, VllmSession, died, failures
@@ -44,6 +45,7 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
         raise RequestError(f"this vLLM does not know the architecture {architecture}", KEY, "set rollout.engine=hf")
     text = config.get_text_config()
     engine.check_spread(text.num_attention_heads)
+    _check_served(network, max_context, adapter)
     place = Place(engine, network.device)
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     if not place.cuda and size < SMALLEST_HEAD:
@@ -96,6 +98,25 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
         session.close()
         raise
     return session
+
+
+def _check_served(network: Any, max_context: int | None, adapter: bool) -> None:
+    """Raises RequestError for what vLLM would refuse after it has started, or serve otherwise than it is trained."""
+    found = reach(network.config)
+    if found is not None and max_context is not None and max_context > found.tokens:
+        reason = f"vLLM serves no rows of {max_context} tokens with a model that has {found.tokens} positions"
+        raise RequestError(reason, KEY, f"set rollout.max_context={found.tokens}, or rollout.engine=hf")
+    beyond = [name for name, layer in network.named_modules() if hasattr(layer, "base_layer") and _is_special(layer)]
+    if network.get_output_embeddings() is not None and hasattr(network.get_output_embeddings(), "base_layer"):
+        beyond.append("the output layer")
+    if adapter and beyond:
+        reason = f"vLLM serves adapters of linear layers between the embeddings, and one is on {beyond[0]}"
+        raise RequestError(reason, KEY, "set lora of the engine to merged: rollout.engine=vllm(lora=merged)")
+
+
+def _is_special(layer: Any) -> bool:
+    """Whether an adapter is one of a mixture's experts or router, whose weights are parameters of one module."""
+    return hasattr(layer, "parameter_name")
 
 
 def _has_second_runner(arguments: Any, place: Place) -> bool:

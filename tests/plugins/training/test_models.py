@@ -1,7 +1,7 @@
 import attrs
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CTRLConfig, CTRLLMHeadModel, Gemma3Config
+from transformers import AutoConfig, AutoModelForCausalLM, CTRLConfig, CTRLLMHeadModel, Gemma3Config
 from uncollapse.core.errors import RequestError
 from uncollapse.core.experiment import Lora, Model
 from uncollapse.plugins.training.batch import Batch
@@ -157,6 +157,27 @@ def test_a_word_level_tokenizer_of_a_qwen2_model_comes_back_as_it_was(tmp_path, 
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", chat_template="x").save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).encode("Up || Up") == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gemma2", {"final_logit_softcapping": 2.0, "num_attention_heads": 2, "num_key_value_heads": 2}),
+        ("recurrent_gemma", {"logits_soft_cap": 2.0, "num_attention_heads": 2, "lru_width": 32}),
+    ],
+)
+def test_capped_logits_are_capped_under_whatever_name(tmp_path, batch, kind, settings):
+    sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**sizes, **settings}))
+    model.get_output_embeddings().weight.data.normal_(std=1.0)
+    model.save_pretrained(tmp_path)
+    policy = load_policy(Model(path="x", dtype="float32"), tmp_path, 1.0)
+    logprobs, entropies = oracle(policy.model, batch, 1.0)
+    scores = policy(batch)
+    assert torch.allclose(scores["logprobs"].double(), logprobs, atol=1e-5)
+    assert torch.allclose(scores["entropies"].double(), entropies, atol=1e-5)
+    assert float(policy.model(input_ids=batch.tokens).logits.abs().max()) > 1.9
 
 
 def test_a_model_that_scales_its_logits_is_refused(tmp_path, model, monkeypatch):

@@ -1,0 +1,89 @@
+"""The verifier ``choice``: which option of a multiple choice an answer names."""
+
+from __future__ import annotations
+
+import re
+
+from .exact_text import exact
+from .math_text import clean
+
+_LABEL = r"(?:[A-Za-z]|\d{1,2})"
+_OPEN, _CLOSE = r"[\s(\[{<*_`\"'$]*", r"[\s)\]}>*_`\"'$]*"
+_ALONE = re.compile(rf"{_OPEN}({_LABEL}){_CLOSE}[.:)]?{_CLOSE}")
+_LEADING = re.compile(rf"{_OPEN}(?:\(({_LABEL})\)|({_LABEL})\s*[).:\]])(?:{_CLOSE}\s|{_CLOSE}$|(?=\S{{2}}))")
+_STATED = re.compile(
+    r"\b(?:answer|choice|option|choose|chose|pick|select)\b[\"'*_`\s]*"
+    r"(?:(?:is|are|would be|must be|should be|seems to be)\b|:|=|\bletter\b|\boption\b|\bchoice\b|\s)*"
+    rf"{_OPEN}({_LABEL})(?![A-Za-z0-9'])(?=(.?))",
+    re.IGNORECASE,
+)
+_STANDING = re.compile(r"(?<![\w'\\])([A-Z])(?![\w'])")
+_NOT = re.compile(r"\b(?:not|n't|neither|nor|except|wrong)\W*\(?$", re.IGNORECASE)
+_ANOTHER = re.compile(rf"{_CLOSE}(?:,|/|&|\bor\b|\band\b){_OPEN}(?:option )?([A-Z]|\d{{1,2}})(?![\w'])")
+_LISTED = re.compile(r"(?:^|[\s(])([A-Z])[).](?=\s|$)")
+
+
+def choice(answer: str, gold: str) -> bool | None:
+    """Whether the answer names the right option: ``A``, ``(A)``, ``**A**``, ``A) Paris``, ``The answer is A``.
+
+    A right answer is a label, a letter or a number of one or two digits, alone or before its text (``A) Paris``); then
+    the text alone is right as well. A right answer without a label is compared as text. An answer that names several
+    options, or none, cannot be read.
+    """
+    label, text = _right(clean(gold))
+    if label is None:
+        return exact(clean(answer), clean(gold))
+    said = named(answer)
+    if said is None:
+        return True if text and exact(clean(answer), text) else None
+    return said == label
+
+
+def is_letter(text: str) -> bool:
+    """Whether a right answer is one capital letter, as of a multiple choice."""
+    return re.fullmatch(r"\(?[A-Z]\)?", text) is not None
+
+
+def named(answer: str) -> str | None:
+    """The option that an answer names, as a capital letter or a number; ``None`` if there is none, or several.
+
+    What an answer says of itself comes first (``the answer is``, the last time), then a label at its beginning, then
+    the only capital letter that stands alone.
+    """
+    text = clean(answer)
+    if found := _ALONE.fullmatch(text):
+        return _key(found[1])
+    stated = [match for match in _STATED.finditer(text) if _is_label(match[1], match[2])]
+    if stated:
+        last = stated[-1]
+        return None if _ANOTHER.match(text, last.end(1)) else _key(last[1])
+    listed = {match[1] for match in _LISTED.finditer(text)}
+    found = _LEADING.match(text)
+    if found:
+        label = _key(found[1] or found[2])
+        return label if not listed - {label} and not _ANOTHER.match(text, found.end()) else None
+    standing = {match[1] for match in _STANDING.finditer(text) if not _is_other(text, match)}
+    return standing.pop() if len(standing) == 1 and len(listed) < 2 else None
+
+
+def _right(gold: str) -> tuple[str | None, str]:
+    """Label and text of a right answer."""
+    if found := _ALONE.fullmatch(gold):
+        return _key(found[1]), ""
+    found = _LEADING.match(gold)
+    return (_key(found[1] or found[2]), gold[found.end() :].strip()) if found else (None, gold)
+
+
+def _key(label: str) -> str:
+    return label.upper() if label.isalpha() else str(int(label))
+
+
+def _is_label(label: str, after: str) -> bool:
+    """A small letter must be followed by something that is no word: ``the answer is a bird`` names nothing."""
+    return not label.islower() or not after or after in ").:,;]}*`\"'\n"
+
+
+def _is_other(text: str, match: re.Match[str]) -> bool:
+    """Whether a capital letter is the pronoun, or an option that is denied."""
+    pronoun = match[1] == "I" and re.match(r"\s+[a-z]", text[match.end() :])
+    return bool(pronoun or _NOT.search(text[: match.start()]))

@@ -1,0 +1,211 @@
+"""What of a text is mathematics: the last expression of an answer, cleaned and in LaTeX. All else is text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
+_SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
+_SIGNS = {
+    **dict.fromkeys("−–—‐‑‒", "-"),
+    **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2002\u2003", " "),
+    "×": r"\times ",
+    "⋅": r"\cdot ",
+    "·": r"\cdot ",
+    "∙": r"\cdot ",
+    "÷": "/",
+    "⁄": "/",
+    "∕": "/",
+    "π": r"\pi ",
+    "θ": r"\theta ",
+    "∞": r"\infty ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "≠": r"\ne ",
+    "±": r"\pm ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∅": r"\emptyset ",
+    "ℝ": r"\mathbb{R}",
+    "°": r"^\circ ",
+    "’": "'",
+}
+_THOUSANDS = re.compile(r"\{,\}|,\\!\s*")
+_SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~")
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|mbox)\s*\{([^{}]*)\}")
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|exp|log|ln|sqrt|pi|infty|max|min|gcd|lcm|det"
+_BARE = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])")
+_PRODUCT = "ab|ba|ac|ca|bc|cb|abc|mn|nm|pq|qp|[xyz]{2,3}"
+_WORD = re.compile(
+    rf"(?<![\\A-Za-z])(?!(?:{_FUNCTIONS}|{_PRODUCT})(?![A-Za-z]))[^\W\d_]{{2,}}(?:['-][^\W\d_]+)*(?:\^\{{?-?\d\}}?)?"
+)
+"""At least two letters that are neither a function nor a product of variables, with the power of a unit (cm^2)."""
+_JOINED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*", re.IGNORECASE)
+_PERCENT = re.compile(r"\s*\b(?:per ?cent|percentage|pct)\b", re.IGNORECASE)
+_EMPHASIS = re.compile(r"(?<![\w)}])(?:\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__|`([^`]+)`)(?![\w({])")
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$([^$]+)\$", re.DOTALL)
+_SENTENCE = re.compile(r"[.:;?](?:\s|$)|\n")
+
+_STRUCTURE = re.compile(r"\+?\d+(?:[./-]\d+){2,}|\(\d{3}\)\s*\d{3}-\d{4}|.*\d\s*:\s*\d.*", re.DOTALL)
+"""Dates, telephone numbers, versions and addresses; times, ratios."""
+_RANGE = re.compile(r"\\?[$€£]?\d[\d.,/]*\s*\\?%?\s*-\s*\\?[$€£]?\d[\d.,/]*\s*\\?%?")
+_CODE = re.compile(r"(?<![\\A-Za-z_])[A-Za-z]\d|(?<![\d._^{])\d+\s+\d|(?<![\d.,])0\d|\\[lc]?dots|\.\.\.|…")
+"""H2O, 1 2, 007, 1, 2, ...: no product, no number, no list that says what it holds."""
+_DEEPEST = 12
+"""Brackets within brackets that are read."""
+_SYMBOLS = re.compile(r"[\w\s\\+\-*/^=<>(){}\[\]|!.,%'&]*")
+
+
+@lru_cache(maxsize=4096)
+def clean(text: str) -> str:
+    """The text without what is only there for the eye: boxes, emphasis, dollar signs of formulas, signs by name."""
+    text = _last_boxed(_signs(text.strip()))
+    text = _EMPHASIS.sub(lambda found: found[1] or found[2] or found[3], text)
+    text = _WRAPPER.sub(r"\1", _SPACING.sub(" ", _THOUSANDS.sub(",", text)))
+    text = re.sub(r"\\(?:left|right|big|Big)(?![A-Za-z])", "", text)
+    whole = _FORMULA.fullmatch(text)
+    if whole:
+        text = next(group for group in whole.groups() if group)
+    return text.strip().removesuffix(".").strip()
+
+
+def only_formula(text: str) -> str:
+    """What stands between the borders of a formula, where an answer has one; empty elsewhere."""
+    found = [next(group for group in match.groups() if group) for match in _FORMULA.finditer(text)]
+    return clean(found[0]) if len(found) == 1 else ""
+
+
+def in_one_line(text: str) -> str:
+    """A cleaned text without the borders of its formulas; what ``and`` or ``or`` joins is one list."""
+    text = _PERCENT.sub("%", _without_delimiters(text))
+    return _JOINED.sub(", ", text) if re.search(r"\d", text) else text
+
+
+def last_expression(text: str) -> str:
+    """The last expression among the words of an answer in one line; empty if there is none."""
+    parts = _SENTENCE.split(_WORD.sub("\n", text))
+    wordy = len(parts) > 1
+    parts = [part.strip(" ,'\"=:") for part in parts]
+    said = [part for part in parts if re.search(r"\d|\\[a-z]", part) or (part and not wordy)]
+    return said[-1] if said else ""
+
+
+def is_expression(text: str) -> bool:
+    """Whether a cleaned text can be mathematics: no words, no codes, no dates, times, versions, telephone numbers."""
+    return bool(
+        text
+        and _SYMBOLS.fullmatch(text)
+        and not _WORD.search(text)
+        and not _CODE.search(text)
+        and not _STRUCTURE.fullmatch(text)
+        and _is_balanced(text)
+    )
+
+
+def is_product(text: str) -> bool:
+    """Whether a word is read as a product of variables: ``xy``, but not ``cm``."""
+    return re.fullmatch(_PRODUCT, text) is not None
+
+
+def is_range(text: str) -> bool:
+    """Whether a right answer is two numbers with a dash between them: no result is written as a difference."""
+    return _RANGE.fullmatch(text) is not None
+
+
+def to_latex(text: str) -> str:
+    """A cleaned expression as LaTeX: ``sqrt(2)``, ``2**10`` and ``(2)(3)`` are written as it is done there."""
+    text = _BARE.sub(r"\\\1 ", text.replace("**", "^"))
+    text = re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", _braced(text, r"\sqrt"))
+    text = re.sub(r"\^\s*([+-]?\d+(?:\.\d+)?)", r"^{\1}", _braced(text, "^"))
+    return re.sub(r"\)\s*\(", r")\\cdot(", text)
+
+
+def compact(text: str) -> str:
+    """A cleaned text without the spaces around dashes, colons and slashes, in which texts of one meaning differ."""
+    return re.sub(r"\s*([-:/,])\s*", r"\1", text)
+
+
+def _signs(text: str) -> str:
+    """Signs of Unicode by their names in LaTeX."""
+    text = "".join(_SIGNS.get(character, character) for character in fold_width(text))
+    text = re.sub("[⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿ]+", lambda run: f"^{{{run[0].translate(_SUPER)}}}", text)
+    text = re.sub("[₀-₎]+", lambda run: f"_{{{run[0].translate(_SUB)}}}", text)
+    text = re.sub(r"√\s*(\([^()]*\)|\{[^{}]*\}|\d+(?:\.\d+)?|[A-Za-z])", lambda root: _root(root[1]), text)
+    return "".join(_vulgar(character) for character in text)
+
+
+def _root(under: str) -> str:
+    return rf"\sqrt{{{under[1:-1] if under[0] in '({' else under}}}"
+
+
+def _vulgar(character: str) -> str:
+    """½ as a fraction of LaTeX."""
+    if not unicodedata.decomposition(character).startswith("<fraction>"):
+        return character
+    above, _, below = unicodedata.normalize("NFKC", character).partition("⁄")
+    return rf"\frac{{{above}}}{{{below}}}" if above and below else character
+
+
+def fold_width(text: str) -> str:
+    """Full-width and half-width forms as ordinary characters, spaces that do not break as spaces, and nothing else."""
+    if text.isascii():
+        return text
+    folded = (
+        unicodedata.normalize("NFKC", character)
+        if unicodedata.decomposition(character).startswith(("<wide>", "<narrow>", "<noBreak>"))
+        else character
+        for character in text
+    )
+    return unicodedata.normalize("NFC", "".join(folded))
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether every bracket is closed, by whichever (intervals mix them), and none is deep inside others."""
+    depth = 0
+    for character in re.sub(r"\\[{}]", "", text):
+        depth += (character in "([{") - (character in ")]}")
+        if not 0 <= depth <= _DEEPEST:
+            return False
+    return depth == 0
+
+
+def _last_boxed(text: str) -> str:
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return text
+    inner = _group(text, start + len(r"\boxed"), "{}")
+    return text if inner is None else inner
+
+
+def _group(text: str, start: int, pair: str) -> str | None:
+    """What stands between the bracket at ``start`` and the one that closes it."""
+    depth = 0
+    for position in range(start, len(text)):
+        depth += (text[position] == pair[0]) - (text[position] == pair[1])
+        if not depth:
+            return text[start + 1 : position]
+    return None
+
+
+def _braced(text: str, before: str) -> str:
+    """Parentheses after ``before`` as braces."""
+    parts, position = [], 0
+    for found in re.finditer(re.escape(before) + r"\s*\(", text):
+        inner = _group(text, found.end() - 1, "()")
+        if inner is not None and found.start() >= position:
+            parts += [text[position : found.start()], before, "{", inner, "}"]
+            position = found.end() + len(inner) + 1
+    return "".join([*parts, text[position:]])
+
+
+def _without_delimiters(text: str) -> str:
+    """The text without the signs around formulas. Among words alone, the last formula is what counts."""
+    found = [next(group for group in match.groups() if group) for match in _FORMULA.finditer(text)]
+    found = [formula for formula in found if not _WORD.search(formula)]  # "$5 and $" are two sums of money
+    around = _FORMULA.sub(" ", text)
+    if len(found) == 1 and not re.search(r"[\d=+*/^<>]", around):
+        return found[0]
+    return re.sub(r"\\[()\[\]]", " ", re.sub(r"\\?\$", "", text))

@@ -1,0 +1,45 @@
+"""A timer of the kernel that sends a signal other than SIGALRM: it rings even while C code keeps Python's lock."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_CLOCK_MONOTONIC, _SIGEV_SIGNAL = 1, 0
+
+
+class _SigEvent(ctypes.Structure):
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signo", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("padding", ctypes.c_int * 12),
+    )
+
+
+class _Specification(ctypes.Structure):
+    _fields_ = (("interval", ctypes.c_long * 2), ("first", ctypes.c_long * 2))
+
+
+class KernelTimer:
+    """Rings after some seconds, and then again and again. A process that was forked has a timer of its own to make."""
+
+    def __init__(self, number: signal.Signals, again_s: float) -> None:
+        """Raises OSError or AttributeError where the system has no such timers."""
+        self._set = ctypes.CDLL(None, use_errno=True).timer_settime
+        create, self._timer = ctypes.CDLL(None, use_errno=True).timer_create, ctypes.c_void_p()
+        event = _SigEvent(signo=number, notify=_SIGEV_SIGNAL)
+        if create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._timer)):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._interval = _parts(again_s)
+
+    def start(self, seconds: float) -> None:
+        """Ring in so many seconds; 0 never rings."""
+        specification = _Specification(self._interval if seconds else (0, 0), _parts(seconds))
+        self._set(self._timer, 0, ctypes.byref(specification), None)
+
+
+def _parts(seconds: float) -> tuple[int, int]:
+    whole = int(seconds)
+    return whole, int((seconds - whole) * 1e9)

@@ -1,0 +1,95 @@
+"""Whether the first prompts of a finite set of tasks leave room for a turn, before anything is trained on them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from ...core.components import Environment
+from ...core.errors import RequestError
+from ...core.experiment import Rollout
+from .conversation import Conversation
+from .template import Template
+from .time_limit import TimeLimit
+
+_NAMED = 5
+"""Tasks that the message names."""
+_SLACK = 16
+"""Tokens by which the text between two others may be split otherwise than alone."""
+
+
+@attrs.frozen
+class Prompt:
+    """The first prompt of a task."""
+
+    place: str
+    """Which task it is, for messages."""
+    tokens: int
+    characters: int
+    """Of what the environment shows."""
+
+
+def tasks_of(environment: Environment, seeds: range) -> Sequence[int] | None:
+    """The distinct tasks behind ``seeds``, in their order; ``None`` where tasks are generated without end."""
+    count = getattr(environment, "tasks", None)
+    if count is None:
+        return None
+    return range(count) if len(seeds) >= count else [seed % count for seed in seeds]
+
+
+def too_long(environment: Environment, rollout: Rollout, template: Template, tasks: Iterable[int]) -> Iterable[Prompt]:
+    """The prompts after which there is no room for ``rollout.max_tokens`` within ``rollout.max_context``.
+
+    Only prompts that could be too long are tokenised: a token of plain English is at least one character.
+    """
+    room = rollout.max_context - rollout.max_tokens
+    unbounded = attrs.evolve(rollout, max_context=sys.maxsize)
+    around: int | None = None
+    for task in tasks:
+        limit = TimeLimit(type(environment).__name__, rollout.step_timeout, task, 0)
+        env = limit("a new episode", environment.make, task, 0)
+        text = limit("the first observation", env.initial_observation)
+        if around is not None and text.isascii() and around + len(text) + _SLACK <= room:
+            continue
+        tokens = len(Conversation(environment, unbounded, template, task).prompt)
+        around = tokens if around is None else min(around, tokens)  # what stands around the text, and more
+        if tokens > room:
+            yield Prompt(getattr(env, "place", "") or f"task {task}", tokens, len(text))
+
+
+def require_room(
+    environment: Environment, rollout: Rollout, template: Template, seeds: range, where: str = "environment"
+) -> None:
+    """Measure every task behind ``seeds`` once, if the environment has a finite number of them (``tasks``).
+
+    Args:
+        where: the key of the environment, for the message.
+
+    Raises:
+        RequestError: some leave no room for a turn; the message names them, their lengths and what to do.
+    """
+    tasks = tasks_of(environment, seeds)
+    if tasks is None:
+        return
+    found = list(too_long(environment, rollout, template, tasks))
+    if not found:
+        return
+    named = ", ".join(f"{p.place} ({p.tokens} tokens, {p.characters} characters)" for p in found[:_NAMED])
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    fix = f"set rollout.max_context to {max(p.tokens for p in found) + rollout.max_tokens} or more"
+    if "longest" in _fields(environment):
+        fix += f", or leave long ones out: {where}.longest={min(p.characters for p in found) - 1} (characters)"
+    raise RequestError(
+        f"{len(found)} of {len(tasks)} first prompts leave no room for a turn of {rollout.max_tokens} tokens: "
+        f"{named}{more}",
+        f"{where}, rollout.max_context: {rollout.max_context}",
+        fix,
+    )
+
+
+def _fields(environment: Any) -> set[str]:
+    cls = type(environment)
+    return {field.name for field in attrs.fields(cls)} if attrs.has(cls) else set()

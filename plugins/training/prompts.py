@@ -1,0 +1,31 @@
+"""The first prompts that a run will use are measured before it starts, where its tasks are a finite data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...core.config import validation_environment
+from ..rollout.room import require_room
+from ..rollout.template import Template
+from .models import load_tokenizer
+from .prepare import prepare_model
+
+if TYPE_CHECKING:
+    from ...core.experiment import Experiment
+
+
+def require_rooms(experiment: Experiment) -> None:
+    """Measure the prompts of training and of validation; nothing is loaded where the environment has no ``tasks``.
+
+    Raises:
+        RequestError: a prompt leaves no room for a turn, or the data set, the model's name or its tokenizer is wrong.
+    """
+    training, rollout, validation = experiment.environment.component, experiment.rollout, experiment.validation
+    if not hasattr(training, "tasks"):
+        return
+    template = Template(load_tokenizer(prepare_model(experiment)), rollout.think)
+    seeds = range(rollout.seed, rollout.seed + experiment.trainer.steps * rollout.groups)
+    require_room(training, rollout, template, seeds)
+    if validation.every:
+        seeds = range(validation.seed, validation.seed + validation.groups)
+        require_room(validation_environment(experiment), rollout, template, seeds, "validation.environment")
