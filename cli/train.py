@@ -51,8 +51,11 @@ def command(
     first Ctrl-C finishes the step and writes a checkpoint, the second stops at once; continue with --resume).
     """
     from ..core.config import compose
+    from ..core.streams import never_fail
     from ..plugins.training.place import read_place
 
+    if not dry_run:
+        never_fail()
     launches = hostfile is not None or (ranks or 1) > 1
     if not launches or "RANK" in os.environ:
         read_place()

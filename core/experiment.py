@@ -335,6 +335,8 @@ class Experiment:
     validation: Validation = section(Validation)
     trainer: Trainer = section(Trainer)
     trackers: tuple[Named, ...] = components("tracker", "jsonl", "progress")
+    strict_trackers: bool = False
+    """Whether a tracker that fails ends the run."""
     plugins: tuple[str, ...] = ()
     """Plugin files, as with ``--plugin FILE.py``; they are loaded before anything is read."""
     seed: int = seed(0)

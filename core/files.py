@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,18 @@ def make_directory(path: Path) -> None:
     raise RequestError(f"the directory cannot be written: {reason}", str(path), "give another directory")
 
 
+def require_place(path: Path) -> None:
+    """See that :func:`make_directory` could make a directory, and make none. Raises RequestError."""
+    above = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    reason = 0 if above.is_dir() else errno.ENOTDIR
+    if not reason and not os.access(above, os.W_OK | os.X_OK):
+        reason = errno.EACCES
+    if reason:
+        raise RequestError(
+            f"the directory cannot be written: {os.strerror(reason)}", str(path), "give another directory"
+        )
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a kill, finds the old content or the new one, never a part."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -38,6 +53,36 @@ def replace_text(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def keep_aside(path: Path) -> Path:
+    """A copy of a damaged file, ``<name>.damaged`` or with a number behind it; the file itself stays."""
+    names = (f"{path.name}.damaged{f'.{number}' if number else ''}" for number in itertools.count())
+    free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    shutil.copyfile(path, free)
+    return free
+
+
+TEMPORARY = re.compile(r".+\.(\d+)\.tmp")
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Delete what :func:`replace_text` has left there in processes that were killed."""
+    for path in directory.glob("*.tmp"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and path.is_file() and not _another_lives(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _another_lives(pid: int) -> bool:
+    """Whether a process of this number, which is not this one, is there."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def encode(text: str) -> bytes:

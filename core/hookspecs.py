@@ -146,7 +146,10 @@ def run_started(run: RunDirectory, experiment: Any, step: int) -> None:
 
 @hookspec
 def step_finished(run: RunDirectory, step: int, metrics: Mapping[str, float]) -> None:
-    """Step ``step`` (counted from 1; 0 is the validation before training) is complete, with all of its metrics."""
+    """Step ``step`` (counted from 1; 0 is the validation before training) is complete, with all of its metrics.
+
+    After a kill a step may come again, with the same numbers.
+    """
 
 
 @hookspec

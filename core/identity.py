@@ -1,4 +1,4 @@
-"""When two configurations are the same experiment: equal hashes. Plugin paths and trackers do not count."""
+"""When two configurations are the same experiment: equal hashes. Plugin paths and all about trackers do not count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .converter import plain
 from .experiment import Experiment
 from .problems import show
 
-UNCOUNTED = ("plugins", "trackers")
+UNCOUNTED = ("plugins", "trackers", "strict_trackers")
 """Keys that do not change what a run computes."""
 
 

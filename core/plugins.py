@@ -284,7 +284,13 @@ def manager(plugins: Iterable[Plugin], others: Iterable[Any] = ()) -> pluggy.Plu
     return result
 
 
-def call(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> list[Any]:
+Forgive = Callable[[Any, str, BaseException], bool]
+"""(plugin, hook, what it raised) -> whether the caller can do without it."""
+
+
+def call(
+    manager: pluggy.PluginManager, hook: str, *, forgive: Forgive = lambda *_: False, **arguments: Any
+) -> list[Any]:
     """Call every implementation of a hook, the last registered first, and return what they returned.
 
     One that raises does not keep the others from being called.
@@ -296,11 +302,14 @@ def call(manager: pluggy.PluginManager, hook: str, **arguments: Any) -> list[Any
     for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
         try:
             results.append(call_one(implementation, **arguments))
-        except UncollapseError as error:
-            failures.append(error)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a hook that calls sys.exit does not end the run in its own way
+            if forgive(implementation.plugin, hook, error):
+                continue
+            if isinstance(error, UncollapseError):
+                failures.append(error)
+                continue
             frame = traceback.extract_tb(error.__traceback__)[-1]
             failure = RunError(
                 f"{implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}",

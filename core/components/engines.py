@@ -151,6 +151,8 @@ class TrainEngine(Protocol):
     module: Any
     stage: int
     """ZeRO's: with 3, ``module`` holds no whole tensors. 0 for a backend without ZeRO."""
+    steps_begun: int
+    """Optimizer steps that were begun, counted before weights or moments change: an error leaves them whole or not."""
 
     def score(self, batch: Any, **options: Any) -> Scores:
         """A forward pass without gradients; ``options`` go to the module."""
@@ -221,6 +223,8 @@ class Tracker(Protocol):
     """Kind ``tracker``: what ``start`` returns is registered on the run's own plugin manager.
 
     It implements any of the runtime hooks (``run_started``, ``step_finished``, ...); they are called on rank 0.
+    One that raises is reported once and called again at the next step, unless the experiment has ``strict_trackers``.
+    After a kill a step may be told again, with the same numbers.
     """
 
     def start(self, run: Any) -> Any:

@@ -10,6 +10,7 @@ import attrs
 
 from ...core.errors import UncollapseError
 from ...core.runs import RunDirectory
+from ...core.status import seconds
 
 KINDS = (("status", str), ("step", int), ("metrics", dict), ("timings", dict), ("verdict", dict), ("verdicts", list))
 TIMES = {"started", "ended", "updated"}
@@ -55,12 +56,8 @@ class Standing:
         return self.record.get("timings", {})
 
     def lasted(self, now: datetime | None = None) -> float | None:
-        """Seconds from the first start to the end; of a run without one to ``now``, or to its last sign of life."""
-        start, end = self.record.get("started"), self.record.get("ended")
-        if start is None:
-            return None
-        end = now if now and end is None else datetime.fromisoformat(end or self.record.get("updated", start))
-        return (end - datetime.fromisoformat(start)).total_seconds()
+        """Seconds of work, as :func:`~uncollapse.core.status.seconds` counts them."""
+        return seconds(self.record, now)
 
 
 def read_standing(run: RunDirectory, digest: str = "") -> Standing:

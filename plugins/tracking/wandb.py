@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,10 +10,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from ...core.errors import MissingExtraError
+from ...core.files import replace_text
 from ...core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ...core.runs import RunDirectory
+
+
+ID = re.compile(r"[\w-]{1,64}")
+RECORDED = re.compile(r"(?:offline-)?run-\d+_\d+-([\w-]+)")
+
+
+def own_id(run: RunDirectory) -> str:
+    """The id of a run at W&B, the same for all processes that it has. One that is lost is read from W&B's own files."""
+    file = run.path / "wandb" / "id"
+    known = file.read_text("utf-8", errors="replace").strip() if file.is_file() else ""
+    if not ID.fullmatch(known):
+        file.parent.mkdir(exist_ok=True)
+        names = (RECORDED.fullmatch(path.name) for path in sorted(file.parent.iterdir()))
+        recorded = [match[1] for match in names if match]
+        known = recorded[-1] if recorded else secrets.token_hex(4)
+        replace_text(file, known)
+    return known
 
 
 @attrs.frozen
@@ -55,10 +74,6 @@ class WandbSession:
 
     @hookimpl
     def run_started(self, run: RunDirectory, experiment: Any, step: int) -> None:
-        id_file = run.path / "wandb" / "id"
-        if not id_file.exists():
-            id_file.parent.mkdir(exist_ok=True)
-            id_file.write_text(secrets.token_hex(4), encoding="utf-8")
         self.run = self.wandb.init(
             project=self.settings.project,
             entity=self.settings.entity,
@@ -66,7 +81,7 @@ class WandbSession:
             tags=self.settings.tags,
             mode=self.settings.mode,
             dir=str(run.path),
-            id=id_file.read_text(encoding="utf-8"),
+            id=own_id(run),
             name=self.settings.run_name or run.path.name,
             resume="allow",
             config=run.read_config(),

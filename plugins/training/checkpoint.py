@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...core.checkpoints import reading
 from ...core.errors import RequestError, RunError
 from ...core.runs import RunDirectory
 from . import shared_critic
+from .finished_step import FinishedStep
 from .models import save_model
 
 if TYPE_CHECKING:
@@ -43,8 +47,27 @@ def find_checkpoint(path: Path) -> tuple[RunDirectory, Path]:
     return run, path
 
 
-def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, float]) -> Path | None:
-    """Write a checkpoint of ``loop``; every rank takes part in gathering, rank 0 (the one with ``run``) writes.
+@contextmanager
+def reading_checkpoint(path: Path) -> Iterator[tuple[RunDirectory, Path]]:
+    """:func:`find_checkpoint`, and the run that trains there does not delete it meanwhile."""
+    with ExitStack() as held:
+        run, checkpoint = find_checkpoint(path)
+        try:
+            held.enter_context(reading(checkpoint))
+        except RequestError:  # just now, for a newer one
+            run, checkpoint = find_checkpoint(path)
+            held.enter_context(reading(checkpoint))
+        yield run, checkpoint
+
+
+def save_checkpoint(
+    loop: Loop, run: RunDirectory | None, finished: FinishedStep, state: Mapping[str, Any]
+) -> Path | None:
+    """Write a checkpoint; every rank takes part in gathering, rank 0 (the one with ``run``) writes.
+
+    Args:
+        finished: the step that it is of.
+        state: that of ``loop`` then, which may have gone on with what leaves the weights alone.
 
     Raises:
         RunError: there is not enough room on the disk; nothing is written.
@@ -64,8 +87,8 @@ def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, flo
     if run is None:
         return None
     _check_space(run.path, gathered.values())
-    trainer = loop.experiment.trainer
-    with run.checkpoint(loop.step, {**loop.state_dict(), "metrics": metrics}, keep=trainer.keep) as directory:
+    whole = {**state, **finished.state()}
+    with run.checkpoint(finished.step, whole, finished.judged, loop.experiment.trainer.keep) as directory:
         for name, (weights, optimizer) in gathered.items():
             if shared and name == "critic":
                 shared_critic.save_head(weights, directory / name)
@@ -76,11 +99,22 @@ def save_checkpoint(loop: Loop, run: RunDirectory | None, metrics: dict[str, flo
             else:
                 torch.save(optimizer, directory / name / "optimizer.pt")
         loop.parts.sampler.template.tokenizer.save_pretrained(directory / "model")
-    return run.latest()
+        finished.save(directory)
+    return run.checkpoint_directory / f"step_{finished.step}"
 
 
-def load_checkpoint(loop: Loop, directory: Path) -> dict[str, float]:
-    """Continue where ``directory`` left off (its weights are loaded already); returns the metrics of its step."""
+def load_checkpoint(loop: Loop, directory: Path) -> FinishedStep:
+    """Continue where ``directory`` left off (its weights are loaded already); returns the step that it is of."""
+    try:
+        _load(loop, directory)
+        return FinishedStep.load(directory)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, UnpicklingError) as error:
+        reason = f"the checkpoint cannot be loaded: {type(error).__name__}: {error}"
+        fix = "move it away and continue with --resume from the one before"
+        raise RunError(reason, str(directory), fix) from error
+
+
+def _load(loop: Loop, directory: Path) -> None:
     policy, critic = loop.parts.policy, loop.parts.critic
     of_policy = _renamed(load_optimizer(directory), lambda key: PREFIX + key)
     of_critic: Any = None if critic is None else load_optimizer(directory / "critic")
@@ -90,9 +124,7 @@ def load_checkpoint(loop: Loop, directory: Path) -> dict[str, float]:
         policy.load_optimizer_state(of_policy)
         if critic is not None:
             critic.load_optimizer_state(of_critic)
-    state = json.loads((directory / "state.json").read_text())
-    loop.load_state_dict(state)
-    return state["metrics"]
+    loop.load_state_dict(json.loads((directory / "state.json").read_text("utf-8")))
 
 
 def _check_space(path: Path, gathered: Iterable[Any]) -> None:

@@ -154,6 +154,7 @@ class DeepSpeedEngine:
     ) -> None:
         self.engine, self.adamw, self.groups, self.stage, self.ranks = engine, adamw, groups, stage, ranks
         self._clip, self._norm = grad_clip, math.nan
+        self.steps_begun = 0
         self._names = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._state = OptimizerState(engine, adamw, groups, stage, self._names, ranks.device)
         self._frozen: list[Any] = []
@@ -163,6 +164,7 @@ class DeepSpeedEngine:
         elif len(groups) > 1:
             # ZeRO 1 and 2 look for the states of all groups once the first group has been stepped
             self._state.create([torch.tensor(0.0)] * len(groups))
+        adamw.register_step_pre_hook(self._begin)
         if len(groups) > 1:
             adamw.register_step_pre_hook(self._withhold)
             adamw.register_step_post_hook(self._give_back)
@@ -192,7 +194,7 @@ class DeepSpeedEngine:
             The loss' metrics averaged over everything that they counted, ``grad_norm`` before clipping, and ``lr``.
 
         Raises:
-            RunError: the gradient is not finite; the step was taken, so go back to the last checkpoint.
+            RunError: the gradient is not finite; the step was not taken.
         """
         self.engine.train()
         sums: dict[str, Tensor] = {}
@@ -210,12 +212,7 @@ class DeepSpeedEngine:
                 self._frozen.append(group)
         self.engine.step()
         norm = self._norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
-        if not math.isfinite(norm):
-            raise RunError(
-                f"the gradient is not finite (norm {norm})",
-                type(self.module).__name__.lower(),
-                "lower the learning rate, or look for infinite rewards in rollouts/; resume from the last checkpoint",
-            )
+        self._must_be_finite(norm)  # DeepSpeed may have left the step out itself
         names = sorted(sums)
         totals = self.ranks.sum(torch.stack([sums[name] for name in names])) if names else torch.zeros(0, 2)
         means = {
@@ -230,6 +227,8 @@ class DeepSpeedEngine:
         for name, parameter in self.module.named_parameters():
             if trained and name not in self._names:
                 continue
+            if self.stage == 3:
+                parameter.ds_active_sub_modules.clear()  # those of a pass that an error has cut short
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 yield name, parameter.detach().clone() if self.stage == 3 else parameter.detach()
         saved = self.module.state_dict().keys()
@@ -255,6 +254,19 @@ class DeepSpeedEngine:
             for cell in getattr(method, "__closure__", None) or ():
                 if hasattr(cell.cell_contents, "cache_clear"):
                     cell.cell_contents.cache_clear()
+
+    def _begin(self, *_: Any) -> None:
+        """Called as AdamW is about to change weights and moments, once the norm of the gradient is known."""
+        self._must_be_finite(self._norm if self.stage == 0 else float(self.engine.optimizer._global_grad_norm))
+        self.steps_begun += 1
+
+    def _must_be_finite(self, norm: float) -> None:
+        if not math.isfinite(norm):
+            raise RunError(
+                f"the gradient is not finite (norm {norm})",
+                type(self.module).__name__.lower(),
+                "lower the learning rate, or look for infinite rewards in rollouts/; resume from the last checkpoint",
+            )
 
     def _withhold(self, *_: Any) -> None:
         # AdamW leaves what has no gradient alone; ZeRO makes one of zeros of it, and may reuse its memory.

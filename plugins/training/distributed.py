@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from ...core.compatibility import check_ranks
 from ...core.errors import RequestError
+from ...core.exit_codes import ending
 from ...core.runs import RunDirectory
+from ...core.streams import say
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .quiet import quiet_libraries
 from .rank_processes import free_port, run_ranks
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
 PER_CORE = 8
 """Processes that share a core at most: each holds the libraries and the models."""
-WRITTEN = (0, 2, 3, 130)
+WRITTEN = (0, 2, 3)
 """Exit codes of processes that have written down how the run ended, or refused to begin: on all ranks alike."""
+INTERRUPTED = 130
 
 
 def relaunch(ranks: int, run_dir: Path | None = None) -> None:
@@ -47,19 +50,19 @@ def relaunch(ranks: int, run_dir: Path | None = None) -> None:
 
 def _record_failure(run_dir: Path, code: int) -> None:
     """What rank 0 could not write if it was the one, and what it could not know if it was another."""
-    killed = code > 128
-    what = (
-        f"was killed by signal {code - 128}" if killed else f"failed with exit code {code}; its error is in the output"
-    )
-    reason = f"one of the run's processes {what}"
+    killed, interrupted = code > 128 and code != INTERRUPTED, code == INTERRUPTED
+    if interrupted:
+        reason = "one of the run's processes was asked to stop before the others could know"
+    else:
+        reason = f"one of the run's processes {ending(code)}" + ("" if killed else "; its error is in the output")
     if killed:  # the others have said why themselves
         fix = "continue from the last checkpoint with --resume"
-        sys.stderr.write(f"error: {reason}\n  where: {run_dir}\n  fix:   {fix}\n")
+        say(f"error: {reason}\n  where: {run_dir}\n  fix:   {fix}")
     with suppress(RequestError, OSError):  # there was no run yet
         run = RunDirectory.open(run_dir)
         with run.hold():
             if run.status().get("status") in (("running", "failed") if killed else ("running",)):
-                run.set_status("failed", error=reason)
+                run.set_status("interrupted" if interrupted else "failed", error=reason)
 
 
 def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_dir: Path | None = None) -> None:

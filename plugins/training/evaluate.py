@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...core.trust import experiment_of
 from .assemble import assemble
-from .checkpoint import find_checkpoint
+from .checkpoint import reading_checkpoint
 from .engine_weights import EngineWeights
 from .loop import validation_metrics
 from .ranks import start_ranks
@@ -29,11 +29,11 @@ def evaluate(
         RequestError: there is no complete checkpoint there, the changes are no experiment, or the run names plugin
             files that are not loaded, unless ``trust`` says to execute them.
     """
-    run, checkpoint = find_checkpoint(checkpoint)
     asked = {"validation.groups": groups, "validation.temperature": temperature}
     changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
-    experiment = experiment_of(run, [*overrides, *changes], trust)
-    parts = assemble(experiment, start_ranks(), checkpoint, training=False)
+    with reading_checkpoint(checkpoint) as (run, found):
+        experiment = experiment_of(run, [*overrides, *changes], trust)
+        parts = assemble(experiment, start_ranks(), found, training=False)
     sys.stderr.writelines(f"{note}\n" for note in parts.notes)
     try:
         EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...core.errors import RequestError
+from ...core.runs import RunDirectory
 from ...core.trust import experiment_of
 from .adapters import require_mergeable
-from .checkpoint import find_checkpoint, load_optimizer
+from .checkpoint import load_optimizer, reading_checkpoint
 from .dropout import as_loaded
 from .models import load_policy, load_tokenizer
 from .prepare import prepare_model
 
 if TYPE_CHECKING:
-    from ...core.experiment import Model
+    from ...core.experiment import Experiment, Model
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -43,8 +44,13 @@ def export(
         RequestError: there is no complete checkpoint, ``to`` holds something, ``adapter`` of a run without one, or
             plugin files that are neither loaded nor trusted.
     """
-    run, checkpoint = find_checkpoint(checkpoint)
-    experiment = experiment_of(run, trust=trust)
+    with reading_checkpoint(checkpoint) as (run, found):
+        return _export(run, found, experiment_of(run, trust=trust), to, adapter, dtype)
+
+
+def _export(
+    run: RunDirectory, checkpoint: Path, experiment: Experiment, to: Path | None, adapter: bool, dtype: str | None
+) -> Path:
     settings = experiment.model
     if adapter and settings.lora is None:
         raise RequestError("the run has no adapter: it trained the whole model", str(run.path), "leave --adapter out")

@@ -260,6 +260,11 @@ class Loop:
         critic = self.experiment.critic
         return self.parts.critic is not None and critic is not None and self.step < critic.policy_after
 
+    def optimizer_steps(self) -> tuple[int, ...]:
+        """How many optimizer steps each model has begun: while they stay the same, so do weights and moments."""
+        models = (self.parts.policy, self.parts.critic)
+        return tuple(model.steps_begun for model in models if model is not None)
+
     def _score(self, engine: Any, batch: Batch, **options: Any) -> Scores:
         trainer = self.experiment.trainer
         budget = SCORE_FACTOR * trainer.token_budget

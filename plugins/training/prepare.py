@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ...core.errors import RequestError
+from ...core.streams import say
 from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def prepare_model(experiment: Experiment) -> Path | str:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             quiet_libraries()
+            say(f"building the start model {model.build.name} in {directory} (once; it is kept there)")
             builder.build(partial, environment)
             if not (partial / "config.json").exists():
                 raise RequestError(

@@ -18,6 +18,8 @@ from types import FrameType
 
 import psutil
 
+from .stop import listened_to
+
 POLL_S = 0.2
 PATIENCE_S = 30.0
 """How long ranks may go on after one has failed: they wait for it, or are writing down how the run ended."""
@@ -29,7 +31,7 @@ PR_SET_PDEATHSIG = 1
 def run_ranks(command: Sequence[str], ranks: int) -> int:
     """Run ``command`` once for each rank (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and wait for all.
 
-    SIGINT and SIGTERM go to every rank; how long a rank takes to end then is its own affair.
+    The signals that ask a run to stop go to every rank; how long a rank takes to end then is its own affair.
 
     Returns:
         0, or the exit code of the first rank that ended with another: 128 + n for a death by signal n.
@@ -42,7 +44,7 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
         for process in processes:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, pass_on) for number in listened_to()}
     try:
         for rank in range(ranks):
             processes.append(subprocess.Popen(command, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}))

@@ -6,7 +6,7 @@ import atexit
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...core.errors import RequestError, RunError
+from ...core.errors import RequestError, RunError, UncollapseError
 from .place import check_master, read_place
 from .quiet import quiet_libraries
 from .rank_processes import end_with_launcher
@@ -35,6 +35,8 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    store: Any = attrs.field(default=None, eq=False, repr=False)
+    """What the ranks were brought together with: words that any of them can leave, without waiting for another."""
 
     @property
     def first(self) -> bool:
@@ -47,6 +49,54 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def gather_work(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives, of every rank on every rank. Where it raises on one of them, no other waits for it.
+
+        ``work`` must not wait for other ranks itself.
+
+        Raises:
+            RunError: it raised on another rank; here, what it raised goes through as it is.
+        """
+        if self.size == 1:
+            return [work()]
+        results: list[T] = []
+        failure: Exception | None = None
+        try:
+            results.append(work())
+        except Exception as error:
+            failure = error
+        outcomes = self.gather((results, None if failure is None else _portable(failure)))
+        if failure is not None:
+            raise failure
+        for rank, (_, theirs) in enumerate(outcomes):
+            if theirs is not None:
+                raise RunError(f"rank {rank} failed: {theirs.what}", theirs.where, theirs.fix)
+        return [result for (result,), _ in outcomes]
+
+    def first_does(self, work: Callable[[], None]) -> None:
+        """Let rank 0 alone do something; the others wait. Raises as :meth:`gather_work` does."""
+        self.gather_work(work if self.first else lambda: None)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank."""
+        return any(self.gather(value))
+
+    def agree(self, what: str, wait_s: float) -> bool:
+        """Whether all ranks ask this about the same thing within ``wait_s`` seconds.
+
+        For ranks that do not know whether the others are still waiting for them somewhere.
+        """
+        if self.size == 1 or self.store is None:
+            return self.size == 1
+        keys = [f"uncollapse/{what}/{rank}" for rank in range(self.size)]
+        self.store.set(keys[self.rank], "here")
+        deadline = time.monotonic() + wait_s
+        while not self.store.check(keys):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
 
     def broadcast(self, value: T) -> T:
         """Rank 0's value."""
@@ -65,6 +115,13 @@ class Ranks:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+def _portable(error: Exception) -> RunError:
+    """What crosses to other processes of an error: its words."""
+    if isinstance(error, UncollapseError):
+        return RunError(error.what, error.where, error.fix)
+    return RunError(f"{type(error).__name__}: {error}")
 
 
 def start_ranks() -> Ranks:
@@ -88,12 +145,15 @@ def start_ranks() -> Ranks:
         if local_rank >= (there := torch.cuda.device_count()):
             raise RequestError(f"LOCAL_RANK is {local_rank}, and this machine has {there} GPUs", "the environment")
         torch.cuda.set_device(device)
+    store = None
     if not dist.is_initialized():
         store = dist.HashStore() if size == 1 else None
         if size > 1:
             check_master()
         backend = "nccl" if cuda else "gloo"
         try:
+            if store is None:
+                store = next(dist.rendezvous("env://", rank, size, timeout=PATIENCE))[0]
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:  # the port is taken, the first rank never came
             reason = str(error).splitlines()[0]
@@ -102,7 +162,7 @@ def start_ranks() -> Ranks:
                 f"the processes of the run cannot meet: {reason}", where, "try another MASTER_PORT"
             ) from error
         atexit.register(_leave)
-    return Ranks(rank, size, device)
+    return Ranks(rank, size, device, store)
 
 
 def _leave() -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ...core.components import Advantages, Rollouts, Scores
-from ...core.errors import UncollapseError
 from ...core.experiment import Experiment
 from ...estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
 from ...filters.metrics import RewardVariance
@@ -83,8 +82,8 @@ class Sampler:
         )
 
     def _play(self, environment: Any, seeds: range, size: int, seed: int, temperature: float) -> list[Episode]:
-        try:
-            episodes: list[Episode] | UncollapseError = collect(
+        def play() -> list[Episode]:
+            return collect(
                 environment,
                 self.experiment.rollout,
                 self.engine,
@@ -94,15 +93,8 @@ class Sampler:
                 seed=seed,
                 temperature=temperature,
             )
-        except UncollapseError as error:
-            self.ranks.gather(error)  # so that all ranks end alike, and the first one writes down why
-            raise
-        together: list[Episode] = []
-        for own in self.ranks.gather(episodes):
-            if isinstance(own, UncollapseError):
-                raise own
-            together += own
-        return in_order(together)
+
+        return in_order(episode for own in self.ranks.gather_work(play) for episode in own)
 
 
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -221,6 +222,21 @@ def died() -> RunError:
     )
 
 
+RAISE = re.compile(r"no available memory for the cache|increas\w+ .?gpu_memory_utilization|KV cache is needed", re.I)
+"""What vLLM says where its own share of the GPU is too small."""
+
+
+def advice(words: str) -> str:
+    """How to mend what vLLM says; where that does not tell, both ways with the words that tell them apart."""
+    more = "raise gpu_memory_utilization, or lower rollout.max_context"
+    less = "lower gpu_memory_utilization, max_num_seqs or rollout.max_context"
+    if RAISE.search(words):
+        return f"its share of the GPU holds too little cache: {more}"
+    if "out of memory" in words or "less than desired GPU memory utilization" in words:
+        return f"the GPU has too little free memory: {less}"
+    return f"see vLLM's own words above; where they ask for more cache, {more}; where memory is short, {less}"
+
+
 @contextmanager
 def failures(what: str) -> Iterator[None]:
     """What vLLM raises becomes one error."""
@@ -237,6 +253,5 @@ def failures(what: str) -> Iterator[None]:
         raise RunError(
             f"the vLLM engine {what}: {reason}",
             KEY,
-            "where memory is short, lower gpu_memory_utilization, max_num_seqs or rollout.max_context; "
-            "vLLM's own words stand above",
+            advice(str(error)),
         ) from error

@@ -88,11 +88,11 @@ def test_numbers_that_are_not_finite_are_not_measurements():
     [
         ("status.json", '{"status": "suc', "status is damaged"),
         ("status.json", "[]", "no record"),
-        ("status.json", '{"status": "success", "started": "yesterday"}', "no status record"),
+        ("status.json", '{"status": "success", "started": "yesterday"}', "status is damaged"),
         ("config.yaml", "filter: {select: top_p(0.9)\nkl: [", "expected"),
         ("config.yaml", "", "NoneType"),
         ("metrics.jsonl", '{"step": 0}\n{"step": 1, "actor/en\n{"step": 2}\n', "record of the metrics is damaged"),
-        ("metrics.jsonl", '{"step": 0}\n[1]\n', "list indices"),
+        ("metrics.jsonl", '{"step": 0}\n[1]\n', "it is no object"),
     ],
 )
 def test_one_damaged_file_costs_one_run(sweep_directory, file, text, reason):

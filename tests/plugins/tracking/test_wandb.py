@@ -114,3 +114,20 @@ def test_the_real_library_writes_offline(run):
     session.run_finished(run=run, status="success", metrics={})
     run_id = Path(run.path / "wandb" / "id").read_text()
     assert list(run.path.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
+
+
+@pytest.mark.parametrize("left", ["", "\0\0\0\0", None])
+@pytest.mark.parametrize(
+    "recorded", [(), ("offline-run-20260101_000000-aaaa1111", "offline-run-20260102_000000-bbbb2222")]
+)
+def test_an_id_that_a_kill_left_empty_is_that_of_its_records_or_a_new_one(started, run, left, recorded):
+    (run.path / "wandb").mkdir()
+    for name in recorded:
+        (run.path / "wandb" / name).mkdir()
+    if left is not None:
+        (run.path / "wandb" / "id").write_text(left)
+    for _ in range(2):
+        Wandb().start(run).run_started(run=run, experiment=None, step=0)
+    first, second = (each.options["id"] for each in started)
+    assert first == second == (run.path / "wandb" / "id").read_text()
+    assert first == "bbbb2222" if recorded else len(first) == 8

@@ -110,7 +110,7 @@ def test_ranks_are_asked_to_end_where_their_parent_is_killed(waiting, tmp_path):
         (1, "running", "failed", "failed with exit code 1"),
         (1, "failed", "failed", None),
         (3, "running", "running", None),
-        (130, "running", "running", None),
+        (130, "running", "interrupted", "was asked to stop before the others could know"),
     ],
 )
 def test_the_status_says_that_a_rank_has_failed_alone(

@@ -149,3 +149,57 @@ def test_a_run_of_several_ranks_that_stops_early_finishes_what_it_is_doing(bandi
     assert (run / "sent").read_text() == stops
     assert (run / "validated_0").exists()
     assert output.count("finishing the step") == (1 if stops == "interrupted" else 0)
+
+
+FAILING = """
+import os, signal
+import attrs
+from uncollapse.core.hookspecs import hookimpl
+from uncollapse.plugins.environments.bandit import Bandit
+
+
+@attrs.frozen
+class Failing(Bandit):
+    at: int = -1
+    how: str = "raise"
+
+    def make(self, seed, member):
+        if seed == self.at and self.how == "raise":
+            raise ValueError("the row is too long")
+        if seed == self.at and not member:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().make(seed, member)
+
+
+@hookimpl
+def register_environments(register):
+    register("failing", Failing)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "code", "status", "kept"), [("raise", 1, "failed", "step_1"), ("signal", 130, "interrupted", "step_2")]
+)
+def test_what_one_rank_meets_alone_ends_the_whole_run_and_keeps_its_steps(bandit, tmp_path, how, code, status, kept):
+    (tmp_path / "failing.py").write_text(FAILING)
+    config, run = tmp_path / "two.yaml", tmp_path / "run"
+    rollout = {**bandit["rollout"], "groups": 2}
+    trainer = {**bandit["trainer"], "zero_stage": 2, "steps": 9}
+    environment = {"name": "failing", "at": 10003, "how": how}  # in step 2, the second group: rank 1
+    own = {"environment": environment, "rollout": rollout, "trainer": trainer, "validation": {"groups": 2, "every": 0}}
+    config.write_text(dumps({**bandit, **own, "advantage": "grpo"}))
+    command = [sys.executable, "-m", "uncollapse.cli.main", "--plugin", str(tmp_path / "failing.py"), "train"]
+    done = subprocess.run(
+        [*command, str(config), "--ranks", "2", "--run-dir", str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    found = RunDirectory.open(run)
+    assert (found.status()["status"], found.latest().name) == (status, kept)
+    if how == "raise":
+        first, *_ = found.status()["error"].splitlines()
+        assert first.startswith("rank 1 failed: ") and first.endswith("the row is too long")

@@ -1,0 +1,68 @@
+"""Who hears of a run while it trains: its trackers, and the runtime hooks of plugins; on rank 0."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from ...core import plugins
+from ...core.errors import RequestError
+from ...core.experiment import Experiment
+from ...core.registry import registry
+from ...core.runs import RunDirectory
+from ...core.streams import say
+
+RECORD = "jsonl"
+"""The tracker that writes the run's own record: what it cannot write is lost."""
+
+
+class Listeners:
+    """The trackers of a run and the plugins with runtime hooks.
+
+    A tracker that raises costs nothing but its own copy of the metrics: that is said once, and it is called again at
+    the next step. With ``strict_trackers`` it ends the run, as the tracker ``jsonl`` and the hooks of plugins do.
+    """
+
+    def __init__(self, run: RunDirectory, experiment: Experiment) -> None:
+        named = [(tracker.name, tracker.component) for tracker in experiment.trackers]
+        if all(name != RECORD for name, _ in named):
+            named.insert(0, (RECORD, registry().create("tracker", RECORD)))
+        self._run, self._strict = run, experiment.strict_trackers
+        self.failures: dict[str, int] = {}
+        """Tracker -> how often it has failed."""
+        self._sessions: list[tuple[str, Any]] = []
+        for name, component in named:
+            try:
+                self._sessions.append((name, component.start(run)))
+            except Exception as error:
+                if not self._forgiven(name, "start", error):
+                    raise
+        self._manager = registry().run_manager([session for _, session in self._sessions])
+
+    def call(self, hook: str, **arguments: Any) -> None:
+        """Raises RunError for a hook of a plugin that raised; so for a tracker, if it is not forgiven."""
+        plugins.call(self._manager, hook, forgive=self._forgive, run=self._run, **arguments)
+
+    def _forgive(self, session: Any, hook: str, error: BaseException) -> bool:
+        name = next((name for name, each in self._sessions if each is session), None)
+        return name is not None and self._forgiven(name, hook, error)
+
+    def _forgiven(self, name: str, hook: str, error: BaseException) -> bool:
+        if self._strict or name == RECORD or isinstance(error, RequestError):  # a wrong request will not mend itself
+            return False
+        self.failures[name] = self.failures.get(name, 0) + 1
+        if self.failures[name] == 1:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            text = f"warning: the tracker {name} failed in {hook}: {reason}"
+            text += "; the run goes on, and metrics.jsonl has every step (strict_trackers: true would end it)"
+            say(text)
+            with suppress(OSError):
+                self._run.log(text)
+        return True
+
+    def sum_up(self) -> None:
+        """Say in the log how often trackers have failed."""
+        for name, count in self.failures.items():
+            if count > 1:
+                with suppress(OSError):
+                    self._run.log(f"the tracker {name} failed {count} times")

@@ -1,0 +1,255 @@
+"""One process' part in a run, from its first step to its status."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...core.experiment import Experiment
+from ...core.runs import RunDirectory
+from ...core.streams import say
+from ..rollout.rows import transcript
+from .assemble import assemble
+from .checkpoint import load_checkpoint, save_checkpoint
+from .finished_step import FinishedStep
+from .listeners import Listeners
+from .loop import Loop
+from .ranks import Ranks, gpu_label, gpu_names
+from .stop import StopRequest
+from .whole_state import WholeState
+
+
+@attrs.frozen
+class Outcome:
+    """How a run ended."""
+
+    status: str
+    """``success``, ``stopped:<detector>`` or ``interrupted`` (a run that fails raises)."""
+    path: Path
+    metrics: dict[str, float]
+
+    @property
+    def exit_code(self) -> int:
+        return {"success": 0, "failed": 1, "interrupted": 130}.get(self.status, 3)
+
+
+class Session:
+    """The loop, the listeners and, on rank 0, the run directory."""
+
+    def __init__(self, experiment: Experiment, ranks: Ranks, run: RunDirectory | None, path: Path) -> None:
+        self.experiment, self.ranks, self.directory, self.path = experiment, ranks, run, path
+        self.status = "running"
+        self.error: BaseException | None = None
+        self.metrics: dict[str, float] = {}
+        self.validation: dict[str, float] = {}
+        """Of the last validation."""
+        self.loop: Loop | None = None
+        self.listeners: Listeners | None = None
+        self.whole: WholeState | None = None
+        """The last step that a checkpoint could be written of."""
+        self._started = time.perf_counter()
+        if run:
+            first = 0 if experiment.validation.before_train and experiment.validation.every else 1
+            run.begin(first_step=first, error=None, gpu=gpu_label(gpu_names(), ranks.size))
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return str(self.directory.path if self.directory else "this rank")
+
+    def run(self, checkpoint: Path | None, stop: StopRequest) -> Outcome:
+        """Train to the last step, to a verdict, or to the end of the step in which ``stop`` is asked for."""
+        self.loop = loop = Loop(self.experiment, assemble(self.experiment, self.ranks, checkpoint), self.ranks)
+        for note in loop.parts.notes:
+            self._say(note)
+        finished = load_checkpoint(loop, checkpoint) if checkpoint else FinishedStep(0, {}, judged=True)
+        told = self._take_up(checkpoint, finished)
+        self._on_rank_0(lambda: self._start_listeners(finished.step))
+        stop.waits = "finishing the step, then writing a checkpoint"
+        if checkpoint:
+            self.metrics = finished.metrics
+            self._complete(finished, stop, saved=True, told=told)
+        elif self.experiment.validation.before_train and self.experiment.validation.every:
+            self._complete(attrs.evolve(finished, metrics=self._validate(0) | loop.timings()), stop, saved=True)
+        while self.status == "running":
+            started = time.perf_counter()
+            metrics = loop.train_step()
+            metrics |= loop.timings() | {"timing_s/step": time.perf_counter() - started}
+            finished = attrs.evolve(finished, step=loop.step, metrics=metrics, judged=False, transcript=self._texts())
+            self._complete(finished, stop)
+        return Outcome(self.status, self.path, self.metrics)
+
+    def _take_up(self, checkpoint: Path | None, finished: FinishedStep) -> bool:
+        """Let the record of the run end where it goes on; whether all of that step is written down already."""
+        told = False
+        if self.directory:
+            run, step = self.directory, self.directory.status().get("step")
+            told = finished.judged and step is not None and step >= finished.step
+            last = finished.step if finished.judged else finished.step - 1
+            reached = None if checkpoint is None or step is None else min(step, last) or None
+            run.set_status("running", step=reached, **self._spoken(finished))
+            run.rewind(checkpoint)
+            run.prune(self.experiment.trainer.keep)
+            for record in run.metrics():
+                self._remember(record)
+            self._started -= run.timings().get("total", 0.0)
+        return self.ranks.broadcast(told)
+
+    def _complete(self, finished: FinishedStep, stop: StopRequest, saved: bool = False, told: bool = False) -> None:
+        """Do what is left of a step that is trained: validate and judge, write the checkpoint, write all of it down."""
+        if not finished.judged:
+            self._mark_whole(finished)
+            self._judge(finished)
+            self._mark_whole(finished)
+        elif finished.step:
+            self._mark_whole(finished)
+        self.status = self._standing(finished, self.ranks.any(stop.asked))
+        if not saved:
+            self._checkpoint(finished)
+        if not told:
+            self._on_rank_0(lambda: self._write_down(finished, saved))
+        self.metrics = finished.metrics
+
+    def _judge(self, finished: FinishedStep) -> None:
+        loop, started = self._running(), time.perf_counter()
+        if self._validation_due(finished.step):
+            finished.metrics |= self._validate(finished.step, finished.metrics)
+            finished.metrics |= loop.timings()
+        finished.metrics["timing_s/step"] += time.perf_counter() - started
+        finished.metrics = self.ranks.broadcast(finished.metrics)
+        finished.hear(loop.judge(finished.metrics), loop.parts.detectors.broken)
+        finished.judged = True
+
+    def _standing(self, finished: FinishedStep, asked: bool) -> str:
+        if finished.verdict is not None:
+            return f"stopped:{finished.verdict['detector']}"
+        if finished.step >= self.experiment.trainer.steps:
+            return "success"
+        return "interrupted" if asked else "running"
+
+    def _validation_due(self, step: int) -> bool:
+        every = self.experiment.validation.every
+        return bool(every) and (step == self.experiment.trainer.steps or step % every == 0)
+
+    def _validate(self, step: int, metrics: dict[str, float] | None = None) -> dict[str, float]:
+        measured = self._running().validate()
+        self._on_rank_0(lambda: self._call("validation_finished", step=step, metrics={**(metrics or {}), **measured}))
+        return measured
+
+    def _texts(self) -> list[dict[str, Any]]:
+        """A few episodes of the step, where they are to be kept."""
+        loop, trainer = self._running(), self.experiment.trainer
+        if not trainer.log_rollouts or loop.step % trainer.log_rollouts_every:
+            return []
+        shown = loop.episodes[:: max(1, len(loop.episodes) // trainer.log_rollouts)]
+        return [transcript(episode) for episode in shown[: trainer.log_rollouts]]
+
+    def _mark_whole(self, finished: FinishedStep) -> None:
+        self.whole = WholeState.of(self._running(), finished)
+
+    def _checkpoint(self, finished: FinishedStep) -> None:
+        trainer, step = self.experiment.trainer, finished.step
+        periodic = trainer.save_every > 0 and step % trainer.save_every == 0
+        ends = self.status != "running" and (trainer.save_last or self.status == "interrupted")
+        if not step or not (periodic or ends):
+            return
+        started = time.perf_counter()
+        finished.metrics["timing_s/total"] = started - self._started
+        save_checkpoint(self._running(), self.directory, finished, self._running().state_dict())
+        finished.metrics["timing_s/checkpoint"] = time.perf_counter() - started
+
+    def _write_down(self, finished: FinishedStep, saved: bool) -> None:
+        """Write everything that others read of the step; the status last: once that has the step, all is told."""
+        assert self.directory is not None
+        step, run = finished.step, self.directory
+        if (path := run.checkpoint_directory / f"step_{step}").exists():
+            self._call("checkpoint_saved", step=step, path=path)
+        if not saved or "timing_s/total" not in finished.metrics:
+            finished.metrics["timing_s/total"] = time.perf_counter() - self._started
+        for line in finished.news():
+            run.log(line)
+        if finished.transcript:
+            run.write_rollouts(step, finished.transcript)
+        self._call("step_finished", step=step, metrics=finished.metrics)
+        self._remember(finished.metrics)
+        run.set_status("running", step=step, metrics=self.validation | finished.metrics, **self._spoken(finished))
+
+    def _remember(self, metrics: Mapping[str, float]) -> None:
+        """Keep those of the last validation."""
+        self.validation.update({key: value for key, value in metrics.items() if key.startswith("validation/")})
+
+    @staticmethod
+    def _spoken(finished: FinishedStep) -> dict[str, Any]:
+        """The fields of the status that say what the detectors have said."""
+        return {name: getattr(finished, name) or None for name in ("verdicts", "verdict", "broken_detectors")}
+
+    def _start_listeners(self, step: int) -> None:
+        assert self.directory is not None
+        self.listeners = Listeners(self.directory, self.experiment)
+        self._call("run_started", experiment=self.experiment, step=step)
+
+    def _on_rank_0(self, work: Callable[[], None]) -> None:
+        self.ranks.first_does(work)
+
+    def _call(self, hook: str, **arguments: Any) -> None:
+        if self.listeners is not None:
+            self.listeners.call(hook, **arguments)
+
+    def _running(self) -> Loop:
+        assert self.loop is not None
+        return self.loop
+
+    # --- how it ends ---
+
+    def keep(self) -> None:
+        """Write the checkpoint of the last step whose state is whole, where an error ends the run after it."""
+        if self.whole is None or self.loop is None:
+            return
+        try:
+            self.whole.keep(self.loop, self.directory, self.ranks, self._say)
+        except (Exception, KeyboardInterrupt) as error:
+            self._say(f"no checkpoint of step {self.whole.step} could be written: {type(error).__name__}: {error}")
+
+    def fail(self, error: BaseException) -> None:
+        """Write down that the run failed, when nothing else can be done any more."""
+        self.status, self.error = "failed", error
+        self._record_end()
+
+    def close(self) -> None:
+        """Give engine and memory back and write how the run ended."""
+        try:
+            if self.loop is not None:
+                self.loop.parts.close()
+        finally:
+            self._record_end()
+
+    def _record_end(self) -> None:
+        if self.directory is None:
+            return
+        run, error = self.directory, str(self.error) if self.error else None
+        run.set_status(self.status, error=error, metrics=self.validation | self.metrics, timings=self._timings(run))
+        if self.error is not None:
+            with suppress(OSError):  # the status is what counts, and the disk may be full
+                run.log("".join(traceback.format_exception(self.error)))
+        if self.status == "interrupted":
+            self._say("interrupted: the same command with --resume goes on from the last checkpoint")
+        self._call("run_finished", status=self.status, metrics=self.metrics)
+        if self.listeners is not None:
+            self.listeners.sum_up()
+
+    def _timings(self, run: RunDirectory) -> dict[str, float]:
+        """Those of all processes of the run; the wall time that a scheduler measured stays."""
+        return {**run.status().get("timings", {}), **run.timings()}
+
+    def _say(self, text: str) -> None:
+        """To whoever is watching, and to the log of the run."""
+        if self.directory is not None:
+            say(text)
+            with suppress(OSError):
+                self.directory.log(text)
