@@ -1,0 +1,146 @@
+"""The policy update that a training step is about to make: all of its optimizer steps, with and without some groups.
+
+Gradients are those at the parameters before the update, for every optimizer step of it; Adam's moments move from each
+to the next as they will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from ....core.components import Scores
+from ...training.batch import Batch
+from ...training.pending import PendingUpdate
+from ..checkpoint.adam_state import AdamSettings, AdamState, Coverage
+from ..estimation.directions import AdamW
+from ..estimation.passes import Outputs, Passes, norm, trained
+
+Gradient = dict[str, Tensor]
+
+
+class Folds:
+    """The groups that train, in folds, and the displacement that the update would have without each of them.
+
+    Args:
+        count: how many folds, if there are as many groups.
+    """
+
+    def __init__(self, update: PendingUpdate, count: int) -> None:
+        self._update = update
+        groups: list[int] = update.rollouts.group_ids_P.tolist()
+        self.count = min(count, len(groups))
+        self.fold_of = {group: index % self.count for index, group in enumerate(groups)}
+        """Group id -> its fold. What the filter left out is in none."""
+        self._fold_B = torch.tensor([self.fold_of[group] for group in update.rollouts.groups.tolist()])
+
+    def displacements(self) -> tuple[Gradient, list[Gradient | None]]:
+        """How far theta would move: by the whole update, and by that of all folds but one, for each of them.
+
+        Without a fold the weights of the others are raised so that they add up to what they did with it. ``None``
+        stands for a fold without which an optimizer step would have no rows.
+        """
+        whole = Walk(self._update)
+        others: list[Walk | None] = [Walk(self._update) for _ in range(self.count)]
+        for rows in self._update.optimizer_steps:
+            batch = self._update.weighted(rows)
+            of_folds = [self._gradient(batch, self._rows(rows, fold)) for fold in range(self.count)]
+            gradient = _sum(of_folds)
+            whole.step(gradient)
+            weights_B = _weights(batch)
+            for fold, walk in enumerate(others):
+                rest = float(weights_B[self._fold_B != fold].sum() / weights_B.sum())
+                if walk is None or rest <= 1e-6:
+                    others[fold] = None
+                    continue
+                walk.step({name: (g - of_folds[fold][name]) / rest for name, g in gradient.items()})
+        return whole.moved, [walk and walk.moved for walk in others]
+
+    def _rows(self, rows: Sequence[int], fold: int) -> list[int]:
+        return [row for row in rows if int(self._fold_B[row]) == fold]
+
+    def _gradient(self, batch: Batch, rows: list[int]) -> Gradient:
+        """The gradient of the loss of these rows in an optimizer step, float32 at least."""
+        policy = self._update.policy.module
+        if not rows:
+            return {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in trained(policy).items()}
+        return passes_over(self._update, batch.take(rows)).loss_gradient(self._loss)
+
+    def _loss(self, scores: Outputs, part: Batch) -> Tensor:
+        return self._update.objective.tokens(Scores(**scores), part)[0]
+
+
+class Walk:
+    """AdamW's steps from the trainer's own state, without its rounding of the parameters."""
+
+    def __init__(self, update: PendingUpdate) -> None:
+        self._lr, self._max_norm = update.lr, update.experiment.trainer.grad_clip
+        self._state, self._weights = _adam(update)
+        self.moved = {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in self._weights.items()}
+        """How far theta is from where it began."""
+
+    def step(self, gradient: Gradient) -> None:
+        factor = min(1.0, self._max_norm / (norm(gradient) + 1e-6)) if self._max_norm else 1.0
+        clipped = {name: factor * g for name, g in gradient.items()}
+        for name, v in AdamW(self._state, self._weights).direction(clipped).items():
+            self.moved[name] += self._lr * v
+        self._state = _advanced(self._state, clipped)
+
+
+def passes_over(update: PendingUpdate, batch: Batch, size: int | None = None) -> Passes:
+    """Passes over some rows, cut so that every rank has a share; ``size`` rows at once, by default a micro-batch."""
+    ranks, size = update.ranks, size or update.experiment.trainer.micro_batch
+    return Passes(update.policy.module, batch, min(size, -(-len(batch) // ranks.size)), ranks)
+
+
+def _adam(update: PendingUpdate) -> tuple[AdamState, Gradient]:
+    """The trainer's own state, and the weights that it steps: the fp32 ones behind a bfloat16 model."""
+    saved, parameters = update.policy.optimizer_state(), trained(update.policy.module)
+    group, device = saved["param_groups"][0], update.ranks.device
+    settings = AdamSettings(tuple(group["betas"]), float(group["eps"]), float(group["weight_decay"]))
+    moments: dict[str, Gradient] = {"exp_avg": {}, "exp_avg_sq": {}}
+    steps = {}
+    for name, parameter in parameters.items():
+        values = saved["state"].get(name)  # there is none before the first optimizer step
+        steps[name] = float(values["step"]) if values else 0.0
+        for key, of_all in moments.items():
+            of_all[name] = values[key].to(device) if values else torch.zeros_like(parameter, dtype=_fp32(parameter))
+    count = len(steps)
+    state = AdamState(
+        step=steps,
+        exp_avg=moments["exp_avg"],
+        exp_avg_sq=moments["exp_avg_sq"],
+        max_exp_avg_sq=None,
+        settings=dict.fromkeys(steps, settings),
+        base_lr=None,
+        coverage=Coverage(count, count, count, "names"),
+    )
+    return state, {name: saved["master"].get(name, p.detach()).to(device) for name, p in parameters.items()}
+
+
+def _advanced(state: AdamState, gradient: Gradient) -> AdamState:
+    """Adam's state after a step on this gradient."""
+    first, second = {}, {}
+    for name, g in gradient.items():
+        beta_1, beta_2 = state.settings[name].betas
+        first[name] = beta_1 * state.exp_avg[name] + (1 - beta_1) * g
+        second[name] = beta_2 * state.exp_avg_sq[name] + (1 - beta_2) * g**2
+    steps = {name: step + 1 for name, step in state.step.items()}
+    return attrs.evolve(state, step=steps, exp_avg=first, exp_avg_sq=second)
+
+
+def _sum(gradients: list[Gradient]) -> Gradient:
+    return {name: torch.stack([gradient[name] for gradient in gradients]).sum(0) for name in gradients[0]}
+
+
+def _weights(batch: Batch) -> Tensor:
+    """[B]: the sum of the token weights of each row."""
+    assert batch.weights is not None
+    return batch.weights.double().sum(1)
+
+
+def _fp32(parameter: Tensor) -> torch.dtype:
+    return torch.promote_types(parameter.dtype, torch.float32)
