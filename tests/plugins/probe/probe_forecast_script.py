@@ -57,6 +57,7 @@ def main(model: str, directory: str) -> None:
     session.measure(sampled, None)
     metrics = session.before_update(update)
     stages.update(parts.policy, batch, plan, objective, experiment, ranks, 1.0)
+    metrics |= session.after_update(update)
     metrics |= session.measure(after, None)
     values = {name: value for name, value in metrics.items() if name.startswith("forecast/")}
     torch.save(values, f"{directory}/{ranks.size}_{ranks.rank}.pt")
