@@ -43,8 +43,9 @@ class Folds:
         Without a fold the weights of the others are raised so that they add up to what they did with it. ``None``
         stands for a fold without which an optimizer step would have no rows.
         """
-        whole = Walk(self._update)
-        others: list[Walk | None] = [Walk(self._update) for _ in range(self.count)]
+        start = _adam(self._update)
+        whole = Walk(self._update, *start)
+        others: list[Walk | None] = [Walk(self._update, *start) for _ in range(self.count)]
         for rows in self._update.optimizer_steps:
             batch = self._update.weighted(rows)
             of_folds = [self._gradient(batch, self._rows(rows, fold)) for fold in range(self.count)]
@@ -74,12 +75,12 @@ class Folds:
 
 
 class Walk:
-    """AdamW's steps from the trainer's own state, without its rounding of the parameters."""
+    """AdamW's steps from a state, without its rounding of the parameters."""
 
-    def __init__(self, update: PendingUpdate) -> None:
+    def __init__(self, update: PendingUpdate, state: AdamState, weights: Gradient) -> None:
         self._lr, self._max_norm = update.lr, update.experiment.trainer.grad_clip
-        self._state, self._weights = _adam(update)
-        self.moved = {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in self._weights.items()}
+        self._state, self._weights = state, weights
+        self.moved = {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in weights.items()}
         """How far theta is from where it began."""
 
     def step(self, gradient: Gradient) -> None:

@@ -20,7 +20,7 @@ from uncollapse.core.runs import RunDirectory
 from uncollapse.plugins.collapse.replay import replay_all
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.forecast import forecast
-from uncollapse.plugins.probe.forecast.change import error
+from uncollapse.plugins.probe.forecast.change import Change, degrees_of_freedom, error
 from uncollapse.plugins.probe.forecast.folds import Folds
 from uncollapse.plugins.probe.forecast.forecast import EntropyForecast
 from uncollapse.plugins.probe.forecast.response import Before
@@ -375,6 +375,43 @@ def test_it_speaks_of_updates_that_take_too_much_entropy():
     again.load_state_dict(session.state_dict())
     assert again.judge(5, {"forecast/predicted": -0.3, "forecast/predicted_se": 0.0}).stop
     assert EntropyForecast().start(None).judge(1, {"forecast/predicted": -9.0, "forecast/predicted_se": 0.0}) is None
+
+
+def test_it_does_not_speak_of_what_it_cannot_tell():
+    rule = EntropyForecast(threshold=0.1, window=1)
+    low = {"forecast/predicted": -0.9, "forecast/predicted_se": 0.1}
+    for status, spoken in ((forecast.TOLD, True), (forecast.WIDE, False), (forecast.FEW_GROUPS, False)):
+        verdict = rule.start(None).judge(1, {**low, "forecast/status": float(status)})
+        assert (verdict is not None) is spoken
+
+
+@pytest.mark.parametrize(
+    ("value", "influence", "status"),
+    [
+        (-1.0, [0.1, -0.1, 0.1, -0.1, 0.1, -0.1], forecast.TOLD),
+        (0.9, [0.1, -0.1, 0.1, -0.1, 0.1, -0.1], forecast.TOLD),
+        (-0.5, [0.1, -0.1, 0.1, -0.1, 0.1, -0.1], forecast.WIDE),
+        (-9.0, [0.5, -0.1, -0.1, -0.1, -0.1, -0.1], forecast.FEW_GROUPS),  # one group has it all
+        (-9.0, [0.1, -0.1, 0.1, -0.1], forecast.FEW_GROUPS),
+    ],
+)
+def test_the_status_says_how_far_it_can_be_trusted(value, influence, status):
+    influence = torch.tensor(influence, dtype=torch.float64)
+    change = Change(value, influence)
+    metrics = forecast.Forecast(None, change, Change(0.2, influence)).metrics()
+    assert metrics["forecast/status"] == status
+    assert metrics["forecast/predicted_se"] == pytest.approx(error(influence))
+    assert metrics["forecast/degrees_of_freedom"] == pytest.approx(degrees_of_freedom(influence))
+    if status != forecast.FEW_GROUPS:
+        assert (abs(value) >= 2 * change.se) is (status == forecast.TOLD)
+
+
+def test_groups_that_are_all_alike_have_no_error():
+    alike = Change(-0.1, torch.zeros(8, dtype=torch.float64))
+    metrics = forecast.Forecast(None, alike, alike).metrics()
+    assert metrics["forecast/predicted"] == -0.1
+    assert "forecast/predicted_se" not in metrics
+    assert metrics["forecast/status"] != forecast.TOLD
 
 
 def test_it_is_replayed(bandit, tmp_path):
