@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....core.components import Scores
 from ...training.batch import Batch
+from ...training.losses import PolicyObjective
 from ...training.pending import PendingUpdate
 from ..checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from ..estimation.directions import AdamW
@@ -27,10 +28,12 @@ class Folds:
 
     Args:
         count: how many folds, if there are as many groups.
+        base: [B, T] log-probs and entropies of the update's rows before it; rows whose loss depends on neither there
+            need no pass. Where most groups have no spread, these are most rows.
     """
 
-    def __init__(self, update: PendingUpdate, count: int) -> None:
-        self._update = update
+    def __init__(self, update: PendingUpdate, count: int, base: Outputs | None = None) -> None:
+        self._update, self._base = update, base
         groups: list[int] = update.rollouts.group_ids_P.tolist()
         self.count = min(count, len(groups))
         self.fold_of = {group: index % self.count for index, group in enumerate(groups)}
@@ -48,7 +51,9 @@ class Folds:
         others: list[Walk | None] = [Walk(self._update, *start) for _ in range(self.count)]
         for rows in self._update.optimizer_steps:
             batch = self._update.weighted(rows)
-            of_folds = [self._gradient(batch, self._rows(rows, fold)) for fold in range(self.count)]
+            moving_B = self._moving(batch)
+            moving = [row for row in rows if moving_B[row]]
+            of_folds = [self._gradient(batch, self._rows(moving, fold)) for fold in range(self.count)]
             gradient = _sum(of_folds)
             whole.step(gradient)
             weights_B = _weights(batch)
@@ -69,6 +74,16 @@ class Folds:
         if not rows:
             return {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in trained(policy).items()}
         return passes_over(self._update, batch.take(rows)).loss_gradient(self._loss)
+
+    def _moving(self, batch: Batch) -> Tensor:
+        """[B]: whether a row's loss has a gradient in its log-probs or entropies."""
+        if self._base is None or not isinstance(self._update.objective, PolicyObjective):
+            return torch.ones(len(batch), dtype=torch.bool)
+        leaves = {name: value.clone().requires_grad_() for name, value in self._base.items()}
+        with torch.enable_grad():
+            loss = self._loss(leaves, batch).sum()
+            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return torch.stack([(g != 0).any(1) for g in found if g is not None]).any(0)
 
     def _loss(self, scores: Outputs, part: Batch) -> Tensor:
         return self._update.objective.tokens(Scores(**scores), part)[0]

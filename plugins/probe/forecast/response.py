@@ -39,7 +39,9 @@ class Before:
 
     @classmethod
     def of(cls, update: PendingUpdate, sampled: Rollouts, base: Outputs, folds: int) -> Before:
-        split = Folds(update, folds)
+        own_B = sampled.rows_of(torch.isin(sampled.group_ids_P, update.rollouts.group_ids_P))
+        same = torch.equal(sampled.tokens[own_B], update.batch.tokens)
+        split = Folds(update, folds, {name: table[own_B] for name, table in base.items()} if same else None)
         whole, others = split.displacements()
         corrections = [other and {name: d - whole[name] for name, d in other.items()} for other in others]
         fold_B = torch.tensor([split.fold_of.get(group, split.count) for group in sampled.groups.tolist()])

@@ -18,7 +18,7 @@ from uncollapse.core.components import Scores
 from uncollapse.core.errors import UncollapseError
 from uncollapse.core.runs import RunDirectory
 from uncollapse.plugins.collapse.replay import replay_all
-from uncollapse.plugins.probe.estimation.passes import trained
+from uncollapse.plugins.probe.estimation.passes import Passes, trained
 from uncollapse.plugins.probe.forecast import forecast
 from uncollapse.plugins.probe.forecast.change import Change, degrees_of_freedom, error
 from uncollapse.plugins.probe.forecast.folds import Folds
@@ -210,6 +210,41 @@ def train_with(bandit, directory, look):
 
         patch.setattr(Before, "of", classmethod(looked))
         return train(bandit, directory, "advantage=grpo", "trainer.steps=2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "skipped"),
+    [
+        (("advantage=grpo", "entropy_coeff=0"), True),
+        (("advantage=grpo", "entropy_coeff=0.01"), False),
+        (("advantage=grpo", "entropy_coeff=0", "kl.coef=0.1"), False),
+        (("advantage=gae", "entropy_coeff=0"), True),
+    ],
+    ids=["groups without spread", "entropy bonus", "KL", "critic"],
+)
+def test_rows_that_move_nothing_need_no_pass(bandit, tmp_path, captured, monkeypatch, overrides, skipped):
+    rows = []
+    loss_gradient = Passes.loss_gradient
+
+    def counted(self, loss):
+        rows.append(len(self.batch))
+        return loss_gradient(self, loss)
+
+    monkeypatch.setattr(Passes, "loss_gradient", counted)
+    made = captured()
+    train(bandit, tmp_path / "run", *overrides, "trainer.steps=3", "trainer.mini_batch=8", "seed=1")
+    batches = [sum(len(step) for step in one.before.update.optimizer_steps) for one in made]
+    idle = [int((one.before.update.batch.advantages == 0).all(1).sum()) for one in made]
+    assert sum(rows) == sum(batches) - (sum(idle) if skipped else 0)
+    if overrides[0] == "advantage=grpo":
+        assert sum(idle) > 0
+    # and what they say is what passes over all rows say
+    update, base = made[-1].before.update, made[-1].before.base
+    put(update.policy.module, made[-1].theta)
+    (one, others), (all_rows, all_others) = Folds(update, 4, base).displacements(), Folds(update, 4).displacements()
+    for a, b in zip([one, *others], [all_rows, *all_others], strict=True):
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-8)
 
 
 def test_the_plan_is_where_the_trainer_goes(bandit, tmp_path, captured):
