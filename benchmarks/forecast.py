@@ -232,7 +232,8 @@ def report(name: str, lines: list[dict[str, Any]]) -> None:
     print(f"  {'of which noise of the realised':<34} {noise:.5f}")
     for what, peer in (("no change", None), ("mean of earlier changes", "mean_of_earlier")):
         value, error = with_error(lambda chosen, p=peer: skill(chosen, p), lines)
-        print(f"  {'skill over ' + what:<34} {value:+.2f} +- {error:.2f}")
+        verdict = "better" if value > 2 * error else "worse" if value < -2 * error else "not told apart"
+        print(f"  {'skill over ' + what:<34} {value:+.2f} +- {error:.2f}: {verdict}")
 
 
 def own_z(lines: list[dict[str, Any]]) -> Tensor:
@@ -257,10 +258,6 @@ def analyse(options: argparse.Namespace) -> None:
     z = z_of(lines)
     calibrated = abs(float(z.mean())) <= 0.2 and 0.85 <= float(z.std()) <= 1.15
     print(f"\nz within mean 0 +- 0.2 and sd 0.85 to 1.15: {'yes' if calibrated else 'NO'}")
-    for what, peer in (("that nothing changes", None), ("the mean of earlier changes", "mean_of_earlier")):
-        value, error = with_error(lambda chosen, p=peer: skill(chosen, p), lines)
-        verdict = "better than" if value > 2 * error else "worse than" if value < -2 * error else "not told apart from"
-        print(f"step by step it is {verdict} saying {what}")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ to the next as they will.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -21,6 +21,7 @@ from ..estimation.directions import AdamW
 from ..estimation.passes import Outputs, Passes, norm, trained
 
 Gradient = dict[str, Tensor]
+"""By name of a parameter, or laid out flat."""
 
 
 class Folds:
@@ -46,14 +47,14 @@ class Folds:
         Without a fold the weights of the others are raised so that they add up to what they did with it. ``None``
         stands for a fold without which an optimizer step would have no rows.
         """
-        start = _adam(self._update)
+        layout, *start = _adam(self._update)
         whole = Walk(self._update, *start)
         others: list[Walk | None] = [Walk(self._update, *start) for _ in range(self.count)]
         for rows in self._update.optimizer_steps:
             batch = self._update.weighted(rows)
             moving_B = self._moving(batch)
             moving = [row for row in rows if moving_B[row]]
-            of_folds = [self._gradient(batch, self._rows(moving, fold)) for fold in range(self.count)]
+            of_folds = [layout.flat(self._gradient(batch, self._rows(moving, fold))) for fold in range(self.count)]
             gradient = _sum(of_folds)
             whole.step(gradient)
             weights_B = _weights(batch)
@@ -63,7 +64,7 @@ class Folds:
                     others[fold] = None
                     continue
                 walk.step({name: (g - of_folds[fold][name]) / rest for name, g in gradient.items()})
-        return whole.moved, [walk and walk.moved for walk in others]
+        return layout.by_name(whole.moved), [walk and layout.by_name(walk.moved) for walk in others]
 
     def _rows(self, rows: Sequence[int], fold: int) -> list[int]:
         return [row for row in rows if int(self._fold_B[row]) == fold]
@@ -95,7 +96,7 @@ class Walk:
     def __init__(self, update: PendingUpdate, state: AdamState, weights: Gradient) -> None:
         self._lr, self._max_norm = update.lr, update.experiment.trainer.grad_clip
         self._state, self._weights = state, weights
-        self.moved = {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in weights.items()}
+        self.moved = {name: torch.zeros_like(p) for name, p in weights.items()}
         """How far theta is from where it began."""
 
     def step(self, gradient: Gradient) -> None:
@@ -106,35 +107,67 @@ class Walk:
         self._state = _advanced(self._state, clipped)
 
 
+class Layout:
+    """Lays the tensors of parameters end to end: few long tensors take far fewer calls than many short ones.
+
+    Parameters that have had as many steps of Adam share a tensor.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], steps: Mapping[str, float]) -> None:
+        self._shapes = {name: p.shape for name, p in parameters.items()}
+        self.names: dict[str, list[str]] = {}
+        for name in parameters:
+            self.names.setdefault(f"after {steps[name]:g} steps", []).append(name)
+
+    def flat(self, tensors: Mapping[str, Tensor]) -> Gradient:
+        """By number of steps."""
+        return {key: torch.cat([tensors[name].flatten() for name in names]) for key, names in self.names.items()}
+
+    def by_name(self, flat: Gradient) -> Gradient:
+        """Views of the flat tensors, by name of the parameter."""
+        result = {}
+        for key, names in self.names.items():
+            sizes = [self._shapes[name].numel() for name in names]
+            for name, part in zip(names, flat[key].split(sizes), strict=True):
+                result[name] = part.reshape(self._shapes[name])
+        return result
+
+
 def passes_over(update: PendingUpdate, batch: Batch, size: int | None = None) -> Passes:
     """Passes over some rows, cut so that every rank has a share; ``size`` rows at once, by default a micro-batch."""
     ranks, size = update.ranks, size or update.experiment.trainer.micro_batch
     return Passes(update.policy.module, batch, min(size, -(-len(batch) // ranks.size)), ranks)
 
 
-def _adam(update: PendingUpdate) -> tuple[AdamState, Gradient]:
-    """The trainer's own state, and the weights that it steps: the fp32 ones behind a bfloat16 model."""
+def _adam(update: PendingUpdate) -> tuple[Layout, AdamState, Gradient]:
+    """The trainer's own state, and the weights that it steps: the fp32 ones behind a bfloat16 model; laid out flat."""
     saved, parameters = update.policy.optimizer_state(), trained(update.policy.module)
     group, device = saved["param_groups"][0], update.ranks.device
     settings = AdamSettings(tuple(group["betas"]), float(group["eps"]), float(group["weight_decay"]))
-    moments: dict[str, Gradient] = {"exp_avg": {}, "exp_avg_sq": {}}
-    steps = {}
-    for name, parameter in parameters.items():
-        values = saved["state"].get(name)  # there is none before the first optimizer step
-        steps[name] = float(values["step"]) if values else 0.0
-        for key, of_all in moments.items():
-            of_all[name] = values[key].to(device) if values else torch.zeros_like(parameter, dtype=_fp32(parameter))
-    count = len(steps)
+    states = saved["state"]  # there is none before the first optimizer step
+    steps = {name: float(states[name]["step"]) if name in states else 0.0 for name in parameters}
+    layout = Layout(parameters, steps)
+
+    def moments(key: str) -> Gradient:
+        return layout.flat(
+            {
+                name: states[name][key].to(device) if name in states else torch.zeros_like(p, dtype=_fp32(p))
+                for name, p in parameters.items()
+            }
+        )
+
+    first = moments("exp_avg")
     state = AdamState(
-        step=steps,
-        exp_avg=moments["exp_avg"],
-        exp_avg_sq=moments["exp_avg_sq"],
+        step={key: steps[names[0]] for key, names in layout.names.items()},
+        exp_avg=first,
+        exp_avg_sq=moments("exp_avg_sq"),
         max_exp_avg_sq=None,
-        settings=dict.fromkeys(steps, settings),
+        settings=dict.fromkeys(first, settings),
         base_lr=None,
-        coverage=Coverage(count, count, count, "names"),
+        coverage=Coverage(len(first), len(first), len(first), "names"),
     )
-    return state, {name: saved["master"].get(name, p.detach()).to(device) for name, p in parameters.items()}
+    masters = {name: saved["master"].get(name, p.detach()).to(device) for name, p in parameters.items()}
+    return layout, state, layout.flat({name: p.to(_fp32(p)) for name, p in masters.items()})
 
 
 def _advanced(state: AdamState, gradient: Gradient) -> AdamState:
