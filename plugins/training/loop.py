@@ -160,6 +160,7 @@ class Loop:
                         experiment,
                         self._lr_scale(trainer),
                         self.ranks,
+                        old,
                     )
                     metrics |= parts.detectors.before_update(pending)
             seen = OwnPass(objective) if old is None and own_pass else None

@@ -47,9 +47,9 @@ class Folds:
         Without a fold the weights of the others are raised so that they add up to what they did with it. ``None``
         stands for a fold without which an optimizer step would have no rows.
         """
-        layout, *start = _adam(self._update)
-        whole = Walk(self._update, *start)
-        others: list[Walk | None] = [Walk(self._update, *start) for _ in range(self.count)]
+        layout, state, weights = _adam(self._update)
+        whole = Walk(self._update, state, weights)
+        others: list[Walk | None] = [Walk(self._update, state, weights) for _ in range(self.count)]
         for rows in self._update.optimizer_steps:
             batch = self._update.weighted(rows)
             moving_B = self._moving(batch)
@@ -64,7 +64,7 @@ class Folds:
                     others[fold] = None
                     continue
                 walk.step({name: (g - of_folds[fold][name]) / rest for name, g in gradient.items()})
-        return layout.by_name(whole.moved), [walk and layout.by_name(walk.moved) for walk in others]
+        return layout.by_name(whole.moved), [layout.by_name(walk.moved) if walk else None for walk in others]
 
     def _rows(self, rows: Sequence[int], fold: int) -> list[int]:
         return [row for row in rows if int(self._fold_B[row]) == fold]

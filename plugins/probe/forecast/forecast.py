@@ -118,20 +118,21 @@ class _Session(MetricSession):
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
         self._sampled, self._base, self._before = rollouts, None, None
-        waiting, self._open = self._open, None
-        if waiting is None:
-            return {}
-        started = time.perf_counter()
-        found = waiting.against(entropy_level(self._of_sampled(waiting.update), rollouts))
-        return {**found, "timing_s/forecast_realised": time.perf_counter() - started}
+        return {}
 
     def before_update(self, update: PendingUpdate) -> dict[str, float]:
-        if update.step > 1 and update.step % self._rule.every:
-            return {}
+        """What these rollouts say of the last forecast, which may be of more than a step ago, and what they plan."""
         assert self._sampled is not None
         started = time.perf_counter()
-        self._before = Before.of(update, self._sampled, self._of_sampled(update), self._rule.folds)
-        return {"timing_s/forecast_planned": time.perf_counter() - started}
+        waiting, self._open = self._open, None
+        metrics = {}
+        if waiting is not None:
+            metrics = waiting.against(entropy_level(self._of_sampled(update), self._sampled))
+        if update.step == 1 or update.step % self._rule.every == 0:
+            self._before = Before.of(update, self._sampled, self._of_sampled(update), self._rule.folds)
+        elif waiting is None:
+            return {}
+        return metrics | {"timing_s/forecast_planned": time.perf_counter() - started}
 
     def after_update(self, update: PendingUpdate) -> dict[str, float]:
         before, self._before = self._before, None
@@ -155,11 +156,16 @@ class _Session(MetricSession):
         return Verdict("entropy_forecast", step, reason, evidence, stop=rule.stop)
 
     def _of_sampled(self, update: PendingUpdate) -> Outputs:
-        """One forward pass over the rollouts of this step, before its update."""
+        """What the policy before the update says of the rollouts of this step; by a pass if the step had none."""
         if self._base is None:
             assert self._sampled is not None
-            size = update.experiment.trainer.score_batch
-            self._base = passes_over(update, to_batch(self._sampled), size).forward()
+            scores, tokens = update.scores, self._sampled.tokens
+            if scores is not None and scores.entropies is not None and torch.equal(tokens, update.batch.tokens):
+                assert scores.logprobs is not None
+                self._base = {"logprobs": scores.logprobs.double(), "entropies": scores.entropies.double()}
+            else:
+                size = update.experiment.trainer.score_batch
+                self._base = passes_over(update, to_batch(self._sampled), size).forward()
         return self._base
 
 
