@@ -22,7 +22,7 @@ from .response import Before
 
 TOLD, WIDE, FEW_GROUPS = 0, 1, 2
 """``forecast/status``: a change that can be told from none; one that cannot; an error that rests on too few groups."""
-LEAST_DEGREES = 4.0
+TRUSTED_DEGREES = 4.0
 """Degrees of freedom below which an error rests on too few groups."""
 
 
@@ -81,7 +81,7 @@ class Forecast:
     def metrics(self) -> dict[str, float]:
         change, se = self.change, self.change.se
         degrees = degrees_of_freedom(change.influence_G)
-        status = FEW_GROUPS if not degrees >= LEAST_DEGREES else TOLD if abs(change.value) >= 2 * se else WIDE
+        status = FEW_GROUPS if not degrees >= TRUSTED_DEGREES else TOLD if abs(change.value) >= 2 * se else WIDE
         return _finite(
             {
                 "forecast/predicted": change.value,
