@@ -44,8 +44,8 @@ class EntropyForecast:
     """
 
     every: int = attrs.field(default=5, validator=validators.ge(1))
-    """Steps between forecasts. Each takes a gradient of the batch and one or two forward passes of it, and some copies of
-    what trains until the update is made."""
+    """Steps between forecasts. Each takes a gradient of the batch and one or two forward passes of it, and some copies
+    of what trains until the update is made."""
     threshold: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     """Nats per token: speak when an update has taken at least so much of the entropy; ``null`` only measures."""
     window: int = attrs.field(default=2, validator=validators.ge(1))
@@ -165,7 +165,8 @@ class _Session(MetricSession):
                 self._base = {"logprobs": scores.logprobs.double(), "entropies": scores.entropies.double()}
             else:
                 size = update.experiment.trainer.score_batch
-                self._base = passes_over(update, to_batch(self._sampled), size).forward()
+                found = passes_over(update, to_batch(self._sampled), size).forward()  # of a shared critic, values too
+                self._base = {name: found[name] for name in ("logprobs", "entropies")}
         return self._base
 
 

@@ -71,7 +71,7 @@ class Before:
         trainer = self.update.experiment.trainer
         if self.parameters is None:
             moved = passes_over(self.update, batch, trainer.score_batch).forward(correction, 1.0)
-            return {name: value - self.base[name][rows, : value.shape[1]] for name, value in moved.items()}
+            return {name: moved[name] - table[rows, : batch.mask.shape[1]] for name, table in self.base.items()}
         now = trained(self.update.policy.module)
         at = {name: value.to(now[name].device) for name, value in self.parameters.items()}
         along = {name: (p.detach() - at[name]).float() + correction.get(name, 0.0) for name, p in now.items()}
