@@ -198,8 +198,9 @@ class CollapseSession(Protocol):
     """What a detector does in a run.
 
     Optional: ``before_update(update) -> dict[str, float]``, called on all ranks alike just before the policy is
-    updated, in every step that does so. ``update`` is a ``plugins.training.pending.PendingUpdate``: the policy and its
-    optimizer's state, rows with advantages and weights, the loss, the learning rate. It must change nothing.
+    updated, in every step that does so, and ``after_update(update)``, with the same object, just after. ``update`` is a
+    ``plugins.training.pending.PendingUpdate``: the policy and its optimizer's state, rows with advantages and weights,
+    the loss, the learning rate. They must change nothing.
     """
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:

@@ -39,6 +39,10 @@ class Detectors:
         """The metrics of those detectors that look at the policy update. Raises RunError for a broken detector."""
         return self._metrics("before_update", update)
 
+    def after_update(self, update: PendingUpdate) -> dict[str, float]:
+        """The same, once the update has been made. Raises RunError for a broken detector."""
+        return self._metrics("after_update", update)
+
     def judge(self, step: int, metrics: Mapping[str, float]) -> list[Verdict]:
         """What every detector that has something to say says of this step. Raises RunError for a broken detector."""
         verdicts: list[Verdict] = []

@@ -149,6 +149,7 @@ class Loop:
                     parts.critic, batch, plan, CriticObjective(experiment.critic.clip_value), experiment.critic
                 )
             metrics |= {f"critic/{name}": value for name, value in own.items()}
+        pending: PendingUpdate | None = None
         if shared or not critic_alone:
             objective = self._objective(shared, critic_alone)
             entropy = "none" if critic_alone else "gradient" if experiment.entropy_coeff else "value"
@@ -164,6 +165,7 @@ class Loop:
                         experiment,
                         self._lr_scale(trainer),
                         self.ranks,
+                        old,
                     )
                     metrics |= parts.detectors.before_update(pending)
             seen = OwnPass(objective) if old is None and own_pass else None
@@ -172,6 +174,9 @@ class Loop:
             with self._time("update_actor"):
                 own = self._update(parts.policy, batch, plan, seen or objective, trainer, entropy=entropy, **only)
             self._engine_weights.outdated()
+            if pending is not None:
+                with self._time("detectors"):
+                    metrics |= parts.detectors.after_update(pending)
             metrics |= {name if "/" in name else f"actor/{name}": value for name, value in own.items()}
             if seen is not None:
                 old = seen.scores(batch.mask, self.ranks)

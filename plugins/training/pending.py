@@ -1,4 +1,4 @@
-"""What a training step is about to do to the policy, as detectors with ``before_update`` see it."""
+"""What a training step is about to do to the policy, as detectors see it before and after the update."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ...core.components import Rollouts
+from ...core.components import Rollouts, Scores
 from .batch import Batch
 from .losses import JointObjective, PolicyObjective
 from .ranks import Ranks
@@ -39,6 +39,8 @@ class PendingUpdate:
     lr_scale: float
     """Share of ``trainer.lr`` in this training step."""
     ranks: Ranks
+    scores: Scores | None = None
+    """Log-probs and entropies of the rows before the update, if the step has had to score them."""
 
     @property
     def lr(self) -> float:

@@ -55,14 +55,14 @@ class Passes:
         moved = {name: p + eta * step[name].to(p) for name, p in trained(self.policy).items()} if step else {}
         return self._collect(lambda part: self._scores(moved, part))
 
-    def forward_mode(self, along: Direction) -> Outputs:
-        """Log-probs, entropies and their derivatives along a direction, in one pass.
+    def forward_mode(self, along: Direction, at: Direction | None = None) -> Outputs:
+        """Log-probs, entropies and their derivatives along a direction, in one pass, at theta unless ``at`` is given.
 
         Returns:
             [B, T] float64: ``logprobs`` and ``entropies`` in nats, ``logprobs_rate`` and ``entropies_rate`` in nats per
             unit of the direction.
         """
-        return self._collect(lambda part: self._dual(part, along, lambda scores: scores))
+        return self._collect(lambda part: self._dual(part, along, lambda scores: scores, at))
 
     def loss_rates(self, loss: TokenLoss, along: Direction) -> Tensor:
         """[B, T] float64: the derivative of each token's loss along a direction, in one forward-mode pass.
@@ -105,10 +105,14 @@ class Passes:
 
         return shared_prefix.score(self.policy, call, part, **options)
 
-    def _dual(self, part: Batch, along: Direction, outputs: Callable[[Outputs], Outputs]) -> Outputs:
+    def _dual(
+        self, part: Batch, along: Direction, outputs: Callable[[Outputs], Outputs], at: Direction | None = None
+    ) -> Outputs:
         with DifferentiableAttention(), forward_ad.dual_level():
             duals = {
-                name: forward_ad.make_dual(parameter.detach(), along[name].to(parameter))
+                name: forward_ad.make_dual(
+                    (at[name] if at else parameter.detach()).to(parameter), along[name].to(parameter)
+                )
                 for name, parameter in trained(self.policy).items()
             }
             result = {}

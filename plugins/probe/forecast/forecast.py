@@ -1,4 +1,4 @@
-"""Detector ``entropy_forecast``: what each update will do to the entropy, and what it then did."""
+"""Detector ``entropy_forecast``: what each update does to the entropy, and what the next rollouts say of that."""
 
 from __future__ import annotations
 
@@ -10,48 +10,51 @@ from typing import Any
 import attrs
 import torch
 from attrs import validators
-from torch import Tensor
 
 from ....core.components import Rollouts, Verdict
-from ....estimators.variance.statistics import predicted_change
-from ....estimators.variance.terms import EntropyUnit, Terms
 from ...collapse.session import MetricSession
 from ...training.pending import PendingUpdate
 from ...training.stages import to_batch
-from ..estimation.passes import Passes, trained
-from ..estimation.sequences import entropy_terms
-from ..estimation.truth import Weighting, measure, with_error
-from .planned import PlannedUpdate
+from ..estimation.passes import Outputs
+from .change import Change, degrees_of_freedom, entropy_level, error, predicted_change
+from .folds import passes_over
+from .response import Before
 
-UNIT: EntropyUnit = "per_token_ratio"
-LEAST_ESS = 0.5
-"""Effective sample size over episodes below which weights say nothing of the policy before the update."""
+TOLD, WIDE, FEW_GROUPS = 0, 1, 2
+"""``forecast/status``: a change that can be told from none; one that cannot; an error that rests on too few groups."""
+TRUSTED_DEGREES = 4.0
+"""Degrees of freedom below which an error rests on too few groups."""
 
 
 @attrs.frozen
 class EntropyForecast:
-    """Predict the entropy change of the policy update from this step's rollouts, and measure it on the next ones.
+    """Predict the entropy change that each policy update makes from the step's own rollouts; hold it against the next.
 
-    ``forecast/predicted`` (nats per token, with ``forecast/predicted_se``) is the derivative of the entropy along the
-    update that the optimizer is about to make, times the learning rate. Each group is looked at along the update that
-    all other groups make: no group says of itself what its own training will do to it. In the next step,
-    ``forecast/realised`` (with ``forecast/realised_se``) is the change that the update ``forecast/for_step`` made, by
-    importance weights between the policies before and after it on the new rollouts; ``forecast/z`` is the difference
-    predicted - realised in standard errors. Where the two policies are too far apart for that
-    (``forecast/ess_fraction`` below 0.5) nothing is said of the change. docs/detectors.md says how to read them.
+    ``forecast/predicted`` (nats per token, with ``forecast/predicted_se``) is said once the update is made and before
+    anything is sampled from the new policy: how the sampled tokens' log-probs and entropies have changed, and to first
+    order what that does to all that comes after them. Groups are looked at in ``folds``, and what a fold has done to
+    the update is taken out where the fold is looked at: no group says of itself what its own training has done to it.
+    ``forecast/status`` is 0 where the change can be told from none by two standard errors, 1 where it cannot, 2 where
+    the error rests on so few groups that it says little. In the next step, ``forecast/realised`` (with
+    ``forecast/realised_se``) is the entropy of that step's rollouts less that of the rollouts before the update
+    ``forecast/for_step``; ``forecast/z`` is predicted - realised in standard errors. docs/detectors.md says how to
+    read them, and how much skill they have.
 
     Looks at step 1 and at every step that ``every`` divides.
     """
 
     every: int = attrs.field(default=5, validator=validators.ge(1))
-    """Steps between forecasts. Each takes a gradient and a forward-mode pass of the batch, and a copy of what trains in
-    the CPU's memory until the next step."""
+    """Steps between forecasts. Each takes a gradient of the batch and one or two forward passes of it, and some copies
+    of what trains until the update is made."""
     threshold: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    """Nats per token: speak when an update will take at least so much of the entropy; ``null`` only measures."""
+    """Nats per token: speak when an update has taken at least so much of the entropy; ``null`` only measures."""
     window: int = attrs.field(default=2, validator=validators.ge(1))
-    """Forecasts in a row whose predicted change lies below -threshold by two standard errors or more."""
+    """Forecasts in a row of status 0 whose predicted change lies below -threshold by two standard errors or more."""
     stop: bool = False
     """``true`` stops the run; else the verdict is recorded."""
+    folds: int = attrs.field(default=4, validator=validators.ge(2))
+    """Parts of the groups that are looked at along the update of the others. More leave more to the others and take
+    longer; each needs four copies of what trains, in float32."""
 
     def check(self, experiment: Any) -> Iterator[str]:
         """Why it cannot forecast in this experiment."""
@@ -67,112 +70,119 @@ class EntropyForecast:
 
 
 @attrs.frozen(eq=False)
-class _Open:
-    """A forecast that waits for the next step's rollouts."""
+class Forecast:
+    """What an update does, as the rollouts before it say: waits for the next ones."""
 
     update: PendingUpdate
-    predicted: float
-    se: float
-    before: dict[str, Tensor]
-    """What trains, as it was before the update, on the CPU."""
+    change: Change
+    level: Change
+    """The entropy of these rollouts."""
+
+    def metrics(self) -> dict[str, float]:
+        change, se = self.change, self.change.se
+        degrees = degrees_of_freedom(change.influence_G)
+        status = FEW_GROUPS if not degrees >= TRUSTED_DEGREES else TOLD if abs(change.value) >= 2 * se else WIDE
+        return _finite(
+            {
+                "forecast/predicted": change.value,
+                "forecast/predicted_se": se,
+                "forecast/status": float(status),
+                "forecast/degrees_of_freedom": degrees,
+            }
+        )
+
+    def against(self, now: Change) -> dict[str, float]:
+        """What the next rollouts' entropy ``now`` says. Both numbers lean on the rollouts before the update."""
+        found = now.value - self.level.value
+        shared_G = self.change.influence_G + self.level.influence_G
+        errors = math.hypot(error(shared_G), now.se)
+        return {"forecast/for_step": float(self.update.step)} | _finite(
+            {
+                "forecast/realised": found,
+                "forecast/realised_se": math.hypot(self.level.se, now.se),
+                "forecast/z": (self.change.value - found) / errors if errors else math.nan,
+            }
+        )
 
 
 class _Session(MetricSession):
     def __init__(self, rule: EntropyForecast) -> None:
         self._rule = rule
         self._sampled: Rollouts | None = None
-        self._open: _Open | None = None
+        self._base: Outputs | None = None
+        """What the policy says of the rollouts of this step, if somebody has asked."""
+        self._before: Before | None = None
+        self._open: Forecast | None = None
         self.low = 0
         """Forecasts in a row below the threshold."""
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
-        self._sampled, waiting, self._open = rollouts, self._open, None
-        if waiting is None:
-            return {}
-        started = time.perf_counter()
-        found = _compared(waiting, rollouts)
-        return {**found, "timing_s/forecast_realised": time.perf_counter() - started}
+        self._sampled, self._base, self._before = rollouts, None, None
+        return {}
 
     def before_update(self, update: PendingUpdate) -> dict[str, float]:
-        if update.step > 1 and update.step % self._rule.every:
-            return {}
+        """What these rollouts say of the last forecast, which may be of more than a step ago, and what they plan."""
         assert self._sampled is not None
         started = time.perf_counter()
-        found = predict(update, self._sampled)
-        if found is None:
+        waiting, self._open = self._open, None
+        metrics = {}
+        if waiting is not None:
+            metrics = waiting.against(entropy_level(self._of_sampled(update), self._sampled))
+        if update.step == 1 or update.step % self._rule.every == 0:
+            self._before = Before.of(update, self._sampled, self._of_sampled(update), self._rule.folds)
+        elif waiting is None:
             return {}
-        module = update.policy.module
-        before = {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained(module).items()}
-        self._open = _Open(update, *found, before)
+        return metrics | {"timing_s/forecast_planned": time.perf_counter() - started}
+
+    def after_update(self, update: PendingUpdate) -> dict[str, float]:
+        before, self._before = self._before, None
+        if before is None:
+            return {}
+        started = time.perf_counter()
+        self._open = forecast = predict(before)
         seconds = {"timing_s/forecast_predicted": time.perf_counter() - started}
-        return _finite({"forecast/predicted": found[0], "forecast/predicted_se": found[1]}) | seconds
+        return seconds if forecast is None else forecast.metrics() | seconds
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         rule, predicted, se = self._rule, metrics.get("forecast/predicted"), metrics.get("forecast/predicted_se")
         if rule.threshold is None or predicted is None or se is None:
             return None
-        self.low = self.low + 1 if predicted + 2 * se < -rule.threshold else 0
+        told = metrics.get("forecast/status", TOLD) == TOLD
+        self.low = self.low + 1 if told and predicted + 2 * se < -rule.threshold else 0
         if self.low < rule.window:
             return None
         reason = f"{self.low} updates in a row were each predicted to take {rule.threshold:g} nats per token or more"
         evidence = {"predicted": predicted, "predicted_se": se, "threshold": rule.threshold, "forecasts": self.low}
         return Verdict("entropy_forecast", step, reason, evidence, stop=rule.stop)
 
+    def _of_sampled(self, update: PendingUpdate) -> Outputs:
+        """What the policy before the update says of the rollouts of this step; by a pass if the step had none."""
+        if self._base is None:
+            assert self._sampled is not None
+            scores, tokens = update.scores, self._sampled.tokens
+            if scores is not None and scores.entropies is not None and torch.equal(tokens, update.batch.tokens):
+                assert scores.logprobs is not None
+                self._base = {"logprobs": scores.logprobs.double(), "entropies": scores.entropies.double()}
+            else:
+                size = update.experiment.trainer.score_batch
+                found = passes_over(update, to_batch(self._sampled), size).forward()  # of a shared critic, values too
+                self._base = {name: found[name] for name in ("logprobs", "entropies")}
+        return self._base
 
-def predict(update: PendingUpdate, sampled: Rollouts) -> tuple[float, float] | None:
-    """(change, standard error), nats per token, of the entropy on the prompts of ``sampled`` by ``update``.
 
-    ``sampled`` are the rollouts of the step, before the filter. A group that trains is held against the update of all
-    others, a group that does not against the whole one. ``None`` where fewer than two groups can be.
-
-    The error is that of the sampling of the groups, the update being given. It leaves out that two groups each stand in
-    the update that the other is held against, so that it is too small by a factor of sqrt(2) at most: with x_p and y_p
-    the parts of entropy and policy gradient that are group p's own noise, the variance has <x_p, y_q> <x_q, y_p> beside
-    <x_p, y_q>^2.
-    """
-    planned = PlannedUpdate(update)
-    training = set(update.rollouts.group_ids_P.tolist())
-    idle = [group for group in sampled.group_ids_P.tolist() if group not in training]
-    tables: dict[str, Tensor] = {}
-    used = torch.zeros(len(sampled.group_ids_P), dtype=torch.bool)
-    for groups, without in [([group], group) for group in sorted(training)] + [(idle, None)] * bool(idle):
-        direction = planned.direction(without)
-        if direction is None:
-            continue
-        members = torch.isin(sampled.group_ids_P, torch.tensor(groups))
-        rows, used = sampled.rows_of(members), used | members
-        for name, values in (
-            planned.passes(to_batch(sampled).take(rows.nonzero()[:, 0])).forward_mode(direction).items()
-        ):
-            table = tables.setdefault(name, torch.zeros(sampled.mask.shape, dtype=torch.float64))
-            table[rows, : values.shape[1]] = values
-    if int(used.sum()) < 2:
+def predict(before: Before) -> Forecast | None:
+    """The forecast, once the update has been made; ``None`` where fewer than two groups can be looked at."""
+    tables, seen_B = before.response()
+    sampled = before.sampled
+    seen_P = torch.isin(sampled.group_ids_P, sampled.groups[seen_B].unique())
+    if int(seen_P.sum()) < 2:
         return None
-    rows = sampled.rows_of(used)
-    sums = entropy_terms({name: table[rows] for name, table in tables.items()}, sampled.select(used))
-    return with_error(predicted_change(Terms(eta=update.lr, entropy_unit=UNIT, **sums)))
-
-
-def _compared(waiting: _Open, rollouts: Rollouts) -> dict[str, float]:
-    """The change that the update made, from rollouts after it: the entropy now, less that before by weights old/new."""
-    update = waiting.update
-    passes = Passes(update.policy.module, to_batch(rollouts), update.experiment.trainer.score_batch, update.ranks)
-    now = passes.forward()
-    back = {name: waiting.before[name].to(p) - p.detach() for name, p in trained(passes.policy).items()}
-    terms = Terms(entropy_unit=UNIT, **entropy_terms(now, rollouts))
-    measured = measure(passes, now, back, 1.0, rollouts, Weighting())
-    change, se = measured.change(terms)
-    ess = measured.weights_of(terms)["ess_fraction"]
-    known = {"forecast/ess_fraction": ess, "forecast/for_step": float(update.step)}
-    if ess < LEAST_ESS:
-        return known
-    errors = math.hypot(se, waiting.se)
-    return known | _finite(
-        {
-            "forecast/realised": -change,
-            "forecast/realised_se": se,
-            "forecast/z": (waiting.predicted + change) / errors if errors else math.nan,
-        }
+    rows_B = sampled.rows_of(seen_P)
+    rollouts = sampled.select(seen_P)
+    return Forecast(
+        before.update,
+        predicted_change({name: table[rows_B] for name, table in tables.items()}, rollouts),
+        entropy_level({name: before.base[name][rows_B] for name in before.base}, rollouts),
     )
 
 

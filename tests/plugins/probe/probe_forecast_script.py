@@ -3,6 +3,7 @@
 import sys
 from types import SimpleNamespace
 
+import attrs
 import torch
 import uncollapse
 from uncollapse.core.components import Rollouts
@@ -48,8 +49,11 @@ def main(model: str, directory: str) -> None:
     parts = assemble(experiment, ranks)
     sampled, after = rollouts(1), rollouts(2)
     advantages = torch.randn(12, 1, generator=torch.Generator().manual_seed(3)).expand(12, 10)
-    batch = stages.to_batch(sampled)
-    batch = type(batch)(tokens=batch.tokens, mask=batch.mask, lengths=batch.lengths, advantages=advantages)
+
+    def batch_of(rows):
+        return attrs.evolve(stages.to_batch(rows), rows=None, advantages=advantages)
+
+    batch = batch_of(sampled)
     plan = stages.mini_batches(experiment, 12, 0)
     objective = PolicyObjective(experiment.policy_loss.component)
     update = PendingUpdate(1, parts.policy, sampled, batch, plan, objective, experiment, 1.0, ranks)
@@ -57,7 +61,9 @@ def main(model: str, directory: str) -> None:
     session.measure(sampled, None)
     metrics = session.before_update(update)
     stages.update(parts.policy, batch, plan, objective, experiment, ranks, 1.0)
-    metrics |= session.measure(after, None)
+    metrics |= session.after_update(update)
+    session.measure(after, None)
+    metrics |= session.before_update(attrs.evolve(update, step=2, rollouts=after, batch=batch_of(after)))
     values = {name: value for name, value in metrics.items() if name.startswith("forecast/")}
     torch.save(values, f"{directory}/{ranks.size}_{ranks.rank}.pt")
 

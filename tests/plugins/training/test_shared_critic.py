@@ -342,8 +342,10 @@ def test_gae_with_a_shared_critic_learns_the_bandit(tmp_path_factory, tmp_path, 
     assert 0.5 < last["critic/values"] < 1.1
 
 
-def test_the_entropy_forecast_sees_the_joint_update(bandit, tmp_path):
-    changes = ("trainer.steps=2", "trainer.mini_batch=8", "entropy_coeff=0.05", "trainer.lr=1e-4", "advantage=gae")
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_entropy_forecast_sees_the_joint_update(bandit, tmp_path, filtered):
+    changes = ["trainer.steps=2", "trainer.mini_batch=8", "entropy_coeff=0.05", "trainer.lr=1e-4", "advantage=gae"]
+    changes += ["filter.select=top_k(2)"] * filtered
     experiment = compose(bandit, "collapse=[entropy_forecast(every=1)]", *changes)
     records = RunDirectory.open(uncollapse.train(experiment, tmp_path / "run").path).metrics()
     assert records[1]["forecast/predicted"] != 0

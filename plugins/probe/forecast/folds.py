@@ -1,0 +1,195 @@
+"""The policy update that a training step is about to make: all of its optimizer steps, with and without some groups.
+
+Gradients are those at the parameters before the update, for every optimizer step of it; Adam's moments move from each
+to the next as they will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from ....core.components import Scores
+from ...training.batch import Batch
+from ...training.losses import PolicyObjective
+from ...training.pending import PendingUpdate
+from ..checkpoint.adam_state import AdamSettings, AdamState, Coverage
+from ..estimation.directions import AdamW
+from ..estimation.passes import Outputs, Passes, norm, trained
+
+Gradient = dict[str, Tensor]
+"""By name of a parameter, or laid out flat."""
+
+
+class Folds:
+    """The groups that train, in folds, and the displacement that the update would have without each of them.
+
+    Args:
+        count: how many folds, if there are as many groups.
+        base: [B, T] log-probs and entropies of the update's rows before it; rows whose loss depends on neither there
+            need no pass. Where most groups have no spread, these are most rows.
+    """
+
+    def __init__(self, update: PendingUpdate, count: int, base: Outputs | None = None) -> None:
+        self._update, self._base = update, base
+        groups: list[int] = update.rollouts.group_ids_P.tolist()
+        self.count = min(count, len(groups))
+        self.fold_of = {group: index % self.count for index, group in enumerate(groups)}
+        """Group id -> its fold. What the filter left out is in none."""
+        self._fold_B = torch.tensor([self.fold_of[group] for group in update.rollouts.groups.tolist()])
+
+    def displacements(self) -> tuple[Gradient, list[Gradient | None]]:
+        """How far theta would move: by the whole update, and by that of all folds but one, for each of them.
+
+        Without a fold the weights of the others are raised so that they add up to what they did with it. ``None``
+        stands for a fold without which an optimizer step would have no rows.
+        """
+        layout, state, weights = _adam(self._update)
+        whole = Walk(self._update, state, weights)
+        others: list[Walk | None] = [Walk(self._update, state, weights) for _ in range(self.count)]
+        for rows in self._update.optimizer_steps:
+            batch = self._update.weighted(rows)
+            moving_B = self._moving(batch)
+            moving = [row for row in rows if moving_B[row]]
+            of_folds = [layout.flat(self._gradient(batch, self._rows(moving, fold))) for fold in range(self.count)]
+            gradient = _sum(of_folds)
+            whole.step(gradient)
+            weights_B = _weights(batch)
+            for fold, walk in enumerate(others):
+                rest = float(weights_B[self._fold_B != fold].sum() / weights_B.sum())
+                if walk is None or rest <= 1e-6:
+                    others[fold] = None
+                    continue
+                walk.step({name: (g - of_folds[fold][name]) / rest for name, g in gradient.items()})
+        return layout.by_name(whole.moved), [layout.by_name(walk.moved) if walk else None for walk in others]
+
+    def _rows(self, rows: Sequence[int], fold: int) -> list[int]:
+        return [row for row in rows if int(self._fold_B[row]) == fold]
+
+    def _gradient(self, batch: Batch, rows: list[int]) -> Gradient:
+        """The gradient of the loss of these rows in an optimizer step, float32 at least."""
+        policy = self._update.policy.module
+        if not rows:
+            return {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in trained(policy).items()}
+        return passes_over(self._update, batch.take(rows)).loss_gradient(self._loss)
+
+    def _moving(self, batch: Batch) -> Tensor:
+        """[B]: whether a row's loss has a gradient in its log-probs or entropies."""
+        if self._base is None or not isinstance(self._update.objective, PolicyObjective):
+            return torch.ones(len(batch), dtype=torch.bool)
+        leaves = {name: value.clone().requires_grad_() for name, value in self._base.items()}
+        with torch.enable_grad():
+            loss = self._loss(leaves, batch).sum()
+            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return torch.stack([(g != 0).any(1) for g in found if g is not None]).any(0)
+
+    def _loss(self, scores: Outputs, part: Batch) -> Tensor:
+        return self._update.objective.tokens(Scores(**scores), part)[0]
+
+
+class Walk:
+    """AdamW's steps from a state, without its rounding of the parameters."""
+
+    def __init__(self, update: PendingUpdate, state: AdamState, weights: Gradient) -> None:
+        self._lr, self._max_norm = update.lr, update.experiment.trainer.grad_clip
+        self._state, self._weights = state, weights
+        self.moved = {name: torch.zeros_like(p) for name, p in weights.items()}
+        """How far theta is from where it began."""
+
+    def step(self, gradient: Gradient) -> None:
+        factor = min(1.0, self._max_norm / (norm(gradient) + 1e-6)) if self._max_norm else 1.0
+        clipped = {name: factor * g for name, g in gradient.items()}
+        for name, v in AdamW(self._state, self._weights).direction(clipped).items():
+            self.moved[name] += self._lr * v
+        self._state = _advanced(self._state, clipped)
+
+
+class Layout:
+    """Lays the tensors of parameters end to end: few long tensors take far fewer calls than many short ones.
+
+    Parameters that have had as many steps of Adam share a tensor.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], steps: Mapping[str, float]) -> None:
+        self._shapes = {name: p.shape for name, p in parameters.items()}
+        self.names: dict[str, list[str]] = {}
+        for name in parameters:
+            self.names.setdefault(f"after {steps[name]:g} steps", []).append(name)
+
+    def flat(self, tensors: Mapping[str, Tensor]) -> Gradient:
+        """By number of steps."""
+        return {key: torch.cat([tensors[name].flatten() for name in names]) for key, names in self.names.items()}
+
+    def by_name(self, flat: Gradient) -> Gradient:
+        """Views of the flat tensors, by name of the parameter."""
+        result = {}
+        for key, names in self.names.items():
+            sizes = [self._shapes[name].numel() for name in names]
+            for name, part in zip(names, flat[key].split(sizes), strict=True):
+                result[name] = part.reshape(self._shapes[name])
+        return result
+
+
+def passes_over(update: PendingUpdate, batch: Batch, size: int | None = None) -> Passes:
+    """Passes over some rows, cut so that every rank has a share; ``size`` rows at once, by default a micro-batch."""
+    ranks, size = update.ranks, size or update.experiment.trainer.micro_batch
+    return Passes(update.policy.module, batch, min(size, -(-len(batch) // ranks.size)), ranks)
+
+
+def _adam(update: PendingUpdate) -> tuple[Layout, AdamState, Gradient]:
+    """The trainer's own state, and the weights that it steps: the fp32 ones behind a bfloat16 model; laid out flat."""
+    saved, parameters = update.policy.optimizer_state(), trained(update.policy.module)
+    group, device = saved["param_groups"][0], update.ranks.device
+    settings = AdamSettings(tuple(group["betas"]), float(group["eps"]), float(group["weight_decay"]))
+    states = saved["state"]  # there is none before the first optimizer step
+    steps = {name: float(states[name]["step"]) if name in states else 0.0 for name in parameters}
+    layout = Layout(parameters, steps)
+
+    def moments(key: str) -> Gradient:
+        return layout.flat(
+            {
+                name: states[name][key].to(device) if name in states else torch.zeros_like(p, dtype=_fp32(p))
+                for name, p in parameters.items()
+            }
+        )
+
+    first = moments("exp_avg")
+    state = AdamState(
+        step={key: steps[names[0]] for key, names in layout.names.items()},
+        exp_avg=first,
+        exp_avg_sq=moments("exp_avg_sq"),
+        max_exp_avg_sq=None,
+        settings=dict.fromkeys(first, settings),
+        base_lr=None,
+        coverage=Coverage(len(first), len(first), len(first), "names"),
+    )
+    masters = {name: saved["master"].get(name, p.detach()).to(device) for name, p in parameters.items()}
+    return layout, state, layout.flat({name: p.to(_fp32(p)) for name, p in masters.items()})
+
+
+def _advanced(state: AdamState, gradient: Gradient) -> AdamState:
+    """Adam's state after a step on this gradient."""
+    first, second = {}, {}
+    for name, g in gradient.items():
+        beta_1, beta_2 = state.settings[name].betas
+        first[name] = beta_1 * state.exp_avg[name] + (1 - beta_1) * g
+        second[name] = beta_2 * state.exp_avg_sq[name] + (1 - beta_2) * g**2
+    steps = {name: step + 1 for name, step in state.step.items()}
+    return attrs.evolve(state, step=steps, exp_avg=first, exp_avg_sq=second)
+
+
+def _sum(gradients: list[Gradient]) -> Gradient:
+    return {name: torch.stack([gradient[name] for gradient in gradients]).sum(0) for name in gradients[0]}
+
+
+def _weights(batch: Batch) -> Tensor:
+    """[B]: the sum of the token weights of each row."""
+    assert batch.weights is not None
+    return batch.weights.double().sum(1)
+
+
+def _fp32(parameter: Tensor) -> torch.dtype:
+    return torch.promote_types(parameter.dtype, torch.float32)

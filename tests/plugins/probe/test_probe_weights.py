@@ -1,0 +1,54 @@
+"""What is said of importance weights, by hand: effective sample size, mean, and the statistics of their logarithms."""
+
+import math
+
+import pytest
+import torch
+from uncollapse.estimators.variance.terms import Terms
+from uncollapse.plugins.probe.estimation.truth import Measured, Weighting
+
+W = [1.0, 2.0, 4.0, 1.0, 0.5]
+
+
+def measured(weights, mode="snis", shift=0.0):
+    log_weights = torch.tensor(weights, dtype=torch.float64).log() + shift
+    used, done = Weighting(mode, clip_c=2.0).apply(log_weights)
+    return Measured(0.1, log_weights, used, torch.ones_like(log_weights), done, mode)
+
+
+def terms(count):
+    return Terms(H=torch.ones(count), T=torch.ones(count), prompt=torch.arange(count))
+
+
+def test_by_hand():
+    found = measured(W).weights_of(terms(5))
+    assert found["ess"] == pytest.approx(8.5**2 / 22.25)
+    assert found["ess_fraction"] == pytest.approx(8.5**2 / 22.25 / 5)
+    assert found["mean_w"] == pytest.approx(1.7)
+    assert (found["w_min"], found["w_max"]) == pytest.approx((0.5, 4.0))
+    logw = found["logw"]
+    assert logw["mean"] == pytest.approx(2 * math.log(2) / 5)  # 0, 1, 2, 0 and -1 times log 2
+    assert logw["std"] == pytest.approx(math.log(2) * math.sqrt((6 - 4 / 5) / 4))
+    assert (logw["min"], logw["max"]) == pytest.approx((-math.log(2), 2 * math.log(2)))
+    assert sum(logw["histogram"]["counts"]) == 5
+
+
+def test_the_effective_sample_size_is_of_the_weights_that_are_used():
+    found = measured(W, "clip").weights_of(terms(5))  # 1, 2, 2, 1, 0.5
+    assert found["ess"] == pytest.approx(6.5**2 / 10.25)
+    assert found["w_max"] == pytest.approx(2.0)
+    assert found["logw"]["max"] == pytest.approx(2 * math.log(2))
+    assert found["clipped_fraction"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 700.0, -700.0])
+def test_it_does_not_depend_on_their_scale(shift):
+    assert measured(W, shift=shift).weights_of(terms(5))["ess"] == pytest.approx(8.5**2 / 22.25)
+
+
+def test_equal_weights_are_all_effective_and_one_is_one():
+    assert measured([3.0] * 7).weights_of(terms(7))["ess_fraction"] == pytest.approx(1)
+    assert measured([1e-9, 1.0, 1e-9]).weights_of(terms(3))["ess"] == pytest.approx(1, abs=1e-7)
+    alone = measured([2.0]).weights_of(terms(1))
+    assert alone["ess"] == pytest.approx(1)
+    assert math.isnan(alone["logw"]["std"])
