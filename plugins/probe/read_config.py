@@ -41,6 +41,8 @@ class Read:
     config: ProbeConfig
     ignored: tuple[str, ...] = ()
     """``key: why nothing reads it``."""
+    spare_rate: bool = attrs.field(default=False, eq=False)
+    """Whether the learning rate is a template's, which gives way to the one that the checkpoint has recorded."""
 
 
 def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Read:
@@ -173,17 +175,7 @@ def _combinations(config: ProbeConfig) -> Iterator[Problem]:
             fix="set one of them to true",
         )
     yield from _estimators(config)
-    if needed := sorted(getattr(gradient.advantage.component, "needs", frozenset()) & {"values", "greedy_rewards"}):
-        yield Problem(
-            f"needs {' and '.join(needed).replace('_', ' ')}, which a checkpoint of a policy does not have",
-            "policy_gradient.advantage",
-            gradient.advantage.name,
-            "choose one that needs neither, such as dr_grpo, grpo or rloo",
-        )
-    if batches.G == 1 and "groups" in getattr(gradient.advantage.component, "needs", frozenset()):
-        reason, fix = "compares the responses to one prompt", "set batch_config.G to 2 or more"
-        yield Problem(reason, "policy_gradient.advantage", gradient.advantage.name, fix)
-    if (gradient.kl is None) != (gradient.kl_coef == 0):
+    if gradient.kl is not None and gradient.kl_coef == 0:
         yield Problem("a KL term has an estimator and a coefficient", "policy_gradient.kl and policy_gradient.kl_coef")
     if gradient.max_grad_norm and config.direction != "adamw":
         yield Problem("clipping is part of the adamw direction only", "policy_gradient.max_grad_norm")

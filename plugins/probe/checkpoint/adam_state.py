@@ -70,6 +70,8 @@ class AdamState:
     base_lr: float | None
     """The learning rate before its schedule, if the checkpoint has one that is positive and the same for all."""
     coverage: Coverage
+    lr: float | None = None
+    """The learning rate as it was saved, after its schedule, if it is positive and the same for all."""
 
 
 def read_adam_state(path: Path, policy: Policy) -> AdamState:
@@ -91,6 +93,7 @@ def read_adam_state(path: Path, policy: Policy) -> AdamState:
             str(path),
             "give the optimizer.pt of a policy that has trained",
         )
+    stateful = [groups[index] for index in sorted({slot.group for slot in states.values()})]
     largest = {name: moments["max_exp_avg_sq"] for name, moments in read.items() if "max_exp_avg_sq" in moments}
     return AdamState(
         step={name: float(slot.state["step"]) for name, slot in states.items()},
@@ -98,8 +101,9 @@ def read_adam_state(path: Path, policy: Policy) -> AdamState:
         exp_avg_sq={name: moments["exp_avg_sq"] for name, moments in read.items()},
         max_exp_avg_sq=largest or None,
         settings={name: _settings(groups[slot.group]) for name, slot in states.items()},
-        base_lr=_base_lr([groups[index] for index in sorted({slot.group for slot in states.values()})]),
+        base_lr=_rate(stateful, "initial_lr", "lr"),
         coverage=Coverage(len(states), sum(p.requires_grad for p in policy.parameters()), len(slots), by),
+        lr=_rate(stateful, "lr"),
     )
 
 
@@ -228,7 +232,8 @@ def _settings(group: dict[str, Any]) -> AdamSettings:
     )
 
 
-def _base_lr(groups: Sequence[dict[str, Any]]) -> float | None:
-    rates = {float(group.get("initial_lr", group.get("lr", 0.0))) for group in groups}
+def _rate(groups: Sequence[dict[str, Any]], *keys: str) -> float | None:
+    """What all groups have under the first key that they have."""
+    rates = {float(next((group[key] for key in keys if key in group), 0.0)) for group in groups}
     rate = rates.pop()
     return rate if not rates and math.isfinite(rate) and rate > 0 else None

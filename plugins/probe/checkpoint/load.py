@@ -41,6 +41,8 @@ class Loaded:
     """In float32 (but for a quantised base) and evaluation mode; only what trains requires a gradient."""
     tokenizer: Any
     adapter: bool
+    start: str
+    """The directory or hub name of the full model, or of the adapter's base."""
     weights_digest: str
     notes: tuple[str, ...]
     """What a user should know of the loading."""
@@ -99,6 +101,7 @@ def load_checkpoint(
         policy=_without_dropout(policy),
         tokenizer=_tokenizer(files, start),
         adapter=settings is not None,
+        start=start,
         weights_digest=digest(policy),
         notes=tuple(filter(None, notes)),
     )

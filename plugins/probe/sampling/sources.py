@@ -83,12 +83,13 @@ class EnvironmentSource:
     ) -> list[Episode]:
         return collect(
             _Drawn(self.environment, units, seed),
-            attrs.evolve(self.rollout, temperature=sampling.temperature, max_tokens=sampling.max_tokens),
+            attrs.evolve(self.rollout, max_tokens=sampling.max_tokens),
             engine,
             Template(tokenizer, self.rollout.think),
             seeds=list(units),
             group_size=responses,
             seed=seed,
+            temperature=sampling.temperature,
         )
 
     def describe(self) -> dict[str, Any]:
