@@ -19,7 +19,9 @@ from ...core.runs import RunDirectory
 from .checkpoint.files import find_checkpoint, read_json, run_directory
 from .read_config import TEMPLATES, Read, find_template, read_config
 
-OF_RUN = ("batch_config.dataset_name", "generation.temperature", "generation.max_new_tokens", "learning_rate")
+WEIGHTING = "probe_rework.weighting_mode"
+OF_STEP = ("learning_rate", WEIGHTING)
+OF_RUN = ("batch_config.dataset_name", "generation.temperature", "generation.max_new_tokens", *OF_STEP)
 """Keys of templates that ``null`` leaves to the run that wrote the checkpoint."""
 
 
@@ -71,9 +73,9 @@ def own_run(path: str | Path) -> OwnRun | None:
 def read_for_checkpoint(source: str | Path, overrides: Mapping[str, Any], checkpoint: str | Path | None = None) -> Read:
     """The configuration of a file or template, with values of dotted keys put over it, for one checkpoint.
 
-    Templates know nothing of the checkpoint: data, sampling, learning rate and base model of a run of this package are
-    that run's, and the learning rate of any other checkpoint is the one that it has recorded, unless the overrides say
-    otherwise. A file is taken as it stands.
+    Templates know nothing of the checkpoint: data, sampling, learning rate, weighting and base model of a run of this
+    package are that run's, and the learning rate of any other checkpoint is the one that it has recorded, unless the
+    overrides say otherwise. A file is taken as it stands.
 
     Args:
         checkpoint: by default that of the overrides, or else of the file.
@@ -87,7 +89,7 @@ def read_for_checkpoint(source: str | Path, overrides: Mapping[str, Any], checkp
     path = changes.get("checkpoint.checkpoint_path")
     own = bool(path) and run_directory(Path(str(path))) is not None
     if not own:
-        read = read_config(source, changes)
+        read = read_config(source, {WEIGHTING: None, **changes} if path else changes)
         return attrs.evolve(read, spare_rate="learning_rate" not in changes)
     left = _left_to_run(changes)
     base = {"checkpoint.model_config_path": "", "checkpoint.backbone": None}
@@ -100,4 +102,4 @@ def read_for_checkpoint(source: str | Path, overrides: Mapping[str, Any], checkp
 
 def _left_to_run(overrides: Mapping[str, Any]) -> tuple[str, ...]:
     chosen = overrides.get("batch_config.dataset_name") or overrides.get("batch_config.environment")
-    return tuple(key for key in (("learning_rate",) if chosen else OF_RUN) if key not in overrides)
+    return tuple(key for key in (OF_STEP if chosen else OF_RUN) if key not in overrides)
