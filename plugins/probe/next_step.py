@@ -93,8 +93,8 @@ def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
         yield f"a batch of the run has {own} episodes; U has {batches.B_U} x {batches.G}"
     if not getattr(experiment.filter.select.component, "keeps_all", False):
         yield f"the run's filter {experiment.filter.select} is not applied: all groups of U train"
-    if critic is not None and needs_values and run.step < critic.policy_after:
-        yield f"the run trains its critic alone until step {critic.policy_after}: its policy would not move"
+    if critic is not None and run.trains_critic_alone:
+        yield f"until step {critic.policy_after} the run trains its critic alone, and no policy loss moves the trunk"
     if critic is not None and needs_values and critic.shared and not critic.detach:
         yield "the value loss, which moves the trunk that policy and critic share, is not in it"
     if not getattr(experiment.correction.component, "idle", False):

@@ -40,6 +40,13 @@ class OwnRun:
         """Training steps that are done."""
         return int(self.state.get("step", 0))
 
+    @property
+    def trains_critic_alone(self) -> bool:
+        """Whether the next training step leaves the policy to its critic's losses."""
+        critic = self.experiment.critic
+        needs_values = "values" in self.experiment.advantage.component.needs
+        return critic is not None and needs_values and self.step < critic.policy_after
+
     @cached_property
     def kl_coef(self) -> float:
         """The coefficient that the run's controller has reached."""

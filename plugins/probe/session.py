@@ -13,6 +13,7 @@ from ..rollout.engine_hf import HfEngine
 from ..training.losses import PolicyObjective
 from ..training.ranks import Ranks, start_ranks
 from .checkpoint.adam_state import AdamState, read_adam_state
+from .checkpoint.files import find_checkpoint
 from .checkpoint.load import Loaded, load_checkpoint
 from .config import ProbeConfig
 from .credit import credit, pay_kl, reference_logprobs
@@ -58,6 +59,7 @@ class Session:
         if not path:
             raise RequestError("no checkpoint is given", "checkpoint.checkpoint_path", "name one, or use --checkpoint")
         optimizer = place.optimizer_path if path == place.checkpoint_path else ""  # another checkpoint has its own
+        find_checkpoint(path, optimizer or None)  # says what is missing, before anything else is looked at
         self.run = own_run(path)
         self.chosen = chosen(config)
         """Keys of the step that the configuration itself says."""
@@ -207,8 +209,13 @@ class Session:
             "clipping": clipped if config.direction == "adamw" else "not clipped",
             "loss": objective(config),
             "said_by": by,
-            "left_out": list(left_out(config, run)) if run is not None else [],
+            "left_out": [*(left_out(config, run) if run is not None else ()), *self._several_rates()],
         }
+
+    def _several_rates(self) -> list[str]:
+        rates = self.adam.rates
+        shown = ", ".join(f"{rate:g}" for rate in rates)
+        return [f"parameter groups have the learning rates {shown}; all move by one"] if len(rates) > 1 else []
 
     def rule(self) -> UpdateRule:
         if self.config.direction == "preconditioned_gradient":

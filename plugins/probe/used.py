@@ -30,6 +30,13 @@ def used(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
         RequestError: nothing says what to sample.
     """
     batches, generation = config.batch_config, config.generation
+    critic = run.experiment.critic if run is not None else None
+    if run is not None and critic is not None and run.trains_critic_alone and not critic.shared:
+        raise RequestError(
+            f"until step {critic.policy_after} the run trains its critic alone: its policy has not moved yet",
+            str(run.checkpoint),
+            "give a checkpoint of a later step",
+        )
     plays_own = run is not None and batches.dataset_name is None and batches.environment is None
     rollout = config.rollout or (run.experiment.rollout if run is not None else _default(Rollout))
     if batches.dataset_name is None and batches.environment is None:
@@ -86,8 +93,9 @@ def learning_rate(config: ProbeConfig, adam: AdamState, run: OwnRun | None, spar
         return adam.base_lr, "as the checkpoint has it before its schedule, which has ended at 0"
     if config.learning_rate is not None:
         return config.learning_rate, "as the template says: the checkpoint has recorded none"
+    several = f", but several: {', '.join(f'{rate:g}' for rate in adam.rates)}" if len(adam.rates) > 1 else ""
     raise RequestError(
-        "the learning rate is not given, and the checkpoint has recorded none that is positive",
+        f"the learning rate is not given, and the checkpoint has recorded none that is positive{several}",
         "learning_rate",
         "give the learning rate of the step, such as 2e-6",
     )
