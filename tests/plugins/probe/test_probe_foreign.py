@@ -7,14 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen2ForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 from uncollapse.core.errors import RequestError
 from uncollapse.plugins.probe import OfflineEntropyProbe
 from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
 from uncollapse.plugins.probe.checkpoint.files import find_checkpoint
+from uncollapse.plugins.probe.checkpoint.load import load_checkpoint
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.next_step import step_lines
+from uncollapse.plugins.training.batch import Batch
 from uncollapse.plugins.training.models import Policy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
@@ -255,3 +265,45 @@ def test_what_lies_elsewhere_is_named(base, tmp_path):
     (checkpoint / "optimizer_0" / "__0_0.distcp").touch()
     with pytest.raises(RequestError, match="sharded by FSDP"):
         find_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_weights_that_are_no_numbers_are_named(adapter, base, tmp_path):
+    checkpoint, _, _ = by_peft(base, tmp_path / "own", adapter)
+    (file,) = checkpoint.glob("*.safetensors")
+    tensors = load_file(file)
+    name = max(name for name in tensors if "q_proj" in name)
+    tensors[name].view(-1)[3] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(RequestError, match="no finite numbers") as refusal:
+        load_checkpoint(checkpoint)
+    assert name.removeprefix("base_model.model.").removesuffix(".weight") in str(refusal.value).replace(".default", "")
+
+
+def test_an_adapter_on_the_output_embedding_counts_or_is_named(tmp_path):
+    words, base = tokenizer(), tmp_path / "untied"
+    config = tiny_model(len(words)).config
+    config.tie_word_embeddings = False
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    words.save_pretrained(base)
+    lora = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    model.save_pretrained(tmp_path / "own")
+    words.save_pretrained(tmp_path / "own")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE)
+    model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    torch.save(optimizer.state_dict(), tmp_path / "own" / "optimizer.pt")
+    try:
+        policy = load_checkpoint(tmp_path / "own").policy
+    except RequestError as refusal:
+        text = str(refusal)
+    else:
+        tokens, mask = torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]])
+        own = policy(Batch(tokens=tokens, mask=mask, lengths=torch.tensor([3])))["logprobs"][0, 1:]
+        logits = model(input_ids=tokens).logits.log_softmax(-1)[0, :-1]
+        text = "lm_head" if torch.allclose(own, logits.gather(-1, tokens[0, 1:, None])[:, 0], atol=1e-4) else "wrong"
+    assert "lm_head" in text and "scales its logits" not in text
