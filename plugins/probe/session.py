@@ -67,6 +67,9 @@ class Session:
         assert filled.rollout is not None and filled.generation.temperature and filled.generation.max_new_tokens
         self.rollout, self.temperature = filled.rollout, filled.generation.temperature
         self.max_tokens = filled.generation.max_new_tokens
+        self.sources = {name: self._source(name, filled) for name in "EU"}
+        for source in self.sources.values():
+            source.check()  # a data set that cannot be read is found before a large model is
         self.loaded: Loaded = load_checkpoint(
             path,
             backbone=place.backbone or place.model_config_path or None,
@@ -95,7 +98,6 @@ class Session:
             probe_rework=attrs.evolve(work, master_seed=self.master_seed),
         )
         """With everything that the checkpoint and its run have said."""
-        self.sources = {name: self._source(name) for name in "EU"}
         engine = self.rollout.engine.component
         batch = config.batch_config.rollout_batch_size
         if isinstance(engine, HfEngine):
@@ -138,13 +140,13 @@ class Session:
             digest = self.loaded.weights_digest
             return drawn(Path(cache), source, self.engine, tokenizer, policy=digest, ranks=self.ranks, **how)
 
-    def _source(self, which: str) -> Source:
-        batches = self.config.batch_config
+    def _source(self, which: str, config: ProbeConfig) -> Source:
+        batches = config.batch_config
         split = batches.E_split if which == "E" else batches.U_split
         if batches.dataset_name is not None:
             return PromptSource.named(batches.dataset_name, split or batches.split, batches.max_prompt_tokens)
         named = batches.environment
-        assert named is not None and self.config.reward is not None
+        assert named is not None and config.reward is not None
         environment = named.component
         if split is not None:
             if not hasattr(environment, "split"):
@@ -153,8 +155,12 @@ class Session:
                     f"batch_config.{which}_split",
                     "leave the key out, or choose an environment with a field split",
                 )
-            environment = attrs.evolve(environment, split=split)
-        return EnvironmentSource(environment, self.rollout, self.config.reward)
+            try:
+                environment = attrs.evolve(environment, split=split)
+            except ValueError as error:
+                reason = f"the environment {named.name} has no split {split!r}: {error.args[0]}"
+                raise RequestError(reason, f"batch_config.{which}_split", "name one that it has") from error
+        return EnvironmentSource(environment, self.rollout, config.reward)
 
     # --- computing --------------------------------------------------------------------------------------------------
 

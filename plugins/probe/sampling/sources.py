@@ -29,6 +29,9 @@ class Source(Protocol):
     @property
     def reward(self) -> Reward: ...
 
+    def check(self) -> None:
+        """Raises RequestError if there is nothing to draw from, before any model is loaded."""
+
     def tasks(self, tokenizer: Any) -> Sequence[int]:
         """What is drawn from: rows of a data set, or environment seeds."""
         ...
@@ -63,6 +66,9 @@ class EnvironmentSource:
     rollout: Rollout
     """``temperature`` and ``max_tokens`` are the draw's."""
     reward: Reward = attrs.field(factory=Reward)
+
+    def check(self) -> None:
+        self.pool(None)
 
     def tasks(self, tokenizer: Any) -> Sequence[int]:
         pool = self.pool(tokenizer)
