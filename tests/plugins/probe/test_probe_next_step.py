@@ -1,5 +1,6 @@
 """The predicted step is the one that the run makes: on the run's own batch, its parameters move as predicted."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import attrs
 import pytest
 import torch
 import uncollapse
+from click.testing import CliRunner
+from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
 from uncollapse.core.problems import Invalid
 from uncollapse.core.yaml import loads
+from uncollapse.plugins.probe import OfflineEntropyProbe
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.forecast import forecast
@@ -178,3 +182,71 @@ def test_steps_that_cannot_be_had_are_refused(run, gradient, said):
     with pytest.raises((ConfigError, Invalid)) as refusal:
         session_of(run, policy_gradient=gradient)
     assert said in str(refusal.value)
+
+
+# --- one path for Python and the command line -----------------------------------------------------------------------
+
+SMALL = {"batch_config.B_E": 4, "batch_config.B_U": 2, "batch_config.G": 2}
+
+
+def cli(*words):
+    answer = CliRunner().invoke(main, ["probe", *map(str, words)])
+    assert answer.exit_code == 0, (answer.output, answer.exception)
+    return answer.stdout
+
+
+def settings(values):
+    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+
+
+def test_the_lines_of_the_readme_use_what_the_run_used(run):
+    """A template and a checkpoint that is named later: the same probe as on the command line."""
+    template = "configs/test_deltaH1.yaml"
+    probe = OfflineEntropyProbe.from_config_file(template, SMALL)
+    found = probe.run_mixed_probe(str(run))
+    session = probe.session(str(run))
+    assert found["learning_rate"] == pytest.approx(5e-4)  # of the run, not 2e-6
+    assert session.max_tokens == 6 and session.config.batch_config.environment.name == "bandit"
+    assert any("learning_rate" in line and "template" in line for line in found["ignored"])
+    told = json.loads(cli("run", "--config", template, "--checkpoint", run, "--json", *settings(SMALL)))
+    for key in ("deltaH1", "deltaH_true", "learning_rate", "step", "weighting_mode", "ignored"):
+        assert told[key] == found[key], key
+
+
+def test_the_configuration_of_a_run_says_what_was_used_and_finds_the_same(run, tmp_path):
+    cli("single", "--checkpoint", run, "--results", tmp_path, "--quiet", *settings(SMALL))
+    (file,) = tmp_path.glob("single_run/*/BE004_BU002/config.yaml")
+    said = loads(file.read_text())
+    assert said["learning_rate"] == pytest.approx(5e-4) and said["batch_config"]["environment"]["name"] == "bandit"
+    assert said["generation"]["max_new_tokens"] == 6 and said["rollout"]["max_turns"] == 1
+    assert said["policy_gradient"]["advantage"]["name"] == "grpo" and said["policy_gradient"]["max_grad_norm"] == 0.5
+    assert said["probe_rework"] | {"weighting_mode": "token-mean", "master_seed": 42} == said["probe_rework"]
+    found = json.loads((file.parent / "results.json").read_text())
+    again = OfflineEntropyProbe.from_config_file(file).run_mixed_probe()
+    assert (again["deltaH1"], again["SE_conditional"]) == (found["deltaH1"], found["SE_conditional"])
+    log = (file.parent / "probe_log.txt").read_text()
+    for line in step_lines(found["step"]):  # in the text, the log and the results
+        assert line in log
+
+
+def test_every_eta_is_printed_with_its_sample_size_and_low_ones_are_flagged(run, tmp_path):
+    etas = {"importance.enabled": "true", "importance.etas": "[1e-4, 50.0]"}
+    text = cli("single", "--checkpoint", run, "--results", tmp_path, "--quiet", *settings(SMALL | etas))
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert "%" in lines["0.0005"] and "%" in lines["0.0001"] and "too low" not in lines["0.0001"]
+    assert "too low to trust" in lines["50"]
+    assert "at eta 50 " in text
+    (file,) = tmp_path.glob("single_run/*/BE004_BU002/results.json")
+    assert [point["ESS_too_low"] for point in json.loads(file.read_text())["truth"]] == [False, False, True]
+
+
+def test_debug_prints_every_estimator_of_every_run(run, tmp_path):
+    few = {"batch_config.B_E_values": "[4, 5]", "batch_config.B_U": 2, "batch_config.G": 2}
+    text = cli("debug", "--checkpoint", run, "--results", tmp_path, "--quiet", *settings(few))
+    for size in (4, 5):
+        (file,) = tmp_path.glob(f"debug/*/debug_BE00{size}/results.json")
+        variance = json.loads(file.read_text())["variance"]
+        (_, part) = text.split(f"debug_BE00{size}, estimators")
+        rows = {line.split()[0] for line in part.splitlines() if line.strip()}
+        assert len(variance) > 15 and {name.split()[0] for name in variance} <= rows
+    assert "forms of the prediction: leave_one_out" in text and "the spread itself is hardly known" in text
