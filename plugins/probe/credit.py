@@ -29,7 +29,8 @@ def credit(session: Session, sample: Sample) -> dict[str, Any]:
     """What the configured advantage estimator asks for: ``values`` [B, T], ``greedy_rewards`` [B]."""
     named = session.config.policy_gradient.advantage
     assert named is not None
-    needs, found = getattr(named.component, "needs", frozenset()), {}
+    needs: frozenset[str] = getattr(named.component, "needs", frozenset())
+    found: dict[str, Any] = {}
     if "values" in needs:
         found["values"] = values(session, sample.rollouts)
     if "greedy_rewards" in needs:

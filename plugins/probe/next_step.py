@@ -145,7 +145,8 @@ def _named(kind: str, name: str) -> Named:
 def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None) -> Iterator[Problem]:
     """Why a step of these parts cannot be predicted."""
     named: Any = gradient.advantage
-    needs, key = getattr(named.component, "needs", frozenset()), "policy_gradient.advantage"
+    key = "policy_gradient.advantage"
+    needs: frozenset[str] = getattr(named.component, "needs", frozenset())
     fix = "choose one that needs neither, such as dr_grpo, grpo or rloo"
     has_critic = run is not None and (run.checkpoint / "critic").is_dir()
     if "values" in needs and not has_critic:

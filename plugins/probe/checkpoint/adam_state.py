@@ -182,8 +182,8 @@ def _is_state(saved: Any) -> bool:
     """Whether this has the form of ``optimizer.state_dict()``."""
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
         return False
-    groups = saved.get("param_groups")
-    return bool(groups) and all(isinstance(group, dict) and "params" in group for group in groups)
+    groups = saved.get("param_groups") or ()
+    return len(groups) > 0 and all(isinstance(group, dict) and "params" in group for group in groups)
 
 
 def _slots(saved: dict[str, Any], path: Path) -> list[Slot]:
