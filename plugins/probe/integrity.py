@@ -65,7 +65,7 @@ def shift_canary(policy: Policy, rollouts: Rollouts, outputs: Outputs, ranks: Ra
         hidden = policy.language_model.get_decoder()(input_ids=part.tokens, use_cache=False).last_hidden_state
         for name, found in policy.token_scores(hidden[part.mask], part, "value").items():
             shifted[name][rows, : found.shape[1]] = found.double().cpu()
-    own = {name: outputs[name][: len(batch)] for name in shifted}
+    own = {name: outputs[name][: len(batch), : mask.shape[1]] for name in shifted}
     gap, gap_se = _gap(own, mask, batch)
     shifted_gap, shifted_gap_se = _gap(shifted, mask, batch)
     return {

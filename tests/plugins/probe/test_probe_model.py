@@ -282,6 +282,21 @@ def test_the_shift_canary_is_the_mistake_that_it_says(monkeypatch):
         assert found[f"{name}_se"] == pytest.approx(se, rel=1e-3)
 
 
+def test_the_first_rows_of_a_sample_may_be_shorter_than_the_others(monkeypatch):
+    base = measurement().base
+    order = E.lengths.argsort(stable=True)
+    fields = ("tokens", "mask", "turns", "logprobs", "rewards", "episodes", "groups", "lengths")
+    rows = attrs.evolve(E, **{name: getattr(E, name)[order] for name in fields})
+    count = int((rows.lengths < rows.lengths.max()).sum())
+    assert 1 < count < len(rows.tokens)
+    monkeypatch.setattr(integrity, "ROWS", count)
+    found = integrity.shift_canary(POLICY, rows, {name: table[order] for name, table in base.items()}, ONE)
+    mask = rows.mask[:count]
+    own = {name: table[order][:count][mask] for name, table in base.items()}
+    assert found["logprob"] == pytest.approx(float(own["logprobs"].mean()))
+    assert found["gap"] == pytest.approx(float((own["logprobs"] + own["entropies"]).mean()))
+
+
 def test_temperature_is_in_log_probs_entropies_and_derivatives_alike():
     row = E.tokens[:1, :20]
     with torch.no_grad():
