@@ -151,7 +151,9 @@ def _print(found: dict[str, Any]) -> None:
     ]
     print_columns([("", "with the share", "with its size"), *ranked], "  ")
     if found["check"]:
-        click.echo("\nchecked by importance sampling on the same sample of E (what differs is curvature, and 1 part in B_E)")
+        click.echo(
+            "\nchecked by importance sampling on the same sample of E (what differs is curvature, and 1 part in B_E)"
+        )
         of_sequence = {
             record["sequence"]: f"prompt {record['prompt']}, member {record['member']}" for record in records
         }

@@ -7,7 +7,7 @@ in ``_tok`` are per token (a ratio of sums). The step is ``direction`` in both.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -19,6 +19,7 @@ from ...estimators.variance.statistics import (
     predicted_change_reward_to_go,
 )
 from ...estimators.variance.terms import MEASURED_IN, EntropyUnit
+from .cautions import cautions
 from .estimation.measurement import Measurement
 from .estimation.passes import norm
 from .estimation.truth import with_error
@@ -34,10 +35,6 @@ LEGACY = (
     "bars_dot", "deltaH1", "SE_conditional", "V_X", "V_Y", "SE_deltaH1", "H_orig", "H_upd", "deltaH_true",
 )  # fmt: skip
 """The names of older results, which are also there together."""
-RELIABLE_K = 0.7
-"""Of the Pareto fit: beyond it, smoothed weights are not reliable (Vehtari et al. 2024)."""
-NOISE_MARGIN = 10
-"""How many times the noise floor a measured change should be."""
 
 
 def results(probed: Probed) -> dict[str, Any]:
@@ -88,7 +85,7 @@ def results(probed: Probed) -> dict[str, Any]:
     found |= older_keys(found["variance"], found["deltaH1"], _prompts(probed.measurement))
     found["integrity"] = check(probed) if config.probe_rework.checks != "none" else None
     found["legacy"] = {name: found.get(name) for name in LEGACY}
-    found["warnings"] = list(_warnings(found))
+    found["warnings"] = list(cautions(found))
     return found
 
 
@@ -232,33 +229,6 @@ def _comparison(probed: Probed, found: dict[str, Any]) -> dict[str, Any]:
     errors = found["deltaH1_se"], found["deltaH_true_se"]
     se = math.hypot(*errors) if None not in errors else None
     return {**same, "z": (predicted - true) / se if se else None, "se_diff": se}
-
-
-def _warnings(found: dict[str, Any]) -> Iterator[str]:
-    """What makes the numbers mean less than they seem to."""
-    if found["update"]["gradient_norm"] == 0:
-        rest = "what momentum and decay make of it" if found["direction"] == "adamw" else "0, and changes nothing"
-        yield f"the gradient of U is 0 (all rewards of a prompt alike?): the step is {rest}"
-    if (few := found["small_sample"]) is not None:
-        yield few["warning"]
-    checks = found["integrity"] or {}
-    for point in found["truth"]:
-        yield from _of_weights(point, "" if len(found["truth"]) == 1 else f"at eta {point['eta']:g} ")
-    floor, change = checks.get("noise_floor"), found["deltaH_true"]
-    if floor and change and found["entropy_unit"] == "per_sequence" and abs(change) < NOISE_MARGIN * floor:
-        yield f"deltaH_true is not far above the rounding of float32 ({floor:.1e} nats per sequence): take a larger eta"
-    if (light := found["se_over_deltaH1"]) is not None and light > 1:
-        yield f"the error is {light:.1f} times the prediction: its sign is not known; take a larger B_E"
-
-
-def _of_weights(point: dict[str, Any], at: str) -> Iterator[str]:
-    """Why the truth of one eta cannot be trusted."""
-    if point["ess_fraction"] is None:
-        yield f"{at}the importance weights are not finite numbers: the step is far too long, and nothing was measured"
-    elif point["ESS_too_low"]:
-        yield f"{at}the effective sample size is {point['ess_fraction']:.2f} of the sample: the step is too long"
-    if (k := point.get("pareto_k")) is not None and k > RELIABLE_K:
-        yield f"{at}the weights have a tail of Pareto shape {k:.2f}, above {RELIABLE_K}: the truth cannot be trusted"
 
 
 def _too_low(probed: Probed, ess_fraction: float | None) -> bool:
