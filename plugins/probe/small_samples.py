@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -30,6 +32,14 @@ def widening(prompts: int) -> float:
 def widened(se: float, prompts: int) -> float:
     """The standard error that is stated; NaN stays NaN."""
     return se * widening(prompts)
+
+
+def as_it_came(result: Mapping[str, Any], se: float) -> float:
+    """A standard error of a probe's results before it was widened.
+
+    Its square is the variance in the mean over runs, so that several runs together are judged by it.
+    """
+    return se / (result.get("small_sample") or {}).get("widened_by", 1.0)
 
 
 def t_quantile(share: float, freedom: float) -> float:

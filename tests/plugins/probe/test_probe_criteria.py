@@ -191,6 +191,22 @@ def test_prediction_and_truth_are_compared_at_the_step_nearest_to_the_learning_r
     assert checks_by_name(criteria.evaluate(made))["prediction_against_truth"].passed
 
 
+def test_errors_that_were_widened_for_few_prompts_are_judged_as_they_came():
+    """Many runs of few prompts: together their errors are known, and 4 times as large ones would fail the spread."""
+    wide = copy.deepcopy(runs())
+    for run in wide:
+        run["SE_conditional"] *= 4
+        for step in run["truth"]:
+            step["se"] *= 4
+    assert verdicts(criteria.evaluate(wide))["spread"] is False
+    for run in wide:
+        run["small_sample"] = {"prompts": 4, "widened_by": 4.0}
+    plain, found = criteria.evaluate(runs()), criteria.evaluate(wide)
+    for name in ("spread", "prediction_against_truth"):
+        one, other = (next(c for c in each if c.name == name) for each in (plain, found))
+        assert other.value == pytest.approx(one.value) and other.passed
+
+
 def test_z_is_standard_normal_although_each_run_has_both_from_one_sample():
     generator = torch.Generator().manual_seed(4)
     zs = []
