@@ -95,6 +95,7 @@ def command(
 
 
 def _print(found: dict[str, Any]) -> None:
+    from ..plugins.probe.next_step import step_lines
     from ..plugins.probe.report.readable import short, with_error
 
     prediction, carried, unit = found["prediction"], found["carried"], found["measured_in"]
@@ -102,10 +103,14 @@ def _print(found: dict[str, Any]) -> None:
         f"{found['B_U']} x {found['G']} sequences of U, {found['B_E']} prompts of E, "
         f"learning rate {short(found['learning_rate'])}, {found['direction']}; shares in {unit}"
     )
+    for line in step_lines(found["step"]):
+        click.echo(f"step  {line}")
     click.echo(f"predicted change  {with_error(prediction['deltaH1'], prediction['se'])}")
     sequences = found["total"] - carried["share"]
     click.echo(f"of the sequences  {short(sequences)}")
     click.echo(f"of momentum and weight decay  {with_error(carried['share'], carried['se'])}")
+    if found["total_is_noise"]:
+        click.echo("the change is within two standard errors of 0: there are no percentages of it; take a larger B_E")
     records = sorted(found["sequences"], key=lambda record: -abs(record["share"]))
     click.echo(f"\nlargest shares, {min(SHOWN, len(records))} of {len(records)} sequences")
     print_columns(
@@ -146,7 +151,9 @@ def _print(found: dict[str, Any]) -> None:
     ]
     print_columns([("", "with the share", "with its size"), *ranked], "  ")
     if found["check"]:
-        click.echo("\nchecked by importance sampling on the same sample of E (what differs is curvature)")
+        click.echo(
+            "\nchecked by importance sampling on the same sample of E (what differs is curvature, and 1 part in B_E)"
+        )
         of_sequence = {
             record["sequence"]: f"prompt {record['prompt']}, member {record['member']}" for record in records
         }

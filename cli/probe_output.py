@@ -78,6 +78,13 @@ def print_outcome(name: str, outcome: Outcome, as_json: bool) -> None:
         print_result(records[0]["full_results"])
     elif rows:
         print_columns([tuple(rows[0]), *(tuple(row.values()) for row in rows)])
+        _print_step(records)
+    if name == "debug":
+        for record in records:
+            if record["success"]:
+                _print_estimators(record)
+                if len(record["full_results"]["truth"]) > 1:
+                    _print_truths(record["full_results"]["truth"])
     if name == "batch-scaling":
         _print_scaling(summary["analysis"])
     if name == "sanity-check":
@@ -89,9 +96,20 @@ def print_outcome(name: str, outcome: Outcome, as_json: bool) -> None:
     click.echo(f"results     {outcome.directory}")
 
 
+def _print_step(records: list[Mapping[str, Any]]) -> None:
+    """The step that all runs of an experiment predict."""
+    from ..plugins.probe.next_step import step_lines
+
+    done = next((record["full_results"] for record in records if record["success"]), None)
+    if done is not None:
+        click.echo()
+        print_columns(_named("step", step_lines(done["step"])))
+
+
 def print_result(found: Mapping[str, Any]) -> None:
     """One probe."""
     from ..plugins.probe.experiments.criteria import traffic_light
+    from ..plugins.probe.next_step import step_lines
     from ..plugins.probe.report.readable import short, with_error
 
     unit, se = found["measured_in"], _error(found)
@@ -103,11 +121,10 @@ def print_result(found: Mapping[str, Any]) -> None:
     if found.get("deltaH_true") is not None:
         rows.append(("measured", f"deltaH_true = {with_error(found['deltaH_true'], found['deltaH_true_se'])} {unit}"))
         weights = found["diagnostics"]
-        low = ", too low to trust" if weights["ESS_too_low"] else ""
-        rows.append(("", f"ESS {short(weights['ESS'], '.1f')} of {weights['N_total']} sequences{low}"))
+        rows.append(("", f"ESS {short(weights['ESS'], '.1f')} of {weights['N_total']} sequences{_low(weights)}"))
     rows += [
         ("estimand", f"change of the policy's entropy, {found['entropy_unit']}, to {_order(found)}"),
-        ("step", f"{found['direction']}, learning rate {short(found['learning_rate'])}"),
+        *_named("step", step_lines(found["step"])),
         ("batches", f"B_E {found['B_E']}, B_U {found['B_U']}, G {found['G']}"),
         ("time", f"{short(found['timing']['total_time'], '.1f')} s, peak {_memory(found)} ({found['peak_memory_of']})"),
         *(("note", note) for note in found["checkpoint"]["notes"]),
@@ -117,6 +134,59 @@ def print_result(found: Mapping[str, Any]) -> None:
     if found.get("log_file"):
         rows.append(("log", found["log_file"]))
     print_columns(rows)
+    if len(found["truth"]) > 1:
+        _print_truths(found["truth"])
+
+
+def _print_truths(points: list[Mapping[str, Any]]) -> None:
+    """The truth at every eta that was asked for."""
+    from ..plugins.probe.report.readable import short, with_error
+
+    rows = [
+        (
+            short(point["eta"]),
+            with_error(point["predicted"], point["predicted_se"]),
+            with_error(point["deltaH"], point["se"]),
+            f"{short(point['ess_fraction'], '.1%')}{_low(point)}",
+        )
+        for point in points
+    ]
+    click.echo()
+    print_columns([("eta", "predicted", "measured", "ESS"), *rows])
+
+
+def _print_estimators(record: Mapping[str, Any]) -> None:
+    """Every standard error of one run, and why there is none."""
+    from ..plugins.probe.report.readable import with_error
+
+    found = record["full_results"]
+    rows = [
+        (
+            name,
+            with_error(estimate["value"], estimate["se"]),
+            estimate["measured_in"],
+            f"{estimate['n']} {estimate['units']}",
+            estimate["status"] + (f": {estimate['reason']}" if estimate["reason"] else ""),
+        )
+        for name, estimate in found["variance"].items()
+    ]
+    click.echo(f"\n{Path(record['files']['config']).parent.name}, estimators")
+    print_columns([("estimator", "value", "in", "units", "status"), *rows])
+    forms = found["prediction"]["forms"] if found["prediction"] else {}
+    stated = (f"{name} {with_error(form['deltaH1'], form['se'])}" for name, form in forms.items())
+    if forms:
+        click.echo(f"forms of the prediction: {', '.join(stated)}")
+    for warning in found["warnings"]:
+        click.echo(f"warning: {warning}")
+
+
+def _named(name: str, lines: list[str]) -> list[tuple[str, str]]:
+    """Rows of which the first has the name."""
+    return [(name if not at else "", line) for at, line in enumerate(lines)]
+
+
+def _low(weights: Mapping[str, Any]) -> str:
+    return ", too low to trust" if weights["ESS_too_low"] else ""
 
 
 def _order(found: Mapping[str, Any]) -> str:

@@ -17,7 +17,15 @@ from ...core.experiment import Named, Reward, Rollout, component, components, nu
 from .log_settings import DetailedLogging
 
 EntropyUnit = Literal["per_sequence", "per_token_ratio", "per_seq_token_mean"]
-Weighting = Literal["dr_grpo", "per_token_avg", "token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
+Weighting = Literal[
+    "dr_grpo",
+    "per_token_avg",
+    "token-mean",
+    "token-sum",
+    "seq-mean-token-sum",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum-norm",
+]
 
 
 def _is(expected: Any, fix: str) -> Any:
@@ -31,6 +39,16 @@ def _is(expected: Any, fix: str) -> Any:
 def _positive(instance: Any, attribute: Any, value: float | None) -> None:
     if value is not None and not 0 < value < math.inf:
         raise ValueError("must be above 0 and finite")
+
+
+def _at_least_0(instance: Any, attribute: Any, value: float | None) -> None:
+    if value is not None and not 0 <= value < math.inf:
+        raise ValueError("must be at least 0 and finite")
+
+
+def _finite(instance: Any, attribute: Any, value: float | None) -> None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError("must be finite")
 
 
 def _steps(instance: Any, attribute: Any, values: tuple[float, ...] | None) -> None:
@@ -126,23 +144,33 @@ class Computation:
     checks: Literal["none", "standard", "full"] = "standard"
     """``standard``: hashes of parameters and optimizer state, the score identity, a deliberately wrong shift. ``full``
     also turns the advantages around and sets them to 0, which costs two more gradients of U."""
-    weighting_mode: Weighting = "dr_grpo"
+    weighting_mode: Weighting | None = None
     """How the tokens of U are weighted in the policy gradient: over the longest response to the same prompt
-    (``dr_grpo``), over the response's own length (``per_token_avg``), or as the trainer's ``loss_aggregation``."""
+    (``dr_grpo``), over the response's own length (``per_token_avg``), or as the trainer's ``loss_aggregation``. By
+    default that of the run that wrote the checkpoint; without one, ``dr_grpo``."""
 
 
 @attrs.frozen
 class PolicyGradient:
-    """The loss of the update, by registered names; as trained on-policy with one optimizer step."""
+    """The loss of the update, by registered names; as trained on-policy with one optimizer step.
 
-    advantage: Named = component("advantage", "dr_grpo")
-    policy_loss: Named = component("policy_loss", "ppo")
+    What is ``null`` is as in the run that wrote the checkpoint. Where no run of this package did, it is that of
+    Dr. GRPO, with neither KL nor entropy term nor clipping.
+    """
+
+    advantage: Named | None = component("advantage")
+    policy_loss: Named | None = component("policy_loss")
     kl: Named | None = component("kl")
-    """A KL term to the adapter's base model."""
-    kl_coef: float = number(0.0, 0)
-    entropy_coeff: float = 0.0
-    max_grad_norm: float = number(0.0, 0)
+    """A KL term to the policy that training started from: an adapter's base, or ``checkpoint.backbone``."""
+    kl_coef: float | None = attrs.field(default=None, validator=_at_least_0)
+    """0 is no KL term. A run's is the one that its controller has reached."""
+    kl_placement: Literal["loss", "reward"] | None = None
+    kl_weight: Literal["none", "detached", "differentiable"] | None = None
+    entropy_coeff: float | None = attrs.field(default=None, validator=_finite)
+    max_grad_norm: float | None = attrs.field(default=None, validator=_at_least_0)
     """Global norm that the gradient is clipped to before an ``adamw`` step; 0 does not clip."""
+    soft_advantage_reweight: bool | None = None
+    zero_task_advantage: bool | None = None
 
 
 @attrs.frozen
@@ -223,7 +251,8 @@ class ProbeConfig:
     checkpoint: Checkpoint = section(Checkpoint)
     batch_config: Batches = section(Batches)
     rollout: Rollout | None = None
-    """How ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint."""
+    """How ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, else as
+    ``uncollapse train`` does by default."""
     reward: Reward | None = None
     generation: Generation = section(Generation)
     probe_rework: Computation = section(Computation)
@@ -237,7 +266,8 @@ class ProbeConfig:
     memory_config: Memory = section(Memory)
     probe_reuse: Reuse = section(Reuse)
     learning_rate: float | None = attrs.field(default=None, validator=_positive)
-    """eta of the step; by default the base rate that the checkpoint has recorded, if it is positive."""
+    """eta of the step; by default that of the run's next step by its schedule, or the base rate that the checkpoint has
+    recorded where the schedule has ended at 0."""
     entropy_unit: EntropyUnit = "per_sequence"
     """What ``deltaH1`` and ``deltaH_true`` are a change of: mean entropy of a sequence, entropy per token (a ratio of
     sums), or the mean over sequences of their mean token entropy. The ``_tok`` keys are always per token."""

@@ -12,15 +12,14 @@ from torch import Tensor
 from ...core.components import Rollouts
 from ...estimators.variance.statistics import by_prompt
 from ...estimators.variance.terms import EntropyUnit, Terms
-from ..training.batch import parts
+from ..training.batch import Batch, parts
 from ..training.models import Policy
 from ..training.ranks import Ranks
 from ..training.stages import to_batch
-from ..training.token_head import token_logprobs
 from .checkpoint.adam_state import AdamState
 from .checkpoint.load import digest
 from .estimation.measurement import Measurement
-from .estimation.passes import inner
+from .estimation.passes import Outputs, inner
 from .estimation.truth import with_error
 from .plain import numbers
 from .probed import Probed
@@ -49,30 +48,46 @@ def score_identity(terms: Terms) -> dict[str, float]:
 
 
 @torch.no_grad()
-def shift_canary(policy: Policy, rollouts: Rollouts, logprobs: Tensor, ranks: Ranks) -> dict[str, float]:
-    """Mean log-prob (nats) of the sampled tokens, of the same tokens at the next position (a deliberate mistake), and
-    of any token under a uniform distribution.
+def shift_canary(policy: Policy, rollouts: Rollouts, outputs: Outputs, ranks: Ranks) -> dict[str, float]:
+    """How well the sampled tokens fit the policy, and how well at the next position, which is a deliberate mistake.
 
-    A model that has just read a token rarely expects it again, so the second number is far lower, unless log-probs were
-    off by one to begin with. The first rows of the sample are enough.
+    Whatever the policy, the expected log-prob of a token that it samples is minus the entropy of the distribution that
+    the token came from. ``gap`` is the mean of their sum (nats per token), which is 0 but for noise, and
+    ``shifted_gap`` the same one position off; ``gap_se`` and ``shifted_gap_se`` are standard errors over rows. The mean
+    log-probs themselves are ``logprob`` and ``shifted_logprob``, and ``uniform_logprob`` that of any token under a
+    uniform distribution. The first rows of the sample are enough.
     """
     batch = to_batch(rollouts).take(range(min(ROWS, len(rollouts.tokens))))
-    shifted = []
+    mask = batch.mask
+    shifted = {name: torch.zeros(mask.shape, dtype=torch.float64) for name in ("logprobs", "entropies")}
     for rows in parts(range(len(batch)), 8):
         part = batch.take(rows).to(ranks.device)
         hidden = policy.language_model.get_decoder()(input_ids=part.tokens, use_cache=False).last_hidden_state
-        weight = policy.language_model.get_output_embeddings().weight
-        softcap = getattr(policy.language_model.config.get_text_config(), "final_logit_softcapping", None)
-        found, _ = token_logprobs(
-            hidden[part.mask], weight, part.tokens[part.mask], policy.temperature, softcap, "none"
-        )
-        shifted.append(found.double().cpu())
-    mask = rollouts.mask[: len(batch)]
+        for name, found in policy.token_scores(hidden[part.mask], part, "value").items():
+            shifted[name][rows, : found.shape[1]] = found.double().cpu()
+    own = {name: outputs[name][: len(batch), : mask.shape[1]] for name in shifted}
+    gap, gap_se = _gap(own, mask, batch)
+    shifted_gap, shifted_gap_se = _gap(shifted, mask, batch)
     return {
-        "logprob": float(logprobs[: len(batch)][mask].mean()),
-        "shifted_logprob": float(torch.cat(shifted).mean()),
-        "uniform_logprob": -math.log(policy.language_model.get_output_embeddings().weight.shape[0]),
+        "logprob": float(own["logprobs"][mask].mean()),
+        "shifted_logprob": float(shifted["logprobs"][mask].mean()),
+        "uniform_logprob": -math.log(policy.language_model.config.get_text_config().vocab_size),
+        "gap": gap,
+        "gap_se": gap_se,
+        "shifted_gap": shifted_gap,
+        "shifted_gap_se": shifted_gap_se,
     }
+
+
+def _gap(scores: Outputs, mask: Tensor, batch: Batch) -> tuple[float, float]:
+    """Mean over the tokens of log-prob plus entropy, and its standard error with rows as units."""
+    of_rows = torch.where(mask, scores["logprobs"] + scores["entropies"], 0.0).sum(1)
+    tokens = mask.sum(1).double()
+    mean = float(of_rows.sum() / tokens.sum())
+    if len(batch) < 2:
+        return mean, math.nan
+    spread = (of_rows - mean * tokens).square().sum() * len(batch) / (len(batch) - 1)
+    return mean, float(spread.sqrt() / tokens.sum())
 
 
 def sampler_gap(rollouts: Rollouts, logprobs: Tensor) -> float:
@@ -103,7 +118,7 @@ def check(probed: Probed) -> dict[str, Any]:
     found: dict[str, Any] = {
         "adam_coverage": session.adam.coverage.fraction,
         "sampler_gap": sampler_gap(own.rollouts, outputs["logprobs"]),
-        "shift_canary": shift_canary(session.policy, own.rollouts, outputs["logprobs"], session.ranks),
+        "shift_canary": numbers(shift_canary(session.policy, own.rollouts, outputs, session.ranks)),
         "score_identity": None,
         "score_identity_z": None,
         "noise_floor": None,
@@ -111,7 +126,7 @@ def check(probed: Probed) -> dict[str, Any]:
         "zero_advantage": None,
     }
     if probed.predicts:
-        terms = measurement.prediction_terms(config.entropy_unit)
+        terms = measurement.derivative_terms(config.entropy_unit)
         mean = found["score_identity"] = numbers(score_identity(terms))
         found["score_identity_z"] = mean["value"] / mean["se"] if mean["se"] else None
         if config.measures_truth and probed.paired:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .integrity import state_digest
 from .logs.detailed_log import DetailedLogger
 from .logs.logged import log_probe
 from .messages import messages
+from .next_step import step_lines
 from .own_run import read_for_checkpoint
 from .probed import Probed
 from .read_config import Read, read_config
@@ -42,20 +43,25 @@ class OfflineEntropyProbe:
 
     def __init__(self, config: Mapping[str, Any] | ProbeConfig | Read, ranks: Ranks | None = None) -> None:
         read = Read(config) if isinstance(config, ProbeConfig) else config
-        read = read if isinstance(read, Read) else read_config(read)
-        self.config, self.ignored = read.config, read.ignored
+        self._read = read if isinstance(read, Read) else read_config(read)
         self._ranks = ranks
         self._sessions: dict[str, Session] = {}
+        self._ignored: dict[str, tuple[str, ...]] = {}
+        """By the key of the session."""
+        self._read_for: Callable[[str], Read] = lambda checkpoint: self._read
         self._directory: Path | None = None
-        for line in self.ignored:
-            messages.warning("ignored: %s", line)
 
     @classmethod
     def from_config_file(
         cls, path: str | Path, overrides: Mapping[str, Any] | None = None, ranks: Ranks | None = None
     ) -> OfflineEntropyProbe:
-        """The probe of a YAML file or a template (``configs/NAME.yaml``); ``overrides`` are values of dotted keys."""
-        probe = cls(read_for_checkpoint(path, overrides or {}), ranks)
+        """The probe of a YAML file or a template (``configs/NAME.yaml``); ``overrides`` are values of dotted keys.
+
+        What a template says gives way to what each checkpoint that is probed says: see :mod:`.own_run`.
+        """
+        given = dict(overrides or {})
+        probe = cls(read_for_checkpoint(path, given), ranks)
+        probe._read_for = lambda checkpoint: read_for_checkpoint(path, given, checkpoint)
         probe._directory = Path(path).expanduser().resolve().parent
         return probe
 
@@ -63,8 +69,25 @@ class OfflineEntropyProbe:
         """The loaded checkpoint; loaded once, however often it is probed."""
         key = str(checkpoint_path or self.config.checkpoint.checkpoint_path)
         if key not in self._sessions:
-            self._sessions[key] = Session(self.config, key, self._ranks)
+            # a checkpoint that the configuration names itself keeps the optimizer state that it names
+            read = self._read_for(key) if key != self.config.checkpoint.checkpoint_path else self._read
+            for line in read.ignored:
+                messages.warning("ignored: %s", line)
+            session = Session(read.config, key, self._ranks, spare_rate=read.spare_rate)
+            for line in step_lines(session.predicted_step()):
+                messages.info("step: %s", line)
+            self._sessions[key], self._ignored[key] = session, read.ignored
         return self._sessions[key]
+
+    @property
+    def config(self) -> ProbeConfig:
+        """As it was read; ``session().config`` has what a checkpoint and its run have added."""
+        return self._read.config
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """``key: why nothing reads it``."""
+        return self._read.ignored
 
     def run_mixed_probe(self, checkpoint_path: str | Path | None = None) -> dict[str, Any]:
         """Sample E and U, predict and measure: the results of :mod:`.results`, with times, memory and what was ignored.
@@ -73,11 +96,11 @@ class OfflineEntropyProbe:
             RequestError: the checkpoint cannot be probed with this configuration.
         """
         session = self.session(checkpoint_path)
-        sizes = self.config.sizes
+        sizes = session.config.sizes
         if len(sizes) > 1:
             messages.warning("B_E_values has %d sizes; one probe takes the first, %d", len(sizes), sizes[0])
         found = self.run(session, sizes[0])
-        output = self.config.output
+        output = session.config.output
         if output.save_samples:
             messages.warning("output.save_samples: samples are written by the experiments, not by this one probe")
         if output.save_results and output.results_path and session.ranks.first:
@@ -103,7 +126,7 @@ class OfflineEntropyProbe:
         """
         started = time.perf_counter()
         with DetailedLogger(self._logging(session), self._directory) as log:
-            log.log_run_start(session.loaded.directory, plain(self._of_size(B_E)))
+            log.log_run_start(session.loaded.directory, plain(of_size(session.config, B_E)))
             clock = Clock(on_start=log.log_phase_start, on_end=log.log_phase_end)
             before = session.digest or self._digest(session, clock)
             U = session.draw_U(*names, clock=clock) if U is None else U
@@ -111,13 +134,13 @@ class OfflineEntropyProbe:
             step = session.step(U, clock) if step is None else step
             measurement = session.measurement(E, step, clock)
             truth = measurement
-            if self.config.measures_truth and self.config.importance.independent_E:
+            if session.config.measures_truth and session.config.importance.independent_E:
                 truth = session.measurement(session.draw_E(B_E, "truth", *names, clock=clock, kept=False), step, clock)
             probed = Probed(session, U, E, measurement, truth)
             found = results(probed)
             if found["integrity"] is not None:
                 found["integrity"] |= {"param_hash_before": before, "param_hash_after": self._digest(session, clock)}
-            found["ignored"] = list(self.ignored)
+            found["ignored"] = list(self._ignored_of(session))
             found["timing"] = {**clock.seconds, "total_time": time.perf_counter() - started}
             found |= _memory()
             log_probe(log, probed, found)
@@ -125,19 +148,25 @@ class OfflineEntropyProbe:
             found["log_file"] = str(log_file) if log_file else None
         return found, probed
 
-    def _of_size(self, B_E: int) -> ProbeConfig:
-        return attrs.evolve(self.config, batch_config=attrs.evolve(self.config.batch_config, B_E=B_E, B_E_values=None))
+    def _ignored_of(self, session: Session) -> tuple[str, ...]:
+        found = (self._ignored[key] for key, other in self._sessions.items() if other is session)
+        return next(found, self.ignored)
 
     def _logging(self, session: Session) -> Any:
-        settings = self.config.detailed_logging
+        settings = session.config.detailed_logging
         return settings if session.ranks.first else attrs.evolve(settings, enabled=False)
 
     def _digest(self, session: Session, clock: Clock) -> str | None:
-        if self.config.probe_rework.checks == "none":
+        if session.config.probe_rework.checks == "none":
             return None
         with clock("hashing"):
             session.digest = state_digest(session.policy, session.adam)
         return session.digest
+
+
+def of_size(config: ProbeConfig, B_E: int) -> ProbeConfig:
+    """The configuration of one probe with ``B_E`` prompts of E."""
+    return attrs.evolve(config, batch_config=attrs.evolve(config.batch_config, B_E=B_E, B_E_values=None))
 
 
 def _memory() -> dict[str, Any]:

@@ -21,6 +21,10 @@ REPEATS = frozenset({"repeats_K", "sizes_K"})
 ONE_BATCH = frozenset({"r_U", "K_UU"})
 """Terms of variance estimators, by what measures them."""
 
+MOST_SEQUENCES = 10_000_000
+MOST_RUNS = 100_000
+"""Beyond these a request is a slip of the hand."""
+
 TEMPLATES = Path(__file__).parent / "configs"
 
 
@@ -41,6 +45,8 @@ class Read:
     config: ProbeConfig
     ignored: tuple[str, ...] = ()
     """``key: why nothing reads it``."""
+    spare_rate: bool = attrs.field(default=False, eq=False)
+    """Whether the learning rate is a template's, which gives way to the one that the checkpoint has recorded."""
 
 
 def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Read:
@@ -172,21 +178,23 @@ def _combinations(config: ProbeConfig) -> Iterator[Problem]:
             "probe_rework.compute_delta_h1 and importance.enabled",
             fix="set one of them to true",
         )
+    yield from _amounts(config)
     yield from _estimators(config)
-    if needed := sorted(getattr(gradient.advantage.component, "needs", frozenset()) & {"values", "greedy_rewards"}):
-        yield Problem(
-            f"needs {' and '.join(needed).replace('_', ' ')}, which a checkpoint of a policy does not have",
-            "policy_gradient.advantage",
-            gradient.advantage.name,
-            "choose one that needs neither, such as dr_grpo, grpo or rloo",
-        )
-    if batches.G == 1 and "groups" in getattr(gradient.advantage.component, "needs", frozenset()):
-        reason, fix = "compares the responses to one prompt", "set batch_config.G to 2 or more"
-        yield Problem(reason, "policy_gradient.advantage", gradient.advantage.name, fix)
-    if (gradient.kl is None) != (gradient.kl_coef == 0):
+    if gradient.kl is not None and gradient.kl_coef == 0:
         yield Problem("a KL term has an estimator and a coefficient", "policy_gradient.kl and policy_gradient.kl_coef")
     if gradient.max_grad_norm and config.direction != "adamw":
         yield Problem("clipping is part of the adamw direction only", "policy_gradient.max_grad_norm")
+
+
+def _amounts(config: ProbeConfig) -> Iterator[Problem]:
+    """What no machine holds: refused at once, rather than after hours or by the system's memory."""
+    batches = config.batch_config
+    for key, count in (("B_E", max(config.sizes) * batches.G_E), ("B_U", batches.B_U * batches.G)):
+        if count > MOST_SEQUENCES:
+            reason = f"asks for more than {MOST_SEQUENCES:,} sequences, and a batch is held in memory as a whole"
+            yield Problem(reason, f"batch_config.{key}", fix="ask for fewer")
+    if len(config.sizes) * batches.runs_per_batch > MOST_RUNS:
+        yield Problem(f"asks for more than {MOST_RUNS:,} runs", "batch_config.runs_per_batch", fix="ask for fewer")
 
 
 def _estimators(config: ProbeConfig) -> Iterator[Problem]:

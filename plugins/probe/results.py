@@ -7,13 +7,19 @@ in ``_tok`` are per token (a ratio of sums). The step is ``direction`` in both.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from ...estimators.variance.statistics import mean_entropy, predicted_change, predicted_change_reward_to_go
+from ...estimators.variance.statistics import (
+    Statistic,
+    mean_entropy,
+    predicted_change,
+    predicted_change_reward_to_go,
+)
 from ...estimators.variance.terms import MEASURED_IN, EntropyUnit
+from .cautions import cautions
 from .estimation.measurement import Measurement
 from .estimation.passes import norm
 from .estimation.truth import with_error
@@ -21,6 +27,7 @@ from .integrity import check
 from .plain import number, numbers
 from .probed import Probed
 from .sampling.samples import Sample
+from .small_samples import FEW, widened, widening
 from .standard_errors import older_keys, standard_errors
 
 PER_TOKEN: EntropyUnit = "per_token_ratio"
@@ -28,10 +35,6 @@ LEGACY = (
     "bars_dot", "deltaH1", "SE_conditional", "V_X", "V_Y", "SE_deltaH1", "H_orig", "H_upd", "deltaH_true",
 )  # fmt: skip
 """The names of older results, which are also there together."""
-RELIABLE_K = 0.7
-"""Of the Pareto fit: beyond it, smoothed weights are not reliable (Vehtari et al. 2024)."""
-NOISE_MARGIN = 10
-"""How many times the noise floor a measured change should be."""
 
 
 def results(probed: Probed) -> dict[str, Any]:
@@ -50,7 +53,9 @@ def results(probed: Probed) -> dict[str, Any]:
         "entropy_unit": config.entropy_unit,
         "measured_in": MEASURED_IN[config.entropy_unit],
         "direction": config.direction,
+        "step": session.predicted_step(),
         "master_seed": session.master_seed,
+        "small_sample": _small_sample(probed),
         "update": {"v_norm": norm(step.direction), "gradient_norm": norm(step.gradient)},
         "checkpoint": {
             "path": str(session.loaded.directory),
@@ -77,10 +82,10 @@ def results(probed: Probed) -> dict[str, Any]:
     if probed.predicts and config.measures_truth:
         found["comparison"] = _comparison(probed, found)
     found["variance"] = standard_errors(probed)
-    found |= older_keys(found["variance"], found["deltaH1"])
+    found |= older_keys(found["variance"], found["deltaH1"], _prompts(probed.measurement))
     found["integrity"] = check(probed) if config.probe_rework.checks != "none" else None
     found["legacy"] = {name: found.get(name) for name in LEGACY}
-    found["warnings"] = list(_warnings(found))
+    found["warnings"] = list(cautions(found))
     return found
 
 
@@ -89,12 +94,18 @@ def results(probed: Probed) -> dict[str, Any]:
 
 def _prediction(probed: Probed) -> dict[str, Any]:
     measurement, unit = probed.measurement, probed.config.entropy_unit
-    values = {u: with_error(predicted_change(measurement.prediction_terms(u))) for u in (unit, PER_TOKEN)}
+    values = {u: _stated(measurement, predicted_change(measurement.prediction_terms(u))) for u in (unit, PER_TOKEN)}
     eta = measurement.eta
-    forms = {"snis_derivative": {"deltaH1": values[unit][0], "se": number(values[unit][1])}}
+    statistics = {
+        "leave_one_out": predicted_change(measurement.prediction_terms(unit)),
+        "snis_derivative": predicted_change(measurement.derivative_terms(unit)),
+    }
     if unit != "per_seq_token_mean":
-        value, se = with_error(predicted_change_reward_to_go(measurement.prediction_terms(unit)))
-        forms["reward_to_go"] = {"deltaH1": value, "se": number(se)}
+        statistics["reward_to_go"] = predicted_change_reward_to_go(measurement.derivative_terms(unit))
+    forms = {}
+    for name, statistic in statistics.items():
+        value, se = _stated(measurement, statistic)
+        forms[name] = {"deltaH1": value, "se": number(se)}
     return {
         "bars_dot": values[unit][0] / eta,
         "bars_dot_tok": values[PER_TOKEN][0] / eta,
@@ -111,7 +122,7 @@ def _prediction(probed: Probed) -> dict[str, Any]:
             "v_kind": "adamw" if probed.config.direction == "adamw" else "precond_grad",
             "v_norm": norm(measurement.step.direction),
             "baseline": None,
-            "estimator": "snis_derivative",
+            "estimator": "leave_one_out",
             "forms": forms,
         },
     }
@@ -128,6 +139,7 @@ def _truth(probed: Probed) -> dict[str, Any]:
     per_token = {}
     if config.importance.report_per_token:
         change, se = measurement.truth(eta, probed.weighting).change(tokens)
+        se = widened(se, _prompts(measurement))
         per_token = {
             "H_orig_tok": before_tok,
             "H_upd_tok": before_tok + change,
@@ -135,7 +147,7 @@ def _truth(probed: Probed) -> dict[str, Any]:
             "deltaH_true_tok_se": number(se),
         }
     weights = first["weights"]
-    fraction, threshold = weights["ess_fraction"], config.importance_sampling.ess_threshold
+    fraction = weights["ess_fraction"]
     return {
         "H_orig": before,
         "H_upd": before + first["deltaH"],
@@ -146,7 +158,7 @@ def _truth(probed: Probed) -> dict[str, Any]:
         "diagnostics": {
             "ESS": weights["ess"],
             "ESS_fraction": fraction,
-            "ESS_too_low": fraction is None or fraction < threshold,
+            "ESS_too_low": _too_low(probed, fraction),
             "w_max": weights["w_max"],
             "w_min": weights["w_min"],
             "w_sum_global": weights["w_sum"],
@@ -166,6 +178,7 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
     terms, tokens = measurement.truth_terms(config.entropy_unit), measurement.truth_terms(PER_TOKEN)
     measured = measurement.truth(eta, probed.weighting)
     (change, se), (change_tok, se_tok) = measured.change(terms), measured.change(tokens)
+    se, se_tok = (widened(error, _prompts(measurement)) for error in (se, se_tok))
     weights = {key: numbers(value) for key, value in measured.weights_of(terms).items()}
     point = {
         "eta": eta,
@@ -178,10 +191,13 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
         "predicted_se": None,
         "clipped_fraction": None,
         **weights,
+        "ESS_too_low": _too_low(probed, weights["ess_fraction"]),
         "weights": {**weights, "w_sum": float(measured.w.sum())},
     }
     if probed.predicts:
-        slope, slope_se = with_error(predicted_change(_at(probed.measurement, config.entropy_unit, 1.0)))
+        slope, slope_se = _stated(
+            probed.measurement, predicted_change(_at(probed.measurement, config.entropy_unit, 1.0))
+        )
         point |= {"predicted": eta * slope, "predicted_se": number(abs(eta) * slope_se)}
     if config.importance.symmetric:
         back = measurement.truth(-eta, probed.weighting)
@@ -197,8 +213,12 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
 
 
 def _comparison(probed: Probed, found: dict[str, Any]) -> dict[str, Any]:
-    """Prediction and truth side by side; a z-score only where they stand on independent samples."""
-    predicted, true = found["deltaH1"], found["deltaH_true"]
+    """Prediction and truth side by side; a z-score only where they stand on independent samples.
+
+    On one sample the truth stands beside its own derivative, which shares its bias of few sequences with it.
+    """
+    form = "snis_derivative" if probed.paired else "leave_one_out"
+    predicted, true = found["prediction"]["forms"][form]["deltaH1"], found["deltaH_true"]
     ratio = predicted / true if true else None
     relative = abs(predicted - true) / abs(true) if true else None
     same = {"difference": true - predicted, "ratio": ratio, "rel_err": relative, "paired": probed.paired}
@@ -211,23 +231,36 @@ def _comparison(probed: Probed, found: dict[str, Any]) -> dict[str, Any]:
     return {**same, "z": (predicted - true) / se if se else None, "se_diff": se}
 
 
-def _warnings(found: dict[str, Any]) -> Iterator[str]:
-    """What makes the numbers mean less than they seem to."""
-    if found["update"]["gradient_norm"] == 0:
-        rest = "what momentum and decay make of it" if found["direction"] == "adamw" else "0, and changes nothing"
-        yield f"the gradient of U is 0 (all rewards of a prompt alike?): the step is {rest}"
-    diagnostics, checks = found.get("diagnostics"), found["integrity"] or {}
-    if diagnostics and diagnostics["ESS_fraction"] is None:
-        yield "the importance weights are not finite numbers: the step is far too long, and nothing was measured"
-    elif diagnostics and diagnostics["ESS_too_low"]:
-        yield f"the effective sample size is {diagnostics['ESS_fraction']:.2f} of the sample: the step is too long"
-    if diagnostics and (k := found["truth"][0].get("pareto_k")) is not None and k > RELIABLE_K:
-        yield f"the weights have a tail of Pareto shape {k:.2f}, above {RELIABLE_K}: the truth cannot be trusted"
-    floor, change = checks.get("noise_floor"), found["deltaH_true"]
-    if floor and change and found["entropy_unit"] == "per_sequence" and abs(change) < NOISE_MARGIN * floor:
-        yield f"deltaH_true is not far above the rounding of float32 ({floor:.1e} nats per sequence): take a larger eta"
-    if (light := found["se_over_deltaH1"]) is not None and light > 1:
-        yield f"the error is {light:.1f} times the prediction: its sign is not known; take a larger B_E"
+def _too_low(probed: Probed, ess_fraction: float | None) -> bool:
+    return ess_fraction is None or ess_fraction < probed.config.importance_sampling.ess_threshold
+
+
+# --- few prompts ----------------------------------------------------------------------------------------------------
+
+
+def _prompts(measurement: Measurement) -> int:
+    return len(measurement.rollouts.group_ids_P)
+
+
+def _stated(measurement: Measurement, statistic: Statistic) -> tuple[float, float]:
+    """(value, standard error), the latter widened where it stands on few prompts."""
+    value, se = with_error(statistic)
+    return value, widened(se, _prompts(measurement))
+
+
+def _small_sample(probed: Probed) -> dict[str, Any] | None:
+    """What is said of fewer than :data:`.small_samples.FEW` prompts of E; ``None`` of more."""
+    prompts = _prompts(probed.measurement)
+    if prompts >= FEW:
+        return None
+    wider = widening(prompts)
+    warning = (
+        f"E has {prompts} prompts: of fewer than {FEW} the spread itself is hardly known, so that standard errors of "
+        f"prediction and truth are given {wider:.2f} times as large"
+    )
+    if probed.config.measures_truth and probed.config.importance.is_mode != "is":
+        warning += ", and self-normalised weights take the truth towards 0"
+    return {"prompts": prompts, "widened_by": wider, "warning": f"{warning}; take a larger B_E"}
 
 
 # --- plain data -----------------------------------------------------------------------------------------------------

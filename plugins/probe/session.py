@@ -7,31 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
-from torch import Tensor
 
-from ...core.config import compose
 from ...core.errors import RequestError
-from ...core.experiment import Experiment, Reward, Rollout
-from ...core.runs import RunDirectory
 from ..rollout.engine_hf import HfEngine
 from ..training.losses import PolicyObjective
 from ..training.ranks import Ranks, start_ranks
-from ..training.stages import to_batch
 from .checkpoint.adam_state import AdamState, read_adam_state
-from .checkpoint.files import run_directory
+from .checkpoint.files import find_checkpoint
 from .checkpoint.load import Loaded, load_checkpoint
 from .config import ProbeConfig
+from .credit import credit, pay_kl, reference_logprobs
 from .estimation.clock import Clock
 from .estimation.directions import AdamW, PreconditionedGradient, UpdateRule
 from .estimation.measurement import Measurement
-from .estimation.passes import Passes, trained
+from .estimation.passes import trained
 from .estimation.step import Step
 from .estimation.update import make_update
+from .next_step import chosen, left_out, objective
+from .own_run import own_run
 from .sampling.cache import drawn
 from .sampling.prompts import PromptSource
 from .sampling.samples import Sample, draw, stream
 from .sampling.sources import EnvironmentSource, Source
+from .used import learning_rate, used
 
 CLOCK = Clock()
 
@@ -41,25 +39,37 @@ class Session:
 
     Args:
         checkpoint: by default ``checkpoint.checkpoint_path`` of the configuration.
+        spare_rate: whether the learning rate gives way to one that the checkpoint has recorded.
 
     Raises:
         RequestError: the checkpoint is incomplete, has no learning rate, or nothing says what to sample.
     """
 
-    def __init__(self, config: ProbeConfig, checkpoint: str | Path | None = None, ranks: Ranks | None = None) -> None:
-        self.config, self.ranks = config, ranks or start_ranks()
+    def __init__(
+        self,
+        config: ProbeConfig,
+        checkpoint: str | Path | None = None,
+        ranks: Ranks | None = None,
+        *,
+        spare_rate: bool = False,
+    ) -> None:
+        self.ranks = ranks or start_ranks()
         place = config.checkpoint
         path = str(checkpoint or place.checkpoint_path)
         if not path:
             raise RequestError("no checkpoint is given", "checkpoint.checkpoint_path", "name one, or use --checkpoint")
         optimizer = place.optimizer_path if path == place.checkpoint_path else ""  # another checkpoint has its own
-        directory = run_directory(Path(path))
-        run = compose(RunDirectory(directory).read_config()) if directory is not None else None
-        self.rollout = config.rollout or (run.rollout if run is not None else Rollout())
-        own = run is not None and config.batch_config.dataset_name is None and config.batch_config.environment is None
-        generation = config.generation
-        self.temperature = generation.temperature or (self.rollout.temperature if own else 1.0)
-        self.max_tokens = generation.max_new_tokens or (self.rollout.max_tokens if own else 256)
+        find_checkpoint(path, optimizer or None)  # says what is missing, before anything else is looked at
+        self.run = own_run(path)
+        self.chosen = chosen(config)
+        """Keys of the step that the configuration itself says."""
+        filled = used(config, self.run)
+        assert filled.rollout is not None and filled.generation.temperature and filled.generation.max_new_tokens
+        self.rollout, self.temperature = filled.rollout, filled.generation.temperature
+        self.max_tokens = filled.generation.max_new_tokens
+        self.sources = {name: self._source(name, filled) for name in "EU"}
+        for source in self.sources.values():
+            source.check()  # a data set that cannot be read is found before a large model is
         self.loaded: Loaded = load_checkpoint(
             path,
             backbone=place.backbone or place.model_config_path or None,
@@ -69,13 +79,25 @@ class Session:
             device=self.ranks.device,
         )
         self.adam: AdamState = read_adam_state(self.loaded.optimizer_path, self.loaded.policy)
-        self.eta = _learning_rate(config, self.adam)
+        self.eta, self.rate_by = learning_rate(config, self.adam, self.run, spare_rate)
         self.digest: str | None = None
         """Of the policy and Adam's state as they were last seen; ``None`` before the first look."""
-        self.sources = {name: self._source(name, run) for name in "EU"}
-        self.master_seed = self.ranks.broadcast(
-            secrets.randbits(31) if config.probe_rework.master_seed is None else config.probe_rework.master_seed
+        work = filled.probe_rework
+        self.master_seed: int = self.ranks.broadcast(
+            secrets.randbits(31) if work.master_seed is None else work.master_seed
         )
+        self.config = attrs.evolve(
+            filled,
+            checkpoint=attrs.evolve(
+                place,
+                checkpoint_path=path,
+                optimizer_path=optimizer,
+                backbone=self.loaded.start if self.loaded.adapter else place.backbone,
+            ),
+            learning_rate=self.eta,
+            probe_rework=attrs.evolve(work, master_seed=self.master_seed),
+        )
+        """With everything that the checkpoint and its run have said."""
         engine = self.rollout.engine.component
         batch = config.batch_config.rollout_batch_size
         if isinstance(engine, HfEngine):
@@ -118,18 +140,13 @@ class Session:
             digest = self.loaded.weights_digest
             return drawn(Path(cache), source, self.engine, tokenizer, policy=digest, ranks=self.ranks, **how)
 
-    def _source(self, which: str, run: Experiment | None) -> Source:
-        batches = self.config.batch_config
+    def _source(self, which: str, config: ProbeConfig) -> Source:
+        batches = config.batch_config
         split = batches.E_split if which == "E" else batches.U_split
         if batches.dataset_name is not None:
             return PromptSource.named(batches.dataset_name, split or batches.split, batches.max_prompt_tokens)
-        named = batches.environment or (run.environment if run is not None else None)
-        if named is None:
-            raise RequestError(
-                "nothing says what to sample, and the checkpoint belongs to no run of this package",
-                "batch_config",
-                "give batch_config.dataset_name or batch_config.environment",
-            )
+        named = batches.environment
+        assert named is not None and config.reward is not None
         environment = named.component
         if split is not None:
             if not hasattr(environment, "split"):
@@ -138,33 +155,78 @@ class Session:
                     f"batch_config.{which}_split",
                     "leave the key out, or choose an environment with a field split",
                 )
-            environment = attrs.evolve(environment, split=split)
-        reward = self.config.reward or (run.reward if run is not None else Reward())
-        return EnvironmentSource(environment, self.rollout, reward)
+            try:
+                environment = attrs.evolve(environment, split=split)
+            except ValueError as error:
+                reason = f"the environment {named.name} has no split {split!r}: {error.args[0]}"
+                raise RequestError(reason, f"batch_config.{which}_split", "name one that it has") from error
+        return EnvironmentSource(environment, self.rollout, config.reward)
 
     # --- computing --------------------------------------------------------------------------------------------------
 
     def step(self, sample: Sample, clock: Clock = CLOCK) -> Step:
         """The update that this sample of U makes; its gradient and direction are computed here."""
         config, gradient = self.config, self.config.policy_gradient
+        assert gradient.advantage is not None and gradient.policy_loss is not None
+        assert config.probe_rework.weighting_mode is not None
         kl = gradient.kl.component if gradient.kl is not None else None
-        objective = PolicyObjective(gradient.policy_loss.component, gradient.entropy_coeff, kl, gradient.kl_coef)
+        in_loss = gradient.kl_placement == "loss"
         with clock("phase2_sum_Y"):
+            rollouts = sample.rollouts
+            ref_logprobs = reference_logprobs(self, rollouts) if kl is not None else None
+            if ref_logprobs is not None and not in_loss:
+                rollouts = pay_kl(self, rollouts, ref_logprobs)
+            loss = PolicyObjective(
+                gradient.policy_loss.component,
+                gradient.entropy_coeff or 0.0,
+                kl if in_loss else None,
+                gradient.kl_coef or 0.0,
+                gradient.kl_weight or "none",
+            )
             update = make_update(
-                sample.rollouts,
+                rollouts,
                 advantage=gradient.advantage.component,
-                objective=objective,
+                objective=loss,
                 weighting=config.probe_rework.weighting_mode,
-                ref_logprobs=self._reference(sample) if kl is not None else None,
+                max_length=self.rollout.max_context,
+                ref_logprobs=ref_logprobs,
+                reweight=bool(gradient.soft_advantage_reweight),
+                without_task=bool(gradient.zero_task_advantage),
+                **credit(self, sample),
             )
             step = Step(self.policy, update, self.rule(), ranks=self.ranks, **config.memory_config.sizes)
             step.direction  # noqa: B018 - so that its time is counted here
         return step
 
+    def predicted_step(self) -> dict[str, Any]:
+        """What is predicted, as plain data: of the optimizer, of the loss, who says so, and what it leaves out."""
+        config, run = self.config, self.run
+        norm = config.policy_gradient.max_grad_norm
+        clipped = f"gradient clipped to the norm {norm:g}" if norm else "gradient not clipped"
+        if run is not None:
+            but = f", but for {', '.join(self.chosen)} of the configuration" if self.chosen else ""
+            by = f"the run {run.directory.name} after step {run.step}{but}"
+        else:
+            but = f"{', '.join(self.chosen)} of the configuration, else " if self.chosen else ""
+            by = f"no run of this package wrote the checkpoint: {but}Dr. GRPO without clipping, KL and entropy term"
+        return {
+            "optimizer": config.direction,
+            "learning_rate": f"{self.eta:g} ({self.rate_by})",
+            "clipping": clipped if config.direction == "adamw" else "not clipped",
+            "loss": objective(config),
+            "said_by": by,
+            "left_out": [*(left_out(config, run) if run is not None else ()), *self._several_rates()],
+        }
+
+    def _several_rates(self) -> list[str]:
+        rates = self.adam.rates
+        shown = ", ".join(f"{rate:g}" for rate in rates)
+        return [f"parameter groups have the learning rates {shown}; all move by one"] if len(rates) > 1 else []
+
     def rule(self) -> UpdateRule:
         if self.config.direction == "preconditioned_gradient":
             return PreconditionedGradient(self.adam)
-        return AdamW(self.adam, trained(self.policy), self.config.policy_gradient.max_grad_norm)
+        return AdamW(self.adam, trained(self.policy), self.config.policy_gradient.max_grad_norm or 0.0)
 
     def measurement(self, sample: Sample, step: Step, clock: Clock = CLOCK) -> Measurement:
         config = self.config
@@ -177,28 +239,5 @@ class Session:
             eta=self.eta,
             mode=config.importance.entropy_mode,
             clock=clock,
+            unbiased=True,
         )
-
-    def _reference(self, sample: Sample) -> Tensor:
-        """[B, T] log-probs of the policy without its adapter."""
-        if not self.loaded.adapter:
-            raise RequestError(
-                "a KL term needs a reference policy, and a full model has no adapter to switch off",
-                "policy_gradient.kl",
-                "probe an adapter, or leave the KL term out",
-            )
-        passes = Passes(self.policy, to_batch(sample.rollouts), ranks=self.ranks, **self.config.memory_config.sizes)
-        with torch.no_grad(), self.policy.model.disable_adapter():
-            return passes.forward()["logprobs"].float()
-
-
-def _learning_rate(config: ProbeConfig, adam: AdamState) -> float:
-    if config.learning_rate is not None:
-        return config.learning_rate
-    if adam.base_lr is None:
-        raise RequestError(
-            "the learning rate is not given, and the checkpoint has recorded none that is positive",
-            "learning_rate",
-            "give the learning rate of the step, such as 2e-6",
-        )
-    return adam.base_lr

@@ -154,6 +154,13 @@ def test_levels_of_messages(made, words, level):
         (("debug", "--be-values", "1,4"), "batch_config.B_E_values = 1: one prompt has no spread"),
         (("single", "--be-values", "a,b"), "is no list of whole numbers"),
         (("single", "--be", "0"), "is not in the range"),
+        (("single", "--be", "9" * 20), "batch_config.B_E: asks for more than 10,000,000 sequences"),
+        (("single", "--bu", "9" * 20), "batch_config.B_U: asks for more than 10,000,000"),
+        (("batch-scaling", "--runs", "999999999"), "batch_config.runs_per_batch: asks for more than 100,000 runs"),
+        (("single", "--set", "learning_rate=nan"), "learning_rate"),
+        (("single", "--set", "importance.etas=[.nan]"), "importance.etas"),
+        (("single", "--set", "policy_gradient.kl_coef=-1"), "policy_gradient.kl_coef"),
+        (("single", "--config", "experiment.yaml", "--checkpoint", "x"), "unknown key"),
         (("single", "--set", "batch_config.nothing=1"), "batch_config.nothing"),
         (("single", "--set", "batch_config.G"), "is not KEY=VALUE"),
         (("single", "--set", "batch_config.G=[1"), "is not a YAML value"),
@@ -170,6 +177,7 @@ def test_levels_of_messages(made, words, level):
     ],
 )
 def test_wrong_requests_are_one_message_and_exit_code_2(words, said, here):
+    (here / "experiment.yaml").write_text("environment: bandit\nmodel: {path: x}\n")
     answer = invoke(*words, code=2)
     assert said in answer.stderr and "Traceback" not in answer.output
     assert not (here / "results").exists()

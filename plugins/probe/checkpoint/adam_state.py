@@ -19,6 +19,7 @@ from torch import Tensor
 from ....core.errors import RequestError
 from .deepspeed_state import read_optimizer
 from .optimizer_layout import Slot, assign
+from .other_optimizers import other_optimizer
 
 if TYPE_CHECKING:
     from ...training.models import Policy
@@ -70,6 +71,10 @@ class AdamState:
     base_lr: float | None
     """The learning rate before its schedule, if the checkpoint has one that is positive and the same for all."""
     coverage: Coverage
+    lr: float | None = None
+    """The learning rate as it was saved, after its schedule, if it is positive and the same for all."""
+    rates: tuple[float, ...] = ()
+    """The base learning rates of the parameter groups, each once."""
 
 
 def read_adam_state(path: Path, policy: Policy) -> AdamState:
@@ -91,6 +96,7 @@ def read_adam_state(path: Path, policy: Policy) -> AdamState:
             str(path),
             "give the optimizer.pt of a policy that has trained",
         )
+    stateful = [groups[index] for index in sorted({slot.group for slot in states.values()})]
     largest = {name: moments["max_exp_avg_sq"] for name, moments in read.items() if "max_exp_avg_sq" in moments}
     return AdamState(
         step={name: float(slot.state["step"]) for name, slot in states.items()},
@@ -98,8 +104,10 @@ def read_adam_state(path: Path, policy: Policy) -> AdamState:
         exp_avg_sq={name: moments["exp_avg_sq"] for name, moments in read.items()},
         max_exp_avg_sq=largest or None,
         settings={name: _settings(groups[slot.group]) for name, slot in states.items()},
-        base_lr=_base_lr([groups[index] for index in sorted({slot.group for slot in states.values()})]),
+        base_lr=_rate(stateful, "initial_lr", "lr"),
         coverage=Coverage(len(states), sum(p.requires_grad for p in policy.parameters()), len(slots), by),
+        lr=_rate(stateful, "lr"),
+        rates=tuple(sorted(_rates(stateful, "initial_lr", "lr"))),
     )
 
 
@@ -131,12 +139,19 @@ def read_saved(path: Path) -> Any:
 
 def _checked(saved: Any, path: Path) -> dict[str, Any]:
     """Raises RequestError if ``saved`` is no optimizer's state, or one of other rules than AdamW's."""
-    form = isinstance(saved, dict) and isinstance(saved.get("state"), dict) and saved.get("param_groups")
-    if not form or not all(isinstance(group, dict) and "params" in group for group in saved["param_groups"]):
+    if not _is_state(saved):
+        entries = saved.items() if isinstance(saved, dict) else ()
+        inside = next((key for key, value in entries if _is_state(value)), None)
         raise RequestError(
             "this is no state of an optimizer: {state, param_groups} is missing",
             str(path),
-            "give what torch.save(optimizer.state_dict()) wrote",
+            f"save its entry {inside!r} alone" if inside else "give what torch.save(optimizer.state_dict()) wrote",
+        )
+    if name := other_optimizer(saved):
+        raise RequestError(
+            f"this is not the state of Adam, but of {name}",
+            str(path),
+            "the probe predicts AdamW's update from torch's or DeepSpeed's state; train with AdamW",
         )
     for group in saved["param_groups"]:
         if group["params"] and not all(key in group for key in SETTINGS):
@@ -161,6 +176,14 @@ def _checked(saved: Any, path: Path) -> dict[str, Any]:
         fix = "give a checkpoint that was saved after a step"
         raise RequestError("the optimizer has taken no step yet: there is no state to read", str(path), fix)
     return saved
+
+
+def _is_state(saved: Any) -> bool:
+    """Whether this has the form of ``optimizer.state_dict()``."""
+    if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
+        return False
+    groups = saved.get("param_groups") or ()
+    return len(groups) > 0 and all(isinstance(group, dict) and "params" in group for group in groups)
 
 
 def _slots(saved: dict[str, Any], path: Path) -> list[Slot]:
@@ -228,7 +251,12 @@ def _settings(group: dict[str, Any]) -> AdamSettings:
     )
 
 
-def _base_lr(groups: Sequence[dict[str, Any]]) -> float | None:
-    rates = {float(group.get("initial_lr", group.get("lr", 0.0))) for group in groups}
+def _rate(groups: Sequence[dict[str, Any]], *keys: str) -> float | None:
+    """What all groups have under the first key that they have."""
+    rates = _rates(groups, *keys)
     rate = rates.pop()
     return rate if not rates and math.isfinite(rate) and rate > 0 else None
+
+
+def _rates(groups: Sequence[dict[str, Any]], *keys: str) -> set[float]:
+    return {float(next((group[key] for key in keys if key in group), 0.0)) for group in groups}

@@ -17,6 +17,8 @@ from .backbones import backbone_path
 from .deepspeed_state import shard_folder
 
 ADAPTER = "adapter_config.json"
+OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
+"""The second is what accelerate calls it."""
 
 
 @attrs.frozen
@@ -61,10 +63,11 @@ def find_checkpoint(path: str | Path, optimizer_path: str | Path | None = None) 
     shards = shard_folder(directory)
     if model_path is None and shards is None:
         there = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
+        newest = _newest_of_others(directory)
         raise RequestError(
             f"the checkpoint has neither an adapter nor a model: there is {there}",
             str(directory),
-            f"give a directory with {ADAPTER} or config.json in it or in its model/",
+            f"give {newest}" if newest else f"give a directory with {ADAPTER} or config.json in it or in its model/",
         )
     model_path = model_path or directory
     return Files(directory, model_path, _optimizer(directory, model_path, shards, optimizer_path))
@@ -95,13 +98,14 @@ def _newest(run: RunDirectory) -> Path:
 def _optimizer(directory: Path, model_path: Path, shards: Path | None, given: str | Path | None) -> Path:
     if given is not None:
         file = Path(given).expanduser()
-        looked, last = [file, file / "optimizer.pt"], shard_folder(file)
+        looked, last = [file, *(file / name for name in OPTIMIZERS)], shard_folder(file)
     else:
-        looked, last = [directory / "optimizer.pt", model_path / "optimizer.pt"], shards
+        looked, last = [place / name for place in (directory, model_path) for name in OPTIMIZERS], shards
         if last is None and model_path == directory:  # beside a model that has a directory of its own
-            looked.append(directory.parent / "optimizer.pt")
+            looked += [directory.parent / name for name in OPTIMIZERS]
     found = next((file for file in looked if file.is_file()), last)
     if found is None:
+        _refuse_fsdp(directory)
         inside = directory.glob("*/optimizer.pt") if given is None else ()
         below = min((path for path in inside if path.parent.name != "critic"), default=None)
         raise RequestError(
@@ -110,6 +114,24 @@ def _optimizer(directory: Path, model_path: Path, shards: Path | None, given: st
             f"give {below.parent}, or the path of its optimizer.pt" if below else "give the path of its optimizer.pt",
         )
     return found
+
+
+def _newest_of_others(directory: Path) -> Path | None:
+    """The newest ``checkpoint-N`` in the output directory of a Hugging Face Trainer."""
+    numbered = {path: path.name.rpartition("-")[2] for path in directory.glob("checkpoint-*") if _has_model(path)}
+    counted = {path: int(number) for path, number in numbered.items() if number.isdecimal()}
+    return max(counted, key=lambda path: counted[path], default=None)
+
+
+def _refuse_fsdp(directory: Path) -> None:
+    """Raises RequestError if FSDP has left its shards there."""
+    shards = next((path.parent for path in directory.glob("*/*.distcp")), None)
+    if shards is not None:
+        raise RequestError(
+            "the optimizer state is sharded by FSDP, which the probe does not read",
+            str(shards),
+            "gather it in training: save with fsdp_state_dict_type FULL_STATE_DICT, and give its optimizer.bin",
+        )
 
 
 def start_model(files: Files, backbone: str | None) -> tuple[str, str]:

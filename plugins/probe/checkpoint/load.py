@@ -22,6 +22,7 @@ from .adam_state import read_saved
 from .deepspeed_state import read_weights
 from .files import ADAPTER, Files, find_checkpoint, read_json, start_model
 from .optimizer_layout import canonical
+from .weight_faults import cause, not_finite
 
 if TYPE_CHECKING:
     from ...training.models import Policy
@@ -41,6 +42,8 @@ class Loaded:
     """In float32 (but for a quantised base) and evaluation mode; only what trains requires a gradient."""
     tokenizer: Any
     adapter: bool
+    start: str
+    """The directory or hub name of the full model, or of the adapter's base."""
     weights_digest: str
     notes: tuple[str, ...]
     """What a user should know of the loading."""
@@ -84,7 +87,7 @@ def load_checkpoint(
     start, note = start_model(files, backbone)
     model = Model(path=start, dtype="float32", lora=None if settings is None else Lora())
     options = _four_bits(device) if use_qlora else {}
-    with _damaged(files.model_path):
+    with _damaged(files.model_path), _explained(files.model_path, start):
         policy = load_policy(model, start, temperature, None if settings is None else files.model_path, **options)
     if settings is not None:
         _check_adapter(policy, files.model_path)
@@ -92,6 +95,8 @@ def load_checkpoint(
     notes = [note, _restore_weights(policy, files, start), _quantisation(files, quantised)]
     if not quantised:
         policy = policy.float().to(device)
+    if wrong := sorted(name for name, p in policy.named_parameters() if not bool(p.isfinite().all())):
+        raise not_finite(wrong, files.model_path)
     return Loaded(
         directory=files.directory,
         model_path=files.model_path,
@@ -99,6 +104,7 @@ def load_checkpoint(
         policy=_without_dropout(policy),
         tokenizer=_tokenizer(files, start),
         adapter=settings is not None,
+        start=start,
         weights_digest=digest(policy),
         notes=tuple(filter(None, notes)),
     )
@@ -126,6 +132,15 @@ def _damaged(model_path: Path) -> Iterator[None]:
             str(model_path),
             "give the base model that the adapter was trained on, or another checkpoint",
         ) from error
+
+
+@contextmanager
+def _explained(*places: str | Path) -> Iterator[None]:
+    """A policy whose log-probs are not those of its own logits is refused with the cause, if the weights show it."""
+    try:
+        yield
+    except RequestError as error:
+        raise cause(places) or error from error
 
 
 def _check_adapter(policy: Policy, model_path: Path) -> None:

@@ -4,6 +4,7 @@ which trainers list parameters. A layout counts only if every shape fits, and on
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,13 +18,18 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """Parts of a name that wrappers and the adapter's own name add."""
 
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-Rule = Callable[[str, Tensor], bool]
+Rule = Callable[[str, nn.Module], bool]
 DECAYED: dict[str, Rule] = {
-    "two groups, as the Hugging Face Trainer makes them": lambda name, _: not _NO_DECAY.search(name.lower()),
+    "two groups, as the Hugging Face Trainer makes them": lambda name, module: (
+        not _NO_DECAY.search(name.lower()) and not isinstance(_owner(module, name), nn.LayerNorm)
+    ),
     "two groups, biases in the second": lambda name, _: "bias" not in name,
-    "two groups, vectors in the second": lambda _, parameter: parameter.ndim > 1,
+    "two groups, vectors in the second": lambda name, module: module.get_parameter(name).ndim > 1,
+    "two groups, an adapter's B in the second": lambda name, _: ".lora_B." not in name,
 }
 """Who is in the first of two parameter groups."""
+MANY = 4
+"""Parameter groups up to which every order of them is tried: where another one fits as well, order says nothing."""
 
 
 @attrs.frozen(eq=False)
@@ -55,7 +61,7 @@ def assign(slots: Sequence[Slot], module: nn.Module, where: str) -> tuple[dict[s
     parameters = dict(module.named_parameters())
     fitting: dict[tuple[str | None, ...], str] = {}
     found: list[str] = []
-    for how, names in _layouts(slots, parameters, where):
+    for how, names in _layouts(slots, module, parameters, where):
         if names in fitting:
             continue
         if problem := next(_problems(slots, names, parameters), None):
@@ -80,7 +86,7 @@ def assign(slots: Sequence[Slot], module: nn.Module, where: str) -> tuple[dict[s
 
 
 def _layouts(
-    slots: Sequence[Slot], parameters: dict[str, nn.Parameter], where: str
+    slots: Sequence[Slot], module: nn.Module, parameters: dict[str, nn.Parameter], where: str
 ) -> Iterator[tuple[str, tuple[str | None, ...]]]:
     """Every way to name the slots, as (description, names); ``None`` names no parameter of the model."""
     by_canonical = {canonical(name): name for name in parameters}
@@ -101,9 +107,22 @@ def _layouts(
             continue
         yield f"{scope} in order", tuple(names)
         for rule, decayed in DECAYED.items() if len(sizes) == 2 else ():
-            ordered = sorted(names, key=lambda name: not decayed(name, parameters[name]))
-            if sum(decayed(name, parameters[name]) for name in names) == sizes[0]:
+            ordered = sorted(names, key=lambda name: not decayed(name, module))
+            if sum(decayed(name, module) for name in names) == sizes[0]:
                 yield f"{scope} in {rule}", tuple(ordered)
+        yield from _regrouped(scope, names, sizes)
+
+
+def _regrouped(scope: str, names: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The parameters in order, cut into groups that are then listed in another order, as with a rate for each layer."""
+    for order in itertools.permutations(range(len(sizes))) if 1 < len(sizes) <= MANY else ():
+        lengths, left = dict(zip(order, sizes, strict=True)), iter(names)
+        parts = [list(itertools.islice(left, lengths[part])) for part in range(len(sizes))]
+        yield f"{scope} in groups of another order", tuple(name for part in order for name in parts[part])
+
+
+def _owner(module: nn.Module, name: str) -> nn.Module:
+    return module.get_submodule(name.rpartition(".")[0])
 
 
 def _problems(slots: Sequence[Slot], names: Sequence[str | None], parameters: dict[str, nn.Parameter]) -> Iterator[str]:

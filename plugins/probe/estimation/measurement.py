@@ -19,7 +19,7 @@ from ...training.ranks import Ranks
 from ...training.stages import to_batch
 from .clock import Clock
 from .passes import Direction, Outputs, Passes, inner
-from .sequences import EntropyMode, entropy_gradient_weights, entropy_terms, per_prompt
+from .sequences import EntropyMode, by_others, entropy_gradient_weights, entropy_terms, per_prompt
 from .step import Step
 from .truth import Measured, Weighting, measure
 
@@ -33,6 +33,8 @@ class Measurement:
         forward_size: rows per pass without, by default ``size``.
         eta: learning rate of the step.
         mode: what stands for the entropy of a token.
+        unbiased: predict with every score centred by the other sequences (:func:`.sequences.by_others`). Without it the
+            prediction is the derivative of the truth on the very same sample, which lies towards 0 in small samples.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Measurement:
         mode: EntropyMode = "rb",
         clock: Clock | None = None,
         forward_size: int | None = None,
+        unbiased: bool = False,
     ) -> None:
         self.rollouts, self.step, self.eta, self.mode, self.size = rollouts, step, eta, mode, size
+        self.unbiased = unbiased
         self.clock = clock or Clock()
         self.passes = Passes(policy, to_batch(rollouts), size, ranks, forward_size)
         self._gradients: dict[EntropyUnit, dict[str, Tensor]] = {}
@@ -80,9 +84,12 @@ class Measurement:
         """X-bar: the gradient of the mean entropy, by one reverse pass."""
         if unit not in self._gradients:
             with self.clock("phase1_sum_X"):
-                weights = entropy_gradient_weights(self.predicted_sums, self.rollouts, unit, self.mode)
-                self._gradients[unit] = self.passes.weighted_gradient(*weights)
+                self._gradients[unit] = self.passes.weighted_gradient(*self.gradient_weights(unit))
         return self._gradients[unit]
+
+    def gradient_weights(self, unit: EntropyUnit) -> tuple[Tensor, Tensor]:
+        """[B, T] weights of log-probs and entropies of which X-bar is the gradient."""
+        return entropy_gradient_weights(self.predicted_sums, self.rollouts, unit, self.mode, self._centring(unit))
 
     def truth(self, eta: float, weighting: Weighting) -> Measured:
         """Weights and entropies at theta + eta v, by one forward pass for each eta."""
@@ -97,6 +104,10 @@ class Measurement:
     # --- terms ------------------------------------------------------------------------------------------------------
 
     def prediction_terms(self, unit: EntropyUnit) -> Terms:
+        return Terms(eta=self.eta, entropy_unit=unit, **self._centred(self.predicted_sums, unit))
+
+    def derivative_terms(self, unit: EntropyUnit) -> Terms:
+        """Those of the derivative of the truth on this sample, each score centred by the mean of the whole of it."""
         return Terms(eta=self.eta, entropy_unit=unit, **self.predicted_sums)
 
     def truth_terms(self, unit: EntropyUnit) -> Terms:
@@ -111,12 +122,12 @@ class Measurement:
             more |= {"w": measured.w, "h1": measured.h1}
         if not needs & {"s_N", "t_M", "K_NM", "jH", "S1", "Hj", "Tj", "z", "grad_sq_R"}:
             return Terms(eta=self.eta, entropy_unit=unit, **self.base_sums, **more)
-        sums = self.predicted_sums
-        if needs & {"w", "h1"}:
-            sums = {**sums, "H": self.base_sums["H"]}  # of the pass that the new entropies come from
+        raw = self.predicted_sums
+        # beside the truth stands its derivative, at the entropies of the pass that the new ones come from
+        sums = {**raw, "H": self.base_sums["H"]} if needs & {"w", "h1"} else self._centred(raw, unit)
         if "z" in needs:
             # of mean 0, since 1 and t are known before token t is drawn
-            more["z"] = torch.stack([sums["S1"], sums["T"] * sums["S1"] - sums["Tj"]], 1)
+            more["z"] = torch.stack([raw["S1"], raw["T"] * raw["S1"] - raw["Tj"]], 1)
         if "shard" in needs:
             _, unit_S = sums["prompt"].unique(return_inverse=True)
             more["shard"] = unit_S // self.size
@@ -156,4 +167,10 @@ class Measurement:
 
     def _along(self, direction: Direction, unit: EntropyUnit) -> Tensor:
         sums = entropy_terms(self.passes.forward_mode(direction), self.rollouts, self.mode)
-        return per_prompt(Terms(entropy_unit=unit, **sums))
+        return per_prompt(Terms(entropy_unit=unit, **self._centred(sums, unit)))
+
+    def _centring(self, unit: EntropyUnit) -> Tensor | float:
+        return by_others(self.predicted_sums, unit) if self.unbiased else 1.0
+
+    def _centred(self, sums: dict[str, Tensor], unit: EntropyUnit) -> dict[str, Tensor]:
+        return {**sums, "S1": self._centring(unit) * sums["S1"]}

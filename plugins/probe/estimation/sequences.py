@@ -75,13 +75,29 @@ def entropy_of(outputs: Outputs, mode: EntropyMode) -> Tensor:
     return -outputs["logprobs"] if mode == "naive" else outputs["entropies"]
 
 
+def by_others(terms: dict[str, Tensor], unit: EntropyUnit) -> Tensor:
+    """[S]: what turns H - h T, with h the mean entropy of the whole sample, into that with h of all other sequences.
+
+    A sequence's own entropy in the h that centres it takes a share of its score away: in the mean, (N - 1) / N of the
+    score part is left. With T the length (per token) or 1, H - h_others T = (H - h T) sum T / (sum T - T): N / (N - 1)
+    per sequence. A sequence alone has no others, and keeps its own.
+    """
+    T = terms["T"] if unit == "per_token_ratio" else torch.ones_like(terms["T"])
+    return T.sum() / (T.sum() - T) if len(T) > 1 else torch.ones_like(T)
+
+
 def entropy_gradient_weights(
-    terms: dict[str, Tensor], rollouts: Rollouts, unit: EntropyUnit, mode: EntropyMode = "rb"
+    terms: dict[str, Tensor],
+    rollouts: Rollouts,
+    unit: EntropyUnit,
+    mode: EntropyMode = "rb",
+    centring: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """[B, T] weights of log-probs and entropies whose weighted sum has the gradient X-bar of the mean entropy.
 
     D_v h = (sum jH + (H - h T) S1) / sum T, so a log-prob weighs (H - h T) / sum T and an entropy 1 / sum T; per
-    sequence T is 1, and H / T stands for H in a mean over sequences of means over tokens.
+    sequence T is 1, and H / T stands for H in a mean over sequences of means over tokens. ``centring`` ([S]) multiplies
+    the former: see :func:`by_others`.
     """
     H, T = terms["H"], terms["T"]
     match unit:
@@ -91,7 +107,7 @@ def entropy_gradient_weights(
             score, share = (H / T - (H / T).mean()) / len(H), 1 / (T * len(H))
         case _:
             score, share = (H - H.mean()) / len(H), torch.ones_like(T) / len(H)
-    on_tokens = [torch.where(rollouts.mask, x[rollouts.episodes][:, None], 0.0) for x in (score, share)]
+    on_tokens = [torch.where(rollouts.mask, x[rollouts.episodes][:, None], 0.0) for x in (score * centring, share)]
     if mode == "naive":
         return on_tokens[0] - on_tokens[1], torch.zeros_like(on_tokens[1])
     return on_tokens[0], on_tokens[1]

@@ -7,20 +7,20 @@ step on-policy: the importance ratio is 1, so nothing is clipped.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from ....core.components import Rollouts, Scores
+from ....estimators.advantage.reweight import soft_advantage_reweight
 from ...training.aggregation import token_weights
 from ...training.batch import Batch
 from ...training.losses import PolicyObjective
 from ...training.stages import to_batch
+from ..config import Weighting
 from .passes import Outputs, TokenLoss
-
-Weighting = Literal["dr_grpo", "per_token_avg", "token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]
 
 
 @attrs.frozen(eq=False)
@@ -68,14 +68,21 @@ def make_update(
     advantage: Any,
     objective: PolicyObjective,
     weighting: Weighting = "dr_grpo",
+    max_length: int | None = None,
     ref_logprobs: Tensor | None = None,
+    reweight: bool = False,
+    without_task: bool = False,
+    **credit: Tensor,
 ) -> Update:
     """The update that these rollouts make.
 
     Args:
-        advantage: an advantage estimator that needs neither values nor greedy rewards.
-        weighting: of tokens; see :func:`weights`.
-        ref_logprobs: [B, T] of the reference policy, for a KL term.
+        advantage: an advantage estimator.
+        weighting: of tokens; see :func:`weights`, also for ``max_length``.
+        ref_logprobs: [B, T] of the reference policy, for a KL term in the loss.
+        reweight: weight the advantages of each group by the spread of its rewards, as ``soft_advantage_reweight``.
+        without_task: all advantages are 0, as with ``zero_task_advantage``.
+        credit: what the estimator needs beside: ``values`` [B, T], ``greedy_rewards`` [B].
     """
     result = advantage.compute(
         rewards=rollouts.rewards,
@@ -83,26 +90,30 @@ def make_update(
         groups=rollouts.groups,
         turns=rollouts.turns,
         episodes=rollouts.episodes,
+        **credit,
     )
+    advantages = result.advantages
+    if reweight:
+        advantages = soft_advantage_reweight(advantages, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E)
     batch = attrs.evolve(
         to_batch(rollouts),
-        weights=weights(rollouts, weighting),
-        advantages=result.advantages,
+        weights=weights(rollouts, weighting, max_length),
+        advantages=torch.zeros_like(advantages) if without_task else advantages,
         ref_logprobs=ref_logprobs,
     )
     return Update(rollouts, batch, objective)
 
 
-def weights(rollouts: Rollouts, weighting: Weighting) -> Tensor:
+def weights(rollouts: Rollouts, weighting: Weighting, max_length: int | None = None) -> Tensor:
     """[B, T]: the share of each token in the loss.
 
     With S responses in all: ``dr_grpo`` 1 / (S L), L the most tokens that a response to the same prompt has;
     ``per_token_avg`` 1 / (S T) with T the response's own; the others as in
-    :func:`~...training.aggregation.token_weights`, by row.
+    :func:`~...training.aggregation.token_weights`, by row, with its ``max_length`` tokens.
     """
     mask, groups = rollouts.mask, rollouts.groups_of_episodes()
     if weighting != "dr_grpo" and weighting != "per_token_avg":
-        return token_weights(mask, weighting)
+        return token_weights(mask, weighting, max_length)
     lengths = torch.zeros(len(groups)).index_add(0, rollouts.episodes, mask.sum(1).float())
     if weighting == "dr_grpo":
         _, index = groups.unique(return_inverse=True)

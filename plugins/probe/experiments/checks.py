@@ -23,7 +23,9 @@ Z = 3.0
 """How far prediction and truth may be apart, in standard errors of their difference."""
 ESS_FRACTION = 0.5
 SHIFT = 0.1
-"""Nats per token by which the shifted score must be worse; see :func:`shift_canary`."""
+"""Nats per token below which the canary cannot tell one position from the next; see :func:`shift_canary`."""
+TELLING = 0.5
+"""Of the shifted gap: how much smaller the right one must be."""
 
 Measured = tuple[float, float]
 """An estimate and its standard error."""
@@ -85,25 +87,39 @@ def unchanged(hashes: Sequence[tuple[str, str]]) -> Criterion:
     return Criterion("unchanged", float(wrong), 0.0, not wrong, text)
 
 
-def shift_canary(canaries: Sequence[Mapping[str, float]]) -> Criterion:
-    """Scored one position off, the sampled tokens are much less likely: by 0.1 nats per token at the least.
+def shift_canary(canaries: Sequence[Mapping[str, float | None]]) -> Criterion:
+    """Scored one position off, the sampled tokens no longer fit the policy, and where they are scored they do.
 
-    Each canary has the mean log-probs per token ``logprob`` and ``shifted_logprob``, and may have ``uniform_logprob``,
-    that of the uniform distribution (-log of the vocabulary). Over a batch of thousands of tokens 0.1 is far beyond
-    chance, and a trained policy loses several nats; a wrong alignment of the score itself makes the difference 0 or
-    negative. A policy within 0.1 of uniform scores alike at every alignment, so there the canary cannot say anything.
+    Each canary has ``gap``, the mean of log-prob plus entropy per token, which is 0 for whatever a policy samples of
+    itself, and ``shifted_gap``, the same one position off, with their standard errors. A wrong alignment of the score
+    itself makes both large; so the right one must be smaller by :data:`TELLING` of the larger. Where both are within
+    :data:`SHIFT` nats, or within their noise, nothing can be told: a policy that is nearly uniform, or that does not
+    look at what it has read, fits alike at every position.
     """
-    telling = [
-        canary
-        for canary in canaries
-        if (uniform := canary.get("uniform_logprob")) is None or not abs(canary["logprob"] - uniform) < SHIFT
-    ]
+    telling = [canary for canary in canaries if _tells(canary)]
     if not telling:
-        why = "the policy is nearly uniform: every alignment scores alike" if canaries else "not measured"
-        return _unmeasured("shift_canary", SHIFT, why)
-    least = _worst(min, [canary["logprob"] - canary["shifted_logprob"] for canary in telling])
-    text = "nats per token by which scoring one position off is worse, in the least telling run"
-    return Criterion("shift_canary", least, SHIFT, least > SHIFT, text)
+        why = "the policy fits alike at every position: it is nearly uniform" if canaries else "not measured"
+        return _unmeasured("shift_canary", TELLING, why)
+    least = _worst(min, [_gain(canary) for canary in telling])
+    text = "share of its misfit one position off that the score has not, in the least telling run"
+    return Criterion("shift_canary", least, TELLING, least > TELLING, text)
+
+
+def _tells(canary: Mapping[str, float | None]) -> bool:
+    noise = (canary.get("gap_se") or 0.0, canary.get("shifted_gap_se") or 0.0)
+    bounds = (max(SHIFT, STANDARD_ERRORS * se) for se in noise)
+    return not all(gap <= bound for gap, bound in zip(_gaps(canary), bounds, strict=True))
+
+
+def _gain(canary: Mapping[str, float | None]) -> float:
+    gap, shifted = _gaps(canary)
+    return (shifted - gap) / max(shifted, gap)
+
+
+def _gaps(canary: Mapping[str, float | None]) -> tuple[float, float]:
+    """The right one and the shifted one, by size; NaN for what was no number."""
+    right, shifted = canary["gap"], canary["shifted_gap"]
+    return math.nan if right is None else abs(right), math.nan if shifted is None else abs(shifted)
 
 
 def score_identity(means: Sequence[Measured]) -> Criterion:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..small_samples import as_it_came
 from . import checks
 from .checks import Criterion, Measured
 
@@ -55,7 +56,7 @@ def evaluate(runs: Sequence[Mapping[str, Any]], *, fixed_U: bool = True) -> list
         checks.product_identity(_pairs((_by_products(run), run.get("deltaH1")) for run in good)),
         checks.sign_flip(_pairs((_negated(run), _by_gradient(run)) for run in good), proxy),
         checks.zero_advantage(_known(map(_without_advantages, good)), proxy),
-        checks.spread(_known(_both(run, "deltaH1", "SE_conditional") for run in good), fixed_U),
+        checks.spread(_known(_measured(run, run, "deltaH1", "SE_conditional") for run in good), fixed_U),
         checks.prediction_against_truth([p for p, _ in compared], [t for _, t in compared], fixed_U),
     ]
 
@@ -124,6 +125,12 @@ def _both(mapping: Mapping[str, Any] | None, one: str, other: str) -> tuple[Any,
     return None if None in found else found
 
 
+def _measured(run: Mapping[str, Any], mapping: Mapping[str, Any], value: str, error: str) -> Measured | None:
+    """A value of a run and its standard error as it came, if both are there."""
+    found = _both(mapping, value, error)
+    return None if found is None else (found[0], as_it_came(run, found[1]))
+
+
 def _integrity(run: Mapping[str, Any]) -> Mapping[str, Any]:
     return run.get("integrity") or {}
 
@@ -155,7 +162,7 @@ def _step(run: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _compared(run: Mapping[str, Any], step: Mapping[str, Any]) -> tuple[Measured, Measured] | None:
     """(prediction, truth) of a step, each with its error; the prediction is linear in eta."""
-    predicted, truth = _both(run, "deltaH1", "SE_conditional"), _both(step, "deltaH", "se")
+    predicted, truth = _measured(run, run, "deltaH1", "SE_conditional"), _measured(run, step, "deltaH", "se")
     if predicted is None or truth is None:
         return None
     scale = step["eta"] / run["learning_rate"]

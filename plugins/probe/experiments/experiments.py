@@ -23,6 +23,7 @@ from ...training.ranks import Ranks, start_ranks
 from ..checkpoint.files import find_checkpoint
 from ..config import ProbeConfig
 from ..read_config import Read
+from ..small_samples import as_it_came
 from . import criteria, scaling
 from .files import check_label, claim, write_json
 from .runs import Run, Runner
@@ -204,7 +205,7 @@ class BatchScaling(Experiment):
 
     def conclude(self, records: Sequence[Record]) -> dict[str, Any]:
         runs = [
-            scaling.ScalingRun(record["B_E"], record["deltaH1"], record["SE_conditional"])
+            scaling.ScalingRun(record["B_E"], record["deltaH1"], _error(record))
             for record in records
             if record["success"] and record["deltaH1"] is not None
         ]
@@ -284,6 +285,12 @@ def repeats(records: Sequence[Record]) -> dict[str, Any]:
         str(B_E): {"repeat_std": attrs.asdict(estimator.estimate(Terms(repeats_K=found)))}
         for B_E, found in sorted(values.items())
     }
+
+
+def _error(record: Record) -> float | None:
+    """SE_conditional before it was widened for few prompts."""
+    se = record["SE_conditional"]
+    return None if se is None else as_it_came(record["full_results"], se)
 
 
 def _located(config: ProbeConfig) -> ProbeConfig:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from ....core.errors import RequestError, RunError
+from ....core.files import replace_text
 from ...training.ranks import Ranks
 from ..config import ProbeConfig
 from ..estimation.clock import Clock
@@ -20,7 +21,7 @@ from ..integrity import state_digest
 from ..messages import messages
 from ..probe import OfflineEntropyProbe
 from ..probed import Probed
-from ..read_config import Read
+from ..read_config import Read, to_yaml
 from ..sampling.samples import Sample
 from ..session import Session
 from . import gradients
@@ -78,11 +79,11 @@ class Runner:
         started = time.perf_counter()
         directory = self.place / run.name if self.place is not None else None
         if directory is not None:
-            begin(directory, self._config(run))
+            begin(directory, self._config(run, self.read.config))
         with logged(directory, self.read.config.output.log_level, self.ranks.rank):
             messages.info("%s: B_E = %d, B_U = %d", run.name, run.B_E, self.read.config.batch_config.B_U)
             try:
-                found, probed = self._probe(run)
+                found, probed = self._probe(run, directory)
                 self._keep(directory, found, probed)
             except Exception as error:
                 messages.error("%s failed: %s", run.name, error)
@@ -107,7 +108,9 @@ class Runner:
             "files": _files(directory, config=CONFIG, log=LOG, results=RESULTS),
         }
 
-    def _probe(self, run: Run) -> tuple[dict[str, Any], Probed]:
+    def _probe(self, run: Run, directory: Path | None) -> tuple[dict[str, Any], Probed]:
+        if directory is not None:  # what the checkpoint and its run have said is known from here on
+            replace_text(directory / CONFIG, to_yaml(self._config(run, self._session.config)))
         U, step = self._update if self.shares_update else (None, None)
         found, probed = self._probing.probe(self._session, run.B_E, *run.stream, step=step, U=U)
         messages.info("seconds: %s", _seconds(found["timing"]))
@@ -157,9 +160,8 @@ class Runner:
         messages.info("update of all runs, seconds: %s", _seconds(clock.seconds))
         return U, step
 
-    def _config(self, run: Run) -> ProbeConfig:
+    def _config(self, run: Run, config: ProbeConfig) -> ProbeConfig:
         """The configuration of this run alone."""
-        config = self.read.config
         batches = attrs.evolve(config.batch_config, B_E=run.B_E, B_E_values=(run.B_E,))
         return attrs.evolve(config, batch_config=batches)
 

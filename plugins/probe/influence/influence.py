@@ -23,11 +23,13 @@ from ....estimators.variance.statistics import delta_variance, mean_entropy, pre
 from ....estimators.variance.terms import EntropyUnit
 from ..estimation.measurement import Measurement
 from ..estimation.passes import Direction, Passes
-from ..estimation.sequences import entropy_gradient_weights
 from ..estimation.step import Step
 from ..estimation.truth import Weighting, measure, with_error
+from ..small_samples import widened
 
 BLOCKS = 8
+CLEAR = 2.0
+"""Standard errors that a total is from 0, at least, if shares are given as parts of it."""
 
 
 @attrs.frozen(eq=False)
@@ -41,10 +43,21 @@ class Shares:
     influence_K: Tensor | None
     """[K, S + 1]: the linear part of what each block of E adds to every share, the carried one last; they sum to 0.
     ``None``: errors were not asked for, or E has a single prompt."""
+    total_error: float = math.nan
+    """Standard error of the total over draws of E; NaN of a single prompt, or where nobody has asked."""
 
     @property
     def total(self) -> float:
         return float(self.of_sequences.sum()) + self.carried
+
+    @property
+    def clear(self) -> bool:
+        """Whether the total is more than noise, so that parts of it say something: :data:`CLEAR` standard errors."""
+        return self.total != 0 and abs(self.total) >= CLEAR * self.total_error  # no number is as large as NaN
+
+    def share_of_total(self, share: float) -> float | None:
+        """``None`` where the total is noise."""
+        return share / self.total if self.clear else None
 
     def of(self, sequences: Tensor) -> tuple[float, float | None]:
         """(sum, standard error) of the shares of these sequences ([S] bool)."""
@@ -74,10 +87,12 @@ def shares(measurement: Measurement, unit: EntropyUnit, blocks: int = BLOCKS) ->
         blocks: of prompts of E, whose differences are the evidence for the standard errors; 0 leaves the errors out.
     """
     sums, rollouts = measurement.predicted_sums, measurement.rollouts
-    weights = entropy_gradient_weights(sums, rollouts, unit, measurement.mode)
-    count = min(blocks, len(rollouts.group_ids_P))
+    weights = measurement.gradient_weights(unit)
+    prompts = len(rollouts.group_ids_P)
+    count = min(blocks, prompts)
+    error = widened(with_error(predicted_change(measurement.prediction_terms(unit)))[1], prompts)
     if count < 2:
-        return Shares(*_split(measurement, measurement.entropy_gradient(unit)), None)
+        return Shares(*_split(measurement, measurement.entropy_gradient(unit)), None, error)
     _, unit_S = sums["prompt"].unique(return_inverse=True)
     block_S = unit_S % count
     of_blocks = torch.stack(
@@ -97,7 +112,7 @@ def shares(measurement: Measurement, unit: EntropyUnit, blocks: int = BLOCKS) ->
     H_K, T_K = (torch.zeros(count, dtype=torch.float64).index_add(0, block_S, x) for x in (H, T))
     centred_K, size_K = (H_K - H.sum() / T.sum() * T_K) / T.sum(), T_K / T.sum()
     influence = of_blocks - centred_K[:, None] * length - size_K[:, None] * whole
-    return Shares(whole[:-1], float(whole[-1]), influence)
+    return Shares(whole[:-1], float(whole[-1]), influence, error)
 
 
 def _entropy_gradient(measurement: Measurement, weights: tuple[Tensor, Tensor], rows: Tensor) -> dict[str, Tensor]:
@@ -211,7 +226,7 @@ def sequence_table(rollouts: Rollouts, advantages: Tensor, tasks: Sequence[int],
     surprisal, advantage = total(-rollouts.logprobs) / tokens, total(advantages) / tokens
     rarest_B = torch.where(mask, -rollouts.logprobs, -math.inf).amax(1).double()
     rarest = torch.full((count,), -math.inf, dtype=torch.float64).scatter_reduce(0, episodes, rarest_B, "amax")
-    units, whole = rollouts.groups_of_episodes().tolist(), found.total
+    units = rollouts.groups_of_episodes().tolist()
     members: dict[int, int] = {}
     records = []
     for sequence, (unit, share, error) in enumerate(zip(units, found.of_sequences.tolist(), found.errors, strict=True)):
@@ -229,7 +244,7 @@ def sequence_table(rollouts: Rollouts, advantages: Tensor, tasks: Sequence[int],
                 "surprisal_max": float(rarest[sequence]),
                 "share": share,
                 "se": error,
-                "share_of_total": share / whole if whole else None,
+                "share_of_total": found.share_of_total(share),
             }
         )
     return records
@@ -239,4 +254,5 @@ def prediction(measurement: Measurement, unit: EntropyUnit) -> dict[str, float]:
     """The entropy, and its predicted change by the forward-mode pass over E, which the shares have no part in."""
     terms = measurement.prediction_terms(unit)
     value, se = with_error(predicted_change(terms))
-    return {"H_orig": mean_entropy(terms).value, "deltaH1": value, "se": se}
+    stated = widened(se, len(measurement.rollouts.group_ids_P))
+    return {"H_orig": mean_entropy(terms).value, "deltaH1": value, "se": stated}

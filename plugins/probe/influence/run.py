@@ -17,6 +17,7 @@ from ....core.files import replace_text
 from ....estimators.variance.terms import MEASURED_IN
 from ..estimation.clock import Clock
 from ..experiments.files import CONFIG, check_label, claim, write_json
+from ..probe import of_size
 from ..read_config import to_yaml
 from ..session import Session
 from .influence import BLOCKS, check, choose, prediction, sequence_table, shares
@@ -60,6 +61,9 @@ def influence(session: Session, B_E: int, *, blocks: int = BLOCKS, checked: int 
         "blocks": 0 if found.influence_K is None else len(found.influence_K),
         "prediction": prediction(measurement, unit),
         "total": found.total,
+        "total_se": found.total_error,
+        "total_is_noise": not found.clear,
+        "step": session.predicted_step(),
         "carried": {"share": found.carried, "se": found.carried_error},
         "sequences": records,
         "groups": groups(records, found),
@@ -78,7 +82,7 @@ def write(found: dict[str, Any], session: Session, results: Path, label: str | N
     """
     check_label(label)
     directory = claim(results.expanduser() / "influence", label or "influence", datetime.now())
-    replace_text(directory / CONFIG, to_yaml(session.config))
+    replace_text(directory / CONFIG, to_yaml(of_size(session.config, found["B_E"])))
     write_json(directory / DATA, found)
     replace_text(directory / TABLE, _csv(found["sequences"]))
     try:

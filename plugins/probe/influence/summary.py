@@ -77,12 +77,11 @@ def _by_size(x: Tensor, found: Shares) -> list[Record]:
 
 def _sum(chosen: Tensor, found: Shares) -> Record:
     share, se = found.of(chosen)
-    whole = found.total
     return {
         "sequences": int(chosen.sum()),
         "share": share,
         "se": se,
-        "share_of_total": share / whole if whole else None,
+        "share_of_total": found.share_of_total(share),
     }
 
 

@@ -209,6 +209,7 @@ class DetailedLogger:
         if results is not None:
             self.log_core_results(results)
             timing |= results.get("timing") or {}
+            self._log["run_metadata"]["step"] = results.get("step")
         metadata = self._log["run_metadata"]
         metadata |= {"status": status, "ended": datetime.now().astimezone().isoformat()}
         messages.info("%s after %.3f s: %s", status, timing["total_time"], metadata["error"] or files.log)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..experiments.criteria import traffic_light
+from ..next_step import step_lines
 from .data import Experiment, Run, at_learning_rate
 from .page import Card, Section
 from .readable import NOTHING, short, with_error
@@ -22,8 +23,8 @@ VERDICTS = {
 }
 PASSED = {True: "passed", False: "failed", None: "not judged"}
 SAME_SAMPLE = (
-    "Prediction and truth of one run are of the same sequences and share their errors: their difference is curvature, "
-    "not a test."
+    "Prediction and truth of one run are of the same sequences and share their errors: their difference is curvature "
+    "(and, of few sequences, what normalising the weights takes from the truth), not a test."
 )
 OWN_SAMPLES = "Prediction and truth of one run have a sample of E each."
 
@@ -175,7 +176,7 @@ def _step(step: Mapping[str, Any]) -> dict[str, str]:
         "η": short(step["eta"]),
         "measured": with_error(step.get("deltaH"), step.get("se")),
         "predicted": with_error(step.get("predicted"), step.get("predicted_se")),
-        "ESS": short(step.get("ess_fraction"), ".1%"),
+        "ESS": short(step.get("ess_fraction"), ".1%") + (", too low" if step.get("ESS_too_low") else ""),
         "mean weight": with_error(step.get("mean_w"), step.get("se_mean_w")),
         "clipped": "" if step.get("clipped_fraction") is None else short(step["clipped_fraction"], ".1%"),
     }
@@ -210,6 +211,8 @@ def _meaning(experiment: Experiment) -> list[str]:
         )
     if (direction := experiment.said("direction")) in DIRECTIONS:
         found.append(f"Direction {direction}: {DIRECTIONS[direction]}.")
+    if step := experiment.said("step"):
+        found += [f"The step: {line}." for line in step_lines(step)]
     return found
 
 

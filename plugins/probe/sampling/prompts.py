@@ -59,6 +59,9 @@ class PromptSource:
     def reward(self) -> Reward:
         return Reward()
 
+    def check(self) -> None:
+        _ = self.dataset.tasks
+
     def tasks(self, tokenizer: Any) -> Sequence[int]:
         """The rows whose prompts are short enough. Raises RequestError if there is none."""
         return list(_prompts(self, tokenizer))

@@ -30,6 +30,9 @@ class Source(Protocol):
     @property
     def reward(self) -> Reward: ...
 
+    def check(self) -> None:
+        """Raises RequestError if there is nothing to draw from, before any model is loaded."""
+
     def tasks(self, tokenizer: Any) -> Sequence[int]:
         """What is drawn from: rows of a data set, or environment seeds."""
         ...
@@ -65,6 +68,9 @@ class EnvironmentSource:
     """``temperature`` and ``max_tokens`` are the draw's."""
     reward: Reward = attrs.field(factory=Reward)
 
+    def check(self) -> None:
+        self.pool(None)
+
     def tasks(self, tokenizer: Any) -> Sequence[int]:
         pool = self.pool(tokenizer)
         return _ENDLESS if pool is None else range(pool)
@@ -84,12 +90,13 @@ class EnvironmentSource:
     ) -> list[Episode]:
         return collect(
             _Drawn(self.environment, units, seed),
-            attrs.evolve(self.rollout, temperature=sampling.temperature, max_tokens=sampling.max_tokens),
+            attrs.evolve(self.rollout, max_tokens=sampling.max_tokens),
             engine,
             _template(tokenizer, self.rollout.think),
             seeds=list(units),
             group_size=responses,
             seed=seed,
+            temperature=sampling.temperature,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -57,7 +57,30 @@ def test_filter_loss_scale(mode, scale):
 def test_filter_loss_scale_refuses_nonsense():
     with pytest.raises(ValueError, match="linear"):
         filter_loss_scale(0.5, "cubic")
-    for ratio in (1.01, -0.01, float("nan")):
-        with pytest.raises(ValueError, match="kept ratio"):
-            filter_loss_scale(ratio, "sqrt")
-    assert filter_loss_scale(0.0, "linear") == 0.0
+    with pytest.raises(ValueError, match="kept ratio"):
+        filter_loss_scale(1.5, "sqrt")
+
+
+@pytest.mark.parametrize("mode", ["none", "linear", "sqrt"])
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_a_kept_ratio_may_be_nothing_or_everything(mode, ratio):
+    assert filter_loss_scale(ratio, mode) == (1.0 if mode == "none" else ratio)
+
+
+@pytest.mark.parametrize("ratio", [-1e-9, 1 + 1e-9, float("nan"), -1.0, 2.0])
+def test_a_kept_ratio_just_outside_is_refused(ratio):
+    with pytest.raises(ValueError, match="0 to 1"):
+        filter_loss_scale(ratio, "linear")
+
+
+def test_a_spread_of_a_millionth_counts_half_and_far_larger_ones_wholly():
+    """The largest standard deviation has 1e-6 added to it, no more and no less."""
+    rewards = torch.tensor([0.0, 2**0.5]).double()
+    for size, weight in ((1e-6, 0.5), (3e-6, 0.75), (1e-3, 1 / 1.001)):
+        found = soft_group_weights(torch.tensor([4, 4]), torch.arange(2), size * rewards)
+        assert found.tolist() == pytest.approx([weight] * 2, rel=1e-4)
+
+
+def test_no_rows_have_no_weights():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert soft_group_weights(nothing, nothing, torch.zeros(0)).shape == (0,)

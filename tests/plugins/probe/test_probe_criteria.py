@@ -40,7 +40,7 @@ def result(generator, bias=0.0, true=1e-3, error=2e-4, **changed):
             "param_hash_before": "aa",
             "param_hash_after": "aa",
             "score_identity": {"value": score, "se": 0.2},
-            "shift_canary": {"logprob": -0.5, "shifted_logprob": -7.0},
+            "shift_canary": {"gap": 0.01, "gap_se": 0.02, "shifted_gap": -6.5, "shifted_gap_se": 0.1},
             "sign_flip": {"deltaH1_negated": -delta},
             "zero_advantage": {"deltaH1": 0.0},
         },
@@ -86,7 +86,7 @@ def broken(name):
         case "unchanged":
             last["integrity"]["param_hash_after"] = "ab"
         case "shift_canary":
-            last["integrity"]["shift_canary"] = {"logprob": -7.0, "shifted_logprob": -0.5}
+            last["integrity"]["shift_canary"] |= {"gap": -6.5, "shifted_gap": 0.01}
         case "score_identity":
             for run in all_of:
                 run["integrity"]["score_identity"]["value"] += 0.4  # 2 errors in each, nearly 8 in the mean
@@ -191,6 +191,22 @@ def test_prediction_and_truth_are_compared_at_the_step_nearest_to_the_learning_r
     assert checks_by_name(criteria.evaluate(made))["prediction_against_truth"].passed
 
 
+def test_errors_that_were_widened_for_few_prompts_are_judged_as_they_came():
+    """Many runs of few prompts: together their errors are known, and 4 times as large ones would fail the spread."""
+    wide = copy.deepcopy(runs())
+    for run in wide:
+        run["SE_conditional"] *= 4
+        for step in run["truth"]:
+            step["se"] *= 4
+    assert verdicts(criteria.evaluate(wide))["spread"] is False
+    for run in wide:
+        run["small_sample"] = {"prompts": 4, "widened_by": 4.0}
+    plain, found = criteria.evaluate(runs()), criteria.evaluate(wide)
+    for name in ("spread", "prediction_against_truth"):
+        one, other = (next(c for c in each if c.name == name) for each in (plain, found))
+        assert other.value == pytest.approx(one.value) and other.passed
+
+
 def test_z_is_standard_normal_although_each_run_has_both_from_one_sample():
     generator = torch.Generator().manual_seed(4)
     zs = []
@@ -226,15 +242,25 @@ def test_without_an_error_any_difference_is_infinitely_many():
     assert checks.product_identity([(1e-300, 0.0)]).passed is False
 
 
-def test_the_canary_is_silent_only_where_the_policy_is_nearly_uniform():
-    nearly = {"logprob": -math.log(32) + 0.02, "shifted_logprob": -math.log(32), "uniform_logprob": -math.log(32)}
+def canary(gap, shifted_gap, se=0.001):
+    return {"gap": gap, "gap_se": se, "shifted_gap": shifted_gap, "shifted_gap_se": se}
+
+
+def test_the_canary_is_silent_only_where_every_position_fits_alike():
+    nearly = canary(0.02, -0.03)
     assert checks.shift_canary([nearly]).passed is None
-    assert "uniform" in checks.shift_canary([nearly]).explanation
-    misaligned = {"logprob": -9.0, "shifted_logprob": -9.02, "uniform_logprob": -math.log(32)}
-    assert checks.shift_canary([nearly, misaligned]).passed is False
-    assert checks.shift_canary([{"logprob": -0.5, "shifted_logprob": -0.55}]).passed is False
-    sound = checks.shift_canary([{"logprob": -0.5, "shifted_logprob": -3.0}, {"logprob": -0.5, "shifted_logprob": -4}])
-    assert sound.passed and sound.value == 2.5
+    assert "nearly uniform" in checks.shift_canary([nearly]).explanation
+    # so few tokens that 0.3 nats are noise
+    assert checks.shift_canary([canary(0.3, -0.2, se=0.1)]).passed is None
+    # off by one to begin with: one position further is as wrong
+    assert checks.shift_canary([nearly, canary(-5.0, -5.2)]).passed is False
+    assert checks.shift_canary([canary(-5.2, -5.0)]).passed is False
+    assert checks.shift_canary([canary(-0.2, 0.02)]).passed is False
+    sound = checks.shift_canary([canary(0.01, -4.0), canary(-0.5, -2.0)])
+    assert sound.passed and sound.value == 0.75
+    # a policy that repeats what it has read fits the next position too well, which is as telling
+    assert checks.shift_canary([canary(0.01, 0.8)]).passed
+    assert checks.shift_canary([canary(None, -3.0)]).passed is False
 
 
 def test_the_statistics_of_the_summary_file():

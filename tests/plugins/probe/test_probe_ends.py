@@ -12,6 +12,7 @@ from uncollapse.plugins.probe import integrity
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.estimation.truth import Weighting
+from uncollapse.plugins.probe.experiments import checks
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.training.models import Policy
 from uncollapse.plugins.training.ranks import Ranks
@@ -146,6 +147,10 @@ def test_another_temperature_is_seen(sampled):
 def test_a_log_prob_that_is_off_by_one_is_seen(sampled):
     temperature, rollouts = sampled
     policy = Policy(MODEL, temperature)
-    base = measured(rollouts, temperature).base["logprobs"]
+    base = measured(rollouts, temperature).base
     found = integrity.shift_canary(policy, rollouts, base, ONE)
     assert found["shifted_logprob"] < found["logprob"] - 0.3
+    assert checks.shift_canary([found]).passed
+    # where the scores are themselves those of the next position
+    wrong = {**found, "gap": found["shifted_gap"], "gap_se": found["shifted_gap_se"]}
+    assert checks.shift_canary([wrong]).passed is False

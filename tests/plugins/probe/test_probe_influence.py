@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 
 import attrs
 import pytest
@@ -20,6 +21,7 @@ from uncollapse.plugins.probe.estimation.directions import AdamW, Preconditioned
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.estimation.step import Step
+from uncollapse.plugins.probe.estimation.truth import with_error
 from uncollapse.plugins.probe.estimation.update import make_update
 from uncollapse.plugins.probe.influence.influence import alone, check, choose, sequence_table, shares
 from uncollapse.plugins.probe.influence.summary import correlations, groups, spearman
@@ -233,7 +235,8 @@ def moved(policy, direction, eta):
 
 def test_sums_over_like_sequences_add_up():
     measurement = setting()
-    found = shares(measurement, "per_sequence")
+    noise = shares(measurement, "per_sequence")
+    found = attrs.evolve(noise, total_error=abs(noise.total) / 3)
     update = measurement.step.update
     U = attrs.evolve(update.rollouts, logprobs=torch.where(update.rollouts.mask, -0.5, 0.0))
     U.logprobs[3, 1] = -2.0
@@ -251,7 +254,21 @@ def test_sums_over_like_sequences_add_up():
     for kind in sums.values():
         assert sum(group["sequences"] for group in kind) == 16
         assert sum(group["share"] for group in kind) == pytest.approx(float(found.of_sequences.sum()))
+    parts_of_total = [record["share_of_total"] for record in records]
+    assert parts_of_total == pytest.approx([share / found.total for share in found.of_sequences.tolist()])
     assert set(correlations(records)) == {"reward", "advantage", "tokens", "surprisal_mean", "surprisal_max"}
+
+
+def test_parts_of_a_total_that_is_noise_are_not_given():
+    """Within two standard errors of 0, or without an error, a total has no parts that say anything."""
+    whole = shares(setting(), "per_sequence")
+    _, se = with_error(predicted_change(setting().prediction_terms("per_sequence")))
+    assert whole.total_error == pytest.approx(se) == shares(setting(), "per_sequence", blocks=0).total_error
+    for error, clear in ((0.49, True), (0.51, False), (math.nan, False), (0.0, True)):
+        found = attrs.evolve(whole, total_error=error * abs(whole.total))
+        assert found.clear == clear
+        assert found.share_of_total(whole.total / 4) == (pytest.approx(0.25) if clear else None)
+    assert attrs.evolve(whole, of_sequences=torch.zeros(16), carried=0.0, total_error=0.0).clear is False
 
 
 def test_rank_correlation():

@@ -256,7 +256,7 @@ def test_what_the_environment_wrote_contributes_nothing():
 
 
 def test_the_shift_canary_is_the_mistake_that_it_says(monkeypatch):
-    base = measurement().base["logprobs"]
+    base = measurement().base
     found = integrity.shift_canary(POLICY, E, base, ONE)
     with torch.no_grad():
         logp = [(POLICY.model(row[None]).logits[0] / POLICY.temperature).log_softmax(-1) for row in E.tokens]
@@ -268,6 +268,33 @@ def test_the_shift_canary_is_the_mistake_that_it_says(monkeypatch):
     assert found["logprob"] == pytest.approx(sum(right) / len(right), abs=1e-5)
     assert found["shifted_logprob"] == pytest.approx(sum(wrong) / len(wrong), abs=1e-5)
     assert found["logprob"] != pytest.approx(found["shifted_logprob"], abs=0.1)
+    entropies = [-(table.exp() * table).sum(-1) for table in logp]
+    positions = [(row, t) for row, mask in enumerate(E.mask) for t in mask.nonzero().flatten().tolist()]
+    for name, at, scores in (("gap", -1, right), ("shifted_gap", 0, wrong)):
+        expected = [score + float(entropies[row][t + at]) for score, (row, t) in zip(scores, positions, strict=True)]
+        assert found[name] == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+        means = [
+            sum(x - found[name] for x, (r, _) in zip(expected, positions, strict=True) if r == row)
+            for row in range(len(E.mask))
+        ]
+        rows, tokens = len(means), len(positions)
+        se = (sum(mean**2 for mean in means) * rows / (rows - 1)) ** 0.5 / tokens
+        assert found[f"{name}_se"] == pytest.approx(se, rel=1e-3)
+
+
+def test_the_first_rows_of_a_sample_may_be_shorter_than_the_others(monkeypatch):
+    base = measurement().base
+    order = E.lengths.argsort(stable=True)
+    fields = ("tokens", "mask", "turns", "logprobs", "rewards", "episodes", "groups", "lengths")
+    rows = attrs.evolve(E, **{name: getattr(E, name)[order] for name in fields})
+    count = int((rows.lengths < rows.lengths.max()).sum())
+    assert 1 < count < len(rows.tokens)
+    monkeypatch.setattr(integrity, "ROWS", count)
+    found = integrity.shift_canary(POLICY, rows, {name: table[order] for name, table in base.items()}, ONE)
+    mask = rows.mask[:count]
+    own = {name: table[order][:count][mask] for name, table in base.items()}
+    assert found["logprob"] == pytest.approx(float(own["logprobs"].mean()))
+    assert found["gap"] == pytest.approx(float((own["logprobs"] + own["entropies"]).mean()))
 
 
 def test_temperature_is_in_log_probs_entropies_and_derivatives_alike():

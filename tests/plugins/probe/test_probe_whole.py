@@ -83,8 +83,9 @@ def test_a_probe_with_everything_on_changes_nothing(checkpoint, tmp_path, direct
 @pytest.mark.parametrize("max_norm", [0.0, 0.01])
 def test_the_direction_is_the_step_of_torch_from_the_saved_state(checkpoint, max_norm):
     """On the update batch that was sampled, with the optimizer that was saved, by plain autograd and torch's AdamW."""
-    objective = {"advantage": "dr_grpo", "max_grad_norm": max_norm}
-    _, session = script.prepared(checkpoint, ONE, policy_gradient=objective)
+    objective = {"advantage": "dr_grpo", "max_grad_norm": max_norm, "entropy_coeff": 0.0}
+    work = {"weighting_mode": "dr_grpo", "master_seed": 5}
+    _, session = script.prepared(checkpoint, ONE, policy_gradient=objective, probe_rework=work)
     sample = session.draw_U()
     v, parameters = session.step(sample).direction, trained(session.policy)
 
@@ -125,7 +126,10 @@ def test_prediction_and_checks_agree(checkpoint):
     assert found["variance"]["snis_delta"]["value"] == pytest.approx(found["deltaH_true"], **close)
     assert [point["eta"] for point in found["truth"]] == [2e-4, 4e-4]
     slope = found["truth"][0]["symmetric_fd"]["finite_difference"]
-    assert slope == pytest.approx(found["bars_dot"], rel=0.02)
+    forms = {name: form["deltaH1"] for name, form in found["prediction"]["forms"].items()}
+    assert slope * 2e-4 == pytest.approx(forms["snis_derivative"], rel=0.02)
+    # of 7 prompts with 2 responses: the score part is N / (N - 1) of what the sample's own mean leaves of it
+    assert forms["leave_one_out"] == found["deltaH1"] and slope != pytest.approx(found["bars_dot"], rel=0.02)
     assert found["integrity"]["sampler_gap"] < 1e-4
 
 

@@ -1,0 +1,103 @@
+"""What the loss of U needs beside its samples: values of the run's critic, greedy rewards, the reference policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ...core.components import Rollouts, Sampling
+from ...core.errors import RequestError
+from ..training.models import load_critic, load_reference
+from ..training.prepare import prepare_model
+from ..training.shared_critic import with_value_head
+from ..training.stages import kl_in_reward, to_batch
+from .checkpoint.backbones import backbone_path
+from .estimation.passes import Passes
+from .own_run import OwnRun
+
+if TYPE_CHECKING:
+    from .sampling.samples import Sample
+    from .session import Session
+
+
+def credit(session: Session, sample: Sample) -> dict[str, Any]:
+    """What the configured advantage estimator asks for: ``values`` [B, T], ``greedy_rewards`` [B]."""
+    named = session.config.policy_gradient.advantage
+    assert named is not None
+    needs: frozenset[str] = getattr(named.component, "needs", frozenset())
+    found: dict[str, Any] = {}
+    if "values" in needs:
+        found["values"] = values(session, sample.rollouts)
+    if "greedy_rewards" in needs:
+        found["greedy_rewards"] = greedy_rewards(session, sample)[sample.rollouts.groups]
+    return found
+
+
+def values(session: Session, rollouts: Rollouts) -> Tensor:
+    """[B, T] reward units: what the checkpoint's critic says of the states before the sampled tokens."""
+    run = session.run
+    assert run is not None and run.experiment.critic is not None
+    settings, saved = run.experiment.critic, run.checkpoint / "critic"
+    if settings.shared:
+        module: Any = with_value_head(session.policy, settings, saved)
+    else:
+        model = attrs.evolve(run.experiment.model, dtype="float32", gradient_checkpointing=False)
+        module = load_critic(model, settings.path or "", saved)
+    return _forward(session, module.to(session.ranks.device), rollouts)["values"].float()
+
+
+def greedy_rewards(session: Session, sample: Sample) -> Tensor:
+    """[P]: the reward of one greedy episode of each task of U."""
+    sampling = Sampling(0.0, session.max_tokens)
+    units: Mapping[int, int] = dict(enumerate(sample.tasks))
+    episodes = session.sources["U"].play(units, 1, session.engine, session.loaded.tokenizer, sampling, 0)
+    by_unit = {episode.seed: episode.reward for episode in episodes}
+    return torch.tensor([by_unit[unit] for unit in units])
+
+
+def reference_logprobs(session: Session, rollouts: Rollouts) -> Tensor:
+    """[B, T] log-probs (nats) of the policy that training started from.
+
+    Raises:
+        RequestError: it is not known.
+    """
+    if session.loaded.adapter:
+        off, module = session.policy.model.disable_adapter(), session.policy
+    else:
+        off, module = nullcontext(), _start(session, session.run).to(session.ranks.device)
+    with torch.no_grad(), off:
+        return _forward(session, module, rollouts)["logprobs"].float()
+
+
+def pay_kl(session: Session, rollouts: Rollouts, ref_logprobs: Tensor) -> Rollouts:
+    """The rollouts with the KL term taken from the rewards, as the trainer does it."""
+    gradient = session.config.policy_gradient
+    assert gradient.kl is not None and gradient.kl_coef is not None
+    own = _forward(session, session.policy, rollouts)["logprobs"].float()
+    return kl_in_reward(rollouts, gradient.kl.component(own, ref_logprobs), gradient.kl_coef)
+
+
+def _start(session: Session, run: OwnRun | None) -> Any:
+    place = session.config.checkpoint
+    named = place.backbone or place.model_config_path
+    if run is None and not named:
+        raise RequestError(
+            "a KL term needs a reference policy, and a full model has no adapter to switch off",
+            "policy_gradient.kl",
+            "give the model that training started from as checkpoint.backbone, or leave the KL term out",
+        )
+    from ...core.experiment import Model
+
+    settings = run.experiment.model if run is not None else Model()
+    path = prepare_model(run.experiment) if run is not None else backbone_path(named)
+    return load_reference(attrs.evolve(settings, dtype="float32"), path, session.temperature)
+
+
+def _forward(session: Session, module: Any, rollouts: Rollouts) -> dict[str, Tensor]:
+    passes = Passes(module, to_batch(rollouts), ranks=session.ranks, **session.config.memory_config.sizes)
+    return passes.forward()

@@ -1,0 +1,165 @@
+"""The step that is predicted: the one that the run would make, but for what the configuration says otherwise.
+
+What the configuration leaves open is filled in here: from the run that wrote the checkpoint, or, where no run of this
+package did, with Dr. GRPO as the research code had it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from ...core.converter import make_converter, structure_component
+from ...core.experiment import Named
+from ...core.problems import Problem
+from ...core.registry import registry
+from .config import PolicyGradient, ProbeConfig, Weighting
+from .own_run import OwnRun
+from .read_config import ConfigError
+
+HAD = frozenset({"values", "greedy_rewards"})
+"""What an advantage estimator may need beside rewards and groups, where the run can give it."""
+
+
+def with_step(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
+    """The configuration with every part of the step said: ``policy_gradient`` and ``weighting_mode``.
+
+    Raises:
+        ConfigError: the parts do not go together, or need what the checkpoint does not have.
+    """
+    given, other = config.policy_gradient, _of_run(run) if run is not None else _dr_grpo()
+    names = [field.name for field in attrs.fields(PolicyGradient)]
+    own = {name: getattr(given, name) for name in names}
+    gradient = attrs.evolve(other, **{name: value for name, value in own.items() if value is not None})
+    if found := list(_problems(config, gradient, run)):
+        raise ConfigError(found, "")
+    if not gradient.kl_coef:
+        gradient = attrs.evolve(gradient, kl=None)
+    if config.direction != "adamw":
+        gradient = attrs.evolve(gradient, max_grad_norm=0.0)
+    work = config.probe_rework
+    weighting = work.weighting_mode or _weighting(run)
+    return attrs.evolve(config, policy_gradient=gradient, probe_rework=attrs.evolve(work, weighting_mode=weighting))
+
+
+def objective(config: ProbeConfig) -> list[str]:
+    """Lines that say what a step minimises, of a configuration that :func:`with_step` has filled in."""
+    gradient, weighting = config.policy_gradient, config.probe_rework.weighting_mode
+    loss = f"{gradient.policy_loss}, advantage {gradient.advantage}, tokens weighted by {weighting}"
+    terms = []
+    if gradient.entropy_coeff:
+        terms.append(f"entropy bonus {gradient.entropy_coeff:g}")
+    if gradient.kl is not None:
+        weighed = "" if gradient.kl_weight == "none" else f", weight {gradient.kl_weight}"
+        terms.append(f"{gradient.kl_coef:g} times KL {gradient.kl} in the {gradient.kl_placement}{weighed}")
+    if gradient.soft_advantage_reweight:
+        terms.append("advantages weighted by the spread of their group")
+    if gradient.zero_task_advantage:
+        terms.append("all task advantages 0")
+    return [loss, *terms] if terms else [loss, "neither KL nor entropy term"]
+
+
+def step_lines(step: Mapping[str, Any]) -> list[str]:
+    """What :meth:`.session.Session.predicted_step` says, as lines of text."""
+    return [
+        f"{step['optimizer']}, learning rate {step['learning_rate']}, {step['clipping']}",
+        "; ".join(step["loss"]),
+        step["said_by"],
+        *(f"not in it: {what}" for what in step["left_out"]),
+    ]
+
+
+def chosen(config: ProbeConfig) -> list[str]:
+    """The keys of the step that a configuration itself says, before it is filled in."""
+    gradient = config.policy_gradient
+    keys = [f"policy_gradient.{f.name}" for f in attrs.fields(PolicyGradient) if getattr(gradient, f.name) is not None]
+    return [*keys, *(["probe_rework.weighting_mode"] if config.probe_rework.weighting_mode is not None else [])]
+
+
+def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
+    """What the run's next training step does beside or instead of the step that is predicted."""
+    experiment, trainer = run.experiment, run.experiment.trainer
+    rows = experiment.rollout.groups * experiment.rollout.group_size
+    steps = trainer.epochs * math.ceil(rows / trainer.mini_batch)
+    batches, critic = config.batch_config, experiment.critic
+    needs_values = "values" in experiment.advantage.component.needs
+    if steps > 1:
+        yield f"the run makes {steps} or more optimizer steps of a batch; predicted is one, on all of U"
+    if (experiment.rollout.groups, experiment.rollout.group_size) != (batches.B_U, batches.G):
+        own = f"{experiment.rollout.groups} x {experiment.rollout.group_size}"
+        yield f"a batch of the run has {own} episodes; U has {batches.B_U} x {batches.G}"
+    if not getattr(experiment.filter.select.component, "keeps_all", False):
+        yield f"the run's filter {experiment.filter.select} is not applied: all groups of U train"
+    if critic is not None and run.trains_critic_alone:
+        yield f"until step {critic.policy_after} the run trains its critic alone, and no policy loss moves the trunk"
+    if critic is not None and needs_values and critic.shared and not critic.detach:
+        yield "the value loss, which moves the trunk that policy and critic share, is not in it"
+    if not getattr(experiment.correction.component, "idle", False):
+        yield f"the correction {experiment.correction} weighs nothing: here the policy itself samples"
+    if experiment.model.lora is not None and experiment.model.lora.dropout:
+        yield f"the run drops out {experiment.model.lora.dropout:g} of the adapter's inputs; here nothing is"
+
+
+def _of_run(run: OwnRun) -> PolicyGradient:
+    experiment = run.experiment
+    return PolicyGradient(
+        advantage=experiment.advantage,
+        policy_loss=experiment.policy_loss,
+        kl=experiment.kl.estimator,
+        kl_coef=run.kl_coef if experiment.kl.coef else 0.0,
+        kl_placement=experiment.kl.placement,
+        kl_weight=experiment.kl.weight,
+        entropy_coeff=experiment.entropy_coeff,
+        max_grad_norm=experiment.trainer.grad_clip,
+        soft_advantage_reweight=experiment.soft_advantage_reweight,
+        zero_task_advantage=experiment.zero_task_advantage,
+    )
+
+
+def _dr_grpo() -> PolicyGradient:
+    return PolicyGradient(
+        advantage=_named("advantage", "dr_grpo"),
+        policy_loss=_named("policy_loss", "ppo"),
+        kl=None,
+        kl_coef=0.0,
+        kl_placement="loss",
+        kl_weight="none",
+        entropy_coeff=0.0,
+        max_grad_norm=0.0,
+        soft_advantage_reweight=False,
+        zero_task_advantage=False,
+    )
+
+
+def _weighting(run: OwnRun | None) -> Weighting:
+    return run.experiment.trainer.loss_aggregation if run is not None else "dr_grpo"
+
+
+def _named(kind: str, name: str) -> Named:
+    return structure_component(make_converter(registry()), registry(), kind, name)
+
+
+def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None) -> Iterator[Problem]:
+    """Why a step of these parts cannot be predicted."""
+    named: Any = gradient.advantage
+    key = "policy_gradient.advantage"
+    needs: frozenset[str] = getattr(named.component, "needs", frozenset())
+    fix = "choose one that needs neither, such as dr_grpo, grpo or rloo"
+    has_critic = run is not None and (run.checkpoint / "critic").is_dir()
+    if "values" in needs and not has_critic:
+        yield Problem("needs values, and the checkpoint has no critic", key, named.name, fix)
+    if "greedy_rewards" in needs and config.batch_config.dataset_name is not None:
+        yield Problem("needs greedy rewards, which are played in environments only", key, named.name, fix)
+    if unknown := sorted(needs - HAD - {"groups", "turns"}):
+        lacking = " and ".join(unknown).replace("_", " ")
+        yield Problem(f"needs {lacking}, which the probe does not give to it", key, named.name, fix)
+    if config.batch_config.G == 1 and ("groups" in needs or gradient.soft_advantage_reweight):
+        yield Problem("compares the responses to one prompt", key, named.name, "set batch_config.G to 2 or more")
+    both = "policy_gradient.kl and policy_gradient.kl_coef"
+    if gradient.kl_coef and gradient.kl is None:
+        yield Problem("a KL term has an estimator and a coefficient", both, fix="name an estimator, such as low_var_kl")
+    if config.policy_gradient.kl is not None and not gradient.kl_coef:
+        yield Problem("a KL term has an estimator and a coefficient", both, fix="give a coefficient above 0")
