@@ -15,8 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .errors import RunError
+from .errors import RequestError, RunError
 from .files import replace_text, to_json
+from .locks import take
 
 HASHED = 64 * 2**20
 """Bytes up to which a file is hashed; of larger ones only the size is recorded."""
@@ -39,19 +40,27 @@ def stored(directory: Path) -> list[Path]:
 def damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint; empty if it is complete."""
     try:
-        files = json.loads((checkpoint / "state.json").read_text("utf-8"))["files"]
-    except FileNotFoundError:
+        state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+        files = {str(name): dict(recorded) for name, recorded in state["files"].items()}
+        sizes = {name: int(recorded["size"]) for name, recorded in files.items()}
+        step = state["step"]
+    except (FileNotFoundError, NotADirectoryError):
         return "state.json is missing"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "state.json is not readable"
+    if step != step_of(checkpoint):
+        return f"it is of step {step}"
     for name, recorded in files.items():
         path = checkpoint / name
-        if not path.is_file():
+        try:
+            if path.stat().st_size != sizes[name]:
+                return f"{name} has {path.stat().st_size} bytes, and {sizes[name]} were written"
+            if "sha256" in recorded and _digest(path) != recorded["sha256"]:
+                return f"{name} is not what was written"
+        except (FileNotFoundError, NotADirectoryError):
             return f"{name} is missing"
-        if path.stat().st_size != recorded["size"]:
-            return f"{name} has {path.stat().st_size} bytes, and {recorded['size']} were written"
-        if "sha256" in recorded and _digest(path) != recorded["sha256"]:
-            return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return ""
 
 
@@ -67,7 +76,7 @@ def write(directory: Path, step: int, state: Mapping[str, Any]) -> Iterator[Path
     temporary = directory / f"step_{step}.tmp"
     if final.exists() and not damage(final):
         raise RunError(f"there is a checkpoint of step {step} already", str(final), "checkpoints are never overwritten")
-    shutil.rmtree(temporary, ignore_errors=True)
+    delete(temporary)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -75,12 +84,52 @@ def write(directory: Path, step: int, state: Mapping[str, Any]) -> Iterator[Path
             str(path.relative_to(temporary)): _record(path) for path in sorted(temporary.rglob("*")) if path.is_file()
         }
         replace_text(temporary / "state.json", to_json({**state, "step": step, "files": files}, indent=1))
-        if final.exists():
-            shutil.rmtree(final)
+        delete(final)
         temporary.rename(final)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        delete(temporary)
         raise
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Keep a complete checkpoint from being deleted by the run that writes here, while it is read.
+
+    Raises:
+        RequestError: it was deleted before that.
+    """
+    try:
+        stream = (checkpoint / "state.json").open("rb")
+    except OSError as error:
+        raise _gone(checkpoint) from error
+    with stream:
+        take(stream, shared=True)
+        if damage(checkpoint):
+            raise _gone(checkpoint)
+        yield
+
+
+def _gone(checkpoint: Path) -> RequestError:
+    fix = "name the run directory: its newest checkpoint is read (the run keeps trainer.keep of them)"
+    return RequestError("the run has deleted this checkpoint meanwhile", str(checkpoint), fix)
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a complete checkpoint, unless somebody reads it; at once for all who look for it, files after that."""
+    with (checkpoint / "state.json").open("rb") as stream:
+        if take(stream):
+            leaving = checkpoint.with_name(f"{checkpoint.name}.tmp")
+            delete(leaving)
+            checkpoint.rename(leaving)
+            delete(leaving)
+
+
+def delete(path: Path) -> None:
+    """Delete a directory with all that is in it, a file, or of a symbolic link the link alone; nothing is no error."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,36 @@ def replace_text(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def keep_aside(path: Path) -> Path:
+    """A copy of a damaged file, ``<name>.damaged`` or with a number behind it; the file itself stays."""
+    names = (f"{path.name}.damaged{f'.{number}' if number else ''}" for number in itertools.count())
+    free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    shutil.copyfile(path, free)
+    return free
+
+
+TEMPORARY = re.compile(r".+\.(\d+)\.tmp")
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Delete what :func:`replace_text` has left there in processes that were killed."""
+    for path in directory.glob("*.tmp"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and path.is_file() and not _another_lives(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _another_lives(pid: int) -> bool:
+    """Whether a process of this number, which is not this one, is there."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def encode(text: str) -> bytes:

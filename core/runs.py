@@ -10,32 +10,29 @@ Rank 0 writes. ``config.yaml``, ``manifest.json`` and ``status.json`` are replac
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
-import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 
-from . import checkpoints
+from . import checkpoints, records, repair
+from . import status as status_file
 from .errors import RequestError, RunError
 from .files import encode, make_directory, replace_text, to_json
 from .identity import config_hash, differences, only_memory
+from .locks import take
 from .manifest import build_manifest
 from .timings import timings
 from .yaml import SyntaxProblem, dumps, loads
 
 __all__ = ["RunDirectory", "build_manifest"]
-
-_STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
 
 
 @attrs.frozen
@@ -84,7 +81,7 @@ class RunDirectory:
 
     @classmethod
     def resume(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
-        """The run of this very experiment that is at ``path``; without any checkpoint its metrics start anew.
+        """The run of this very experiment that is at ``path``.
 
         Settings that only take less memory (:data:`~.identity.MEMORY`) may differ, so that a run that was too large can
         go on; the configuration on disk is then the new one.
@@ -101,8 +98,6 @@ class RunDirectory:
             run.log(f"resuming with other settings of memory:\n{changed}")
             run.restore_config(config)
             run.annotate(hash=config_hash(config))
-        if run.latest() is None:
-            run.truncate_metrics(-1)
         return run
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
@@ -120,16 +115,28 @@ class RunDirectory:
     def read_config(self) -> dict[str, Any]:
         """The resolved experiment as plain data."""
         try:
-            return loads(self.config_file.read_text("utf-8"))
+            config = loads(self.config_file.read_text("utf-8"))
         except (SyntaxProblem, UnicodeDecodeError) as error:
             raise RequestError(f"the run's configuration is damaged: {error}", str(self.config_file)) from error
+        if not isinstance(config, dict) or not config:
+            reason = "it is empty" if not config else "it is no mapping"
+            raise RequestError(f"the run's configuration is damaged: {reason}", str(self.config_file))
+        return config
 
     def restore_config(self, config: Mapping[str, Any]) -> None:
         """Write the configuration of this run again, where the file was damaged."""
         replace_text(self.config_file, dumps(dict(config)))
 
     def manifest(self) -> dict[str, Any]:
-        return json.loads((self.path / "manifest.json").read_text("utf-8"))
+        """What the run was made with. Raises RequestError if the file is missing or damaged."""
+        file = self.path / "manifest.json"
+        try:
+            manifest = json.loads(file.read_text("utf-8"))
+        except (FileNotFoundError, ValueError) as error:
+            raise RequestError("the run's manifest is missing or damaged", str(file)) from error
+        if not isinstance(manifest, dict):
+            raise RequestError("the run's manifest is damaged: it is no record", str(file))
+        return manifest
 
     # --- one process at a time ---
 
@@ -142,7 +149,7 @@ class RunDirectory:
         """
         with (self.path / ".lock").open("ab") as lock:
             deadline = time.monotonic() + wait_s
-            while not _lock(lock):
+            while not take(lock):
                 if time.monotonic() >= deadline:
                     record = self.status()
                     who = f"process {record.get('pid', 'unknown')} on {record.get('host', 'another machine')}"
@@ -154,44 +161,37 @@ class RunDirectory:
         """Whether a process holds the run."""
         try:
             with (self.path / ".lock").open("rb") as lock:
-                return not _lock(lock, fcntl.LOCK_SH)
+                return not take(lock, shared=True)
         except FileNotFoundError:
             return False
 
     # --- status ---
+
+    def begin(self, **fields: Any) -> None:
+        """Record that an attempt to train begins; ``fields`` as of :meth:`set_status`. Earlier ones are counted."""
+        record = self.status()
+        fields["attempts"] = record.get("attempts", 0) + 1
+        fields["earlier_s"] = status_file.seconds(record)
+        fields["resumed"] = status_file.now() if "started" in record else None
+        self.set_status("running", **fields)
 
     def set_status(self, status: str, **fields: Any) -> None:
         """Record how the run stands; ``fields`` are kept until they are set anew, ``None`` removes one.
 
         ``status`` is queued, running, success, stopped:<detector>, failed or interrupted. Times are UTC in ISO 8601.
         """
-        if not _STATE.fullmatch(status):
+        if not status_file.STATE.fullmatch(status):
             raise ValueError(f"{status!r} is no status of a run")
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        record = self.status()
+        now, record = status_file.now(), self.status()
         if status == "running":
             record = {"started": now} | record | {"pid": os.getpid(), "host": socket.gethostname(), "ended": None}
         elif status != "queued":
             record["ended"] = now
-        record |= {**fields, "status": status, "updated": now}
-        self._write_status({key: value for key, value in record.items() if value is not None})
+        status_file.write(self.status_file, record | fields | {"status": status, "updated": now})
 
     def annotate(self, **fields: Any) -> None:
         """Add to the record of a run that nobody trains, and leave how it stands as it is."""
-        self._write_status(self.status() | fields)
-
-    def _write_status(self, kept: Mapping[str, Any]) -> None:
-        file = self.path / "status.json"
-        try:
-            replace_text(file, to_json(kept, indent=1))
-        except OSError:
-            if not file.exists():
-                raise
-            # A full disk has no room for a second file, but the blocks of this one are there: say the least in place.
-            short = {key: kept[key] for key in ("status", "started", "ended", "error") if key in kept}
-            with file.open("rb+") as stream:
-                stream.write(encode(to_json(short)))
-                stream.truncate()
+        status_file.write(self.status_file, self.status() | fields)
 
     def status(self) -> dict[str, Any]:
         """``status``, ``started``, ``ended``, ``updated``, ``pid``, ``host`` and whatever else was set; {} if none.
@@ -199,16 +199,11 @@ class RunDirectory:
         Raises:
             RequestError: the file is damaged.
         """
-        file = self.path / "status.json"
-        try:
-            record = json.loads(file.read_text("utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except ValueError as error:
-            raise RequestError("the run's status is damaged", str(file), "delete the file") from error
-        if not isinstance(record, dict):
-            raise RequestError("the run's status is damaged: it is no record", str(file), "delete the file")
-        return record
+        return status_file.read(self.status_file)
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
 
     # --- metrics, rollouts, log ---
 
@@ -217,33 +212,52 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     def append_metrics(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Add the record of a step; what is not a finite number is written as null. A record that was cut off goes."""
-        values = {key: None if value is None else float(value) for key, value in metrics.items()}
-        line = encode(to_json({"step": step} | values | {"step": step}) + "\n")
-        with self.metrics_file.open("ab+") as stream:
-            if stream.tell():
-                stream.seek(-1, os.SEEK_END)
-                if stream.read(1) != b"\n":
-                    stream.truncate(self.metrics_file.read_bytes().rfind(b"\n") + 1)
-            stream.write(line)
+        """Add the record of a step; what is not a finite number is written as null. A record that was cut off goes.
+
+        A step that is recorded already stays as it is.
+        """
+        records.append(self.metrics_file, step, metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records, in order; null reads as None. A last line that is cut off is left out.
+        """All records, in order; null reads as None. A last line that is being written is left out.
 
         Raises:
-            RunError: a line in the middle is damaged.
+            RunError: a record is damaged, or missing by what the others or the status of the run say; with the way out.
         """
         try:
-            lines = self.metrics_file.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        records = []
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise RunError("a record of the metrics is damaged", f"{self.metrics_file}:{number}") from error
-        return records
+            known = self.status()
+        except RequestError:  # whoever needs it will say so
+            known = {}
+        try:
+            found = records.read(self.metrics_file)
+            records.check_against(known, found, self.metrics_file)
+        except RunError as error:
+            raise RunError(error.what, error.where, repair.way_out(self, known)) from error
+        return found
+
+    def damaged_records(self) -> RunError | None:
+        """What is wrong with the records of this run, and the way out; None if they are whole."""
+        try:
+            self.metrics()
+        except RunError as error:
+            return error
+        return None
+
+    def repair_records(self) -> str:
+        """Restore damaged records from the newest whole checkpoint, while nobody trains; what was done, in words.
+
+        The damaged file is kept beside, as ``metrics.jsonl.damaged``. Where the run had gone on after that checkpoint,
+        or has none, its status becomes ``interrupted`` there: it is to be resumed. Whole records are left alone, and
+        the answer is empty.
+        """
+        return repair.repair(self)
+
+    def rewind(self, checkpoint: Path | None) -> None:
+        """Let the records end where a run that is resumed from ``checkpoint`` (None: from the start) goes on.
+
+        What is damaged or missing up to there comes from the checkpoint; the damaged file is kept beside.
+        """
+        repair.rewind(self, checkpoint)
 
     def timings(self) -> dict[str, float]:
         """Seconds by what they were spent on, see :func:`~.timings.timings`; none where the metrics are damaged."""
@@ -252,26 +266,15 @@ class RunDirectory:
         except RunError:
             return {}
 
-    def truncate_metrics(self, step: int, metrics: Mapping[str, float | None] | None = None) -> None:
-        """Drop the records after ``step``, where a resumed run goes on.
-
-        ``metrics``: those of ``step`` itself, added if the run was killed between its checkpoint and its record.
-        """
-        kept = [record for record in self.metrics() if record["step"] <= step]
-        replace_text(self.metrics_file, "".join(to_json(record) + "\n" for record in kept))
-        if metrics is not None and step not in {record["step"] for record in kept}:
-            self.append_metrics(step, metrics)
-
-    def write_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+    def write_rollouts(self, step: int, episodes: Iterable[Mapping[str, Any]]) -> None:
         """Write the episodes of a step that are kept as text."""
         directory = self.path / "rollouts"
         directory.mkdir(exist_ok=True)
-        replace_text(directory / f"step_{step}.jsonl", "".join(to_json(record) + "\n" for record in records))
+        replace_text(directory / f"step_{step}.jsonl", records.text(episodes))
 
     def read_rollouts(self, step: int) -> list[dict[str, Any]]:
-        """The episodes that :meth:`write_rollouts` wrote; none if it wrote none."""
-        file = self.path / "rollouts" / f"step_{step}.jsonl"
-        return [json.loads(line) for line in file.read_bytes().split(b"\n") if line] if file.exists() else []
+        """The episodes that :meth:`write_rollouts` wrote, if any. Raises RunError if they are damaged."""
+        return records.read_rollouts(self.path / "rollouts" / f"step_{step}.jsonl")
 
     def log(self, text: str) -> None:
         """Add a line to ``log.txt``, with the time."""
@@ -289,9 +292,13 @@ class RunDirectory:
     def checkpoint(self, step: int, state: Mapping[str, Any], keep: int = 0) -> Iterator[Path]:
         """Write a checkpoint: a temporary directory that becomes ``step_N`` on leaving.
 
-        ``state`` goes to the top level of its ``state.json``. Then only the newest ``keep`` checkpoints stay (0: all).
+        ``state`` goes to the top level of its ``state.json``. With it goes a copy of the records before this step, and
+        of its own where ``state`` holds ``metrics``. Then only the newest ``keep`` checkpoints stay (0: all).
         """
+        before = [record for record in self.metrics() if record["step"] < step]
+        own = records.line(step, state["metrics"]).decode() if "metrics" in state else ""
         with checkpoints.write(self.checkpoint_directory, step, state) as directory:
+            replace_text(directory / repair.COPY, records.text(before) + own)
             yield directory
         self.prune(keep)
 
@@ -300,9 +307,8 @@ class RunDirectory:
         return [path for path in checkpoints.stored(self.checkpoint_directory) if not checkpoints.damage(path)]
 
     def has_ended(self) -> bool:
-        """Whether its last step is done, or a detector has stopped it, and its checkpoints are whole."""
-        status = str(self.status().get("status", ""))
-        return (status == "success" or status.startswith("stopped:")) and not self.broken_checkpoints()
+        """Whether its last step is done, or a detector has stopped it, and its records and checkpoints are whole."""
+        return records.has_ended(self.status()) and not self.broken_checkpoints() and self.damaged_records() is None
 
     def broken_checkpoints(self) -> Sequence[tuple[Path, str]]:
         """The damaged and the unfinished checkpoints, each with what is wrong with it."""
@@ -318,15 +324,6 @@ class RunDirectory:
         return next(good, None)
 
     def prune(self, keep: int) -> None:
-        """Delete the oldest complete checkpoints until ``keep`` are left; 0 keeps all."""
+        """Delete the oldest complete checkpoints until ``keep`` are left; 0 keeps all. One that is being read stays."""
         for path in self.checkpoints()[:-keep] if keep else ():
-            shutil.rmtree(path)
-
-
-def _lock(file: IO[bytes], how: int = fcntl.LOCK_EX) -> bool:
-    """Whether the lock could be had at once."""
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            checkpoints.remove(path)

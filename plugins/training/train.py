@@ -204,9 +204,10 @@ class Session:
         self.loop = loop = Loop(experiment, assemble(experiment, self.ranks, checkpoint), self.ranks)
         if checkpoint:
             self.metrics = load_checkpoint(loop, checkpoint)
-            if self.directory:
-                self.directory.truncate_metrics(loop.step, self.metrics)
-                started -= self.directory.timings().get("total", 0.0)
+        if self.directory:
+            self.directory.set_status("running", step=loop.step if checkpoint else None)
+            self.directory.rewind(checkpoint)
+            started -= self.directory.timings().get("total", 0.0)
         self._start_hooks(loop.step)
         stop.waits = "finishing the step, then writing a checkpoint"
         steps, validation = experiment.trainer.steps, experiment.validation

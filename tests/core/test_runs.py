@@ -114,10 +114,11 @@ def test_status_keeps_times_and_fields(run):
 
 
 def test_damaged_status_is_explained(run):
-    (run.path / "status.json").write_text('{"status"')
-    with pytest.raises(RequestError, match="status is damaged") as caught:
-        run.status()
-    assert "status.json" in caught.value.where
+    for text in ('{"status"', "5", "null", '{"status": 5}', '{"status": "done"}', '{"step": "3"}', '{"metrics": []}'):
+        (run.path / "status.json").write_text(text)
+        with pytest.raises(RequestError, match="status is damaged") as caught:
+            run.status()
+        assert "status.json" in caught.value.where
     (run.path / "status.json").unlink()
     assert RunDirectory.resume(run.path, CONFIG).status() == {}
 
@@ -165,21 +166,127 @@ def test_a_damaged_record_in_the_middle_is_an_error(run):
         run.metrics()
 
 
-def test_truncating_drops_what_is_done_again(run):
-    for step in range(5):
+def recorded(run, steps, **status):
+    for step in range(steps + 1):
         run.append_metrics(step, {"reward": step})
-    run.truncate_metrics(2)
-    assert [record["step"] for record in run.metrics()] == [0, 1, 2]
-    run.truncate_metrics(2, {"reward": 9.0})
-    assert [record["reward"] for record in run.metrics()] == [0, 1, 2]
-    run.truncate_metrics(3, {"reward": 3.0, "bad": None})
-    assert run.metrics()[-1] == {"step": 3, "reward": 3.0, "bad": None}
+    run.set_status("success", step=steps, first_step=0, **status)
+    return run.metrics_file.read_bytes().splitlines(keepends=True)
 
 
-def test_resuming_without_a_checkpoint_starts_the_metrics_anew(run):
-    run.append_metrics(1, {"reward": 1.0})
-    RunDirectory.resume(run.path, CONFIG)
+def test_a_run_goes_on_after_the_records_of_its_checkpoint(run):
+    recorded(run, 4)
+    run.set_status("running")
+    run.set_status("running")
+    with run.checkpoint(5, {"metrics": {"reward": 5.0, "bad": None}}):
+        pass
+    run.append_metrics(5, {"reward": 5.0, "bad": None, "timing_s/total": 2.0})
+    run.append_metrics(6, {"reward": 6.0})
+    run.rewind(run.latest())
+    assert [record["step"] for record in run.metrics()] == [0, 1, 2, 3, 4, 5]
+    assert run.metrics()[-1] == {"step": 5, "reward": 5.0, "bad": None, "timing_s/total": 2.0}
+    run.metrics_file.write_bytes(b"".join(run.metrics_file.read_bytes().splitlines(keepends=True)[:-1]))
+    run.rewind(run.latest())
+    assert run.metrics()[-1] == {"step": 5, "reward": 5.0, "bad": None}
+    run.set_status("interrupted", step=None)
+    run.rewind(None)
     assert run.metrics() == []
+
+
+DAMAGE = {
+    "cut in the last line": (lambda lines: [*lines[:-1], lines[-1][:-5]], "the record of step 4 is missing", ""),
+    "the last line gone": (lambda lines: lines[:-1], "the record of step 4 is missing", ""),
+    "the last lines gone": (lambda lines: lines[:-2], "the records of steps 3 to 4 are missing", ""),
+    "all gone": (lambda lines: [], "the records of steps 0 to 4 are missing", ""),
+    "the first line gone": (lambda lines: lines[1:], "the record of step 0 is missing", ":1"),
+    "a line in the middle gone": (lambda lines: [*lines[:2], *lines[3:]], "step 3 follows step 1", ":3"),
+    "cut in the middle": (lambda lines: [*lines[:2], lines[2][:9] + b"\n", *lines[3:]], "it is no JSON", ":3"),
+    "zeros": (lambda lines: [*lines[:2], b"\0" * 20 + b"\n", *lines[3:]], "it is no JSON", ":3"),
+    "a line twice": (lambda lines: [*lines[:3], *lines[2:]], "step 2 stands there twice", ":4"),
+    "lines in another order": (lambda lines: [*lines[:2], lines[3], lines[2], lines[4]], "step 3 follows step 1", ":3"),
+    "a number": (lambda lines: [*lines[:2], b"5\n", *lines[3:]], "it is no object", ":3"),
+    "no step": (lambda lines: [*lines[:2], b"{}\n", *lines[3:]], "it has no step", ":3"),
+    "a word for a number": (
+        lambda lines: [*lines[:2], b'{"step": 2, "reward": "x"}\n', *lines[3:]],
+        "reward is no number",
+        ":3",
+    ),
+    "a step too many": (lambda lines: [*lines, b'{"step": 5}\n'], "they go on to step 5", ""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_records_are_named_and_restored_from_the_checkpoint(run, name):
+    damage, what, where = DAMAGE[name]
+    lines = recorded(run, 4)
+    assert run.damaged_records() is None
+    with run.checkpoint(4, {"metrics": {"reward": 4}}):
+        pass
+    run.metrics_file.write_bytes(b"".join(damage(lines)))
+    with pytest.raises(RunError, match=what) as caught:
+        run.metrics()
+    assert caught.value.where == f"{run.metrics_file}{where}"
+    assert "its records are restored from step_4" in caught.value.fix
+    assert not run.has_ended()
+    assert what in run.repair_records()
+    assert run.metrics_file.read_bytes() == b"".join(lines)
+    assert (run.status()["status"], run.has_ended()) == ("success", True)
+    assert run.repair_records() == ""
+
+
+@pytest.mark.parametrize(
+    ("saved", "status"), [(2, {"status": "interrupted", "step": 2}), (0, {"status": "interrupted"})]
+)
+def test_a_run_that_went_on_after_its_checkpoint_is_to_be_resumed_there(run, saved, status):
+    lines = recorded(run, 4)
+    if saved:
+        with run.checkpoint(saved, {"metrics": {"reward": saved}}):
+            pass
+    damaged = b"".join([*lines[:1], b"{\n", *lines[2:]])
+    run.metrics_file.write_bytes(damaged)
+    fix = run.damaged_records().fix
+    assert ("the steps after 2 are trained again" if saved else "trained again from the start") in fix
+    run.repair_records()
+    assert run.metrics_file.read_bytes() == b"".join(lines[: saved + 1] if saved else [])
+    assert {key: value for key, value in run.status().items() if key in ("status", "step")} == status
+    assert "it is no JSON" in run.status()["error"]
+    assert (run.path / "metrics.jsonl.damaged").read_bytes() == damaged
+
+
+def test_a_run_that_is_trained_may_be_ahead_of_its_status(run):
+    recorded(run, 2)
+    run.set_status("running", step=1)
+    with run.metrics_file.open("a") as stream:
+        stream.write('{"step": 3, "rew')
+    assert [record["step"] for record in run.metrics()] == [0, 1, 2]
+
+
+def test_a_step_is_recorded_once(run):
+    run.append_metrics(0, {"reward": 1.0, "note" * 50_000: 1.0})
+    for value in (2.0, 3.0):
+        run.append_metrics(1, {"reward": value})
+    assert [record["reward"] for record in run.metrics()] == [1.0, 2.0]
+    run.append_metrics(2, {"note" * 50_000: 1.0})
+    run.append_metrics(2, {"reward": 3.0})
+    assert [record["step"] for record in run.metrics()] == [0, 1, 2]
+
+
+def test_damaged_episodes_are_named(run):
+    run.write_rollouts(1, [{"text": "a"}, {"text": "b"}])
+    file = run.path / "rollouts" / "step_1.jsonl"
+    whole = file.read_bytes()
+    for content, where in ((whole[:-4], 2), (b"5\n", 1), (b'{"text": "a"}\n{"te\n', 2)):
+        file.write_bytes(content)
+        with pytest.raises(RunError, match="an episode is damaged") as caught:
+            run.read_rollouts(1)
+        assert caught.value.where == f"{file}:{where}"
+
+
+@pytest.mark.parametrize("text", ["", "5", "[]", "- a", "null", "\udc80"])
+def test_a_damaged_configuration_is_explained(run, text):
+    run.config_file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RequestError, match="configuration is damaged") as caught:
+        run.read_config()
+    assert caught.value.where == str(run.config_file)
 
 
 def test_rollouts_are_texts_of_any_kind(run):
@@ -208,7 +315,7 @@ def test_checkpoints_are_listed_in_order_and_hold_their_state(run):
     assert run.latest() == run.path / "checkpoints" / "step_100"
     assert checkpoints.step_of(run.latest()) == 100
     state = json.loads((run.latest() / "state.json").read_text())
-    assert (state["step"], state["rng"], list(state["files"])) == (100, [1, 2], ["model/weights"])
+    assert (state["step"], state["rng"], list(state["files"])) == (100, [1, 2], ["metrics.jsonl", "model/weights"])
     assert run.broken_checkpoints() == []
 
 
@@ -231,6 +338,10 @@ def test_pruning_keeps_the_newest(run):
         (lambda path: (path / "model/weights").unlink(), "model/weights is missing"),
         (lambda path: (path / "state.json").unlink(), "state.json is missing"),
         (lambda path: (path / "state.json").write_text('{"fil'), "state.json is not readable"),
+        (lambda path: (path / "state.json").write_text('{"step": 2, "files": []}'), "state.json is not readable"),
+        (lambda path: (path / "state.json").write_text('{"step": 2, "files": {"a": 5}}'), "state.json is not readable"),
+        (lambda path: (path / "state.json").write_text("5"), "state.json is not readable"),
+        (lambda path: (path / "state.json").write_text('{"step": 3, "files": {}}'), "it is of step 3"),
     ],
 )
 def test_a_damaged_checkpoint_is_skipped_and_named(run, damage, reason):

@@ -1,0 +1,66 @@
+"""Making the record of a run whole again: from the copy of it that every checkpoint has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import checkpoints, records
+from .errors import RunError
+from .files import keep_aside, replace_text
+
+if TYPE_CHECKING:
+    from .runs import RunDirectory
+
+COPY = "metrics.jsonl"
+"""In a checkpoint: the records of the run up to its step."""
+
+
+def way_out(run: RunDirectory, status: Mapping[str, Any]) -> str:
+    """What makes damaged records whole, for a message."""
+    how = "continue it with `uncollapse train ... --resume`, or run its sweep again: "
+    checkpoint = run.latest()
+    if checkpoint is None:
+        return f"{how}there is no checkpoint with a copy, so it is trained again from the start"
+    step = checkpoints.step_of(checkpoint)
+    more = "" if status.get("step", 0) <= step else f", and the steps after {step} are trained again"
+    return f"{how}its records are restored from {checkpoint.name}{more}"
+
+
+def repair(run: RunDirectory) -> str:
+    """See :meth:`.runs.RunDirectory.repair_records`."""
+    if (damage := run.damaged_records()) is None:
+        return ""
+    known, checkpoint = run.status(), run.latest()
+    step = rewind(run, checkpoint)
+    if step != known.get("step") and known.get("status") != "queued":
+        why = f"{damage.what} ({damage.where})"
+        run.set_status("interrupted", error=why, verdict=None, step=step if step >= 0 else None)
+    where = f"restored from {checkpoint.name}" if checkpoint else "begun anew: there is no whole checkpoint"
+    return f"{damage.what} ({damage.where}): the records were {where}"
+
+
+def rewind(run: RunDirectory, checkpoint: Path | None) -> int:
+    """Let the records end where a resumed run goes on; the last step that they hold then, -1 if none.
+
+    What is damaged or missing up to there comes from the copy in the checkpoint, and the damaged file is kept beside.
+    """
+    copied = _copy(run, checkpoint) if checkpoint else []
+    last = copied[-1]["step"] if copied else -1
+    try:
+        kept = [record for record in records.read(run.metrics_file) if record["step"] <= last]
+    except RunError:
+        keep_aside(run.metrics_file)
+        kept = []
+    if [record["step"] for record in kept] != [record["step"] for record in copied]:
+        kept = copied
+    replace_text(run.metrics_file, records.text(kept))
+    return last
+
+
+def _copy(run: RunDirectory, checkpoint: Path) -> list[records.Record]:
+    if (file := checkpoint / COPY).exists():
+        return records.read(file)
+    last = checkpoints.step_of(checkpoint)  # of a checkpoint from before they had one
+    return [record for record in records.read(run.metrics_file) if record["step"] <= last]
