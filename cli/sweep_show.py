@@ -36,6 +36,8 @@ def _show(context: click.Context, root: Path | None, as_json: bool, style: str |
         return
     click.echo(f"sweep {sweep.title}: {len(points)} points of {sweep.experiment}")
     print_notices(sweep)
+    if own := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
+        click.echo(f"whatever the experiment says, the sweep sets {', '.join(own)}")
     shared = dict.fromkeys(set.intersection(*(set(s.items()) for s in settings.values())))
     if len(points) > 1:
         click.echo("all points")

@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from . import checkpoints, records, repair
+from . import checkpoints, records, repair, sources
 from . import status as status_file
 from .errors import RequestError, RunError
 from .files import encode, make_directory, replace_text, to_json
@@ -137,6 +137,15 @@ class RunDirectory:
         if not isinstance(manifest, dict):
             raise RequestError("the run's manifest is damaged: it is no record", str(file))
         return manifest
+
+    def record_attempt(self, now: Mapping[str, Any]) -> None:
+        """Add what an attempt to train is made with, ``now``, to the manifest; that of the first attempt is all of it."""
+        try:
+            known = None if self.status().get("status", "queued") == "queued" else self.manifest()
+        except RequestError:
+            known = None
+        manifest = now if known is None else sources.with_attempt(known, now)
+        replace_text(self.path / "manifest.json", to_json(manifest, indent=1))
 
     # --- one process at a time ---
 

@@ -153,6 +153,8 @@ def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:
     if not resume:
         return RunDirectory.create(path, to_dict(experiment), build_manifest(experiment, registry(), gpu_names()))
     run = RunDirectory.resume(path, to_dict(experiment))
+    if not run.has_ended():
+        run.record_attempt(build_manifest(experiment, registry(), gpu_names()))
     for broken, reason in run.broken_checkpoints():
         _say(run, f"checkpoint {broken.name} is damaged and is not used: {reason}")
     latest = run.latest()
