@@ -10,6 +10,7 @@ import click
 from ..core.errors import UncollapseError
 from .lazy_group import LazyGroup
 from .options import load_plugin_files
+from .plain_output import survive_plain_terminals
 
 COMMANDS = {
     "list": (".list:command", "Names, what they do, and which distribution provides them."),
@@ -29,6 +30,10 @@ COMMANDS = {
 
 class Main(LazyGroup):
     """The edge where errors become messages and exit codes."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        survive_plain_terminals()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

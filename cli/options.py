@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from .plain_output import PlainOutput
 
 
 def load_plugin_files(paths: tuple[str, ...]) -> None:
@@ -47,7 +50,8 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_json(data: Any) -> None:
     """Plain data as JSON; what JSON does not know is printed as text."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    ascii_only = isinstance(sys.stdout, PlainOutput)
+    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=str))
 
 
 def print_columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:

@@ -15,7 +15,7 @@ import attrs
 from ...core.errors import RequestError
 
 
-MOST = 10_000
+MOST = 100_000
 """Slots, GPUs or cores that one may ask for."""
 DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
 """Files that a machine with a GPU has."""

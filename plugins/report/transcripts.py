@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...core.errors import UncollapseError
 from ...core.runs import RunDirectory
 from .data import RunData
 
@@ -33,11 +34,11 @@ def transcripts(runs: Sequence[RunData]) -> tuple[str, str]:
 
 
 def _run(run: RunData, step: int) -> str:
-    title = f"<b>{escape(run.label)}</b> <span class='soft'>step {step}</span>"
+    title = f"<b>{escape(run.title)}</b> <span class='soft'>step {step}</span>"
     try:
         episodes = RunDirectory(run.path).read_rollouts(step)[:EPISODES]
         body = "".join(map(_episode, episodes))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         body = f"<p>damaged: {escape(str(error))}</p>"
     return f"<details><summary>{title}</summary>{body}</details>"
 

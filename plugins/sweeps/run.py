@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -18,9 +17,11 @@ from rich.console import Console
 from ...core.errors import RequestError
 from ...core.files import make_directory, replace_text
 from ...core.identity import config_hash
+from ...core.locks import take
 from ...core.yaml import SyntaxProblem, dumps, loads
 from ..launch.exit_codes import how_it_ended
 from ..launch.job import Job
+from ..report.status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
 from .aside import matches, move_aside
@@ -110,8 +111,10 @@ class _Running:
         self.console.print(f"{len(self.points)} points, {len(todo)} to run")
         self._announce(todo)
         _build_models(todo, self.console)
+        home = next(iter(self.points.values())).place.home
         try:
-            self.launcher.run([self._job(point) for point in todo], on_start=self._start, on_finish=self._finish)
+            with shown(home, self.console):
+                self.launcher.run([self._job(point) for point in todo], on_start=self._start, on_finish=self._finish)
         finally:
             for point in todo:
                 if point.record().get("status") == "running" and not point.run.locked():
@@ -133,6 +136,7 @@ class _Running:
             if not point.todo:
                 self.console.print(f"{point.title}: skipped, {point.why}")
         for file, points in self._by_summary().items():
+            summary.check(file)
             title = "Sweep resumed" if file.exists() else "Sweep"
             skipped = [f"Skipping: {point.place.name} ({point.why})" for point in points if not point.todo]
             summary.append(file, f"{title}: {sum(point.todo for point in points)} of {len(points)} runs", *skipped)
@@ -224,16 +228,15 @@ def _write_record(file: Path, record: Mapping[str, Any]) -> None:
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
     """Two schedulers of one sweep would wait for each other's runs. The lock goes with the process that has it."""
-    with (home / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with (home / ".lock").open("ab+") as lock:
+        deadline = time.monotonic() + MOMENT_S
+        while not (taken := take(lock)) and time.monotonic() < deadline:  # somebody may be looking whether it is held
+            time.sleep(0.05)
+        if not taken:
             lock.seek(0)
-            who = lock.read().strip() or "another process"
-            raise RequestError(
-                f"{who} runs this sweep", str(home), "wait for it, or give another --output-root"
-            ) from error
+            who = lock.read().decode(errors="replace").strip() or "another process"
+            raise RequestError(f"{who} runs this sweep", str(home), "wait for it, or give another --output-root")
         lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
+        lock.write(f"process {os.getpid()}".encode())
         lock.flush()
         yield

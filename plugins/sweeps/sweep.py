@@ -193,12 +193,16 @@ class Sweep:
 def make_launcher(launcher: Any, **resources: Any) -> Any:
     """A launcher from its spelling, with further parameters; one that is made already is left as it is.
 
-    Raises RequestError if there is none of the name, or it has no such parameter.
+    Raises RequestError if there is none of the name, it has no such parameter, or a value makes no sense.
     """
     if hasattr(launcher, "run"):
         return launcher
     spec = read_spec(launcher)
-    return registry().create("launcher", spec.name, *spec.args, **{**resources, **spec.params})
+    try:
+        return registry().create("launcher", spec.name, *spec.args, **{**resources, **spec.params})
+    except (TypeError, ValueError) as error:
+        fix = f"uncollapse show launcher {spec.name}"
+        raise RequestError(f"the launcher {spec} cannot be made: {error}", fix=fix) from error
 
 
 def load(source: str | Path, **options: Any) -> Sweep:

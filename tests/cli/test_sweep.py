@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +15,18 @@ from click.testing import CliRunner
 from uncollapse.cli.main import main
 from uncollapse.core.registry import registry
 from uncollapse.core.runs import RunDirectory
+from uncollapse.plugins.launch import slots
 from uncollapse.plugins.launch.local import Local
 from uncollapse.plugins.sweeps import sweep as sweeps
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """An empty working directory, a fresh registry, and a machine without GPUs."""
+    """An empty working directory, a fresh registry, and a machine of whose GPUs none is visible."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(slots, "has_gpu", lambda: True)
     registry.cache_clear()
     yield tmp_path / "here"
     registry.cache_clear()
@@ -151,12 +154,20 @@ def test_seeds_axes_and_settings_apply_to_named_sweeps():
     assert {keys["trainer.lr"] for keys in shown.values()} == {"0.5"}
 
 
-def test_keys_of_the_scripts_are_shown():
-    answer = invoke("show", "kl", "--as", "ragen")
-    lines = [line.split(None, 1) for line in answer.stdout.splitlines() if line.startswith("  ")]
-    assert ["es_manager.val.env_configs.n_groups", "[512]"] in lines
-    found = [value for key, value in lines if key == "actor_rollout_ref.actor.kl_loss_coef"]
-    assert found == ["0.0", "0.001", "0.003", "0.01", "0.03", "0.1"]
+def test_keys_of_the_scripts_can_be_pasted_behind_their_program():
+    out = invoke("show", "kl", "--as", "ragen").stdout
+    blocks = out.split("# kl ")[1:]
+    assert [block.splitlines()[0] for block in blocks] == ["0", "0.001", "0.003", "0.01", "0.03", "0.1"]
+    for block in blocks:
+        value, words = block.split("\n", 1)
+        flag, config, *pairs = shlex.split(words)
+        assert (flag, config) == ("--config-name", "_2_sokoban")
+        found = dict(pair.split("=", 1) for pair in pairs)
+        assert float(found["actor_rollout_ref.actor.kl_loss_coef"]) == float(value)
+        assert found["es_manager.val.env_configs.n_groups"] == "[512]"
+        assert found["trainer.logger"] == "['console','wandb']"
+        assert found["model_path"] == "Qwen/Qwen2.5-3B"
+    assert "model_path" not in invoke("show", "custom", "--as", "ragen").stdout
 
 
 def test_skip_statuses(ran):
