@@ -9,7 +9,7 @@ from typing import TextIO
 PLAIN = {
     "±": "+-", "→": "->", "–": "-", "—": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
     "δ": "d", "Δ": "D", "σ": "sigma", "π": "pi", "η": "eta", "τ": "tau", "ρ": "rho", "ε": "eps", "λ": "lambda",
-    "γ": "gamma", "β": "beta", "α": "alpha", "θ": "theta", "μ": "mu", "∞": "inf", "√": "sqrt", "∑": "sum", "²": "^2",
+    "γ": "gamma", "β": "beta", "α": "alpha", "θ": "theta", "μ": "mu", "∞": "inf", "∑": "sum", "²": "^2",
     "₁": "1", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "✓": "yes", "✗": "no", "━": "-", "─": "-", "│": "|",
 }  # fmt: skip
 """Character -> what stands for it; any other one becomes an escape as in Python and JSON."""

@@ -106,8 +106,13 @@ def hydra_words(keys: Mapping[str, str]) -> str:
     words = [f"--config-name {shlex.quote(keys['--config-name'])}"]
     for key, value in keys.items():
         if key != "--config-name" and not (key == "model_path" and not value):
-            words.append(shlex.quote(f"{key}={_hydra(value)}"))
+            words.append(_quoted(f"{key}={_hydra(value)}"))
     return " \\\n".join(f"  {word}" for word in words)
+
+
+def _quoted(word: str) -> str:
+    """For a shell; in double quotes where that is easier to read."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _hydra(value: str) -> str:

@@ -134,7 +134,7 @@ def test_the_page_says_what_was_found(written):
     text = written.read_text(encoding="utf-8")
     assert "+0.300 ± 0.042" in text
     assert "1 of 4 runs" in text
-    assert "not logged by nofilter-0, top_p-0<" in text  # KL
+    assert "not logged by filter.select nofilter, kl.coef 0, filter.select top_p(0.9), kl.coef 0<" in text  # KL
     assert "uncollapse sweep run" in text
     assert "Where is &lt;the&gt; box?" in text
     assert text.count("&lt;answer&gt;Up&lt;/answer&gt;") == 4 * 3  # three episodes of each run
