@@ -95,7 +95,9 @@ class Slurm:
             while time.monotonic() < deadline and not hurry() and not all(each.over() for each in submitted):
                 time.sleep(POLL_S)
 
-        return run_queue(jobs, range(min(self.max_parallel or len(jobs), len(jobs))), start, stop, on_finish, self.cooldown_s, POLL_S)
+        return run_queue(
+            jobs, range(min(self.max_parallel or len(jobs), len(jobs))), start, stop, on_finish, self.cooldown_s, POLL_S
+        )
 
     def _executor(self, folder: Path) -> Any:
         submitit = _library()

@@ -51,7 +51,13 @@ def summary(run: RunData) -> dict[str, Any]:
     """
     measured, seconds = run.measured(SUCCESS), run.seconds()
     first, last = (measured[0], measured[-1]) if measured else ((None,) * 3, (None,) * 3)
-    row: dict[str, Any] = {"run": run.label, "title": run.title, "point": dict(run.point), "status": run.status, "steps": run.steps}
+    row: dict[str, Any] = {
+        "run": run.label,
+        "title": run.title,
+        "point": dict(run.point),
+        "status": run.status,
+        "steps": run.steps,
+    }
     row |= {
         "success_first": first[1],
         "success_first_se": first[2],

@@ -87,9 +87,7 @@ def refuse_stale(points: Iterable[Prepared], skip: Collection[str]) -> None:
     )
 
 
-def prepare(
-    point: Prepared, skip: Collection[str], say: Say, wait_s: float = WAIT_S, stale: str = "ask"
-) -> Prepared:
+def prepare(point: Prepared, skip: Collection[str], say: Say, wait_s: float = WAIT_S, stale: str = "ask") -> Prepared:
     """Lay out the run directory of a point, or find out that there is nothing to do; waits for a process that has it.
 
     What has the wanted hash and a status in ``skip`` is left as it is; what began and has not ended will be resumed.

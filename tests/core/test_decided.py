@@ -11,7 +11,10 @@ from uncollapse.core.registry import registry
     [
         ({"kl.coef": 1}, {"kl.coef"}),
         ({"kl": {"coef": 1, "placement": "loss"}}, {"kl.coef", "kl.placement"}),
-        ({"filter.select": "top_p(0.9, type=smallest)"}, {"filter.select", "filter.select.value", "filter.select.type"}),
+        (
+            {"filter.select": "top_p(0.9, type=smallest)"},
+            {"filter.select", "filter.select.value", "filter.select.type"},
+        ),
         ({"filter": {"select": {"name": "top_p", "value": 0.9}}}, {"filter.select", "filter.select.value"}),
         ({"filter.select.value": 0.9}, {"filter.select.value"}),
         ({"filter.select": {"value": 0.9}}, {"filter.select.value"}),

@@ -321,7 +321,7 @@ def test_a_file_where_a_link_should_be_stays(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["top-p", "kl", "entropy", "smoke"])
 def test_a_save_frequency_keeps_every_checkpoint(name):
     for save_freq, keep in ((50, 0), (-1, 1)):
-        trainers = {point.experiment.trainer for point in load(name, save_freq=save_freq).points()}
+        trainers = [point.experiment.trainer for point in load(name, save_freq=save_freq).points()]
         assert {(trainer.save_every, trainer.keep) for trainer in trainers} == {(save_freq, keep)}
 
 
@@ -332,7 +332,7 @@ def test_a_sweep_does_not_leave_the_directory_of_its_name(name):
 
 
 def test_an_override_that_a_case_or_an_axis_takes_back_is_refused_in_python_too():
-    with pytest.raises(RequestError, match="kl.estimator is set for all points, and again case by case"):
+    with pytest.raises(RequestError, match="kl is set for all points, and again case by case"):
         attrs.evolve(load("kl"), overrides={"kl": {"estimator": "mse"}}).points()
     with pytest.raises(RequestError, match=r"kl.coef is set for all points, and again on the axis kl.coef"):
         Sweep("tiny-sokoban", {"kl.coef": [0, 1]}, overrides={"kl.coef": 0.5}).points()
@@ -353,7 +353,7 @@ def test_an_exclusion_says_its_components_as_it_likes_and_goes_with_its_axis():
 
 def test_what_does_not_divide_over_the_processes_of_a_run_is_found_before_it_starts(tmp_path):
     with pytest.raises(RequestError, match=r"rollout.groups = 3.*2 processes"):
-        load("kl").changed({"rollout.groups": 3}).prepared(tmp_path, ranks=2)
+        load("kl").changed({"rollout.groups": 3, "trainer.mini_batch": 24}).prepared(tmp_path, ranks=2)
 
 
 def test_a_share_of_the_gpu_that_an_engine_refuses_is_a_wrong_request():
