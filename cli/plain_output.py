@@ -35,7 +35,7 @@ def plain(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeError:
-        return "".join(map(lambda character: _plain(character, encoding), text))
+        return "".join(_plain(character, encoding) for character in text)
     return text
 
 

@@ -16,9 +16,7 @@ def show_command(command: click.Command) -> click.Command:
     command.callback = _show
     what_options(command)
     json_option(command)
-    click.option("--as", "style", type=click.Choice(["ragen"]), help="As the words of RAGEN-2's train.py, to paste.")(
-        command
-    )
+    click.option("--as", "style", type=click.Choice(["ragen"]), help="As words for RAGEN-2's train.py.")(command)
     return command
 
 

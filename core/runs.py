@@ -139,7 +139,7 @@ class RunDirectory:
         return manifest
 
     def record_attempt(self, now: Mapping[str, Any]) -> None:
-        """Add what an attempt to train is made with, ``now``, to the manifest; that of the first attempt is all of it."""
+        """Add to the manifest what an attempt to train is made with, ``now``; of the first attempt it is all."""
         try:
             known = None if self.status().get("status", "queued") == "queued" else self.manifest()
         except RequestError:

@@ -27,7 +27,7 @@ def with_attempt(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 def sources(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Component or plugin -> SHA-256 of its source, of what the run uses; what is not known is not there.
 
-    A component is ``filter.select: my_filter (plugin mine)``; a plugin of somebody else's is its own module, where hooks are.
+    A component is ``filter.select: my_filter (plugin mine)``; a plugin of somebody else's stands for its module.
     """
     components = {
         f"{key}: {origin.get('name')} (plugin {origin.get('plugin')})": str(origin["sha256"])

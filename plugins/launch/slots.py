@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
 from ...core.errors import RequestError
-
 
 MOST = 100_000
 """Slots, GPUs or cores that one may ask for."""
@@ -124,7 +123,7 @@ def visible_gpus() -> list[str]:
 
 def has_gpu() -> bool:
     """Whether this machine has a GPU, by nvidia-smi or by the files of its driver; AMD's and WSL's count."""
-    return bool(_installed_gpus()) or any(glob.glob(pattern) for pattern in DEVICES)
+    return bool(_installed_gpus()) or any(any(Path(path).parent.glob(Path(path).name)) for path in DEVICES)
 
 
 def _installed_gpus() -> list[list[str]] | None:

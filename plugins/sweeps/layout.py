@@ -120,15 +120,15 @@ def _fill(key: str, template: str, fields: Mapping[str, Any]) -> str:
 
 def below(text: str, where: str) -> Path:
     """The relative path ``text``. Raises RequestError if it leaves the directory that it starts from, or is no path."""
-    path = os.path.normpath(text)
-    if os.path.isabs(text) or path.split(os.sep)[0] == os.pardir:
+    path = Path(os.path.normpath(text))
+    if path.is_absolute() or path.parts[:1] == (os.pardir,):
         raise RequestError(f"the path {text} leaves the root of the sweep", where, "write a path below it, without ..")
     if not text.isprintable():
         raise RequestError(f"the path {text!r} has a character that cannot be printed", where, "write another name")
-    if too_long := [part for part in path.split(os.sep) if len(os.fsencode(part)) > NAME_BYTES]:
+    if too_long := [part for part in path.parts if len(os.fsencode(part)) > NAME_BYTES]:
         what = f"the name {too_long[0][:40]}... has {len(os.fsencode(too_long[0]))} bytes"
         raise RequestError(what, where, f"write one of at most {NAME_BYTES}")
-    return Path(path)
+    return path
 
 
 def check_name(name: str) -> None:

@@ -81,8 +81,8 @@ class _Smoke:
                 "run": f"{logs}_details/$label",
                 "log": f"{logs}_details/$label.log",
                 "summary": f"{logs}/smoke_test_results_${{size}}_${{kl_type}}_{tag}.log",
-                "line": f"$name | filter=$filter_value | kl=$kl | entropy=$entropy$axes | {self._collapse()} | {TIMES} | "
-                "status=$status",
+                "line": f"$name | filter=$filter_value | kl=$kl | entropy=$entropy$axes | {self._collapse()} | "
+                f"{TIMES} | status=$status",
             },
             "missing": missing,
             "options": OPTIONS

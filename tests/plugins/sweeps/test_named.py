@@ -338,7 +338,7 @@ def test_an_override_that_a_case_or_an_axis_takes_back_is_refused_in_python_too(
         Sweep("tiny-sokoban", {"kl.coef": [0, 1]}, overrides={"kl.coef": 0.5}).points()
     some = [Case("plain", {}), Case("off", {"kl.coef": 0})]
     assert len(Sweep("tiny-sokoban", cases=some, overrides={"kl.coef": 0.5}).points()) == 2
-    with pytest.raises(RequestError, match="sets kl.coef itself, case by case"):
+    with pytest.raises(RequestError, match=r"sets kl\.coef itself, case by case"):
         Sweep("tiny-sokoban", cases=some).changed({"kl.coef": 0.5})
 
 
