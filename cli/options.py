@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_json(data: Any) -> None:
     """Plain data as JSON; what JSON does not know is printed as text."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
+    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=str))
 
 
 def print_columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:

@@ -118,7 +118,7 @@ def what_options(command: Any) -> Any:
             "--output-root",
             "--root",
             "root",
-            type=click.Path(path_type=Path),
+            type=Directory(path_type=Path),
             help="The runs' directories are below it (default: runs/NAME, or here for sweeps with paths of their own).",
         ),
     ):
@@ -136,32 +136,70 @@ def make_sweep(
     experiment: str | None,
 ) -> Sweep:
     """The sweep of a name or file with its own options and with what changes any sweep."""
-    from ..core.spec import parse_value
-    from ..core.sweep import parse_axis
     from ..plugins.sweeps.sweep import load
 
-    changes: dict[str, Any] = {} if steps is None else {"trainer.steps": steps}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise RequestError(f"the override {override!r} has no value", fix="write KEY=VALUE")
-        changes[key.strip()] = parse_value(text)
-    varied = dict(map(parse_axis, [*axes, *([] if seeds is None else [f"seed={seeds}"])]))
+    changes = _overrides(overrides)
+    if steps is not None:
+        if "trainer.steps" in changes:
+            raise RequestError("trainer.steps is given twice: --steps, --set", fix="drop one of them")
+        changes["trainer.steps"] = steps
+    varied = _axes([*axes, *([] if seeds is None else [f"seed={seeds}"])])
     sweep = load(name, **own)
-    for key, why in sweep.fixed.items():
-        for changed in (*changes, *(part.strip() for axis in varied for part in axis.split(","))):
-            if changed == key or changed.startswith(f"{key}.") or key.startswith(f"{changed}."):
-                raise RequestError(f"the sweep {sweep.title} fixes {key}, and {changed} would change it", fix=why)
     if experiment is not None:
         sweep = attrs.evolve(sweep, experiment=experiment)
-    return attrs.evolve(sweep, overrides={**sweep.overrides, **changes}, axes={**sweep.axes, **varied})
+    return sweep.changed(changes, varied)
+
+
+def _overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` texts by key, in the order in which they count: of a key given twice the later one does."""
+    from ..core.spec import parse_value
+
+    changes: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise RequestError(f"the override {word!r} has no {'key' if equals else 'value'}", fix="write KEY=VALUE")
+        changes.pop(key.strip(), None)
+        changes[key.strip()] = parse_value(text)
+    return changes
+
+
+def _axes(words: Sequence[str]) -> dict[str, Any]:
+    from ..core.sweep import parse_axis
+
+    varied: dict[str, Any] = {}
+    for axis, values in map(parse_axis, words):
+        if axis in varied:
+            raise RequestError(f"the axis {axis} is given twice", fix=f"write all of its values in one: {axis}=A,B")
+        varied[axis] = values
+    return varied
 
 
 def sweep_of(context: click.Context, options: dict[str, Any]) -> Sweep:
     """The sweep that a command of :class:`SweepGroup` asks for. Raises RequestError."""
     assert isinstance(context.command, SweepCommand)
     own = {name: options.pop(f"own_{name}") for name in context.command.own}
-    return make_sweep(str(context.info_name), own, **{**dict.fromkeys(REPLACED), **options})
+    asked = {**dict.fromkeys(REPLACED), **options}
+    sweep = make_sweep(str(context.info_name), own, **asked)
+    for key, option in sweep.options.items():
+        name = f"own_{option.removeprefix('--').replace('-', '_')}"
+        if key in _overrides(asked["overrides"]) and _given(context, name):
+            raise RequestError(f"{key} is given twice: {option}, --set", fix="drop one of them")
+    return sweep
+
+
+def _given(context: click.Context, parameter: str) -> bool:
+    """Whether an option was typed."""
+    return context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
+
+
+class Directory(click.Path):
+    """The path of a directory, which an empty text is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("", b""):
+            self.fail("the path is empty: name a directory, . for this one", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def print_notices(sweep: Sweep) -> None:

@@ -14,6 +14,7 @@ from .sweep_report import write_report
 
 if TYPE_CHECKING:
     from ..plugins.sweeps.prepare import Prepared
+    from ..plugins.sweeps.run import Options
 
 RESOURCES = {
     "gpus": "gpus",
@@ -52,6 +53,13 @@ def run_command(command: click.Command) -> click.Command:
             show_default=True,
             help="Runs of the same configuration that ended so are not run again; stopped is any detector.",
         ),
+        click.option(
+            "--stale",
+            type=click.Choice(["ask", "keep", "rerun"]),
+            default="ask",
+            show_default=True,
+            help="What to do about runs that were made with other sources of their plugins than those of now.",
+        ),
         click.option("--cooldown", type=click.FloatRange(0), help="Seconds that a slot rests after a run."),
         click.option("--max-parallel", type=click.IntRange(1), help="Runs at a time, at most."),
         click.option("--slots", metavar="N", help="Slots of this machine (default: as many as there are)."),
@@ -74,13 +82,14 @@ def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool
     how = Options(
         skip_statuses=tuple(_statuses(options.pop("skip_statuses"))),
         retries=options.pop("retries"),
+        stale=options.pop("stale"),
         wandb_sync=options.pop("wandb_sync"),
     )
     sweep = sweep_of(context, options)
     made = make_launcher(launcher, **_resources(launcher, resources))
     print_notices(sweep)
     if dry_run:
-        _dry_run(sweep.prepared(root), made)
+        _dry_run(sweep.prepared(root, getattr(made, "gpus_per_job", 1)), made, how)
         return
     result = sweep.run(root, made, how)
     write_report(result.home)
@@ -111,7 +120,7 @@ def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if option == "slots":
-            value = int(value) if value.isdecimal() else value
+            value = int(value) if value.isdecimal() and len(value) < 10 else value
         if option == "ray_num_cpus" and "cpus_per_job" not in known:
             click.echo(f"notice: --ray-num-cpus does nothing with the launcher {name}", err=True)
         else:
@@ -119,10 +128,13 @@ def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _dry_run(points: list[Prepared], launcher: Any) -> None:
+def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
+    from ..plugins.sweeps.prepare import refuse_stale
     from ..plugins.sweeps.run import command_of
 
     slots = launcher.describe()
+    if how.stale == "ask":
+        refuse_stale(points, how.skip_statuses)
     click.echo(f"{len(points)} points")
     for point in points:
         click.echo(f"{point.place.name}  {point.place.run}")

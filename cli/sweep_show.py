@@ -16,14 +16,14 @@ def show_command(command: click.Command) -> click.Command:
     command.callback = _show
     what_options(command)
     json_option(command)
-    click.option("--as", "style", type=click.Choice(["ragen"]), help="The dotted keys of RAGEN-2's scripts.")(command)
+    click.option("--as", "style", type=click.Choice(["ragen"]), help="As words for RAGEN-2's train.py.")(command)
     return command
 
 
 @click.pass_context
 def _show(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
     from ..core.config import to_dict
-    from ..plugins.sweeps.ragen import ragen_keys
+    from ..plugins.sweeps.ragen import hydra_words, ragen_keys
 
     sweep = sweep_of(context, options)
     points = sweep.prepared(root)
@@ -34,8 +34,16 @@ def _show(context: click.Context, root: Path | None, as_json: bool, style: str |
     if as_json:
         print_json(settings)
         return
+    if style:
+        print_notices(sweep)
+        for point in points:
+            click.echo(f"# {point.title}")
+            click.echo(hydra_words(settings[point.place.name]))
+        return
     click.echo(f"sweep {sweep.title}: {len(points)} points of {sweep.experiment}")
     print_notices(sweep)
+    if own := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
+        click.echo(f"whatever the experiment says, the sweep sets {', '.join(own)}")
     shared = dict.fromkeys(set.intersection(*(set(s.items()) for s in settings.values())))
     if len(points) > 1:
         click.echo("all points")

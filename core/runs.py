@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from . import checkpoints, records, repair
+from . import checkpoints, records, repair, sources
 from . import status as status_file
 from .errors import RequestError, RunError
 from .files import encode, make_directory, remove_temporaries, replace_text, to_json
@@ -121,8 +121,8 @@ class RunDirectory:
             config = loads(self.config_file.read_text("utf-8"))
         except (SyntaxProblem, UnicodeDecodeError) as error:
             raise RequestError(f"the run's configuration is damaged: {error}", str(self.config_file)) from error
-        if not isinstance(config, dict):
-            reason = "it is empty" if config is None else "it is no mapping"
+        if not isinstance(config, dict) or not config:
+            reason = "it is empty" if not config else "it is no mapping"
             raise RequestError(f"the run's configuration is damaged: {reason}", str(self.config_file))
         return config
 
@@ -147,6 +147,15 @@ class RunDirectory:
             remove_temporaries(directory)
         for unfinished in self.checkpoint_directory.glob("step_*.tmp"):
             checkpoints.delete(unfinished)
+
+    def record_attempt(self, now: Mapping[str, Any]) -> None:
+        """Add to the manifest what an attempt to train is made with, ``now``; of the first attempt it is all."""
+        try:
+            known = None if self.status().get("status", "queued") == "queued" else self.manifest()
+        except RequestError:
+            known = None
+        manifest = now if known is None else sources.with_attempt(known, now)
+        replace_text(self.path / "manifest.json", to_json(manifest, indent=1))
 
     # --- one process at a time ---
 
@@ -265,7 +274,7 @@ class RunDirectory:
     def rewind(self, checkpoint: Path | None) -> None:
         """Let the records end where a run that is resumed from ``checkpoint`` (None: from the start) goes on.
 
-        What is damaged or missing up to there comes from the checkpoint.
+        What is damaged or missing up to there comes from the checkpoint; the damaged file is kept beside.
         """
         repair.rewind(self, checkpoint)
 

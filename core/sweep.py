@@ -1,7 +1,7 @@
 """Axes -> points: which experiments a sweep runs, and what each is called.
 
 An axis is a dotted key with its values, as in ``filter.select: [nofilter, top_p(0.9)]``; points are all combinations,
-the last axis varying fastest. Values may be one text (``nofilter, top_p(0.9, type=smallest)``), integers a range
+the last axis varying fastest. Values may be one text (``nofilter, top_p(0.9)``), integers a range
 (``0..2``). Keys that move together share an axis: ``kl.coef,entropy_coeff: [[0, 0.1], [0.1, 0]]``, or any name with
 mappings, ``setting: [{kl.coef: 0, entropy_coeff: 0.1}, ...]``. Settings that have names of their own are *cases*.
 """
@@ -9,7 +9,7 @@ mappings, ``setting: [{kl.coef: 0, entropy_coeff: 0.1}, ...]``. Settings that ha
 from __future__ import annotations
 
 import itertools
-import re
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -17,20 +17,20 @@ from typing import Any
 
 import attrs
 
+from .axes import MOST, Choice, axis_values, choices, parse_axis
 from .config import Source
-from .converter import plain
+from .converter import component_mapping, plain
+from .decided import decided, lost
 from .errors import RequestError, nearest
 from .experiment import Experiment, keys
-from .problems import ABSENT, CompositionError, Problem, show, unique
-from .spec import SpecError, format_value, parse_value, read_spec, split_list
+from .labels import CASE, LABEL_LENGTH, safe, text_of
+from .problems import ABSENT, CompositionError, Invalid, Problem, unique
+from .spec import format_value
 from .variations import Variations
 
+__all__ = ["LABEL_LENGTH", "Case", "Point", "axis_values", "expand", "parse_axis"]
+
 Overrides = Mapping[str, Any]
-
-LABEL_LENGTH = 120
-"""Characters of a label, which is the name of a directory."""
-
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
 @attrs.frozen
@@ -53,6 +53,8 @@ class Point:
     """Short, unique in the sweep, and safe as the name of a directory."""
     values: dict[str, str]
     """Its place in the sweep: axis -> value as text, those of the case first."""
+    crossed: tuple[str, ...]
+    """The axes that are crossed with the cases; without cases, all."""
     hash: str
     """:func:`config_hash` of the experiment."""
     experiment: Experiment = attrs.field(eq=False, repr=False)
@@ -76,19 +78,13 @@ def expand(
             experiment has anyway adds nothing to the name.
 
     Raises:
-        RequestError: an axis, case or exclusion cannot be read, or two points are the same experiment.
+        RequestError: an axis, case or exclusion cannot be read or does nothing, one takes back what another sets, two
+            points are the same experiment, or there are too many.
         CompositionError: with every problem of every point.
     """
     variations = Variations(source, registry)
-    choices = [_choices(name, values) for name, values in axes.items()]
-    named: Sequence[Case | None] = cases or [None]
-    crossed = [_Setting.union(case, parts) for case in named for parts in itertools.product(*choices)]
-    known = {key for setting in crossed for key in setting.overrides}
-    excluded = [_exclusion(item, known) for item in exclude]
-    kept = [setting for setting in crossed if not any(_agrees(setting.overrides, out) for out in excluded)]
-    if not kept:
-        raise RequestError("the sweep has no points", fix="give every axis a value, and exclude less")
-    labels = _case_labels(kept, variations.base) if cases else _labels(kept)
+    kept = _settings(variations.registry, axes, exclude, cases)
+    labels = _case_labels(variations, kept) if cases else _labels(kept)
     found: list[Problem] = []
     points = []
     for setting, label in zip(kept, labels, strict=True):
@@ -97,79 +93,11 @@ def expand(
         except CompositionError as error:
             found += error.problems
         else:
-            points.append(Point(setting.overrides, label, setting.values, digest, experiment))
+            points.append(Point(setting.overrides, label, setting.values, tuple(axes), digest, experiment))
     if found:
         raise CompositionError(unique(found), str(source) if isinstance(source, str) else "")
     _refuse_twins(points)
     return points
-
-
-def parse_axis(text: str) -> tuple[str, list[Any]]:
-    """``NAME=VALUES`` as typed on a command line -> the name and its values. Raises SpecError."""
-    name, equals, values = text.partition("=")
-    if not equals or not name.strip():
-        raise SpecError(f"the axis {text!r} has no values", fix="write NAME=VALUE,VALUE,... or NAME=FIRST..LAST")
-    return name.strip(), axis_values(name.strip(), values)
-
-
-def axis_values(name: str, values: Any) -> list[Any]:
-    """The values of an axis, from a list or from one text. Raises SpecError."""
-    if isinstance(values, str):
-        items: list[Any] = [item if _RANGE.fullmatch(item) else parse_value(item) for item in split_list(values)]
-    elif isinstance(values, Sequence):
-        items = list(values)
-    else:
-        items = [values]
-    expanded = list(itertools.chain.from_iterable(_range(item) for item in items))
-    if not expanded:
-        raise SpecError(f"the axis {name} has no values")
-    return expanded
-
-
-def _range(item: Any) -> list[Any]:
-    match = _RANGE.fullmatch(item.strip()) if isinstance(item, str) else None
-    return list(range(int(match[1]), int(match[2]) + 1)) if match else [item]
-
-
-@attrs.frozen
-class _Choice:
-    """One value of one axis."""
-
-    axis: str
-    overrides: dict[str, Any]
-    text: str
-    label: str
-
-
-def _choices(name: str, values: Any) -> list[_Choice]:
-    """What each value of an axis stands for."""
-    items = axis_values(name, values)
-    names = [part.strip() for part in name.split(",")]
-    if len(names) > 1:
-        for item in items:
-            if not isinstance(item, list | tuple) or len(item) != len(names):
-                raise RequestError(f"the axis {name} takes lists of {len(names)} values, not {show(plain(item))}")
-        found = [dict(zip(names, item, strict=True)) for item in items]
-    elif name.split(".")[0] not in keys() and all(isinstance(item, Mapping) for item in items):
-        found = [dict(item) for item in items]
-    else:
-        found = [{name: item} for item in items]
-    _refuse_unknown_keys(f"the axis {name}", found)
-    single = all(list(overrides) == [name] for overrides in found)
-    return [
-        _Choice(name, overrides, _text(overrides[name]) if single else _joint_text(overrides), _label(overrides))
-        for overrides in found
-    ]
-
-
-def _joint_text(overrides: Overrides) -> str:
-    return ", ".join(f"{key}={_text(value)}" for key, value in overrides.items())
-
-
-def _refuse_unknown_keys(what: str, found: Iterable[Overrides]) -> None:
-    for key in {key for overrides in found for key in overrides}:
-        if key.split(".")[0] not in keys():
-            raise RequestError(f"{what} changes {key!r}, which is no key of an experiment", fix=nearest(key, keys()))
 
 
 @attrs.frozen
@@ -177,44 +105,98 @@ class _Setting:
     """A point before it is composed."""
 
     case: Case | None
-    choices: tuple[_Choice, ...]
-    overrides: dict[str, Any]
-    values: dict[str, str]
+    choices: tuple[Choice, ...]
 
-    @classmethod
-    def union(cls, case: Case | None, choices: tuple[_Choice, ...]) -> _Setting:
-        overrides = dict(case.overrides) if case else {}
-        for choice in choices:
-            if twice := overrides.keys() & choice.overrides.keys():
-                first = "a case and an axis" if case and twice & case.overrides.keys() else "two axes"
-                raise RequestError(
-                    f"{first} change {', '.join(sorted(twice))}", fix="let every key stand in one axis or in the cases"
-                )
+    @property
+    def overrides(self) -> dict[str, Any]:
+        overrides = dict(self.case.overrides) if self.case else {}
+        for choice in self.choices:
             overrides |= choice.overrides
-        own = (case.values or {"case": case.label}) if case else {}
-        values = {**own, **{choice.axis: choice.text for choice in choices}}
-        return cls(case, choices, overrides, values)
+        return overrides
+
+    @property
+    def values(self) -> dict[str, str]:
+        case = (self.case.values or {CASE: self.case.label}) if self.case else {}
+        return {**case, **{choice.axis: choice.text for choice in self.choices}}
+
+
+def _settings(
+    registry: Any, axes: Mapping[str, Any], exclude: Iterable[Overrides], cases: Sequence[Case]
+) -> list[_Setting]:
+    """All combinations of cases and values that are not excluded."""
+    read = [choices(registry, name, values) for name, values in axes.items()]
+    named: Sequence[Case | None] = cases or [None]
+    if (number := len(named) * math.prod(map(len, read))) > MOST:
+        raise RequestError(f"the sweep has {number} points", fix=f"vary less: at most {MOST} can be composed")
+    _refuse_conflicts(registry, cases, read)
+    crossed = [_Setting(case, parts) for case in named for parts in itertools.product(*read)]
+    excluded = {number: _canonical_all(registry, item) for number, item in enumerate(exclude)}
+    if excluded:
+        known = {key for setting in crossed for key in setting.overrides}
+        places = [_canonical_all(registry, setting.overrides) for setting in crossed]
+        hit = [{number for number, item in excluded.items() if _agrees(place, item)} for place in places]
+        _refuse_idle(list(excluded.values()), known, set().union(*hit))
+        crossed = [setting for setting, by in zip(crossed, hit, strict=True) if not by]
+    if not crossed:
+        raise RequestError("the sweep has no points", fix="give every axis a value, and exclude less")
+    return crossed
+
+
+def _refuse_conflicts(registry: Any, cases: Sequence[Case], axes: Sequence[Sequence[Choice]]) -> None:
+    """No axis may take back what a case or another axis sets, or a name would tell of what is not there."""
+    before: list[tuple[str, frozenset[str]]] = [("a case", decided(registry, case.overrides)) for case in cases]
+    for axis in axes:
+        for what, keys_before in before:
+            for choice in axis:
+                if twice := lost(keys_before, choice.decided):
+                    raise RequestError(
+                        f"{f'{what} and an axis' if what == 'a case' else 'two axes'} change {', '.join(twice)}",
+                        f"axis {choice.axis}",
+                        "let every key stand in one axis or in the cases, and a component before its parameters",
+                    )
+        before += [("an axis", choice.decided) for choice in axis]
 
 
 # --- exclusions -----------------------------------------------------------------------------------------------------
 
 
-def _exclusion(item: Overrides, known: set[str]) -> Overrides:
-    for key in item:
-        if key not in known:
-            raise RequestError(f"the exclusion names {key!r}, which no axis changes", fix=nearest(key, known))
-    return item
+def _refuse_idle(excluded: Sequence[Overrides], known: set[str], hit: set[int]) -> None:
+    """An exclusion that excludes nothing is a slip of the pen."""
+    for number, item in enumerate(excluded):
+        for key in item:
+            if key not in known:
+                raise RequestError(f"the exclusion names {key!r}, which no axis changes", fix=nearest(key, known))
+        if number not in hit:
+            raise RequestError(
+                f"the exclusion {format_value(plain(item))} matches no point",
+                fix="write its values as the axes have them, or drop it",
+            )
 
 
-def _agrees(overrides: Overrides, exclusion: Overrides) -> bool:
-    return all(key in overrides and _same(overrides[key], value) for key, value in exclusion.items())
+def _agrees(place: Overrides, exclusion: Overrides) -> bool:
+    return all(key in place and _same(place[key], value) for key, value in exclusion.items())
+
+
+def _canonical_all(registry: Any, overrides: Overrides) -> dict[str, Any]:
+    return {key: _canonical(registry, key, value) for key, value in overrides.items()}
+
+
+def _canonical(registry: Any, key: str, value: Any) -> Any:
+    """A component as a mapping with its parameters by name; anything else as it is."""
+    metadata = field.metadata if (field := keys().get(key)) is not None else {}
+    if value is None or "kind" not in metadata or metadata.get("many"):
+        return value
+    try:
+        return component_mapping(registry, metadata["kind"], value)
+    except Invalid:  # composition says what is wrong with it
+        return value
 
 
 def _same(one: Any, other: Any) -> bool:
     """Equal values, however a component is spelled; 0 and 0.0 are equal, true and 1 are not."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
-    return one == other or _text(one) == _text(other)
+    return one == other or text_of(one) == text_of(other)
 
 
 def _refuse_twins(points: list[Point]) -> None:
@@ -241,14 +223,14 @@ def _labels(settings: Sequence[_Setting]) -> list[str]:
     ]
 
 
-def _case_labels(settings: Sequence[_Setting], base: Experiment) -> list[str]:
+def _case_labels(variations: Variations, settings: Sequence[_Setting]) -> list[str]:
     """The case's own name, then what the axes change about the base."""
-    there = plain(base)
+    base = plain(variations.base)
     labels = []
     for setting in settings:
         assert setting.case is not None
-        changes = [choice.label for choice in setting.choices if not _stands_there(there, choice.overrides)]
-        labels.append("__".join([_safe(setting.case.label), *changes]))
+        changes = [choice.label for choice in setting.choices if not _stands_in(base, choice.overrides)]
+        labels.append("__".join([safe(setting.case.label), *changes]))
         if len(labels[-1]) > LABEL_LENGTH:
             raise RequestError(
                 f"a point would be called {labels[-1][:40]}..., {len(labels[-1])} characters",
@@ -261,7 +243,7 @@ def _case_labels(settings: Sequence[_Setting], base: Experiment) -> list[str]:
     return labels
 
 
-def _stands_there(data: Mapping[str, Any], overrides: Overrides) -> bool:
+def _stands_in(data: Mapping[str, Any], overrides: Overrides) -> bool:
     return all(_same(_at(data, key), value) for key, value in overrides.items())
 
 
@@ -270,29 +252,3 @@ def _at(data: Any, key: str) -> Any:
     for part in key.split("."):
         data = data.get(part, ABSENT) if isinstance(data, Mapping) else ABSENT
     return data
-
-
-def _label(overrides: Overrides) -> str:
-    """``top_p_0.9__kl.coef_0.01``: a component by its own name, anything else after its key."""
-    parts = []
-    for key, value in overrides.items():
-        field = keys().get(key)
-        named = field is not None and "kind" in field.metadata and value is not None
-        parts.append(_safe(_text(value) if named else f"{key}={_text(value)}"))
-    return "__".join(parts)
-
-
-def _text(value: Any) -> str:
-    """One spelling per value; of a component the one-word spelling."""
-    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-        return str(read_spec(value))
-    if isinstance(value, str):
-        try:
-            return str(read_spec(value))
-        except SpecError:
-            return value
-    return format_value(plain(value))
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_.") or "_"

@@ -6,18 +6,11 @@ import codecs
 import sys
 
 SPELLED = {
-    "±": "+-",
-    "–": "-",
-    "—": "-",
-    "→": "->",
-    "≤": "<=",
-    "≥": ">=",
-    "×": "x",
-    "δ": "d",
-    "Δ": "D",
-    "…": "...",
-    "√": "v",
-}
+    "±": "+-", "→": "->", "–": "-", "—": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
+    "δ": "d", "Δ": "D", "σ": "sigma", "π": "pi", "η": "eta", "τ": "tau", "ρ": "rho", "ε": "eps", "λ": "lambda",
+    "γ": "gamma", "β": "beta", "α": "alpha", "θ": "theta", "μ": "mu", "∞": "inf", "∑": "sum", "²": "^2",
+    "₁": "1", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "✓": "yes", "✗": "no", "━": "-", "─": "-", "│": "|",
+}  # fmt: skip
 """What stands for a character of ours where the terminal's encoding lacks it."""
 LONGEST = 4000
 """Characters of one line of a message."""

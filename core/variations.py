@@ -41,7 +41,7 @@ class Variations:
 
             registry = shared()
         self.base = compose(source, registry=registry)
-        self._registry, self._converter = registry, make_converter(registry)
+        self.registry, self._converter = registry, make_converter(registry)
         self._data = plain(self.base)
         self._json = {key: _json(value) for key, value in self._data.items() if key not in UNCOUNTED}
         self._fields = {field.name: field for field in attrs.fields(Experiment)}
@@ -59,7 +59,7 @@ class Variations:
         for dotted, value in overrides.items():
             by_key.setdefault(dotted.partition(".")[0], {})[dotted] = value
         if ALWAYS_WHOLE in by_key:
-            experiment = compose(self.base, overrides, self._registry)
+            experiment = compose(self.base, overrides, self.registry)
             return experiment, digest({key: _json(plain(getattr(experiment, key))) for key in self._json})
         sections = {key: self._section(key, changes) for key, changes in by_key.items()}
         found = [problem for section in sections.values() for problem in section.problems]
@@ -81,12 +81,12 @@ class Variations:
         try:
             data = self._data
             for nested in nest(changes.items()):
-                data = merge(self._registry, data, nested)
-            value = read_field(self._converter, self._registry, self._fields[key], self._hints[key], data[key])
+                data = merge(self.registry, data, nested)
+            value = read_field(self._converter, self.registry, self._fields[key], self._hints[key], data[key])
             attrs.evolve(self.base, **{key: value})  # the validators of the field itself
         except (Invalid, KeyError, ValueError, TypeError):
             try:
-                value = getattr(compose(self.base, changes, self._registry), key)
+                value = getattr(compose(self.base, changes, self.registry), key)
             except CompositionError as error:
                 return _Section(None, "", tuple(error.problems))
         return _Section(value, _json(plain(value)))
@@ -94,7 +94,7 @@ class Variations:
     def _of_validation(self, experiment: Experiment, texts: Mapping[str, str]) -> list[Problem]:
         known = texts["environment"], texts["validation"]
         if known not in self._validation:
-            self._validation[known] = validation_problems(experiment, self._registry)
+            self._validation[known] = validation_problems(experiment, self.registry)
         return self._validation[known]
 
 

@@ -10,7 +10,7 @@ import attrs
 from .job import Job
 from .processes import Process, Processes, stop
 from .queue import run_queue
-from .slots import Slot, check_count, make_slots, read_ids
+from .slots import Slot, check_count, check_seconds, make_slots, read_ids
 
 
 def _check_slots(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -38,9 +38,9 @@ class Local:
     """GPUs of a slot, and so of a job."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
     """At most that many jobs at a time."""
-    cooldown_s: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    cooldown_s: float = attrs.field(default=0.0, validator=check_seconds)
     """Seconds that a slot rests after a job before it takes the next one."""
-    grace_s: float = attrs.field(default=20.0, validator=attrs.validators.ge(0))
+    grace_s: float = attrs.field(default=20.0, validator=check_seconds)
     """Seconds between two signals to a job that does not end; the first is enough to finish a training step."""
 
     def describe(self) -> list[str]:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
+from ...core.files import encode
+from .exit_codes import CANNOT_START
 from .fork_server import ForkServer
 from .guardian import Guardian, exists, signal_group
 from .job import Job
 from .queue import POLL_S
-
-CANNOT_START = 127
 
 
 class Process:
@@ -108,8 +108,8 @@ def _cannot_start(job: Job, error: OSError) -> None:
     """Say why, in the log of the job if it can be written."""
     message = f"cannot start {job.name}: {error}\n"
     sys.stderr.write(message)
-    with suppress(OSError), job.log.open("a") as log:
-        log.write(message)
+    with suppress(OSError), job.log.open("ab") as log:
+        log.write(encode(message))
 
 
 def stop(processes: Sequence[Process], grace_s: float, hurry: Callable[[], bool]) -> None:

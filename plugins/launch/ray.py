@@ -16,7 +16,7 @@ from ...core.errors import MissingExtraError, RequestError
 from .job import Job
 from .queue import run_queue
 from .remote import KILLED, run_here, with_whole_path
-from .slots import check_count, job_environment
+from .slots import check_count, check_seconds, check_text, job_environment
 
 POLL_S = 0.1
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing but exit codes passes through it
@@ -31,7 +31,7 @@ class Ray:
     ``local`` does. No job outlives the launcher or its Ray worker, even if they are killed.
     """
 
-    address: str | None = None
+    address: str | None = attrs.field(default=None, validator=check_text)
     """Of a running cluster (``auto`` finds one); ``None`` starts Ray on this machine with what the machine has."""
     gpus_per_job: int = attrs.field(default=1, validator=check_count)
     """GPUs that a job reserves."""
@@ -39,9 +39,9 @@ class Ray:
     """Cores that a job reserves, and threads of its numeric libraries."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
     """At most that many jobs at a time; ``None``: as many as the cluster holds."""
-    cooldown_s: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    cooldown_s: float = attrs.field(default=0.0, validator=check_seconds)
     """Seconds that the GPUs and cores of a job rest after it before they are given to the next one."""
-    grace_s: float = attrs.field(default=20.0, validator=attrs.validators.ge(0))
+    grace_s: float = attrs.field(default=20.0, validator=check_seconds)
     """Seconds between two signals to a job that does not end when it is interrupted."""
 
     def describe(self) -> list[str]:
@@ -83,7 +83,7 @@ class Ray:
                         _cancel(ray, tasks)
                     time.sleep(POLL_S)
 
-            slots = range(self.max_parallel or len(jobs))
+            slots = range(min(self.max_parallel or len(jobs), len(jobs)))
             return run_queue(jobs, slots, start, stop, on_finish, self.cooldown_s, POLL_S)
 
     @contextmanager

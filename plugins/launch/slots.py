@@ -7,17 +7,38 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
 from ...core.errors import RequestError
 
+MOST = 100_000
+"""Slots, GPUs or cores that one may ask for."""
+DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
+"""Files that a machine with a GPU has."""
+LONGEST_S = 30 * 86400.0
+"""Seconds that one may ask to wait."""
+
 
 def check_count(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
     """The validator of a number of slots, GPUs or cores."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{attribute.name} must be a count of at least 1, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        shown = f"{value!r:.40}" if not isinstance(value, int) or abs(value) < 10**12 else "a larger number"
+        raise ValueError(f"{attribute.name} must be a count of at least 1 and at most {MOST}, not {shown}")
+
+
+def check_seconds(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    """The validator of a time to wait."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LONGEST_S:
+        raise ValueError(f"{attribute.name} must be seconds, at least 0 and at most {LONGEST_S:.0f}, not {value!r:.40}")
+
+
+def check_text(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    """The validator of a name or an address, which may be absent."""
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{attribute.name} must be text, not {value!r:.40}")
 
 
 @attrs.frozen
@@ -94,10 +115,15 @@ def read_ids(gpus: str | int | Iterable[str | int] | None) -> tuple[str, ...] | 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use: CUDA_VISIBLE_DEVICES, else what ``nvidia-smi -L`` lists."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
+    if listed is None or not has_gpu():
         return [str(index) for index in range(len(_installed_gpus() or ()))]
     names = [name.strip() for name in listed.split(",")]
     return [name for name in names if name not in ("", "-1", "NoDevFiles")]
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU, by nvidia-smi or by the files of its driver; AMD's and WSL's count."""
+    return bool(_installed_gpus()) or any(any(Path(path).parent.glob(Path(path).name)) for path in DEVICES)
 
 
 def _installed_gpus() -> list[list[str]] | None:
@@ -124,12 +150,20 @@ def _check_ids(ids: list[str]) -> None:
         raise RequestError("an id in the list of GPUs is empty", f"GPUs: {','.join(ids)}", "write 0,1")
     if doubled := sorted({gpu for gpu in ids if ids.count(gpu) > 1}):
         raise RequestError(f"GPU {', '.join(doubled)} is named twice", f"GPUs: {','.join(ids)}", "name each GPU once")
+    if not has_gpu():
+        raise RequestError(
+            "this machine has no GPU",
+            f"GPUs: {','.join(ids)}",
+            "leave --gpus out to train on the CPU, or mend the driver: uncollapse doctor",
+        )
     installed = _installed_gpus()
-    if installed is None:
+    if not installed:
+        if odd := [gpu for gpu in ids if not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[\w/-]+", gpu)]:
+            raise RequestError(f"{odd[0]!r:.40} is no id of a GPU", f"GPUs: {','.join(ids)[:80]}", "write 0,1")
         return
     uuids = [uuid for gpu in installed for uuid in gpu]
     for gpu in ids:
-        known = int(gpu) < len(installed) if gpu.isdecimal() else any(uuid.startswith(gpu) for uuid in uuids)
+        known = int(gpu[:9]) < len(installed) if gpu.isdecimal() else any(uuid.startswith(gpu) for uuid in uuids)
         if not known:
             raise RequestError(
                 f"this machine has no GPU {gpu}",

@@ -17,7 +17,7 @@ from ...core.errors import MissingExtraError, RequestError
 from .job import Job
 from .queue import run_queue
 from .remote import KILLED, run_here, with_whole_path
-from .slots import check_count, job_environment
+from .slots import check_count, check_seconds, check_text, job_environment
 
 POLL_S = 0.5
 NODE_GRACE_S = 20.0
@@ -33,7 +33,7 @@ class Slurm:
     jobs are Slurm's, look for them with ``squeue``.
     """
 
-    cluster: str = "slurm"
+    cluster: str = attrs.field(default="slurm", validator=check_text)
     """The executor of submitit: ``slurm``; ``local`` and ``debug`` run the jobs here, to try it out."""
     gpus_per_job: int = attrs.field(default=1, validator=attrs.validators.ge(0))
     """0 asks for none."""
@@ -41,17 +41,17 @@ class Slurm:
     """Cores of a job, and threads of its numeric libraries."""
     time_min: int = attrs.field(default=1440, validator=check_count)
     """The time limit of a job in minutes."""
-    partition: str | None = None
+    partition: str | None = attrs.field(default=None, validator=check_text)
     """``None``: the default one of the cluster."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
     """At most that many jobs are queued or run; ``None``: all are submitted at once."""
-    cooldown_s: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    cooldown_s: float = attrs.field(default=0.0, validator=check_seconds)
     """Seconds between the end of a job and the submission of the next one in its place."""
     folder: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Where submitit keeps its files, seen by every node; ``None``: ``.submitit`` above the logs."""
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
     """Further parameters of submitit's AutoExecutor, e.g. ``{slurm_account: lab}``; they win over ours."""
-    grace_s: float = attrs.field(default=60.0, validator=attrs.validators.ge(0))
+    grace_s: float = attrs.field(default=60.0, validator=check_seconds)
     """Seconds to wait for cancelled jobs to end."""
 
     def describe(self) -> list[str]:
@@ -95,7 +95,9 @@ class Slurm:
             while time.monotonic() < deadline and not hurry() and not all(each.over() for each in submitted):
                 time.sleep(POLL_S)
 
-        return run_queue(jobs, range(self.max_parallel or len(jobs)), start, stop, on_finish, self.cooldown_s, POLL_S)
+        return run_queue(
+            jobs, range(min(self.max_parallel or len(jobs), len(jobs))), start, stop, on_finish, self.cooldown_s, POLL_S
+        )
 
     def _executor(self, folder: Path) -> Any:
         submitit = _library()

@@ -80,5 +80,5 @@ def by_setting(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
     """Runs that differ in their seed alone, under the name of their setting; without seeds, each under its label."""
     settings: dict[str, list[RunData]] = {}
     for run in runs:
-        settings.setdefault(run.setting if run.seed else run.label, []).append(run)
+        settings.setdefault(run.setting if run.seed else run.title, []).append(run)
     return settings

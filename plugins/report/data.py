@@ -12,6 +12,8 @@ from typing import Any
 import attrs
 
 from ...core.errors import UncollapseError
+from ...core.runs import RunDirectory
+from ...core.sources import differing
 from ...core.spec import format_value, read_spec
 from ...core.timings import timings
 from ...core.yaml import loads
@@ -31,6 +33,7 @@ class RunData:
     """One run: where it stands on the axes, how it ended, and its metrics."""
 
     label: str
+    """The name of its directory."""
     path: Path
     point: Mapping[str, str]
     """Axis -> value, both as text."""
@@ -46,6 +49,10 @@ class RunData:
     """``config.yaml``: the resolved experiment."""
     settings: Mapping[str, str] = attrs.field(factory=dict)
     """The same by dotted key, values as text; a component is one value."""
+    title: str = attrs.field(default=attrs.Factory(lambda self: self.label, takes_self=True))
+    """What people read: ``kl 0.01, seed 0``."""
+    manifest: Mapping[str, Any] = attrs.field(factory=dict)
+    """What it was made with."""
 
     @property
     def status(self) -> str:
@@ -120,10 +127,23 @@ class SweepData:
 
     def differing(self) -> list[dict[str, str]]:
         """Per run, the resolved settings in which the runs differ."""
-        flat = {run.label: run.settings for run in self.runs if run.settings}
+        flat = {run.title: run.settings for run in self.runs if run.settings}
         keys = dict.fromkeys(key for settings in flat.values() for key in settings)
         differing = [key for key in keys if len({settings.get(key) for settings in flat.values()}) > 1]
-        return [{"run": label} | {key: settings.get(key, "–") for key in differing} for label, settings in flat.items()]
+        return [{"run": title} | {key: settings.get(key, "–") for key in differing} for title, settings in flat.items()]
+
+    def differing_sources(self) -> list[dict[str, str]]:
+        """Per component or plugin that runs of the sweep were made with different sources of: who with which."""
+        manifests = {run.title: run.manifest for run in self.runs if run.manifest}
+        return [
+            {"source": what, "sha256": digest[:8], "runs": "; ".join(titles)}
+            for what, by_digest in differing(manifests)
+            for digest, titles in by_digest.items()
+        ]
+
+    def left_out(self) -> list[str]:
+        """The damaged runs, which are in no comparison."""
+        return [run.title for run in self.runs if run.status == "damaged"]
 
 
 def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
@@ -138,9 +158,9 @@ def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
 
 
 def _read_run(point: PointFile) -> RunData:
-    run, standing = point.run, read_standing(point.run, point.hash)
+    run, standing = point.run, read_standing(point.run, point.hash, records=False)
     if standing.status in ("not started", "damaged"):
-        return RunData(point.label, run.path, point.values, standing)
+        return RunData(point.label, run.path, point.values, standing, title=point.title)
     try:
         records, config = run.metrics(), run.config_file.read_text(encoding="utf-8")
         return RunData(
@@ -153,9 +173,19 @@ def _read_run(point: PointFile) -> RunData:
             timings=_timings(standing, records),
             config=config,
             settings=_settings(config),
+            title=point.title,
+            manifest=_manifest(run),
         )
     except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return RunData(point.label, run.path, point.values, damaged(error))
+        return RunData(point.label, run.path, point.values, damaged(error), title=point.title)
+
+
+def _manifest(run: RunDirectory) -> Mapping[str, Any]:
+    """One that cannot be read says nothing about sources; the numbers of the run are none the worse."""
+    try:
+        return run.manifest()
+    except UncollapseError:
+        return {}
 
 
 def _settings(config: str) -> dict[str, str]:

@@ -95,7 +95,7 @@ def seconds(runs: Sequence[RunData]) -> bytes:
     left = [0.0] * len(runs)
     for stage, colour in STAGE_COLOURS.items():
         widths = [each[stage] for each in spent]
-        axes.barh([run.label for run in runs], widths, 0.62, left, color=colour, label=stage, edgecolor="white")
+        axes.barh([run.title for run in runs], widths, 0.62, left, color=colour, label=stage, edgecolor="white")
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("seconds")

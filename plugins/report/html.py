@@ -14,7 +14,9 @@ from .plots import Plot, many
 from .statistics import Difference
 from .table import (
     NOTE,
+    REPAIR,
     SECONDS_NOTE,
+    SOURCES_NOTE,
     TIMINGS_NOTE,
     difference_cells,
     run_cells,
@@ -51,6 +53,10 @@ CARDS = 12
 """Findings at the top; all are in the table."""
 TEXT = {
     "run",
+    "directory",
+    "source",
+    "sha256",
+    "runs",
     "outcome",
     "why",
     "detector",
@@ -82,6 +88,7 @@ def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Diffe
             SECONDS_NOTE,
             _table([seconds_cells(run) for run in sweep.runs]) + _plots(plots, "seconds"),
         ),
+        _section("Sources that differ", SOURCES_NOTE, _table(sweep.differing_sources())),
         _section("Settings that differ", "", _table(sweep.differing())),
         _section("Reproduce", "", _reproduce(sweep)),
         _section("What the policies wrote", *transcripts(sweep.runs)),
@@ -90,7 +97,7 @@ def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Diffe
     return Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"Sweep {sweep.name}"),
         subtitle=escape(f"{len(sweep.runs)} runs – {axes}"),
-        findings="".join(map(_finding, _cards(effects))) + _failed_regimes(sweep.runs),
+        findings="".join(map(_finding, _cards(effects))) + _failed_regimes(sweep.runs) + _left_out(sweep),
         sections="\n".join(filter(None, sections)),
     )
 
@@ -111,10 +118,18 @@ def _failed_regimes(runs: Sequence[RunData]) -> str:
     if not failed:
         return ""
     if len(failed) <= CARDS:
-        names = "; ".join(f"{run.label}: {run.outcome} after {run.steps} steps" for run in failed)
+        names = "; ".join(f"{run.title}: {run.outcome} after {run.steps} steps" for run in failed)
     else:
         names = ", ".join(f"{outcome}: {n} runs" for outcome, n in Counter(run.outcome for run in failed).items())
     return _card("failed regime", "stopped early", f"{len(failed)} of {len(runs)} runs", names)
+
+
+def _left_out(sweep: SweepData) -> str:
+    damaged = sweep.left_out()
+    if not damaged:
+        return ""
+    names = "; ".join(damaged[:CARDS]) + (f"; and {len(damaged) - CARDS} more" if len(damaged) > CARDS else "")
+    return _card("damaged", "in no comparison", f"{len(damaged)} damaged", f"{names}. {REPAIR}")
 
 
 def _cards(effects: Sequence[Difference]) -> list[Difference]:
@@ -151,7 +166,7 @@ def _table(rows: Sequence[dict[str, str]]) -> str:
 
 
 def _class(column: str) -> str:
-    if column in ("left out", "why", "evidence"):
+    if column in ("left out", "why", "evidence", "runs"):
         return " class='wrap'"
     return "" if column in TEXT or "." in column else " class='num'"
 
@@ -206,7 +221,7 @@ def _reproduce(sweep: SweepData) -> str:
     settings = ""
     if resolved:
         settings = (
-            f"<details><summary>All settings of {escape(resolved.label)}</summary>"
+            f"<details><summary>All settings of {escape(resolved.title)}</summary>"
             f"<pre>{escape(resolved.config)}</pre></details>"
         )
     return f"<pre>{escape(commands)}</pre>{settings}"

@@ -73,7 +73,7 @@ def _curves(sweep: SweepData) -> Iterator[Plot]:
     logged = [curve for curve in CURVES if any(run.series(curve.metric) for run in sweep.runs)]
     if not many(sweep.runs):
         for curve in logged:
-            without = tuple(run.label for run in sweep.runs if not run.series(curve.metric))
+            without = tuple(run.title for run in sweep.runs if not run.series(curve.metric))
             yield Plot(curve.name, curve.title, by_settings(curve, sweep.runs), without)
     elif logged:
         going = [run for run in sweep.runs if not run.failed_regime]
@@ -88,7 +88,7 @@ def _seconds(runs: Sequence[RunData]) -> Iterator[Plot]:
 
     timed = [run for run in runs if run.seconds()]
     if timed and len(runs) <= BARS:
-        without = tuple(run.label for run in runs if run not in timed)
+        without = tuple(run.title for run in runs if run not in timed)
         yield Plot("seconds", "Seconds per step", seconds(timed), without, section="seconds")
 
 

@@ -15,6 +15,8 @@ from .plots import plots
 from .statistics import Difference, against_first, main_effects
 from .table import (
     NOTE,
+    REPAIR,
+    SOURCES_NOTE,
     difference_cells,
     print_table,
     run_cells,
@@ -43,6 +45,11 @@ class Report:
         """The tables, for a terminal."""
         print_table(f"Sweep {self.sweep.name}", [run_cells(run) for run in self.sweep.runs], console)
         console.print(NOTE, style="dim", highlight=False)
+        if damaged := self.sweep.left_out():
+            console.print(f"In no comparison, since they are damaged: {'; '.join(damaged)}. {REPAIR}", highlight=False)
+        if sources := self.sweep.differing_sources():
+            print_table("\nSources that differ", sources, console)
+            console.print(SOURCES_NOTE, style="dim", highlight=False)
         print_table("\nWhat the detectors said", verdict_cells(self.sweep.runs), console)
         print_table("\nTime of each run", [timing_cells(run) for run in self.sweep.runs], console)
         print_table("\nSeconds per step", [seconds_cells(run) for run in self.sweep.runs], console)
@@ -57,6 +64,8 @@ class Report:
             "sweep": self.sweep.name,
             "axes": dict(self.sweep.axes),
             "runs": [summary(run) for run in self.sweep.runs],
+            "left_out": self.sweep.left_out(),
+            "sources": self.sweep.differing_sources(),
             "verdicts": {run.label: list(run.standing.verdicts) for run in self.sweep.runs if run.standing.verdicts},
             "effects": [attrs.asdict(effect) for effect in self.effects],
             "points": [attrs.asdict(effect) for effect in self.points],

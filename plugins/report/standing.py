@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import attrs
 
 from ...core.errors import UncollapseError
+from ...core.records import has_ended
 from ...core.runs import RunDirectory
 from ...core.status import seconds
 
@@ -56,12 +58,17 @@ class Standing:
         return self.record.get("timings", {})
 
     def lasted(self, now: datetime | None = None) -> float | None:
-        """Seconds of work, as :func:`~uncollapse.core.status.seconds` counts them."""
+        """Seconds in the processes of the run, up to ``now`` or to its last sign of life; see :func:`seconds`."""
         return seconds(self.record, now)
 
 
-def read_standing(run: RunDirectory, digest: str = "") -> Standing:
-    """How ``run`` stands; ``digest``: the hash of the configuration that it should have, empty if not known."""
+def read_standing(run: RunDirectory, digest: str = "", records: bool = True) -> Standing:
+    """How ``run`` stands.
+
+    Args:
+        digest: the hash of the configuration that it should have, empty if not known.
+        records: whether the metrics of a run that has ended are looked at; where they are damaged, so is the run.
+    """
     try:
         record = run.status()
     except (UncollapseError, OSError) as error:
@@ -75,6 +82,8 @@ def read_standing(run: RunDirectory, digest: str = "") -> Standing:
     status = record["status"]
     if status == "running" and not run.locked():
         return Standing("killed", DIED, record)
+    if records and has_ended(record) and (damage := _damage(run, _stamp(run))):
+        return Standing("damaged", damage, record)
     verdict = record.get("verdict", {})
     reason = verdict.get("reason", "") if status.startswith("stopped:") else _line(record.get("error") or "")
     return Standing(status, reason, record)
@@ -82,7 +91,27 @@ def read_standing(run: RunDirectory, digest: str = "") -> Standing:
 
 def damaged(error: Exception) -> Standing:
     """The standing of a run of which a file cannot be read."""
-    return Standing("damaged", _line(error))
+    return Standing("damaged", _damage_line(error))
+
+
+def _damage_line(error: Exception) -> str:
+    fix = getattr(error, "fix", "")
+    return f"{_line(error)}; {fix}" if fix else _line(error)
+
+
+def _stamp(run: RunDirectory) -> tuple[int, ...]:
+    """Changes when the records or the status do, so that a table that is kept current reads them once."""
+    stats = [file.stat() for file in (run.metrics_file, run.status_file) if file.exists()]
+    return tuple(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=4096)
+def _damage(run: RunDirectory, stamp: tuple[int, ...]) -> str:
+    try:
+        error: Exception | None = run.damaged_records()
+    except (UncollapseError, OSError) as unreadable:
+        error = unreadable
+    return _damage_line(error) if error else ""
 
 
 def _is_record(record: Any) -> bool:

@@ -38,8 +38,9 @@ class Difference:
     left_out: tuple[str, ...]
     """The runs whose pairs could not be averaged, each with the reason."""
     verdict: str
-    """``higher``, ``lower``, ``not distinguishable`` (below 2 SE), ``no standard error``, ``failed regime`` (nothing to
-    average because a detector stopped a run), ``not measured``, or ``no pair`` (no two runs differ in this alone)."""
+    """``higher``, ``lower``, ``not distinguishable`` (below 2 SE), ``no standard error``, ``failed regime`` (a detector
+    stopped runs of this value, and none used its budget), ``failed regime of the baseline``, ``not measured``, or
+    ``no pair`` (no two runs that used their budget differ in this alone)."""
 
 
 def main_effects(runs: Sequence[RunData], axes: Mapping[str, Sequence[str]], metric: str) -> list[Difference]:
@@ -95,8 +96,8 @@ def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> 
         se=se,
         se_from="" if se is None else se_from,
         pairs=len(measured),
-        left_out=tuple(dict.fromkeys(f"{run.label}: {run.outcome}" for run in unmeasured)),
-        verdict=_verdict(difference, se, any(run.failed_regime for run in unmeasured)) if pairs else "no pair",
+        left_out=tuple(dict.fromkeys(f"{run.title}: {run.outcome}" for run in unmeasured)),
+        verdict=_verdict(difference, se) if measured or not pairs else _why_none(pairs, final),
     )
 
 
@@ -120,9 +121,21 @@ def _seeds_se(seeds: Sequence[str], differences: Sequence[float]) -> float | Non
     return statistics.stdev(statistics.fmean(effects) for effects in within.values()) / math.sqrt(len(within))
 
 
-def _verdict(difference: float | None, se: float | None, failed_regime: bool) -> str:
+def _why_none(pairs: Pairs, final: Mapping[str, tuple[float, float | None] | None]) -> str:
+    """Why nothing could be averaged: a value failed if a detector stopped runs of it, and none used its budget."""
+    values, baselines = ([pair[side] for pair in pairs] for side in (0, 1))
+    both = all(any(final[run.label] for run in runs) for runs in (values, baselines))
+    if both:
+        return "no pair"
+    for runs, verdict in ((values, "failed regime"), (baselines, "failed regime of the baseline")):
+        if any(run.failed_regime for run in runs) and not any(final[run.label] for run in runs):
+            return verdict
+    return "not measured"
+
+
+def _verdict(difference: float | None, se: float | None) -> str:
     if difference is None:
-        return "failed regime" if failed_regime else "not measured"
+        return "no pair"
     if se is None:
         return "no standard error"
     if difference == 0 or abs(difference) < 2 * se:

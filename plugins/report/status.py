@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ...core.errors import UncollapseError
 from .metrics import ENDS, SUCCESS
 from .standing import Standing, read_standing
 from .sweep_file import PointFile, SweepFile
@@ -31,7 +34,7 @@ STYLES = {
     "damaged": "red",
     "interrupted": "magenta",
 }
-SHORTENED = ("run", "outcome", "host", "why")
+SHORTENED = ("run", "directory", "outcome", "host", "why")
 """Columns that give way where a terminal is narrow; numbers do not."""
 FRAME = 5
 """Lines around those of the runs: title, names of the columns, and counts, which may take more than one."""
@@ -42,6 +45,9 @@ class Row:
     """One run, as far as its ``status.json`` tells."""
 
     label: str
+    """The name of its directory."""
+    title: str
+    """What people read: ``kl 0.01, seed 0``."""
     status: str
     """As in status.json, or ``not started``, ``killed``, ``damaged``."""
     outcome: str
@@ -50,7 +56,7 @@ class Row:
     steps: int | None
     """How many it is to do."""
     seconds: float | None
-    """That it trained for, as it recorded; else from its start to its end, or to now if it runs."""
+    """That it trained for, as it recorded; else in its processes to their end, or to now if it runs."""
     success: float | None
     """Validation success, if the last step was validated; this and the rest are those of the last step."""
     success_se: float | None
@@ -66,7 +72,7 @@ class Row:
         success = _number(self.success) + (f" ± {self.success_se:.3f}" if self.success_se is not None else "")
         steps = "" if self.steps is None else f"/{self.steps}"
         return {
-            "run": self.label,
+            "run": self.title,
             "outcome": self.outcome,
             "step": "–" if self.step is None else f"{self.step}{steps}",
             "time": "–" if self.seconds is None else str(timedelta(seconds=round(self.seconds))),
@@ -75,6 +81,7 @@ class Row:
             "entropy": _number(self.entropy),
             "gpu": self.gpu or "–",
             "host": self.host or "–",
+            "directory": "" if self.label == self.title else self.label,
             "why": self.reason,
         }
 
@@ -86,6 +93,8 @@ class Status:
     name: str
     root: Path
     rows: Sequence[Row]
+    scheduled: bool = False
+    """Whether a process runs the sweep."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -94,13 +103,17 @@ class Status:
 
     @property
     def ended(self) -> bool:
-        """Whether no run is left that could change without another command."""
-        return not any(row.status in UNDER_WAY for row in self.rows)
+        """Whether nothing changes any more without another command: no run is under way, or nobody runs the sweep."""
+        states = {row.status for row in self.rows}
+        return "running" not in states and not (self.scheduled and states & {*UNDER_WAY, "killed"})
 
     @property
     def summary(self) -> str:
-        """The counts in a line."""
-        return f"{len(self.rows)} runs: " + ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items())
+        """The counts in a line, and whether nobody is there to start what is left."""
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items())
+        left = sum(row.status in (*UNDER_WAY[:2], "killed") for row in self.rows)
+        alone = f"; nobody runs the sweep: run it again for the {left} that are left" if left and self.ended else ""
+        return f"{len(self.rows)} runs: {counts}{alone}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what is not known is ``None`` or empty."""
@@ -139,12 +152,15 @@ class Status:
 
 
 def status(directory: str | Path) -> Status:
-    """Read ``sweep.yaml`` and every ``status.json``, nothing else. Raises RequestError if no sweep is there."""
+    """Read ``sweep.yaml``, every ``status.json``, and whether the records of runs that have ended are whole.
+
+    Raises RequestError if no sweep is there.
+    """
     return _status(SweepFile.read(Path(directory)))
 
 
 def watch(directory: str | Path, console: Console, every_s: float = 2.0) -> Status:
-    """Show the table and keep it current until no run is under way, or until Ctrl-C; returns the last state.
+    """Show the table and keep it current until no run is under way, nobody runs the sweep, or Ctrl-C; the last state.
 
     Not on a terminal, the lines of :meth:`Status.print` once, and again after the last run has ended.
 
@@ -174,9 +190,9 @@ def watch(directory: str | Path, console: Console, every_s: float = 2.0) -> Stat
 
 def _status(file: SweepFile) -> Status:
     now = datetime.now(UTC)
-    return Status(
-        file.name, file.root, [_row(point, read_standing(point.run, point.hash), now) for point in file.points]
-    )
+    scheduled = file.scheduled  # before the runs: a sweep that ends in between is looked at once more
+    rows = [_row(point, read_standing(point.run, point.hash), now) for point in file.points]
+    return Status(file.name, file.root, rows, scheduled)
 
 
 def _row(point: PointFile, standing: Standing, now: datetime) -> Row:
@@ -184,6 +200,7 @@ def _row(point: PointFile, standing: Standing, now: datetime) -> Row:
     metrics = record.get("metrics", {})
     return Row(
         label=point.label,
+        title=point.title,
         status=standing.status,
         outcome=standing.outcome,
         step=record.get("step"),
@@ -203,8 +220,41 @@ def _seconds(standing: Standing, now: datetime) -> float | None:
     running = standing.status == "running"
     if not running and "total" in standing.timings:
         return standing.timings["total"]
-    return standing.lasted(now if running else None)
+    return standing.lasted(now if running else None)  # of several attempts, without the time between them
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def shown(directory: Path, console: Console, every_s: float = 2.0) -> Iterator[None]:
+    """The table of a sweep, kept current below whatever else is printed as long as this lasts, on a terminal."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live, _Ticker(directory, live, every_s):
+        yield
+
+
+class _Ticker:
+    """A thread that reads how the sweep stands, and shows it."""
+
+    def __init__(self, directory: Path, live: Live, every_s: float) -> None:
+        self._directory, self._live, self._every_s = directory, live, every_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _tick(self) -> None:
+        while True:
+            with suppress(UncollapseError, OSError):  # a table that cannot be shown never ends a sweep
+                self._live.update(status(self._directory).table(self._live.console.height), refresh=True)
+            if self._over.wait(self._every_s):
+                return

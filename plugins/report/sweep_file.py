@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from ...core.errors import RequestError
+from ...core.labels import titles
 from ...core.runs import RunDirectory
 from ...core.yaml import loads
 
@@ -29,6 +30,8 @@ class PointFile:
     """Of its configuration; empty if the file does not say."""
     steps: int | None = None
     """Its training steps, where the file says so."""
+    title: str = ""
+    """What people read: ``kl 0.01, seed 0``."""
 
 
 @attrs.frozen
@@ -38,6 +41,14 @@ class SweepFile:
     name: str
     root: Path
     points: Sequence[PointFile]
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a process runs the sweep: it holds the lock of its directory."""
+        try:
+            return RunDirectory(self.root).locked()
+        except OSError:
+            return False
 
     @property
     def axes(self) -> dict[str, list[str]]:
@@ -65,7 +76,8 @@ class SweepFile:
             raise _damaged(file, "name and points are not there, or not as a sweep writes them") from error
         if not points:
             raise _damaged(file, "it has no points")
-        return cls(name, root, points)
+        names = titles([point.label for point in points], [point.values for point in points])
+        return cls(name, root, [attrs.evolve(each, title=title) for each, title in zip(points, names, strict=True)])
 
 
 def _point(root: Path, record: Mapping[str, Any], point: Mapping[str, Any]) -> PointFile:

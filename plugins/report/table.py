@@ -20,8 +20,13 @@ NOTE = (
     "Validation success: first → last, each with its standard error over validation tasks. Reward, reward std "
     "within groups, entropy (nats), kept groups and KL to the reference (nats): means of the last 5 steps."
 )
+REPAIR = "Run the sweep again: it repairs records from the checkpoint where it can."
 SECONDS_NOTE = "Mean of a training step by stage; other includes validation."
 STAGES = ("rollout", "score", "update", "other")
+SOURCES_NOTE = (
+    "Runs that are compared were made with different sources of a component or plugin that they use: a difference "
+    "between them may be one of these."
+)
 TIMINGS_NOTE = (
     "Train: the steps of the run without validations and detectors. Eval: its validations, also before training. "
     "Collapse: its detectors. Total: inside its processes, start-up included. Wall: as the sweep measured it around "
@@ -46,7 +51,13 @@ def summary(run: RunData) -> dict[str, Any]:
     """
     measured, seconds = run.measured(SUCCESS), run.seconds()
     first, last = (measured[0], measured[-1]) if measured else ((None,) * 3, (None,) * 3)
-    row: dict[str, Any] = {"run": run.label, "point": dict(run.point), "status": run.status, "steps": run.steps}
+    row: dict[str, Any] = {
+        "run": run.label,
+        "title": run.title,
+        "point": dict(run.point),
+        "status": run.status,
+        "steps": run.steps,
+    }
     row |= {
         "success_first": first[1],
         "success_first_se": first[2],
@@ -74,11 +85,12 @@ def run_cells(run: RunData) -> dict[str, str]:
         for end in ("first", "last")
     ]
     return {
-        "run": run.label,
+        "run": run.title,
         "outcome": run.outcome,
         "steps": str(run.steps),
         "validation success": " → ".join(success) if row["success_last"] is not None else "–",
         **{column: number(row[column.lower().replace(" ", "_")]) for column in ENDS},
+        "directory": "" if run.label == run.title else run.label,
         "why": run.standing.reason,
     }
 
@@ -87,13 +99,13 @@ def seconds_cells(run: RunData) -> dict[str, str]:
     """One line of the table of times: column -> text."""
     row = summary(run)
     stages = {f"{stage} s": number(row[f"{stage}_s"], 2) for stage in STAGES}
-    return {"run": run.label, **stages}
+    return {"run": run.title, **stages}
 
 
 def timing_cells(run: RunData) -> dict[str, str]:
     """One line of the table of a run's times: column -> text."""
     cells = {column: duration(run.timings.get(timing)) for timing, column in TIMINGS.items()}
-    return {"run": run.label, **cells, "gpu": str(run.standing.record.get("gpu") or "–")}
+    return {"run": run.title, **cells, "gpu": str(run.standing.record.get("gpu") or "–")}
 
 
 def duration(seconds: float | None) -> str:
@@ -105,7 +117,7 @@ def verdict_cells(runs: Sequence[RunData]) -> list[dict[str, str]]:
     """One line per verdict of the runs' detectors: column -> text."""
     return [
         {
-            "run": run.label,
+            "run": run.title,
             "detector": str(verdict.get("detector", "")),
             "step": str(verdict.get("step", "")),
             "stopped it": "yes" if verdict.get("stop", True) else "no",

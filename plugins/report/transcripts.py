@@ -34,7 +34,7 @@ def transcripts(runs: Sequence[RunData]) -> tuple[str, str]:
 
 
 def _run(run: RunData, step: int) -> str:
-    title = f"<b>{escape(run.label)}</b> <span class='soft'>step {step}</span>"
+    title = f"<b>{escape(run.title)}</b> <span class='soft'>step {step}</span>"
     try:
         episodes = RunDirectory(run.path).read_rollouts(step)[:EPISODES]
         body = "".join(map(_episode, episodes))

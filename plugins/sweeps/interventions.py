@@ -20,6 +20,8 @@ K1_AS_LOSS = (
     "the coefficient hardly regularises; --kl-type low_var_kl does"
 )
 KlType = Literal["kl", "abs", "mse", "low_var_kl"]
+OPTIONS = {"trainer.steps": "--steps", "trainer.save_every": "--save-freq"}
+"""Key -> the option that sets it."""
 
 
 def listed(text: str, option: str) -> list[str]:
@@ -51,8 +53,13 @@ def base_settings(steps: int, save_freq: int) -> dict[str, Any]:
         "filter.loss_scaling": "none",
         "validation.before_train": True,
         "trainer.steps": steps,
-        "trainer.save_every": save_freq,
+        **saving(save_freq),
     }
+
+
+def saving(save_freq: int) -> dict[str, Any]:
+    """Checkpoints of every so many steps stay, all of them, as those of the scripts did."""
+    return {"trainer.save_every": save_freq, **({"trainer.keep": 0} if save_freq > 0 else {})}
 
 
 def kl_loss(kl_type: str, coef: float) -> dict[str, Any]:
@@ -73,12 +80,16 @@ class _Intervention:
     steps: int = 400
     """Training steps of every point."""
     save_freq: int = -1
-    """Steps between checkpoints; -1 writes the last one only."""
+    """Steps between checkpoints, all of which are kept; -1 writes the last one only."""
     gpu_memory_utilization: float = 0.5
     """Share of a GPU that an inference engine beside the trainer may take, where the engine has this setting."""
 
     def _record(self, kind: str, directory: str, name: str, line: str, **parts: Any) -> dict[str, Any]:
         logs = f"logs/{kind}_sweep_$model"
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise RequestError(
+                f"--gpu-memory-utilization is {self.gpu_memory_utilization}", fix="give a share above 0 and at most 1"
+            )
         return {
             "name": kind.replace("_", "-"),
             "experiment": self.experiment,
@@ -92,7 +103,7 @@ class _Intervention:
                 "log": f"{logs}{directory}/$label/$name.log",
                 "checkpoints": f"model_saving/{kind}_sweep_$model/$label/$name",
                 "summary": f"{logs}.log",
-                "line": f"{line} | {OUTCOME} | status=$status",
+                "line": f"{line}$axes | {OUTCOME} | status=$status",
             },
             **parts,
         }
@@ -122,6 +133,7 @@ class TopPSweep(_Intervention):
             "value=$value | include_zero=$filter_include_zero | filter_value=$filter_value",
             set=base_settings(self.steps, self.save_freq) | kl_loss(self.kl_type, 0.001) | {"entropy_coeff": 0.001},
             cases=cases,
+            options=OPTIONS | {"filter.select": "--rollout-filter-value", "kl.estimator": "--kl-type"},
             notices=[K1_AS_LOSS] if self.kl_type == "kl" else [],
         )
 
@@ -149,6 +161,7 @@ class KlSweep(_Intervention):
             set=base_settings(self.steps, self.save_freq) | settings,
             fixed=TAGGED,
             cases=cases,
+            options=OPTIONS | {"kl.coef": "--kl-values", "kl.estimator": "--kl-type"},
             notices=[K1_AS_LOSS] if self.kl_type == "kl" else [],
         )
 
@@ -174,6 +187,7 @@ class EntropySweep(_Intervention):
             set=base_settings(self.steps, self.save_freq) | settings,
             fixed=TAGGED,
             cases=cases,
+            options=OPTIONS | {"entropy_coeff": "--entropy-values"},
         )
 
 

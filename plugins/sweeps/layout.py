@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ _SIZE = re.compile(r"\d+(?:\.\d+)?[BM]\b")
 
 OUTCOME = dict.fromkeys(("status", "gpu", "train", "eval", "collapse", "first_turn", "multi_turn", "total", "wall"), "")
 """What a line may name beside the fields of a point."""
+
+NAME_BYTES = 200
+"""Of a file or directory: file systems take 255, and what is moved aside gets a longer name."""
 
 
 @attrs.frozen
@@ -48,8 +52,9 @@ class Layout:
     ``$label`` is the point's label, ``$name`` the run's name, ``$model`` the last part of the model's path (or the name
     of its builder), ``$size`` its size where the name tells it (``3B``), ``$environment`` the environment's name;
     ``$filter_value``, ``$filter_include_zero`` and so on are the parameters of the rollout filter; every axis and
-    every value of a case has its own name. A line may also use ``$status``, ``$gpu`` and the seconds ``$train``,
-    ``$eval``, ``$collapse``, ``$first_turn``, ``$multi_turn``, ``$total`` and ``$wall``.
+    every value of a case has its own name, and ``$axes`` is ``" | seed=1"``, all axes that are crossed with the cases,
+    or nothing. A line may also use ``$status``, ``$gpu`` and the seconds ``$train``, ``$eval``, ``$collapse``,
+    ``$first_turn``, ``$multi_turn``, ``$total`` and ``$wall``. No path leaves the root of the sweep.
     """
 
     home: str = "."
@@ -61,13 +66,16 @@ class Layout:
     line: str = "$name | status=$status"
 
     def place(self, root: Path, point: Point) -> Place:
-        """Where the point is below ``root``. Raises RequestError if a template names what there is not."""
+        """Where the point is below ``root``.
+
+        Raises RequestError if a template names what there is not, or a path that is none, or not below the root.
+        """
         fields = _fields(point)
         fields["name"] = _fill("name", self.name, fields)
 
         def path(key: str) -> Path | None:
             text = getattr(self, key)
-            return root / _fill(key, text, fields) if text else None
+            return root / below(_fill(key, text, fields), f"layout.{key}: {text}") if text else None
 
         _fill("line", self.line, {**fields, **OUTCOME})
         line = Template(Template(self.line).safe_substitute(fields))  # the outcome stays for later
@@ -89,7 +97,8 @@ def _fields(point: Point) -> dict[str, str]:
         "environment": experiment.environment.name,
         "steps": str(experiment.trainer.steps),
     }
-    return fields | dict(point.values) | {"label": point.label}
+    axes = "".join(f" | {axis}={value}" for axis, value in point.values.items() if axis in point.crossed)
+    return fields | dict(point.values) | {"label": point.label, "axes": axes}
 
 
 def model_name(experiment: Experiment) -> str:
@@ -107,3 +116,23 @@ def _fill(key: str, template: str, fields: Mapping[str, Any]) -> str:
         raise RequestError(f"there is no ${error.args[0]}", where, f"use {known}") from error
     except ValueError as error:
         raise RequestError(f"the template cannot be read: {error}", where, "write $$ for $") from error
+
+
+def below(text: str, where: str) -> Path:
+    """The relative path ``text``. Raises RequestError if it leaves the directory that it starts from, or is no path."""
+    path = Path(os.path.normpath(text))
+    if path.is_absolute() or path.parts[:1] == (os.pardir,):
+        raise RequestError(f"the path {text} leaves the root of the sweep", where, "write a path below it, without ..")
+    if not text.isprintable():
+        raise RequestError(f"the path {text!r} has a character that cannot be printed", where, "write another name")
+    if too_long := [part for part in path.parts if len(os.fsencode(part)) > NAME_BYTES]:
+        what = f"the name {too_long[0][:40]}... has {len(os.fsencode(too_long[0]))} bytes"
+        raise RequestError(what, where, f"write one of at most {NAME_BYTES}")
+    return path
+
+
+def check_name(name: str) -> None:
+    """Raises RequestError if ``name`` cannot be that of a directory: ``../x``, ``a/b``, an empty one."""
+    if not name.strip() or "/" in name or os.sep in name or name in (os.curdir, os.pardir):
+        raise RequestError(f"{name!r} cannot be the name of a sweep", fix="write a word, which names its directory")
+    below(name, "name")

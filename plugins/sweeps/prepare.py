@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ...core.config import to_dict
-from ...core.errors import RequestError
+from ...core.errors import RequestError, UncollapseError
 from ...core.experiment import Experiment
 from ...core.files import make_directory, replace_text, to_json
 from ...core.identity import config_hash
 from ...core.registry import registry
 from ...core.runs import RunDirectory, build_manifest
+from ...core.sources import changed
+from .aside import free_name, matches, move_aside, take_back
 from .layout import Place
 
 Say = Callable[[str], None]
 
 WAIT_S = 10.0
 """For a process that is dying, of a sweep that was killed just now."""
+SHOWN = 10
+"""Runs that a message names; of more it says how many."""
 
 
 @attrs.frozen
@@ -36,6 +39,8 @@ class Prepared:
     place: Place
     values: Mapping[str, str]
     """Axis -> value as text."""
+    title: str = attrs.field(default=attrs.Factory(lambda self: self.label, takes_self=True))
+    """What people read: ``kl 0.01, seed 0``."""
     todo: bool = True
     """Whether it is to be run."""
     why: str = ""
@@ -54,50 +59,99 @@ class Prepared:
         return record if record.get("hash", self.hash) == self.hash else {}
 
 
-def matches(status: str, wanted: Collection[str]) -> bool:
-    """Whether a status is among those wanted; ``stopped`` stands for any detector."""
-    return status in wanted or status.partition(":")[0] in wanted
+def stale_sources(point: Prepared, run: RunDirectory, skip: Collection[str]) -> list[str]:
+    """What ``run``, which has begun, was made with that has another source now; nothing of a run that starts anew."""
+    try:
+        record = run.status()
+        if record.get("hash") != point.hash or (record["status"] == "queued" and not record.get("attempts")):
+            return []
+        if not matches(record["status"], skip) and matches(record["status"], ("success", "stopped")):
+            return []
+        manifest = run.manifest()
+    except (UncollapseError, KeyError):
+        return []
+    return changed(manifest, build_manifest(point.experiment, registry()))
 
 
-def prepare(point: Prepared, skip: Collection[str], say: Say, wait_s: float = WAIT_S) -> Prepared:
+def refuse_stale(points: Iterable[Prepared], skip: Collection[str]) -> None:
+    """Raises RequestError if runs were made with sources that are others now: what then is for a person to say."""
+    found = {point.title: names for point in points if (names := stale_sources(point, point.run, skip))}
+    if not found:
+        return
+    shown = [f"{title}: {', '.join(names)}" for title, names in list(found.items())[:SHOWN]]
+    shown += [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    raise RequestError(
+        f"{len(found)} of the runs that are there were made with other sources than those of now",
+        "\n         ".join(shown),
+        "--stale rerun moves them aside and trains them anew, --stale keep takes them as they are",
+    )
+
+
+def prepare(point: Prepared, skip: Collection[str], say: Say, wait_s: float = WAIT_S, stale: str = "ask") -> Prepared:
     """Lay out the run directory of a point, or find out that there is nothing to do; waits for a process that has it.
 
     What has the wanted hash and a status in ``skip`` is left as it is; what began and has not ended will be resumed.
-    Anything else in its place is moved aside: another configuration, and a run that has ended but is not skipped.
+    Anything else in its place is moved aside: another configuration, a run that has ended but is not skipped, and with
+    ``stale="rerun"`` one of other sources. A run with the wanted hash that was moved aside earlier is taken back.
     """
     run = point.run
     if held(run, wait_s):
         return attrs.evolve(point, todo=False, why="another process trains it")
     if run.path.exists():
         repair(point, say)
-    if run.config_file.exists():
-        status = str(run.status().get("status", "interrupted"))
-        if (there := config_hash(run.read_config())) != point.hash:
-            say(f"{point.label}: another configuration was there, now at {move_aside(run.path, there)}")
-        elif matches(status, skip):
-            return attrs.evolve(point, todo=False, why=f"already {status}")
-        elif matches(status, ("success", "stopped")):
-            aside = move_aside(run.path, there)
-            say(f"{point.label}: runs again, the run that ended with {status} is now at {aside}")
+    _make_way(point, skip, say, stale)
     if not run.config_file.exists():
-        manifest = build_manifest(point.experiment, registry())
-        RunDirectory.create(run.path, to_dict(point.experiment), manifest)
+        _take_back(point, skip, say, stale)
+    if not run.config_file.exists():
+        RunDirectory.create(run.path, to_dict(point.experiment), build_manifest(point.experiment, registry()))
     _link(point.place.log, run.path / "log.txt", say)
     if point.place.checkpoints:
         make_directory(run.checkpoint_directory)
         _link(point.place.checkpoints, run.checkpoint_directory, say)
-    return point
+    if matches(_status(run), skip) and (done := run.repair_records()):
+        say(f"{point.title}: {done}")
+    status = _status(run)
+    return attrs.evolve(point, todo=False, why=f"already {status}") if matches(status, skip) else point
 
 
-def move_aside(path: Path, digest: str) -> Path:
-    """Rename to ``<name>.<hash8>``, with a number behind it where that is taken; the new path."""
-    return path.rename(free_name(path, digest))
+def _status(run: RunDirectory) -> str:
+    return str(run.status().get("status", "interrupted"))
 
 
-def free_name(path: Path, digest: str) -> Path:
-    """``<name>.<hash8>`` beside ``path``, with a number behind it where that is taken."""
-    names = (f"{path.name}.{digest[:8]}{f'.{number}' if number else ''}" for number in itertools.count())
-    return next(free for name in names if not (free := path.with_name(name)).exists())
+def _make_way(point: Prepared, skip: Collection[str], say: Say, stale: str) -> None:
+    """Move aside what is in the place of a point and is not to stay there."""
+    run = point.run
+    if not run.config_file.exists():
+        return
+    status, there = _status(run), config_hash(run.read_config())
+    names = stale_sources(point, run, skip)
+    if there != point.hash:
+        say(f"{point.title}: another configuration was there, now at {move_aside(run.path, there)}")
+    elif matches(status, ("success", "stopped")) and not matches(status, skip):
+        aside = move_aside(run.path, there)
+        say(f"{point.title}: runs again, the run that ended with {status} is now at {aside}")
+    elif names and stale == "rerun":
+        aside = move_aside(run.path, there)
+        say(f"{point.title}: runs again, the run with other sources ({', '.join(names)}) is now at {aside}")
+    elif names:
+        goes_on = "kept" if matches(status, skip) else "resumed"
+        say(f"{point.title}: {goes_on}, with other sources than those of now ({', '.join(names)})")
+
+
+def _take_back(point: Prepared, skip: Collection[str], say: Say, stale: str) -> None:
+    """Take back a run that lies aside with the wanted configuration."""
+    path = point.run.path
+
+    def usable(run: RunDirectory) -> bool:
+        names = stale_sources(point, run, skip)
+        if names and stale != "keep":
+            say(f"{run.path} has this configuration, and other sources ({', '.join(names)}): it stays aside")
+        return stale == "keep" or not names
+
+    if path.exists() and any(path.iterdir()):
+        say(f"{point.title}: what was there is no run, now at {move_aside(path, 'unknown')}")
+    if found := take_back(path, point.hash, skip, usable):
+        say(f"{point.title}: taken back from {found.path}")
 
 
 def held(run: RunDirectory, wait_s: float) -> bool:
@@ -118,17 +172,17 @@ def repair(point: Prepared, say: Say) -> None:
         known = run.status().get("hash", there)
     except RequestError:
         known = there
-        say(f"{point.label}: status.json is damaged, now at {_keep(run.path / 'status.json')}")
+        say(f"{point.title}: status.json is damaged, now at {_keep(run.path / 'status.json')}")
         record = {"status": "interrupted", "hash": there, "error": "the record of the run was damaged"}
         replace_text(run.path / "status.json", to_json(record, indent=1))
     if there and there == known:
         return
     if known == point.hash:
         if run.config_file.exists():
-            say(f"{point.label}: config.yaml is damaged, now at {_keep(run.config_file)}")
+            say(f"{point.title}: config.yaml is damaged, now at {_keep(run.config_file)}")
         run.restore_config(to_dict(point.experiment))
     elif run.config_file.exists() or run.metrics_file.exists() or run.checkpoint_directory.exists():
-        say(f"{point.label}: it is not known what ran there, now at {move_aside(run.path, 'unknown')}")
+        say(f"{point.title}: it is not known what ran there, now at {move_aside(run.path, 'unknown')}")
 
 
 def _hash_there(run: RunDirectory) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,3 +99,25 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(repr(item) for item in value)}]"
     return str(value)
+
+
+def hydra_words(keys: Mapping[str, str]) -> str:
+    """The keys as words of a shell behind ``python train.py``, a line each; a model that is built here has no path."""
+    words = [f"--config-name {shlex.quote(keys['--config-name'])}"]
+    for key, value in keys.items():
+        if key != "--config-name" and not (key == "model_path" and not value):
+            words.append(_quoted(f"{key}={_hydra(value)}"))
+    return " \\\n".join(f"  {word}" for word in words)
+
+
+def _quoted(word: str) -> str:
+    """For a shell; in double quotes where that is easier to read."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def _hydra(value: str) -> str:
+    """A value that Hydra reads as this text, number or list."""
+    if re.fullmatch(r"[\w./+-]*|\[.*\]", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

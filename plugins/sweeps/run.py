@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -18,11 +17,15 @@ from rich.console import Console
 from ...core.errors import RequestError
 from ...core.files import make_directory, replace_text
 from ...core.identity import config_hash
+from ...core.locks import take
 from ...core.yaml import SyntaxProblem, dumps, loads
+from ..launch.exit_codes import how_it_ended
 from ..launch.job import Job
+from ..report.status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
-from .prepare import WAIT_S, Prepared, held, matches, move_aside, prepare, repair
+from .aside import matches, move_aside
+from .prepare import WAIT_S, Prepared, held, prepare, refuse_stale, repair
 
 INTERRUPTED = 130
 MOMENT_S = 1.0
@@ -49,6 +52,9 @@ class Options:
     """A point that ended so, with the same configuration, is not run again; ``stopped`` stands for any detector."""
     retries: int = 0
     """How often a failed run is tried again, from its last checkpoint."""
+    stale: Literal["ask", "keep", "rerun"] = "ask"
+    """What is done about runs that were made with other sources than those of now: refuse to go on, take them as they
+    are (those that have not ended are resumed, and their manifests tell), or train them anew."""
     wandb_sync: Literal["each", "end", "never"] = "never"
     """When W&B runs that were recorded offline are uploaded."""
 
@@ -75,6 +81,8 @@ def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: 
     home = points[0].place.home
     make_directory(home)
     with _locked(home):
+        if options.stale == "ask":
+            refuse_stale(points, options.skip_statuses)
         _write_record(home / "sweep.yaml", record)
         _Running(points, launcher, options).run()
     return Result(home, {point.label: point.record().get("status", "not started") for point in points})
@@ -88,7 +96,9 @@ class _Running:
         self.launcher, self.options = launcher, options
         patience = time.monotonic() + WAIT_S
         self.points = {
-            point.label: prepare(point, options.skip_statuses, self.console.print, patience - time.monotonic())
+            point.label: prepare(
+                point, options.skip_statuses, self.console.print, patience - time.monotonic(), options.stale
+            )
             for point in points
         }
         self.tries: dict[str, int] = defaultdict(int)
@@ -101,8 +111,10 @@ class _Running:
         self.console.print(f"{len(self.points)} points, {len(todo)} to run")
         self._announce(todo)
         _build_models(todo, self.console)
+        home = next(iter(self.points.values())).place.home
         try:
-            self.launcher.run([self._job(point) for point in todo], on_start=self._start, on_finish=self._finish)
+            with shown(home, self.console):
+                self.launcher.run([self._job(point) for point in todo], on_start=self._start, on_finish=self._finish)
         finally:
             for point in todo:
                 if point.record().get("status") == "running" and not point.run.locked():
@@ -122,8 +134,9 @@ class _Running:
     def _announce(self, todo: Sequence[Prepared]) -> None:
         for point in self.points.values():
             if not point.todo:
-                self.console.print(f"{point.label}: skipped, {point.why}")
+                self.console.print(f"{point.title}: skipped, {point.why}")
         for file, points in self._by_summary().items():
+            summary.check(file)
             title = "Sweep resumed" if file.exists() else "Sweep"
             skipped = [f"Skipping: {point.place.name} ({point.why})" for point in points if not point.todo]
             summary.append(file, f"{title}: {sum(point.todo for point in points)} of {len(points)} runs", *skipped)
@@ -134,18 +147,18 @@ class _Running:
     def _start(self, job: Job) -> None:
         point = self.points[job.name]
         self.started[job.name] = time.monotonic(), point.record()
-        self.console.print(f"started {job.name}, see {point.place.log or job.log}")
+        self.console.print(f"started {point.title}, see {point.place.log or job.log}")
 
     def _finish(self, job: Job, code: int) -> Job | None:
         point = self.points[job.name]
         status = self._settle(point, code, *self.started.pop(job.name, (time.monotonic(), point.record())))
         self.tries[job.name] += 1
         if status.get("status") == "failed" and code != WRONG_REQUEST and self.tries[job.name] <= self.options.retries:
-            self.console.print(f"{job.name}: {describe(status)}; trying again ({self.tries[job.name]})")
+            self.console.print(f"{point.title}: {describe(status)}; trying again ({self.tries[job.name]})")
             return job
         self.ended += 1
         todo = sum(point.todo for point in self.points.values())
-        self.console.print(f"[{self.ended}/{todo}] {job.name}: {describe(status)}")
+        self.console.print(f"[{self.ended}/{todo}] {point.title}: {describe(status)}")
         if point.place.summary:
             summary.append(point.place.summary, summary.line(point.place, status))
         self.syncer.ended(point.run)
@@ -162,7 +175,7 @@ class _Running:
         unchanged = record == before and code not in RAN_BEFORE
         if point.record().get("status") in ("queued", "running") or unchanged:
             state = "interrupted" if code == INTERRUPTED else "failed"
-            run.set_status(state, error=f"the process ended with code {code}; see log.txt")
+            run.set_status(state, error=f"{how_it_ended(code)}; see log.txt")
         spent = {**point.record().get("timings", {}), **run.timings()}
         run.annotate(timings={**spent, "wall": spent.get("wall", 0.0) + time.monotonic() - started})
         return point.record()
@@ -215,16 +228,15 @@ def _write_record(file: Path, record: Mapping[str, Any]) -> None:
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
     """Two schedulers of one sweep would wait for each other's runs. The lock goes with the process that has it."""
-    with (home / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with (home / ".lock").open("ab+") as lock:
+        deadline = time.monotonic() + MOMENT_S
+        while not (taken := take(lock)) and time.monotonic() < deadline:  # somebody may be looking whether it is held
+            time.sleep(0.05)
+        if not taken:
             lock.seek(0)
-            who = lock.read().strip() or "another process"
-            raise RequestError(
-                f"{who} runs this sweep", str(home), "wait for it, or give another --output-root"
-            ) from error
+            who = lock.read().decode(errors="replace").strip() or "another process"
+            raise RequestError(f"{who} runs this sweep", str(home), "wait for it, or give another --output-root")
         lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
+        lock.write(f"process {os.getpid()}".encode())
         lock.flush()
         yield

@@ -14,7 +14,7 @@ import attrs
 from ...core.config import compose
 from ...core.errors import RequestError
 from ...core.registry import registry
-from .interventions import kl_loss, listed, softmax_top_p, value_label
+from .interventions import OPTIONS, kl_loss, listed, saving, softmax_top_p, value_label
 
 RATIOS = ("1.0", "0.8", "0.6", "0.4")
 VALUES = ("0.001", "0.003", "0.01", "0.03")
@@ -50,7 +50,7 @@ class _Smoke:
     collapse: Tag = "ftmt"
     """Mutual information that is measured: of the first turn (ft), of several turns (mt), both, or none (nocd)."""
     save_freq: int = -1
-    """Steps between checkpoints; -1 writes the last one only."""
+    """Steps between checkpoints, all of which are kept; -1 writes the last one only."""
 
     def _record(self, name: str, plan: dict[str, list[str]]) -> dict[str, Any]:
         """``plan``: KL type -> groups."""
@@ -70,7 +70,7 @@ class _Smoke:
                 "validation.before_train": False,
                 "validation.every": 10,
                 "trainer.steps": self.steps,
-                "trainer.save_every": self.save_freq,
+                **saving(self.save_freq),
                 **measured,
             },
             "cases": [
@@ -81,10 +81,13 @@ class _Smoke:
                 "run": f"{logs}_details/$label",
                 "log": f"{logs}_details/$label.log",
                 "summary": f"{logs}/smoke_test_results_${{size}}_${{kl_type}}_{tag}.log",
-                "line": f"$name | filter=$filter_value | kl=$kl | entropy=$entropy | {self._collapse()} | {TIMES} | "
-                "status=$status",
+                "line": f"$name | filter=$filter_value | kl=$kl | entropy=$entropy$axes | {self._collapse()} | "
+                f"{TIMES} | status=$status",
             },
             "missing": missing,
+            "options": OPTIONS
+            | dict.fromkeys(("kl.coef", "entropy_coeff", "zero_task_advantage"), "--groups")
+            | {"collapse": "--collapse", "kl.estimator": "--kl-type"},
             "fixed": {
                 "collapse": f"the names say {tag}: use --collapse",
                 "filter.select": "the names tell of the filter: use --rollout-filter-strategy",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import RequestError
 from ...core.files import encode, make_directory
 from .layout import Place
 
@@ -24,6 +25,14 @@ def line(place: Place, status: Mapping[str, Any]) -> str:
     shown = "fail" if state == "failed" else state
     text = place.line.safe_substitute(seconds, wall=wall, gpu=status.get("gpu", "N/A"), status=shown)
     return text + (f"\n  error: {_last_lines(place.run / 'log.txt')}" if state == "failed" else "")
+
+
+def check(file: Path) -> None:
+    """Raises RequestError if nothing can be added to the file."""
+    make_directory(file.parent)
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        what = "a directory is in its place" if file.is_dir() else "it is not to be written"
+        raise RequestError(f"the summary log cannot be written: {what}", str(file), "move it away")
 
 
 def append(file: Path, *lines: str) -> None:

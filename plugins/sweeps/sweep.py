@@ -9,17 +9,20 @@ from typing import Any
 
 import attrs
 
+from ...core.compatibility import check_ranks
 from ...core.config import Source, compose, to_dict
-from ...core.converter import make_converter, plain
+from ...core.converter import make_converter, plain, structure_component
 from ...core.errors import RequestError
 from ...core.experiment import Experiment, Named
 from ...core.identity import config_hash
-from ...core.problems import Invalid
+from ...core.labels import titles
+from ...core.problems import CompositionError, Invalid, Problem, unique
 from ...core.registry import registry
 from ...core.spec import read_spec
 from ...core.sweep import Case, Point, axis_values, expand
 from ...core.yaml import SyntaxProblem, loads
-from .layout import Layout
+from .changes import changed, refuse_idle
+from .layout import Layout, check_name
 from .prepare import Prepared
 from .run import Options, Result, run_points
 
@@ -45,6 +48,7 @@ class _File:
     notices: tuple[str, ...] = ()
     missing: str = ""
     fixed: dict[str, str] = attrs.field(factory=dict)
+    options: dict[str, str] = attrs.field(factory=dict)
     points: Any = None
     """What a sweep directory's own ``sweep.yaml`` adds; it follows from the rest."""
 
@@ -81,27 +85,43 @@ class Sweep:
     """Why it can be shown, but not run here."""
     fixed: Mapping[str, str] = attrs.field(factory=dict)
     """Keys that names and files tell of -> why they cannot be changed from outside."""
+    options: Mapping[str, str] = attrs.field(factory=dict)
+    """Keys that the sweep has an option for -> the option, for messages."""
 
     @property
     def title(self) -> str:
         return self.name or (Path(self.experiment).stem if isinstance(self.experiment, str | Path) else "sweep")
 
+    def changed(self, overrides: Mapping[str, Any] | None = None, axes: Mapping[str, Any] | None = None) -> Sweep:
+        """The sweep with further ``overrides``, and with further or other ``axes``, as its user asks for them.
+
+        Raises RequestError where that would have no effect, or change what names and files tell of.
+        """
+        return changed(self, overrides or {}, axes or {})
+
     def points(self) -> list[Point]:
         """Every experiment of the sweep. Raises RequestError with everything that is wrong with any of them."""
-        return expand(compose(self.experiment, self.overrides), self.axes, self.exclude, cases=self.cases)
+        check_name(self.title)
+        base = compose(self.experiment, self.overrides)
+        refuse_idle(self)
+        return expand(base, self.axes, self.exclude, cases=self.cases)
 
-    def prepared(self, root: str | Path | None = None) -> list[Prepared]:
+    def prepared(self, root: str | Path | None = None, ranks: int = 1) -> list[Prepared]:
         """Every point with its place below ``root`` and with what the sweep says of trackers and resources.
 
-        Raises RequestError as :meth:`points`, and if two points would have one directory.
+        Raises RequestError as :meth:`points`, if two points would have one directory, and if a point cannot be shared
+        out to ``ranks`` processes.
         """
+        points = self.points()
+        _check_ranks([point.experiment for point in points], ranks)
         base = Path(root or self.root or Path("runs") / self.title)
+        names = titles([point.label for point in points], [point.values for point in points])
         found = []
-        for point in self.points():
+        for point, title in zip(points, names, strict=True):
             place = self.layout.place(base, point)
             experiment = _with_resources(self._tracked(point.experiment, place.name), self.engine)
             digest = point.hash if experiment.rollout is point.experiment.rollout else config_hash(experiment)
-            found.append(Prepared(point.label, digest, experiment, place, point.values))
+            found.append(Prepared(point.label, digest, experiment, place, point.values, title))
         home = found[0].place.home
         taken = {home: "the sweep"} | dict.fromkeys((home / name for name in OWN), "the sweep")
         for item in found:
@@ -133,8 +153,9 @@ class Sweep:
         """
         if self.missing:
             raise RequestError(f"the sweep {self.title} cannot run here: {self.missing}")
-        points = self.prepared(root)
-        return run_points(self.record(points), points, make_launcher(launcher, **resources), options or Options())
+        made = make_launcher(launcher, **resources)
+        points = self.prepared(root, getattr(made, "gpus_per_job", 1))
+        return run_points(self.record(points), points, made, options or Options())
 
     def record(self, points: Sequence[Prepared]) -> dict[str, Any]:
         """What ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
@@ -172,12 +193,16 @@ class Sweep:
 def make_launcher(launcher: Any, **resources: Any) -> Any:
     """A launcher from its spelling, with further parameters; one that is made already is left as it is.
 
-    Raises RequestError if there is none of the name, or it has no such parameter.
+    Raises RequestError if there is none of the name, it has no such parameter, or a value makes no sense.
     """
     if hasattr(launcher, "run"):
         return launcher
     spec = read_spec(launcher)
-    return registry().create("launcher", spec.name, *spec.args, **{**resources, **spec.params})
+    try:
+        return registry().create("launcher", spec.name, *spec.args, **{**resources, **spec.params})
+    except (TypeError, ValueError) as error:
+        fix = f"uncollapse show launcher {spec.name}"
+        raise RequestError(f"the launcher {spec} cannot be made: {error}", fix=fix) from error
 
 
 def load(source: str | Path, **options: Any) -> Sweep:
@@ -218,7 +243,19 @@ def load(source: str | Path, **options: Any) -> Sweep:
         notices=file.notices,
         missing=file.missing,
         fixed=file.fixed,
+        options=file.options,
     )
+
+
+def _check_ranks(experiments: Sequence[Experiment], ranks: int) -> None:
+    found: list[Problem] = []
+    for experiment in experiments if ranks > 1 else ():
+        try:
+            check_ranks(experiment, ranks)
+        except CompositionError as error:
+            found += error.problems
+    if found:
+        raise CompositionError(unique(found))
 
 
 def _with_resources(experiment: Experiment, resources: Mapping[str, Any]) -> Experiment:
@@ -236,5 +273,10 @@ def _where_default(named: Named, changes: Mapping[str, Any]) -> Named:
         for key, value in changes.items()
         if key in defaults and getattr(named.component, key) == defaults[key]
     }
-    component = attrs.evolve(named.component, **new)
-    return attrs.evolve(named, params=plain(component), component=component) if new else named
+    if not new:
+        return named
+    try:
+        spelled = {"name": named.name, **plain(named.params), **new}
+        return structure_component(make_converter(registry()), registry(), named.kind, spelled)
+    except Invalid as error:
+        raise CompositionError([problem.under(named.kind) for problem in error.problems]) from error

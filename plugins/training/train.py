@@ -144,6 +144,8 @@ def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:
     run = RunDirectory.resume(path, config)
     if repaired := run.repair_records():
         _say(run, repaired)
+    if not run.has_ended():
+        run.record_attempt(build_manifest(experiment, registry(), gpu_names()))
     for broken, reason in run.broken_checkpoints():
         _say(run, f"checkpoint {broken.name} is damaged and is not used: {reason}")
     if ended := _ended(run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +15,18 @@ from click.testing import CliRunner
 from uncollapse.cli.main import main
 from uncollapse.core.registry import registry
 from uncollapse.core.runs import RunDirectory
+from uncollapse.plugins.launch import slots
 from uncollapse.plugins.launch.local import Local
 from uncollapse.plugins.sweeps import sweep as sweeps
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """An empty working directory, a fresh registry, and a machine without GPUs."""
+    """An empty working directory, a fresh registry, and a machine of whose GPUs none is visible."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(slots, "has_gpu", lambda: True)
     registry.cache_clear()
     yield tmp_path / "here"
     registry.cache_clear()
@@ -151,12 +154,20 @@ def test_seeds_axes_and_settings_apply_to_named_sweeps():
     assert {keys["trainer.lr"] for keys in shown.values()} == {"0.5"}
 
 
-def test_keys_of_the_scripts_are_shown():
-    answer = invoke("show", "kl", "--as", "ragen")
-    lines = [line.split(None, 1) for line in answer.stdout.splitlines() if line.startswith("  ")]
-    assert ["es_manager.val.env_configs.n_groups", "[512]"] in lines
-    found = [value for key, value in lines if key == "actor_rollout_ref.actor.kl_loss_coef"]
-    assert found == ["0.0", "0.001", "0.003", "0.01", "0.03", "0.1"]
+def test_keys_of_the_scripts_can_be_pasted_behind_their_program():
+    out = invoke("show", "kl", "--as", "ragen").stdout
+    blocks = out.split("# kl ")[1:]
+    assert [block.splitlines()[0] for block in blocks] == ["0", "0.001", "0.003", "0.01", "0.03", "0.1"]
+    for block in blocks:
+        value, words = block.split("\n", 1)
+        flag, config, *pairs = shlex.split(words.replace("\\\n", " "))  # as a shell joins lines
+        assert (flag, config) == ("--config-name", "_2_sokoban")
+        found = dict(pair.split("=", 1) for pair in pairs)
+        assert float(found["actor_rollout_ref.actor.kl_loss_coef"]) == float(value)
+        assert found["es_manager.val.env_configs.n_groups"] == "[512]"
+        assert found["trainer.logger"] == "['console','wandb']"
+        assert found["model_path"] == "Qwen/Qwen2.5-3B"
+    assert "model_path" not in invoke("show", "custom", "--as", "ragen").stdout
 
 
 def test_skip_statuses(ran):
@@ -206,7 +217,32 @@ def test_retries_reach_the_sweep(monkeypatch):
         (("kl", "--rollout_filter_include_zero", "maybe"), "not a valid boolean"),
         (("kl", "--steps", "0"), "trainer.steps"),
         (("kl", "--axis", "seed="), "the axis seed has no values"),
-        (("kl", "--axis", "kl.coef=1"), "a case and an axis change kl.coef"),
+        (("kl", "--axis", "kl.coef=1"), "the sweep kl sets kl.coef itself, case by case\n  fix:   use --kl-values"),
+        (("kl", "--set", "kl.estimator=mse"), "sets kl.estimator itself, case by case\n  fix:   use --kl-type"),
+        (("kl", "--set", "kl={coef: 1}"), "sets kl.coef itself"),
+        (("kl", "--set", "kl.placement=reward"), "the sweep kl sets kl.placement itself"),
+        (("kl", "--set", "filter={select: top_k}"), "fixes filter.select"),
+        (("kl", "--axis", "setting={kl.coef: 1},{kl.coef: 2}"), "sets kl.coef itself"),
+        (("entropy", "--set", "entropy_coeff=0.1"), "use --entropy-values"),
+        (("top-p", "--set", "filter.select=nofilter"), "use --rollout-filter-value"),
+        (("top-p", "--set", "filter.select.value=0.5"), "use --rollout-filter-value"),
+        (("top-p", "--set", "filter.select={name: top_k, value: 3}"), "use --rollout-filter-value"),
+        (("top-p", "--axis", "filter.select.value=0.3,0.4"), "use --rollout-filter-value"),
+        (("smoke", "--set", "kl.coef=1"), "use --groups"),
+        (("smoke", "--set", "zero_task_advantage=true"), "use --groups"),
+        (("demo", "--set", "kl.coef=1"), "--axis 'kl.coef=...'"),
+        (("demo", "--set", "filter.select.value=0.3"), "sets filter.select.value itself, on the axis filter.select"),
+        (("kl", "--steps", "7", "--set", "trainer.steps=3"), "trainer.steps is given twice: --steps, --set"),
+        (("demo", "--steps", "7", "--set", "trainer.steps=3"), "trainer.steps is given twice"),
+        (("kl", "--save-freq", "7", "--set", "trainer.save_every=3"), "given twice: --save-freq, --set"),
+        (("kl", "--seeds", "0", "--axis", "seed=1"), "the axis seed is given twice"),
+        (("kl", "--seeds", "0..99999999999"), "the axis seed has 100000000000 values"),
+        (("kl", "--seeds", f"0..{'9' * 5000}"), "numbers of 5000 digits"),
+        (("kl", "--seeds", "5..0"), "write 0..5"),
+        (("kl", "--seeds", "0..4000"), "the sweep has 24006 points"),
+        (("kl", "--gpu-memory-utilization", "1.7"), "--gpu-memory-utilization is 1.7"),
+        (("kl", "--gpu-memory-utilization", "nan"), "--gpu-memory-utilization is nan"),
+        (("kl", "--output-root", ""), "the path is empty"),
         (("kl", "--seeds", ""), "the axis seed has no values"),
         (("kl", "-e", "sokobann"), "did you mean 'sokoban'"),
         (("top-p", "--rollout_filter_value", "1.5"), "filter.select"),
@@ -216,6 +252,26 @@ def test_retries_reach_the_sweep(monkeypatch):
         (("kl", "--launcher", "locale"), "did you mean 'local'"),
         (("kl", "--launcher", "local(slot=1)"), "has no parameter 'slot'"),
         (("kl", "--slots", "many"), "slots must be"),
+        (("kl", "--slots", "1e12"), "slots must be a count of at least 1 and at most 100000"),
+        (("kl", "--slots", "9" * 5000), "slots must be a count"),
+        (("kl", "--cooldown", "nan"), "cooldown_s must be seconds"),
+        (("kl", "--launcher", "ray(address=5)"), "address must be text, not 5"),
+        (("kl", "--launcher", "local(gpus=1.5)"), "launcher 'local'"),
+        (("kl", "--launcher", "slurm(folder=5)"), "launcher"),
+        (
+            (
+                "kl",
+                "--gpus",
+                "0,1",
+                "--gpus-per-exp",
+                "2",
+                "--set",
+                "rollout.groups=3",
+                "--set",
+                "trainer.mini_batch=24",
+            ),
+            "rollout.groups = 3",
+        ),
         (("kl", "--skip-statuses", "fail"), "--skip-statuses has no status 'fail'"),
         (("kl", "--gpus", "0,1,2", "--gpus-per-exp", "2"), "3 GPUs cannot be shared out by 2"),
         (("kl", "--gpus", "0,1", "--gpus-per-exp", "4"), "a job asks for 4 GPUs, and there are 2"),

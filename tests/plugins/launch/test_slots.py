@@ -108,3 +108,17 @@ def test_gpus_that_the_machine_does_not_have_are_refused(tmp_path):
 def test_a_list_of_gpus_is_taken_at_its_word_where_nobody_can_tell():
     assert slots.shutil.which("nvidia-smi") is None
     assert devices(Local(gpus="6,7")) == ["6", "7"]
+
+
+def test_gpus_are_refused_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slots, "DEVICES", (str(tmp_path / "nvidia*"),))
+    with pytest.raises(RequestError, match="this machine has no GPU"):
+        Local(gpus="a").describe()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert visible_gpus() == []
+    (tmp_path / "nvidia0").touch()
+    assert devices(Local(gpus="6,7")) == ["6", "7"]
+    with pytest.raises(RequestError, match="'a' is no id of a GPU"):
+        Local(gpus="a").describe()

@@ -50,7 +50,7 @@ def test_times_of_a_run_follow_from_its_metrics_unless_it_recorded_them(sweep_di
 
 def test_settings_that_differ_are_shown_and_others_are_not(sweep_directory):
     rows = SweepData.read(sweep_directory).differing()
-    assert rows[2] == {"run": "top_p-0", "filter.select": "top_p(0.9)", "kl.coef": "0"}
+    assert rows[2] == {"run": "filter.select top_p(0.9), kl.coef 0", "filter.select": "top_p(0.9)", "kl.coef": "0"}
 
 
 def test_runs_that_have_not_started_are_part_of_the_sweep(sweep_directory):
@@ -88,7 +88,7 @@ def test_numbers_that_are_not_finite_are_not_measurements():
     [
         ("status.json", '{"status": "suc', "status is damaged"),
         ("status.json", "[]", "no record"),
-        ("status.json", '{"status": "success", "started": "yesterday"}', "status is damaged"),
+        ("status.json", '{"status": "success", "started": "yesterday"}', "started is 'yesterday'"),
         ("config.yaml", "filter: {select: top_p(0.9)\nkl: [", "expected"),
         ("config.yaml", "", "NoneType"),
         ("metrics.jsonl", '{"step": 0}\n{"step": 1, "actor/en\n{"step": 2}\n', "record of the metrics is damaged"),

@@ -62,14 +62,17 @@ def test_a_stop_is_marked_at_its_step_with_its_detector(sweep_directory, figures
     success = figures["Validation success"]
     assert marks(success.axes[0]) == [[6.0, 0.35]]
     assert legend(success) == [
-        "nofilter-0",
-        "nofilter-0.01",
-        "top_p-0",
-        "top_p-0.01 (stopped at 6)",
+        "filter.select nofilter, kl.coef 0",
+        "filter.select nofilter, kl.coef 0.01",
+        "filter.select top_p(0.9), kl.coef 0",
+        "filter.select top_p(0.9), kl.coef 0.01 (stopped at 6)",
         "reward_variance_collapse (1 stopped)",
     ]
     kl = figures["KL to the reference"]
-    assert legend(kl)[:2] == ["nofilter-0.01", "top_p-0.01 (stopped at 6)"]
+    assert legend(kl)[:2] == [
+        "filter.select nofilter, kl.coef 0.01",
+        "filter.select top_p(0.9), kl.coef 0.01 (stopped at 6)",
+    ]
     bars = figures["Seconds per step"].axes[0].containers
     assert [bar.get_label() for bar in bars] == ["rollout", "score", "update", "validation", "other"]
     assert [patch.get_width() for patch in bars[2]] == pytest.approx([1.0] * 4)

@@ -34,7 +34,7 @@ def test_effects_of_the_axes_by_hand(sweep_directory):
     # the pair (nofilter-0.01, top_p-0.01) is out: a detector stopped the latter
     assert by_filter.difference == pytest.approx(0.30)
     assert by_filter.se == pytest.approx(0.03 * 2**0.5)
-    assert by_filter.left_out == ("top_p-0.01: failed regime (reward_variance_collapse)",)
+    assert by_filter.left_out == ("filter.select top_p(0.9), kl.coef 0.01: failed regime (reward_variance_collapse)",)
     assert by_filter.verdict == "higher"
     assert by_kl.difference == pytest.approx(0.10)
     assert by_kl.verdict == "higher"  # 0.10 > 2 * 0.0424
@@ -43,7 +43,7 @@ def test_effects_of_the_axes_by_hand(sweep_directory):
 def test_cells_of_the_tables(sweep_directory):
     first, *_, stopped = report(sweep_directory).sweep.runs
     assert run_cells(first) == {
-        "run": "nofilter-0",
+        "run": "filter.select nofilter, kl.coef 0",
         "outcome": "success",
         "steps": "12",
         "validation success": "0.300 ± 0.020 → 0.400 ± 0.030",
@@ -52,19 +52,20 @@ def test_cells_of_the_tables(sweep_directory):
         "entropy": "0.102",
         "kept": "0.750",
         "KL": "–",
+        "directory": "nofilter-0",
         "why": "",
     }
     assert run_cells(stopped)["KL"] == "0.040"  # steps 2 to 6
     assert run_cells(stopped)["outcome"] == "failed regime (reward_variance_collapse)"
     assert seconds_cells(first) == {
-        "run": "nofilter-0",
+        "run": "filter.select nofilter, kl.coef 0",
         "rollout s": "1.00",
         "score s": "0.50",
         "update s": "1.00",
         "other s": "0.60",
     }
     assert timing_cells(first) | {"wall": ""} == {
-        "run": "nofilter-0",
+        "run": "filter.select nofilter, kl.coef 0",
         "train": "0:00:36",
         "eval": "0:00:01",
         "collapse": "–",
@@ -81,7 +82,7 @@ def test_terminal_tables(sweep_directory):
     out = io.StringIO()
     report(sweep_directory).print(Console(file=out, width=220))
     lines = out.getvalue().splitlines()
-    (run,) = [line for line in lines if line.startswith("top_p-0.01") and "→" in line]
+    (run,) = [line for line in lines if line.startswith("filter.select top_p(0.9), kl.coef 0.01 ") and "→" in line]
     assert "failed regime (reward_variance_collapse)" in run
     (effect,) = [line for line in lines if line.startswith("filter.select: top_p(0.9)")]
     assert "+0.300 ± 0.042" in effect
@@ -133,7 +134,7 @@ def test_the_page_says_what_was_found(written):
     text = written.read_text(encoding="utf-8")
     assert "+0.300 ± 0.042" in text
     assert "1 of 4 runs" in text
-    assert "not logged by nofilter-0, top_p-0<" in text  # KL
+    assert "not logged by filter.select nofilter, kl.coef 0, filter.select top_p(0.9), kl.coef 0<" in text  # KL
     assert "uncollapse sweep run" in text
     assert "Where is &lt;the&gt; box?" in text
     assert text.count("&lt;answer&gt;Up&lt;/answer&gt;") == 4 * 3  # three episodes of each run
@@ -150,7 +151,7 @@ def test_the_page_of_many_runs_stays_small(sweep_directory):
     file = report(sweep_directory).write()
     text = file.read_text(encoding="utf-8")
     assert file.stat().st_size < 4e6
-    assert text.count("<summary><b>run-") == 24
+    assert text.count("<summary><b>seed ") == 24
     assert "Of the first 24 runs; 56 more have theirs in the directory rollouts of the run" in text
     assert text.count("988005 more characters are in the run's file") == 24 * 3
 
@@ -171,8 +172,8 @@ def test_a_damaged_run_is_in_the_page_with_the_reason(sweep_directory):
     assert found.to_dict()["runs"][0]["status"] == "damaged"
     # (nofilter-0, top_p-0) is no pair any more, and (nofilter-0.01, top_p-0.01) never was
     assert found.effects[0].left_out == (
-        "nofilter-0: damaged",
-        "top_p-0.01: failed regime (reward_variance_collapse)",
+        "filter.select nofilter, kl.coef 0: damaged",
+        "filter.select top_p(0.9), kl.coef 0.01: failed regime (reward_variance_collapse)",
     )
 
 
@@ -255,7 +256,7 @@ def test_verdicts_are_told_with_their_evidence_whether_they_stopped_the_run_or_n
     found = report(sweep_directory)
     assert verdict_cells(found.sweep.runs) == [
         {
-            "run": stopped.label,
+            "run": stopped.title,
             "detector": "kl_runaway",
             "step": "3",
             "stopped it": "no",
@@ -263,7 +264,7 @@ def test_verdicts_are_told_with_their_evidence_whether_they_stopped_the_run_or_n
             "evidence": "last [0.123]",
         },
         {
-            "run": stopped.label,
+            "run": stopped.title,
             "detector": "reward_variance_collapse",
             "step": "6",
             "stopped it": "yes",

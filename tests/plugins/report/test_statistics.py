@@ -87,6 +87,22 @@ def test_a_stopped_run_is_a_failed_regime_and_not_averaged():
     assert (stopped.difference, stopped.se, stopped.verdict) == (None, None, "failed regime")
 
 
+def test_a_value_of_which_one_seed_succeeded_is_no_failed_regime():
+    stopped = "stopped:low_validation_success"
+    runs = [
+        run(0.40, 0.03, kl="0", seed="0"),
+        run(0.01, 0.01, status=stopped, kl="0", seed="1"),
+        run(0.01, 0.01, status=stopped, kl="1", seed="0"),
+        run(0.50, 0.03, kl="1", seed="1"),
+        run(0.01, 0.01, status=stopped, kl="2", seed="0"),
+        run(0.01, 0.01, status=stopped, kl="2", seed="1"),
+    ]
+    axes = {"kl": ["0", "1", "2"], "seed": ["0", "1"]}
+    assert [effect.verdict for effect in main_effects(runs, axes, SUCCESS)] == ["no pair", "failed regime"]
+    against_failed = main_effects(runs, {"kl": ["2", "1"]}, SUCCESS)
+    assert [effect.verdict for effect in against_failed] == ["failed regime of the baseline"]
+
+
 def test_unfinished_and_unmeasured_runs_are_named():
     runs = [run(0.4, 0.03, kl="0"), run(0.5, 0.04, status="running", kl="1"), run(None, kl="2")]
     runs[2] = attrs.evolve(runs[2], logged={"train/success": [(5, 0.3)]})

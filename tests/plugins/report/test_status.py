@@ -34,6 +34,10 @@ def directory(tmp_path):
         if label != "absent":
             RunDirectory.create(run.path, {"seed": 0}, {})
     metrics = {"validation/success": 0.5, "validation/success_se": 0.02, "train/reward": 3.25, "actor/entropy": 0.75}
+    for step in range(9):
+        runs["good"].append_metrics(step, {})
+        if step < 4:
+            runs["bad"].append_metrics(step, {})
     runs["good"].set_status("running", step=8, metrics=metrics, host="here")
     runs["good"].set_status("success", timings={"total": 3725.4}, gpu="1xH200")
     verdict = {
@@ -90,6 +94,7 @@ def test_rows_say_how_far_how_long_and_why(directory):
         "entropy": "0.750",
         "gpu": "1xH200",
         "host": rows["good"].host,
+        "directory": "",
         "why": "",
     }
     assert rows["bad"].cells()["step"] == "3/10"
@@ -102,10 +107,17 @@ def test_rows_say_how_far_how_long_and_why(directory):
     assert (rows["absent"].step, rows["absent"].seconds) == (None, None)
 
 
-def test_only_status_files_are_read(directory, monkeypatch):
-    monkeypatch.setattr(RunDirectory, "metrics", None)
+def test_of_an_ended_run_the_records_are_looked_at_and_read_once(directory, monkeypatch):
+    file = directory / "runs" / "good" / "metrics.jsonl"
     monkeypatch.setattr(RunDirectory, "read_config", None)
-    assert len(status(directory).rows) == 10
+    assert status(directory).rows[0].outcome == "success"
+    for damaged in (file.read_bytes()[:-40], file.read_bytes().replace(b'"step": 4', b'"step": "', 1)):
+        file.write_bytes(damaged)
+        row = status(directory).rows[0]
+        assert row.outcome == "damaged"
+        assert "run its sweep again" in row.reason
+    monkeypatch.setattr(RunDirectory, "metrics", None)  # nothing has changed since
+    assert status(directory).rows[0].outcome == "damaged"
 
 
 def test_plain_data(directory):
@@ -151,12 +163,40 @@ def test_watching_ends_with_the_last_run(tmp_path):
 
     timer = threading.Timer(0.2, finish)
     timer.start()
+    with RunDirectory(tmp_path).hold():  # as who runs the sweep does
+        watch(tmp_path, Console(file=io.StringIO()), every_s=0.02)
     for terminal in (True, False):
         out = io.StringIO()
         last = watch(tmp_path, Console(file=out, force_terminal=terminal, width=120), every_s=0.02)
         assert last.counts == {"success": 1, "interrupted": 1}
         assert "interrupted" in out.getvalue()
     timer.join()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watching_ends_when_nobody_runs_the_sweep(directory, terminal):
+    with RunDirectory(directory).hold():
+        assert not status(directory).ended
+    assert not status(directory).ended  # one run is trained, by whomever
+    RunDirectory(directory / "runs" / "live").set_status("interrupted")
+    out = io.StringIO()
+    last = watch(directory, Console(file=out, force_terminal=terminal, width=250), every_s=0.02)
+    assert last.counts["queued"] == 1
+    assert "nobody runs the sweep: run it again for the 4 that are left" in out.getvalue()
+
+
+def test_the_time_of_a_resumed_run_leaves_out_the_time_between(tmp_path):
+    run = RunDirectory.create(tmp_path / "a", {}, {})
+    points = [{"label": "a", "hash": "", "values": {}}]
+    (tmp_path / "sweep.yaml").write_text(dumps({"name": "test", "axes": {}, "points": points}))
+    then = datetime.now(UTC) - timedelta(seconds=71)
+    times = {"started": then.isoformat(), "updated": (then + timedelta(seconds=9)).isoformat()}
+    record = run.status() | times | {"status": "running", "attempts": 1}
+    (run.path / "status.json").write_text(json.dumps(record))
+    assert status(tmp_path).rows[0].seconds == pytest.approx(9)
+    with run.hold():
+        run.begin()
+        assert 9 <= status(tmp_path).rows[0].seconds < 30
 
 
 def test_interrupting_leaves_the_table(directory, monkeypatch):

@@ -51,7 +51,7 @@ class Launcher:
             outcome = outcome.pop(0)
         run = RunDirectory(job.log.parent)
         if outcome not in ("refused", "ended"):
-            run.set_status("running", step=3, attempts=run.status().get("attempts", 0) + 1)
+            run.set_status("running", attempts=run.status().get("attempts", 0) + 1)
         if outcome not in ("refused", "ended", "died"):
             run.set_status(outcome, metrics={"validation/success": 0.5, "validation/success_se": 0.05})
         return self.CODES.get(outcome, 3)
@@ -66,6 +66,13 @@ class Interrupted(Launcher):
 
     def run(self, jobs, on_start=None, on_finish=None):
         raise KeyboardInterrupt
+
+
+TITLES = [
+    "filter.select nofilter, kl.coef 0", "filter.select nofilter, kl.coef 0.01",
+    "filter.select top_p(0.9), kl.coef 0", "filter.select top_p(0.9), kl.coef 0.01",
+]  # fmt: skip
+"""What people read of :data:`LABELS`."""
 
 
 def statuses(root: Path) -> dict[str, str]:

@@ -170,7 +170,7 @@ def test_a_sweep_killed_twice_and_a_run_killed_once(tmp_path, bandit, whole, see
     assert code in (0, 1)
     if code:
         (failed,) = (run for run in case.runs.values() if run.status()["status"] == "failed")
-        assert failed.status()["error"] == "the process ended with code 137; see log.txt"
+        assert failed.status()["error"] == "killed by signal 9 (SIGKILL): perhaps out of memory; see log.txt"
     assert case.finish() == 0, case.output()
     assert_whole(case, whole)
     summary = next(case.root.glob("logs/kl_sweep_*.log")).read_text().splitlines()
@@ -189,7 +189,7 @@ def test_a_killed_run_is_tried_again_within_the_sweep(tmp_path, bandit, whole):
     assert pid in case.processes()
     os.kill(pid, signal.SIGKILL)
     assert sweep.wait(timeout=240) == 0, case.output()
-    assert "001: failed, step" in case.output()
+    assert "kl 0.01: failed, step" in case.output()
     assert "trying again (1)" in case.output()
     assert case.runs["001"].status()["attempts"] == 2
     assert_whole(case, whole)

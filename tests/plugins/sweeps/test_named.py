@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 from sweep_help import Launcher
 from uncollapse.core.compatibility import needs
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs import RunDirectory
+from uncollapse.core.sweep import Case
 from uncollapse.plugins.sweeps import smoke as smoke_module
 from uncollapse.plugins.sweeps.interventions import value_label
-from uncollapse.plugins.sweeps.sweep import load
+from uncollapse.plugins.sweeps.sweep import Sweep, load
 
 COEFS = ["0", "0.001", "0.003", "0.01", "0.03", "0.1"]
 COEF_LABELS = ["0", "0001", "0003", "001", "003", "01"]
@@ -314,3 +316,47 @@ def test_a_file_where_a_link_should_be_stays(tmp_path, capsys):
     sweep.run(tmp_path, Launcher())
     assert (point.place.checkpoints / "mine").read_text() == "mine"
     assert f"{point.place.checkpoints} is there already and stays" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["top-p", "kl", "entropy", "smoke"])
+def test_a_save_frequency_keeps_every_checkpoint(name):
+    for save_freq, keep in ((50, 0), (-1, 1)):
+        trainers = [point.experiment.trainer for point in load(name, save_freq=save_freq).points()]
+        assert {(trainer.save_every, trainer.keep) for trainer in trainers} == {(save_freq, keep)}
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/abs", "..", ".", " ", "a\nb", "x" * 300])
+def test_a_sweep_does_not_leave_the_directory_of_its_name(name):
+    with pytest.raises(RequestError, match="name"):
+        attrs.evolve(load("demo"), name=name).prepared()
+
+
+def test_an_override_that_a_case_or_an_axis_takes_back_is_refused_in_python_too():
+    with pytest.raises(RequestError, match="kl is set for all points, and again case by case"):
+        attrs.evolve(load("kl"), overrides={"kl": {"estimator": "mse"}}).points()
+    with pytest.raises(RequestError, match=r"kl.coef is set for all points, and again on the axis kl.coef"):
+        Sweep("tiny-sokoban", {"kl.coef": [0, 1]}, overrides={"kl.coef": 0.5}).points()
+    some = [Case("plain", {}), Case("off", {"kl.coef": 0})]
+    assert len(Sweep("tiny-sokoban", cases=some, overrides={"kl.coef": 0.5}).points()) == 2
+    with pytest.raises(RequestError, match=r"sets kl\.coef itself, case by case"):
+        Sweep("tiny-sokoban", cases=some).changed({"kl.coef": 0.5})
+
+
+def test_an_exclusion_says_its_components_as_it_likes_and_goes_with_its_axis():
+    axes = {"filter.select": ["nofilter", "top_p(0.9)"], "seed": [0, 1]}
+    made = Sweep("tiny-sokoban", axes, exclude=[{"filter.select": {"name": "top_p", "value": 0.9}, "seed": 1}])
+    assert len(made.points()) == 3
+    with pytest.raises(RequestError, match="matches no point"):
+        attrs.evolve(made, exclude=[{"seed": 7}]).points()
+    assert len(made.changed(axes={"seed": [0]}).points()) == 2
+
+
+def test_what_does_not_divide_over_the_processes_of_a_run_is_found_before_it_starts(tmp_path):
+    with pytest.raises(RequestError, match=r"rollout.groups = 3.*2 processes"):
+        load("kl").changed({"rollout.groups": 3, "trainer.mini_batch": 24}).prepared(tmp_path, ranks=2)
+
+
+def test_a_share_of_the_gpu_that_an_engine_refuses_is_a_wrong_request():
+    made = attrs.evolve(load("demo"), engine={"gpu_memory_utilization": 1.7}, overrides={"rollout.engine": "vllm"})
+    with pytest.raises(RequestError, match="gpu_memory_utilization"):
+        made.prepared()

@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from sweep_help import AXES, BASE, LABELS, Launcher, statuses, sweep
+from sweep_help import AXES, BASE, LABELS, TITLES, Launcher, statuses, sweep
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs import RunDirectory
 from uncollapse.core.yaml import loads
@@ -255,7 +255,7 @@ def test_a_run_that_another_process_holds_is_left_alone_and_reported(tmp_path, c
         result = sweep().run(tmp_path, launcher)
     assert launcher.ran() == [LABELS[2]]
     assert {path: path.read_bytes() for path in held.path.iterdir()} == before
-    assert f"{LABELS[1]}: skipped, another process trains it" in capsys.readouterr().out
+    assert f"{TITLES[1]}: skipped, another process trains it" in capsys.readouterr().out
     assert result.statuses[LABELS[1]] == "running"
     assert result.exit_code == 1
 

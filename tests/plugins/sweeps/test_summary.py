@@ -171,6 +171,25 @@ def test_the_wrapper_writes_one_summary_per_kl_estimate(tmp_path):
         assert set(re.findall(r"-(kl|mse|low_var_kl)-nocd \|", text)) == {kl_type}
 
 
+@pytest.mark.parametrize(("name", "options"), [("kl", {"kl_values": "0.01"}), ("smoke", {"groups": "3"})])
+def test_lines_of_two_seeds_differ_and_those_of_one_are_as_ever(tmp_path, name, options):
+    made = load(name, **options)
+    plain = [summary.line(point.place, {}) for point in made.prepared(tmp_path)]
+    seeded = [summary.line(point.place, {}) for point in made.changed(axes={"seed": [0, 1]}).prepared(tmp_path)]
+    assert len(set(seeded)) == len(seeded) == 2 * len(plain)
+    first = seeded[0].split(" | ")
+    assert first.pop(first.index("seed=0")) == "seed=0"
+    assert " | ".join(first) == plain[0]
+
+
+def test_a_summary_log_that_cannot_be_written_starts_nothing(tmp_path):
+    (tmp_path / "all.log").mkdir()
+    launcher = Launcher()
+    with pytest.raises(RequestError, match="the summary log cannot be written: a directory is in its place"):
+        sweep(layout=Layout(summary="all.log")).run(tmp_path, launcher)
+    assert launcher.jobs == []
+
+
 # --- layouts --------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +202,12 @@ def test_the_wrapper_writes_one_summary_per_kl_estimate(tmp_path):
         ({"line": "$name | state=$state"}, r"there is no \$state"),
         ({"log": "cost: 5 $ each"}, r"cannot be read"),
         ({"run": ""}, "needs a run directory"),
+        ({"run": "../$label"}, "leaves the root of the sweep"),
+        ({"log": "/tmp/$label"}, "leaves the root of the sweep"),
+        ({"checkpoints": "a/../../$label"}, "leaves the root of the sweep"),
+        ({"home": ".."}, "leaves the root of the sweep"),
+        ({"run": "x" * 300 + "$label"}, "bytes"),
+        ({"run": "a\n$label"}, "cannot be printed"),
         ({"run": "all"}, f"{LABELS[0]} and {LABELS[1]} have one directory"),
         ({"run": "."}, "the sweep and .* have one directory"),
     ],

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_help import BASE, LABELS, Interrupted, Launcher, sweep
+from sweep_help import BASE, LABELS, TITLES, Interrupted, Launcher, sweep
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs import RunDirectory
 from uncollapse.core.yaml import loads
@@ -27,7 +27,7 @@ def test_every_point_runs_once_in_its_own_directory(tmp_path, capsys):
     train = [sys.executable, "-m", "uncollapse.cli.main", "train", str(directory / "config.yaml")]
     assert list(job.argv) == [*train, "--run-dir", str(directory), "--resume"]
     assert job.log == directory / "log.txt"
-    assert f"[4/4] {LABELS[3]}: success, step 3, validation success 0.500 ± 0.050" in capsys.readouterr().out
+    assert f"[4/4] {TITLES[3]}: success, validation success 0.500 ± 0.050" in capsys.readouterr().out
 
 
 def test_what_succeeded_is_skipped_what_stopped_runs_anew_and_the_rest_goes_on(tmp_path, capsys):
@@ -45,8 +45,8 @@ def test_what_succeeded_is_skipped_what_stopped_runs_anew_and_the_rest_goes_on(t
     aside = tmp_path / f"{LABELS[1]}.{old['hash'][:8]}"
     assert RunDirectory(aside).status() == old
     output = capsys.readouterr().out.splitlines()
-    assert f"{LABELS[1]}: runs again, the run that ended with stopped:empty_filter is now at {aside}" in output
-    assert f"{LABELS[0]}: skipped, already success" in output
+    assert f"{TITLES[1]}: runs again, the run that ended with stopped:empty_filter is now at {aside}" in output
+    assert f"{TITLES[0]}: skipped, already success" in output
     third = Launcher()
     sweep().run(tmp_path, third)
     assert third.ran() == []
@@ -65,7 +65,7 @@ def test_what_was_queued_when_the_sweep_ended_is_started(tmp_path):
 def test_a_process_that_died_without_a_word_has_failed(tmp_path):
     result = sweep().run(tmp_path, Launcher(**{LABELS[1]: "died"}))
     assert result.statuses[LABELS[1]] == "failed"
-    assert "137" in RunDirectory(tmp_path / LABELS[1]).status()["error"]
+    assert "killed by signal 9 (SIGKILL): perhaps out of memory" in RunDirectory(tmp_path / LABELS[1]).status()["error"]
     assert result.exit_code == 1
 
 

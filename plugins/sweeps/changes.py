@@ -1,0 +1,93 @@
+"""What somebody who runs a sweep may change about it: never what its cases and axes would take back, or names deny."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ...core.axes import axis_values, choices
+from ...core.decided import decided, lost, touched
+from ...core.errors import RequestError
+from ...core.registry import registry
+
+if TYPE_CHECKING:
+    from .sweep import Sweep
+
+Alternatives = list[tuple[str, list[frozenset[str]]]]
+"""How the sweep lays something over its overrides, and the keys that each of its cases or values decides."""
+
+
+def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Sweep:
+    """The sweep with further ``overrides``, and with further or other ``axes``.
+
+    Raises RequestError where that would have no effect, or change what names and files tell of.
+    """
+    varied = {axis: choices(registry(), axis, values) for axis, values in axes.items()}
+    asked = decided(registry(), overrides).union(*(choice.decided for axis in varied.values() for choice in axis))
+    for key, why in sweep.fixed.items():
+        if changing := sorted(one for one in asked if touched([one], key)):
+            raise RequestError(f"the sweep {sweep.title} fixes {key}, and {changing[0]} would change it", fix=why)
+    of_cases = frozenset().union(*(decided(registry(), case.overrides) for case in sweep.cases))
+    for axis, values in varied.items():
+        if twice := [key for choice in values for key in lost(of_cases, choice.decided)]:
+            raise _owned(sweep, twice[0], "case by case", axis)
+    # beside cases, what the sweep sets says which value of an axis adds nothing to a name
+    new_axes = [] if sweep.cases else [[choice.decided for choice in values] for values in varied.values()]
+    kept = {
+        key: value
+        for key, value in sweep.overrides.items()
+        if key not in overrides and not any(_taken(key, value, axis) for axis in new_axes)
+    }
+    exclude = [item for item in sweep.exclude if _may_match(item, axes)]
+    result = attrs.evolve(sweep, overrides={**kept, **overrides}, axes={**sweep.axes, **axes}, exclude=exclude)
+    for key, value in overrides.items():
+        keys = decided(registry(), {key: value})
+        for how, alternatives in _alternatives(result):
+            if taken := sorted({gone for one in alternatives for gone in lost(keys, one)}):
+                raise _owned(result, taken[0], how, key)
+    return result
+
+
+def refuse_idle(sweep: Sweep) -> None:
+    """Raises RequestError if an override of the sweep is taken back at every point."""
+    if not sweep.overrides:
+        return
+    laid_over = _alternatives(sweep)
+    for key, value in sweep.overrides.items():
+        for how, alternatives in laid_over[:1] if sweep.cases else laid_over:
+            if _taken(key, value, alternatives):
+                raise RequestError(f"{key} is set for all points, and again {how}", fix="drop one of them")
+
+
+def _taken(key: str, value: Any, alternatives: Sequence[frozenset[str]]) -> bool:
+    """Whether every alternative takes back what the override decides, or a part of it."""
+    keys = decided(registry(), {key: value})
+    return bool(alternatives) and all(lost(keys, one) for one in alternatives)
+
+
+def _alternatives(sweep: Sweep) -> Alternatives:
+    cases: Alternatives = [("case by case", [decided(registry(), case.overrides) for case in sweep.cases])]
+    return cases + [
+        (f"on the axis {axis}", [choice.decided for choice in choices(registry(), axis, values)])
+        for axis, values in sweep.axes.items()
+    ]
+
+
+def _owned(sweep: Sweep, key: str, how: str, asked: str) -> RequestError:
+    """``key`` belongs to the cases or to an axis, and ``asked`` would change it."""
+    option = next((option for owned, option in sweep.options.items() if touched([key], owned)), "")
+    if option:
+        fix = f"use {option}"
+    elif how.startswith("on the axis"):
+        fix = f"give the axis other values: --axis '{how.removeprefix('on the axis ')}=...'"
+    else:
+        fix = "use another sweep, custom, or a file of your own"
+    where = "" if key == asked else f"what is asked for: {asked}"
+    return RequestError(f"the sweep {sweep.title} sets {key} itself, {how}", where, fix)
+
+
+def _may_match(exclusion: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
+    """Whether an exclusion still says something where ``axes`` stand in place of those that it was written for."""
+    return not any(key in axes and value not in axis_values(key, axes[key]) for key, value in exclusion.items())
