@@ -20,9 +20,7 @@ from .options import FilePath, json_option, plugin_option, print_columns, print_
 @trust_option
 @json_option
 @plugin_option
-def command(
-    directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: str | None, trust: bool, as_json: bool
-) -> None:
+def command(directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: str | None, as_json: bool) -> None:
     """Replay detectors over the metrics of finished runs: at which step would each have spoken?
 
     RUN_DIR is a run, or a sweep with all of its runs. With --outcome, a run has collapsed if the condition holds from
@@ -35,7 +33,7 @@ def command(
     runs, left_out = usable(find_runs(directories), condition)
     for reason in left_out:
         click.echo(f"left out: {reason}", err=True)
-    found = replay_all(runs, detectors, condition, trust)
+    found = replay_all(runs, detectors, condition)
     scores = score(found) if condition else []
     if as_json:
         print_json(

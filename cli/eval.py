@@ -31,7 +31,6 @@ def command(
     groups: int | None,
     temperature: float | None,
     overrides: tuple[str, ...],
-    trust: bool,
     as_json: bool,
 ) -> None:
     """Success of a checkpoint on the validation groups of its experiment, with the standard error.
@@ -41,7 +40,7 @@ def command(
     """
     from ..plugins.training.evaluate import evaluate
 
-    metrics = evaluate(checkpoint, groups, temperature, overrides, trust)
+    metrics = evaluate(checkpoint, groups, temperature, overrides)
     if as_json:
         print_json(metrics)
         return

@@ -16,7 +16,7 @@ from .options import FilePath, plugin_option, trust_option
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: that of the experiment.")
 @trust_option
 @plugin_option
-def command(checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None, trust: bool) -> None:
+def command(checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None) -> None:
     """Write a checkpoint's policy as a plain Hugging Face model, with its tokenizer and chat template.
 
     CHECKPOINT is RUN/checkpoints/step_N, or a run directory (its last good checkpoint). A directory that holds
@@ -24,4 +24,4 @@ def command(checkpoint: Path, to: Path | None, adapter: bool, dtype: str | None,
     """
     from ..plugins.training.export import export
 
-    click.echo(f"exported: {export(checkpoint, to, adapter, dtype, trust)}")
+    click.echo(f"exported: {export(checkpoint, to, adapter, dtype)}")

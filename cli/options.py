@@ -105,9 +105,17 @@ def _as_utf8(text: str) -> str:
 
 
 def trust_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--trust``, passed on as ``trust``."""
+    """``--trust``: plugin files that a run's configuration names may be executed. The command gets no argument."""
+
+    def trust(_context: click.Context, _option: click.Parameter, given: bool) -> None:
+        from ..core.registry import registry
+
+        registry().trusts_runs = registry().trusts_runs or given
+
     help_text = "Execute the plugin files that the run's configuration names."
-    return click.option("--trust", is_flag=True, help=help_text)(command)
+    return click.option("--trust", is_flag=True, expose_value=False, is_eager=True, callback=trust, help=help_text)(
+        command
+    )
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import json_option, plugin_option, set_option
+from .options import FilePath, json_option, plugin_option, set_option, trust_option
 from .probe_options import checkpoint_options, over, ranks_option, start_ranks
 from .probe_output import Verbosity, console, print_outcome, print_run
 
@@ -44,13 +44,14 @@ OPTIONS = (
     click.option("--label", metavar="NAME", help="Name of the experiment's directory, before the time."),
     click.option(
         "--results",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=FilePath(file_okay=False),
         default="results",
         show_default=True,
         help="The directory of all experiments.",
     ),
     set_option,
     ranks_option,
+    trust_option,
     json_option,
     plugin_option,
 )

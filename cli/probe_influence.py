@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import json_option, plugin_option, print_columns, print_json, set_option
+from .options import FilePath, json_option, plugin_option, print_columns, print_json, set_option, trust_option
 from .probe_options import checkpoint_options, over, ranks_option, start_ranks
 
 SHOWN = 10
@@ -38,7 +38,7 @@ CHECKPOINT, CONFIG = checkpoint_options("By default what the run that wrote the 
 )
 @click.option(
     "--results",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     default=Path("results"),
     show_default=True,
     help="Where the files go, under influence/.",
@@ -46,6 +46,7 @@ CHECKPOINT, CONFIG = checkpoint_options("By default what the run that wrote the 
 @click.option("--label", help="Begins the name of the directory.")
 @set_option
 @ranks_option
+@trust_option
 @json_option
 @plugin_option
 def command(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..core.errors import RequestError
+from .options import FilePath
 
 Option = Callable[..., Any]
 
@@ -22,7 +23,7 @@ def checkpoint_options(config_help: str, required: bool = False) -> tuple[Option
     return (
         click.option(
             "--checkpoint",
-            type=click.Path(path_type=Path),
+            type=FilePath(),
             help="A checkpoint directory, its model/, or a run directory (its last one).",
         ),
         click.option("--config", required=required, metavar="FILE", help=f"YAML file or configs/NAME. {config_help}"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import json_option, plugin_option, set_option
+from .options import FilePath, json_option, plugin_option, set_option, trust_option
 from .probe_options import checkpoint_options, over, ranks_option, start_ranks
 from .probe_output import Verbosity, console, print_result
 
@@ -20,9 +20,10 @@ def _checkpoint_and_config(command: Any) -> Any:
 
 @click.command("run")
 @_checkpoint_and_config
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A JSON file for the results.")
+@click.option("--output", type=FilePath(dir_okay=False), help="A JSON file for the results.")
 @set_option
 @ranks_option
+@trust_option
 @json_option
 @plugin_option
 def command(
@@ -52,7 +53,7 @@ def command(
 
 
 @click.command("report")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=FilePath())
 def report(directory: Path) -> None:
     """Tables and plots of an experiment directory, finished or not, as a page in it."""
     from ..plugins.probe.report import report as page

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from .options import json_option, plugin_option, print_columns, print_json
-from .sweep_group import Directory, SweepGroup
+from .options import FilePath, json_option, plugin_option, print_columns, print_json
+from .sweep_group import SweepGroup
 from .sweep_report import write_report
 from .sweep_run import run_command
 from .sweep_show import show_command
@@ -58,7 +58,7 @@ command.add_command(
 
 
 @command.command("status")
-@click.argument("directory", metavar="DIR", type=Directory(path_type=Path))
+@click.argument("directory", metavar="DIR", type=FilePath())
 @click.option("--watch", "watching", is_flag=True, help="Keep it current until no run is under way, or until Ctrl-C.")
 @json_option
 def status(directory: Path, watching: bool, as_json: bool) -> None:
@@ -78,7 +78,7 @@ def status(directory: Path, watching: bool, as_json: bool) -> None:
 
 
 @command.command("report")
-@click.argument("directory", metavar="DIR", type=Directory(path_type=Path))
+@click.argument("directory", metavar="DIR", type=FilePath())
 @json_option
 def report(directory: Path, as_json: bool) -> None:
     """Compare the runs in DIR, finished or not: tables here; a page, plots and a CSV file in DIR/report."""

@@ -12,7 +12,7 @@ import attrs
 import click
 
 from ..core.errors import RequestError
-from .options import load_plugin_files, plugin_option, set_option
+from .options import FilePath, load_plugin_files, plugin_option, set_option
 
 if TYPE_CHECKING:
     from ..plugins.sweeps.sweep import Sweep
@@ -118,7 +118,7 @@ def what_options(command: Any) -> Any:
             "--output-root",
             "--root",
             "root",
-            type=Directory(path_type=Path),
+            type=FilePath(),
             help="The runs' directories are below it (default: runs/NAME, or here for sweeps with paths of their own).",
         ),
     ):
@@ -191,15 +191,6 @@ def sweep_of(context: click.Context, options: dict[str, Any]) -> Sweep:
 def _given(context: click.Context, parameter: str) -> bool:
     """Whether an option was typed."""
     return context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
-
-
-class Directory(click.Path):
-    """The path of a directory, which an empty text is not."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in ("", b""):
-            self.fail("the path is empty: name a directory, . for this one", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 def print_notices(sweep: Sweep) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import RequestError
+from .options import FiniteRange
 from .sweep_group import print_notices, sweep_of, what_options
 from .sweep_report import write_report
 
@@ -60,7 +61,7 @@ def run_command(command: click.Command) -> click.Command:
             show_default=True,
             help="What to do about runs that were made with other sources of their plugins than those of now.",
         ),
-        click.option("--cooldown", type=click.FloatRange(0), help="Seconds that a slot rests after a run."),
+        click.option("--cooldown", type=FiniteRange(0), help="Seconds that a slot rests after a run."),
         click.option("--max-parallel", type=click.IntRange(1), help="Runs at a time, at most."),
         click.option("--slots", metavar="N", help="Slots of this machine (default: as many as there are)."),
         click.option("--ray-num-cpus", type=click.IntRange(1), help="CPUs of a run, where Ray or Slurm gives them."),

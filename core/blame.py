@@ -11,16 +11,11 @@ from .experiment import Named
 from .registry import registry
 
 
-def described(named: Named) -> str:
-    """``policy_loss clip_cov of plugin 'remedies' (remedies 1.2)``, for messages."""
-    return f"{named.kind} {named.name} of {registry().entry(named.kind, named.name).plugin}"
-
-
 def wrong(named: Named, method: str, what: str) -> RunError:
     """The error for a component that handed over what its contract does not allow."""
     entry = registry().entry(named.kind, named.name)
     where = f"{entry.target_string} ({entry.plugin.source or entry.plugin.module})"
-    return RunError(f"{described(named)}: {method} {what}", where, f"uncollapse show {named.kind} {named.name}")
+    return RunError(f"{named.described}: {method} {what}", where, f"uncollapse show {named.kind} {named.name}")
 
 
 @contextmanager
@@ -40,7 +35,7 @@ def blaming(named: Named, method: str) -> Iterator[None]:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which the core does not import
             raise
         raise RunError(
-            f"{described(named)} failed in {method}: {type(error).__name__}: {error}",
+            f"{named.described} failed in {method}: {type(error).__name__}: {error}",
             _position(error, named),
             "mend the plugin, or choose another name",
         ) from error

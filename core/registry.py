@@ -74,6 +74,8 @@ class Registry:
 
     def __init__(self, plugins: Iterable[Plugin] = ()) -> None:
         self.plugins: list[Plugin] = []
+        self.trusts_runs = False
+        """Whether plugin files that run directories name may be executed (``--trust``)."""
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in REGISTRATION}  # by every spelling
         for plugin in plugins:
             self._add(plugin)

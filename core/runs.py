@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from . import checkpoints, records, repair, sources
+from . import checkpoints, records, repair
 from . import status as status_file
 from .errors import RequestError, RunError
 from .files import encode, make_directory, remove_temporaries, replace_text, to_json
@@ -147,15 +147,6 @@ class RunDirectory:
             remove_temporaries(directory)
         for unfinished in self.checkpoint_directory.glob("step_*.tmp"):
             checkpoints.delete(unfinished)
-
-    def record_attempt(self, now: Mapping[str, Any]) -> None:
-        """Add to the manifest what an attempt to train is made with, ``now``; of the first attempt it is all."""
-        try:
-            known = None if self.status().get("status", "queued") == "queued" else self.manifest()
-        except RequestError:
-            known = None
-        manifest = now if known is None else sources.with_attempt(known, now)
-        replace_text(self.path / "manifest.json", to_json(manifest, indent=1))
 
     # --- one process at a time ---
 

@@ -6,6 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from .errors import RequestError
+from .files import replace_text, to_json
+from .runs import RunDirectory
+
 ATTEMPTS = "attempts"
 """Key of a manifest: what each attempt after the first one was made with."""
 OWN = "uncollapse"
@@ -22,6 +26,16 @@ def with_attempt(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
     """The manifest of a run that goes on with what ``now`` says, the manifest that a new run would have."""
     began = {"began": datetime.now(UTC).isoformat(timespec="seconds")}
     return {**manifest, ATTEMPTS: [*attempts(manifest)[1:], began | dict(now)]}
+
+
+def record_attempt(run: RunDirectory, now: Mapping[str, Any]) -> None:
+    """Add to a run's manifest what an attempt to train is made with, ``now``; of the first attempt it is all."""
+    try:
+        known = None if run.status().get("status", "queued") == "queued" else run.manifest()
+    except RequestError:
+        known = None
+    manifest = now if known is None else with_attempt(known, now)
+    replace_text(run.path / "manifest.json", to_json(manifest, indent=1))
 
 
 def sources(manifest: Mapping[str, Any]) -> dict[str, str]:

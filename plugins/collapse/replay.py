@@ -153,12 +153,12 @@ def make_detector(spelling: str) -> Named:
     return detector
 
 
-def replay(run: RunDirectory, detector: Named, trust: bool = False) -> Verdict | None:
+def replay(run: RunDirectory, detector: Named) -> Verdict | None:
     """The first verdict of a detector on a run's logged metrics.
 
-    Raises RequestError if the run names plugin files that are not loaded, unless ``trust`` says to execute them.
+    Raises RequestError if the run names plugin files that are neither loaded nor trusted.
     """
-    context, records = SimpleNamespace(experiment=experiment_of(run, trust=trust), tokenizer=None), run.metrics()
+    context, records = SimpleNamespace(experiment=experiment_of(run), tokenizer=None), run.metrics()
     try:
         session = detector.component.start(context)
         for record in records:
@@ -174,9 +174,7 @@ def replay(run: RunDirectory, detector: Named, trust: bool = False) -> Verdict |
     return None
 
 
-def replay_all(
-    runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: Outcome | None, trust: bool = False
-) -> list[Replay]:
+def replay_all(runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: Outcome | None) -> list[Replay]:
     """Every detector on every run; with ``outcome`` also how long before the collapse it spoke."""
     detectors = [(spelling, make_detector(spelling)) for spelling in spellings]
     found = []
@@ -185,7 +183,7 @@ def replay_all(
         began = outcome.began(records) if outcome else None
         last = records[-1]["step"] if records else 0
         for spelling, detector in detectors:
-            verdict = replay(run, detector, trust)
+            verdict = replay(run, detector)
             lead = began - verdict.step if began is not None and verdict else None
             found.append(Replay(run.path, spelling, verdict, last, began, lead))
     return found

@@ -12,10 +12,10 @@ from typing import Any
 
 import attrs
 
-from ...core.config import compose
 from ...core.errors import RequestError
 from ...core.experiment import Experiment
 from ...core.runs import RunDirectory
+from ...core.trust import experiment_of
 from .checkpoint.files import find_checkpoint, read_json, run_directory
 from .read_config import TEMPLATES, Read, find_template, read_config
 
@@ -74,7 +74,9 @@ def own_run(path: str | Path) -> OwnRun | None:
             "give a checkpoint of another run, or copy it out of this one and give --config",
         )
     checkpoint = find_checkpoint(path).directory
-    return OwnRun(directory, compose(config), checkpoint, read_json(checkpoint / "state.json") or {})
+    return OwnRun(
+        directory, experiment_of(RunDirectory(directory)), checkpoint, read_json(checkpoint / "state.json") or {}
+    )
 
 
 def read_for_checkpoint(source: str | Path, overrides: Mapping[str, Any], checkpoint: str | Path | None = None) -> Read:

@@ -19,7 +19,6 @@ def evaluate(
     groups: int | None = None,
     temperature: float | None = None,
     overrides: Sequence[str] = (),
-    trust: bool = False,
 ) -> dict[str, float]:
     """Validation metrics of ``RUN/checkpoints/step_N``, or of the last good checkpoint of the run directory given.
 
@@ -27,12 +26,12 @@ def evaluate(
 
     Raises:
         RequestError: there is no complete checkpoint there, the changes are no experiment, or the run names plugin
-            files that are not loaded, unless ``trust`` says to execute them.
+            files that are neither loaded nor trusted.
     """
     asked = {"validation.groups": groups, "validation.temperature": temperature}
     changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
     with reading_checkpoint(checkpoint) as (run, found):
-        experiment = experiment_of(run, [*overrides, *changes], trust)
+        experiment = experiment_of(run, [*overrides, *changes])
         parts = assemble(experiment, start_ranks(), found, training=False)
     sys.stderr.writelines(f"{note}\n" for note in parts.notes)
     try:

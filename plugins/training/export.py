@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def export(
-    checkpoint: Path, to: Path | None = None, adapter: bool = False, dtype: str | None = None, trust: bool = False
-) -> Path:
+def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtype: str | None = None) -> Path:
     """Write the policy of a checkpoint where ``AutoModelForCausalLM`` (or ``PeftModel``) reads it.
 
     Weights come from the fp32 master weights where the checkpoint has them and are cast last, so that a bfloat16 model
@@ -38,14 +36,13 @@ def export(
         to: where to; by default ``RUN/export/step_N`` (``step_N-adapter``).
         adapter: write the LoRA adapter alone instead of merging it.
         dtype: ``float32`` or ``bfloat16``; by default that of the experiment.
-        trust: execute the plugin files that the run names.
 
     Raises:
         RequestError: there is no complete checkpoint, ``to`` holds something, ``adapter`` of a run without one, or
             plugin files that are neither loaded nor trusted.
     """
     with reading_checkpoint(checkpoint) as (run, found):
-        return _export(run, found, experiment_of(run, trust=trust), to, adapter, dtype)
+        return _export(run, found, experiment_of(run), to, adapter, dtype)
 
 
 def _export(

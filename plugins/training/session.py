@@ -54,6 +54,8 @@ class Session:
         self.whole: WholeState | None = None
         """The last step that a checkpoint could be written of."""
         self._started = time.perf_counter()
+        self._hooks_s = 0.0
+        """What trackers and hooks of plugins took since the record of the last step."""
         if run:
             first = 0 if experiment.validation.before_train and experiment.validation.every else 1
             run.begin(first_step=first, error=None, gpu=gpu_label(gpu_names(), ranks.size))
@@ -81,6 +83,7 @@ class Session:
             started = time.perf_counter()
             metrics = loop.train_step()
             metrics |= loop.timings() | {"timing_s/step": time.perf_counter() - started}
+            metrics["timing_s/hooks"], self._hooks_s = self._hooks_s, 0.0
             finished = attrs.evolve(finished, step=loop.step, metrics=metrics, judged=False, transcript=self._texts())
             self._complete(finished, stop)
         return Outcome(self.status, self.path, self.metrics)
@@ -199,7 +202,9 @@ class Session:
 
     def _call(self, hook: str, **arguments: Any) -> None:
         if self.listeners is not None:
+            started = time.perf_counter()
             self.listeners.call(hook, **arguments)
+            self._hooks_s += time.perf_counter() - started
 
     def _running(self) -> Loop:
         assert self.loop is not None

@@ -16,6 +16,7 @@ from ...core.files import make_directory, require_place
 from ...core.registry import registry
 from ...core.repair import mend
 from ...core.runs import RunDirectory, build_manifest
+from ...core.sources import record_attempt
 from ...core.streams import say
 from ..rollout.time_limit import last_words
 from .assemble import check_models
@@ -145,7 +146,7 @@ def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:
     if repaired := run.repair_records():
         _say(run, repaired)
     if not run.has_ended():
-        run.record_attempt(build_manifest(experiment, registry(), gpu_names()))
+        record_attempt(run, build_manifest(experiment, registry(), gpu_names()))
     for broken, reason in run.broken_checkpoints():
         _say(run, f"checkpoint {broken.name} is damaged and is not used: {reason}")
     if ended := _ended(run):

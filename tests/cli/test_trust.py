@@ -33,6 +33,9 @@ def run(tmp_path):
     home = tmp_path / "run"
     checkpoint = home / "checkpoints" / "step_1"
     checkpoint.mkdir(parents=True)
+    (checkpoint / "model").mkdir()
+    for name in ("model/config.json", "model/model.safetensors", "optimizer.pt"):
+        (checkpoint / name).write_text("{}")
     (checkpoint / "state.json").write_text('{"step": 1, "files": {}, "metrics": {}}')
     config = {"environment": "sokoban", "model": {"path": "nowhere"}, "plugins": [str(plugin)]}
     home.joinpath("config.yaml").write_text(dumps(config | {"filter": {"select": f"never_{tmp_path.name}"}}))
@@ -46,6 +49,7 @@ COMMANDS = [
     ["detect", "RUN", "--detector", "entropy_collapse"],
     ["export", "RUN"],
     ["eval", "RUN"],
+    ["probe", "single", "--checkpoint", "RUN"],
 ]
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 from ....core import checkpoints
-from ....core.config import compose
 from ....core.errors import RequestError
 from ....core.runs import RunDirectory
+from ....core.trust import experiment_of
 from .backbones import backbone_path
 from .deepspeed_state import shard_folder
 
@@ -168,7 +168,7 @@ def _starts(files: Files, backbone: str | None) -> Iterator[tuple[str, str]]:
     if files.directory.parent.name == "checkpoints" and (run / "config.yaml").is_file():
         from ...training.prepare import prepare_model
 
-        yield str(prepare_model(compose(RunDirectory(run).read_config()))), "the run's config.yaml"
+        yield str(prepare_model(experiment_of(RunDirectory(run)))), "the run's config.yaml"
     if recorded and not recorded.startswith(("/", ".")):
         yield recorded, ADAPTER
     if backbone:

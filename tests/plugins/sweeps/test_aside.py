@@ -13,6 +13,7 @@ from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
 from uncollapse.core.runs import RunDirectory
+from uncollapse.core.sources import record_attempt
 from uncollapse.plugins.report.report import report
 from uncollapse.plugins.sweeps.aside import take_back
 from uncollapse.plugins.sweeps.layout import Layout
@@ -177,7 +178,7 @@ def test_the_report_names_runs_of_different_sources_and_mixed_ones(tmp_path, sou
     again = RunDirectory(root / "kl.coef_0.1")
     from uncollapse.core.manifest import build_manifest
 
-    again.record_attempt(build_manifest(made.points()[2].experiment, registry()))
+    record_attempt(again, build_manifest(made.points()[2].experiment, registry()))
     attempts = json.loads((again.path / "manifest.json").read_text())["attempts"]
     assert len(attempts) == 1
     assert attempts[0]["components"]["filter.select"]["name"] == "mine"

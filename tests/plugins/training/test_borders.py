@@ -64,7 +64,7 @@ def test_a_mistake_of_a_component_ends_the_run_and_names_it(endings, name):
     kind = next(kind for kind in sorted(KINDS, key=len, reverse=True) if name.startswith(f"{kind}_"))
     said = endings[name]
     assert SAYS[name] in said
-    assert f"{kind} {name} of plugin 'mistakes'" in said
+    assert f"{kind} {name!r} of plugin 'mistakes'" in said
     assert str(HERE / "mistakes.py") in said
 
 

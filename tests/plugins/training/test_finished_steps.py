@@ -203,6 +203,8 @@ def test_a_closed_terminal_is_none_of_a_process_that_was_told_to_ignore_it():
 # --- trackers -------------------------------------------------------------------------------------------------------
 
 TRACKER = """
+import time
+
 import attrs
 from uncollapse.core.hookspecs import hookimpl
 
@@ -227,9 +229,22 @@ class Session:
             raise {"OSError": OSError("no answer"), "SystemExit": SystemExit(5)}[self.error]
 
 
+@attrs.frozen
+class Slow:
+    def start(self, run):
+        return Sleeper()
+
+
+class Sleeper:
+    @hookimpl
+    def step_finished(self, step):
+        time.sleep(0.3 if step == 1 else 0)
+
+
 @hookimpl
 def register_trackers(register):
     register("down", Down)
+    register("slow", Slow)
 """
 
 
@@ -250,6 +265,13 @@ def test_a_tracker_that_fails_is_said_once_and_called_again(bandit, tmp_path, ca
     assert capsys.readouterr().err.count("warning: the tracker down failed in step_finished") == 1
     log = (run.path / "log.txt").read_text()
     assert log.count("warning: the tracker down failed") == log.count("the tracker down failed 2 times") == 1
+
+
+def test_the_time_of_trackers_and_hooks_is_in_the_record_of_the_next_step(bandit, tmp_path):
+    uncollapse.train(uncollapse.compose(bandit, (*SMALL, "trackers=[slow]")), tmp_path / "run")
+    seconds = [record.get("timing_s/hooks") for record in RunDirectory.open(tmp_path / "run").metrics()]
+    assert seconds[0] is None
+    assert seconds[2] >= 0.3 > max(seconds[1], seconds[3])
 
 
 def test_a_strict_tracker_ends_the_run_and_keeps_its_step(bandit, tmp_path):
