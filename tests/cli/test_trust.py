@@ -26,8 +26,9 @@ def register_rollout_filters(register):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
     """A finished run of a stranger, as far as these commands read it before they would need weights."""
+    monkeypatch.chdir(tmp_path)
     plugin = tmp_path / "theirs.py"
     plugin.write_text(PLUGIN.format(name=tmp_path.name))
     home = tmp_path / "run"
