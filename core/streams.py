@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
+from .terminal import ERRORS
+
 NAMES = ("stdin", "stdout", "stderr")
 
 
@@ -49,11 +51,7 @@ def _number(stream: TextIO) -> int | None:
 
 
 def _replaced(stream: TextIO | None, number: int) -> TextIO:
-    errors = getattr(stream, "errors", None) or "strict"
-    options: dict[str, Any] = {
-        "encoding": getattr(stream, "encoding", None) or "utf-8",
-        "errors": "backslashreplace" if errors == "strict" else errors,
-    }
+    options: dict[str, Any] = {"encoding": getattr(stream, "encoding", None) or "utf-8", "errors": ERRORS}
     direct = number == 2 or getattr(stream, "write_through", False)
     options |= {"line_buffering": direct or getattr(stream, "line_buffering", False), "write_through": direct}
     return io.TextIOWrapper(io.BufferedWriter(_Unfailing(number)), **options)

@@ -12,16 +12,20 @@ SPELLED = {
     "₁": "1", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "✓": "yes", "✗": "no", "━": "-", "─": "-", "│": "|",
 }  # fmt: skip
 """What stands for a character of ours where the terminal's encoding lacks it."""
+ERRORS = "uncollapse.spelled"
+"""The error handler of :mod:`codecs` that writes what stands for a character."""
+ASCII = "uncollapse-ascii"
+"""ASCII by a name of its own: a stream that says it is ASCII, click takes for set up wrongly, and sends it UTF-8."""
 LONGEST = 4000
 """Characters of one line of a message."""
 
 
 def printable_streams() -> None:
     """Make stdout and stderr write whatever they are given, in any locale: what they cannot encode is spelled out."""
-    codecs.register_error("uncollapse.spelled", _spelled)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="uncollapse.spelled")
+            ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding=ASCII if ascii_only else stream.encoding, errors=ERRORS)
 
 
 def escaped(text: str) -> str:
@@ -45,3 +49,22 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
         raise error
     failed = error.object[error.start : error.end]
     return "".join(SPELLED.get(char) or _escape(char) for char in failed), error.end
+
+
+def _ascii(name: str) -> codecs.CodecInfo | None:
+    if name != ASCII.replace("-", "_"):
+        return None
+    real = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        real.encode,
+        real.decode,
+        real.streamreader,
+        real.streamwriter,
+        real.incrementalencoder,
+        real.incrementaldecoder,
+        name=ASCII,
+    )
+
+
+codecs.register_error(ERRORS, _spelled)
+codecs.register(_ascii)

@@ -78,6 +78,7 @@ def test_a_hub_data_set_is_asked_for_by_name_subset_and_split(monkeypatch):
         return datasets.Dataset.from_list([{"question": "?", "answer": "so #### 1,000", "more": b"x"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("uncollapse.core.hub.refusal", lambda name, kind: "")
     dataset = Dataset("somebody/sums-of-this-test", subset="main", split="test")
     assert dataset.row(0) == Row("?", "1,000")
     assert asked == {"path": "somebody/sums-of-this-test", "name": "main", "split": "test"}

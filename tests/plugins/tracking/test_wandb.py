@@ -72,7 +72,7 @@ def test_the_record_of_the_run_names_its_own_id_and_keeps_its_status(started, ru
 def test_a_resumed_run_continues_under_its_own_id(started, run, tmp_path):
     for _ in range(2):
         Wandb().start(run).run_started(run=run, experiment=None, step=0)
-    other = RunDirectory.create(tmp_path / "other", {}, {})
+    other = RunDirectory.create(tmp_path / "other", {"seed": 0}, {})
     Wandb().start(other).run_started(run=other, experiment=None, step=0)
     first, resumed, another = (each.options["id"] for each in started)
     assert first == resumed != another
