@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import attrs
 from ...core.components import Environment
 from ...core.errors import RequestError
 from ...core.experiment import Rollout
+from ...core.fields import TOKENS
 from .conversation import Conversation
 from .template import Template
 from .time_limit import TimeLimit
@@ -46,7 +46,7 @@ def too_long(environment: Environment, rollout: Rollout, template: Template, tas
     Only prompts that could be too long are tokenised: a token of plain English is at least one character.
     """
     room = rollout.max_context - rollout.max_tokens
-    unbounded = attrs.evolve(rollout, max_context=sys.maxsize)
+    unbounded = attrs.evolve(rollout, max_context=TOKENS)
     around: int | None = None
     for task in tasks:
         limit = TimeLimit(type(environment).__name__, rollout.step_timeout, task, 0)

@@ -75,13 +75,8 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         RequestError: model or tokenizer cannot be loaded, the token head cannot compute on this device, or the
             experiment cannot be spread over this many ranks.
     """
-    check_ranks(experiment, ranks.size)
-    serving = experiment.rollout.engine.component
-    if hasattr(serving, "require"):
-        serving.require(ranks.size)
-    settings, trainer = experiment.model, experiment.trainer
-    if training and settings.liger:
-        fused_layers.require()
+    _check_machine(experiment, ranks, training)
+    serving, settings, trainer = experiment.rollout.engine.component, experiment.model, experiment.trainer
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
     # the first rank builds the model, if one is to be built; the others then find it
@@ -172,12 +167,23 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
         )
 
 
-def check_models(experiment: Experiment) -> None:
+def _check_machine(experiment: Experiment, ranks: Ranks, training: bool) -> None:
+    """Raises RequestError where these processes, or the libraries that are installed, cannot do what is asked for."""
+    check_ranks(experiment, ranks.size)
+    serving = experiment.rollout.engine.component
+    if hasattr(serving, "require"):
+        serving.require(ranks.size)
+    if training and experiment.model.liger:
+        fused_layers.require()
+
+
+def check_models(experiment: Experiment, ranks: Ranks) -> None:
     """Refuse, from configurations alone, what :func:`assemble` would refuse once a run's directory is there.
 
     Raises:
         RequestError: there is no model, it is quantised or has too few positions, or its layers cannot be adapted.
     """
+    _check_machine(experiment, ranks, training=True)
     settings, critic, path = experiment.model, experiment.critic, prepare_model(experiment)
     _check_model(experiment, path)
     if critic is not None and critic.path is not None and "values" in needs(experiment):

@@ -59,7 +59,7 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
             try:
                 if not resume:  # a refusal leaves no directory behind
                     require_place(path)
-                    check_models(experiment)
+                    check_models(experiment, ranks)
                     require_rooms(experiment)
                 held.enter_context(_hold(path, resume))
                 run = open_run(experiment, path, resume)

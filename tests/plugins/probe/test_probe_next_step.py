@@ -62,11 +62,11 @@ def batches(monkeypatch):
     def paid(episodes, experiment):
         return script.rewarded(Sample([], plain(episodes, experiment), (), 0.0)).rollouts
 
-    def watched(update, sampled):
+    def watched(update, *_):
         found.append((update.rollouts, update.lr))
 
     monkeypatch.setattr(stages, "to_rollouts", paid)
-    monkeypatch.setattr(forecast, "predict", watched)
+    monkeypatch.setattr(forecast.Before, "of", watched)
     return found
 
 

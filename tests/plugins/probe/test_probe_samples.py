@@ -325,7 +325,7 @@ def test_any_number_of_ranks_draws_the_same_sample(source, engine, size):
     alone = sample(source, engine, prompts=9, chunk=4)
     given = []
     for rank in range(size):
-        together = sample(source, engine, prompts=9, chunk=4, ranks=Fake(rank, size, torch.device("cpu"), given))
+        together = sample(source, engine, prompts=9, chunk=4, ranks=Fake(rank, size, torch.device("cpu"), given=given))
     assert sum(map(len, given)) == 18
     assert sum(map(bool, given)) == min(size, math.ceil(9 / 2))
     assert together.episodes == alone.episodes

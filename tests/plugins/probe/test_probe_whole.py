@@ -129,7 +129,8 @@ def test_prediction_and_checks_agree(checkpoint):
     forms = {name: form["deltaH1"] for name, form in found["prediction"]["forms"].items()}
     assert slope * 2e-4 == pytest.approx(forms["snis_derivative"], rel=0.02)
     # of 7 prompts with 2 responses: the score part is N / (N - 1) of what the sample's own mean leaves of it
-    assert forms["leave_one_out"] == found["deltaH1"] and slope != pytest.approx(found["bars_dot"], rel=0.02)
+    assert forms["leave_one_out"] == found["deltaH1"]
+    assert abs(slope * 2e-4 - forms["snis_derivative"]) < 0.1 * abs(slope * 2e-4 - forms["leave_one_out"])
     assert found["integrity"]["sampler_gap"] < 1e-4
 
 

@@ -323,8 +323,8 @@ def test_experts_with_an_adapter_are_not_sharded(directory):
 
 @pytest.mark.parametrize("directory", ["qwen2"], indirect=True)
 def test_a_rank_beyond_every_layer_is_refused(directory):
-    with pytest.raises(RequestError, match="rank 1000000 is larger than what it adapts") as refused:
-        add_adapter(plain(directory), Lora(rank=1_000_000))
+    with pytest.raises(RequestError, match="rank 8000 is larger than what it adapts") as refused:
+        add_adapter(plain(directory), Lora(rank=8000))
     assert refused.value.where == "model.lora.rank"
     add_adapter(plain(directory), Lora(rank=48))
 

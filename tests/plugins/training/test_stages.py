@@ -238,6 +238,9 @@ class Alone:
     def gather(self, value):
         return [value]
 
+    def gather_work(self, work):
+        return [work()]
+
 
 class Recorder:
     """An engine that scores a token by its id, and remembers the rows of every pass."""
