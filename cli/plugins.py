@@ -7,22 +7,24 @@ from typing import Any
 
 import click
 
-from ..core.errors import MissingExtraError
+from ..core.errors import MissingExtraError, UncollapseError
 from ..core.plugins import Plugin
-from ..core.registry import Registry, registry
+from ..core.registry import Entry, Registry, registry
 from ..core.terminal import escaped
 from .options import json_option, plugin_option, print_columns, print_json
 
 
 @click.command("plugins")
-@click.option("--check", is_flag=True, help="Import every component; exit 1 if a plugin is broken.")
+@click.option(
+    "--check", is_flag=True, help="Import all components, compose all experiments and sweeps; exit 1 if one is broken."
+)
 @json_option
 @plugin_option
 @click.pass_context
 def command(context: click.Context, check: bool, as_json: bool) -> None:
     """Loaded, blocked and broken plugins, and what each registers."""
     names = registry()
-    failed = names.check() if check else []
+    failed = [*names.check(), *_check_files(names)] if check else []
     unchecked: dict[str, list[str]] = {}
     for entry, error in failed:
         if isinstance(error, MissingExtraError):
@@ -35,6 +37,26 @@ def command(context: click.Context, check: bool, as_json: bool) -> None:
         click.echo(f"not imported, for want of an extra ({fix}): {', '.join(entries)}", err=True)
     if check and any(plugin.status == "broken" for plugin in names.plugins):
         context.exit(1)
+
+
+def _check_files(names: Registry) -> list[tuple[Entry, UncollapseError]]:
+    """Compose every experiment, and every point of the sweeps that need no option; return those that cannot be."""
+    from ..core.config import compose
+    from ..plugins.sweeps.sweep import load
+
+    failed: list[tuple[Entry, UncollapseError]] = []
+    for entry in (*names.entries("experiment"), *names.entries("sweep")):
+        try:
+            if entry.kind == "experiment":
+                compose(entry.name)
+            elif not any(parameter.required for parameter in names.describe("sweep", entry.name).parameters):
+                load(entry.name).points()
+        except MissingExtraError as error:
+            failed.append((entry, error))
+        except UncollapseError as error:
+            failed.append((entry, error))
+            entry.plugin.errors.append(error)
+    return failed
 
 
 def _print(names: Registry) -> None:

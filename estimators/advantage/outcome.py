@@ -118,7 +118,7 @@ class Grpo(_GroupEstimator):
 
     scale: bool = attrs.field(default=True, validator=instance_of(bool))
     """Whether to divide by the std; ``false`` is ``dr_grpo``."""
-    eps: float = attrs.field(default=1e-6, validator=and_(ge(0), lt(math.inf)))
+    eps: float = attrs.field(default=1e-6, validator=and_(ge(0.0), lt(math.inf)))
     """Added to the std, in reward units."""
     ddof: int = attrs.field(default=1, validator=in_((0, 1)))
     """Degrees of freedom taken off the number of episodes in the std: 0 or 1."""

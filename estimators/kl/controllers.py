@@ -76,7 +76,7 @@ class Adaptive:
 
     target: float = attrs.field(default=0.1, validator=[attrs.validators.gt(0), attrs.validators.lt(math.inf)])
     """Nats per token, in the unit of ``kl.estimator``."""
-    horizon: float = attrs.field(default=10000, validator=[attrs.validators.gt(0), attrs.validators.lt(math.inf)])
+    horizon: float = attrs.field(default=10000.0, validator=[attrs.validators.gt(0.0), attrs.validators.lt(math.inf)])
     """Episodes: the larger, the slower."""
 
     def start(self, coef: float) -> AdaptiveSession:

@@ -16,6 +16,7 @@ from ...core.errors import RequestError
 from ...core.experiment import Experiment, Named
 from ...core.identity import config_hash
 from ...core.labels import titles
+from ...core.paths import read_text
 from ...core.problems import CompositionError, Invalid, Problem, unique
 from ...core.registry import registry
 from ...core.spec import read_spec
@@ -205,6 +206,10 @@ def make_launcher(launcher: Any, **resources: Any) -> Any:
         raise RequestError(f"the launcher {spec} cannot be made: {error}", fix=fix) from error
 
 
+LARGEST = 2**18
+"""Bytes of a sweep file, at most."""
+
+
 def load(source: str | Path, **options: Any) -> Sweep:
     """A sweep by its registered name, with its own options, or from a YAML file.
 
@@ -212,10 +217,8 @@ def load(source: str | Path, **options: Any) -> Sweep:
     """
     if Path(source).suffix in (".yaml", ".yml"):
         try:
-            record = loads(Path(source).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RequestError(f"the file {source} cannot be read: {error.strerror}") from error
-        except (SyntaxProblem, UnicodeDecodeError) as error:
+            record = loads(read_text(source, LARGEST))
+        except SyntaxProblem as error:
             raise RequestError(f"the file {source} is not valid YAML: {error}") from error
         name = Path(source).stem
     else:

@@ -183,3 +183,29 @@ def test_broken_plugins_are_mentioned_once(site, invoke, command):
     assert result.exit_code == 0, result.output
     assert result.stderr.count("broken") == 2  # the word and the name
     assert "broken: broken (uncollapse plugins says why)" in result.stderr
+
+
+def test_check_composes_experiments_and_sweeps(site, invoke):
+    site.install(
+        "recipes",
+        """
+        from uncollapse import hookimpl
+
+        @hookimpl
+        def register_experiments(register):
+            register("fine", {"extends": "tiny-sokoban", "seed": 3})
+            register("misspelt", {"extends": "tiny-sokoban", "kl": {"ceof": 1}})
+
+        @hookimpl
+        def register_sweeps(register):
+            register("grid", {"experiment": "fine", "axes": {"seed": [0, 1]}})
+            register("nowhere", {"experiment": "tiny-sokobam", "axes": {"seed": [0, 1]}})
+        """,
+    )
+    result = invoke("plugins", "--check")
+    assert result.exit_code == 1
+    lines = result.stdout.split("\nrecipes (recipes-dist 1.0)\n")[1]
+    assert "kl.ceof: unknown key" in lines
+    assert "there is no experiment 'tiny-sokobam'" in lines
+    assert lines.count("fix:") + lines.count("did you mean") >= 2
+    assert "tiny-sokoban" not in result.stdout.split("recipes (recipes-dist 1.0)")[0].split("broken")[-1]
