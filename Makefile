@@ -4,6 +4,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -c tests/pytest.ini --rootdir tests
 
+# Processes that share the tests of `make test`, a file at a time.
+JOBS ?= 2
+
 # OpenMP threads that spin while they wait make torch many times slower beside any other busy process.
 export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
@@ -21,7 +24,7 @@ demo: .venv/train
 	$(BIN)/uncollapse sweep run demo
 
 test: .venv/dev
-	$(PYTEST) -m "not slow and not vllm" tests
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not vllm" tests
 
 test-slow: .venv/dev
 	$(PYTEST) -m "slow and not vllm" tests
