@@ -293,8 +293,8 @@ def call(
 ) -> list[Any]:
     """Call every implementation of a hook, the last registered first, and return what they returned.
 
-    One that raises does not keep the others from being called. A mapping is given to each as a copy of its own: what one
-    changes in it is neither in the record nor in what the others are given.
+    One that raises does not keep the others from being called. Each is given a copy of a mapping: what it changes there
+    is neither in the record nor in what the others are given.
 
     Raises:
         RunError: naming the first plugin that raised. An :class:`UncollapseError` goes through as it is.

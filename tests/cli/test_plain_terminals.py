@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_a_command_whose_output_is_closed_ends_as_it_would(words, where):
     assert subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, check=False).returncode == 0
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("words", ["list", "--version", "train --help"])
 def test_an_output_that_is_full_is_one_message(words):
     command = f"{sys.executable} -m uncollapse.cli.main {words} > /dev/full"
