@@ -12,6 +12,7 @@ import click
 
 from ..core.errors import RequestError, UncollapseError
 from ..core.paths import shown_path
+from ..core.streams import never_fail, open_closed
 from ..core.terminal import escaped, printable_streams
 from .lazy_group import LazyGroup
 from .options import load_plugin_files
@@ -35,19 +36,22 @@ WRONG_PATH = {
     *(errno.ENXIO, errno.ENODEV),
 }
 """Failures that say that a path was wrongly given; others, such as a disk that went away, are of the work."""
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF}
+"""Failures of a write, where no file is named that of what was printed."""
 
 
 class Main(LazyGroup):
     """The edge where errors become messages and exit codes."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        open_closed()
         printable_streams()
-        with _escaped_usage():
+        with _escaped_usage(), _refused_output():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _escaped_usage():
+            with _escaped_usage(), _refused_output():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
@@ -69,6 +73,18 @@ def _escaped_usage() -> Iterator[None]:
     except click.ClickException as error:
         vars(error)["message"] = escaped(error.message)
         raise
+
+
+@contextmanager
+def _refused_output() -> Iterator[None]:
+    """A full disk behind standard output ends a command that has nothing else to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
+        never_fail()  # what is left of it would be tried once more as the process ends
+        raise SystemExit(_report(UncollapseError(f"the output cannot be written: {error.strerror}"))) from error
 
 
 def _report(error: UncollapseError | ImportError) -> int:

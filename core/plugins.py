@@ -293,7 +293,8 @@ def call(
 ) -> list[Any]:
     """Call every implementation of a hook, the last registered first, and return what they returned.
 
-    One that raises does not keep the others from being called.
+    One that raises does not keep the others from being called. Each is given a copy of a mapping: what it changes there
+    is neither in the record nor in what the others are given.
 
     Raises:
         RunError: naming the first plugin that raised. An :class:`UncollapseError` goes through as it is.
@@ -301,7 +302,7 @@ def call(
     results, failures = [], []
     for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
         try:
-            results.append(call_one(implementation, **arguments))
+            results.append(call_one(implementation, **_copied(arguments)))
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a hook that calls sys.exit does not end the run in its own way
@@ -323,6 +324,10 @@ def call(
             failures[0].add_note(str(other))
         raise failures[0]
     return results
+
+
+def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
 
 
 def call_one(implementation: pluggy.HookImpl, **arguments: Any) -> Any:

@@ -31,7 +31,7 @@ def with_attempt(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 def record_attempt(run: RunDirectory, now: Mapping[str, Any]) -> None:
     """Add to a run's manifest what an attempt to train is made with, ``now``; of the first attempt it is all."""
     try:
-        known = None if run.status().get("status", "queued") == "queued" else run.manifest()
+        known = None if run.status().get("status") == "queued" else run.manifest()
     except RequestError:
         known = None
     manifest = now if known is None else with_attempt(known, now)

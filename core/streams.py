@@ -25,21 +25,31 @@ def never_fail() -> None:
     """From here on standard output and error take what they are given, even if it goes nowhere.
 
     A pipe that nobody reads any more, a full disk, a terminal that is gone, a letter that its encoding lacks: none of
-    them is an error of the work whose progress is shown. A descriptor that was closed when the process began is opened
-    on nothing: otherwise a file that is opened later would get its number, and with it what libraries print. Streams
-    that somebody has put in place of the process' own are left alone.
+    them is an error of the work whose progress is shown. Streams that somebody has put in place of the process' own are
+    left alone.
     """
+    open_closed()
     for number, name in enumerate(NAMES):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
         stream = getattr(sys, name)
         if number and (stream is None or _number(stream) == number):
             if stream is not None:
                 with suppress(OSError, ValueError):
                     stream.flush()
             setattr(sys, name, _replaced(getattr(sys, f"__{name}__"), number))
+
+
+def open_closed() -> None:
+    """Open on nothing what was closed when the process began: nobody wants to hear, which is no error of a command.
+
+    A file that is opened later would otherwise get the number, and with it what libraries print.
+    """
+    for number, name in enumerate(NAMES):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        if number and getattr(sys, name) is None:
+            setattr(sys, name, _replaced(None, number))
 
 
 def _number(stream: TextIO) -> int | None:

@@ -13,6 +13,10 @@ from typing import Protocol, TypeVar
 from .job import Job
 
 POLL_S = 0.02
+INSISTING = (signal.SIGINT, signal.SIGTERM)
+"""A second one of these moves on at once."""
+SIGNALS = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What interrupts: Ctrl-C, a closed terminal, and the warnings of batch systems, which would end the process."""
 SlotT = TypeVar("SlotT")
 HandleT = TypeVar("HandleT", bound="Handle")
 
@@ -83,12 +87,12 @@ def run_queue(
 
 
 def _change(received: list[int]) -> Callable[[], bool]:
-    """Tells whether anything was received since it was last asked."""
-    seen = len(received)
+    """Tells whether somebody insisted since it was last asked: batch systems repeat their warnings."""
+    seen = sum(map(INSISTING.count, received))
 
     def changed() -> bool:
         nonlocal seen
-        before, seen = seen, len(received)
+        before, seen = seen, sum(map(INSISTING.count, received))
         return seen > before
 
     return changed
@@ -96,11 +100,11 @@ def _change(received: list[int]) -> Callable[[], bool]:
 
 @contextmanager
 def _interruptions() -> Iterator[list[int]]:
-    """Collect Ctrl-C, SIGTERM and SIGHUP: raised as exceptions they could lose a process that has just started."""
+    """Collect :data:`SIGNALS`: raised as exceptions they could lose a process that has just started."""
     received: list[int] = []
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 before[number] = signal.signal(number, lambda number, frame: received.append(number))
     try:

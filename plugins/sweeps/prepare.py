@@ -63,12 +63,20 @@ def stale_sources(point: Prepared, run: RunDirectory, skip: Collection[str]) -> 
     """What ``run``, which has begun, was made with that has another source now; nothing of a run that starts anew."""
     try:
         record = run.status()
-        if record.get("hash") != point.hash or (record["status"] == "queued" and not record.get("attempts")):
-            return []
-        if not matches(record["status"], skip) and matches(record["status"], ("success", "stopped")):
+    except RequestError:
+        record = {}  # it is begun anew, and the run goes on from its checkpoint
+    status = record.get("status", "interrupted")
+    if status == "queued" and not record.get("attempts"):
+        return []
+    if not matches(status, skip) and matches(status, ("success", "stopped")):
+        return []
+    if not run.config_file.exists():
+        return []
+    try:
+        if (record.get("hash") or config_hash(run.read_config())) != point.hash:
             return []
         manifest = run.manifest()
-    except (UncollapseError, KeyError):
+    except UncollapseError:
         return []
     return changed(manifest, build_manifest(point.experiment, registry()))
 

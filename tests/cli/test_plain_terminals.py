@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +21,21 @@ def test_a_terminal_without_unicode_gets_all_of_it(tmp_path, words):
     assert "\\u221a" in text
     if words:
         assert "√" in json.loads(text)["seed_0"]["environment"]
+
+
+CLOSED = ">&-", "2>&-", ">&- 2>&- <&-"
+
+
+@pytest.mark.parametrize("where", CLOSED)
+@pytest.mark.parametrize("words", ["list kl", "check tiny-sokoban"])
+def test_a_command_whose_output_is_closed_ends_as_it_would(words, where):
+    command = f"{sys.executable} -m uncollapse.cli.main {words} {where}"
+    assert subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", ["list", "--version", "train --help"])
+def test_an_output_that_is_full_is_one_message(words):
+    command = f"{sys.executable} -m uncollapse.cli.main {words} > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the output cannot be written: No space left on device\n")

@@ -205,7 +205,7 @@ def test_check_composes_experiments_and_sweeps(site, invoke):
     result = invoke("plugins", "--check")
     assert result.exit_code == 1
     lines = result.stdout.split("\nrecipes (recipes-dist 1.0)\n")[1]
-    assert "kl.ceof: unknown key" in lines
+    assert "kl.ceof = 1: unknown key" in lines
     assert "there is no experiment 'tiny-sokobam'" in lines
     assert lines.count("fix:") + lines.count("did you mean") >= 2
-    assert "tiny-sokoban" not in result.stdout.split("recipes (recipes-dist 1.0)")[0].split("broken")[-1]
+    assert "problem with the experiment tiny-sokoban" not in result.stdout

@@ -145,7 +145,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
 @pytest.mark.parametrize(("job", "grace_s"), [(OBEDIENT, 60), (STUBBORN, 0.3)])
 def test_no_job_outlives_the_launcher(tmp_path, number, job, grace_s):
     (tmp_path / "job.py").write_text(job)

@@ -158,6 +158,26 @@ def test_a_run_of_another_source_is_neither_skipped_nor_run_without_being_asked(
     assert ran(made, root) == []
 
 
+@pytest.mark.parametrize("damage", ["", "{", None])
+def test_a_run_of_other_sources_is_known_without_its_status(tmp_path, sourced, damage):
+    from uncollapse.core.manifest import build_manifest
+
+    made, change = sourced
+    root = tmp_path / "runs"
+    ran(made, root, "interrupted")
+    change()
+    run = RunDirectory(root / "kl.coef_0.01")
+    run.status_file.unlink() if damage is None else run.status_file.write_text(damage)
+    with pytest.raises(RequestError, match="1 of the runs"):
+        ran(made, root)
+    assert ran(made, root, "interrupted", stale="rerun") == ["kl.coef_0.01"]
+    (aside,) = (path for path in root.iterdir() if path.name.startswith("kl.coef_0.01."))
+    assert (aside / "mark").exists()
+    RunDirectory(aside).status_file.unlink(missing_ok=True)
+    record_attempt(RunDirectory(aside), build_manifest(made.points()[0].experiment, registry()))
+    assert len(RunDirectory(aside).manifest()["attempts"]) == 1
+
+
 def test_a_run_of_another_source_stays_aside(tmp_path, sourced, capsys):
     made, change = sourced
     root = tmp_path / "runs"

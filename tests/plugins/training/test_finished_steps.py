@@ -241,9 +241,28 @@ class Sleeper:
         time.sleep(0.3 if step == 1 else 0)
 
 
+@attrs.frozen
+class Tidy:
+    # it forgets what it has passed on
+
+    def start(self, run):
+        return Eraser()
+
+
+class Eraser:
+    @hookimpl
+    def validation_finished(self, metrics):
+        metrics.clear()
+
+    @hookimpl
+    def step_finished(self, metrics):
+        metrics.clear()
+
+
 @hookimpl
 def register_trackers(register):
     register("down", Down)
+    register("tidy", Tidy)
     register("slow", Slow)
 """
 
@@ -265,6 +284,15 @@ def test_a_tracker_that_fails_is_said_once_and_called_again(bandit, tmp_path, ca
     assert capsys.readouterr().err.count("warning: the tracker down failed in step_finished") == 1
     log = (run.path / "log.txt").read_text()
     assert log.count("warning: the tracker down failed") == log.count("the tracker down failed 2 times") == 1
+
+
+def test_what_a_tracker_changes_in_its_metrics_is_not_in_the_record(bandit, tmp_path):
+    records = {}
+    for name in ("jsonl", "tidy"):
+        uncollapse.train(uncollapse.compose(bandit, (*SMALL, f"trackers=[{name}]")), tmp_path / name)
+        records[name] = content(tmp_path / name)
+    assert records["tidy"] == records["jsonl"]
+    assert "actor/entropy" in RunDirectory.open(tmp_path / "tidy").status()["metrics"]
 
 
 def test_the_time_of_trackers_and_hooks_is_in_the_record_of_the_next_step(bandit, tmp_path):
