@@ -180,6 +180,20 @@ def test_entries_that_never_had_a_gradient(name):
         assert all(bool(x.isfinite().all()) for x in found.values())
 
 
+def test_at_a_gradient_and_moments_of_0_the_step_is_the_gradient_over_eps():
+    """The root has the value and the derivative 0 there, so eps is all that is left of the denominator."""
+    rule, change = rule_of("adamw"), tensors(7)
+    zero = {name: torch.zeros_like(g) for name, g in change.items()}
+    rule = attrs.evolve(rule, state=attrs.evolve(rule.state, exp_avg=zero, exp_avg_sq=zero))
+    pushed, pulled = rule.push_forward(zero, change), rule.pull_back(zero, change)
+    for name, own in rule.state.settings.items():
+        beta, t = own.betas[0], rule.state.step[name] + 1
+        expected = -(1 - beta) / (1 - beta**t) * change[name] / own.eps
+        torch.testing.assert_close(pushed[name], expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(pulled[name], expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(rule.split(zero)[1][name] * change[name], -expected, rtol=1e-12, atol=0)
+
+
 # --- what the samples of a step contribute --------------------------------------------------------------------------
 
 
