@@ -64,7 +64,9 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{PROBE}/test_probe_{name}.py" for name in ("weights", "passes", "psis", "measurement", "exact")
     ),
     "plugins/probe/estimation/update.py": (f"{PROBE}/test_probe_update.py",),
-    "plugins/probe/forecast/change.py": (f"{PROBE}/test_probe_forecast_exact.py",),
+    "plugins/probe/forecast/change.py": tuple(
+        f"{PROBE}/test_probe_{name}.py" for name in ("forecast_change", "forecast_exact")
+    ),
     "plugins/probe/forecast/folds.py": _FORECAST,
     "plugins/probe/forecast/response.py": _FORECAST,
     "plugins/probe/small_samples.py": (f"{PROBE}/test_probe_small_samples.py",),

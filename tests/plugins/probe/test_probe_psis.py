@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uncollapse.plugins.probe.estimation import psis
 from uncollapse.plugins.probe.estimation.psis import fit_generalised_pareto, smooth
 from uncollapse.plugins.probe.estimation.truth import Weighting
 
@@ -92,6 +93,15 @@ def test_the_tail_is_replaced_by_quantiles_of_the_fit():
     assert k == shape
     expected = (pareto(shape, tail, sigma) + raw[-tail - 1]).clamp(max=1).log() + largest
     torch.testing.assert_close(smoothed[order[-tail:]], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_tail_of_shape_0_is_exponential(monkeypatch):
+    log_weights = torch.arange(25, dtype=torch.float64) / 10 - 3.0  # the tail is the largest five
+    monkeypatch.setattr(psis, "fit_generalised_pareto", lambda excess: (0.0, 0.05))
+    smoothed, k = smooth(log_weights)
+    above = [-0.05 * math.log(1 - level) for level in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    expected = [min(math.log(x + math.exp(-0.5)), 0.0) - 0.6 for x in above]
+    assert k == 0 and smoothed[20:].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("log_weights", [[0.3] * 200, [0.0] * 195 + [1.0] * 5, [1.0, 2.0, 3.0, 5.0]])
