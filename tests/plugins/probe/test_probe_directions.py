@@ -242,3 +242,15 @@ def test_a_prompt_s_product_is_the_derivative_of_more_of_that_prompt(played, nam
         slope = (inner(X, directions[0]) - inner(X, directions[1])) / (2 * h)
         assert float(t_M[p]) == pytest.approx(inner(X, step.direction) + slope, rel=1e-5, abs=1e-7)
     assert len(t_M) == M
+
+
+def test_squared_norms_of_gradients_of_one_prompt_and_of_all(played):
+    policy, U = played
+    step = step_of(policy, rules_of(policy)["adamw"], U)
+    measured = Measurement(
+        policy, exact.sample(policy, 3, 2, torch.Generator().manual_seed(3)), step, size=6, ranks=exact.ONE, eta=0.1
+    )
+    found = measured.terms("per_sequence", {"grad_sq_R"}, None)
+    own = [inner(g, g) for g in step.prompt_gradients()]
+    assert found.grad_sq_R.tolist() == pytest.approx([sum(own) / 6, inner(step.gradient, step.gradient)])
+    assert found.grad_sizes_R.tolist() == [1, 6]
