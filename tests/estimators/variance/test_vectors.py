@@ -7,7 +7,9 @@ import pytest
 import torch
 import uncollapse
 from uncollapse.core.errors import RunError
+from uncollapse.estimators.variance.products import VxVyUnbiased
 from uncollapse.estimators.variance.repeats import chi2_quantile
+from uncollapse.estimators.variance.sequences import Bootstrap
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.estimators.variance.ustat import projections
 
@@ -356,3 +358,18 @@ class TestTerms:
     def test_a_missing_term_is_named(self):
         with pytest.raises(RunError, match="lacks K_NM, t_M"):
             estimate("vx_vy_unbiased", eta=1, s_N=[1, 2])
+
+
+def test_parameters_are_checked():
+    assert VxVyUnbiased(floor=0).floor == 0 and Bootstrap(seed=0, resamples=2).resamples == 2
+    for create in (
+        lambda: VxVyUnbiased(floor=-0.1),
+        lambda: VxVyUnbiased(floor=1),
+        lambda: Bootstrap(seed=-1),
+        lambda: Bootstrap(resamples=1),
+        lambda: Bootstrap(resamples=100_001),
+    ):
+        with pytest.raises(ValueError, match=r"must be (<|>)"):
+            create()
+    assert Bootstrap(resamples=100_000).resamples == 100_000
+    assert Bootstrap() == Bootstrap(resamples=1000, seed=0)
