@@ -67,7 +67,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "plugins/probe/forecast/change.py": tuple(
         f"{PROBE}/test_probe_{name}.py" for name in ("forecast_change", "forecast_exact")
     ),
-    "plugins/probe/forecast/folds.py": _FORECAST,
+    "plugins/probe/forecast/folds.py": (f"{PROBE}/test_probe_forecast_folds.py", *_FORECAST),
     "plugins/probe/forecast/response.py": _FORECAST,
     "plugins/probe/small_samples.py": (f"{PROBE}/test_probe_small_samples.py",),
     "plugins/report/statistics.py": ("plugins/report/test_statistics.py",),
