@@ -51,7 +51,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/variance/ustat.py": _VARIANCE,
     "plugins/collapse/mutual_information_estimates.py": ("plugins/collapse/test_mutual_information_estimates.py",),
     "plugins/probe/estimation/directions.py": (f"{PROBE}/test_probe_directions.py",),
-    "plugins/probe/estimation/measurement.py": (f"{PROBE}/test_probe_directions.py", f"{PROBE}/test_probe_exact.py"),
+    "plugins/probe/estimation/measurement.py": tuple(
+        f"{PROBE}/test_probe_{name}.py" for name in ("terms", "directions", "exact")
+    ),
     "plugins/probe/estimation/passes.py": tuple(
         f"{PROBE}/test_probe_{name}.py" for name in ("passes", "update", "directions", "exact")
     ),

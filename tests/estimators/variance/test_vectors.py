@@ -330,6 +330,10 @@ class TestRepeats:
         assert chi2_quantile(0.95, 1) == pytest.approx(3.841459, abs=1e-6)
         assert chi2_quantile(0.5, 10) == pytest.approx(9.341818, abs=1e-6)
         assert chi2_quantile(0.975, 100) == pytest.approx(129.561197, abs=1e-5)
+        assert chi2_quantile(1 - 1e-9, 1) == pytest.approx(6.109410**2, abs=1e-4)  # a normal quantile, squared
+        many = 100_000  # by the approximation of Wilson and Hilferty
+        cube = 1 - 2 / (9 * many) + 1.959964 * math.sqrt(2 / (9 * many))
+        assert chi2_quantile(0.975, many) == pytest.approx(many * cube**3, rel=1e-6)
 
 
 class TestTerms:

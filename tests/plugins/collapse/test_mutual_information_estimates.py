@@ -167,6 +167,16 @@ def test_the_error_over_replicates_by_hand(monkeypatch):
     assert drawn_with(monkeypatch, draws[1:3], scores, torch.arange(3), torch.arange(3)) is None
 
 
+def test_a_replicate_without_reasonings_says_nothing(monkeypatch):
+    """One reasoning, of task 0: drawn once, drawn twice, and not at all."""
+    scores = torch.tensor([[0.0, -1.0, -2.0]], dtype=torch.float64)
+    once, twice, never = [0, 1, 2], [0, 0, 1], [1, 2, 2]
+    gains = [-math.log((1 + 2 * (math.exp(-1) + math.exp(-2)) / 2) / 3), -math.log((1 + 2 * math.exp(-1)) / 3)]
+    found = drawn_with(monkeypatch, [once, twice, never], scores, torch.tensor([0]), torch.arange(3))
+    assert found == pytest.approx(statistics.stdev(gains))
+    assert drawn_with(monkeypatch, [once, never], scores, torch.tensor([0]), torch.arange(3)) is None
+
+
 def test_exact_information_of_a_channel():
     """Expectation over all draws of N prompts and a reasoning, by enumeration: below I and ln N, closer with N."""
     channel = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]], dtype=torch.float64)  # p(z | x)

@@ -89,6 +89,13 @@ def test_the_direction_is_the_step_of_torch(steps, amsgrad, decay, max_norm):
         torch.testing.assert_close(carry[name] - scale[name] * gradient[name], v[name], rtol=1e-12, atol=1e-13)
 
 
+def test_nothing_is_clipped_unless_a_norm_is_given():
+    rule, gradient = rule_of("adamw"), tensors(3, 50.0)
+    plain, unclipped = rule.direction(gradient), attrs.evolve(rule, max_norm=1e9).direction(gradient)
+    for name in SHAPES:
+        torch.testing.assert_close(plain[name], unclipped[name], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("steps", [0, 100])
 def test_without_advantages_momentum_and_decay_are_left(steps):
     parameters, adam = optimizer(tensors(0), steps, False, 0.1)
@@ -104,7 +111,7 @@ def test_without_advantages_momentum_and_decay_are_left(steps):
             torch.testing.assert_close(v[name], -settings.weight_decay * p)
 
 
-@pytest.mark.parametrize("step", [0, 9])
+@pytest.mark.parametrize("step", [0, 1, 9])
 def test_the_preconditioned_gradient(step):
     parameters, adam = optimizer(tensors(0), step, False, 0.1)
     state, gradient = state_of(parameters, adam), tensors(1)
