@@ -328,6 +328,7 @@ class TestRepeats:
 
     def test_chi_square(self):
         assert chi2_quantile(0.95, 1) == pytest.approx(3.841459, abs=1e-6)
+        assert chi2_quantile(0.05, 1) == pytest.approx(0.00393214, abs=1e-8)
         assert chi2_quantile(0.5, 10) == pytest.approx(9.341818, abs=1e-6)
         assert chi2_quantile(0.975, 100) == pytest.approx(129.561197, abs=1e-5)
         assert chi2_quantile(1 - 1e-9, 1) == pytest.approx(6.109410**2, abs=1e-4)  # a normal quantile, squared
