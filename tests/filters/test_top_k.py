@@ -81,7 +81,7 @@ def test_top_f_refuses_a_count_and_names_top_k(value):
 
 @pytest.mark.parametrize("value", [0, -0.5, float("nan")])
 def test_top_f_refuses_what_is_not_a_fraction(value):
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
         TopF(value)
 
 
