@@ -148,9 +148,12 @@ def test_nearly_equal_rewards_are_not_equal():
     assert RewardVariance().score(make([0.95] * 7 + [0], [0] * 8)).item() == pytest.approx(0.3358757)
 
 
-def test_ddof_is_checked():
-    with pytest.raises(ValueError, match="ddof"):
-        RewardVariance(ddof=2)
+@pytest.mark.parametrize("metric", [RewardVariance, EntropyVariance])
+def test_ddof_is_checked(metric):
+    assert [metric(ddof=ddof).ddof for ddof in (0, 1)] == [0, 1]
+    for ddof in (-1, 2):
+        with pytest.raises(ValueError, match="ddof"):
+            metric(ddof=ddof)
 
 
 def test_metrics_of_an_empty_selection_are_zero():

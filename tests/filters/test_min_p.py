@@ -46,7 +46,7 @@ def test_nan_is_refused():
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_value_is_a_share(value):
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         MinP(value)
 
 

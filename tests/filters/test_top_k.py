@@ -81,7 +81,7 @@ def test_top_f_refuses_a_count_and_names_top_k(value):
 
 @pytest.mark.parametrize("value", [0, -0.5, float("nan")])
 def test_top_f_refuses_what_is_not_a_fraction(value):
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
         TopF(value)
 
 
@@ -112,3 +112,8 @@ def test_permuting_groups_permutes_the_selection(scores, k, order, data):
 @given(scores=scores, pair=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted))
 def test_a_larger_fraction_keeps_at_least_as_much(scores, pair):
     assert kept(TopF(pair[0]), scores) <= kept(TopF(pair[1]), scores)
+
+
+def test_a_score_of_exactly_the_bound_counts_as_zero():
+    scores = torch.tensor([1e-10, -1e-10, 1.1e-10], dtype=torch.float64)
+    assert TopK(3, include_zero=False).select(scores).tolist() == [False, False, True]

@@ -35,10 +35,11 @@ def main() -> int:
     chosen = choose(paths, options.count, options.seed)
     tried = sorted({mutant.path for mutant in chosen})
     print(f"{len(chosen)} mutants in {len(tried)} of {len(paths)} modules", flush=True)
+    suites = [[path for path in tried if MODULES[path] == tests] for tests in {MODULES[path]: None for path in tried}]
     with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
-        for path, trial in zip(tried, pool.imap(as_it_is, tried), strict=True):
+        for suite, trial in zip(suites, pool.imap(as_they_are, suites), strict=True):
             if trial.dead:
-                print(f"{path}: its tests fail without a mutant\n{trial.output[-3000:]}")
+                print(f"{', '.join(suite)}: the tests fail without a mutant\n{trial.output[-3000:]}")
                 return 1
         survivors = []
         for number, trial in enumerate(pool.imap_unordered(on_mutant, chosen), start=1):
@@ -48,14 +49,14 @@ def main() -> int:
     return report(chosen, survivors, options.share)
 
 
-def as_it_is(path: str) -> Trial:
-    """The tests of a module without a mutant: they must pass."""
-    return try_out(ROOT, None, path, MODULES[path])
+def as_they_are(paths: list[str]) -> Trial:
+    """The tests that these modules share, without a mutant: they must pass."""
+    return try_out(ROOT, None, paths, MODULES[paths[0]])
 
 
 def on_mutant(mutant: Mutant) -> Trial:
     """The tests of its module against a mutant."""
-    return try_out(ROOT, mutant, mutant.path, MODULES[mutant.path])
+    return try_out(ROOT, mutant, [mutant.path], MODULES[mutant.path])
 
 
 def choose(paths: list[str], count: int, seed: int) -> list[Mutant]:

@@ -3,13 +3,27 @@
 ADVANTAGE = "estimators/advantage"
 PROBE = "plugins/probe"
 TRAINING = "plugins/training"
-_VARIANCE = ("estimators/variance",)
+_VARIANCE = tuple(
+    f"estimators/variance/test_{name}.py" for name in ("vectors", "properties", "calibration", "enumeration")
+)
+_FORECAST = tuple(
+    f"{PROBE}/test_probe_forecast.py::test_{name}"
+    for name in (
+        "a_fold_left_out_is_as_if_it_had_never_been_there",
+        "rows_that_move_nothing_need_no_pass",
+        "the_plan_is_where_the_trainer_goes",
+        "a_group_alone_in_an_optimizer_step_is_not_looked_at",
+        "a_group_that_the_filter_left_out_is_held_against_the_whole_update",
+        "half_precision_differentiates_at_the_policy_that_sampled",
+        "the_forecast_follows_the_update_that_was_made_less_that_of_the_own_fold",
+    )
+)
 
 MODULES: dict[str, tuple[str, ...]] = {
     "filters/metrics.py": ("filters",),
     "filters/min_p.py": ("filters",),
     "filters/ranking.py": ("filters",),
-    "filters/report.py": ("filters", f"{TRAINING}/test_train.py"),
+    "filters/report.py": ("filters/test_report.py",),
     "filters/top_k.py": ("filters",),
     "filters/top_p.py": ("filters",),
     "estimators/groups.py": ("estimators/test_groups.py", ADVANTAGE),
@@ -37,10 +51,32 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/variance/ustat.py": _VARIANCE,
     "plugins/collapse/mutual_information_estimates.py": ("plugins/collapse/test_mutual_information_estimates.py",),
     "plugins/probe/estimation/directions.py": (f"{PROBE}/test_probe_directions.py",),
-    "plugins/probe/estimation/passes.py": (f"{PROBE}/test_probe_directions.py", f"{PROBE}/test_probe_exact.py"),
+    "plugins/probe/estimation/measurement.py": tuple(
+        f"{PROBE}/test_probe_{name}.py" for name in ("terms", "directions", "exact")
+    ),
+    "plugins/probe/estimation/passes.py": tuple(
+        f"{PROBE}/test_probe_{name}.py" for name in ("passes", "update", "directions", "exact")
+    ),
     "plugins/probe/estimation/psis.py": (f"{PROBE}/test_probe_psis.py",),
-    "plugins/probe/estimation/truth.py": (f"{PROBE}/test_probe_exact.py", f"{PROBE}/test_probe_measurement.py"),
+    "plugins/probe/estimation/sequences.py": tuple(f"{PROBE}/test_probe_{name}.py" for name in ("sequences", "exact")),
+    "plugins/probe/estimation/step.py": (f"{PROBE}/test_probe_update.py", f"{PROBE}/test_probe_directions.py"),
+    "plugins/probe/estimation/truth.py": tuple(
+        f"{PROBE}/test_probe_{name}.py" for name in ("weights", "passes", "psis", "measurement", "exact")
+    ),
     "plugins/probe/estimation/update.py": (f"{PROBE}/test_probe_update.py",),
+    "plugins/probe/forecast/change.py": tuple(
+        f"{PROBE}/test_probe_{name}.py" for name in ("forecast_change", "forecast_exact")
+    ),
+    "plugins/probe/forecast/folds.py": (f"{PROBE}/test_probe_forecast_folds.py", *_FORECAST),
+    "plugins/probe/forecast/response.py": _FORECAST,
+    "plugins/probe/small_samples.py": tuple(
+        f"{PROBE}/test_probe_small_samples.py::test_{name}"
+        for name in (
+            "students_quantiles",
+            "quantiles_of_one_degree_of_freedom_are_tangents",
+            "an_error_as_it_came_is_without_its_widening",
+        )
+    ),
     "plugins/report/statistics.py": ("plugins/report/test_statistics.py",),
     "plugins/rollout/rows.py": ("plugins/rollout/test_rows.py",),
     "plugins/training/aggregation.py": (f"{TRAINING}/test_aggregation.py",),

@@ -103,10 +103,14 @@ def _behaviour(source: str) -> str | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
             node.test = ast.Constant(True)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
+            node.keywords = []  # that two lists are as long as each other is an assertion too
         if isinstance(node, ast.ClassDef):
             node.decorator_list = []  # whether two objects that hold tensors can be compared
         if isinstance(node, ast.arguments):
-            node.posonlyargs = []  # the star of a signature is no product
+            # the star of a signature is no product
+            node.args, node.posonlyargs, node.kwonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], [], []
+            node.defaults, node.kw_defaults = [*node.defaults, *filter(None, node.kw_defaults)], []
         if isinstance(node, ast.arg):
             node.annotation = None
         if isinstance(node, ast.FunctionDef):

@@ -52,8 +52,8 @@ class _Planted(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         raise OSError  # never from, and never into, the cache of compiled modules
 
 
-def try_out(root: Path, mutant: Mutant | None, path: str, tests: Sequence[str]) -> Trial:
-    """Run the tests in a process of their own; without a mutant they run against the module as it is."""
+def try_out(root: Path, mutant: Mutant | None, paths: Sequence[str], tests: Sequence[str]) -> Trial:
+    """Run the tests of some modules in a process of their own; without a mutant they run against them as they are."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "output.txt")
@@ -62,7 +62,7 @@ def try_out(root: Path, mutant: Mutant | None, path: str, tests: Sequence[str]) 
         if child == 0:
             os.close(reading)
             os.setsid()
-            _test(root, mutant, path, tests, output, Path(folder))
+            _test(root, mutant, paths, tests, output, Path(folder))
         os.close(writing)
         ended = bool(select.select([reading], [], [], SECONDS)[0])  # the pipe closes with the process
         os.close(reading)
@@ -73,17 +73,19 @@ def try_out(root: Path, mutant: Mutant | None, path: str, tests: Sequence[str]) 
         return Trial(mutant, code != 0, time.monotonic() - started, text if ended else f"{text}\ntoo slow")
 
 
-def _test(root: Path, mutant: Mutant | None, path: str, tests: Sequence[str], output: Path, folder: Path) -> None:
+def _test(
+    root: Path, mutant: Mutant | None, paths: Sequence[str], tests: Sequence[str], output: Path, folder: Path
+) -> None:
     code = 99
     try:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder)
         with output.open("w") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-        module = "uncollapse." + path.removesuffix(".py").replace("/", ".")
-        assert module not in sys.modules, module
+        modules = ["uncollapse." + path.removesuffix(".py").replace("/", ".") for path in paths]
+        assert not sys.modules.keys() & set(modules), modules
         if mutant is not None:
-            sys.meta_path.insert(0, _Planted(module, root / path, mutant.source))
+            sys.meta_path.insert(0, _Planted(modules[0], root / mutant.path, mutant.source))
         options = [
             "-c",
             str(root / "tests/pytest.ini"),
@@ -95,9 +97,9 @@ def _test(root: Path, mutant: Mutant | None, path: str, tests: Sequence[str], ou
         ]
         chosen = [str(root / "tests" / test) for test in tests]
         code = int(pytest.main([*options, "-m", "not slow and not vllm", *chosen]))
-        if code == 0 and module not in sys.modules:
+        if code == 0 and (missing := set(modules) - sys.modules.keys()):
             code = 98
-            sys.stdout.write(f"no test imports {module}\n")
+            sys.stdout.write(f"no test imports {', '.join(missing)}\n")
     finally:
         sys.stdout.flush()
         os._exit(code)

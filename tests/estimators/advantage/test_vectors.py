@@ -242,6 +242,9 @@ class TestGroupEstimators:
             Grpo(eps=-1.0)
         with pytest.raises(ValueError, match="ddof"):
             Grpo(ddof=2)
+        with pytest.raises(ValueError, match="ddof"):
+            Grpo(ddof=-1)
+        assert Grpo(ddof=0, eps=0.0) != Grpo()
 
 
 class TestReinforce:

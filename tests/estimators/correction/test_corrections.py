@@ -157,10 +157,11 @@ def test_a_shift_of_all_log_ratios_by_hand(d):
     ("text", "field"),
     [
         ("tis(0)", "cap"),
-        ("sequence_tis(-1)", "cap"),
+        ("sequence_tis(0)", "cap"),
         ("icepop(-0.1)", "low"),
         ("icepop(2, 2)", "high = 2.0: must be more than low"),
-        ("sequence_mask(low=-1)", "low"),
+        ("sequence_mask(low=-0.1)", "low"),
+        ("sequence_mask(high=-0.5)", "> 0"),
         ("sequence_mask(low=1.01)", "high must be more than low"),
         ("sequence_mask(sum, high=0.5)", "high must be more than low"),
         ("sequence_mask(median)", "level"),

@@ -92,3 +92,17 @@ def test_the_coefficient_stays_positive(kls, episodes):
     for kl in kls:
         session.update(kl, episodes)
     assert session.coef > 0
+
+
+@pytest.mark.parametrize("name", ["target", "horizon"])
+def test_targets_and_horizons_are_positive_and_finite(name):
+    assert getattr(Adaptive(**{name: 0.5}), name) == 0.5
+    for value in (0.0, -0.5, float("inf")):
+        with pytest.raises(ValueError, match=name):
+            Adaptive(**{name: value})
+
+
+def test_a_horizon_at_which_a_step_could_take_the_whole_coefficient_is_refused():
+    for episodes, refused in ((124, False), (125, True), (126, True)):
+        problems = list(Adaptive(horizon=25).check(experiment(groups=1, group_size=episodes)))
+        assert bool(problems) == refused, episodes

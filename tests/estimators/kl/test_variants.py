@@ -86,7 +86,9 @@ def test_clamps_of_k3_are_parameters():
 
 
 @pytest.mark.parametrize("cls", [K3, K3Plus])
-@pytest.mark.parametrize("params", [{"clip_log_ratio": 0}, {"clip_value": -1}])
+@pytest.mark.parametrize("params", [{"clip_log_ratio": 0}, {"clip_value": 0}])
 def test_clamps_are_checked(cls, params):
     with pytest.raises(ValueError, match=next(iter(params))):
         cls(**params)
+    below_one = dict.fromkeys(params, 0.5)
+    assert cls(**below_one) != cls()

@@ -7,7 +7,9 @@ import pytest
 import torch
 import uncollapse
 from uncollapse.core.errors import RunError
+from uncollapse.estimators.variance.products import VxVyUnbiased
 from uncollapse.estimators.variance.repeats import chi2_quantile
+from uncollapse.estimators.variance.sequences import Bootstrap
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.estimators.variance.ustat import projections
 
@@ -326,8 +328,13 @@ class TestRepeats:
 
     def test_chi_square(self):
         assert chi2_quantile(0.95, 1) == pytest.approx(3.841459, abs=1e-6)
+        assert chi2_quantile(0.05, 1) == pytest.approx(0.00393214, abs=1e-8)
         assert chi2_quantile(0.5, 10) == pytest.approx(9.341818, abs=1e-6)
         assert chi2_quantile(0.975, 100) == pytest.approx(129.561197, abs=1e-5)
+        assert chi2_quantile(1 - 1e-9, 1) == pytest.approx(6.109410**2, abs=1e-4)  # a normal quantile, squared
+        many = 100_000  # by the approximation of Wilson and Hilferty
+        cube = 1 - 2 / (9 * many) + 1.959964 * math.sqrt(2 / (9 * many))
+        assert chi2_quantile(0.975, many) == pytest.approx(many * cube**3, rel=1e-6)
 
 
 class TestTerms:
@@ -356,3 +363,18 @@ class TestTerms:
     def test_a_missing_term_is_named(self):
         with pytest.raises(RunError, match="lacks K_NM, t_M"):
             estimate("vx_vy_unbiased", eta=1, s_N=[1, 2])
+
+
+def test_parameters_are_checked():
+    assert VxVyUnbiased(floor=0).floor == 0 and Bootstrap(seed=0, resamples=2).resamples == 2
+    for create in (
+        lambda: VxVyUnbiased(floor=-0.1),
+        lambda: VxVyUnbiased(floor=1),
+        lambda: Bootstrap(seed=-1),
+        lambda: Bootstrap(resamples=1),
+        lambda: Bootstrap(resamples=100_001),
+    ):
+        with pytest.raises(ValueError, match=r"must be (<|>)"):
+            create()
+    assert Bootstrap(resamples=100_000).resamples == 100_000
+    assert Bootstrap() == Bootstrap(resamples=1000, seed=0)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 
 import pytest
 import torch
@@ -136,6 +137,44 @@ def test_the_error_is_blind_to_shifts_of_a_reasoning(problem):
         return standard_error(scores, matched, tasks, 50, torch.Generator().manual_seed(0))
 
     assert error(logprobs + 7.0 * lengths[:, None]) == pytest.approx(error(logprobs), abs=1e-9)
+
+
+def drawn_with(monkeypatch, draws, scores, matched, tasks):
+    """The error over replicates that draw these tasks."""
+    drawn = torch.tensor(draws)
+    monkeypatch.setattr(torch, "randint", lambda high, size, generator: drawn)
+    return standard_error(scores, matched, tasks, len(draws), torch.Generator())
+
+
+def test_the_error_over_replicates_by_hand(monkeypatch):
+    """Three columns, one of each task; of a task drawn twice the own column counts once, and others share the rest."""
+    scores = torch.tensor([[0.0, -1.0, -2.0], [-3.0, 0.0, -0.5], [-1.0, -4.0, 0.0]], dtype=torch.float64)
+    draws = [[0, 0, 1], [0, 1, 2], [1, 1, 1], [2, 1, 2]]  # the third draws one task alone, and is left out
+
+    def gain(own, others):
+        ratios = [math.exp(float(scores[own, other])) for other in others]
+        return -math.log((1 + 2 * sum(ratios) / len(ratios)) / 3)
+
+    estimates = [
+        (2 * gain(0, [1]) + gain(1, [0, 0])) / 3,
+        (gain(0, [1, 2]) + gain(1, [0, 2]) + gain(2, [0, 1])) / 3,
+        (2 * gain(2, [1]) + gain(1, [2, 2])) / 3,
+    ]
+    found = drawn_with(monkeypatch, draws, scores, torch.arange(3), torch.arange(3))
+    assert found == pytest.approx(statistics.stdev(estimates))
+    two = drawn_with(monkeypatch, draws[1:], scores, torch.arange(3), torch.arange(3))
+    assert two == pytest.approx(statistics.stdev(estimates[1:]))
+    assert drawn_with(monkeypatch, draws[1:3], scores, torch.arange(3), torch.arange(3)) is None
+
+
+def test_a_replicate_without_reasonings_says_nothing(monkeypatch):
+    """One reasoning, of task 0: drawn once, drawn twice, and not at all."""
+    scores = torch.tensor([[0.0, -1.0, -2.0]], dtype=torch.float64)
+    once, twice, never = [0, 1, 2], [0, 0, 1], [1, 2, 2]
+    gains = [-math.log((1 + 2 * (math.exp(-1) + math.exp(-2)) / 2) / 3), -math.log((1 + 2 * math.exp(-1)) / 3)]
+    found = drawn_with(monkeypatch, [once, twice, never], scores, torch.tensor([0]), torch.arange(3))
+    assert found == pytest.approx(statistics.stdev(gains))
+    assert drawn_with(monkeypatch, [once, never], scores, torch.tensor([0]), torch.arange(3)) is None
 
 
 def test_exact_information_of_a_channel():

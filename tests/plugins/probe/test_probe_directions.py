@@ -89,6 +89,13 @@ def test_the_direction_is_the_step_of_torch(steps, amsgrad, decay, max_norm):
         torch.testing.assert_close(carry[name] - scale[name] * gradient[name], v[name], rtol=1e-12, atol=1e-13)
 
 
+def test_nothing_is_clipped_unless_a_norm_is_given():
+    rule, gradient = rule_of("adamw"), tensors(3, 50.0)
+    plain, unclipped = rule.direction(gradient), attrs.evolve(rule, max_norm=1e9).direction(gradient)
+    for name in SHAPES:
+        torch.testing.assert_close(plain[name], unclipped[name], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("steps", [0, 100])
 def test_without_advantages_momentum_and_decay_are_left(steps):
     parameters, adam = optimizer(tensors(0), steps, False, 0.1)
@@ -104,7 +111,7 @@ def test_without_advantages_momentum_and_decay_are_left(steps):
             torch.testing.assert_close(v[name], -settings.weight_decay * p)
 
 
-@pytest.mark.parametrize("step", [0, 9])
+@pytest.mark.parametrize("step", [0, 1, 9])
 def test_the_preconditioned_gradient(step):
     parameters, adam = optimizer(tensors(0), step, False, 0.1)
     state, gradient = state_of(parameters, adam), tensors(1)
@@ -180,6 +187,20 @@ def test_entries_that_never_had_a_gradient(name):
         assert all(bool(x.isfinite().all()) for x in found.values())
 
 
+def test_at_a_gradient_and_moments_of_0_the_step_is_the_gradient_over_eps():
+    """The root has the value and the derivative 0 there, so eps is all that is left of the denominator."""
+    rule, change = rule_of("adamw"), tensors(7)
+    zero = {name: torch.zeros_like(g) for name, g in change.items()}
+    rule = attrs.evolve(rule, state=attrs.evolve(rule.state, exp_avg=zero, exp_avg_sq=zero))
+    pushed, pulled = rule.push_forward(zero, change), rule.pull_back(zero, change)
+    for name, own in rule.state.settings.items():
+        beta, t = own.betas[0], rule.state.step[name] + 1
+        expected = -(1 - beta) / (1 - beta**t) * change[name] / own.eps
+        torch.testing.assert_close(pushed[name], expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(pulled[name], expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(rule.split(zero)[1][name] * change[name], -expected, rtol=1e-12, atol=0)
+
+
 # --- what the samples of a step contribute --------------------------------------------------------------------------
 
 
@@ -228,3 +249,15 @@ def test_a_prompt_s_product_is_the_derivative_of_more_of_that_prompt(played, nam
         slope = (inner(X, directions[0]) - inner(X, directions[1])) / (2 * h)
         assert float(t_M[p]) == pytest.approx(inner(X, step.direction) + slope, rel=1e-5, abs=1e-7)
     assert len(t_M) == M
+
+
+def test_squared_norms_of_gradients_of_one_prompt_and_of_all(played):
+    policy, U = played
+    step = step_of(policy, rules_of(policy)["adamw"], U)
+    measured = Measurement(
+        policy, exact.sample(policy, 3, 2, torch.Generator().manual_seed(3)), step, size=6, ranks=exact.ONE, eta=0.1
+    )
+    found = measured.terms("per_sequence", {"grad_sq_R"}, None)
+    own = [inner(g, g) for g in step.prompt_gradients()]
+    assert found.grad_sq_R.tolist() == pytest.approx([sum(own) / 6, inner(step.gradient, step.gradient)])
+    assert found.grad_sizes_R.tolist() == [1, 6]

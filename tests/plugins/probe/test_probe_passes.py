@@ -51,6 +51,13 @@ def test_an_output_that_does_not_move_has_the_rate_0(passes):
     assert torch.equal(rates, torch.zeros(2, 3).double())
 
 
+def test_a_step_without_a_length_is_none(passes):
+    step = {"used": torch.tensor(2.0), "idle": torch.ones(3)}
+    sampled = torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 0.0]]).double()
+    assert torch.equal(passes.forward(step)["logprobs"], 0.5 * sampled)
+    assert torch.equal(passes.forward(step, 0.25)["logprobs"], 1.0 * sampled)
+
+
 def test_what_is_said_of_importance_weights():
     log_weights = torch.tensor([0.0, 0.5, -0.5, 1.0], dtype=torch.float64)
     used, done = Weighting("clip", math.exp(0.75)).apply(log_weights)

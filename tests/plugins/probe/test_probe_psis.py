@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uncollapse.plugins.probe.estimation import psis
 from uncollapse.plugins.probe.estimation.psis import fit_generalised_pareto, smooth
 from uncollapse.plugins.probe.estimation.truth import Weighting
 
@@ -30,6 +31,28 @@ def test_few_numbers_are_drawn_towards_one_half():
     small, _ = fit_generalised_pareto(pareto(k, n))
     assert large < small < 0.5
     assert small == pytest.approx((n * k + 10 * 0.5) / (n + 10), abs=0.15)
+
+
+def as_published(excess):
+    """Zhang and Stephens's estimate in plain numbers, and the shape drawn towards 0.5 as in Pareto smoothing."""
+    n = len(excess)
+    count = 30 + math.floor(math.sqrt(n))
+    quartile = excess[math.floor(n / 4 + 0.5) - 1]
+    thetas = [1 / excess[-1] + (1 - math.sqrt(count / (j - 0.5))) / (3 * quartile) for j in range(1, count + 1)]
+
+    def shape(theta):
+        return sum(math.log1p(-theta * x) for x in excess) / n
+
+    profile = [n * (math.log(-theta / shape(theta)) - shape(theta) - 1) for theta in thetas]
+    weights = [1 / sum(math.exp(other - own) for other in profile) for own in profile]
+    theta = sum(w * t for w, t in zip(weights, thetas, strict=True))
+    return (n * shape(theta) + 10 * 0.5) / (n + 10), -shape(theta) / theta
+
+
+@pytest.mark.parametrize("n", [5, 6, 7, 8, 17, 40])
+def test_the_fit_is_the_published_one(n):
+    excess = torch.rand(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).pow(-0.8).sort().values
+    assert fit_generalised_pareto(excess) == pytest.approx(as_published(excess.tolist()), rel=1e-9)
 
 
 @pytest.mark.parametrize("k", [0.2, 0.7, 1.2])
@@ -72,6 +95,15 @@ def test_the_tail_is_replaced_by_quantiles_of_the_fit():
     torch.testing.assert_close(smoothed[order[-tail:]], expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_tail_of_shape_0_is_exponential(monkeypatch):
+    log_weights = torch.arange(25, dtype=torch.float64) / 10 - 3.0  # the tail is the largest five
+    monkeypatch.setattr(psis, "fit_generalised_pareto", lambda excess: (0.0, 0.05))
+    smoothed, k = smooth(log_weights)
+    above = [-0.05 * math.log(1 - level) for level in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    expected = [min(math.log(x + math.exp(-0.5)), 0.0) - 0.6 for x in above]
+    assert k == 0 and smoothed[20:].tolist() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("log_weights", [[0.3] * 200, [0.0] * 195 + [1.0] * 5, [1.0, 2.0, 3.0, 5.0]])
 def test_weights_without_a_tail_stay_as_they_are(log_weights):
     given_ = torch.tensor(log_weights, dtype=torch.float64)
@@ -79,11 +111,43 @@ def test_weights_without_a_tail_stay_as_they_are(log_weights):
     assert torch.equal(smoothed, given_) and math.isnan(k)
 
 
+def test_the_tail_has_five_weights_at_least():
+    spread = torch.arange(21, dtype=torch.float64).square() / 100
+    assert math.isfinite(smooth(spread)[1]) and math.isnan(smooth(spread[1:])[1])
+
+
+def test_a_tail_that_begins_as_what_is_below_it_has_no_shape():
+    rising = torch.linspace(0.1, 2, 19, dtype=torch.float64)
+    tied = torch.cat([torch.zeros(81, dtype=torch.float64), rising])  # the tail is the largest 20
+    smoothed, k = smooth(tied)
+    assert math.isnan(k) and torch.equal(smoothed, tied)
+    tied[80] = 0.05
+    assert math.isfinite(smooth(tied)[1])
+
+
+def test_one_weight_above_equal_ones_is_a_tail():
+    weights = torch.tensor([0.0] * 80 + [1.0] * 19 + [2.0], dtype=torch.float64)
+    smoothed, k = smooth(weights)
+    raw = (weights - 2).exp()
+    assert k == pytest.approx(as_published((raw[80:] - raw[0]).tolist())[0], rel=1e-9)
+    assert float(smoothed[80:].std()) > 0 and torch.equal(smoothed[:80], weights[:80])
+
+
+def test_weights_below_the_smallest_number_leave_no_tail():
+    weights = torch.tensor([-900.0] * 30 + [-800.0, -790.0, -780.0, -770.0, -760.0, -750.0, 0.0], dtype=torch.float64)
+    smoothed, k = smooth(weights)
+    assert math.isnan(k) and torch.equal(smoothed, weights)
+
+
 def test_heavy_tails_lose_their_largest_weights():
     weights = torch.cat([torch.ones(900, dtype=torch.float64), 1 + pareto(1.0, 100)])
     used, done = Weighting("psis").apply(weights.log())
     assert done["pareto_k"] > 0.7
     assert float(used.exp().max()) <= float(weights.max()) and bool((used[:900] == 0).all())
+
+
+def test_weights_are_clipped_at_ten_by_default():
+    assert Weighting("clip").apply(torch.tensor([1.0, 12.0]).log())[0].exp().tolist() == pytest.approx([1.0, 10.0])
 
 
 def test_clipping():

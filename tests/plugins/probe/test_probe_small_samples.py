@@ -12,7 +12,7 @@ from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import inner
 from uncollapse.plugins.probe.estimation.sequences import by_others
 from uncollapse.plugins.probe.estimation.truth import with_error
-from uncollapse.plugins.probe.small_samples import FEW, t_quantile, widened, widening
+from uncollapse.plugins.probe.small_samples import FEW, as_it_came, t_quantile, widened, widening
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact
@@ -86,6 +86,18 @@ def test_the_factor_is_that_of_the_mean_of_all_others():
         assert found == pytest.approx(expected)
     assert by_others(sums, "per_sequence").tolist() == [1.5] * 3
     assert by_others({"H": H[:1], "T": T[:1]}, "per_sequence").tolist() == [1.0]
+
+
+def test_an_error_as_it_came_is_without_its_widening():
+    assert as_it_came({"small_sample": {"widened_by": 1.5}}, 3.0) == 2.0
+    for result in ({}, {"small_sample": None}, {"small_sample": {}}):
+        assert as_it_came(result, 3.0) == 3.0
+
+
+def test_quantiles_of_one_degree_of_freedom_are_tangents():
+    for share in (0.75, 0.9, 0.975):
+        assert t_quantile(share, 1) == pytest.approx(math.tan(math.pi * (share - 0.5)), rel=1e-6)
+    assert widening(1) == widening(2) == widening(4) and widening(5) < widening(4)
 
 
 def test_students_quantiles():

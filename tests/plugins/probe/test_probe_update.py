@@ -87,6 +87,23 @@ def test_the_gradient_is_that_of_the_loss_written_by_hand(played, weighting):
     same(found, gradient_of(policy, by_hand(policy, rollouts, weighting)))
 
 
+@pytest.mark.parametrize("weighting", ["dr_grpo", "per_token_avg"])
+def test_a_response_without_tokens_has_no_weight_and_counts_as_one(played, weighting):
+    """In the first group one response is empty, in the second all are."""
+    _, rollouts = played
+    mask = rollouts.mask.clone()
+    mask[0], mask[G : 2 * G] = False, False
+    rewards = torch.where(mask, rollouts.rewards, 0.0)
+    table = weights(attrs.evolve(rollouts, mask=mask, rewards=rewards), weighting)
+    assert bool(table.isfinite().all()) and bool((table[~mask] == 0).all())
+    for row in range(PROMPTS * G):
+        group = range(row // G * G, row // G * G + G)
+        length = int(mask[row].sum()) if weighting == "per_token_avg" else max(int(mask[each].sum()) for each in group)
+        assert table[row][mask[row]].tolist() == pytest.approx(
+            [1 / (PROMPTS * G * max(length, 1))] * int(mask[row].sum())
+        )
+
+
 def test_weightings_differ(played):
     _, rollouts = played
     tables = [weights(rollouts, weighting) for weighting in WEIGHTINGS]

@@ -117,6 +117,18 @@ def test_without_a_standard_error_nothing_is_claimed():
     assert (effect.se, effect.se_from) == (None, "")
 
 
+def test_an_error_of_one_of_two_runs_is_none_of_their_difference():
+    (effect,) = against_first([run(0.4, 0.03, kl="0"), run(0.9, kl="1")], SUCCESS)
+    assert (effect.se, effect.se_from, effect.verdict) == (None, "", "no standard error")
+
+
+def test_seeds_that_agree_have_an_error_of_0_where_no_other_is_known():
+    runs = [run(value, kl=kl, seed=seed) for kl, value in (("0", 0.25), ("1", 0.5)) for seed in ("0", "1")]
+    (effect,) = against_first(runs, SUCCESS)
+    assert (effect.difference, effect.se, effect.se_from) == (0.25, 0.0, "seeds")
+    assert effect.verdict == "higher"
+
+
 def seeds(values: dict[tuple[str, str], float], se: float) -> list[RunData]:
     return [run(value, se, kl=kl, seed=seed) for (kl, seed), value in values.items()]
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.plugins.training.budget import by_tokens
+from uncollapse.core.experiment import Trainer
+from uncollapse.plugins.training.budget import SCORE_FACTOR, by_tokens
 
 
 def test_by_hand():
@@ -47,3 +48,8 @@ def test_realistic_rows_fill_the_budget_and_no_rank_waits(ranks, budget):
     assert max(totals) - min(totals) < 0.01 * sum(lengths) / ranks
     fewest = -(-sum(lengths) // (budget * ranks))
     assert fewest <= len(dealt[0]) <= 1.05 * fewest + 1
+
+
+def test_scoring_takes_twice_as_much_at_once_as_it_does_by_default():
+    trainer = Trainer()
+    assert trainer.score_batch / trainer.micro_batch == SCORE_FACTOR == 2

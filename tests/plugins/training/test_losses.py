@@ -44,6 +44,14 @@ def test_kl_enters_the_loss_with_its_coefficient():
     assert float(metrics["kl"][0]) == pytest.approx(k3, abs=1e-6)
 
 
+def test_without_a_coefficient_the_kl_is_only_told():
+    batch = one_row(old_logprobs=[0.0, -1.0, -1.0], ref_logprobs=[0.0, -1.0, -3.0], advantages=[0.0, 1, 1])
+    batch = attrs.evolve(batch, weights=torch.tensor([[0.0, 0.5, 0.5]]))
+    scores = Scores(logprobs=torch.tensor([[0.0, -1.0, -1.0]]), entropies=torch.ones(1, 3))
+    loss, metrics = PolicyObjective(Ppo(), kl=K1())(scores, batch)
+    assert float(loss) == -1.0 and float(metrics["kl"][0]) == 2.0
+
+
 def test_critic_objective_by_hand():
     # v 1.0 -> 2.0, clipped to 1.5, target 3: (2-3)^2 = 1 < (1.5-3)^2 = 2.25
     batch = one_row(old_values=[0.0, 1.0, 1.0], returns=[0.0, 3.0, 1.0], weights=[0.0, 0.5, 0.5])

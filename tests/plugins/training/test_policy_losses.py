@@ -68,7 +68,7 @@ def test_extreme_ratios_stay_finite():
     assert logprobs.grad.tolist() == [[0, 0]]
 
 
-@pytest.mark.parametrize("params", [{"clip_low": -0.1}, {"clip_high": -1}, {"dual_clip": 1.0}])
+@pytest.mark.parametrize("params", [{"clip_low": -0.1}, {"clip_high": -0.1}, {"dual_clip": 1.0}])
 def test_parameters_are_checked(params):
     with pytest.raises(ValueError, match=next(iter(params))):
         Ppo(**params)
