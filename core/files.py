@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def make_directory(path: Path) -> None:
             return
         reason = os.strerror(errno.EACCES)
     raise RequestError(f"the directory cannot be written: {reason}", str(path), "give another directory")
+
+
+def file_sha256(path: Path | None) -> str:
+    """The hex digest of a file's bytes; empty without a file."""
+    return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
 def require_place(path: Path) -> None:

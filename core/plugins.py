@@ -29,6 +29,7 @@ import pluggy
 from . import hookspecs
 from .announced import Announcement, announcements
 from .errors import RequestError, RunError, UncollapseError, nearest
+from .files import file_sha256
 from .imports import import_alone, where_raised
 from .paths import expanded
 from .targets import locate, missing_extra
@@ -87,11 +88,6 @@ class Plugin:
     def __str__(self) -> str:
         origin = f"{self.distribution} {self.version}".strip() or self.module
         return f"plugin {self.name!r} ({origin})"
-
-
-def file_sha256(path: Path | None) -> str:
-    """The hex digest of a file's bytes; empty without a file."""
-    return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
 # --- finding --------------------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ import pluggy
 
 from . import plugins as loading
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
+from .files import file_sha256
 from .hookspecs import REGISTRATION
 from .imports import import_alone
 from .paths import expanded
-from .plugins import Plugin, PluginLoadError, SignatureError, file_sha256, import_failure
+from .plugins import Plugin, PluginLoadError, SignatureError, import_failure
 from .targets import FILES, PROTOCOLS, as_mapping, check_target, file_of, load_target, missing_methods
 from .terminal import escaped
 
