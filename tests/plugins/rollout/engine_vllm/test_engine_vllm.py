@@ -216,8 +216,8 @@ def test_an_engine_that_dies_is_one_error(network):
 
 
 def test_what_vllm_refuses_to_start_with_is_one_error(network):
-    with pytest.raises((RequestError, RunError), match="vLLM engine did not start"):
-        VllmEngine().start(network, WORDS, max_context=5000)  # the model has 1024 positions
+    with pytest.raises(RequestError, match="serves no rows of 5000 tokens with a model that has 1024 positions"):
+        VllmEngine().start(network, WORDS, max_context=5000)
     with pytest.raises(RequestError, match="does not divide the model's 4 attention heads") as caught:
         VllmEngine(tensor_parallel=3).start(network, WORDS)
     assert "1, 2, 4" in str(caught.value)
