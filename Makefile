@@ -4,14 +4,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -c tests/pytest.ini --rootdir tests
 
-# Processes that share the tests of `make test`, a file at a time.
-JOBS ?= 2
-
 # OpenMP threads that spin while they wait make torch many times slower beside any other busy process.
 export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-vllm mutants lint types clean
+.PHONY: help demo test test-training test-others test-slow test-vllm mutants lint types clean
 
 help:
 	@echo "make demo       install, train the 2x2 sweep on a tiny Sokoban policy, write the report"
@@ -24,7 +21,14 @@ demo: .venv/train
 	$(BIN)/uncollapse sweep run demo
 
 test: .venv/dev
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not vllm" tests
+	$(MAKE) --no-print-directory -j 2 test-training test-others
+
+# Two processes beside each other, for two cores; the second holds little, since its tests fork.
+HEAVY := tests/plugins/training tests/plugins/probe
+test-training: .venv/dev
+	$(PYTEST) -m "not slow and not vllm" $(HEAVY)
+test-others: .venv/dev
+	$(PYTEST) -m "not slow and not vllm" $(HEAVY:%=--ignore=%) tests
 
 test-slow: .venv/dev
 	$(PYTEST) -m "slow and not vllm" tests
