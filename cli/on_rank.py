@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from ..plugins.training.distributed import unpack
+from ..plugins.training.distributed import SEVERAL_HOSTS, unpack
+from ..plugins.training.rank_processes import LAUNCHER
 from .main import main
 
 if __name__ == "__main__":
     arguments, environment = unpack(sys.argv[1])
-    os.environ.update(environment)
+    os.environ.update(environment | {LAUNCHER: SEVERAL_HOSTS})
     main(arguments, prog_name="uncollapse")

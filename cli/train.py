@@ -74,7 +74,7 @@ def command(
         from ..plugins.training.distributed import relaunch_on
 
         relaunch_on(hostfile, ranks, composed, run_dir)
-    elif ranks is not None and ranks > 1:
+    elif ranks is not None:
         from ..core.compatibility import check_ranks
         from ..plugins.training.distributed import relaunch
 

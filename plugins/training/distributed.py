@@ -17,8 +17,9 @@ from ...core.exit_codes import ending
 from ...core.runs import RunDirectory
 from ...core.streams import say
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
+from .place import read_place
 from .quiet import quiet_libraries
-from .rank_processes import free_port, run_ranks
+from .rank_processes import LAUNCHER, free_port, run_ranks
 
 if TYPE_CHECKING:
     from ...core.experiment import Experiment
@@ -28,6 +29,8 @@ PER_CORE = 8
 WRITTEN = (0, 2, 3)
 """Exit codes of processes that have written down how the run ended, or refused to begin: on all ranks alike."""
 INTERRUPTED = 130
+SEVERAL_HOSTS = "deepspeed"
+"""What :data:`LAUNCHER` is on the ranks of several machines, which no process of ours has started."""
 
 
 def relaunch(ranks: int, run_dir: Path | None = None) -> None:
@@ -37,10 +40,12 @@ def relaunch(ranks: int, run_dir: Path | None = None) -> None:
     killed or fails alone, the status of the run in ``run_dir`` says so.
 
     Raises:
-        RequestError: there are too many ranks for this machine.
+        RequestError: there are too many ranks for this machine, or a launcher has started another number of them.
         SystemExit: with their exit code, once all have ended.
     """
-    if "RANK" not in os.environ:
+    if "RANK" in os.environ:
+        _check_launched(ranks)
+    elif ranks > 1:
         check_gpus(ranks)
         code = run_ranks([sys.executable, "-u", "-m", "uncollapse.cli.main", *sys.argv[1:]], ranks)
         if run_dir is not None and code not in WRITTEN:
@@ -72,15 +77,29 @@ def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_d
         RequestError: the hostfile is wrong, the experiment cannot be spread over that many processes, or a host
             cannot be reached; nothing was started.
     """
-    if "RANK" in os.environ:
+    if os.environ.get(LAUNCHER) == SEVERAL_HOSTS:  # where the hostfile may not be
         return
     hosts = first_slots(read_hostfile(hostfile), ranks, hostfile)
+    if "RANK" in os.environ:
+        _check_launched(sum(host.slots for host in hosts))
+        return
     check_ranks(experiment, sum(host.slots for host in hosts))
     if only_here(hosts):
         relaunch(hosts[0].slots, run_dir)
     check_reachable(hosts, hostfile)
     quiet_libraries()
     os.execv(sys.executable, hosts_command(sys.argv[1:], hosts, hostfile))
+
+
+def _check_launched(ranks: int) -> None:
+    """RANK may be a leftover of an earlier launch in the same shell or notebook: one process would train alone."""
+    if (size := read_place().size) != ranks:
+        raise RequestError(
+            f"{ranks} ranks are asked for, and the environment variables RANK and WORLD_SIZE say that a launcher has "
+            f"started {size}",
+            "--ranks",
+            "unset RANK, LOCAL_RANK and WORLD_SIZE, or, under a launcher, leave the option out",
+        )
 
 
 def check_gpus(ranks: int) -> None:

@@ -280,6 +280,19 @@ def test_an_environment_that_is_no_place_among_ranks_is_refused(tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("ranks", "launched"), [(2, 1), (1, 2), (2, 4)])
+def test_ranks_are_not_asked_for_in_a_process_of_another_number_of_them(tmp_path, monkeypatch, ranks, launched):
+    for name, value in {"RANK": 0, "WORLD_SIZE": launched, "MASTER_ADDR": "localhost", "MASTER_PORT": 4242}.items():
+        monkeypatch.setenv(name, str(value))
+    command = ("train", "tiny-sokoban", "--ranks", str(ranks), "--run-dir", str(tmp_path / "run"))
+    assert f"say that a launcher has started {launched}" in refused(*command)
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"localhost slots={ranks}\n")
+    command = ("train", "tiny-sokoban", "--hostfile", str(hosts), "--run-dir", str(tmp_path / "run"))
+    assert f"say that a launcher has started {launched}" in refused(*command)
+    assert not (tmp_path / "run").exists()
+
+
 OPTIONS = [
     (("train", "tiny-sokoban", "--run-dir", ""), "is empty"),
     (("train", "tiny-sokoban", "--run-dir", "empty.yaml"), "is a file"),

@@ -148,6 +148,13 @@ def test_zero_task_advantage_alone_leaves_the_policy_where_it_was(base, tmp_path
     assert same(weights(start.parent, start.name), weights(outcome.path / "checkpoints" / "step_1"))
 
 
+def test_what_a_process_starts_after_a_run_of_its_own_does_not_take_itself_for_a_rank(base, tmp_path, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    uncollapse.train(compose(base, "trainer.steps=1"), tmp_path / "run")
+    assert {"RANK", "WORLD_SIZE"}.isdisjoint(os.environ)
+
+
 def test_a_directory_with_another_experiment_is_refused_and_untouched(base, tmp_path):
     uncollapse.train(compose(base, "trainer.steps=1"), tmp_path / "run")
     before = (tmp_path / "run" / "config.yaml").read_bytes()
