@@ -49,6 +49,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/variance/statistics.py": _VARIANCE,
     "estimators/variance/terms.py": _VARIANCE,
     "estimators/variance/ustat.py": _VARIANCE,
+    "plugins/collapse/entropy.py": ("plugins/collapse",),
+    "plugins/collapse/format.py": ("plugins/collapse",),
+    "plugins/collapse/kl.py": ("plugins/collapse",),
+    "plugins/collapse/mismatch.py": ("plugins/collapse",),
+    "plugins/collapse/signal.py": ("plugins/collapse",),
+    "plugins/collapse/stopping.py": ("plugins/collapse",),
     "plugins/collapse/mutual_information_estimates.py": ("plugins/collapse/test_mutual_information_estimates.py",),
     "plugins/probe/estimation/directions.py": (f"{PROBE}/test_probe_directions.py",),
     "plugins/probe/estimation/measurement.py": tuple(
@@ -64,6 +70,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{PROBE}/test_probe_{name}.py" for name in ("weights", "passes", "psis", "measurement", "exact")
     ),
     "plugins/probe/estimation/update.py": (f"{PROBE}/test_probe_update.py",),
+    "plugins/probe/experiments/criteria.py": (f"{PROBE}/test_probe_criteria.py",),
+    "plugins/probe/experiments/scaling.py": (f"{PROBE}/test_probe_scaling.py",),
     "plugins/probe/forecast/change.py": tuple(
         f"{PROBE}/test_probe_{name}.py" for name in ("forecast_change", "forecast_exact")
     ),
@@ -84,6 +92,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "plugins/training/budget.py": (f"{TRAINING}/test_budget.py",),
     "plugins/training/losses.py": (f"{TRAINING}/test_losses.py",),
     "plugins/training/mismatch.py": (f"{TRAINING}/test_mismatch.py",),
+    "plugins/training/packing.py": tuple(
+        f"{TRAINING}/test_packing.py::test_{name}"
+        for name in (
+            "changing_a_row_changes_no_other_row_by_a_bit",
+            "scores_and_gradients_equal_those_of_padded_rows",
+            "passes_that_are_not_packed_stay_as_they_are",
+        )
+    ),
     "plugins/training/policy_losses.py": (f"{TRAINING}/test_policy_losses.py",),
     "plugins/training/rewards.py": (f"{TRAINING}/test_rewards.py",),
     "plugins/training/stages.py": (f"{TRAINING}/test_stages.py",),
