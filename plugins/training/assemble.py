@@ -77,10 +77,10 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     """
     _check_machine(experiment, ranks, training)
     serving, settings, trainer = experiment.rollout.engine.component, experiment.model, experiment.trainer
-    torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
     # the first rank builds the model, if one is to be built; the others then find it
     path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
+    torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random; building a model draws as well
     saved_policy = checkpoint / "model" if checkpoint else None
     notes = _check_model(experiment, path if settings.lora else saved_policy or path)
     tokenizer = load_tokenizer(saved_policy or path)

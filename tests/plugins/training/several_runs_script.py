@@ -2,18 +2,18 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from uncollapse.core.errors import UncollapseError
 from uncollapse.plugins.training.train import train
 
-directory = sys.argv[1]
-with open(f"{directory}/experiments.json", encoding="utf-8") as file:
-    experiments = json.load(file)
+directory = Path(sys.argv[1])
+experiments = json.loads((directory / "experiments.json").read_text("utf-8"))
 linear = torch.nn.functional.linear
 for name, experiment in experiments.items():
     try:
-        train(experiment, f"{directory}/{name}")
+        train(experiment, directory / name)
     except UncollapseError as error:
         print(name, "failed:", error)
     assert torch.nn.functional.linear is linear, "a run has left its linear layer in torch"

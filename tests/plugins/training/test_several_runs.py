@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from uncollapse.core.runs import RunDirectory
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent))
 from ranks_launch import launch
+
+HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
