@@ -132,8 +132,9 @@ class OptimizerState:
             safe_set_full_fp32_param(parameter, master.to(self.device))
 
     def _set_shard(self, parameter: torch.nn.Parameter, value: Tensor, key: str | None = None) -> None:
-        """This rank's part of a state, or of the fp32 weights. The last part may be shorter than the others, or empty;
-        DeepSpeed's own function looks for as much in it as in the others.
+        """Take over the part that this rank holds of a state, or of the fp32 weights.
+
+        The last part may be shorter than the others, or empty; DeepSpeed's own function looks for as much in it.
         """
         zero = self.engine.optimizer
         shard, group = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
