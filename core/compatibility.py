@@ -210,6 +210,10 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"
         fix = "set it to identity, or reward.placement to episode"
         yield Problem(reason, "reward.normalization", reward.normalization, fix)
+    if reward.normalization != "identity" and "greedy_rewards" in getattr(experiment.advantage.component, "needs", ()):
+        name = experiment.advantage.name
+        reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
+        yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")
     if critic is not None and critic.policy_after > 0 and "values" not in needs(experiment):
         reason = "waits for a critic, and nothing in the experiment needs its values, so that it is never built"
         yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")

@@ -85,7 +85,7 @@ def retrieval(scores_R_N: Tensor, matched_R: Tensor, prompts_N: Tensor) -> dict[
 def standard_error(
     scores_R_N: Tensor, matched_R: Tensor, tasks_N: Tensor, replicates: int, generator: torch.Generator
 ) -> float | None:
-    """Bootstrap standard error of the estimate over tasks; ``None`` where there is nothing to draw from.
+    """Bootstrap standard error of the estimate over tasks; ``None`` for fewer than three, which vary in no replicate.
 
     ``tasks_N`` numbers the task of each column. In each replicate as many tasks as there are are drawn with
     replacement, each with all of its columns and reasonings. A task that is drawn twice does not compete with itself:
@@ -94,6 +94,8 @@ def standard_error(
     Replicates of one task alone say nothing and are left out.
     """
     count, places = int(tasks_N.max()) + 1, scores_R_N.shape[1]
+    if count < 3:  # of two, every replicate that says something is both of them
+        return None
     drawn_B_P = torch.randint(count, (replicates, count), generator=generator)
     weights_B_P = torch.zeros(replicates, count, dtype=torch.float64)
     weights_B_P.scatter_add_(1, drawn_B_P, torch.ones_like(drawn_B_P, dtype=torch.float64))

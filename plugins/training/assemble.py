@@ -16,7 +16,7 @@ from ...core.config import validation_environment
 from ...core.experiment import Experiment
 from ..rollout.borders import CheckedEngine, CheckedEnvironment
 from ..rollout.template import Template
-from . import fused_layers
+from . import fused_layers, start_model
 from .adapters import require_mergeable
 from .batch import Batch
 from .borders import CheckedController
@@ -77,10 +77,10 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     """
     _check_machine(experiment, ranks, training)
     serving, settings, trainer = experiment.rollout.engine.component, experiment.model, experiment.trainer
-    torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random
     head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
     # the first rank builds the model, if one is to be built; the others then find it
     path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
+    torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random; building a model draws as well
     saved_policy = checkpoint / "model" if checkpoint else None
     notes = _check_model(experiment, path if settings.lora else saved_policy or path)
     tokenizer = load_tokenizer(saved_policy or path)
@@ -92,6 +92,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     if settings.lora is not None:
         require_mergeable(policy.model, trainer.zero_stage if training else 0)
     policy = policy.to(ranks.device)
+    start_sums = start_model.of(policy.model) if settings.lora is not None else {}
 
     def adapt(model: Any) -> None:
         if settings.liger:
@@ -138,8 +139,10 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             adapter = settings.lora is not None
             frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
             if not adapter:
+                start_sums = start_model.of(frozen.model)
                 adapt(frozen.model)
             reference = Reference(frozen, ranks, adapter)
+        start_model.require_same(start_sums, settings.dtype, checkpoint, path)
         trained: Any = Untrained(policy)
         critic = None
         if values_by is not None and values_by.shared:
@@ -163,6 +166,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             needs=needed,
             synced=own or sharded,
             notes=tuple(dict.fromkeys(notes)),
+            start_sums=start_sums,
             close=undo.pop_all().close,
         )
 

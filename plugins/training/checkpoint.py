@@ -1,4 +1,4 @@
-"""Checkpoints: ``step_N/{model/, critic/, optimizer.pt, state.json}``, readable by Hugging Face and by the probe."""
+"""Checkpoints: ``step_N/{model/, critic/, optimizer.pt, state.json, ...}``, readable by Hugging Face and the probe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from ...core.checkpoints import reading
 from ...core.errors import RequestError, RunError
 from ...core.runs import RunDirectory
-from . import shared_critic
+from . import shared_critic, start_model
 from .finished_step import FinishedStep
 from .models import save_model
 
@@ -99,6 +99,7 @@ def save_checkpoint(
             else:
                 torch.save(optimizer, directory / name / "optimizer.pt")
         loop.parts.sampler.template.tokenizer.save_pretrained(directory / "model")
+        start_model.save(parts.start_sums, loop.experiment.model.dtype, directory)
         finished.save(directory)
     return run.checkpoint_directory / f"step_{finished.step}"
 

@@ -213,12 +213,17 @@ class DeepSpeedEngine:
         self.engine.step()
         norm = self._norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
         self._must_be_finite(norm)  # DeepSpeed may have left the step out itself
-        names = sorted(sums)
-        totals = self.ranks.sum(torch.stack([sums[name] for name in names])) if names else torch.zeros(0, 2)
-        means = {
-            name: float(total / max(count, 1)) for name, (total, count) in zip(names, totals.tolist(), strict=True)
-        }
-        return {**means, "grad_norm": norm, "lr": self.groups[0].lr * lr_scale}
+        return {**self._means(sums), "grad_norm": norm, "lr": self.groups[0].lr * lr_scale}
+
+    def _means(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Over all ranks; a loss may have measured on one of them what it has not on another."""
+        own = dict(zip(sums, torch.stack([*sums.values()]).tolist(), strict=True)) if sums else {}
+        pairs: dict[str, list[list[float]]] = {}
+        for theirs in self.ranks.gather(own):
+            for name, pair in theirs.items():
+                pairs.setdefault(name, []).append(pair)
+        totals = {name: map(sum, zip(*of_ranks, strict=True)) for name, of_ranks in sorted(pairs.items())}
+        return {name: total / max(count, 1) for name, (total, count) in totals.items()}
 
     def weights(self, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the module in full, one after the other, by its name; or only the ``trained`` parameters."""
@@ -243,11 +248,16 @@ class DeepSpeedEngine:
         self._state.load(saved)
 
     def close(self) -> None:
-        """Let go of weights and optimizer, which DeepSpeed's hooks and caches hold for the rest of the process."""
-        from deepspeed.runtime.zero import parameter_offload
+        """Let go of weights and optimizer, which DeepSpeed's hooks and caches hold for the rest of the process.
+
+        The linear layer that ZeRO 3 leaves in torch goes, too: it has no forward-mode derivative.
+        """
+        from deepspeed.runtime.zero import linear, parameter_offload, partition_parameters
         from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
         self.engine.destroy()
+        if torch.nn.functional.linear is linear.zero3_linear_wrap:
+            torch.nn.functional.linear = partition_parameters.InsertPostInitMethodToModuleSubClasses.linear_bk
         own, stack = set(self.module.modules()), parameter_offload.FWD_MODULE_STACK
         stack[:] = [module for module in stack if module not in own]
         for method in vars(PartitionedParameterCoordinator).values():  # one has a cache, below a decorator

@@ -12,6 +12,7 @@ import torch
 from ...core.errors import RequestError
 from ...core.runs import RunDirectory
 from ...core.trust import experiment_of
+from . import start_model
 from .adapters import require_mergeable
 from .checkpoint import load_optimizer, reading_checkpoint
 from .dropout import as_loaded
@@ -80,9 +81,11 @@ def _export(
 
 def merged(settings: Model, path: str | Path, checkpoint: Path, master: dict[str, torch.Tensor]) -> Any:
     """The causal language model of a checkpoint in fp32, with any adapter merged into it."""
-    model = load_policy(settings, path, 1.0, checkpoint / "model").model.float().eval()
+    model = load_policy(settings, path, 1.0, checkpoint / "model").model
     if settings.lora is not None:
         require_mergeable(model)
+        start_model.require_same(start_model.of(model), settings.dtype, checkpoint, path)
+    model = model.float().eval()
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in master.items():

@@ -50,6 +50,8 @@ class Parts:
     """Ends the engine and the processes behind it, and gives all memory back."""
     notes: tuple[str, ...] = ()
     """What a user should know of the models, said once."""
+    start_sums: Mapping[str, Any] = attrs.field(factory=dict)
+    """Checksums of the start model's weights, where checkpoints rest on it (:mod:`.start_model`)."""
 
 
 class Loop:

@@ -122,6 +122,24 @@ class OptimizerState:
             self.adamw.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in values.items()}
             return
         for key in STATES:
-            safe_set_full_optimizer_state(parameter, values[key].to(self.device), key)
-        if master is not None:
+            if self.stage == 3:
+                self._set_shard(parameter, values[key], key)
+            else:
+                safe_set_full_optimizer_state(parameter, values[key].to(self.device), key)
+        if master is not None and self.stage == 3:
+            self._set_shard(parameter, master)
+        elif master is not None:
             safe_set_full_fp32_param(parameter, master.to(self.device))
+
+    def _set_shard(self, parameter: torch.nn.Parameter, value: Tensor, key: str | None = None) -> None:
+        """Take over the part that this rank holds of a state, or of the fp32 weights.
+
+        The last part may be shorter than the others, or empty; DeepSpeed's own function looks for as much in it.
+        """
+        zero = self.engine.optimizer
+        shard, group = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+        start = zero._get_param_partition_rank(parameter) * len(shard)
+        own = value.flatten()[start : start + len(shard)]
+        shard.data[: len(own)].copy_(own)
+        if zero._swappable_optimizer_subgroup(group):
+            zero._optimizer_states_and_gradient_swap_out(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import re
 import time
@@ -24,6 +25,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for another, which may be building a model, rolling out longer or writing a checkpoint. That a
 process has died, its launcher notices."""
+RUNS = itertools.count()
 MODEL = re.compile(r"\b(?:[ABHL]\d{1,3}S?|GB?\d{3}|V100|T4|P100|K80|RTX \w+)\b")
 """The part of a GPU's name that people call it by."""
 
@@ -37,6 +39,8 @@ class Ranks:
     device: torch.device
     store: Any = attrs.field(default=None, eq=False, repr=False)
     """What the ranks were brought together with: words that any of them can leave, without waiting for another."""
+    run: int = 0
+    """How many runs these processes have begun before: each leaves words of its own."""
 
     @property
     def first(self) -> bool:
@@ -89,7 +93,7 @@ class Ranks:
         """
         if self.size == 1 or self.store is None:
             return self.size == 1
-        keys = [f"uncollapse/{what}/{rank}" for rank in range(self.size)]
+        keys = [f"uncollapse/{self.run}/{what}/{rank}" for rank in range(self.size)]
         self.store.set(keys[self.rank], "here")
         deadline = time.monotonic() + wait_s
         while not self.store.check(keys):
@@ -130,7 +134,7 @@ def start_ranks() -> Ranks:
     A single process needs no port: it uses a store in its own memory.
 
     Raises:
-        RequestError: the environment variables are no place in a run.
+        RequestError: the environment variables are no place in a run, or not that of the group that this process is in.
         RunError: the processes cannot meet.
     """
     place = read_place()
@@ -145,8 +149,9 @@ def start_ranks() -> Ranks:
         if local_rank >= (there := torch.cuda.device_count()):
             raise RequestError(f"LOCAL_RANK is {local_rank}, and this machine has {there} GPUs", "the environment")
         torch.cuda.set_device(device)
-    store = None
-    if not dist.is_initialized():
+    if dist.is_initialized():
+        _check_group(size, rank)
+    else:
         store = dist.HashStore() if size == 1 else None
         if size > 1:
             check_master()
@@ -162,7 +167,19 @@ def start_ranks() -> Ranks:
                 f"the processes of the run cannot meet: {reason}", where, "try another MASTER_PORT"
             ) from error
         atexit.register(_leave)
-    return Ranks(rank, size, device, store)
+    # also where an earlier run, or the program around this one, has brought them together
+    return Ranks(rank, size, device, dist.distributed_c10d._get_default_store(), next(RUNS))
+
+
+def _check_group(size: int, rank: int) -> None:
+    """DeepSpeed would go by the group that the program has made: each process, alone, would train with the others."""
+    if (dist.get_world_size(), dist.get_rank()) != (size, rank):
+        raise RequestError(
+            f"this process is rank {dist.get_rank()} of {dist.get_world_size()} in torch.distributed, and by its "
+            f"environment variables rank {rank} of {size}",
+            "the environment",
+            "set RANK, LOCAL_RANK and WORLD_SIZE to what init_process_group was given",
+        )
 
 
 def _leave() -> None:

@@ -239,16 +239,17 @@ def update(
     lr_scale: float,
     **options: Any,
 ) -> dict[str, float]:
-    """Optimizer steps on the given rows; metrics are means over the steps."""
+    """Optimizer steps on the given rows; metrics are means over the steps that have them."""
     trainer = experiment.trainer
     size, budget = trainer.micro_batch, trainer.token_budget
     if budget:
         options["packed"] = True
-    collected: list[dict[str, float]] = []
+    collected: dict[str, list[float]] = {}
     for rows in optimizer_steps:
         own = shares(weighted(batch, rows, experiment), rows, ranks.size, size, budget)[ranks.rank]
-        collected.append(engine.update(own, objective, lr_scale, **options))
-    return {name: sum(metrics[name] for metrics in collected) / len(collected) for name in collected[0]}
+        for name, value in engine.update(own, objective, lr_scale, **options).items():
+            collected.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in collected.items()}
 
 
 def weighted(batch: Batch, rows: Sequence[int], experiment: Experiment) -> Batch:

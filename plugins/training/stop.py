@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,12 @@ class StopRequest:
 
 
 def listened_to() -> list[signal.Signals]:
-    """The signals that ask for a stop. One that the process was told to ignore (``nohup``) is none."""
+    """The signals that ask for a stop. One that the process was told to ignore (``nohup``) is none.
+
+    In another thread than the main one none is: they are the business of the program that has started it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
 

@@ -55,6 +55,11 @@ def wrong(*overrides):
         (["trainer.mini_batch=48"], "trainer.mini_batch", "does not divide the 128 rows of a step"),
         (["kl.placement=reward", "kl.weight=detached"], "kl.weight", "set kl.weight to none, or kl.placement to loss"),
         (
+            ["advantage=remax", "reward.normalization=mean_std"],
+            "reward.normalization",
+            "which remax compares with the raw rewards of greedy ones",
+        ),
+        (
             ["reward={placement: turn, normalization: mean}"],
             "reward.normalization",
             "normalises whole episodes, and reward.placement is turn",

@@ -236,5 +236,7 @@ def test_members_that_move_together_are_drawn_together():
 def test_no_error_of_a_single_task_and_a_finite_one_of_a_hopeless_match():
     generator = torch.Generator().manual_seed(0)
     assert standard_error(LOGPROBS, MATCHED, torch.zeros(3, dtype=torch.long), 50, generator) is None
+    # the replicates of two tasks that hold both are all alike: their spread of 0 would be certainty
+    assert standard_error(LOGPROBS, MATCHED, torch.tensor([0, 1, 1]), 50, generator) is None
     hopeless = torch.full((3, 3), -1.0, dtype=torch.float64).fill_diagonal_(-5000.0)
     assert math.isfinite(standard_error(hopeless, torch.arange(3), torch.arange(3), 50, generator))

@@ -232,10 +232,9 @@ def test_gradient_does_not_depend_on_the_number_of_ranks(setting, stage, size, b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [2, 3])
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("stage", "ranks"), [(2, 1), (3, 1), (2, 2), (3, 2), (2, 3), (3, 3)])
 def test_an_optimizer_state_is_the_same_on_any_number_of_ranks(setting, models, stage, ranks):
-    """What is loaded comes back bitwise, so a checkpoint of n ranks goes on with m."""
+    """What is loaded comes back bitwise, so a checkpoint of n ranks goes on with m; three cut no tensor evenly."""
     generator = torch.Generator().manual_seed(0)
     names = {f"model.{name}": value.shape for name, value in models().named_parameters()}
 
