@@ -24,6 +24,7 @@ from ....estimators.variance.terms import EntropyUnit
 from ..estimation.measurement import Measurement
 from ..estimation.passes import Direction, Passes
 from ..estimation.step import Step
+from ..estimation.tokens import SampledTokens
 from ..estimation.truth import Weighting, measure, with_error
 from ..small_samples import widened, widening_of_blocks
 
@@ -218,14 +219,9 @@ def sequence_table(rollouts: Rollouts, advantages: Tensor, tasks: Sequence[int],
     its tokens are, and its rarest. ``advantage`` is the mean over its tokens.
     """
     mask, episodes, count = rollouts.mask, rollouts.episodes, len(rollouts.raw_rewards_E)
-
-    def total(x_B_T: Tensor) -> Tensor:
-        return torch.zeros(count, dtype=torch.float64).index_add(
-            0, episodes, torch.where(mask, x_B_T, 0.0).double().sum(1)
-        )
-
-    tokens = total(torch.ones_like(rollouts.logprobs))
-    surprisal, advantage = total(-rollouts.logprobs) / tokens, total(advantages) / tokens
+    line = SampledTokens(rollouts)
+    tokens = line.total(line.of(mask))
+    surprisal, advantage = (line.total(line.of(x_B_T)) / tokens for x_B_T in (-rollouts.logprobs, advantages))
     rarest_B = torch.where(mask, -rollouts.logprobs, -math.inf).amax(1).double()
     rarest = torch.full((count,), -math.inf, dtype=torch.float64).scatter_reduce(0, episodes, rarest_B, "amax")
     units = rollouts.groups_of_episodes().tolist()
