@@ -203,11 +203,12 @@ def _estimators(config: ProbeConfig) -> Iterator[Problem]:
         "probe_rework.compute_conditional_variance": work.compute_conditional_variance,
         "probe_rework.compute_vx_vy_variance": work.compute_vx_vy_variance,
     }
-    asked = [key for key, flag in flags.items() if flag] + (["variance"] if config.variance else [])
+    asked = [key for key, flag in flags.items() if flag and work.compute_delta_h1]
+    asked += ["variance"] if config.variance else []
     if 1 in config.sizes and asked:
         key = "batch_config.B_E" if batches.B_E is not None else "batch_config.B_E_values"
         yield Problem(f"one prompt has no spread, and {asked[0]} asks for an error", key, 1, "use 2 prompts or more")
-    if batches.B_U == 1 and work.compute_vx_vy_variance:
+    if batches.B_U == 1 and work.compute_vx_vy_variance and work.compute_delta_h1:
         yield Problem("one prompt has no spread, and probe_rework.compute_vx_vy_variance asks for an error",
                       "batch_config.B_U", 1, "use 2 prompts or more")  # fmt: skip
     for named in config.variance:
