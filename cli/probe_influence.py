@@ -73,8 +73,6 @@ def command(
 
     check_label(label)
     changes = over(checkpoint, overrides, {"batch_config.B_E": be, "batch_config.B_U": bu})
-    if be is not None:
-        changes["batch_config.B_E_values"] = None
     read = read_config(config or {}, changes)
     start_ranks(ranks)
     from ..plugins.probe.influence.run import DATA, PICTURE, TABLE, influence, write

@@ -25,6 +25,12 @@ MOST_SEQUENCES = 10_000_000
 MOST_RUNS = 100_000
 """Beyond these a request is a slip of the hand."""
 
+ALTERNATIVES = (
+    ("batch_config.B_E", "batch_config.B_E_values"),
+    ("batch_config.dataset_name", "batch_config.environment"),
+)
+"""Keys of which one is given: a change of one takes back the other."""
+
 TEMPLATES = Path(__file__).parent / "configs"
 
 
@@ -59,13 +65,22 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     try:
         data = load(source)
         data = _renamed(data)
-        for key, value in (overrides or {}).items():
+        for key, value in with_alternatives(overrides or {}).items():
             section, *keys = key.split(".")
             _put(data, [SECTIONS.get(section, section), *keys], value)
         data, ignored = _without_ignored(data)
         return Read(_structure(data), ignored)
     except Invalid as error:
         raise ConfigError(list(error.problems), label) from error
+
+
+def with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of dotted keys, and null for what each of them takes back."""
+    changes = dict(overrides)
+    for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
+        if overrides.get(one) is not None:
+            changes.setdefault(other, None)
+    return changes
 
 
 def load(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import attrs
 from ....core.problems import Invalid, Problem
 from ..config import ProbeConfig
 from ..own_run import read_for_checkpoint
-from ..read_config import PREDICTION, ConfigError, Read, load
+from ..read_config import PREDICTION, ConfigError, Read, load, with_alternatives
 
 TEMPLATES = {
     "single": "configs/single_run.yaml",
@@ -19,11 +19,6 @@ TEMPLATES = {
     "sanity-check": "configs/sanity_check.yaml",
     "debug": "configs/debug.yaml",
 }
-ALTERNATIVES = (
-    ("batch_config.B_E", "batch_config.B_E_values"),
-    ("batch_config.dataset_name", "batch_config.environment"),
-)
-"""Keys of which one is given: a change of one takes back the other."""
 
 
 def read_experiment(
@@ -45,7 +40,7 @@ def read_experiment(
         ConfigError: not all of it makes sense.
     """
     template = TEMPLATES[experiment]
-    changes = _with_alternatives(overrides or {})
+    changes = with_alternatives(overrides or {})
     if source is not None:
         changes = {**_sizes(source, template), **changes}
     if truth_only:
@@ -63,14 +58,6 @@ def _refuse_prediction(changes: Mapping[str, Any]) -> None:
     asked = [(key, changes[key]) for key in wanted if key in changes and changes[key] is not wanted[key]]
     if asked:
         raise ConfigError([Problem("goes against --no-delta-h1", key, value, fix) for key, value in asked], "")
-
-
-def _with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    changes = dict(overrides)
-    for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
-        if overrides.get(one) is not None:
-            changes.setdefault(other, None)
-    return changes
 
 
 def _sizes(source: str | Path, template: str) -> dict[str, Any]:
