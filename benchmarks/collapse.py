@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def report(runs: list[RunDirectory], steps: int) -> None:
-    found = {run.path.name: {name: replay(run, make_detector(name)) for name in DETECTORS} for run in runs}
+    found = {run.path.name: {name: replay(run, make_detector(name))[0] for name in DETECTORS} for run in runs}
     print(f"\n{'run':26}{'validation success':>20}  first verdict, and at which step the others spoke")
     for run in runs:
         verdicts = [verdict for verdict in found[run.path.name].values() if verdict]

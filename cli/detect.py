@@ -43,7 +43,8 @@ def command(directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: 
     rows = [("run", "detector", "spoke at", "of", *(("collapsed at", "lead") if condition else ()), "why")]
     for item in found:
         told = (_text(item.collapsed_at), _text(item.lead)) if condition else ()
-        spoke, why = (str(item.verdict.step), item.verdict.reason) if item.verdict else ("–", "")
+        silent = f"it cannot judge: the run never logged {' or '.join(item.unlogged)}" if item.unlogged else ""
+        spoke, why = (str(item.verdict.step), item.verdict.reason) if item.verdict else ("–", silent)
         rows.append((str(item.run), item.detector, spoke, str(item.steps), *told, why))
     print_columns(rows)
     if scores:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -16,6 +18,8 @@ from .options import (
     set_option,
     trust_option,
 )
+
+CONFIDENCE = 0.95
 
 
 @click.command("eval")
@@ -44,7 +48,22 @@ def command(
     if as_json:
         print_json(metrics)
         return
-    error = metrics["validation/success_se"]
-    episodes = metrics["validation/episodes"]
-    click.echo(f"success {metrics['validation/success']:.3f} +- {error:.3f} ({episodes:.0f} episodes)")
+    click.echo(_success(metrics))
     print_columns([(name.removeprefix("validation/"), f"{value:.4g}") for name, value in sorted(metrics.items())])
+
+
+def _success(metrics: Mapping[str, float]) -> str:
+    """The success with its error; where all tasks ended alike, which has the error 0, with what that leaves open."""
+    success, error, episodes, tasks = (
+        metrics[f"validation/{name}"] for name in ("success", "success_se", "episodes", "tasks")
+    )
+    if math.isnan(error):
+        return f"success {success:.3f}, without a standard error: all {episodes:.0f} episodes are of one task"
+    told = f"success {success:.3f} +- {error:.3f} ({episodes:.0f} episodes)"
+    if success not in (0, 1):
+        return told
+    # of n tasks that are right with probability p, none is with probability (1 - p)^n
+    bound = 1 - (1 - CONFIDENCE) ** (1 / tasks)
+    side = f"at most {bound:.2g}" if success == 0 else f"at least {1 - bound:.2g}"
+    hidden = f"all {tasks:.0f} tasks ended alike, which hides the error"
+    return f"{told}\n{hidden}: the rate is {side}, at {CONFIDENCE:.0%} confidence"

@@ -19,7 +19,7 @@ def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: 
 
     experiment = compose(source, overrides)
     check_ranks(experiment, ranks)
-    memory = int(gpu_memory * GIB) if gpu_memory else _gpu_memory()
+    memory = _gpu_memory() if gpu_memory is None else max(1, int(gpu_memory * GIB))  # bytes
     request = Request(experiment, ranks)
     plan, policy = request.plan(memory), request.shapes[0]
     trainer, rollout = experiment.trainer, experiment.rollout

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ..core.files import to_json
 from ..core.paths import shown_path, unusable
 
 
@@ -124,9 +125,10 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(data: Any) -> None:
-    """Plain data as JSON; what JSON does not know is printed as text."""
+    """Plain data as JSON, NaN and infinities as null; what JSON does not know is printed as text."""
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only, default=str))
+    known = json.loads(json.dumps(data, default=str))
+    click.echo(to_json(known, indent=2, ascii_only=ascii_only))
 
 
 def print_columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,6 @@ def command(
 
     check_label(label)
     changes = over(checkpoint, overrides, {"batch_config.B_E": be, "batch_config.B_U": bu})
-    if be is not None:
-        changes["batch_config.B_E_values"] = None
     read = read_config(config or {}, changes)
     start_ranks(ranks)
     from ..plugins.probe.influence.run import DATA, PICTURE, TABLE, influence, write
@@ -111,7 +110,8 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(f"of the sequences  {short(sequences)}")
     click.echo(f"of momentum and weight decay  {with_error(carried['share'], carried['se'])}")
     if found["total_is_noise"]:
-        click.echo("the change is within two standard errors of 0: there are no percentages of it; take a larger B_E")
+        why = "is within two standard errors of 0" if isfinite(found["total_se"]) else "has no standard error"
+        click.echo(f"the change {why}: there are no percentages of it; take a larger B_E")
     records = sorted(found["sequences"], key=lambda record: -abs(record["share"]))
     click.echo(f"\nlargest shares, {min(SHOWN, len(records))} of {len(records)} sequences")
     print_columns(

@@ -31,7 +31,7 @@ def checkpoint_options(config_help: str, required: bool = False) -> tuple[Option
 
 
 def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of dotted keys to put over a configuration: ``--set`` first, then flags that are not ``None``.
+    """Values of dotted keys to put over a configuration: those of ``--set``, and over them flags that are not ``None``.
 
     A checkpoint brings its own optimizer state, unless a setting names one.
 
@@ -41,14 +41,19 @@ def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str,
     from ..core.spec import parse_value
 
     found: dict[str, Any] = {}
+    given = {key: value for key, value in flags.items() if value is not None}
     if checkpoint is not None:
-        found |= {"checkpoint.checkpoint_path": str(checkpoint), "checkpoint.optimizer_path": ""}
+        found["checkpoint.optimizer_path"] = ""
+        given["checkpoint.checkpoint_path"] = str(checkpoint)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise RequestError(f"--set {setting!r} is not KEY=VALUE", fix="write --set batch_config.G=4")
         found[key.strip()] = parse_value(text)
-    return found | {key: value for key, value in flags.items() if value is not None}
+    for key, value in given.items():
+        if found.get(key, value) != value:
+            click.echo(f"notice: --set {key}={found[key]} gives way to {value}, by a flag of its own", err=True)
+    return found | given
 
 
 def start_ranks(ranks: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import print_columns
+from .options import print_columns, print_json
 
 if TYPE_CHECKING:
     from ..plugins.probe.experiments.experiments import Outcome
@@ -66,11 +66,9 @@ def print_run(record: Mapping[str, Any], verbosity: Verbosity) -> None:
 
 def print_outcome(name: str, outcome: Outcome, as_json: bool) -> None:
     """The summary of an experiment."""
-    from ..core.files import to_json
-
     summary = outcome.summary
     if as_json:
-        click.echo(to_json(summary, indent=2))
+        print_json(summary)
         return
     records = summary["all_results"] if "all_results" in summary else [summary["result"]]
     rows = [_row(record) for record in records if record is not None]

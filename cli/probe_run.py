@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import FilePath, json_option, plugin_option, set_option, trust_option
+from .options import FilePath, json_option, plugin_option, print_json, set_option, trust_option
 from .probe_options import checkpoint_options, over, ranks_option, start_ranks
 from .probe_output import Verbosity, console, print_result
 
@@ -35,7 +35,6 @@ def command(
     as_json: bool,
 ) -> None:
     """One probe of a checkpoint: predict the entropy change of its next update, and measure it, as FILE says."""
-    from ..core.files import to_json
     from ..plugins.probe.own_run import read_for_checkpoint
 
     flags = {} if output is None else {"output.results_path": str(output), "output.save_results": True}
@@ -49,7 +48,7 @@ def command(
     with console(Verbosity.NORMAL):
         found = OfflineEntropyProbe.from_config_file(config, changes, place).run_mixed_probe()
     if place.first:
-        click.echo(to_json(found, indent=2)) if as_json else print_result(found)
+        print_json(found) if as_json else print_result(found)
 
 
 @click.command("report")

@@ -96,9 +96,9 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
+def to_json(value: Any, indent: int | None = None, ascii_only: bool = False) -> str:
     """JSON as the standard has it: NaN and infinities become null, objects with ``item()`` (0-d arrays) numbers."""
-    return json.dumps(_clean(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_clean(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
 def _clean(value: Any) -> Any:

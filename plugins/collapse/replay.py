@@ -22,7 +22,9 @@ from ...core.runs import RunDirectory
 from ...core.trust import experiment_of
 from ...core.yaml import SyntaxProblem, loads
 
-_CONDITION = re.compile(r"\s*([A-Za-z0-9_/@.-]+)\s*(<=|>=|<|>)\s*(-?[0-9]+(?:[.][0-9]*)?(?:e-?[0-9]+)?)\s*")
+_CONDITION = re.compile(
+    r"\s*([A-Za-z0-9_/@.-]+)\s*(<=|>=|<|>)\s*([+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*"
+)
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -80,6 +82,8 @@ class Replay:
     """Where the outcome says that the run collapsed."""
     lead: int | None = None
     """Steps from the verdict to the collapse; negative if it came after."""
+    unlogged: tuple[str, ...] = ()
+    """Metrics that it asked for in vain, where the run has logged none of those that it reads: it could not judge."""
 
 
 @attrs.frozen
@@ -88,6 +92,7 @@ class Score:
 
     detector: str
     runs: int
+    """That it could judge."""
     collapsed: int
     caught: int
     """Collapsed runs in which it spoke."""
@@ -102,8 +107,8 @@ class Score:
 
 
 def find_runs(paths: Sequence[Path]) -> list[RunDirectory]:
-    """The runs of run directories and of sweep directories. Raises RequestError where there is neither."""
-    found = []
+    """The runs of run directories and of sweep directories, each once. Raises RequestError where there is neither."""
+    found: list[RunDirectory] = []
     for path in paths:
         if (path / "sweep.yaml").is_file():
             try:
@@ -114,7 +119,7 @@ def find_runs(paths: Sequence[Path]) -> list[RunDirectory]:
             found += [run for run in runs if run.config_file.exists()]
         else:
             found.append(RunDirectory.open(path))
-    return found
+    return list({run.path.resolve(): run for run in reversed(found)}.values())[::-1]
 
 
 def usable(runs: Sequence[RunDirectory], outcome: Outcome | None) -> tuple[list[RunDirectory], list[str]]:
@@ -131,7 +136,7 @@ def usable(runs: Sequence[RunDirectory], outcome: Outcome | None) -> tuple[list[
             if outcome:
                 outcome.began(records)
         except UncollapseError as error:
-            left_out.append(f"{run.path}: {error.what}")
+            left_out.append(f"{run.path}: {error.what}" + (f" ({error.fix})" if error.fix else ""))
         else:
             kept.append(run)
     if not kept:
@@ -153,47 +158,72 @@ def make_detector(spelling: str) -> Named:
     return detector
 
 
-def replay(run: RunDirectory, detector: Named) -> Verdict | None:
-    """The first verdict of a detector on a run's logged metrics.
+class _Asked(dict[str, float]):
+    """The metrics of a step, which note what a detector asks for."""
+
+    def __init__(self, metrics: Mapping[str, float], asked: set[str]) -> None:
+        super().__init__(metrics)
+        self._asked = asked
+
+    def __getitem__(self, key: str) -> float:
+        self._asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self._asked.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._asked.add(key)
+        return super().get(key, default)
+
+
+def replay(run: RunDirectory, detector: Named) -> tuple[Verdict | None, tuple[str, ...]]:
+    """The first verdict of a detector on a run's logged metrics, and what it could not judge for want of.
+
+    The latter are the metrics that it asked for, if the run has logged none of them: its silence means nothing then.
 
     Raises RequestError if the run names plugin files that are neither loaded nor trusted.
     """
     context, records = SimpleNamespace(experiment=experiment_of(run), tokenizer=None), run.metrics()
+    asked: set[str] = set()
+    logged: set[str] = set()
     try:
         session = detector.component.start(context)
         for record in records:
             if record["step"] > 0:
                 metrics = {key: value for key, value in record.items() if value is not None and key != "step"}
-                if verdict := session.judge(record["step"], metrics):
-                    return verdict
+                logged |= metrics.keys()
+                if verdict := session.judge(record["step"], _Asked(metrics, asked)):
+                    return verdict, ()
     except UncollapseError:
         raise
     except Exception as error:
         reason = f"the detector {detector.name} failed: {type(error).__name__}: {error}"
         raise RequestError(reason, str(run.path), "mend its plugin") from error
-    return None
+    return None, () if asked & logged else tuple(sorted(asked))
 
 
 def replay_all(runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: Outcome | None) -> list[Replay]:
     """Every detector on every run; with ``outcome`` also how long before the collapse it spoke."""
-    detectors = [(spelling, make_detector(spelling)) for spelling in spellings]
+    detectors = [(spelling, make_detector(spelling)) for spelling in dict.fromkeys(spellings)]
     found = []
     for run in runs:
         records = run.metrics()
         began = outcome.began(records) if outcome else None
         last = records[-1]["step"] if records else 0
         for spelling, detector in detectors:
-            verdict = replay(run, detector)
+            verdict, unlogged = replay(run, detector)
             lead = began - verdict.step if began is not None and verdict else None
-            found.append(Replay(run.path, spelling, verdict, last, began, lead))
+            found.append(Replay(run.path, spelling, verdict, last, began, lead, unlogged))
     return found
 
 
 def score(replays: Sequence[Replay]) -> list[Score]:
-    """One line per detector."""
+    """One line per detector, over the runs that it could judge."""
     scores = []
     for spelling in dict.fromkeys(item.detector for item in replays):
-        own = [item for item in replays if item.detector == spelling]
+        own = [item for item in replays if item.detector == spelling and not item.unlogged]
         collapsed = [item for item in own if item.collapsed_at is not None]
         spoke = [item for item in own if item.verdict]
         leads = [item.lead for item in collapsed if item.lead is not None]

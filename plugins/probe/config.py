@@ -179,7 +179,8 @@ class Truth:
 
     enabled: bool = False
     is_mode: Literal["snis", "snis_rb", "clip", "psis", "is"] = "snis"
-    clip_c: float = number(10.0, 0, above=True)
+    clip_c: float = number(10.0, 1)
+    """The largest weight of ``is_mode: clip``. The mean of all weights is 1."""
     training_loss: Literal["rl"] = "rl"
     """The step is that of the policy gradient, as in the prediction."""
     entropy_mode: Literal["rb", "naive"] = "rb"

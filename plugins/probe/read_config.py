@@ -25,6 +25,12 @@ MOST_SEQUENCES = 10_000_000
 MOST_RUNS = 100_000
 """Beyond these a request is a slip of the hand."""
 
+ALTERNATIVES = (
+    ("batch_config.B_E", "batch_config.B_E_values"),
+    ("batch_config.dataset_name", "batch_config.environment"),
+)
+"""Keys of which one is given: a change of one takes back the other."""
+
 TEMPLATES = Path(__file__).parent / "configs"
 
 
@@ -59,13 +65,22 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     try:
         data = load(source)
         data = _renamed(data)
-        for key, value in (overrides or {}).items():
+        for key, value in with_alternatives(overrides or {}).items():
             section, *keys = key.split(".")
             _put(data, [SECTIONS.get(section, section), *keys], value)
         data, ignored = _without_ignored(data)
         return Read(_structure(data), ignored)
     except Invalid as error:
         raise ConfigError(list(error.problems), label) from error
+
+
+def with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of dotted keys, and null for what each of them takes back."""
+    changes = dict(overrides)
+    for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
+        if overrides.get(one) is not None:
+            changes.setdefault(other, None)
+    return changes
 
 
 def load(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -203,11 +218,12 @@ def _estimators(config: ProbeConfig) -> Iterator[Problem]:
         "probe_rework.compute_conditional_variance": work.compute_conditional_variance,
         "probe_rework.compute_vx_vy_variance": work.compute_vx_vy_variance,
     }
-    asked = [key for key, flag in flags.items() if flag] + (["variance"] if config.variance else [])
+    asked = [key for key, flag in flags.items() if flag and work.compute_delta_h1]
+    asked += ["variance"] if config.variance else []
     if 1 in config.sizes and asked:
         key = "batch_config.B_E" if batches.B_E is not None else "batch_config.B_E_values"
         yield Problem(f"one prompt has no spread, and {asked[0]} asks for an error", key, 1, "use 2 prompts or more")
-    if batches.B_U == 1 and work.compute_vx_vy_variance:
+    if batches.B_U == 1 and work.compute_vx_vy_variance and work.compute_delta_h1:
         yield Problem("one prompt has no spread, and probe_rework.compute_vx_vy_variance asks for an error",
                       "batch_config.B_U", 1, "use 2 prompts or more")  # fmt: skip
     for named in config.variance:

@@ -118,6 +118,7 @@ def _prediction(probed: Probed) -> dict[str, Any]:
             "dh_dv": values[unit][0] / eta,
             "se": number(values[unit][1]),
             "eta": eta,
+            "H_orig": mean_entropy(measurement.prediction_terms(unit)).value,
             "entropy_unit": unit,
             "v_kind": "adamw" if probed.config.direction == "adamw" else "precond_grad",
             "v_norm": norm(measurement.step.direction),
@@ -254,10 +255,17 @@ def _small_sample(probed: Probed) -> dict[str, Any] | None:
     if prompts >= FEW:
         return None
     wider = widening(prompts)
-    warning = (
-        f"E has {prompts} prompts: of fewer than {FEW} the spread itself is hardly known, so that standard errors of "
-        f"prediction and truth are given {wider:.2f} times as large"
-    )
+    if prompts == 1:
+        warning = "E has 1 prompt: there is no spread, and nothing has a standard error"
+        if len(probed.measurement.rollouts.raw_rewards_E) == 1:
+            warning += (
+                ", and with no other sequence to compare it with, what its weight changes is not in the prediction"
+            )
+    else:
+        warning = (
+            f"E has {prompts} prompts: of fewer than {FEW} the spread itself is hardly known, so that standard errors "
+            f"of prediction and truth are given {wider:.2f} times as large"
+        )
     if probed.config.measures_truth and probed.config.importance.is_mode != "is":
         warning += ", and self-normalised weights take the truth towards 0"
     return {"prompts": prompts, "widened_by": wider, "warning": f"{warning}; take a larger B_E"}

@@ -29,6 +29,15 @@ def widening(prompts: int) -> float:
     return t_quantile(0.975, max(1.0, prompts / 2 - 1)) / NORMAL_95
 
 
+@functools.cache
+def widening_of_blocks(blocks: int, prompts: int) -> float:
+    """The same for a standard error from the differences of so many blocks of these prompts.
+
+    Sums over blocks of many prompts are nearly normal, so blocks alone leave one degree of freedom less than they are.
+    """
+    return max(widening(prompts), t_quantile(0.975, max(1, blocks - 1)) / NORMAL_95)
+
+
 def widened(se: float, prompts: int) -> float:
     """The standard error that is stated; NaN stays NaN."""
     return se * widening(prompts)

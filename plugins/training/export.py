@@ -39,8 +39,8 @@ def export(checkpoint: Path, to: Path | None = None, adapter: bool = False, dtyp
         dtype: ``float32`` or ``bfloat16``; by default that of the experiment.
 
     Raises:
-        RequestError: there is no complete checkpoint, ``to`` holds something, ``adapter`` of a run without one, or
-            plugin files that are neither loaded nor trusted.
+        RequestError: there is no complete checkpoint, ``to`` holds something or is among the checkpoints of the run,
+            ``adapter`` of a run without one, or plugin files that are neither loaded nor trusted.
     """
     with reading_checkpoint(checkpoint) as (run, found):
         return _export(run, found, experiment_of(run), to, adapter, dtype)
@@ -55,6 +55,9 @@ def _export(
     to = to or run.path / "export" / (f"{checkpoint.name}-adapter" if adapter else checkpoint.name)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise RequestError("the directory to export to is there already", str(to), "give another one with --to")
+    if run.checkpoint_directory.resolve() in (to.resolve(), *to.resolve().parents):
+        reason = "the checkpoints of a run come and go: what is exported among them would go with them"
+        raise RequestError(reason, str(to), "give a place outside with --to")
     kind = getattr(torch, dtype or settings.dtype)
     master = load_optimizer(checkpoint)["master"]
     tokenizer = load_tokenizer(checkpoint / "model")

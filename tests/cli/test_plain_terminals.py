@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from uncollapse.cli.options import print_json
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 SWEEP = "experiment: tiny-sokoban\nset: {environment.symbols: '#_O√XPS'}\naxes: {seed: [0]}\n"
@@ -21,6 +23,12 @@ def test_a_terminal_without_unicode_gets_all_of_it(tmp_path, words):
     assert "\\u221a" in text
     if words:
         assert "√" in json.loads(text)["seed_0"]["environment"]
+
+
+def test_json_has_null_for_numbers_that_it_does_not_know(capsys):
+    print_json({"se": math.nan, "most": [math.inf, -math.inf, 1.5], "path": Path("a"), "word": "😀"})
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"se": None, "most": [None, None, 1.5], "path": "a", "word": "😀"}
 
 
 CLOSED = ">&-", "2>&-", ">&- 2>&- <&-"

@@ -112,7 +112,8 @@ def test_flags_over_settings_over_the_file_over_the_template(made, here):
         "checkpoint: {checkpoint_path: /a, optimizer_path: /o}\n"
     )
     words = ("--config", "own.yaml", "--set", "batch_config.G=3", "--set", "batch_config.B_U=5", "--bu", "6")
-    invoke("sanity-check", *words)
+    answer = invoke("sanity-check", *words)
+    assert answer.stderr == "notice: --set batch_config.B_U=5 gives way to 6, by a flag of its own\n"
     config = made[-1].config
     assert (config.sizes, config.batch_config.B_U, config.batch_config.G) == ((9,), 6, 3)
     assert config.batch_config.runs_per_batch == 15 and config.batch_config.dataset_name == "arithmetic"
@@ -387,3 +388,24 @@ def test_the_interrupt_of_a_terminal_leaves_the_finished_runs(checkpoint, here):
     done = len(summary["all_results"])
     assert summary["interrupted"] is True and done >= 2
     assert f"interrupted: {done} of 1000 runs are done" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--no-delta-h1", "--set", "importance.enabled=false"), "importance.enabled = false: goes against --no-delta"),
+        (("--no-delta-h1", "--set", "probe_rework.compute_delta_h1=true"), "compute_delta_h1 = true: goes against"),
+    ],
+)
+def test_settings_that_ask_for_a_prediction_after_all_are_refused(checkpoint, made, words, message):
+    assert message in tiny("single", checkpoint, *words, code=2).output
+    assert made == []
+
+
+@pytest.mark.parametrize("words", [("--be", 4, "--set", "batch_config.B_E=4"), ("--be", 1, "--no-delta-h1")])
+def test_a_setting_that_agrees_and_a_prompt_that_needs_no_error_are_taken(checkpoint, made, words):
+    tiny("single", checkpoint, *words)
+    assert [made[0].config.batch_config.B_E, made[0].config.probe_rework.compute_delta_h1] == [
+        words[1],
+        words[2] == "--set",
+    ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ....core.components import Rollouts
 from ....estimators.variance.terms import EntropyUnit, Terms
 from .passes import Outputs
+from .tokens import SampledTokens
 
 EntropyMode = Literal["rb", "naive"]
 """What stands for the entropy of a token: that of its distribution (Rao-Blackwell), or minus its log-prob."""
@@ -26,36 +27,20 @@ def entropy_terms(outputs: Outputs, rollouts: Rollouts, mode: EntropyMode = "rb"
     H = sum H_t, jH = sum of the derivatives of H_t, S1 = sum j_t, Hj = sum over t of j_t * sum over k > t of H_k,
     Tj = sum (T - t) j_t. In Hj a naive H_t is among what comes after t: it depends on token t itself.
     """
-    mask, count = rollouts.mask, len(rollouts.raw_rewards_E)
-    sequence_N, turn_N = rollouts.episodes[:, None].expand_as(mask)[mask], rollouts.turns[mask]
-    # In whatever order the rows are, running sums meet the tokens as they were sampled.
-    order_N = (sequence_N * (turn_N.max() + 1) + turn_N).argsort(stable=True)
-    sequence_N = sequence_N[order_N]
-
-    def sampled(x: Tensor) -> Tensor:
-        return x[mask][order_N]
-
-    H_N = sampled(entropy_of(outputs, mode))
-
-    def total(x_N: Tensor) -> Tensor:
-        return torch.zeros(count, dtype=torch.float64).index_add(0, sequence_N, x_N)
-
-    H, T = total(H_N), total(torch.ones_like(H_N))
-    terms = {"H": H, "T": T, "prompt": rollouts.groups_of_episodes()}
+    tokens = SampledTokens(rollouts)
+    H_N = tokens.of(entropy_of(outputs, mode))
+    one_N = torch.ones_like(H_N)
+    terms = {"H": tokens.total(H_N), "T": tokens.total(one_N), "prompt": rollouts.groups_of_episodes()}
     if "logprobs_rate" not in outputs:
         return terms
-    j_N = sampled(outputs["logprobs_rate"])
-    jH_N = -j_N if mode == "naive" else sampled(outputs["entropies_rate"])
-    before = torch.cat([torch.zeros(1, dtype=torch.float64), H.cumsum(0)])[sequence_N]
-    past_N = H_N.cumsum(0) - before - (H_N if mode == "naive" else 0.0)
-    first = torch.cat([torch.zeros(1, dtype=torch.float64), T.cumsum(0)])[sequence_N]
-    position_N = torch.arange(1, len(H_N) + 1) - first
+    j_N = tokens.of(outputs["logprobs_rate"])
+    jH_N = -j_N if mode == "naive" else tokens.of(outputs["entropies_rate"])
     return {
         **terms,
-        "jH": total(jH_N),
-        "S1": total(j_N),
-        "Hj": total((H[sequence_N] - past_N) * j_N),
-        "Tj": total((T[sequence_N] - position_N) * j_N),
+        "jH": tokens.total(jH_N),
+        "S1": tokens.total(j_N),
+        "Hj": tokens.total((tokens.to_come(H_N) + (H_N if mode == "naive" else 0.0)) * j_N),
+        "Tj": tokens.total(tokens.to_come(one_N) * j_N),
     }
 
 
@@ -63,11 +48,9 @@ def weight_terms(base: Outputs, moved: Outputs, rollouts: Rollouts, mode: Entrop
     """Per sequence: the log-weight log pi_new - log pi_old of all its tokens (nats), and h1, its entropy at the new
     parameters.
     """
-    mask = rollouts.mask
-    sequence_N = rollouts.episodes[:, None].expand_as(mask)[mask]
-    zeros = torch.zeros(len(rollouts.raw_rewards_E), dtype=torch.float64)
-    log_weights = zeros.index_add(0, sequence_N, (moved["logprobs"] - base["logprobs"])[mask])
-    return log_weights, zeros.index_add(0, sequence_N, entropy_of(moved, mode)[mask])
+    tokens = SampledTokens(rollouts)
+    log_weights = tokens.total(tokens.of(moved["logprobs"] - base["logprobs"]))
+    return log_weights, tokens.total(tokens.of(entropy_of(moved, mode)))
 
 
 def entropy_of(outputs: Outputs, mode: EntropyMode) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 
 import attrs
 
-from ....core.problems import Invalid
+from ....core.problems import Invalid, Problem
 from ..config import ProbeConfig
 from ..own_run import read_for_checkpoint
-from ..read_config import PREDICTION, ConfigError, Read, load
+from ..read_config import PREDICTION, ConfigError, Read, load, with_alternatives
 
 TEMPLATES = {
     "single": "configs/single_run.yaml",
@@ -19,11 +19,6 @@ TEMPLATES = {
     "sanity-check": "configs/sanity_check.yaml",
     "debug": "configs/debug.yaml",
 }
-ALTERNATIVES = (
-    ("batch_config.B_E", "batch_config.B_E_values"),
-    ("batch_config.dataset_name", "batch_config.environment"),
-)
-"""Keys of which one is given: a change of one takes back the other."""
 
 
 def read_experiment(
@@ -45,21 +40,24 @@ def read_experiment(
         ConfigError: not all of it makes sense.
     """
     template = TEMPLATES[experiment]
-    changes = _with_alternatives(overrides or {})
+    changes = with_alternatives(overrides or {})
     if source is not None:
         changes = {**_sizes(source, template), **changes}
     if truth_only:
-        changes["importance.enabled"] = True
+        _refuse_prediction(changes)
+        errors = ("probe_rework.compute_conditional_variance", "probe_rework.compute_vx_vy_variance")
+        changes = {**dict.fromkeys(errors, False), **changes, "importance.enabled": True}
     read = read_for_checkpoint(source or template, changes)
     return attrs.evolve(read, config=_without_prediction(read.config)) if truth_only else read
 
 
-def _with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    changes = dict(overrides)
-    for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
-        if overrides.get(one) is not None:
-            changes.setdefault(other, None)
-    return changes
+def _refuse_prediction(changes: Mapping[str, Any]) -> None:
+    """Raises ConfigError for changes that ask for the opposite of measuring alone."""
+    wanted = {"importance.enabled": True, "probe_rework.compute_delta_h1": False}
+    fix = "leave it out: nothing is predicted, and the truth is measured"
+    asked = [(key, changes[key]) for key in wanted if key in changes and changes[key] is not wanted[key]]
+    if asked:
+        raise ConfigError([Problem("goes against --no-delta-h1", key, value, fix) for key, value in asked], "")
 
 
 def _sizes(source: str | Path, template: str) -> dict[str, Any]:

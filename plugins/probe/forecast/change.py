@@ -23,6 +23,7 @@ from ....estimators.variance.statistics import delta_variance, mean_entropy
 from ....estimators.variance.terms import Terms
 from ..estimation.passes import Outputs
 from ..estimation.sequences import entropy_terms
+from ..estimation.tokens import SampledTokens
 
 MOST_WEIGHT = 5.0
 """A token counts as if the update had made it at most so many times as likely."""
@@ -101,28 +102,18 @@ def entropy_level(base: Outputs, rollouts: Rollouts) -> Change:
 
 def _terms(tables: Outputs, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """[E] each, by episode: a and c, of which the change of h is sum (a - h c) / sum T; H; T."""
-    mask, count = rollouts.mask, len(rollouts.raw_rewards_E)
-    episode_N, turn_N = rollouts.episodes[:, None].expand_as(mask)[mask], rollouts.turns[mask]
-    # in whatever order the rows are, running sums meet the tokens as they were sampled
-    order_N = (episode_N * (turn_N.max() + 1) + turn_N).argsort(stable=True)
-    episode_N, turn_N = episode_N[order_N], turn_N[order_N]
-    group_N = rollouts.groups_of_episodes()[episode_N]
-    H_N, change_N, logprob_N = (
-        tables[name][mask][order_N] for name in ("entropies", "entropies_rate", "logprobs_rate")
-    )
+    tokens = SampledTokens(rollouts)
+    turn_N, group_N = tokens.of(rollouts.turns), rollouts.groups_of_episodes()[tokens.sequence_N]
+    H_N, change_N, logprob_N = (tokens.of(tables[name]) for name in ("entropies", "entropies_rate", "logprobs_rate"))
     excess_N, one_N = torch.expm1(logprob_N.clamp(max=math.log(MOST_WEIGHT))), torch.ones_like(H_N)
-    place_N = _places(episode_N, turn_N)
-
-    def total(x_N: Tensor) -> Tensor:
-        return torch.zeros(count, dtype=torch.float64).index_add(0, episode_N, x_N)
+    place_N = _places(tokens.sequence_N, turn_N)
 
     def weighed(x_N: Tensor) -> Tensor:
         """The excess weight of each token times what comes after it, less what others have there."""
-        ends_E = total(x_N).cumsum(0)
-        to_come_N = ends_E[episode_N] - x_N.cumsum(0)
-        return total(excess_N * (to_come_N - _of_others(to_come_N, group_N, place_N)))
+        to_come_N = tokens.to_come(x_N)
+        return tokens.total(excess_N * (to_come_N - _of_others(to_come_N, group_N, place_N)))
 
-    return total(change_N) + weighed(H_N), weighed(one_N), total(H_N), total(one_N)
+    return tokens.total(change_N) + weighed(H_N), weighed(one_N), tokens.total(H_N), tokens.total(one_N)
 
 
 def _places(episode_N: Tensor, turn_N: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ from ....estimators.variance.terms import EntropyUnit
 from ..estimation.measurement import Measurement
 from ..estimation.passes import Direction, Passes
 from ..estimation.step import Step
+from ..estimation.tokens import SampledTokens
 from ..estimation.truth import Weighting, measure, with_error
-from ..small_samples import widened
+from ..small_samples import widened, widening_of_blocks
 
 BLOCKS = 8
 CLEAR = 2.0
@@ -45,6 +46,8 @@ class Shares:
     ``None``: errors were not asked for, or E has a single prompt."""
     total_error: float = math.nan
     """Standard error of the total over draws of E; NaN of a single prompt, or where nobody has asked."""
+    widened_by: float = 1.0
+    """What the errors from the blocks are multiplied by, since they stand on few blocks or prompts."""
 
     @property
     def total(self) -> float:
@@ -77,7 +80,7 @@ class Shares:
     def _error(self, chosen: Tensor) -> float | None:
         if self.influence_K is None:
             return None
-        return delta_variance(self.influence_K[:, chosen].sum(1)) ** 0.5
+        return self.widened_by * delta_variance(self.influence_K[:, chosen].sum(1)) ** 0.5
 
 
 def shares(measurement: Measurement, unit: EntropyUnit, blocks: int = BLOCKS) -> Shares:
@@ -112,7 +115,7 @@ def shares(measurement: Measurement, unit: EntropyUnit, blocks: int = BLOCKS) ->
     H_K, T_K = (torch.zeros(count, dtype=torch.float64).index_add(0, block_S, x) for x in (H, T))
     centred_K, size_K = (H_K - H.sum() / T.sum() * T_K) / T.sum(), T_K / T.sum()
     influence = of_blocks - centred_K[:, None] * length - size_K[:, None] * whole
-    return Shares(whole[:-1], float(whole[-1]), influence, error)
+    return Shares(whole[:-1], float(whole[-1]), influence, error, widening_of_blocks(count, prompts))
 
 
 def _entropy_gradient(measurement: Measurement, weights: tuple[Tensor, Tensor], rows: Tensor) -> dict[str, Tensor]:
@@ -216,14 +219,9 @@ def sequence_table(rollouts: Rollouts, advantages: Tensor, tasks: Sequence[int],
     its tokens are, and its rarest. ``advantage`` is the mean over its tokens.
     """
     mask, episodes, count = rollouts.mask, rollouts.episodes, len(rollouts.raw_rewards_E)
-
-    def total(x_B_T: Tensor) -> Tensor:
-        return torch.zeros(count, dtype=torch.float64).index_add(
-            0, episodes, torch.where(mask, x_B_T, 0.0).double().sum(1)
-        )
-
-    tokens = total(torch.ones_like(rollouts.logprobs))
-    surprisal, advantage = total(-rollouts.logprobs) / tokens, total(advantages) / tokens
+    line = SampledTokens(rollouts)
+    tokens = line.total(line.of(mask))
+    surprisal, advantage = (line.total(line.of(x_B_T)) / tokens for x_B_T in (-rollouts.logprobs, advantages))
     rarest_B = torch.where(mask, -rollouts.logprobs, -math.inf).amax(1).double()
     rarest = torch.full((count,), -math.inf, dtype=torch.float64).scatter_reduce(0, episodes, rarest_B, "amax")
     units = rollouts.groups_of_episodes().tolist()

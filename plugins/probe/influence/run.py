@@ -59,6 +59,7 @@ def influence(session: Session, B_E: int, *, blocks: int = BLOCKS, checked: int 
         "B_U": len(U.rollouts.group_ids_P),
         "G": config.batch_config.G,
         "blocks": 0 if found.influence_K is None else len(found.influence_K),
+        "widened_by": None if found.influence_K is None else found.widened_by,
         "prediction": prediction(measurement, unit),
         "total": found.total,
         "total_se": found.total_error,

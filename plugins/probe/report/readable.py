@@ -6,6 +6,8 @@ import math
 import re
 
 NOTHING = "–"
+ROUNDING, LEAST = 1e-15, 1e-300
+"""Of float64: what is less has no digits to show beside the value."""
 
 
 def short(number: float | None, form: str = ".3g") -> str:
@@ -16,10 +18,15 @@ def short(number: float | None, form: str = ".3g") -> str:
 
 
 def with_error(value: float | None, se: float | None) -> str:
-    """The value to two digits of its error: ``0.0123 ± 0.0045``, with one power of ten for both."""
-    if value is None or se is None or not (math.isfinite(value) and math.isfinite(se)) or se <= 0:
-        known = short(value)
-        return known if value is None or se is None else f"{known} ± {short(se)}"
+    """The value to two digits of its error: ``0.0123 ± 0.0045``, with one power of ten for both.
+
+    The value alone where no error is known (``None`` or NaN); an error that is 0, not finite, or less than the rounding
+    of the value stands beside it.
+    """
+    if value is None or se is None or math.isnan(se):
+        return short(value)
+    if not (math.isfinite(value) and math.isfinite(se)) or se <= ROUNDING * abs(value) or se < LEAST:
+        return f"{short(value)} ± {short(se)}"
     power = math.floor(math.log10(max(abs(value), se)))
     shown = power if power < -3 or power > 4 else 0
     decimals = max(0, 1 - math.floor(math.log10(se)) + shown)

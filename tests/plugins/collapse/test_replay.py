@@ -10,6 +10,7 @@ from uncollapse.core.registry import registry
 from uncollapse.core.runs import RunDirectory, build_manifest
 from uncollapse.plugins.collapse.replay import Outcome, find_runs, replay_all, score
 
+OUTCOME = Outcome("validation/success", "<", 0.2)
 BASE = {"environment": "sokoban", "model": {"path": "some/model"}, "filter": {"empty_stop_steps": 3}}
 
 
@@ -69,7 +70,34 @@ def test_a_detector_that_never_spoke_has_no_precision(runs):
     assert (line.precision, line.recall, line.median_lead, line.false_alarms) == (None, None, None, 0)
 
 
-@pytest.mark.parametrize("text", ["validation/success", "validation/success<high", "<0.1", "a==1"])
+def test_a_run_or_a_detector_that_is_named_again_counts_once(runs):
+    (runs / "sweep.yaml").write_text(json.dumps({"points": [{"label": "healthy"}, {"label": "caught"}]}))
+    twice = [runs, runs / "caught", runs / "caught" / ".." / "caught", runs / "alarm"]
+    found = replay_all(find_runs(twice), ["entropy_collapse"] * 2, Outcome.read("validation/success<0.2"))
+    assert [item.run.name for item in found] == ["healthy", "caught", "alarm"]
+    (line,) = score(found)
+    assert (line.runs, line.collapsed, line.caught, line.false_alarms) == (3, 1, 1, 1)
+
+
+def test_a_detector_without_its_metrics_is_not_said_to_have_been_silent(runs):
+    make_run(runs / "other", validation__success=[0.4, 0.0], actor__kl=[1.0, 1.0])
+    found = replay_all(find_runs([runs / "other"]), ["entropy_collapse", "kl_runaway"], OUTCOME)
+    assert [item.unlogged for item in found] == [("actor/entropy",), ()]
+    blind, sighted = score(found)
+    assert (blind.runs, blind.collapsed, blind.recall) == (0, 0, None)
+    assert (sighted.runs, sighted.collapsed, sighted.recall) == (1, 1, 0.0)
+    answer = detect(runs / "other", "--detector", "entropy_collapse")
+    assert answer.stdout.splitlines()[-1].endswith("it cannot judge: the run never logged actor/entropy")
+
+
+@pytest.mark.parametrize(
+    ("number", "value"), [(".2", 0.2), ("2.", 2.0), ("+2e-1", 0.2), ("2E+1", 20.0), ("-.5e1", -5.0)]
+)
+def test_numbers_of_conditions(number, value):
+    assert Outcome.read(f"validation/success <= {number}") == Outcome("validation/success", "<=", value)
+
+
+@pytest.mark.parametrize("text", ["validation/success", "validation/success<high", "<0.1", "a==1", "a<.", "a<1e"])
 def test_conditions_that_cannot_be_read(text):
     with pytest.raises(RequestError, match="is no condition"):
         Outcome.read(text)
@@ -121,6 +149,8 @@ def test_runs_that_cannot_be_judged_are_left_out_and_named(runs):
     assert answer.exit_code == 0, answer.output
     assert f"left out: {runs / 'untrained'}: it has no metrics" in answer.stderr
     assert answer.stdout.splitlines()[-1].split()[:3] == ["entropy_collapse", "1", "1"]
+    misspelled = detect(runs / "caught", "--detector", "entropy_collapse", "--outcome", "validation/sucess<1")
+    assert "never logged validation/sucess (did you mean 'validation/success'?)" in misspelled.stderr
     alone = detect(*words[:1], "--detector", "entropy_collapse")
     assert (alone.exit_code, "no run to judge" in alone.output) == (2, True)
 

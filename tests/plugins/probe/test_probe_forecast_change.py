@@ -1,65 +1,33 @@
 """The change of the entropy and its influences, token by token in plain loops, over rows and turns of many lengths."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
-import torch
-from uncollapse.core.components import Rollouts
 from uncollapse.plugins.probe.forecast.change import MOST_WEIGHT, entropy_level, predicted_change
 
-# episodes of 1 to 6 tokens; episode 2 has two rows, its later turn first
-EPISODES = torch.tensor([1, 2, 0, 2, 3, 4])
-TURNS = torch.tensor(
-    [
-        [-1, 0, 0, -1, 1],
-        [-1, 2, 2, 2, -1],
-        [-1, 0, -1, -1, -1],
-        [-1, 0, 0, -1, 1],
-        [-1, 0, 0, 0, 0],
-        [-1, 0, 0, 2, 2],
-    ]
-)
-MASK = TURNS >= 0
-GROUPS_E = torch.tensor([30, 4, 4, 30, 17])
+sys.path.insert(0, str(Path(__file__).parent))
+from probe_rows import GROUPS_E, LENGTHS, ROLLOUTS, TURNS, tables, tokens_of
+
 GROUPS = [4, 17, 30]
-
-
-def tables(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    names = ("logprobs", "entropies", "logprobs_rate", "entropies_rate")
-    return {name: torch.randn(MASK.shape, generator=generator, dtype=torch.float64) for name in names}
-
-
-ROLLOUTS = Rollouts(
-    tokens=torch.zeros(MASK.shape, dtype=torch.long),
-    mask=MASK,
-    turns=TURNS,
-    logprobs=torch.zeros(MASK.shape),
-    rewards=torch.zeros(MASK.shape),
-    episodes=EPISODES,
-    groups=GROUPS_E[EPISODES],
-    raw_rewards_E=torch.zeros(5),
-    group_ids_P=torch.tensor([30, 4, 17]),
-)
 
 
 def sampled(values):
     """[(group, turn, position in it, tokens to come, entropy to come, {name: value})] of every token."""
     found = []
-    for episode in range(5):
-        places = sorted(
-            (int(TURNS[b, t]), b, t) for b in range(6) for t in range(5) if EPISODES[b] == episode and MASK[b, t]
-        )
-        for index, (turn, b, t) in enumerate(places):
-            after = places[index + 1 :]
+    for episode in range(len(LENGTHS)):
+        places = tokens_of(episode)
+        for index, place in enumerate(places):
+            turn, after = int(TURNS[place]), places[index + 1 :]
             found.append(
                 (
                     int(GROUPS_E[episode]),
                     turn,
-                    sum(other[0] == turn for other in places[:index]),
+                    sum(int(TURNS[other]) == turn for other in places[:index]),
                     len(after),
-                    sum(float(values["entropies"][row, column]) for _, row, column in after),
-                    {name: float(table[b, t]) for name, table in values.items()},
+                    sum(float(values["entropies"][other]) for other in after),
+                    {name: float(table[place]) for name, table in values.items()},
                 )
             )
     return found

@@ -199,9 +199,25 @@ def test_block_errors_are_those_of_the_prediction_in_blocks(unit):
     torch.testing.assert_close(found.influence_K.sum(1), statistic.influence_C())
     sequences = torch.ones(16, dtype=torch.bool)
     together = delta_variance(found.influence_K[:, :-1].sum(1)) ** 0.5
-    assert found.of(sequences) == pytest.approx((float(found.of_sequences.sum()), together))
-    assert found.errors[3] == pytest.approx(delta_variance(found.influence_K[:, 3]) ** 0.5)
+    wider = 2.571 / 1.960  # Student's t of 5 degrees of freedom
+    assert found.widened_by == pytest.approx(wider, rel=1e-3)
+    assert found.of(sequences) == pytest.approx((float(found.of_sequences.sum()), wider * together), rel=1e-3)
+    assert found.errors[3] == pytest.approx(wider * delta_variance(found.influence_K[:, 3]) ** 0.5, rel=1e-3)
     assert shares(measurement, unit, 0).errors == [None] * 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prompts", "blocks"), [(8, 8), (40, 2)])
+def test_two_errors_of_a_share_hold_its_mean_in_most_samples_of_few_units(prompts, blocks):
+    found = [shares(setting(size=prompts, seed=seed), "per_sequence", blocks) for seed in range(60)]
+    values = torch.tensor([[*one.of_sequences.tolist(), one.carried] for one in found])
+    errors = torch.tensor([[*one.errors, one.carried_error] for one in found])
+    mean = torch.tensor(
+        [*(whole := shares(setting(size=4000, seed=99), "per_sequence", 0)).of_sequences, whole.carried]
+    )
+    inside = ((values - mean).abs() <= 1.96 * errors).double().mean(0)
+    assert inside.mean() > 0.92  # as they came: 0.90 of 8 prompts, 0.70 of two blocks
+    assert inside[-1] > 0.88
 
 
 @pytest.mark.parametrize("unit", ["per_sequence", "per_token_ratio"])

@@ -287,6 +287,10 @@ def test_short_numbers(number, text):
         (None, 1.0, "–"),
         (1.0, 0.0, "1 ± 0"),
         (0.0, 0.02, "0.000 ± 0.020"),
+        (0.0, math.nan, "0"),
+        (2.0, math.inf, "2 ± inf"),
+        (1e5, 1e-300, "1e5 ± 1e−300"),
+        (0.0, 5e-324, "0 ± 4.94e−324"),
     ],
 )
 def test_a_value_has_the_digits_of_its_error(value, se, text):

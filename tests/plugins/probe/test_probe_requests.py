@@ -43,6 +43,15 @@ def test_overrides_may_have_the_older_keys_of_a_file():
         read_config({}, {"batch_config.B": 4})
 
 
+def test_a_change_of_one_alternative_takes_back_the_other():
+    file = {"batch_config": {"B_E_values": [4, 8], "dataset_name": "arithmetic"}}
+    assert read_config(file, {"batch_config.B_E": 6}).config.sizes == (6,)
+    batches = read_config(file, {"batch_config.environment": "bandit"}).config.batch_config
+    assert batches.dataset_name is None and batches.environment.name == "bandit"
+    with pytest.raises(ConfigError, match="both are given"):
+        read_config({}, {"batch_config.B_E": 6, "batch_config.B_E_values": [4, 8]})
+
+
 def test_no_optimizer_state_of_another_model_is_taken_or_recommended(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "saved")
     (checkpoint / "optimizer.pt").rename(checkpoint.parent / "optimizer.pt")

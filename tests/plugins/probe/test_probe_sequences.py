@@ -1,8 +1,10 @@
 """Sums over sequences, token by token in plain loops: several rows and turns to a sequence, in any order."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from uncollapse.core.components import Rollouts
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.plugins.probe.estimation.sequences import (
     by_others,
@@ -12,45 +14,21 @@ from uncollapse.plugins.probe.estimation.sequences import (
     weight_terms,
 )
 
+sys.path.insert(0, str(Path(__file__).parent))
+from probe_rows import GROUPS_E, LENGTHS, MASK, ROLLOUTS, tables, tokens_of
+
 UNITS = ("per_token_ratio", "per_seq_token_mean", "per_sequence")
-# rows in an order that is not that of the episodes: 2 has two rows, the later turn first
-EPISODES = torch.tensor([1, 2, 0, 2, 3])
-TURNS = torch.tensor([[-1, 0, 0, -1, 1], [-1, 2, 2, 2, -1], [-1, 0, -1, -1, -1], [-1, 0, 0, -1, 1], [-1, 0, 0, 0, 0]])
-MASK = TURNS >= 0
-GROUPS_E = torch.tensor([30, 4, 4, 30])
-
-
-def table(seed):
-    return torch.randn(MASK.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-OUTPUTS = {name: table(i) for i, name in enumerate(("logprobs", "entropies", "logprobs_rate", "entropies_rate"))}
-ROLLOUTS = Rollouts(
-    tokens=torch.zeros(MASK.shape, dtype=torch.long),
-    mask=MASK,
-    turns=TURNS,
-    logprobs=torch.zeros(MASK.shape),
-    rewards=torch.zeros(MASK.shape),
-    episodes=EPISODES,
-    groups=GROUPS_E[EPISODES],
-    raw_rewards_E=torch.zeros(4),
-    group_ids_P=torch.tensor([30, 4]),
-)
-
-
-def tokens_of(episode):
-    """(row, column) of each token, as they were sampled."""
-    places = [(int(TURNS[b, t]), b, t) for b in range(5) for t in range(5) if EPISODES[b] == episode and MASK[b, t]]
-    return [(b, t) for _, b, t in sorted(places)]
+COUNT = len(LENGTHS)
+OUTPUTS = tables()
 
 
 @pytest.mark.parametrize("mode", ["rb", "naive"])
 def test_terms_token_by_token(mode):
     found = entropy_terms(OUTPUTS, ROLLOUTS, mode)
     assert found["prompt"].tolist() == GROUPS_E.tolist()
-    for e in range(4):
+    for e in range(COUNT):
         places = tokens_of(e)
-        assert len(places) == (1, 3, 6, 4)[e]
+        assert len(places) == LENGTHS[e]
         H = [-float(OUTPUTS["logprobs"][p]) if mode == "naive" else float(OUTPUTS["entropies"][p]) for p in places]
         j = [float(OUTPUTS["logprobs_rate"][p]) for p in places]
         jH = [-x for x in j] if mode == "naive" else [float(OUTPUTS["entropies_rate"][p]) for p in places]
@@ -73,9 +51,9 @@ def test_without_derivatives_there_are_none():
 
 @pytest.mark.parametrize("mode", ["rb", "naive"])
 def test_weights_are_of_all_tokens_of_a_sequence(mode):
-    moved = {"logprobs": table(8), "entropies": table(9)}
+    moved = tables(8)
     log_weights, h1 = weight_terms(OUTPUTS, moved, ROLLOUTS, mode)
-    for e in range(4):
+    for e in range(COUNT):
         places = tokens_of(e)
         assert float(log_weights[e]) == pytest.approx(
             sum(float(moved["logprobs"][p] - OUTPUTS["logprobs"][p]) for p in places)
@@ -86,26 +64,26 @@ def test_weights_are_of_all_tokens_of_a_sequence(mode):
         assert float(h1[e]) == pytest.approx(expected)
 
 
-def per_sequence(unit, centring=(1.0, 1.0, 1.0, 1.0)):
+def per_sequence(unit, centring=(1.0,) * COUNT):
     """[(score weight, entropy weight)] of each sequence, whose weighted sums of S1 and jH are the derivative."""
     terms = entropy_terms(OUTPUTS, ROLLOUTS)
     H, T = terms["H"].tolist(), terms["T"].tolist()
     if unit == "per_token_ratio":
-        h, each = sum(H) / sum(T), [1 / sum(T)] * 4
+        h, each = sum(H) / sum(T), [1 / sum(T)] * COUNT
         score = [(x - h * t) / sum(T) for x, t in zip(H, T, strict=True)]
     elif unit == "per_seq_token_mean":
-        each = [1 / t / 4 for t in T]
-        mean = sum(x / t for x, t in zip(H, T, strict=True)) / 4
-        score = [(x / t - mean) / 4 for x, t in zip(H, T, strict=True)]
+        each = [1 / t / COUNT for t in T]
+        mean = sum(x / t for x, t in zip(H, T, strict=True)) / COUNT
+        score = [(x / t - mean) / COUNT for x, t in zip(H, T, strict=True)]
     else:
-        each, score = [1 / 4] * 4, [(x - sum(H) / 4) / 4 for x in H]
+        each, score = [1 / COUNT] * COUNT, [(x - sum(H) / COUNT) / COUNT for x in H]
     return [(s * c, x) for s, c, x in zip(score, centring, each, strict=True)]
 
 
 @pytest.mark.parametrize("mode", ["rb", "naive"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_weights_of_the_gradient(unit, mode):
-    terms, centring = entropy_terms(OUTPUTS, ROLLOUTS), torch.tensor([1.0, 2.0, 0.5, 3.0]).double()
+    terms, centring = entropy_terms(OUTPUTS, ROLLOUTS), torch.tensor([1.0, 2.0, 0.5, 3.0, 0.2]).double()
     a, b = entropy_gradient_weights(terms, ROLLOUTS, unit, mode, centring)
     assert bool((a[~MASK] == 0).all()) and bool((b[~MASK] == 0).all())
     for e, (score, share) in enumerate(per_sequence(unit, centring.tolist())):
@@ -119,9 +97,9 @@ def test_prompts_have_the_derivative_as_their_mean(unit):
     terms = entropy_terms(OUTPUTS, ROLLOUTS)
     own = [s * float(terms["S1"][e]) + x * float(terms["jH"][e]) for e, (s, x) in enumerate(per_sequence(unit))]
     found = per_prompt(Terms(entropy_unit=unit, **terms))
-    assert found.tolist() == pytest.approx([2 * (own[1] + own[2]), 2 * (own[0] + own[3])])  # prompts 4 and 30
+    assert found.tolist() == pytest.approx([3 * (own[1] + own[2]), 3 * own[4], 3 * (own[0] + own[3])])  # 4, 17 and 30
     alone = per_prompt(Terms(entropy_unit=unit, **{k: x for k, x in terms.items() if k != "prompt"}))
-    assert alone.tolist() == pytest.approx([4 * x for x in own])
+    assert alone.tolist() == pytest.approx([COUNT * x for x in own])
 
 
 def test_centred_by_all_others():

@@ -12,7 +12,7 @@ from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import inner
 from uncollapse.plugins.probe.estimation.sequences import by_others
 from uncollapse.plugins.probe.estimation.truth import with_error
-from uncollapse.plugins.probe.small_samples import FEW, as_it_came, t_quantile, widened, widening
+from uncollapse.plugins.probe.small_samples import FEW, as_it_came, t_quantile, widened, widening, widening_of_blocks
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact
@@ -109,3 +109,5 @@ def test_students_quantiles():
         12.706 / 1.96, rel=1e-3
     )
     assert math.isnan(widened(math.nan, 8)) and widened(2.0, 15) > 2.4
+    assert widening_of_blocks(8, 500) == pytest.approx(2.365 / 1.96, rel=1e-3)
+    assert widening_of_blocks(2, 500) == widening(2) and widening_of_blocks(8, 8) == widening(8)

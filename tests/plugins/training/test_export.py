@@ -112,6 +112,10 @@ def test_wrong_requests(whole, tmp_path):
     with pytest.raises(RequestError, match="has no adapter"):
         export(path, tmp_path / "out", adapter=True)
     assert not (tmp_path / "out").exists()
+    for among in (path / "checkpoints" / "step_7", path / "checkpoints" / "step_2" / "out"):
+        with pytest.raises(RequestError, match="would go with them"):
+            export(path, among)
+        assert not among.exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     for there in (tmp_path / "full", tmp_path / "full" / "mine.txt"):
