@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import checkpoints, records, status
 from .errors import RequestError, RunError
-from .files import keep_aside, replace_text
+from .files import clear_ways, keep_aside, replace_text
 from .identity import config_hash
 
 if TYPE_CHECKING:
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 COPY = "metrics.jsonl"
 """In a checkpoint: the records of the run up to its step."""
+
+
+FILES = ("config.yaml", "manifest.json", "status.json", COPY, "log.txt", ".lock")
+
+
+def clear(path: Path) -> list[str]:
+    """Move aside what is in the place of a file of the run at ``path`` and is none; what was done, in words."""
+    return clear_ways(*(path / name for name in FILES))
 
 
 def way_out(run: RunDirectory, known: Mapping[str, Any]) -> str:
@@ -34,6 +42,7 @@ def repair(run: RunDirectory) -> str:
     if (damage := run.damaged_records()) is None:
         return ""
     known, checkpoint = run.status(), run.latest()
+    clear(run.path)
     if run.metrics_file.exists():
         keep_aside(run.metrics_file)
     step = rewind(run, checkpoint)
@@ -53,7 +62,7 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
     """
     from .runs import RunDirectory
 
-    run, done = RunDirectory(path), []
+    run, done = RunDirectory(path), clear(path)
     run.remove_leftovers()
     try:
         known = run.status()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RequestError
-from .files import encode, replace_text, to_json
+from .files import encode, read_bytes, replace_text, to_json
 
 STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
 KINDS: Mapping[str, type] = {
@@ -33,10 +33,12 @@ def read(file: Path) -> dict[str, Any]:
         RequestError: the file is damaged.
     """
     try:
-        record = json.loads(file.read_text("utf-8"))
+        record = json.loads(read_bytes(file).decode())
         wrong = _wrong(record)
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        wrong = f"it cannot be read: {error.strerror}"
     except ValueError:
         wrong = "it is no JSON"
     if wrong:

@@ -16,6 +16,7 @@ from ...core.components import Verdict
 from ...core.converter import make_converter, structure_component
 from ...core.errors import RequestError, UncollapseError, nearest
 from ...core.experiment import Named
+from ...core.files import read_bytes
 from ...core.problems import Invalid
 from ...core.registry import registry
 from ...core.runs import RunDirectory
@@ -107,7 +108,7 @@ def find_runs(paths: Sequence[Path]) -> list[RunDirectory]:
     for path in paths:
         if (path / "sweep.yaml").is_file():
             try:
-                points = loads((path / "sweep.yaml").read_text("utf-8"))["points"]
+                points = loads(read_bytes(path / "sweep.yaml").decode())["points"]
                 runs = [RunDirectory(path / point.get("path", point["label"])) for point in points]
             except (SyntaxProblem, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise RequestError("the record of the sweep is damaged", str(path / "sweep.yaml")) from error
