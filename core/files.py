@@ -68,11 +68,15 @@ def open_plain(path: Path, mode: str = "rb") -> IO[bytes]:
 
     Raises OSError, also where something else is in its place: a pipe would be waited for, a device may never end.
     """
-    stream: IO[bytes] = open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666))  # noqa: SIM115 - the caller closes it
+    stream: IO[bytes] = open(path, mode, opener=_open_at_once)  # noqa: SIM115 - the caller closes it
     if kind := KINDS.get(stat.S_IFMT(os.fstat(stream.fileno()).st_mode)):
         stream.close()
         raise OSError(errno.EINVAL, f"{kind} is in its place", str(path))
     return stream
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK, 0o666)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -20,8 +20,9 @@ from ...core.files import read_bytes
 from ...core.problems import Invalid
 from ...core.registry import registry
 from ...core.runs import RunDirectory
+from ...core.sweep_record import loads
 from ...core.trust import experiment_of
-from ...core.yaml import SyntaxProblem, loads
+from ...core.yaml import SyntaxProblem
 
 _CONDITION = re.compile(r"\s*([A-Za-z0-9_/@.-]+)\s*(<=|>=|<|>)\s*(-?[0-9]+(?:[.][0-9]*)?(?:e-?[0-9]+)?)\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {

@@ -18,7 +18,8 @@ from ...core.errors import RequestError, UncollapseError
 from ...core.files import clear_ways, make_directory, replace_text
 from ...core.identity import config_hash
 from ...core.locks import take
-from ...core.yaml import SyntaxProblem, dumps, loads
+from ...core.sweep_record import dumps, loads
+from ...core.yaml import SyntaxProblem
 from ..launch.exit_codes import how_it_ended
 from ..launch.job import Job
 from ..report.status import shown
@@ -240,7 +241,7 @@ def _build_models(points: Sequence[Prepared], console: Console) -> None:
 
 
 def _write_record(file: Path, record: Mapping[str, Any]) -> None:
-    text = dumps(dict(record))
+    text = dumps(record)
     if file.exists() and (there := file.read_text(encoding="utf-8", errors="replace")) != text:
         try:
             digest = config_hash(loads(there))

@@ -21,7 +21,8 @@ from ...core.problems import CompositionError, Invalid, Problem, unique
 from ...core.registry import registry
 from ...core.spec import read_spec
 from ...core.sweep import Case, Point, axis_values, expand
-from ...core.yaml import SyntaxProblem, loads
+from ...core.sweep_record import LONGEST, loads
+from ...core.yaml import SyntaxProblem
 from .changes import changed, refuse_idle
 from .layout import Layout, check_name
 from .prepare import Prepared
@@ -207,7 +208,7 @@ def make_launcher(launcher: Any, **resources: Any) -> Any:
 
 
 LARGEST = 2**18
-"""Bytes of a sweep file, at most."""
+"""Characters of a sweep file, at most, its points apart."""
 
 
 def load(source: str | Path, **options: Any) -> Sweep:
@@ -217,7 +218,7 @@ def load(source: str | Path, **options: Any) -> Sweep:
     """
     if Path(source).suffix in (".yaml", ".yml"):
         try:
-            record = loads(read_text(source, LARGEST))
+            record = loads(read_text(source, LONGEST), LARGEST)
         except SyntaxProblem as error:
             raise RequestError(f"the file {source} is not valid YAML: {error}") from error
         name = Path(source).stem
