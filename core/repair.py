@@ -28,13 +28,17 @@ def clear(path: Path) -> list[str]:
 
 def way_out(run: RunDirectory, known: Mapping[str, Any]) -> str:
     """What makes damaged records whole, for a message."""
-    how = "continue it with `uncollapse train ... --resume`, or run its sweep again: "
+    return f"continue it with `uncollapse train ... --resume`, or run its sweep again: {outlook(run, known)}"
+
+
+def outlook(run: RunDirectory, known: Mapping[str, Any]) -> str:
+    """How the damaged records of a run that stands as ``known`` says will be made whole."""
     checkpoint = run.latest()
     if checkpoint is None:
-        return f"{how}there is no checkpoint with a copy, so it is trained again from the start"
+        return "there is no checkpoint with a copy, so it is trained again from the start"
     step = checkpoints.step_of(checkpoint)
     more = "" if known.get("step", 0) <= step else f", and the steps after {step} are trained again"
-    return f"{how}its records are restored from {checkpoint.name}{more}"
+    return f"its records are restored from {checkpoint.name}{more}"
 
 
 def repair(run: RunDirectory) -> str:

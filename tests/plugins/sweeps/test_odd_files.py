@@ -13,6 +13,7 @@ from uncollapse.core.runs import RunDirectory
 from uncollapse.plugins.report.report import report
 from uncollapse.plugins.report.status import status
 from uncollapse.plugins.sweeps import run as running
+from uncollapse.plugins.sweeps.foreseen import foreseen
 from uncollapse.plugins.sweeps.run import Options
 
 ODD = {
@@ -48,6 +49,39 @@ def test_what_is_no_file_goes_aside_and_every_point_is_right(tmp_path, kind, nam
     assert set(launcher.ran()) <= {LABELS[1]}
     assert os.path.lexists(tmp_path / LABELS[1] / f"{name}.damaged")
     assert f"{name}.damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            lambda run: put("pipe", run.metrics_file),
+            ["a pipe is in the place of metrics.jsonl: it will be moved aside"],
+        ),
+        (lambda run: run.status_file.write_text("{"), ["the run's status is damaged: it is no JSON", "begun anew"]),
+        (lambda run: run.set_status("success", step=3), ["the records of steps 0 to 3 are missing", "from the start"]),
+        (lambda run: run.set_status("failed"), ["failed: resumed from the start"]),
+        (lambda run: run.set_status("stopped:empty_filter"), ["runs again: the run that ended with stopped"]),
+        (lambda run: run.config_file.write_text(""), ["its config.yaml is damaged or lost: it will be written again"]),
+        (lambda run: run.config_file.write_text("seed: 7"), ["another configuration is there: it will be moved aside"]),
+        (lambda run: None, ["skipped: already success"]),
+    ],
+)
+def test_what_a_run_would_do_is_foreseen_and_nothing_is_changed(tmp_path, damage, words):
+    assert [foreseen(point, ["success"]) for point in sweep().prepared(tmp_path)] == [[], [], [], []]
+    sweep().run(tmp_path, Launcher())
+    damage(RunDirectory(tmp_path / LABELS[1]))
+    before = sorted(path.name for path in (tmp_path / LABELS[1]).iterdir())
+    skipped = ["skipped: already success"]
+    found = [foreseen(point, ["success"]) for point in sweep().prepared(tmp_path)]
+    assert [found[0], *found[2:]] == [skipped] * 3
+    assert all(word in " / ".join(found[1]) for word in words), found[1]
+    assert sorted(path.name for path in (tmp_path / LABELS[1]).iterdir()) == before
+
+
+def test_a_point_that_will_fail_is_foreseen(tmp_path):
+    (tmp_path / LABELS[0]).write_text("a file in the place of a run")
+    assert foreseen(sweep().prepared(tmp_path)[0], ["success"]) == ["fails: a file is in the place of its directory"]
 
 
 def test_a_point_that_cannot_be_laid_out_fails_alone(tmp_path, capsys):
