@@ -25,11 +25,9 @@ from ...core.sweep_record import LONGEST, loads
 from ...core.yaml import SyntaxProblem
 from .changes import changed, refuse_idle
 from .layout import Layout, check_name
+from .places import refuse_shared
 from .prepare import Prepared
 from .run import Options, Result, run_points
-
-OWN = ("sweep.yaml", "report", ".lock")
-"""Of the sweep itself, in its home."""
 
 
 @attrs.frozen
@@ -124,13 +122,7 @@ class Sweep:
             experiment = _with_resources(self._tracked(point.experiment, place.name), self.engine)
             digest = point.hash if experiment.rollout is point.experiment.rollout else config_hash(experiment)
             found.append(Prepared(point.label, digest, experiment, place, point.values, title))
-        home = found[0].place.home
-        taken = {home: "the sweep"} | dict.fromkeys((home / name for name in OWN), "the sweep")
-        for item in found:
-            if (other := taken.setdefault(item.place.run, item.label)) != item.label:
-                raise RequestError(
-                    f"{other} and {item.label} have one directory", str(item.place.run), "use $label in layout.run"
-                )
+        refuse_shared(found)
         return found
 
     def run(
