@@ -147,6 +147,17 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_clean(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that fits a float; infinities do."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _clean(item) for key, item in value.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import RunError
-from .files import encode, open_plain, read_bytes, to_json
+from .files import encode, is_number, open_plain, read_bytes, to_json
 
 Record = dict[str, Any]
 
@@ -58,7 +58,7 @@ def _record(record: Any) -> str:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         return "it has no step"
     for name, value in record.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not is_number(value):
             return f"{name} is no number"
     return ""
 
