@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import RequestError
+from ..core.errors import RequestError, UncollapseError
 from ..core.streams import never_fail
+from ..core.terminal import escaped
 from .options import FiniteRange
 from .sweep_group import print_notices, sweep_of, what_options
 from .sweep_report import write_report
@@ -95,7 +96,10 @@ def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool
         return
     never_fail()
     result = sweep.run(root, made, how)
-    write_report(result.home)
+    try:
+        write_report(result.home)
+    except (UncollapseError, OSError) as error:  # how the runs ended is none the worse
+        click.echo(escaped(f"no report was written: {error}"), err=True)
     context.exit(result.exit_code)
 
 
@@ -132,7 +136,6 @@ def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
-    from ..core.terminal import escaped
     from ..plugins.sweeps.foreseen import foreseen
     from ..plugins.sweeps.prepare import refuse_stale
     from ..plugins.sweeps.run import command_of
