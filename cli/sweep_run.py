@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import RequestError
+from ..core.errors import RequestError, UncollapseError
+from ..core.streams import never_fail
+from ..core.terminal import escaped
 from .options import FiniteRange
 from .sweep_group import print_notices, sweep_of, what_options
 from .sweep_report import write_report
@@ -92,8 +94,12 @@ def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool
     if dry_run:
         _dry_run(sweep.prepared(root, getattr(made, "gpus_per_job", 1)), made, how)
         return
+    never_fail()
     result = sweep.run(root, made, how)
-    write_report(result.home)
+    try:
+        write_report(result.home)
+    except (UncollapseError, OSError) as error:  # how the runs ended is none the worse
+        click.echo(escaped(f"no report was written: {error}"), err=True)
     context.exit(result.exit_code)
 
 
@@ -130,6 +136,7 @@ def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
+    from ..plugins.sweeps.foreseen import foreseen
     from ..plugins.sweeps.prepare import refuse_stale
     from ..plugins.sweeps.run import command_of
 
@@ -139,6 +146,8 @@ def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
     click.echo(f"{len(points)} points")
     for point in points:
         click.echo(f"{point.place.name}  {point.place.run}")
+        for line in foreseen(point, how.skip_statuses, how.stale):
+            click.echo(f"    {escaped(line)}")
         click.echo(f"    {shlex.join(command_of(point, launcher))}")
     click.echo("slots")
     for line in slots:

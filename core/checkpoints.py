@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RequestError, RunError
-from .files import replace_text, to_json
+from .files import open_plain, read_bytes, replace_text, to_json
 from .locks import take
 
 HASHED = 64 * 2**20
@@ -40,7 +40,7 @@ def stored(directory: Path) -> list[Path]:
 def damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint; empty if it is complete."""
     try:
-        state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+        state = json.loads(read_bytes(checkpoint / "state.json").decode())
         files = {str(name): dict(recorded) for name, recorded in state["files"].items()}
         sizes = {name: int(recorded["size"]) for name, recorded in files.items()}
         step = state["step"]
@@ -99,7 +99,7 @@ def reading(checkpoint: Path) -> Iterator[None]:
         RequestError: it was deleted before that.
     """
     try:
-        stream = (checkpoint / "state.json").open("rb")
+        stream = open_plain(checkpoint / "state.json")
     except OSError as error:
         raise _gone(checkpoint) from error
     with stream:
@@ -116,7 +116,7 @@ def _gone(checkpoint: Path) -> RequestError:
 
 def remove(checkpoint: Path) -> None:
     """Delete a complete checkpoint, unless somebody reads it; at once for all who look for it, files after that."""
-    with (checkpoint / "state.json").open("rb") as stream:
+    with open_plain(checkpoint / "state.json") as stream:
         if take(stream):
             leaving = checkpoint.with_name(f"{checkpoint.name}.tmp")
             delete(leaving)
@@ -138,4 +138,4 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
+    return sha256(read_bytes(path)).hexdigest()

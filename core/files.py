@@ -9,12 +9,14 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import RequestError
+from .paths import KINDS
 
 
 def make_directory(path: Path) -> None:
@@ -61,12 +63,56 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
+def open_plain(path: Path, mode: str = "rb") -> IO[bytes]:
+    """Open a file, which may be behind a link.
+
+    Raises OSError, also where something else is in its place: a pipe would be waited for, a device may never end.
+    """
+    stream: IO[bytes] = open(path, mode, opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+    if kind := KINDS.get(stat.S_IFMT(os.fstat(stream.fileno()).st_mode)):
+        stream.close()
+        raise OSError(errno.EINVAL, f"{kind} is in its place", str(path))
+    return stream
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK, 0o666)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises OSError as :func:`open_plain` does."""
+    with open_plain(path) as stream:
+        return stream.read()
+
+
 def keep_aside(path: Path) -> Path:
     """A copy of a damaged file, ``<name>.damaged`` or with a number behind it; the file itself stays."""
-    names = (f"{path.name}.damaged{f'.{number}' if number else ''}" for number in itertools.count())
-    free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    free = _damaged_name(path)
     shutil.copyfile(path, free)
     return free
+
+
+def clear_ways(*paths: Path) -> list[str]:
+    """Rename what is in the place of a file and is none, to ``<name>.damaged``; what was done, in words."""
+    done = []
+    for path in paths:
+        if what := what_is(path):
+            free = path.rename(_damaged_name(path))
+            done.append(f"{what} was in the place of {path.name}, now at {free}")
+    return done
+
+
+def what_is(path: Path) -> str:
+    """In words: ``a pipe``, ``a link to nothing``; empty if it is a file, or nothing is there."""
+    try:
+        return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
+    except OSError:
+        return "a link to nothing" if path.is_symlink() else ""
+
+
+def _damaged_name(path: Path) -> Path:
+    names = (f"{path.name}.damaged{f'.{number}' if number else ''}" for number in itertools.count())
+    return next(free for name in names if not os.path.lexists(free := path.with_name(name)))
 
 
 TEMPORARY = re.compile(r".+\.(\d+)\.tmp")
@@ -99,6 +145,17 @@ def encode(text: str) -> bytes:
 def to_json(value: Any, indent: int | None = None, ascii_only: bool = False) -> str:
     """JSON as the standard has it: NaN and infinities become null, objects with ``item()`` (0-d arrays) numbers."""
     return json.dumps(_clean(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that fits a float; infinities do."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def _clean(value: Any) -> Any:

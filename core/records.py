@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import RunError
-from .files import encode, to_json
+from .files import encode, is_number, open_plain, read_bytes, to_json
 
 Record = dict[str, Any]
 
@@ -30,9 +30,11 @@ def read(file: Path) -> list[Record]:
 def read_lines(file: Path, what: str, check: Any, follows: Any = None) -> list[Record]:
     """The objects of a file with one per line; none if there is no file. Raises RunError as :func:`read` does."""
     try:
-        lines = file.read_bytes().split(b"\n")
+        lines = read_bytes(file).split(b"\n")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunError(f"{what} cannot be read: {error.strerror}", str(file)) from error
     records: list[Record] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
@@ -56,7 +58,7 @@ def _record(record: Any) -> str:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         return "it has no step"
     for name, value in record.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not is_number(value):
             return f"{name} is no number"
     return ""
 
@@ -110,7 +112,7 @@ def text(records: Iterable[Mapping[str, Any]]) -> str:
 def append(file: Path, step: int, metrics: Mapping[str, float | None]) -> None:
     """Add the record of a step. One that was cut off goes; one of this very step stays as it is."""
     added = line(step, metrics)
-    with file.open("ab+") as stream:
+    with open_plain(file, "ab+") as stream:
         if size := stream.tell():
             tail = _tail(stream, size)
             end = tail.rfind(b"\n") + 1
@@ -140,7 +142,8 @@ def _step(line: bytes) -> int | None:
 
 def read_rollouts(file: Path) -> list[Record]:
     """The episodes of a step. Raises RunError if a line is damaged, or the last one cut off."""
-    if file.exists() and (data := file.read_bytes()) and not data.endswith(b"\n"):
+    data = read_bytes(file) if file.is_file() else b""
+    if data and not data.endswith(b"\n"):
         number = len(data.split(b"\n"))
         raise RunError("an episode is damaged: its line is cut off", f"{file}:{number}")
     return read_lines(file, "an episode", lambda record: "" if isinstance(record, dict) else "it is no object")

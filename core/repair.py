@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import checkpoints, records, status
 from .errors import RequestError, RunError
-from .files import keep_aside, replace_text
+from .files import clear_ways, keep_aside, replace_text
 from .identity import config_hash
 
 if TYPE_CHECKING:
@@ -18,15 +18,27 @@ COPY = "metrics.jsonl"
 """In a checkpoint: the records of the run up to its step."""
 
 
+FILES = ("config.yaml", "manifest.json", "status.json", COPY, "log.txt", ".lock")
+
+
+def clear(path: Path) -> list[str]:
+    """Move aside what is in the place of a file of the run at ``path`` and is none; what was done, in words."""
+    return clear_ways(*(path / name for name in FILES))
+
+
 def way_out(run: RunDirectory, known: Mapping[str, Any]) -> str:
     """What makes damaged records whole, for a message."""
-    how = "continue it with `uncollapse train ... --resume`, or run its sweep again: "
+    return f"continue it with `uncollapse train ... --resume`, or run its sweep again: {outlook(run, known)}"
+
+
+def outlook(run: RunDirectory, known: Mapping[str, Any]) -> str:
+    """How the damaged records of a run that stands as ``known`` says will be made whole."""
     checkpoint = run.latest()
     if checkpoint is None:
-        return f"{how}there is no checkpoint with a copy, so it is trained again from the start"
+        return "there is no checkpoint with a copy, so it is trained again from the start"
     step = checkpoints.step_of(checkpoint)
     more = "" if known.get("step", 0) <= step else f", and the steps after {step} are trained again"
-    return f"{how}its records are restored from {checkpoint.name}{more}"
+    return f"its records are restored from {checkpoint.name}{more}"
 
 
 def repair(run: RunDirectory) -> str:
@@ -34,6 +46,7 @@ def repair(run: RunDirectory) -> str:
     if (damage := run.damaged_records()) is None:
         return ""
     known, checkpoint = run.status(), run.latest()
+    clear(run.path)
     if run.metrics_file.exists():
         keep_aside(run.metrics_file)
     step = rewind(run, checkpoint)
@@ -53,7 +66,7 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
     """
     from .runs import RunDirectory
 
-    run, done = RunDirectory(path), []
+    run, done = RunDirectory(path), clear(path)
     run.remove_leftovers()
     try:
         known = run.status()

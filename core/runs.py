@@ -25,7 +25,7 @@ import attrs
 from . import checkpoints, records, repair
 from . import status as status_file
 from .errors import RequestError, RunError
-from .files import encode, make_directory, remove_temporaries, replace_text, to_json
+from .files import encode, make_directory, open_plain, read_bytes, remove_temporaries, replace_text, to_json
 from .identity import config_hash, differences, only_memory
 from .locks import take
 from .manifest import build_manifest
@@ -118,9 +118,12 @@ class RunDirectory:
     def read_config(self) -> dict[str, Any]:
         """The resolved experiment as plain data."""
         try:
-            config = loads(self.config_file.read_text("utf-8"))
-        except (SyntaxProblem, UnicodeDecodeError) as error:
-            raise RequestError(f"the run's configuration is damaged: {error}", str(self.config_file)) from error
+            config = loads(read_bytes(self.config_file).decode())
+        except FileNotFoundError:
+            raise
+        except (SyntaxProblem, UnicodeDecodeError, OSError) as error:
+            reason = getattr(error, "strerror", "") or error
+            raise RequestError(f"the run's configuration is damaged: {reason}", str(self.config_file)) from error
         if not isinstance(config, dict) or not config:
             reason = "it is empty" if not config else "it is no mapping"
             raise RequestError(f"the run's configuration is damaged: {reason}", str(self.config_file))
@@ -134,8 +137,8 @@ class RunDirectory:
         """What the run was made with. Raises RequestError if the file is missing or damaged."""
         file = self.path / "manifest.json"
         try:
-            manifest = json.loads(file.read_text("utf-8"))
-        except (FileNotFoundError, ValueError) as error:
+            manifest = json.loads(read_bytes(file).decode())
+        except (OSError, ValueError) as error:
             raise RequestError("the run's manifest is missing or damaged", str(file)) from error
         if not isinstance(manifest, dict):
             raise RequestError("the run's manifest is damaged: it is no record", str(file))
@@ -157,7 +160,7 @@ class RunDirectory:
         Raises:
             RequestError: another process still holds the run after ``wait_s`` seconds.
         """
-        with (self.path / ".lock").open("ab") as lock:
+        with open_plain(self.path / ".lock", "ab") as lock:
             deadline = time.monotonic() + wait_s
             while not take(lock):
                 if time.monotonic() >= deadline:
@@ -170,9 +173,11 @@ class RunDirectory:
     def locked(self) -> bool:
         """Whether a process holds the run."""
         try:
-            with (self.path / ".lock").open("rb") as lock:
+            with open_plain(self.path / ".lock") as lock:
                 return not take(lock, shared=True)
-        except FileNotFoundError:
+        except PermissionError:
+            raise
+        except OSError:  # there is none, or what is in its place can be held by nobody
             return False
 
     # --- status ---
@@ -200,8 +205,8 @@ class RunDirectory:
         status_file.write(self.status_file, record | fields | {"status": status, "updated": now})
 
     def annotate(self, **fields: Any) -> None:
-        """Add to the record of a run that nobody trains, and leave how it stands as it is."""
-        status_file.write(self.status_file, self.status() | fields)
+        """Add to the record of a run that nobody trains, and leave how it stands as it is, also on a full disk."""
+        replace_text(self.status_file, to_json(self.status() | fields, indent=1))
 
     def status(self) -> dict[str, Any]:
         """``status``, ``started``, ``ended``, ``updated``, ``pid``, ``host`` and whatever else was set; {} if none.
@@ -289,7 +294,7 @@ class RunDirectory:
     def log(self, text: str) -> None:
         """Add a line to ``log.txt``, with the time."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with (self.path / "log.txt").open("ab") as stream:
+        with open_plain(self.path / "log.txt", "ab") as stream:
             stream.write(encode(f"{now} {text.rstrip()}\n"))
 
     # --- checkpoints ---

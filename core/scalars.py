@@ -45,7 +45,7 @@ def read_float(value: Any, _: Any) -> float:
     """A number within single precision, or infinity, not NaN; 1 is a fine one. Raises Invalid."""
     if isinstance(value, int | float) and not isinstance(value, bool) and not _is_nan(value):
         if value in (0, math.inf, -math.inf) or SMALLEST <= abs(value) <= LARGEST:
-            return float(value)
+            return float(value) + 0.0  # -0.0 is 0, and the same experiment
         raise wrong(value, f"a number in single precision, {SMALLEST:.2g} to {LARGEST:.2g} in size, or 0")
     read = _number(value)
     raise wrong(value, "a number", f"write {value.strip()}, without quotes" if read is not None else "")

@@ -6,6 +6,7 @@ be the spelling of another component. Nothing is ever evaluated.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -147,6 +148,7 @@ def format_value(value: Any) -> str:
     return hex(value) if isinstance(value, int) and value.bit_length() > 1024 else str(value)
 
 
+@functools.lru_cache(maxsize=4096)
 def _stands_bare(text: str) -> bool:
     """Plain words, paths and components without brackets or quotes, where YAML reads them as this very text."""
     if not re.fullmatch(r"[A-Za-z0-9_./+-]+(\([A-Za-z0-9_./+=, -]*\))?", text):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RequestError
-from .files import encode, replace_text, to_json
+from .files import encode, is_number, read_bytes, replace_text, to_json
 
 STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
 KINDS: Mapping[str, type] = {
@@ -18,6 +18,8 @@ KINDS: Mapping[str, type] = {
     "verdicts": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
 }  # fmt: skip
 """Field -> what it is, where it is there."""
+LONGEST_S = 1e11
+"""Seconds, below: three thousand years."""
 TIMES = ("started", "resumed", "ended", "updated")
 
 
@@ -33,10 +35,12 @@ def read(file: Path) -> dict[str, Any]:
         RequestError: the file is damaged.
     """
     try:
-        record = json.loads(file.read_text("utf-8"))
+        record = json.loads(read_bytes(file).decode())
         wrong = _wrong(record)
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        wrong = f"it cannot be read: {error.strerror}"
     except ValueError:
         wrong = "it is no JSON"
     if wrong:
@@ -52,14 +56,30 @@ def _wrong(record: Any) -> str:
         kinds = (int, float) if KINDS[key] is float else KINDS[key]
         if not isinstance(record[key], kinds) or isinstance(record[key], bool):
             return f"{key} is {record[key]!r}"
+    times = {"earlier_s": record.get("earlier_s", 0.0), **record.get("timings", {})}
+    numbers = {name: value for name, value in record.get("metrics", {}).items() if value is not None}
+    for name, value in {**numbers, **times}.items():
+        if not is_number(value) or (name in times and not abs(value) < LONGEST_S):
+            return f"{name} is {value!r}"
+    for verdict in [record.get("verdict", {}), *record.get("verdicts", [])]:
+        if not _is_verdict(verdict):
+            return f"a verdict is {verdict!r}"
     if "status" in record and not STATE.fullmatch(record["status"]):
         return f"status is {record['status']!r}"
     for key in set(TIMES) & record.keys():
         try:
-            datetime.fromisoformat(record[key])
+            known = datetime.fromisoformat(record[key]).utcoffset() is not None
         except (TypeError, ValueError):
+            known = False
+        if not known:  # without its time zone it cannot be held against another time
             return f"{key} is {record[key]!r}"
     return ""
+
+
+def _is_verdict(verdict: Any) -> bool:
+    if not isinstance(verdict, dict):
+        return False
+    return isinstance(verdict.get("reason", ""), str) and isinstance(verdict.get("evidence", {}), dict)
 
 
 def write(file: Path, record: Mapping[str, Any]) -> None:

@@ -214,10 +214,10 @@ def _refuse_twins(points: list[Point]) -> None:
 
 def _labels(settings: Sequence[_Setting]) -> list[str]:
     labels = ["__".join(choice.label for choice in setting.choices) or "base" for setting in settings]
-    counts = Counter(labels)
+    counts = Counter(map(str.lower, labels))  # some file systems take A and a for one
     return [
         label
-        if len(label) <= LABEL_LENGTH and counts[label] == 1
+        if len(label) <= LABEL_LENGTH and counts[label.lower()] == 1
         else f"{label[: LABEL_LENGTH - 9]}-{sha256(repr(sorted(setting.overrides.items())).encode()).hexdigest()[:8]}"
         for label, setting in zip(labels, settings, strict=True)
     ]
@@ -236,7 +236,8 @@ def _case_labels(variations: Variations, settings: Sequence[_Setting]) -> list[s
                 f"a point would be called {labels[-1][:40]}..., {len(labels[-1])} characters",
                 fix=f"give its case a label of fewer than {LABEL_LENGTH}",
             )
-    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+    counts = Counter(map(str.lower, labels))
+    if twice := [label for label in labels if counts[label.lower()] > 1]:
         raise RequestError(
             f"two points of the sweep are called {twice[0]!r}", fix="drop one of the values, or write it differently"
         )

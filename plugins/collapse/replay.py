@@ -16,11 +16,13 @@ from ...core.components import Verdict
 from ...core.converter import make_converter, structure_component
 from ...core.errors import RequestError, UncollapseError, nearest
 from ...core.experiment import Named
+from ...core.files import read_bytes
 from ...core.problems import Invalid
 from ...core.registry import registry
 from ...core.runs import RunDirectory
+from ...core.sweep_record import loads
 from ...core.trust import experiment_of
-from ...core.yaml import SyntaxProblem, loads
+from ...core.yaml import SyntaxProblem
 
 _CONDITION = re.compile(
     r"\s*([A-Za-z0-9_/@.-]+)\s*(<=|>=|<|>)\s*([+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*"
@@ -112,7 +114,7 @@ def find_runs(paths: Sequence[Path]) -> list[RunDirectory]:
     for path in paths:
         if (path / "sweep.yaml").is_file():
             try:
-                points = loads((path / "sweep.yaml").read_text("utf-8"))["points"]
+                points = loads(read_bytes(path / "sweep.yaml").decode())["points"]
                 runs = [RunDirectory(path / point.get("path", point["label"])) for point in points]
             except (SyntaxProblem, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise RequestError("the record of the sweep is damaged", str(path / "sweep.yaml")) from error

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from ...core.errors import UncollapseError
+from ...core.files import read_bytes
 from ...core.runs import RunDirectory
 from ...core.sources import differing
 from ...core.spec import format_value, read_spec
@@ -162,7 +163,7 @@ def _read_run(point: PointFile) -> RunData:
     if standing.status in ("not started", "damaged"):
         return RunData(point.label, run.path, point.values, standing, title=point.title)
     try:
-        records, config = run.metrics(), run.config_file.read_text(encoding="utf-8")
+        records, config = run.metrics(), read_bytes(run.config_file).decode()
         return RunData(
             label=point.label,
             path=run.path,

@@ -14,9 +14,6 @@ from ...core.records import has_ended
 from ...core.runs import RunDirectory
 from ...core.status import seconds
 
-KINDS = (("status", str), ("step", int), ("metrics", dict), ("timings", dict), ("verdict", dict), ("verdicts", list))
-TIMES = {"started", "ended", "updated"}
-
 DIED = "died without a word; run the sweep again to resume it"
 ANOTHER = "its directory holds a run of another configuration"
 
@@ -50,7 +47,7 @@ class Standing:
     @property
     def verdicts(self) -> Sequence[Mapping[str, Any]]:
         """What each detector said first, whether that stopped the run or not."""
-        return [verdict for verdict in self.record.get("verdicts", []) if isinstance(verdict, Mapping)]
+        return self.record.get("verdicts", [])
 
     @property
     def timings(self) -> Mapping[str, float]:
@@ -73,8 +70,6 @@ def read_standing(run: RunDirectory, digest: str = "", records: bool = True) -> 
         record = run.status()
     except (UncollapseError, OSError) as error:
         return Standing("damaged", _line(error))
-    if not _is_record(record):
-        return Standing("damaged", f"no status record ({run.path / 'status.json'})")
     if "status" not in record:
         return Standing("damaged", "it has no status.json") if run.config_file.exists() else Standing("not started")
     if digest and record.get("hash", digest) != digest:
@@ -112,16 +107,6 @@ def _damage(run: RunDirectory, stamp: tuple[int, ...]) -> str:
     except (UncollapseError, OSError) as unreadable:
         error = unreadable
     return _damage_line(error) if error else ""
-
-
-def _is_record(record: Any) -> bool:
-    """Whether what is read of it is of the right kind, where it is there."""
-    try:
-        for key in TIMES & record.keys():
-            datetime.fromisoformat(record[key])
-        return all(isinstance(record.get(key, kind()), kind) for key, kind in KINDS)
-    except (AttributeError, TypeError, ValueError):
-        return False
 
 
 def _line(message: Any) -> str:

@@ -78,6 +78,7 @@ def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> 
     smaller rather than larger). *Seeds*, where there are at least two: the standard deviation (ddof 1) of the effects
     within each seed, over the square root of the number of seeds.
     """
+    pairs, apart = _at_one_step(pairs, metric)
     final = {run.label: _final(run, metric) for pair in pairs for run in pair}
     measured = [(run, a, b) for run, base in pairs if (a := final[run.label]) and (b := final[base.label])]
     unmeasured = [run for pair in pairs for run in pair if not final[run.label]]
@@ -96,9 +97,25 @@ def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> 
         se=se,
         se_from="" if se is None else se_from,
         pairs=len(measured),
-        left_out=tuple(dict.fromkeys(f"{run.title}: {run.outcome}" for run in unmeasured)),
+        left_out=tuple(dict.fromkeys([*(f"{run.title}: {run.outcome}" for run in unmeasured), *apart])),
         verdict=_verdict(difference, se) if measured or not pairs else _why_none(pairs, final),
     )
+
+
+def _at_one_step(pairs: Pairs, metric: str) -> tuple[Pairs, list[str]]:
+    """The pairs without those of one budget that were last measured at different steps, and why each of these is not.
+
+    A last value that was not finite is none, and the one before it is no final value.
+    """
+    kept, apart = [], []
+    for pair in pairs:
+        ends = [measured[-1][0] for run in pair if _final(run, metric) and (measured := run.measured(metric))]
+        if len(set(ends)) > 1 and pair[0].steps == pair[1].steps:
+            earlier = min(pair, key=lambda run: run.measured(metric)[-1][0])
+            apart.append(f"{earlier.title}: last measured at step {min(ends)}, its partner at step {max(ends)}")
+        else:
+            kept.append(pair)
+    return kept, apart
 
 
 def _final(run: RunData, metric: str) -> tuple[float, float | None] | None:

@@ -10,9 +10,10 @@ from typing import Any
 import attrs
 
 from ...core.errors import RequestError
+from ...core.files import read_bytes
 from ...core.labels import titles
 from ...core.runs import RunDirectory
-from ...core.yaml import loads
+from ...core.sweep_record import loads
 
 STEPS = re.compile(r"\btrainer\.steps=(\d+)")
 """Also within the value of a joint axis: ``kl.coef=0, trainer.steps=40``."""
@@ -64,7 +65,7 @@ class SweepFile:
         """Raises RequestError if no sweep is in the directory ``root``, or if its file is damaged."""
         file = root / "sweep.yaml"
         try:
-            record = loads(file.read_text(encoding="utf-8"))
+            record = loads(read_bytes(file).decode())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RequestError("this is no sweep directory: it has no sweep.yaml", str(root)) from error
         except (OSError, ValueError) as error:

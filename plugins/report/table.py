@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...core.status import LONGEST_S
 from .data import RunData
 from .metrics import ENDS, SUCCESS
 from .statistics import Difference
@@ -110,7 +111,9 @@ def timing_cells(run: RunData) -> dict[str, str]:
 
 def duration(seconds: float | None) -> str:
     """Hours, minutes and seconds."""
-    return "–" if seconds is None else str(timedelta(seconds=round(seconds)))
+    if seconds is None or not abs(seconds) < LONGEST_S:
+        return "–"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def verdict_cells(runs: Sequence[RunData]) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,6 +11,7 @@ from ...core.errors import UncollapseError
 from ...core.runs import RunDirectory
 from .data import RunData
 
+NAME = re.compile(r"step_([0-9]+)\.jsonl")
 RUNS = 24
 EPISODES = 3
 """Of each run."""
@@ -22,7 +24,8 @@ def transcripts(runs: Sequence[RunData]) -> tuple[str, str]:
     shown: list[str] = []
     left = 0
     for run in runs:
-        steps = [int(file.stem.removeprefix("step_")) for file in (run.path / "rollouts").glob("step_*.jsonl")]
+        names = [file.name for file in (run.path / "rollouts").glob("step_*.jsonl")]
+        steps = [int(match[1]) for match in map(NAME.fullmatch, names) if match]
         if steps and len(shown) < RUNS:
             shown.append(_run(run, max(steps)))
         else:

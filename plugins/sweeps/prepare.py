@@ -16,6 +16,7 @@ from ...core.experiment import Experiment
 from ...core.files import make_directory, replace_text, to_json
 from ...core.identity import config_hash
 from ...core.registry import registry
+from ...core.repair import clear
 from ...core.runs import RunDirectory, build_manifest
 from ...core.sources import changed
 from .aside import free_name, matches, move_aside, take_back
@@ -45,6 +46,8 @@ class Prepared:
     """Whether it is to be run."""
     why: str = ""
     """Why not."""
+    broken: str = ""
+    """What went wrong with it outside of its own process, which leaves the other points alone; it has failed."""
 
     @property
     def run(self) -> RunDirectory:
@@ -52,6 +55,8 @@ class Prepared:
 
     def record(self) -> dict[str, Any]:
         """The status of the run; {} if there is none, or if a run of another configuration is in its place."""
+        if self.broken:
+            return {"status": "failed", "error": self.broken}
         try:
             record = self.run.status()
         except RequestError:
@@ -76,7 +81,7 @@ def stale_sources(point: Prepared, run: RunDirectory, skip: Collection[str]) -> 
         if (record.get("hash") or config_hash(run.read_config())) != point.hash:
             return []
         manifest = run.manifest()
-    except UncollapseError:
+    except (UncollapseError, FileNotFoundError):
         return []
     return changed(manifest, build_manifest(point.experiment, registry()))
 
@@ -93,6 +98,21 @@ def refuse_stale(points: Iterable[Prepared], skip: Collection[str]) -> None:
         "\n         ".join(shown),
         "--stale rerun moves them aside and trains them anew, --stale keep takes them as they are",
     )
+
+
+def prepare_alone(point: Prepared, *how: Any) -> Prepared:
+    """:func:`prepare` of a point that fails alone: the others run, whatever is in its place."""
+    try:
+        return prepare(point, *how)
+    except (UncollapseError, OSError) as error:
+        return attrs.evolve(point, todo=False, broken=in_a_line(error))
+
+
+def in_a_line(error: Exception) -> str:
+    """An error as a reason, with its place."""
+    if isinstance(error, UncollapseError):
+        return f"{error.what} ({error.where})" if error.where else error.what
+    return f"{error.strerror} ({error.filename})" if isinstance(error, OSError) and error.filename else str(error)
 
 
 def prepare(point: Prepared, skip: Collection[str], say: Say, wait_s: float = WAIT_S, stale: str = "ask") -> Prepared:
@@ -175,7 +195,10 @@ def held(run: RunDirectory, wait_s: float) -> bool:
 
 def repair(point: Prepared, say: Say) -> None:
     """Make the records of a run whole again: what cannot be read is kept beside, never deleted."""
-    run, there = point.run, _hash_there(point.run)
+    run = point.run
+    for done in clear(run.path):
+        say(f"{point.title}: {done}")
+    there = _hash_there(run)
     try:
         known = run.status().get("hash", there)
     except RequestError:

@@ -7,25 +7,26 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 from rich.console import Console
 
-from ...core.errors import RequestError
-from ...core.files import make_directory, replace_text
+from ...core.errors import RequestError, UncollapseError
+from ...core.files import clear_ways, make_directory, replace_text
 from ...core.identity import config_hash
 from ...core.locks import take
-from ...core.yaml import SyntaxProblem, dumps, loads
+from ...core.sweep_record import dumps, loads
+from ...core.yaml import SyntaxProblem
 from ..launch.exit_codes import how_it_ended
 from ..launch.job import Job
 from ..report.status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
 from .aside import matches, move_aside
-from .prepare import WAIT_S, Prepared, held, prepare, refuse_stale, repair
+from .prepare import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 
 INTERRUPTED = 130
 MOMENT_S = 1.0
@@ -80,12 +81,13 @@ def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: 
     launcher.describe()  # raises what run would raise, before anything is written
     home = points[0].place.home
     make_directory(home)
+    clear_ways(home / ".lock", home / "sweep.yaml")
     with _locked(home):
         if options.stale == "ask":
             refuse_stale(points, options.skip_statuses)
         _write_record(home / "sweep.yaml", record)
-        _Running(points, launcher, options).run()
-    return Result(home, {point.label: point.record().get("status", "not started") for point in points})
+        statuses = _Running(points, launcher, options).run()
+    return Result(home, statuses)
 
 
 class _Running:
@@ -96,7 +98,7 @@ class _Running:
         self.launcher, self.options = launcher, options
         patience = time.monotonic() + WAIT_S
         self.points = {
-            point.label: prepare(
+            point.label: prepare_alone(
                 point, options.skip_statuses, self.console.print, patience - time.monotonic(), options.stale
             )
             for point in points
@@ -106,7 +108,8 @@ class _Running:
         self.syncer = Syncer(options.wandb_sync)
         self.ended = 0
 
-    def run(self) -> None:
+    def run(self) -> dict[str, str]:
+        """Run what is to be run; label -> status."""
         todo = [point for point in self.points.values() if point.todo]
         self.console.print(f"{len(self.points)} points, {len(todo)} to run")
         self._announce(todo)
@@ -117,12 +120,29 @@ class _Running:
                 self.launcher.run([self._job(point) for point in todo], on_start=self._start, on_finish=self._finish)
         finally:
             for point in todo:
-                if point.record().get("status") == "running" and not point.run.locked():
-                    point.run.set_status("interrupted", error="it was killed when the sweep was interrupted")
+                with self._alone(point):
+                    if point.record().get("status") == "running" and not point.run.locked():
+                        point.run.set_status("interrupted", error="it was killed when the sweep was interrupted")
             for path, error in self.syncer.close(point.run for point in self.points.values()).items():
                 self.console.print(f"{path}: not uploaded to W&B: {error}")
             for file, points in self._by_summary().items():
-                summary.append(file, *summary.closing((point.place, point.record()) for point in points))
+                self._append(file, *summary.closing((point.place, point.record()) for point in points))
+        return {point.label: point.record().get("status", "not started") for point in self.points.values()}
+
+    @contextmanager
+    def _alone(self, point: Prepared) -> Iterator[None]:
+        """What goes wrong with the record of one point is its failure, and no other one's."""
+        try:
+            yield
+        except (UncollapseError, OSError) as error:
+            self.points[point.label] = attrs.evolve(point, broken=in_a_line(error))
+
+    def _append(self, file: Path, *lines: str) -> None:
+        """Add to a summary log, which is no reason to end a sweep where it cannot be written."""
+        try:
+            summary.append(file, *lines)
+        except (UncollapseError, OSError) as error:
+            self.console.print(f"the summary log is not complete: {in_a_line(error)}")
 
     def _by_summary(self) -> dict[Path, list[Prepared]]:
         files = defaultdict(list)
@@ -133,13 +153,15 @@ class _Running:
 
     def _announce(self, todo: Sequence[Prepared]) -> None:
         for point in self.points.values():
-            if not point.todo:
+            if point.broken:
+                self.console.print(f"{point.title}: failed, {point.broken}")
+            elif not point.todo:
                 self.console.print(f"{point.title}: skipped, {point.why}")
         for file, points in self._by_summary().items():
             summary.check(file)
             title = "Sweep resumed" if file.exists() else "Sweep"
-            skipped = [f"Skipping: {point.place.name} ({point.why})" for point in points if not point.todo]
-            summary.append(file, f"{title}: {sum(point.todo for point in points)} of {len(points)} runs", *skipped)
+            skipped = [f"Skipping: {point.place.name} ({point.why})" for point in points if point.why]
+            self._append(file, f"{title}: {sum(point.todo for point in points)} of {len(points)} runs", *skipped)
 
     def _job(self, point: Prepared) -> Job:
         return Job(point.label, command_of(point, self.launcher), point.run.path / "log.txt", preload=IMPORTS)
@@ -150,8 +172,12 @@ class _Running:
         self.console.print(f"started {point.title}, see {point.place.log or job.log}")
 
     def _finish(self, job: Job, code: int) -> Job | None:
+        point = self.points[job.name] = attrs.evolve(self.points[job.name], broken="")  # of an earlier attempt
+        started, before = self.started.pop(job.name, (time.monotonic(), point.record()))
+        with self._alone(point):
+            self._settle(point, code, started, before)
         point = self.points[job.name]
-        status = self._settle(point, code, *self.started.pop(job.name, (time.monotonic(), point.record())))
+        status = point.record()
         self.tries[job.name] += 1
         if status.get("status") == "failed" and code != WRONG_REQUEST and self.tries[job.name] <= self.options.retries:
             self.console.print(f"{point.title}: {describe(status)}; trying again ({self.tries[job.name]})")
@@ -160,16 +186,16 @@ class _Running:
         todo = sum(point.todo for point in self.points.values())
         self.console.print(f"[{self.ended}/{todo}] {point.title}: {describe(status)}")
         if point.place.summary:
-            summary.append(point.place.summary, summary.line(point.place, status))
+            self._append(point.place.summary, summary.line(point.place, status))
         self.syncer.ended(point.run)
         return None
 
-    def _settle(self, point: Prepared, code: int, started: float, before: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The final record of a run whose process has ended; one that died without a word has failed."""
+    def _settle(self, point: Prepared, code: int, started: float, before: Mapping[str, Any]) -> None:
+        """Complete the record of a run whose process has ended; one that died without a word has failed."""
         run, record = point.run, point.record()
         if held(run, MOMENT_S) or not record:
             self.console.print(f"{run.path}: another process {'trains it' if record else 'has put another run there'}")
-            return record
+            return
         if record.get("status") == "damaged":
             repair(point, self.console.print)
         unchanged = record == before and code not in RAN_BEFORE
@@ -177,8 +203,8 @@ class _Running:
             state = "interrupted" if code == INTERRUPTED else "failed"
             run.set_status(state, error=f"{how_it_ended(code)}; see log.txt")
         spent = {**point.record().get("timings", {}), **run.timings()}
-        run.annotate(timings={**spent, "wall": spent.get("wall", 0.0) + time.monotonic() - started})
-        return point.record()
+        with suppress(OSError):  # a full disk: how it ended is written down all the same
+            run.annotate(timings={**spent, "wall": spent.get("wall", 0.0) + time.monotonic() - started})
 
 
 def command_of(point: Prepared, launcher: Any) -> list[str]:
@@ -215,7 +241,7 @@ def _build_models(points: Sequence[Prepared], console: Console) -> None:
 
 
 def _write_record(file: Path, record: Mapping[str, Any]) -> None:
-    text = dumps(dict(record))
+    text = dumps(record)
     if file.exists() and (there := file.read_text(encoding="utf-8", errors="replace")) != text:
         try:
             digest = config_hash(loads(there))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import RequestError
-from ...core.files import encode, make_directory
+from ...core.files import encode, make_directory, open_plain, what_is
 from .layout import Place
 
 SECONDS = ("train", "eval", "collapse", "first_turn", "multi_turn", "total")
@@ -30,8 +30,9 @@ def line(place: Place, status: Mapping[str, Any]) -> str:
 def check(file: Path) -> None:
     """Raises RequestError if nothing can be added to the file."""
     make_directory(file.parent)
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        what = "a directory is in its place" if file.is_dir() else "it is not to be written"
+    odd = what_is(file)
+    if odd or not os.access(file if file.exists() else file.parent, os.W_OK):
+        what = f"{odd} is in its place" if odd else "it is not to be written"
         raise RequestError(f"the summary log cannot be written: {what}", str(file), "move it away")
 
 
@@ -61,7 +62,7 @@ def counts(statuses: Sequence[Mapping[str, Any]]) -> str:
 
 def _last_lines(log: Path) -> str:
     try:
-        with log.open("rb") as stream:
+        with open_plain(log) as stream:
             stream.seek(max(0, log.stat().st_size - 4096))
             text = stream.read().decode("utf-8", errors="replace")
     except OSError:

@@ -21,14 +21,13 @@ from ...core.problems import CompositionError, Invalid, Problem, unique
 from ...core.registry import registry
 from ...core.spec import read_spec
 from ...core.sweep import Case, Point, axis_values, expand
-from ...core.yaml import SyntaxProblem, loads
+from ...core.sweep_record import LONGEST, loads
+from ...core.yaml import SyntaxProblem
 from .changes import changed, refuse_idle
 from .layout import Layout, check_name
+from .places import refuse_shared
 from .prepare import Prepared
 from .run import Options, Result, run_points
-
-OWN = ("sweep.yaml", "report", ".lock")
-"""Of the sweep itself, in its home."""
 
 
 @attrs.frozen
@@ -123,13 +122,7 @@ class Sweep:
             experiment = _with_resources(self._tracked(point.experiment, place.name), self.engine)
             digest = point.hash if experiment.rollout is point.experiment.rollout else config_hash(experiment)
             found.append(Prepared(point.label, digest, experiment, place, point.values, title))
-        home = found[0].place.home
-        taken = {home: "the sweep"} | dict.fromkeys((home / name for name in OWN), "the sweep")
-        for item in found:
-            if (other := taken.setdefault(item.place.run, item.label)) != item.label:
-                raise RequestError(
-                    f"{other} and {item.label} have one directory", str(item.place.run), "use $label in layout.run"
-                )
+        refuse_shared(found)
         return found
 
     def run(
@@ -207,7 +200,7 @@ def make_launcher(launcher: Any, **resources: Any) -> Any:
 
 
 LARGEST = 2**18
-"""Bytes of a sweep file, at most."""
+"""Characters of a sweep file, at most, its points apart."""
 
 
 def load(source: str | Path, **options: Any) -> Sweep:
@@ -217,7 +210,7 @@ def load(source: str | Path, **options: Any) -> Sweep:
     """
     if Path(source).suffix in (".yaml", ".yml"):
         try:
-            record = loads(read_text(source, LARGEST))
+            record = loads(read_text(source, LONGEST), LARGEST)
         except SyntaxProblem as error:
             raise RequestError(f"the file {source} is not valid YAML: {error}") from error
         name = Path(source).stem

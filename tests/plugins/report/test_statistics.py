@@ -186,3 +186,25 @@ def test_a_union_of_grids_is_compared_where_two_runs_differ_in_one_setting_alone
     assert (large.difference, large.pairs) == (pytest.approx(-0.40), 1)
     (nothing,) = main_effects([runs[0], runs[3]], {"kl": ["0", "0.01"]}, SUCCESS)
     assert (nothing.verdict, nothing.pairs, nothing.difference) == ("no pair", 0, None)
+
+
+def test_values_of_different_steps_of_one_budget_are_not_compared():
+    runs = [
+        run(0.40, 0.03, kl="0", seed="0"),
+        run(0.50, 0.03, kl="0", seed="1"),
+        run(None, kl="0.01", seed="0"),  # the last validation was not finite: 0.1 at step 0 is all that is known
+        run(0.70, 0.04, kl="0.01", seed="1"),
+    ]
+    (effect,) = main_effects(runs, {"kl": ["0", "0.01"], "seed": ["0", "1"]}, SUCCESS)
+    assert (effect.difference, effect.pairs) == (pytest.approx(0.20), 1)
+    assert effect.se == pytest.approx(0.05)
+    assert effect.left_out == ("0.01-0: last measured at step 0, its partner at step 10",)
+    (alone,) = main_effects(runs[::2], {"kl": ["0", "0.01"]}, SUCCESS)
+    assert (alone.difference, alone.verdict) == (None, "no pair")
+
+
+def test_runs_of_different_budgets_are_compared_at_their_ends():
+    short, long = run(0.40, 0.03, **{"trainer.steps": "10"}), run(0.60, 0.04, **{"trainer.steps": "20"})
+    long = attrs.evolve(long, steps=20, logged={SUCCESS: [(20, 0.6)], f"{SUCCESS}_se": [(20, 0.04)]})
+    (effect,) = main_effects([short, long], {"trainer.steps": ["10", "20"]}, SUCCESS)
+    assert (effect.difference, effect.se, effect.verdict) == (pytest.approx(0.20), pytest.approx(0.05), "higher")

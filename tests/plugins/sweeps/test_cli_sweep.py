@@ -73,3 +73,30 @@ def test_wrong_requests_end_with_2_and_start_nothing(file, monkeypatch, words, m
     assert answer.exit_code == 2, answer.output
     assert message in answer.output
     assert not (file.parent / "runs").exists()
+
+
+def test_a_report_that_cannot_be_written_does_not_change_how_the_sweep_ended(file, tmp_path, monkeypatch):
+    from uncollapse.core.runs import RunDirectory
+    from uncollapse.plugins.launch.local import Local
+
+    def run(self, jobs, on_start=None, on_finish=None):
+        for job in jobs:
+            RunDirectory(job.log.parent).set_status("success")
+            on_finish(job, 0)
+
+    monkeypatch.setattr(Local, "run", run)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "report").write_text("a file in the place of the directory")
+    answer = invoke("run", file, "--root", tmp_path / "runs")
+    assert answer.exit_code == 0, answer.output
+    assert "no report was written: " in answer.stderr
+
+
+def test_a_dry_run_says_what_becomes_of_the_runs_that_are_there(file, tmp_path, monkeypatch):
+    test_a_report_that_cannot_be_written_does_not_change_how_the_sweep_ended(file, tmp_path, monkeypatch)
+    _, second = sorted(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    (second / "metrics.jsonl").mkdir()
+    said = invoke("run", file, "--root", tmp_path / "runs", "--dry-run").stdout
+    assert "    skipped: already success\n" in said
+    assert "    a directory is in the place of metrics.jsonl: it will be moved aside\n" in said
+    assert (second / "metrics.jsonl").is_dir()
