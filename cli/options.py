@@ -88,16 +88,18 @@ def mention_plugins() -> None:
             click.echo(f"slow: {plugin} took {plugin.seconds:.1f} s to load", err=True)
 
 
-def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--set KEY=VALUE``, repeatable, passed on as ``overrides``."""
-    help_text = "Change one key of the experiment; the value is YAML."
+def set_option_of(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--set KEY=VALUE``, repeatable, passed on as ``overrides``; ``what`` has the keys."""
     return click.option(
         *("--set", "overrides"),
         multiple=True,
         metavar="KEY=VALUE",
         callback=lambda _context, _option, texts: tuple(map(_as_utf8, texts)),
-        help=help_text,
-    )(command)
+        help=f"Change one key of the {what}; the value is YAML.",
+    )
+
+
+set_option = set_option_of("experiment")
 
 
 def _as_utf8(text: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from .options import FilePath, json_option, plugin_option, set_option, trust_option
-from .probe_options import checkpoint_options, over, ranks_option, start_ranks
+from .options import FilePath, json_option, plugin_option, trust_option
+from .probe_options import checkpoint_options, over, ranks_option, set_option, start_ranks
 from .probe_output import Verbosity, console, print_outcome, print_run
 
 UNUSED = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from .options import FilePath, json_option, plugin_option, print_columns, print_json, set_option, trust_option
-from .probe_options import checkpoint_options, over, ranks_option, start_ranks
+from .options import FilePath, json_option, plugin_option, print_columns, print_json, trust_option
+from .probe_options import checkpoint_options, over, ranks_option, set_option, start_ranks
 
 SHOWN = 10
 """Sequences and prompts in the tables; the files hold all of them."""

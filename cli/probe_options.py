@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from ..core.errors import RequestError
-from .options import FilePath
+from .options import FilePath, set_option_of
 
 Option = Callable[..., Any]
 
+set_option = set_option_of("probe's configuration")
 ranks_option = click.option(
     "--ranks", type=click.IntRange(1), default=1, help="Processes, one per GPU, under DeepSpeed's launcher."
 )

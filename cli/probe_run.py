@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .options import FilePath, json_option, plugin_option, print_json, set_option, trust_option
-from .probe_options import checkpoint_options, over, ranks_option, start_ranks
+from .options import FilePath, json_option, plugin_option, print_json, trust_option
+from .probe_options import checkpoint_options, over, ranks_option, set_option, start_ranks
 from .probe_output import Verbosity, console, print_result
 
 

@@ -129,8 +129,14 @@ def validation_problems(experiment: Experiment, registry: Any) -> list[Problem]:
     try:
         validation_environment(experiment, registry)
     except Invalid as error:
-        return [problem.under("validation.environment") for problem in error.problems]
+        return [_of_validation(problem) for problem in error.problems]
     return []
+
+
+def _of_validation(problem: Problem) -> Problem:
+    """With the way out where a base experiment has left parameters of another environment."""
+    clear = "(validation.environment=null takes all of them away)"
+    return attrs.evolve(problem, fix=f"{problem.fix} {clear}".strip()).under("validation.environment")
 
 
 def _elsewhere(problem: Problem) -> Problem:
@@ -302,6 +308,8 @@ def merge(registry: Any, base: Mapping[str, Any], over: Mapping[str, Any], cls: 
 
 def _merge_field(registry: Any, field: Any, hint: Any, base: Mapping[str, Any], value: Any) -> Any:
     kind, there = field.metadata.get("kind"), base.get(field.alias)
+    if value is None and typing.get_origin(hint) is dict:
+        return {}
     if not isinstance(value, Mapping):
         return value
     if kind:

@@ -75,7 +75,8 @@ def expand(
         exclude: drops the points that agree with all keys of one of its mappings.
         registry: where names come from; by default the registry of this process.
         cases: settings to cross with the axes. A point is then called after its case; a value of an axis that the
-            experiment has anyway adds nothing to the name.
+            experiment has anyway adds nothing to the name. Without cases that holds for the seed alone, so that a sweep
+            which is repeated with further seeds finds the runs that it has.
 
     Raises:
         RequestError: an axis, case or exclusion cannot be read or does nothing, one takes back what another sets, two
@@ -84,7 +85,7 @@ def expand(
     """
     variations = Variations(source, registry)
     kept = _settings(variations.registry, axes, exclude, cases)
-    labels = _case_labels(variations, kept) if cases else _labels(kept)
+    labels = _case_labels(variations, kept) if cases else _labels(variations, kept)
     found: list[Problem] = []
     points = []
     for setting, label in zip(kept, labels, strict=True):
@@ -212,8 +213,13 @@ def _refuse_twins(points: list[Point]) -> None:
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
-def _labels(settings: Sequence[_Setting]) -> list[str]:
-    labels = ["__".join(choice.label for choice in setting.choices) or "base" for setting in settings]
+def _labels(variations: Variations, settings: Sequence[_Setting]) -> list[str]:
+    """The values of all axes; the base's own seed is left out where another axis tells of the point."""
+    own_seed = {"seed": variations.base.seed}
+    labels = []
+    for setting in settings:
+        words = [choice.label for choice in setting.choices if choice.overrides != own_seed]
+        labels.append("__".join(words or [choice.label for choice in setting.choices]) or "base")
     counts = Counter(map(str.lower, labels))  # some file systems take A and a for one
     return [
         label

@@ -10,6 +10,18 @@ import pytest
 from uncollapse.core import plugins
 from uncollapse.core.registry import Registry
 
+GOOD = """
+    from uncollapse import hookimpl
+
+    class Nothing:
+        def select(self, scores_P):
+            return scores_P < 0
+
+    @hookimpl
+    def register_rollout_filters(register):
+        register("{name}", Nothing, summary="keep nothing")
+"""
+
 
 class FakeSite:
     """A directory on the path, into which a test installs distributions."""
@@ -30,10 +42,15 @@ class FakeSite:
         lines = [f"{entry} = {target}" for entry, target in entries.items()]
         (info / "entry_points.txt").write_text("\n".join(["[uncollapse]", *lines, ""]))
 
-    def install(self, name: str, source: str, version: str = "1.0") -> Path:
-        """A distribution ``name-dist`` with one plugin ``name`` in the module ``name``."""
+    @staticmethod
+    def good(name: str) -> str:
+        """The source of a plugin that registers the rollout filter ``name``, and nothing else."""
+        return textwrap.dedent(GOOD).format(name=name)
+
+    def install(self, name: str, source: str | None = None, version: str = "1.0") -> Path:
+        """A distribution ``name-dist`` with one plugin ``name`` in the module ``name``; by default a good one."""
         self.distribution(f"{name}-dist", version, **{name: name})
-        return self.module(name, source)
+        return self.module(name, self.good(name) if source is None else source)
 
     def registry(self) -> Registry:
         return Registry(plugins.discover())

@@ -119,6 +119,11 @@ def test_later_overrides_win_and_null_takes_away():
     experiment = make({**BASE, "advantage": "grpo"}, "rollout.groups=2", "rollout.groups=4", "critic=null")
     assert experiment.rollout.groups == 4
     assert experiment.critic is None
+    validating = {**BASE, "validation": {"environment": {"split": "no"}}}
+    assert make(validating, "validation.environment=null").validation.environment == {}
+    assert make(
+        validating, "validation.environment=null", "validation.environment.split=no"
+    ).validation.environment == ({"split": "no"})
 
 
 def test_overrides_may_be_data():

@@ -78,6 +78,15 @@ def test_keys_that_move_together():
     assert labels(mappings)[0] == "kl.coef_0__entropy_coeff_0.1__seed_5"
 
 
+def test_the_seed_of_the_experiment_keeps_the_plain_name():
+    axes = {"kl.coef": [0, 0.1], "seed": [0, 1]}
+    assert labels(axes) == ["kl.coef_0", "kl.coef_0__seed_1", "kl.coef_0.1", "kl.coef_0.1__seed_1"]
+    assert {point.label: point.hash for point in points({"kl.coef": [0, 0.1]})}.items() <= (
+        {point.label: point.hash for point in points(axes)}.items()
+    )
+    assert labels({"seed": [0, 1]}) == ["seed_0", "seed_1"]
+
+
 def test_exclusions():
     axes = {"filter.select": ["nofilter", "top_p(0.9)"], "kl.coef": [0, 0.01]}
     assert labels(axes, [{"filter.select": {"name": "nofilter"}, "kl.coef": 0.0}]) == (

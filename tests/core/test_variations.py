@@ -29,7 +29,7 @@ VALUES = {
     "rollout": [{"groups": 4}, 5],
     "advantage": ["gae", "grpo"],
     "critic": [None],
-    "validation.environment": [{"size": 5}, {"sise": 5}],
+    "validation.environment": [{"size": 5}, {"sise": 5}, None],
     "trackers": [["jsonl"], []],
     "typo": [1],
 }
