@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
+from ...core.blame import is_foreign, told
 from ...core.components import Rollouts, Verdict
-from ...core.errors import RunError, UncollapseError
+from ...core.errors import RunError
 from ...core.experiment import Named
+from ...core.surroundings import restored
 from .pending import PendingUpdate
 
 
@@ -85,11 +85,14 @@ class Detectors:
     @contextmanager
     def _guarded(self, name: str, method: str) -> Iterator[None]:
         try:
-            yield
-        except (UncollapseError, torch.OutOfMemoryError):  # memory is the run's concern
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            with restored() as changes:
+                yield
+            if changes:
+                raise ValueError(f"it changed {', '.join(changes)} for the whole process, and must not")
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
+            reason = told(error)
             if self._fatal[name]:
                 fix = "mend it, take it out of collapse, or give its class fatal = False"
                 raise RunError(f"the detector {name} failed in {method}: {reason}", f"collapse.{name}", fix) from error
