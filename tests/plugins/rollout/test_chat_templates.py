@@ -8,6 +8,7 @@ import pytest
 from chat_templates import FAMILIES, Family, _chatml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.plugins.rollout.template import Template
 
@@ -230,3 +231,17 @@ def test_a_system_text_that_is_repeated_every_turn_keeps_our_own_tags():
     assert made.first(system, "u", own).count(think) == 2
     assert made.bridge(system, ("u", "v"), (5,), own).count(think) == 2
     assert made.bridge(system, ("u", "v"), (5,)).count(think) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_marker_that_takes_blanks_along_is_itself_beside_a_control_token_that_is_spelled(kind):
+    words = FAMILIES["qwen2.5"].tokenizer(kind)
+    words.add_tokens([AddedToken("<|end|>", lstrip=True, rstrip=True, normalized=False, special=True)], True)
+    words.chat_template = words.chat_template.replace("<|im_end|>", "<|end|>")
+    made, end = Template(words), words.convert_tokens_to_ids("<|end|>")
+    for foreign in (" <|end|> ", "x <|end|>\n", "<|im_start|> ", "<|im_start|>  <|end|>  "):
+        prompt = made.first("s", foreign) + made.bridge("s", ("u", foreign), (7,))
+        plain = made.first("s", "u") + made.bridge("s", ("u", "u"), (7,))
+        assert max(prompt) < len(words)
+        assert [token for token in prompt if token == end] == [end] * 4
+        assert controls(made, prompt) == controls(made, plain)
