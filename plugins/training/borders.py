@@ -23,6 +23,9 @@ from ...core.blame import blaming, confined, wrong
 from ...core.components import Advantages, Rollouts
 from ...core.experiment import Experiment, Named
 
+RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
+"""First parts of names of metrics that are the run's own."""
+
 
 def guarded(experiment: Experiment) -> Experiment:
     """The same experiment, with filter, metric, KL, controller, advantage, loss and correction checked.
@@ -68,7 +71,7 @@ class CheckedFilter(Checked):
 
 class CheckedMetric(Checked):
     def score(self, rollouts: Rollouts) -> Tensor:
-        with _calling(self.named, "score", **_tensors(rollouts)):
+        with _calling(self.named, "score", **tensors(rollouts)):
             scores_P = self.component.score(rollouts)
         _tensor(self.named, "score", scores_P, rollouts.group_ids_P.shape, "[P]")
         _finite(self.named, "score", scores_P)
@@ -126,8 +129,8 @@ class CheckedControllerSession:
 
 class CheckedAdvantage(Checked):
     def compute(self, *, rewards: Tensor, mask: Tensor, **others: Any) -> Advantages:
-        tensors = {name: value for name, value in others.items() if isinstance(value, Tensor)}
-        with _calling(self.named, "compute", rewards=rewards, mask=mask, **tensors):
+        given = {name: value for name, value in others.items() if isinstance(value, Tensor)}
+        with _calling(self.named, "compute", rewards=rewards, mask=mask, **given):
             result = self.component.compute(rewards=rewards, mask=mask, **others)
         if not isinstance(result, Advantages):
             raise wrong(self.named, "compute", f"gave {type(result).__name__}, not Advantages")
@@ -196,26 +199,37 @@ def _calling(named: Named, method: str, **given: Tensor) -> Iterator[None]:
     Raises:
         RunError: it raised something, or changed the process, or one of the tensors that it was ``given``.
     """
-    before = {name: _content(tensor) for name, tensor in given.items()}
+    before = contents(given)
     with confined(named, method):
         yield
-    for name, (version, copy) in before.items():
-        tensor = given[name]
-        same = copy is None or torch.equal(copy, tensor.detach().nan_to_num())
-        if _version(tensor) != version or not same:
-            raise wrong(named, method, f"changed {name} in place, which others still need: clone it first")
+    for name in changes(given, before):
+        raise wrong(named, method, f"changed {name} in place, which others still need: clone it first")
 
 
-def _content(tensor: Tensor) -> tuple[int, Tensor | None]:
-    """What changes with a tensor. On the CPU the numbers too: numpy writes there, and torch does not hear of it."""
-    return _version(tensor), tensor.detach().nan_to_num() if tensor.is_cpu else None
+def contents(given: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor | None]]:
+    """What changes with each tensor. On the CPU the numbers too: numpy writes there, and torch does not hear of it."""
+    return {
+        name: (_version(tensor), tensor.detach().nan_to_num() if tensor.is_cpu else None)
+        for name, tensor in given.items()
+    }
+
+
+def changes(given: Mapping[str, Tensor], before: Mapping[str, tuple[int, Tensor | None]]) -> list[str]:
+    """The names of the tensors that are no longer what :func:`contents` found."""
+    changed = []
+    for name, (version, numbers) in before.items():
+        same = numbers is None or torch.equal(numbers, given[name].detach().nan_to_num())
+        if _version(given[name]) != version or not same:
+            changed.append(name)
+    return changed
 
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _tensors(rollouts: Rollouts) -> dict[str, Tensor]:
+def tensors(rollouts: Rollouts) -> dict[str, Tensor]:
+    """Those of a batch of rollouts, by name."""
     fields = attrs.asdict(rollouts, recurse=False)
     return {f"rollouts.{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
 
@@ -224,6 +238,8 @@ def _number(named: Named, method: str, name: Any, value: Any, finite: bool = Tru
     """Check one number of a metric. That it is finite is looked at once where the GPU would have to be waited for."""
     if not isinstance(name, str):
         raise wrong(named, method, f"gave a metric the name {name!r}, which is no text")
+    if name.partition("/")[0] in RESERVED and "/" in name:
+        raise wrong(named, method, f"gave a metric the name {name}, which is the run's own")
     if isinstance(value, Tensor) and value.ndim == 0:
         finite = not finite or bool(value.isfinite())
     elif isinstance(value, Real):
