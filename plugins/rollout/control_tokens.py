@@ -124,7 +124,7 @@ class TextEncoder:
             ids[name] = index
         copy = Tokenizer.from_str(json.dumps(state))
         copy.add_tokens(tokens)  # all at once: each call builds the search for all of them anew
-        return copy, {copy.token_to_id(name): index for name, index in ids.items()}
+        return copy, {there: ids[token.content] for there, token in copy.get_added_tokens_decoder().items()}
 
     def _encode_fast(self, text: str) -> list[int]:
         """Ids of a text in which control tokens stand under their new names, and everything else is plain."""
