@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from .errors import RunError, UncollapseError
 from .experiment import Named
 from .registry import registry
+from .surroundings import restored
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def wrong(named: Named, method: str, what: str) -> RunError:
@@ -29,16 +32,43 @@ def blaming(named: Named, method: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UncollapseError, MemoryError):
-        raise
-    except (Exception, SystemExit) as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which the core does not import
+    except BaseException as error:
+        if not is_foreign(error):
             raise
         raise RunError(
-            f"{named.described} failed in {method}: {type(error).__name__}: {error}",
+            f"{named.described} failed in {method}: {told(error)}",
             _position(error, named),
             "mend the plugin, or choose another name",
         ) from error
+
+
+@contextmanager
+def confined(named: Named, method: str) -> Iterator[None]:
+    """The same for a component that computes: it leaves the process as it found it (:mod:`.surroundings`).
+
+    Raises:
+        RunError: as by :func:`blaming`; or the component changed what the whole process computes with. It is put back.
+    """
+    with blaming(named, method), restored() as changes:
+        yield
+    if changes:
+        raise wrong(named, method, f"changed {', '.join(changes)} for the whole process, and must not")
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether an exception is the affair of the code that raised it: no error of ours, Ctrl-C or lack of memory."""
+    signal = not isinstance(error, Exception) and type(error).__module__.partition(".")[0] == _PACKAGE
+    ours = isinstance(error, UncollapseError) or signal  # such as a time limit that ends a call from outside
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's own
+    return not (ours or out_of_memory or isinstance(error, KeyboardInterrupt))
+
+
+def told(error: BaseException) -> str:
+    """Type and text of an exception of somebody else's, which may fail to say what it is."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, which cannot be printed"
 
 
 def _position(error: BaseException, named: Named) -> str:

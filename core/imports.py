@@ -1,7 +1,7 @@
 """Importing what others wrote: whatever a module does while it is imported stays with that module.
 
-It may raise anything, print, or take long; the caller gets an error that names a file and a line, what was printed goes
-to stderr, so that ``--json`` stays JSON, and the seconds are counted.
+It may raise anything, print, take long, or change what the whole process computes with; the caller gets an error that
+names a file and a line, what was printed goes to stderr, so that ``--json`` stays JSON, and the seconds are counted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
+from .surroundings import restored
 
 
 @attrs.define
@@ -36,13 +38,15 @@ def import_alone(load: Callable[[], Any]) -> Imported:
         KeyboardInterrupt: somebody pressed Ctrl-C meanwhile (a module that raises it by itself is an error of its own).
     """
     imported, started = Imported(), time.perf_counter()
-    with _interrupts() as pressed, _stdout_to_stderr():
+    with _interrupts() as pressed, _stdout_to_stderr(), restored() as changes:
         try:
             imported.result = load()
         except BaseException as error:
             if pressed:
                 raise
             imported.error = error
+    if changes and imported.error is None:
+        imported.error = ImportError(f"it changed {', '.join(changes)} for the whole process, and must not")
     imported.seconds = time.perf_counter() - started
     return imported
 

@@ -32,6 +32,7 @@ from .errors import RequestError, RunError, UncollapseError, nearest
 from .files import file_sha256
 from .imports import import_alone, where_raised
 from .paths import expanded
+from .surroundings import restored
 from .targets import locate, missing_extra
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -298,7 +299,10 @@ def call(
     results, failures = [], []
     for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
         try:
-            results.append(call_one(implementation, **_copied(arguments)))
+            with restored() as changes:
+                results.append(call_one(implementation, **_copied(arguments)))
+            if changes:
+                raise ValueError(f"it changed {', '.join(changes)} for the whole process, and must not")
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a hook that calls sys.exit does not end the run in its own way

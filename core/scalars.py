@@ -72,8 +72,9 @@ def read_text(value: Any, _: Any) -> str:
         if reason := text_reason(value):
             raise Invalid(Problem(reason, value=value))
         return value
-    scalar = isinstance(value, bool | int | float)
-    raise wrong(value, "text", f"write '{format_value(value)}', in quotes" if scalar else "")
+    if isinstance(value, float):  # 1e5 has become 100000.0
+        raise wrong(value, "text", "put it in quotes as it is meant")
+    raise wrong(value, "text", f"write '{format_value(value)}', in quotes" if isinstance(value, bool | int) else "")
 
 
 def text_reason(text: str) -> str:

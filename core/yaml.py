@@ -9,6 +9,7 @@ Whatever a text holds, reading it is bounded: in size (aliases filled in), in de
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -20,6 +21,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 STR = "tag:yaml.org,2002:str"
+FLOAT = "tag:yaml.org,2002:float"
 NULL = "tag:yaml.org,2002:null"
 LIMIT = 1 << 20
 """Characters of a text, and of its data with every alias filled in; a value counts as :data:`VALUE` more."""
@@ -28,6 +30,8 @@ DEPTH = 32
 """Levels of lists and mappings in each other."""
 WHOLE = 64
 """Bits of a whole number."""
+
+_FRACTION = re.compile(r"[-+]?\.[0-9]+[eE][-+]?[0-9]+$")
 
 
 class SyntaxProblem(ValueError):  # noqa: N818 - it is a finding that composition collects, not a failure
@@ -134,6 +138,14 @@ def _represent_str(representer: _Representer, text: str) -> Any:
 _Representer.add_representer(str, _represent_str)
 
 
+def _yaml() -> Any:
+    """A reader and writer that knows one spelling of numbers more than the library: ``.9e0``, as in YAML 1.2."""
+    yaml: Any = YAML(typ="safe", pure=True)
+    assert yaml.resolver.versioned_resolver  # the usual ones come first
+    yaml.resolver.add_version_implicit_resolver((1, 2), FLOAT, _FRACTION, list("-+."))
+    return yaml
+
+
 def loads(text: str, limit: int = LIMIT) -> Any:
     """The data of one YAML document.
 
@@ -143,7 +155,7 @@ def loads(text: str, limit: int = LIMIT) -> Any:
     """
     if len(text) > limit:
         raise SyntaxProblem(f"is longer than {limit} characters")
-    yaml: Any = YAML(typ="safe", pure=True)
+    yaml = _yaml()
     yaml.Composer, yaml.Constructor = _Composer, _Constructor
     yaml.composer.limit, yaml.composer.warn_double_anchors = limit, False
     try:
@@ -165,7 +177,7 @@ def loads(text: str, limit: int = LIMIT) -> Any:
 
 def dumps(data: Any) -> str:
     """YAML that :func:`loads` reads back to equal data; keys keep their order, components and lists take one line."""
-    yaml: Any = YAML(typ="safe", pure=True)
+    yaml = _yaml()
     yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False

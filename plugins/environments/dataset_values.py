@@ -108,13 +108,19 @@ def _is_chat(value: Any) -> bool:
     return _is_list(value) and bool(value) and all(isinstance(item, Mapping) and _is_message(item) for item in value)
 
 
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type", "text") in ("text", "input_text", "output_text")
+
+
 def _message(message: Mapping[str, Any]) -> tuple[str, str]:
     """Role and text. Raises ValueError for other roles, and for content that is not text alone."""
     named, content = (message["role"], message["content"]) if "role" in message else (message["from"], message["value"])
-    if named not in _ROLES:
+    if not isinstance(named, str) or named not in _ROLES:
         raise ValueError(f"it holds a message of the role {named!r}")
+    if message.get("tool_calls") or message.get("function_call"):
+        raise ValueError("it holds a message that calls tools")
     if _is_list(content):
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        parts = [part.get("text") if _is_text_part(part) else None for part in content]
         texts = [part for part in parts if isinstance(part, str)]
         if len(texts) < len(parts):
             raise ValueError("it holds a message with something else than text")

@@ -27,6 +27,9 @@ _UNIT = re.compile(
     r"|\s+([mgshlLNJWVK](?:\^\{?-?\d\}?)?(?:\s?/\s?[A-Za-z]+(?:\^\{?-?\d\}?)?)?))"
 )
 """A number and what it counts: degrees, a word, or after a space one letter that is a unit (5 m, but not 5m or 5 x)."""
+_MONEY = re.compile(r"-?\s*(\\?[$€£¥₹])\s*(.*)")
+_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+_SPELLED = {"usd": "dollar", "eur": "euro", "gbp": "pound", "jpy": "yen", "inr": "rupee"}
 _ENDLESS = re.compile(r"\d{5,}\s*!|!\s*!|\^\s*\{?[+-]?\d{5,}|\^[^-+=,]*\^[^-+=,]*\^")
 """Factorials and powers that are larger than anything that is a right answer."""
 
@@ -107,10 +110,15 @@ def _other_unit(answer: str, gold: str) -> bool:
 
 def _split_unit(text: str) -> tuple[str, str]:
     """A number and its unit in a normal spelling; the text and nothing where it is something else."""
+    if (money := _MONEY.fullmatch(text)) and read_number(money[2]) is not None:
+        return text, _CURRENCIES[money[1][-1]]
+    if read_number(text) is not None:  # 0xFF is no count of a unit xFF
+        return text, ""
     found = _UNIT.fullmatch(text)
     if found is None or read_number(found[1]) is None:
         return text, ""
     unit = found[2] or found[3] or found[4]
     if is_product(unit):
         return text, ""
-    return found[1], re.sub(r"[{}\s]|s$", "", unit.casefold()).replace(r"^\circ", "degree")
+    unit = re.sub(r"[{}\s]|s$", "", unit.casefold()).replace(r"^\circ", "degree")
+    return found[1], _SPELLED.get(unit, unit)

@@ -32,6 +32,8 @@ _SIGNS = {
     "ℝ": r"\mathbb{R}",
     "°": r"^\circ ",
     "’": "'",
+    **dict.fromkeys("“”„«»", '"'),
+    "≈": "",
 }
 _THOUSANDS = re.compile(r"\{,\}|,\\!\s*")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~")
@@ -40,9 +42,26 @@ _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|exp|lo
 _BARE = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])")
 _PRODUCT = "ab|ba|ac|ca|bc|cb|abc|mn|nm|pq|qp|[xyz]{2,3}"
 _WORD = re.compile(
-    rf"(?<![\\A-Za-z])(?!(?:{_FUNCTIONS}|{_PRODUCT})(?![A-Za-z]))[^\W\d_]{{2,}}(?:['-][^\W\d_]+)*(?:\^\{{?-?\d\}}?)?"
+    rf"(?<![\\A-Za-z])(?<!\b0(?=[xX][0-9a-fA-F]+\b))(?!(?:{_FUNCTIONS}|{_PRODUCT})(?![A-Za-z]))[^\W\d_]{{2,}}(?:['-][^\W\d_]+)*(?:\^\{{?-?\d\}}?)?"
 )
 """At least two letters that are neither a function nor a product of variables, with the power of a unit (cm^2)."""
+_DASH = re.compile(rf"(?<![\\A-Za-z])(?!(?:{_FUNCTIONS}|{_PRODUCT})(?![A-Za-z]))[^\W\d_]{{2,}}-(?=[\d.])")
+"""A word and a dash that is no sign: ``the answer is—5``."""
+_DENIAL = re.compile(
+    r"\b(?:not|cannot|[a-z]+n't|rather than|instead of)(?:\s+(?:be|equal|to|exactly|the|answer|result))*\s+(?=\S)",
+    re.IGNORECASE,
+)
+_DENIED = "\0"
+"""Stands before an expression that the answer says it is not."""
+_UNITS = (
+    "ft|feet|foot|yards?|yd|miles?|km|m|hours?|hrs?|h|minutes?|mins?|days?|weeks?|months?|years?|pounds?|lbs?|kg|"
+    "dollars?|euros?|degrees?|gallons?|liters?"
+)
+_COMPOUND = re.compile(
+    rf"\d\s*(?:(?:{_UNITS})\.?,?\s+(?:and\s+)?\d+(?:\.\d+)?\s*[A-Za-z]+|(?:remainder|rem\.?|r)\s*\d+)\W*$",
+    re.IGNORECASE,
+)
+"""One quantity in two parts, such as 5 ft 3 in or 3 remainder 2: its last part is not the answer."""
 _JOINED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*\b(?:per ?cent|percentage|pct)\b", re.IGNORECASE)
 _EMPHASIS = re.compile(r"(?<![\w)}])(?:\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__|`([^`]+)`)(?![\w({])")
@@ -62,10 +81,11 @@ _SYMBOLS = re.compile(r"[\w\s\\+\-*/^=<>(){}\[\]|!.,%'&]*")
 @lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """The text without what is only there for the eye: boxes, emphasis, dollar signs of formulas, signs by name."""
-    text = _last_boxed(_signs(text.strip()))
+    text = _last_boxed(_signs(text.rpartition("####")[2].strip()))  # as an answer of GSM8K ends
     text = _EMPHASIS.sub(lambda found: found[1] or found[2] or found[3], text)
     text = _WRAPPER.sub(r"\1", _SPACING.sub(" ", _THOUSANDS.sub(",", text)))
     text = re.sub(r"\\(?:left|right|big|Big)(?![A-Za-z])", "", text)
+    text = re.sub(r"\\varnothing(?![A-Za-z])", r"\\emptyset", text)
     whole = _FORMULA.fullmatch(text)
     if whole:
         text = next(group for group in whole.groups() if group)
@@ -85,11 +105,15 @@ def in_one_line(text: str) -> str:
 
 
 def last_expression(text: str) -> str:
-    """The last expression among the words of an answer in one line; empty if there is none."""
-    parts = _SENTENCE.split(_WORD.sub("\n", text))
+    """The last expression among the words of an answer in one line, which the answer does not deny; else empty."""
+    if _COMPOUND.search(text):
+        return ""
+    text = _DENIAL.sub("\n" + _DENIED, text)
+    parts = _SENTENCE.split(_WORD.sub("\n", _DASH.sub("\n", text)))
     wordy = len(parts) > 1
     parts = [part.strip(" ,'\"=:") for part in parts]
     said = [part for part in parts if re.search(r"\d|\\[a-z]", part) or (part and not wordy)]
+    said = [part for part in said if _DENIED not in part]
     return said[-1] if said else ""
 
 
@@ -150,9 +174,13 @@ def _vulgar(character: str) -> str:
 
 
 def fold_width(text: str) -> str:
-    """Full-width and half-width forms as ordinary characters, spaces that do not break as spaces, and nothing else."""
+    """Full-width and half-width forms as ordinary characters, spaces that do not break as spaces, and nothing else.
+
+    What has no width at all is left out: marks of direction, soft hyphens, places where a line may break.
+    """
     if text.isascii():
         return text
+    text = "".join(character for character in text if unicodedata.category(character) != "Cf")
     folded = (
         unicodedata.normalize("NFKC", character)
         if unicodedata.decomposition(character).startswith(("<wide>", "<narrow>", "<noBreak>"))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
-from ...core.blame import blaming, wrong
+import attrs
+
+from ...core.blame import blaming, confined, wrong
 from ...core.components import Completion, Sampling, Step
 from ...core.experiment import Named
+from .parsing import SEPARATOR
+from .parsing import key as key_of
 
 ROUNDING = 1e-3
 """Nats by which a log-prob may lie above 0 (bfloat16 logits round)."""
@@ -32,21 +37,21 @@ class CheckedEnvironment:
 
     @property
     def instruction(self) -> str:
-        with blaming(self.named, "instruction"):
+        with confined(self.named, "instruction"):
             return _text(self.named, "instruction", self.component.instruction)
 
     @property
     def actions(self) -> tuple[str, ...] | None:
-        with blaming(self.named, "actions"):
+        with confined(self.named, "actions"):
             actions = self.component.actions
         if actions is None:
             return None
         if isinstance(actions, str) or not isinstance(actions, Sequence):
             raise wrong(self.named, "actions", f"must be a tuple of names, or None for free text, not {actions!r}")
-        return tuple(_text(self.named, "actions", action) for action in actions)
+        return _names(self.named, tuple(_text(self.named, "actions", action) for action in actions))
 
     def make(self, seed: int, member: int = 0) -> CheckedEnv:
-        with blaming(self.named, f"make({seed}, {member})"):
+        with confined(self.named, f"make({seed}, {member})"):
             env = self.component.make(seed, member)
             observation = _text(self.named, "initial_observation", env.initial_observation())
         if self._first is not None and self._first[0] == seed and self._first[1] != observation:
@@ -69,15 +74,22 @@ class CheckedEnv:
         return self._observation
 
     def step(self, action: str) -> Step:
-        with blaming(self.named, f"step({action!r})"):
+        with confined(self.named, f"step({action!r})"):
             step = self.env.step(action)
         if not isinstance(step, Step):
             raise wrong(self.named, "step", f"gave {type(step).__name__}, not a Step")
         _text(self.named, "step", step.observation)
-        for name, value in {"reward": step.reward, **step.metrics}.items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise wrong(self.named, "step", f"gave {name} = {value!r}, which is not a finite number")
-        return step
+        if not isinstance(step.metrics, Mapping):
+            raise wrong(self.named, "step", f"gave metrics = {step.metrics!r}, which is not a mapping")
+        return attrs.evolve(
+            step,
+            reward=_number(self.named, "reward", step.reward),
+            done=_truth(self.named, "done", step.done),
+            success=_truth(self.named, "success", step.success),
+            metrics={
+                _text(self.named, "step", name): _number(self.named, name, step.metrics[name]) for name in step.metrics
+            },
+        )
 
 
 def name_of(environment: Any) -> str:
@@ -90,6 +102,41 @@ def _text(named: Named, method: str, value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(named, method, f"gave {type(value).__name__} {value!r}, not a text")
     return value
+
+
+def _number(named: Named, name: str, value: Any) -> float:
+    """A number of Python, of what may be one of numpy."""
+    if not isinstance(value, Real):
+        what = f"gave {name} = {value!r}, which is of the type {type(value).__name__} and not a number"
+        raise wrong(named, "step", what)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise wrong(named, "step", f"gave {name} = {value!r}, which is not a finite number")
+    return number
+
+
+def _truth(named: Named, name: str, value: Any) -> bool:
+    """True or false, of what may be numpy's or 1 and 0: any text at all, ``"no"`` too, would be taken for true."""
+    kind = type(value).__name__
+    if isinstance(value, bool) or (isinstance(value, Real) and value in (0, 1)) or kind in ("bool", "bool_"):
+        return bool(value)
+    raise wrong(named, "step", f"gave {name} = {value!r}, which is neither true nor false")
+
+
+def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that an answer can name, each of them one action."""
+    if not actions:
+        raise wrong(named, "actions", "is empty: give the names of actions, or None for free text")
+    for action in actions:
+        if not key_of(action) or SEPARATOR in action or "</answer>" in action:
+            what = f"holds {action!r}, which no answer can name: actions are parted by {SEPARATOR} in an answer"
+            raise wrong(named, "actions", what)
+    if len({key_of(action) for action in actions}) < len(actions):
+        raise wrong(named, "actions", f"holds names that differ in case and white space alone: {', '.join(actions)}")
+    return actions
 
 
 class CheckedEngine:

@@ -107,8 +107,11 @@ class TextEncoder:
     # --- encoding with the control tokens under other names ---------------------------------------------------------
 
     @cached_property
-    def _renamed(self) -> tuple[Tokenizer, dict[str, int]]:
-        """The tokenizer with other names for its control tokens, and the id of each of its added tokens by name."""
+    def _renamed(self) -> tuple[Tokenizer, dict[int, int]]:
+        """The tokenizer with other names for its control tokens, and the id of each added token by its id there.
+
+        By the id, since a token that takes blanks along may be reported with them in its name.
+        """
         backend = self.tokenizer.backend_tokenizer
         state = json.loads(backend.to_str())
         state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
@@ -121,15 +124,15 @@ class TextEncoder:
             ids[name] = index
         copy = Tokenizer.from_str(json.dumps(state))
         copy.add_tokens(tokens)  # all at once: each call builds the search for all of them anew
-        return copy, ids
+        return copy, {there: ids[token.content] for there, token in copy.get_added_tokens_decoder().items()}
 
     def _encode_fast(self, text: str) -> list[int]:
         """Ids of a text in which control tokens stand under their new names, and everything else is plain."""
         copy, ids = self._renamed
         encoding = copy.encode(text, add_special_tokens=False)
-        mapped = [ids.get(name, index) for name, index in zip(encoding.tokens, encoding.ids, strict=True)]
-        for name, index, (start, stop) in zip(encoding.tokens, mapped, encoding.offsets, strict=True):
-            if ids.get(name) == index or not self._is_control(index, text[start:stop]):
+        mapped = [ids.get(index, index) for index in encoding.ids]
+        for before_id, index, (start, stop) in zip(encoding.ids, mapped, encoding.offsets, strict=True):
+            if before_id in ids or not self._is_control(index, text[start:stop]):
                 continue
             # the model's own vocabulary holds a piece that is spelled like a control token: break it up
             middle = start + 1 if stop - start > 1 else stop

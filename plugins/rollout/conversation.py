@@ -124,7 +124,7 @@ class Conversation:
 
     def _bridged(self, users: list[str], turn: Turn) -> tuple[int, ...]:
         """What was sampled in ``turn``, and what stands between it and the next answer."""
-        return turn.tokens + self.template.bridge(self.system, users, turn.tokens)
+        return turn.tokens + self.template.bridge(self.system, users, turn.tokens, self.reply)
 
     def _window_start(self) -> int:
         """The first turn (from 0) that the next prompt shows."""

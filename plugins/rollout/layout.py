@@ -14,6 +14,8 @@ import attrs
 from ...core.errors import RequestError, RunError
 
 OPENS, CLOSES, ANSWERS = "<think>", "</think>", "<answer>"
+_TEXT = 'aB c\n  <b>[1]</b> &amp; "d"\te\\n ' + "long " * 4000 + "é#"
+"""What a template must write as it is: case, blanks, lines, tags, quotes, length."""
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 
 
@@ -26,9 +28,11 @@ class Layout:
     """Renders conversations by a chat template, in the first of four forms that the template can do.
 
     Message texts are plain strings, else (multimodal models) lists of parts; the system text is a message of its own,
-    else it stands at the head of the first user message. A form will do if every message is written out, and if what
-    is written up to an answer does not change with the messages that come after it: prompts can only grow then. Mistral
-    7B v0.3 for one writes the system text into the *last* user message, so it is given none.
+    else it stands at the head of the first user message. A form will do if every message is written out as it is (but
+    for blanks around it), and if what is written up to an answer does not change with the messages that come after it:
+    prompts can only grow then. Mistral 7B v0.3 for one writes the system text into the *last* user message, so it is
+    given none. A template that cuts or rewrites texts would hide what an environment shows, and could make control
+    tokens of them.
 
     The switches ``enable_thinking`` and ``thinking`` that some templates read are set to ``think``. The date that
     others write is that of ``clock``.
@@ -90,12 +94,23 @@ class Layout:
             raise UnusableError("it drops or moves the messages of a conversation of several turns")
         if "{'type'" in first:
             raise UnusableError("it writes lists of parts as they are")
+        self._require_verbatim(form)
         generation, history = _differ(one, first)
         grown = second.removesuffix(generation) + history
         if first_again != first or answers[0] != grown or not second.endswith(generation):
             raise UnusableError("it writes the earlier turns of a conversation anew, so prompts cannot grow")
         between, _, _ = second.partition(users[1])
         return _Form(parts, folds, generation, history, between, two.replace(self._answer(0), ""))
+
+    def _require_verbatim(self, form: _Form) -> None:
+        """Raises UnusableError for a template that changes texts. One that refuses long ones says so when it does."""
+        system, user = (f"{secrets.token_hex(8)} {_TEXT}" for _ in range(2))
+        try:
+            written = self._write(form, system, [user])
+        except UnusableError:
+            return
+        if system not in written or user not in written:
+            raise UnusableError("it changes or cuts the texts of messages (their case, blanks, lines, signs or length)")
 
     def first(self, system: str, user: str) -> str:
         """The first prompt, up to where the answer begins. Raises RunError if the template cannot write these texts."""

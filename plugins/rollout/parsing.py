@@ -39,10 +39,11 @@ def parse(text: str, actions: tuple[str, ...] | None, max_actions: int, think: b
     thought, answer = (part.strip() for part in found.groups())
     if actions is None:
         return Answer(thought, (answer,) if answer else (), 1 if answer else 0)
-    names = [name for part in answer.split(SEPARATOR) if (name := _key(part))][:max_actions]
-    listed = {_key(action): action for action in actions}
+    names = [name for part in answer.split(SEPARATOR) if (name := key(part))][:max_actions]
+    listed = {key(action): action for action in actions}
     return Answer(thought, tuple(listed[name] for name in names if name in listed), len(names))
 
 
-def _key(name: str) -> str:
+def key(name: str) -> str:
+    """What counts of a name of an action: no case, no white space around it or beyond one space within it."""
     return " ".join(name.casefold().split())

@@ -43,7 +43,7 @@ class Template:
     first: Callable[..., tuple[int, ...]] = attrs.field(init=False)
     """``first(system, user, own="")``: the prompt of a first turn. An empty ``system`` is no system message; ``own`` is
     a part of it that is not foreign: its last occurrence keeps its control tokens."""
-    _after: Callable[[str, tuple[str, ...]], tuple[int, ...]] = attrs.field(init=False)
+    _after: Callable[[str, tuple[str, ...], str], tuple[int, ...]] = attrs.field(init=False)
 
     @layout.default
     def _make_layout(self) -> Layout:
@@ -74,17 +74,17 @@ class Template:
     @first.default
     def _cached_first(self) -> Callable[..., tuple[int, ...]]:
         def first(system: str, user: str, own: str = "") -> tuple[int, ...]:
-            before, own, after = system.rpartition(own) if own else (system, "", "")
-            quoted = self.encoder.quote(before) + own + self.encoder.quote(after)
-            return self.encoder.encode(self._tagged(self.layout.first(quoted, self.encoder.quote(user))))
+            prompt = self.layout.first(self._quoted(system, own), self.encoder.quote(user))
+            return self.encoder.encode(self._tagged(prompt))
 
         return lru_cache(_CACHED)(first)
 
     @_after.default
-    def _cached_after(self) -> Callable[[str, tuple[str, ...]], tuple[int, ...]]:
-        def after(system: str, users: tuple[str, ...]) -> tuple[int, ...]:
+    def _cached_after(self) -> Callable[[str, tuple[str, ...], str], tuple[int, ...]]:
+        def after(system: str, users: tuple[str, ...], own: str) -> tuple[int, ...]:
             quoted = [self.encoder.quote(user) for user in users]
-            return _after_answer(self.encoder, self._tagged(self.layout.after(self.encoder.quote(system), quoted)))
+            prompt = self.layout.after(self._quoted(system, own), quoted)
+            return _after_answer(self.encoder, self._tagged(prompt))
 
         return lru_cache(_CACHED)(after)
 
@@ -98,13 +98,13 @@ class Template:
         """The opening tag that every response is made to begin with."""
         return OPENS if self.think else ANSWERS
 
-    def bridge(self, system: str, users: Sequence[str], sampled: Sequence[int]) -> tuple[int, ...]:
+    def bridge(self, system: str, users: Sequence[str], sampled: Sequence[int], own: str = "") -> tuple[int, ...]:
         """What stands between ``sampled`` and the next turn's tokens.
 
         ``users`` are the user texts of the conversation so far; the last of them answers ``sampled``. An end of turn in
-        ``sampled`` is not repeated.
+        ``sampled`` is not repeated. ``own`` is as for :attr:`first`: some templates repeat the system text every turn.
         """
-        tokens = self._after(system, tuple(users))
+        tokens = self._after(system, tuple(users), own)
         last = sampled[-1] if sampled else None
         if last in self._closing and last in (self.end_of_turn, self.tokenizer.eos_token_id):
             return tokens[tokens.index(last) + 1 :]
@@ -114,6 +114,10 @@ class Template:
         """The response as text: the forced tag and what was sampled, without the token that ended it."""
         tokens = completion.tokens[:-1] if completion.stop_reason == "eos" else completion.tokens
         return self.tag + self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+
+    def _quoted(self, system: str, own: str) -> str:
+        before, own, after = system.rpartition(own) if own else (system, "", "")
+        return self.encoder.quote(before) + own + self.encoder.quote(after)
 
     def _tagged(self, prompt: str) -> str:
         """``prompt`` and the forced tag, unless it already ends with it (as for reasoning models)."""

@@ -1,5 +1,7 @@
 """The mathematics of a step, with what its components hand over checked: shape, dtype and finiteness.
 
+What they were given they must not change: others compute with it after them.
+
 A loss that returns one number instead of one per token, or a NaN off the mask, would train in silence. What is computed
 on whole batches on the CPU is checked whenever it is handed over; what runs inside a forward and backward pass is
 checked at its first call in a run, since every look at a GPU's numbers makes it wait.
@@ -8,16 +10,21 @@ checked at its first call in a run, since every look at a GPU's numbers makes it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from ...core.blame import blaming, wrong
+from ...core.blame import blaming, confined, wrong
 from ...core.components import Advantages, Rollouts
 from ...core.experiment import Experiment, Named
+
+RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
+"""First parts of names of metrics that are the run's own."""
 
 
 def guarded(experiment: Experiment) -> Experiment:
@@ -56,7 +63,7 @@ class Checked:
 
 class CheckedFilter(Checked):
     def select(self, scores_P: Tensor) -> Tensor:
-        with blaming(self.named, "select"):
+        with _calling(self.named, "select", scores=scores_P):
             keep_P = self.component.select(scores_P)
         _tensor(self.named, "select", keep_P, scores_P.shape, "[P]", torch.bool)
         return keep_P
@@ -64,7 +71,7 @@ class CheckedFilter(Checked):
 
 class CheckedMetric(Checked):
     def score(self, rollouts: Rollouts) -> Tensor:
-        with blaming(self.named, "score"):
+        with _calling(self.named, "score", **tensors(rollouts)):
             scores_P = self.component.score(rollouts)
         _tensor(self.named, "score", scores_P, rollouts.group_ids_P.shape, "[P]")
         _finite(self.named, "score", scores_P)
@@ -73,7 +80,7 @@ class CheckedMetric(Checked):
 
 class CheckedKl(Checked):
     def __call__(self, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-        with blaming(self.named, "call"):
+        with _calling(self.named, "call", logprobs=logprobs, ref_logprobs=ref_logprobs):
             kl_B_T = self.component(logprobs, ref_logprobs)
         _tensor(self.named, "call", kl_B_T, logprobs.shape, "[B, T]")
         # outside of a backward pass nobody minds the wait
@@ -103,7 +110,7 @@ class CheckedControllerSession:
     def coef(self) -> float:
         with blaming(self.named, "coef"):
             coef = self.session.coef
-        if not isinstance(coef, int | float) or not math.isfinite(coef):
+        if not isinstance(coef, Real) or not math.isfinite(coef):
             raise wrong(self.named, "coef", f"is {coef!r}, which is not a finite number")
         return float(coef)
 
@@ -122,13 +129,16 @@ class CheckedControllerSession:
 
 class CheckedAdvantage(Checked):
     def compute(self, *, rewards: Tensor, mask: Tensor, **others: Any) -> Advantages:
-        with blaming(self.named, "compute"):
+        given = {name: value for name, value in others.items() if isinstance(value, Tensor)}
+        with _calling(self.named, "compute", rewards=rewards, mask=mask, **given):
             result = self.component.compute(rewards=rewards, mask=mask, **others)
         if not isinstance(result, Advantages):
             raise wrong(self.named, "compute", f"gave {type(result).__name__}, not Advantages")
         for name, value in attrs.asdict(result, recurse=False).items():
             _tensor(self.named, f"compute ({name})", value, rewards.shape, "[B, T]")
             _finite(self.named, f"compute ({name})", value)
+            if value.requires_grad:
+                raise wrong(self.named, f"compute ({name})", "has a gradient: detach it")
             if bool((value[~mask] != 0).any()):
                 raise wrong(
                     self.named, f"compute ({name})", "is not zero off the mask, on tokens that were not sampled"
@@ -138,7 +148,8 @@ class CheckedAdvantage(Checked):
 
 class CheckedLoss(Checked):
     def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Any:
-        with blaming(self.named, "call"):
+        given = {"logprobs": logprobs, "old_logprobs": old_logprobs, "advantages": advantages, "mask": mask}
+        with _calling(self.named, "call", **given):
             result = self.component(logprobs, old_logprobs, advantages, mask)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
             raise wrong(self.named, "call", "must give a pair: loss [B, T], and metrics as (sum, count) pairs")
@@ -147,6 +158,8 @@ class CheckedLoss(Checked):
         for name, pair in metrics.items():
             if not isinstance(pair, tuple) or len(pair) != 2:
                 raise wrong(self.named, "call", f"gave the metric {name} as {type(pair).__name__}, not as (sum, count)")
+            for value in pair:
+                _number(self.named, "call", name, value, finite=not self.seen)
         if not self.seen:
             # also off the mask: the gradient of a NaN is NaN, whatever it is multiplied with afterwards
             _finite(self.named, "call", loss_B_T)
@@ -160,7 +173,8 @@ class CheckedLoss(Checked):
 
 class CheckedCorrection(Checked):
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Any:
-        with blaming(self.named, "correction"):
+        given = {"old_logprobs": old_logprobs, "sampler_logprobs": sampler_logprobs, "mask": mask}
+        with _calling(self.named, "correction", **given):
             result = self.component.correction(old_logprobs, sampler_logprobs, mask)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
             raise wrong(self.named, "correction", "must give a pair: weights [B, T], and a mapping of metrics")
@@ -168,10 +182,73 @@ class CheckedCorrection(Checked):
         _tensor(self.named, "correction", weights_B_T, old_logprobs.shape, "[B, T]")
         if weights_B_T.requires_grad:
             raise wrong(self.named, "correction", "gave weights with a gradient: detach them")
+        for name, value in result[1].items():
+            _number(self.named, "correction", name, value)
         if not self.seen:
             _finite(self.named, "correction", weights_B_T)
+            if bool((weights_B_T < 0).any()):
+                raise wrong(self.named, "correction", "gave negative weights, which would turn gradients around")
         self.seen = True
         return result
+
+
+@contextmanager
+def _calling(named: Named, method: str, **given: Tensor) -> Iterator[None]:
+    """A call of a component, which neither fails without its name nor changes what others still need.
+
+    Raises:
+        RunError: it raised something, or changed the process, or one of the tensors that it was ``given``.
+    """
+    before = contents(given)
+    with confined(named, method):
+        yield
+    for name in changes(given, before):
+        raise wrong(named, method, f"changed {name} in place, which others still need: clone it first")
+
+
+def contents(given: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor | None]]:
+    """What changes with each tensor. On the CPU the numbers too: numpy writes there, and torch does not hear of it."""
+    return {
+        name: (_version(tensor), tensor.detach().nan_to_num() if tensor.is_cpu else None)
+        for name, tensor in given.items()
+    }
+
+
+def changes(given: Mapping[str, Tensor], before: Mapping[str, tuple[int, Tensor | None]]) -> list[str]:
+    """The names of the tensors that are no longer what :func:`contents` found."""
+    changed = []
+    for name, (version, numbers) in before.items():
+        same = numbers is None or torch.equal(numbers, given[name].detach().nan_to_num())
+        if _version(given[name]) != version or not same:
+            changed.append(name)
+    return changed
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def tensors(rollouts: Rollouts) -> dict[str, Tensor]:
+    """Those of a batch of rollouts, by name."""
+    fields = attrs.asdict(rollouts, recurse=False)
+    return {f"rollouts.{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
+
+
+def _number(named: Named, method: str, name: Any, value: Any, finite: bool = True) -> None:
+    """Check one number of a metric. That it is finite is looked at once where the GPU would have to be waited for."""
+    if not isinstance(name, str):
+        raise wrong(named, method, f"gave a metric the name {name!r}, which is no text")
+    if name.partition("/")[0] in RESERVED and "/" in name:
+        raise wrong(named, method, f"gave a metric the name {name}, which is the run's own")
+    if isinstance(value, Tensor) and value.ndim == 0:
+        finite = not finite or bool(value.isfinite())
+    elif isinstance(value, Real):
+        finite = math.isfinite(value)
+    else:
+        said = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise wrong(named, method, f"gave {said} for the metric {name}, which is not a number")
+    if not finite:
+        raise wrong(named, method, f"gave {float(value)} for the metric {name}, which is not a finite number")
 
 
 def _tensor(

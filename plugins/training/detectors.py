@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
+from ...core.blame import is_foreign, told
 from ...core.components import Rollouts, Verdict
-from ...core.errors import RunError, UncollapseError
+from ...core.errors import RunError
 from ...core.experiment import Named
+from ...core.files import to_json
+from ...core.surroundings import restored
+from .borders import RESERVED, changes, contents, tensors
 from .pending import PendingUpdate
 
 
@@ -48,7 +50,7 @@ class Detectors:
         verdicts: list[Verdict] = []
         for name, session in list(self.sessions.items()):
             with self._guarded(name, "judge"):
-                verdict = session.judge(step, metrics)
+                verdict = session.judge(step, dict(metrics))
                 if not isinstance(verdict, Verdict | None):
                     raise TypeError(f"it gave a {type(verdict).__name__}, not a Verdict or None")
                 if verdict is not None:
@@ -60,6 +62,7 @@ class Detectors:
         for name, session in list(self.sessions.items()):
             with self._guarded(name, "state_dict"):
                 states[name] = session.state_dict()
+                to_json(states[name])  # as a checkpoint keeps it
         return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -75,23 +78,40 @@ class Detectors:
             if (measure := getattr(session, method, None)) is None:
                 continue
             with self._guarded(name, method):
+                rollouts = [argument for argument in arguments if isinstance(argument, Rollouts)]
+                given = {key: value for each in rollouts for key, value in tensors(each).items()}
+                before = contents(given)
                 own = measure(*arguments)
-                for metric, value in own.items():
-                    if not math.isfinite(value):
-                        raise ValueError(f"{metric} is {value}")
-                metrics |= own
+                if changed := changes(given, before):
+                    raise ValueError(f"it changed {changed[0]} in place, which others still need: clone it first")
+                metrics |= _checked(own)
         return metrics
 
     @contextmanager
     def _guarded(self, name: str, method: str) -> Iterator[None]:
         try:
-            yield
-        except (UncollapseError, torch.OutOfMemoryError):  # memory is the run's concern
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            with restored() as changed:
+                yield
+            if changed:
+                raise ValueError(f"it changed {', '.join(changed)} for the whole process, and must not")
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
+            reason = told(error)
             if self._fatal[name]:
                 fix = "mend it, take it out of collapse, or give its class fatal = False"
                 raise RunError(f"the detector {name} failed in {method}: {reason}", f"collapse.{name}", fix) from error
             self.broken[name] = reason
             self.sessions.pop(name, None)
+
+
+def _checked(metrics: Any) -> dict[str, float]:
+    """Finite numbers under names of a detector's own. Raises ValueError for anything else."""
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"it gave a {type(metrics).__name__}, not a mapping of metrics")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or name == "step" or name.partition("/")[0] in RESERVED:
+            raise ValueError(f"the name {name!r} is not a detector's to give: write collapse/...")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
+    return dict(metrics)

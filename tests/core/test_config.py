@@ -264,6 +264,7 @@ def test_experiments_are_picklable_values():
         ("trainer.save_every=0", "trainer.save_every", "trainer.save_every = 0: must be at least 1, or -1"),
         ("model.path=5", "model.path", "model.path = 5: must be text; write '5', in quotes"),
         ("model.path=true", "model.path", "model.path = true: must be text; write 'true', in quotes"),
+        ("model.path=1e5", "model.path", "model.path = 100000.0: must be text; put it in quotes as it is meant"),
         (
             "model.lora=true",
             "model.lora",

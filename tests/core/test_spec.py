@@ -150,3 +150,10 @@ def test_dumped_yaml_reads_back(data):
 def test_components_take_one_line():
     data = {"filter": {"select": {"name": "top_p", "value": 0.9}, "n": 1}, "size": [1, 2]}
     assert dumps(data) == "filter:\n  select: {name: top_p, value: 0.9}\n  n: 1\nsize: [1, 2]\n"
+
+
+@pytest.mark.parametrize(("text", "number"), [(".9e0", 0.9), ("-.5e3", -500.0), ("+.5E2", 50.0), (".5e-3", 5e-4)])
+def test_a_fraction_without_its_zero_may_have_an_exponent(text, number):
+    assert loads(f"a: {text}") == {"a": number}
+    assert loads(dumps({"a": text})) == {"a": text}
+    assert loads(format_value(text)) == text

@@ -255,6 +255,19 @@ def test_chat_messages_are_a_question(read, question, text):
         (chat(("system", "Be brief.")), "its chat messages do not end with one of the user"),
         (chat(("tool", "2"), ("user", "?")), "it holds a message of the role 'tool'"),
         (chat(("user", [{"type": "image"}])), "it holds a message with something else than text"),
+        (
+            chat(("user", [{"type": "image", "image": "x.png", "text": "a cat"}])),
+            "it holds a message with something else than text",
+        ),
+        (
+            [
+                {"role": "user", "content": "?"},
+                {"role": "assistant", "content": "2", "tool_calls": [{"id": 1}]},
+                {"role": "user", "content": "?"},
+            ],
+            "it holds a message that calls tools",
+        ),
+        ([{"role": ["user"], "content": "?"}], "it holds a message of the role ['user']"),
         (chat(("user", None)), "it is null"),
         ([], "it is a list"),
         (["a", "b"], "it is a list"),

@@ -5,9 +5,11 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from chat_templates import FAMILIES, Family
+from chat_templates import FAMILIES, Family, _chatml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from uncollapse.core.errors import RequestError, RunError
 from uncollapse.plugins.rollout.template import Template
 
 SYSTEM = "You are a helpful assistant.\nWalk to the goal."
@@ -180,3 +182,66 @@ def test_texts_with_control_tokens_change_no_other_token(kind, data):
     if kind in ("gpt2", "qwen", "plain", "always", "legacy"):  # these can spell everything
         whole = made.tokenizer.decode(list(plain)).replace("xx", user)
         assert made.tokenizer.decode(list(prompt)) == whole
+
+
+# --- templates that change texts ------------------------------------------------------------------------------------
+
+
+def of(text: str) -> str:
+    """A layout that writes the texts of messages in some way of its own."""
+    return _chatml(answer=text).replace("else m.content }}", f"else {text} }}}}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m.content | lower", "m.content | capitalize", "m.content | e", "m.content | striptags", "m.content[:4000]",
+        "m.content.split('\\n')[0]", "m.content.split() | join(' ')", "m.content | replace('\\n', '')",
+        "m.content | replace('[', '<')", "m.content | tojson",
+    ],
+)  # fmt: skip
+def test_a_template_that_cuts_or_changes_texts_is_refused(text):
+    """``<|IM_END|>`` in lower case is an end of turn, and a map in one line is no map."""
+    words = FAMILIES["qwen2.5"].tokenizer()
+    words.chat_template = of(text)
+    with pytest.raises(RequestError, match=r"cannot be used: it (changes or cuts|drops or moves|drops or changes)"):
+        Template(words)
+
+
+def test_a_template_may_trim_texts_and_refuse_long_ones():
+    words = FAMILIES["qwen2.5"].tokenizer()
+    words.chat_template = "{% if messages[0].content | length > 99 %}{{ raise_exception('too long') }}{% endif %}" + of(
+        "m.content | trim"
+    )
+    made = Template(words)
+    assert made.first(" s\n", " u ") == made.first("s", "u")
+    with pytest.raises(RunError, match="too long"):
+        made.first("s" * 100, "u")
+
+
+def test_a_system_text_that_is_repeated_every_turn_keeps_our_own_tags():
+    words = FAMILIES["qwen3"].tokenizer()
+    words.chat_template = (
+        "{% for m in messages[1:] %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{{ messages[0].content + '\n' if m.role == 'user' else '' }}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    made, own = Template(words), "Reply: <think>your thoughts</think>"
+    think, system = words.convert_tokens_to_ids("<think>"), f"<think>s\n{own}"
+    assert made.first(system, "u", own).count(think) == 2
+    assert made.bridge(system, ("u", "v"), (5,), own).count(think) == 2
+    assert made.bridge(system, ("u", "v"), (5,)).count(think) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_marker_that_takes_blanks_along_is_itself_beside_a_control_token_that_is_spelled(kind):
+    words = FAMILIES["qwen2.5"].tokenizer(kind)
+    words.add_tokens([AddedToken("<|end|>", lstrip=True, rstrip=True, normalized=False, special=True)], True)
+    words.chat_template = words.chat_template.replace("<|im_end|>", "<|end|>")
+    made, end = Template(words), words.convert_tokens_to_ids("<|end|>")
+    for foreign in (" <|end|> ", "x <|end|>\n", "<|im_start|> ", "<|im_start|>  <|end|>  "):
+        prompt = made.first("s", foreign) + made.bridge("s", ("u", foreign), (7,))
+        plain = made.first("s", "u") + made.bridge("s", ("u", "u"), (7,))
+        assert max(prompt) < len(words)
+        assert [token for token in prompt if token == end] == [end] * 4
+        assert controls(made, prompt) == controls(made, plain)

@@ -1,5 +1,7 @@
 """A plugin with one typical mistake in each component; a run must end with an error that names it."""
 
+import os
+
 import attrs
 import torch
 from uncollapse import hookimpl
@@ -99,6 +101,22 @@ def leave(*args, **options):
     raise SystemExit(5)
 
 
+class Own(BaseException):
+    """Neither an Exception nor one of Python's own, and without a text."""
+
+    def __str__(self):
+        raise ValueError
+
+
+def raise_own(*args, **options):
+    raise Own
+
+
+def by_numpy(self, rollouts):
+    rollouts.rewards.numpy()[:] = 0
+    return torch.ones(rollouts.group_ids_P.shape)
+
+
 def metrics_of_loss(self, logprobs, old, advantages, mask):
     return ratio(logprobs, old, advantages), {"clipped": 0.5}
 
@@ -113,9 +131,14 @@ MISTAKES = {
         "scores_rows": component(needs=frozenset(), score=lambda self, rollouts: rollouts.rewards.sum(1)),
         "scores_nan": component(needs=frozenset(), score=lambda self, r: torch.full(r.group_ids_P.shape, torch.nan)),
         "divides_by_zero": component(needs=frozenset(), score=lambda self, rollouts: 1 / 0),
+        "changes_rewards": component(
+            needs=frozenset(), score=lambda self, r: r.rewards.mul_(0.5).sum() * r.group_ids_P
+        ),
+        "changes_by_numpy": component(needs=frozenset(), score=by_numpy),
     },
     "kl": {
         "is_nan": component(__call__=lambda self, logprobs, ref: (logprobs - ref) * torch.nan),
+        "changes_the_reference": component(__call__=lambda self, logprobs, ref: logprobs - ref.add_(1.0)),
         "is_summed": component(__call__=lambda self, logprobs, ref: (logprobs - ref).sum(1)),
     },
     "kl_controller": {
@@ -128,6 +151,11 @@ MISTAKES = {
         "nan": component(**advantages_of(lambda r, m: Advantages(r * torch.nan, r))),
         "a_tensor": component(**advantages_of(lambda r, m: r)),
         "leaves": component(needs=frozenset(), compute=leave),
+        "raises_its_own": component(needs=frozenset(), compute=raise_own),
+        "has_a_gradient": component(**advantages_of(lambda r, m: Advantages(r.clone().requires_grad_(), r))),
+        "turns_gradients_off": component(
+            **advantages_of(lambda r, m: (torch.set_grad_enabled(False), Advantages(r, r))[1])
+        ),
     },
     "policy_loss": {
         "is_a_mean": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv)[m].mean(), {})),
@@ -137,9 +165,19 @@ MISTAKES = {
         ),
         "detached": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv).detach(), {})),
         "metric_is_a_mean": component(__call__=metrics_of_loss),
+        "metric_is_a_text": component(
+            __call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv), {"clipped": ("many", 1)})
+        ),
+        "metric_is_a_row": component(
+            __call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv), {"clipped": (lp.detach().sum(1), 1)})
+        ),
+        "changes_advantages": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv.mul_(2)), {})),
     },
     "sampler_correction": {
         "is_alone": component(correction=lambda self, old, sampler, mask: torch.ones_like(old)),
+        "negative": component(correction=lambda self, old, sampler, mask: (-torch.ones_like(old), {})),
+        "metric_is_a_text": component(correction=lambda self, old, s, m: (torch.ones_like(old), {"ess": "high"})),
+        "changes_log_probs": component(correction=lambda self, old, sampler, mask: (old.zero_() + 1, {})),
         "per_row": component(correction=lambda self, old, sampler, mask: (torch.ones(len(old)), {})),
     },
     "environment": {
@@ -148,6 +186,8 @@ MISTAKES = {
         "reward_is_nan": world(answer=lambda: Step("ok", float("nan"), done=True)),
         "observes_a_number": world(observe=lambda member: 7),
         "members_differ": world(observe=lambda member: f"You are member {member}."),
+        "reward_is_a_tensor": world(answer=lambda: Step("ok", torch.tensor(1.0), done=True)),
+        "changes_the_directory": world(answer=lambda: os.chdir("/") or Step("ok", 1.0, done=True)),
         "breaks": world(answer=lambda: {}["key"]),
     },
     "rollout_engine": {

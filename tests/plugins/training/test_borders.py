@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # 34 short runs
+pytestmark = pytest.mark.slow  # 48 short runs
 HERE = Path(__file__).parent
 
 SAYS = {
@@ -17,6 +17,9 @@ SAYS = {
     "group_metric_scores_rows": "gave a tensor of shape [8], not [4] ([P])",
     "group_metric_scores_nan": "score gave values that are NaN or infinite, the first at [[0], [1], [2]]",
     "group_metric_divides_by_zero": "failed in score: ZeroDivisionError: division by zero",
+    "group_metric_changes_rewards": "score changed rollouts.rewards in place",
+    "group_metric_changes_by_numpy": "score changed rollouts.rewards in place",
+    "kl_changes_the_reference": "call changed ref_logprobs in place",
     "kl_is_nan": "call gave values that are NaN or infinite",
     "kl_is_summed": "gave a tensor of shape [",
     "kl_controller_becomes_nan": "coef is nan, which is not a finite number",
@@ -26,16 +29,27 @@ SAYS = {
     "advantage_nan": "compute (advantages) gave values that are NaN or infinite",
     "advantage_a_tensor": "compute gave Tensor, not Advantages",
     "advantage_leaves": "failed in compute: SystemExit: 5",
+    "advantage_raises_its_own": "failed in compute: Own, which cannot be printed",
+    "advantage_has_a_gradient": "compute (advantages) has a gradient: detach it",
+    "advantage_turns_gradients_off": "changed torch's recording of gradients (it was on, and is off)",
     "policy_loss_is_a_mean": "gave a tensor of shape [], not [",
     "policy_loss_is_alone": "call must give a pair",
     "policy_loss_nan_off_the_mask": "call gave values that are NaN or infinite",
     "policy_loss_detached": "gave a loss that does not depend on the log-probs",
     "policy_loss_metric_is_a_mean": "gave the metric clipped as float, not as (sum, count)",
+    "policy_loss_metric_is_a_text": "gave 'many' for the metric clipped, which is not a number",
+    "policy_loss_metric_is_a_row": "for the metric clipped, which is not a number",
+    "policy_loss_changes_advantages": "call changed advantages in place",
+    "sampler_correction_negative": "gave negative weights",
+    "sampler_correction_metric_is_a_text": "gave 'high' for the metric ess, which is not a number",
+    "sampler_correction_changes_log_probs": "correction changed old_logprobs in place",
     "sampler_correction_is_alone": "correction must give a pair",
     "sampler_correction_per_row": "correction gave a tensor of shape [",
     "environment_actions_are_a_text": "actions must be a tuple of names, or None for free text, not 'Up'",
     "environment_gives_a_pair": "step gave tuple, not a Step",
     "environment_reward_is_nan": "step gave reward = nan, which is not a finite number",
+    "environment_reward_is_a_tensor": "gave reward = tensor(1.), which is of the type Tensor and not a number",
+    "environment_changes_the_directory": "changed the working directory (it was ",
     "environment_observes_a_number": "initial_observation gave int 7, not a text",
     "environment_members_differ": "differs between the members of group 10000, which must see the same first prompt",
     "environment_breaks": "failed in step(",

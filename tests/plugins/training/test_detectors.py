@@ -2,7 +2,7 @@ import attrs
 import pytest
 import torch
 import uncollapse
-from uncollapse.core.components import Verdict
+from uncollapse.core.components import Rollouts, Verdict
 from uncollapse.core.config import compose
 from uncollapse.core.errors import RunError
 from uncollapse.core.experiment import Named
@@ -173,3 +173,58 @@ def test_the_update_is_the_one_that_is_made(bandit, tmp_path, monkeypatch):
     assert float(weights.sum()) == pytest.approx(1)
     assert bool((weights[rows] > 0).any(1).all())
     assert int((weights > 0).any(1).sum()) == len(rows) == 4
+
+
+class Rude:
+    """Measures, judges and keeps what it is told to."""
+
+    def __init__(self, measured=None, state=None):
+        self.measured, self.state = measured or (lambda rollouts: {}), state or {}
+
+    def start(self, context):
+        return self
+
+    def measure(self, rollouts, scorer):
+        return self.measured(rollouts)
+
+    def judge(self, step, metrics):
+        metrics.clear()
+
+    def state_dict(self):
+        return self.state
+
+
+def rollouts_of_two():
+    zeros, tokens = torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64)
+    first = torch.arange(2)
+    return Rollouts(tokens, tokens == 0, tokens, zeros, zeros + 1, first, first, torch.ones(2), first)
+
+
+@pytest.mark.parametrize(
+    ("measured", "reason"),
+    [
+        (lambda r: {"train/success": 1.0}, "the name 'train/success' is not a detector's to give"),
+        (lambda r: {"step": 7.0}, "the name 'step' is not a detector's to give"),
+        (lambda r: {5: 1.0}, "the name 5 is not a detector's to give"),
+        (lambda r: [1.0], "it gave a list, not a mapping of metrics"),
+        (lambda r: {"own/sum": r.rewards.zero_().sum()}, "it changed rollouts.rewards in place"),
+        (lambda r: {"own/sum": r.rewards.numpy().fill(0) or 0.0}, "it changed rollouts.rewards in place"),
+        (lambda r: torch.set_grad_enabled(False) and {}, "it changed torch's recording of gradients"),
+    ],
+)
+def test_a_detector_gives_metrics_of_its_own_and_changes_nothing(measured, reason):
+    with pytest.raises(RunError, match=reason):
+        detectors(Rude(measured)).measure(rollouts_of_two(), None)
+    assert torch.is_grad_enabled()
+
+
+def test_no_detector_takes_metrics_from_the_record():
+    metrics = {"train/success": 0.5}
+    assert detectors(Rude(), Rude()).judge(1, metrics) == []
+    assert metrics == {"train/success": 0.5}
+
+
+@pytest.mark.parametrize("state", [{"f": len}, {"f": torch.ones(2)}])
+def test_a_state_that_no_checkpoint_can_keep_names_its_detector(state):
+    with pytest.raises(RunError, match="the detector d0 failed in state_dict"):
+        detectors(Rude(state=state)).state_dict()
