@@ -102,6 +102,11 @@ def test_form_at_its_limit_was_there_and_can_be_lost():
     assert first(session_of("format_collapse"), series(INVALID, [0.51, 1.0, 1.0, 1.0])) == (None, None)
 
 
+@pytest.mark.parametrize(("metric", "best", "limit"), [(INVALID, 0.0, 0.5), (THINKING, 1.0, 0.5)])
+def test_form_that_has_fallen_to_its_limit_is_not_lost(metric, best, limit):
+    assert first(session_of("format_collapse"), series(metric, [best, *[limit] * 9])) == (None, None)
+
+
 def test_form_is_lost_below_two_thirds_of_its_best():
     def spoke(share):
         return first(session_of("format_collapse", min_thinking=0.9), series(THINKING, [1.0, *[share] * 3]))[0]
