@@ -96,7 +96,6 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{TRAINING}/test_packing.py::test_{name}"
         for name in (
             "rows_are_laid_end_to_end",
-            "rounding_is_relative_to_the_hidden_states",
             "the_first_of_several_layers_that_cannot_be_packed_is_named",
             "a_model_that_drops_the_boundaries_is_refused",
             "what_cannot_be_packed_is_refused",

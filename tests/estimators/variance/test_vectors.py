@@ -378,3 +378,13 @@ def test_parameters_are_checked():
             create()
     assert Bootstrap(resamples=100_000).resamples == 100_000
     assert Bootstrap() == Bootstrap(resamples=1000, seed=0)
+
+
+def test_the_projections_of_two_prompts_do_not_read_their_own_products():
+    K_UU = torch.tensor([[math.nan, 3.0], [5.0, math.nan]], dtype=torch.float64)
+    assert projections(K_UU).tolist() == [4.0, 4.0]
+
+
+def test_a_jackknife_over_prompts_needs_three():
+    for n, status in ((2, "too_few_units"), (3, "ok")):
+        assert UstatJackknife().compute(Terms(eta=1, r_U=torch.arange(n, dtype=torch.float64))).status == status
