@@ -11,7 +11,7 @@ from uncollapse.estimators.variance.products import VxVyUnbiased
 from uncollapse.estimators.variance.repeats import chi2_quantile
 from uncollapse.estimators.variance.sequences import Bootstrap
 from uncollapse.estimators.variance.terms import Terms
-from uncollapse.estimators.variance.ustat import projections
+from uncollapse.estimators.variance.ustat import UstatJackknife, projections
 
 REGISTRY = uncollapse.registry()
 S, T_ = [1.0, 2, 4, 5], [2.0, 5]
@@ -387,4 +387,4 @@ def test_the_projections_of_two_prompts_do_not_read_their_own_products():
 
 def test_a_jackknife_over_prompts_needs_three():
     for n, status in ((2, "too_few_units"), (3, "ok")):
-        assert UstatJackknife().compute(Terms(eta=1, r_U=torch.arange(n, dtype=torch.float64))).status == status
+        assert UstatJackknife().estimate(Terms(eta=1, r_U=torch.arange(n, dtype=torch.float64))).status == status
