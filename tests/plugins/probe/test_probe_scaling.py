@@ -276,7 +276,10 @@ def test_an_exact_power_law_has_its_slope():
     assert found["slope"] == pytest.approx(-0.7, abs=1e-3)
     assert found["at_1"] == pytest.approx(3.0, rel=0.01)
     assert found["expected"] == -0.5 and found["points"] == 3
-    assert not found["consistent"]
+    assert found["consistent"] is False
+    root = analyse([ScalingRun(B, 1.0, 3.0 * B**-0.5) for B in (1000, 4000, 16000)])["se_scaling"]["SE_conditional"]
+    assert root["consistent"] is True
+    assert max(root["ci95"]) < -0.4
 
 
 # psi(1/2) = -gamma - 2 ln 2, psi(1) = -gamma, psi'(1/2) = pi^2 / 2, psi'(1) = pi^2 / 6
