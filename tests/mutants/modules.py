@@ -95,6 +95,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "plugins/training/packing.py": tuple(
         f"{TRAINING}/test_packing.py::test_{name}"
         for name in (
+            "rows_are_laid_end_to_end",
+            "the_first_of_several_layers_that_cannot_be_packed_is_named",
+            "a_model_that_drops_the_boundaries_is_refused",
+            "what_cannot_be_packed_is_refused",
             "changing_a_row_changes_no_other_row_by_a_bit",
             "scores_and_gradients_equal_those_of_padded_rows",
             "passes_that_are_not_packed_stay_as_they_are",

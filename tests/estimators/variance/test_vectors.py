@@ -11,7 +11,7 @@ from uncollapse.estimators.variance.products import VxVyUnbiased
 from uncollapse.estimators.variance.repeats import chi2_quantile
 from uncollapse.estimators.variance.sequences import Bootstrap
 from uncollapse.estimators.variance.terms import Terms
-from uncollapse.estimators.variance.ustat import projections
+from uncollapse.estimators.variance.ustat import UstatJackknife, projections
 
 REGISTRY = uncollapse.registry()
 S, T_ = [1.0, 2, 4, 5], [2.0, 5]
@@ -378,3 +378,13 @@ def test_parameters_are_checked():
             create()
     assert Bootstrap(resamples=100_000).resamples == 100_000
     assert Bootstrap() == Bootstrap(resamples=1000, seed=0)
+
+
+def test_the_projections_of_two_prompts_do_not_read_their_own_products():
+    K_UU = torch.tensor([[math.nan, 3.0], [5.0, math.nan]], dtype=torch.float64)
+    assert projections(K_UU).tolist() == [4.0, 4.0]
+
+
+def test_a_jackknife_over_prompts_needs_three():
+    for n, status in ((2, "too_few_units"), (3, "ok")):
+        assert UstatJackknife().estimate(Terms(eta=1, r_U=torch.arange(n, dtype=torch.float64))).status == status

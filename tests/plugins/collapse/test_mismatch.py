@@ -49,10 +49,25 @@ def test_state_survives_a_resume_and_it_can_be_told_to_stop():
     assert after.judge(3, {K2: 1.0}).stop
 
 
-@pytest.mark.parametrize("parameters", [{"max_k2": 0.0}, {"min_ess": 1.0}, {"window": 0}])
-def test_thresholds_that_make_no_sense(parameters):
-    with pytest.raises(RequestError, match=next(iter(parameters))):
-        registry().create("collapse", "sampler_mismatch", **parameters)
+def test_what_is_watched_for_where_nothing_is_said():
+    found = attrs.asdict(registry().create("collapse", "sampler_mismatch"))
+    assert found == {"max_k2": 0.01, "min_ess": 0.1, "window": 5, "stop": False}
+
+
+def test_a_window_of_one_step_speaks_at_once():
+    assert list(verdicts(session_of(window=1), [{K2: 1.0}])) == [1]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "allowed", "refused"),
+    [("max_k2", (1e-9, 100), (0, -1)), ("min_ess", (0, 0.999), (-0.001, 1)), ("window", (1, 100), (0, -1))],
+)
+def test_thresholds_that_make_no_sense_are_refused_and_all_others_are_not(parameter, allowed, refused):
+    for value in allowed:
+        assert getattr(registry().create("collapse", "sampler_mismatch", **{parameter: value}), parameter) == value
+    for value in refused:
+        with pytest.raises(RequestError, match=f"'{parameter}' must be"):
+            registry().create("collapse", "sampler_mismatch", **{parameter: value})
 
 
 def test_nobody_gets_it_unasked():

@@ -167,6 +167,28 @@ def test_the_error_over_replicates_by_hand(monkeypatch):
     assert drawn_with(monkeypatch, draws[1:3], scores, torch.arange(3), torch.arange(3)) is None
 
 
+def test_a_task_with_more_columns_takes_more_of_the_places(monkeypatch):
+    """One reasoning of task 1, which has one of four columns; task 0 has two, and task 2 has one."""
+    scores = torch.tensor([[-1.0, -2.0, 0.0, -3.0]], dtype=torch.float64)
+    r, s, _, t = scores[0].exp().tolist()
+    shares = [(r + s + t) / 3, 2 * (r + s) / 4, t]  # the mean over the others that were drawn
+    gains = [-math.log((1 + 3 * share) / 4) for share in shares]
+    draws = [[0, 1, 2], [0, 0, 1], [1, 2, 2]]
+    found = drawn_with(monkeypatch, draws, scores, torch.tensor([2]), torch.tensor([0, 0, 1, 2]))
+    assert found == pytest.approx(statistics.stdev(gains))
+
+
+def test_no_other_prompt_is_more_than_500_nats_better_for_the_error(monkeypatch):
+    """One reasoning of task 0, drawn once and twice: what explains it best counts as exp(500)."""
+    scores = torch.tensor([[-900.0, 0.0, -900.0]], dtype=torch.float64)
+    gains = [-math.log((1 + math.exp(500) + 1) / 3), -math.log((1 + 2 * math.exp(500)) / 3)]
+    found = drawn_with(monkeypatch, [[0, 1, 2], [0, 0, 1]], scores, torch.tensor([0]), torch.arange(3))
+    assert found == pytest.approx(statistics.stdev(gains))
+    mild = [-math.log((1 + 1 + 1) / 3), -math.log((1 + 2 * math.exp(500)) / 3)]
+    found = drawn_with(monkeypatch, [[0, 0, 2], [0, 0, 1]], scores, torch.tensor([0]), torch.arange(3))
+    assert found == pytest.approx(statistics.stdev(mild), rel=1e-6)
+
+
 def test_a_replicate_without_reasonings_says_nothing(monkeypatch):
     """One reasoning, of task 0: drawn once, drawn twice, and not at all."""
     scores = torch.tensor([[0.0, -1.0, -2.0]], dtype=torch.float64)

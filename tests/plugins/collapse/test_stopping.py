@@ -1,8 +1,10 @@
 import json
+from functools import cache
 
 import attrs
 import pytest
 import uncollapse
+from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.training.assemble import DetectorContext
 
@@ -57,14 +59,18 @@ def test_reward_variance_ignores_empty_steps_and_steps_without_the_metric():
 
 @pytest.mark.parametrize(
     ("values", "said", "best"),
-    [([0.0] * 5, "has never been higher", 0.0), ([0.0, 0.4, *[0.005] * 5], "has been 0.4", 0.4)],
+    [
+        ([0.0] * 5, "has never been higher", 0.0),
+        ([0.0, 0.4, *[0.005] * 5], "has been 0.4", 0.4),
+        ([0.01, *[0.005] * 5], "has been 0.01", 0.01),  # at the threshold it was not below
+    ],
 )
 def test_low_success_that_was_never_higher_is_told_from_success_that_was_lost(values, said, best):
     session = start("low_validation_success")
     verdicts = [session.judge(step, {"validation/success": value}) for step, value in enumerate(values)]
     assert verdicts[:-1] == [None] * (len(values) - 1)
-    assert said in verdicts[-1].reason
-    assert verdicts[-1].evidence["best"] == best
+    whole = f"validation success was below 0.01 in 5 consecutive validations, and {said}"
+    assert (verdicts[-1].reason, verdicts[-1].evidence["best"]) == (whole, best)
 
 
 def test_low_validation_success_counts_consecutive_validations_only():
@@ -77,6 +83,7 @@ def test_low_validation_success_counts_consecutive_validations_only():
     assert verdict.evidence == {"threshold": 0.01, "last": [0.0, 0.0, 0.0, 0.0, 0.009], "best": 0.01}
 
 
+@cache
 def experiment(steps):
     composed = uncollapse.compose("tiny-sokoban")
     return attrs.evolve(composed, filter=attrs.evolve(composed.filter, empty_stop_steps=steps))
@@ -106,13 +113,41 @@ def test_a_restored_detector_speaks_at_the_same_step(name, key, values):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
+    ("name", "defaults"),
     [
-        ("reward_variance_collapse", {"ratio": 1.5}),
-        ("reward_variance_collapse", {"window": 0}),
-        ("low_validation_success", {"threshold": 0.0}),
+        ("reward_variance_collapse", {"baseline_steps": 10, "window": 10, "ratio": 0.1}),
+        ("low_validation_success", {"threshold": 0.01, "patience": 5}),
     ],
 )
-def test_thresholds_that_mean_nothing_are_refused(name, parameters):
-    with pytest.raises(uncollapse.core.errors.RequestError):
-        start(name, **parameters)
+def test_what_is_watched_for_where_nothing_is_said(name, defaults):
+    assert attrs.asdict(registry().create("collapse", name)) == defaults
+
+
+def test_a_window_of_one_step_stops_at_once():
+    step, verdict = verdicts(start("reward_variance_collapse", baseline_steps=1, window=1), STD, [2.0, 0.1])
+    assert (step, verdict.stop) == (2, True)
+    assert verdict.reason == "the reward std within groups stayed below 0.1 of its baseline for 1 steps"
+    step, verdict = verdicts(start("low_validation_success", patience=1), "validation/success", [0.0])
+    assert (step, verdict.stop) == (1, True)
+    zeros = {"rollout/filter_zero_count": 7}
+    step, verdict = verdicts(start("empty_filter", experiment(1)), "rollout/filter_kept_count", [0], **zeros)
+    assert (step, verdict.stop, verdict.evidence) == (1, True, {"steps": 1, "scores_at_zero": 7})
+    assert verdict.reason == "the rollout filter kept no group for 1 consecutive steps"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "allowed", "refused"),
+    [
+        ("reward_variance_collapse", "ratio", (1e-9, 0.999), (0, 1)),
+        ("reward_variance_collapse", "window", (1, 100), (0, -1)),
+        ("reward_variance_collapse", "baseline_steps", (1, 100), (0, -1)),
+        ("low_validation_success", "threshold", (1e-9, 1), (0, 1.001)),
+        ("low_validation_success", "patience", (1, 100), (0, -1)),
+    ],
+)
+def test_thresholds_that_mean_nothing_are_refused_and_all_others_are_not(name, parameter, allowed, refused):
+    for value in allowed:
+        assert getattr(registry().create("collapse", name, **{parameter: value}), parameter) == value
+    for value in refused:
+        with pytest.raises(RequestError, match=f"'{parameter}' must be"):
+            registry().create("collapse", name, **{parameter: value})

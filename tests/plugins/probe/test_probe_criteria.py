@@ -191,6 +191,34 @@ def test_prediction_and_truth_are_compared_at_the_step_nearest_to_the_learning_r
     assert checks_by_name(criteria.evaluate(made))["prediction_against_truth"].passed
 
 
+def test_the_prediction_goes_with_the_step_and_its_error_with_the_length_of_it():
+    made = [
+        {
+            "deltaH1": 3.0,
+            "SE_conditional": 0.5,
+            "learning_rate": 1.0,
+            "truth": [{"eta": -2.0, "deltaH": -5.0, "se": 0.2}],
+        },
+        {
+            "deltaH1": 2.0,
+            "SE_conditional": 0.25,
+            "learning_rate": 2.0,
+            "truth": [{"eta": 1.0, "deltaH": 1.5, "se": 0.1}],
+        },
+        {"deltaH1": 2.0, "SE_conditional": 0.25, "learning_rate": 2.0},  # no truth
+        {"learning_rate": 2.0, "truth": [{"eta": 1.0, "deltaH": 1.5, "se": 0.1}]},  # no prediction
+    ]
+    found = checks_by_name(criteria.evaluate(made))["prediction_against_truth"]
+    by_hand = checks.prediction_against_truth([(-6.0, 1.0), (1.0, 0.125)], [(-5.0, 0.2), (1.5, 0.1)])
+    assert found == by_hand and found.value is not None
+
+
+def test_a_step_of_no_length_need_not_have_numbers():
+    made = runs(2)
+    made[0]["truth"] += [{"eta": 0.0, "deltaH": 0.0, "se": math.nan, "ess_fraction": math.nan}]
+    assert checks_by_name(criteria.evaluate(made))["finite"].passed
+
+
 def test_errors_that_were_widened_for_few_prompts_are_judged_as_they_came():
     """Many runs of few prompts: together their errors are known, and 4 times as large ones would fail the spread."""
     wide = copy.deepcopy(runs())
@@ -290,6 +318,21 @@ def test_the_statistics_of_the_summary_file():
     assert one["SE_conditional_stats"] == {"mean": None, "mean_signal_to_noise": None}
     assert one["traffic_light"] is None
     assert "error" in criteria.analysis([{"success": True, "deltaH1": math.nan}])
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan, math.inf, 0.0, -1.0])
+def test_the_statistics_of_errors_are_over_those_that_are_known(unknown):
+    made = [{"deltaH1": 1.0, "SE_conditional": 0.25}, {"deltaH1": 3.0, "SE_conditional": unknown}]
+    found = criteria.analysis(made)  # a run that does not say whether it succeeded did
+    assert found["successful_runs"] == 2
+    assert found["SE_conditional_stats"] == {"mean": 0.25, "mean_signal_to_noise": 4.0}
+    assert found["relative_error"] == 0.125
+    assert found["traffic_light"] == "ok"
+
+
+def test_a_mean_of_0_has_no_relative_error():
+    found = criteria.analysis([{"deltaH1": x, "SE_conditional": 0.25} for x in (1.0, -1.0)])
+    assert (found["relative_error"], found["traffic_light"]) == (None, "poor")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
+from uncollapse.plugins.probe.experiments import scaling
 from uncollapse.plugins.probe.experiments.scaling import ScalingRun, analyse, chi2_survival
 
 SIZES = (16, 32, 64)
@@ -66,6 +67,27 @@ def test_the_fits_have_their_hand_values():
     }
 
 
+def test_the_scatter_within_a_size_is_that_of_the_hand_however_large_the_mean_is():
+    within = analyse([ScalingRun(16, 1e8 + x, 1.0) for x in (0, 1, 3)] + [ScalingRun(32, 1e8, 1.0)])["fit"][
+        "within_sizes"
+    ]
+    assert within["chi2"] == pytest.approx(14 / 3, rel=1e-6)
+    assert within["degrees_of_freedom"] == 2
+    assert within["p"] == pytest.approx(math.exp(-7 / 3), rel=1e-6)
+
+
+def test_the_resolved_change_has_its_hand_value():
+    # weights 1/4: 1/2 - (1/4 * 3/2)^2 / (1/4 * 5/4) = 1/20
+    fit = analyse([ScalingRun(10, 1.0, 2.0), ScalingRun(20, 1.0, 2.0)])["fit"]
+    assert fit["resolved_from"] == pytest.approx(math.sqrt(6 * 20))
+
+
+def test_a_size_that_weighs_nothing_leaves_no_change_to_resolve():
+    found = analyse([ScalingRun(16, 1.0, 1.0), ScalingRun(32, 1.0, 1e15)])
+    assert found["fit"]["resolved_from"] is None
+    assert found["evidence"].startswith("the noise hides the law: the mean is 1 ± 1; delta AIC ")
+
+
 def test_the_resolved_change_is_the_one_for_which_the_models_differ_decisively():
     errors = {16: 0.3, 64: 0.2, 256: 0.05}
     least = analyse([ScalingRun(B, 0.0, se) for B, se in errors.items()])["fit"]["resolved_from"]
@@ -100,6 +122,54 @@ def test_the_keys_and_values_of_the_summary_file():
 def test_the_ratios_suggest_what_is_within_a_tenth(larger, convergence, inverse):
     found = analyse([ScalingRun(16, 1.0), ScalingRun(32, larger)])["scaling_analysis"]["B_E_16_to_32"]
     assert (found["suggests_convergence"], found["suggests_1_over_B_E_scaling"]) == (convergence, inverse)
+
+
+@pytest.mark.parametrize("larger", [1.125, 0.875, 0.625, 0.375])
+def test_a_ratio_at_the_limit_is_not_within_it(monkeypatch, larger):
+    monkeypatch.setattr(scaling, "RATIO", 0.125)
+    found = analyse([ScalingRun(16, 1.0), ScalingRun(32, larger)])["scaling_analysis"]["B_E_16_to_32"]
+    assert not found["suggests_convergence"] and not found["suggests_1_over_B_E_scaling"]
+
+
+def doubled(value):
+    """Of weights 3 and 12: chi2 of inverse_B is 3/2 of the square of the value, that of convergence is 0."""
+    return analyse([ScalingRun(B, value, se) for B, se in ((16, 1.0), (32, 0.5)) for _ in range(3)])
+
+
+def test_a_difference_of_aic_at_the_limit_decides_nothing():
+    found = doubled(2.0)
+    assert found["fit"]["delta_aic"] == 6.0
+    assert found["verdict"] == "inconclusive"
+    assert found["evidence"] == (
+        "the noise hides the law: the mean is 2 ± 0.26, and these sizes and errors tell the models apart from 2; "
+        "delta AIC +6.0 (above 0 for convergence); chi2 0.0 if the mean does not depend on B_E, "
+        "6.0 if it is as 1/B_E, with 1 degree(s) of freedom"
+    )
+    beyond = doubled(2.001)
+    assert beyond["verdict"] == "convergence"
+    assert beyond["evidence"].startswith("deltaH1 is 2 ± 0.26 at every size; delta AIC +6.0")
+
+
+def test_an_inverse_law_is_named_with_where_it_begins():
+    found = analyse([ScalingRun(16, 4.0, 0.1), ScalingRun(32, 2.0, 0.1)])
+    assert found["verdict"] == "inverse_B"
+    assert found["evidence"].startswith("deltaH1 falls as 1/B_E from 4 ± 0.089 at B_E = 16, as where")
+
+
+@pytest.mark.parametrize(
+    ("runs", "p", "said"),
+    [
+        ([(16, 4.0), (16, 5.0), (32, 4.5)], lambda fit: fit["within_sizes"]["p"], "the runs of one size scatter more"),
+        ([(16, 4.0), (32, 3.0)], lambda fit: max(fit["convergence"]["p"], fit["inverse_B"]["p"]), "neither model fits"),
+    ],
+)
+def test_a_probability_at_the_limit_is_not_believed(monkeypatch, runs, p, said):
+    runs = [ScalingRun(B, value, 0.3) for B, value in runs]
+    at = p(analyse(runs)["fit"])
+    monkeypatch.setattr(scaling, "REJECTED", at)
+    assert said in analyse(runs)["evidence"]
+    monkeypatch.setattr(scaling, "REJECTED", at * (1 - 1e-9))
+    assert said not in analyse(runs)["evidence"]
 
 
 def test_the_order_of_the_runs_and_the_sign_of_the_change_do_not_matter():
@@ -206,7 +276,48 @@ def test_an_exact_power_law_has_its_slope():
     assert found["slope"] == pytest.approx(-0.7, abs=1e-3)
     assert found["at_1"] == pytest.approx(3.0, rel=0.01)
     assert found["expected"] == -0.5 and found["points"] == 3
-    assert not found["consistent"]
+    assert found["consistent"] is False
+    root = analyse([ScalingRun(B, 1.0, 3.0 * B**-0.5) for B in (1000, 4000, 16000)])["se_scaling"]["SE_conditional"]
+    assert root["consistent"] is True
+    assert max(root["ci95"]) < -0.4
+
+
+# psi(1/2) = -gamma - 2 ln 2, psi(1) = -gamma, psi'(1/2) = pi^2 / 2, psi'(1) = pi^2 / 6
+HALF_GAMMA = 0.5772156649015329 / 2
+ONE, TWO = HALF_GAMMA + math.log(2) / 2, HALF_GAMMA
+"""What log s is too small by, with one and two degrees of freedom; the weights are 8 / pi^2 and 24 / pi^2."""
+
+
+def test_the_power_law_of_the_errors_has_its_hand_values():
+    def law(*errors):
+        return analyse([ScalingRun(B, 1.0, error) for B, error in errors])["se_scaling"]["SE_conditional"]
+
+    wide = math.log(3 / 2)
+    slope = (TWO + math.log(0.5) - ONE) / wide
+    found = law((1, 7.0), (2, 1.0), (3, 0.5))  # of one prompt nothing is known
+    assert found["points"] == 2
+    assert found["slope"] == pytest.approx(slope)
+    assert found["se"] == pytest.approx(math.pi / math.sqrt(6) / wide)
+    assert found["ci95"] == pytest.approx([slope - 1.959964 * found["se"], slope + 1.959964 * found["se"]])
+    assert found["at_1"] == pytest.approx(math.exp(ONE - slope * math.log(2)))
+    assert found["consistent"] is True
+    alike = law((2, 1.0), (2, 1.0), (3, 0.5))
+    assert alike["slope"] == pytest.approx(slope)
+    assert alike["se"] == pytest.approx(math.pi / math.sqrt(9.6) / wide)
+    apart = law((2, math.exp(0.75 * math.pi)), (2, math.exp(-0.75 * math.pi)), (3, 0.5))  # chi2 is 9
+    assert apart["slope"] == pytest.approx(slope)
+    assert apart["se"] == pytest.approx(3 * alike["se"])
+
+
+def test_the_power_law_of_the_spread_has_its_hand_values():
+    """Spreads of 1 from two runs and from three; of four runs that are all alike there is no logarithm."""
+    values = {16: (0.0, math.sqrt(2)), 64: (0.0, 1.0, 2.0), 256: (1.0,) * 4, 1024: (1.0,)}
+    runs = [ScalingRun(B, value) for B, several in values.items() for value in several]
+    found = analyse(runs)["se_scaling"]["std_deltaH1"]
+    assert found["points"] == 2
+    assert found["slope"] == pytest.approx(-1 / 4)
+    assert found["se"] == pytest.approx(math.pi / math.sqrt(6) / math.log(4))
+    assert found["at_1"] == pytest.approx(math.exp(ONE + math.log(16) / 4))
 
 
 def test_the_interval_of_the_slope_holds_a_half_about_as_often_as_it_says():

@@ -213,16 +213,32 @@ def test_what_cannot_be_packed_is_refused():
             enable_packing(model)
 
 
-def test_a_model_that_drops_the_boundaries_is_refused(model, monkeypatch):
+def test_the_first_of_several_layers_that_cannot_be_packed_is_named():
+    model = llama()
+    model.config.layer_types = ["mamba", "linear_attention", "full_attention"]
+    with pytest.raises(RequestError, match=r"llama .* has layers of type linear_attention"):
+        enable_packing(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_model_that_drops_the_boundaries_is_refused(models, monkeypatch, dtype):
+    model = models(dtype)
+    with torch.no_grad():
+        model.model.norm.weight *= 1e-4  # the difference is relative to the hidden states
     attention = type(model.model.layers[0].self_attn)
     forward = attention.forward
 
     def forgetful(self, *args, cu_seq_lens_q=None, **options):
-        return forward(self, *args, **options)
+        """In the last of the two layers."""
+        kept = {} if self.layer_idx else {"cu_seq_lens_q": cu_seq_lens_q}
+        return forward(self, *args, **kept, **options)
 
-    monkeypatch.setattr(attention, "forward", forgetful)
-    with pytest.raises(RequestError, match="qwen2 cannot train on packed rows: it makes something else of packed rows"):
-        enable_packing(model)
+    refusal = r"qwen2 cannot train on packed rows: it makes something else of packed rows \(they differ by 0.7\)"
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "forward", forgetful)
+        with pytest.raises(RequestError, match=refusal):
+            enable_packing(model)
+    enable_packing(model)
 
 
 # --- flash attention ---
