@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .core.config import compose
+    from .core.compose.config import compose
     from .core.hookspecs import hookimpl
     from .core.registry import registry
     from .plugins.sweeps.sweep import Sweep

@@ -16,10 +16,10 @@ from statistics import median
 from types import SimpleNamespace
 
 from uncollapse import Sweep
-from uncollapse.core.config import compose
-from uncollapse.core.runs import RunDirectory
-from uncollapse.core.sweep import Case
+from uncollapse.core.compose.config import compose
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.replay import find_runs, make_detector, replay
+from uncollapse.plugins.sweeps.points import Case
 
 PLANTED = {
     "lr-sudden": {"trainer.lr": 2e-2},

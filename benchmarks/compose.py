@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 
-from uncollapse.core.config import compose
-from uncollapse.core.identity import config_hash
-from uncollapse.core.sweep import expand
+from uncollapse.core.compose.config import compose
+from uncollapse.core.compose.identity import config_hash
+from uncollapse.plugins.sweeps.points import expand
 
 AXES = {
     "kl.coef": [index / 1000 for index in range(20)],

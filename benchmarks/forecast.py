@@ -30,15 +30,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from uncollapse.core.config import compose
+from uncollapse.core.compose.config import compose
 from uncollapse.plugins.probe.estimation.passes import Passes
 from uncollapse.plugins.probe.estimation.sequences import entropy_terms
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.training.assemble import assemble
-from uncollapse.plugins.training.loop import Loop
-from uncollapse.plugins.training.prepare import prepare_model
-from uncollapse.plugins.training.ranks import start_ranks
-from uncollapse.plugins.training.stages import to_batch, to_rollouts
+from uncollapse.plugins.training.networks.prepare import prepare_model
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.loop import Loop
+from uncollapse.plugins.training.step.stages import to_batch, to_rollouts
 
 KINDS = {
     "ppo": {},

@@ -148,8 +148,8 @@ class Ours:
 
     def __init__(self, experiment: Any) -> None:
         from uncollapse.plugins.training.assemble import assemble
-        from uncollapse.plugins.training.loop import Loop
-        from uncollapse.plugins.training.ranks import start_ranks
+        from uncollapse.plugins.training.processes.ranks import start_ranks
+        from uncollapse.plugins.training.step.loop import Loop
 
         ranks = start_ranks()
         self.loop = Loop(experiment, assemble(experiment, ranks), ranks)
@@ -176,7 +176,7 @@ class Theirs(TrainerCallback):
         from uncollapse.plugins.rollout.conversation import Conversation
         from uncollapse.plugins.rollout.parsing import parse
         from uncollapse.plugins.rollout.template import Template
-        from uncollapse.plugins.training.models import load_tokenizer
+        from uncollapse.plugins.training.networks.models import load_tokenizer
 
         rollout, trainer, path = experiment.rollout, experiment.trainer, experiment.model.path
         environment, tokenizer = experiment.environment.component, load_tokenizer(path)

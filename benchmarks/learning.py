@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uncollapse
-from uncollapse.core.config import dump_yaml
+from uncollapse.core.compose.config import dump_yaml
 
 SETTINGS = {
     "PPO, GAE": [],

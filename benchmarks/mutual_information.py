@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Scores
-from uncollapse.plugins.training.batch import Batch
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.pairwise import Scorer
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.batch import Batch
+from uncollapse.plugins.training.step.pairwise import Scorer
 
 VOCABULARY = 500
 ROWS = (2, 4, 8, 16, 64)

@@ -30,16 +30,16 @@ from typing import Any
 import torch
 import uncollapse
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from uncollapse.core.experiment import Experiment
-from uncollapse.plugins.training import stages
-from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.budget import SCORE_FACTOR, by_tokens
+from uncollapse.core.compose.experiment import Experiment
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.packing import enable_packing
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.networks.packing import enable_packing
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step import stages
+from uncollapse.plugins.training.step.batch import Batch, shares
+from uncollapse.plugins.training.step.budget import SCORE_FACTOR, by_tokens
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 VOCABULARY = 2000
 

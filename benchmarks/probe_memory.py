@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from uncollapse.plugins.probe.estimation.attention import DifferentiableAttention
 from uncollapse.plugins.probe.estimation.clock import Clock
 from uncollapse.plugins.probe.estimation.measurement import Measurement
-from uncollapse.plugins.training.token_head import CHUNK_ELEMENTS
+from uncollapse.plugins.training.networks.token_head import CHUNK_ELEMENTS
 
 MIB = 2**20
 

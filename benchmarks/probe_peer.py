@@ -14,8 +14,8 @@ from torch import Tensor
 from uncollapse.core.components import Rollouts
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamState
 from uncollapse.plugins.probe.estimation.clock import Clock
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.ranks import Ranks, start_ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import Ranks, start_ranks
 
 AGAIN = "the update's gradient again for each eta"
 

@@ -38,9 +38,9 @@ from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.step import Step
 from uncollapse.plugins.probe.estimation.truth import Weighting
 from uncollapse.plugins.probe.estimation.update import make_update
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 UNIT = "per_sequence"
 CLOCKS = ("all", "cpu")

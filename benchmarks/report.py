@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from uncollapse.core.config import compose, to_dict
-from uncollapse.core.identity import config_hash
-from uncollapse.core.runs import RunDirectory
-from uncollapse.core.spec import parse_value
+from uncollapse.core.compose.config import compose, to_dict
+from uncollapse.core.compose.identity import config_hash
+from uncollapse.core.compose.spec import parse_value
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.report.data import SweepData
 from uncollapse.plugins.report.report import report

@@ -21,14 +21,14 @@ from statistics import median
 import attrs
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from uncollapse.core.experiment import Trainer
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.batch import Batch
+from uncollapse.core.compose.experiment import Trainer
+from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.batch import Batch
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 ROWS, WIDTH, VOCABULARY = 2, 16, 200
 CASES = {

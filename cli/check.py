@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import mention_plugins, plugin_option, set_option
+from ..core.console.options import mention_plugins, plugin_option, set_option
 
 
 @click.command("check")
@@ -16,7 +16,7 @@ def command(source: str, overrides: tuple[str, ...]) -> None:
 
     Ends with exit code 2 and all problems at once if it cannot run.
     """
-    from ..core.config import compose, dump_yaml
+    from ..core.compose.config import compose, dump_yaml
 
     mention_plugins()
     click.echo(dump_yaml(compose(source, overrides)), nl=False)

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
+from ..core.console.options import FiniteRange, plugin_option, print_columns, set_option
 from ..plugins.rollout.engine_vllm import installed
-from .options import FiniteRange, plugin_option, print_columns, set_option
 
 GIB = 2**30
 OPTIONAL = {"wandb", "matplotlib", "ninja"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ..core.console.options import json_option, mention_plugins, plugin_option, print_columns, print_json
 from ..core.registry import Entry, registry
-from .options import json_option, mention_plugins, plugin_option, print_columns, print_json
 
 
 @click.command("list")

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
+from ..core.console.lazy_group import LazyGroup
+from ..core.console.options import load_plugin_files
+from ..core.console.streams import never_fail, open_closed
 from ..core.errors import RequestError, UncollapseError
 from ..core.paths import shown_path
-from ..core.streams import never_fail, open_closed
 from ..core.terminal import escaped, printable_streams
-from .lazy_group import LazyGroup
-from .options import load_plugin_files
 
 COMMANDS = {
     "list": (".list:command", "Names, what they do, and which distribution provides them."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import print_columns
+from ..core.console.options import print_columns
 
 
 def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: float | None) -> None:
@@ -13,9 +13,9 @@ def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: 
     Raises:
         RequestError: it cannot fit; the message names settings that would.
     """
-    from ..core.compatibility import check_ranks
-    from ..core.config import compose
-    from ..plugins.training.fitting import GIB, USABLE, Request, require
+    from ..core.compose.combinations import check_ranks
+    from ..core.compose.config import compose
+    from ..plugins.training.memory.fitting import GIB, USABLE, Request, require
 
     experiment = compose(source, overrides)
     check_ranks(experiment, ranks)

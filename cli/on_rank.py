@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from ..plugins.training.distributed import SEVERAL_HOSTS, unpack
-from ..plugins.training.rank_processes import LAUNCHER
+from ..plugins.training.processes.launch import SEVERAL_HOSTS, unpack
+from ..plugins.training.processes.rank_processes import LAUNCHER
 from .main import main
 
 if __name__ == "__main__":

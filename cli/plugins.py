@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from ..core.console.options import json_option, plugin_option, print_columns, print_json
 from ..core.errors import MissingExtraError, UncollapseError
 from ..core.plugins import Plugin
 from ..core.registry import Entry, Registry, registry
 from ..core.terminal import escaped
-from .options import json_option, plugin_option, print_columns, print_json
 
 
 @click.command("plugins")
@@ -41,7 +41,7 @@ def command(context: click.Context, check: bool, as_json: bool) -> None:
 
 def _check_files(names: Registry) -> list[tuple[Entry, UncollapseError]]:
     """Compose every experiment, and every point of the sweeps that need no option; return those that cannot be."""
-    from ..core.config import compose
+    from ..core.compose.config import compose
     from ..plugins.sweeps.sweep import load
 
     failed: list[tuple[Entry, UncollapseError]] = []

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from ..core.console.options import json_option, plugin_option, print_columns, print_json
 from ..core.registry import registry
-from .options import json_option, plugin_option, print_columns, print_json
 
 if TYPE_CHECKING:
     from ..core.describe import Description, Parameter

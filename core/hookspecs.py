@@ -25,7 +25,7 @@ import pluggy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .runs import RunDirectory
+    from .runs.directory import RunDirectory
 
 PROJECT = "uncollapse"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from uncollapse.cli.main import main
-from uncollapse.core.config import compose
+from uncollapse.core.compose.config import compose
 from uncollapse.core.registry import registry
 from uncollapse.plugins.sweeps.sweep import load
 

@@ -51,7 +51,7 @@ def write_tokenizer(directory: Path, vocabulary: int) -> None:
 
     The chat template ends with the forced tag, so that whoever renders it asks for the same continuation.
     """
-    from uncollapse.core.experiment import Rollout
+    from uncollapse.core.compose.experiment import Rollout
     from uncollapse.plugins.environments.sokoban import Sokoban
     from uncollapse.plugins.experiments.demonstrations import everything_said
 

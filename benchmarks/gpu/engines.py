@@ -76,8 +76,8 @@ def impossible(case: Case) -> str:
 def worker(options: argparse.Namespace) -> None:
     """One rank of one case; the first reports it."""
     from uncollapse.plugins.training.assemble import assemble
-    from uncollapse.plugins.training.loop import Loop
-    from uncollapse.plugins.training.ranks import start_ranks
+    from uncollapse.plugins.training.processes.ranks import start_ranks
+    from uncollapse.plugins.training.step.loop import Loop
 
     started = time.perf_counter()
     composed, ranks = compose(CASES[options.case], options), start_ranks()
@@ -105,7 +105,7 @@ def worker(options: argparse.Namespace) -> None:
 
 def moved(loop: Any) -> float:
     """Mean |log-prob difference| (nats) between the policy after a step and the sampler before it."""
-    from uncollapse.plugins.training import stages
+    from uncollapse.plugins.training.step import stages
 
     rollouts = stages.to_rollouts(loop.episodes, loop.experiment)
     batch = stages.to_batch(rollouts)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uncollapse.plugins.training.rank_processes import end, free_port
+from uncollapse.plugins.training.processes.rank_processes import end, free_port
 
 POLL_S = 0.1
 SHOWN = 30

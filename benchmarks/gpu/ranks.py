@@ -51,7 +51,7 @@ CASE = ("dtype", "stage", "packing", "offload")
 
 def worker(options: argparse.Namespace) -> None:
     """One rank; the first reports each case."""
-    from uncollapse.plugins.training.ranks import start_ranks
+    from uncollapse.plugins.training.processes.ranks import start_ranks
 
     ranks = start_ranks()
     torch.set_float32_matmul_precision("highest")
@@ -65,12 +65,12 @@ def worker(options: argparse.Namespace) -> None:
 def measure(case: dict[str, Any], options: argparse.Namespace, ranks: Any) -> dict[str, Any]:
     """One case, of which nothing is left afterwards."""
     import attrs
-    from uncollapse.plugins.training import stages
-    from uncollapse.plugins.training.batch import Batch
-    from uncollapse.plugins.training.budget import SCORE_FACTOR
-    from uncollapse.plugins.training.losses import PolicyObjective
-    from uncollapse.plugins.training.models import load_policy
-    from uncollapse.plugins.training.packing import enable_packing
+    from uncollapse.plugins.training.networks.models import load_policy
+    from uncollapse.plugins.training.networks.packing import enable_packing
+    from uncollapse.plugins.training.step import stages
+    from uncollapse.plugins.training.step.batch import Batch
+    from uncollapse.plugins.training.step.budget import SCORE_FACTOR
+    from uncollapse.plugins.training.step.losses import PolicyObjective
 
     left_gib, started = held_gib(), time.perf_counter()
     experiment = compose(case, options)

@@ -83,7 +83,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 def prepare(file: Path) -> None:
     """Build the start model of an experiment, in this process."""
     import uncollapse
-    from uncollapse.plugins.training.prepare import prepare_model
+    from uncollapse.plugins.training.networks.prepare import prepare_model
 
     torch.set_float32_matmul_precision("high")
     started = time.perf_counter()
@@ -97,9 +97,9 @@ def calibrate(options: argparse.Namespace) -> None:
     import attrs
     import uncollapse
     from uncollapse.plugins.training.assemble import assemble
-    from uncollapse.plugins.training.loop import validation_metrics
-    from uncollapse.plugins.training.prepare import prepare_model
-    from uncollapse.plugins.training.ranks import start_ranks
+    from uncollapse.plugins.training.networks.prepare import prepare_model
+    from uncollapse.plugins.training.processes.ranks import start_ranks
+    from uncollapse.plugins.training.step.loop import validation_metrics
 
     torch.set_float32_matmul_precision("high")
     changed = {**overrides(options), "rollout.engine": "hf"}
@@ -133,7 +133,7 @@ def calibrate(options: argparse.Namespace) -> None:
 def sweep(options: argparse.Namespace, deadline: float) -> int:
     """Clone, then train every point; the exit code of the sweep."""
     import uncollapse
-    from uncollapse.core.config import dump_yaml
+    from uncollapse.core.compose.config import dump_yaml
 
     file = options.runs / "sokoban-50m.yaml"
     file.write_text(dump_yaml(uncollapse.compose("tiny-sokoban", overrides(options))))

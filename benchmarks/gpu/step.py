@@ -47,7 +47,7 @@ COLUMNS = {
 
 def experiment(options: argparse.Namespace) -> Any:
     import uncollapse
-    from uncollapse.core.experiment import keys
+    from uncollapse.core.compose.experiment import keys
 
     single, gpu = options.task == "single", torch.cuda.is_available()
     rows = options.groups * options.group_size
@@ -89,8 +89,8 @@ def experiment(options: argparse.Namespace) -> Any:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """The loop that ``uncollapse train`` runs, one step at a time."""
     from uncollapse.plugins.training.assemble import assemble
-    from uncollapse.plugins.training.loop import Loop
-    from uncollapse.plugins.training.ranks import start_ranks
+    from uncollapse.plugins.training.processes.ranks import start_ranks
+    from uncollapse.plugins.training.step.loop import Loop
 
     started = time.perf_counter()
     composed, ranks = experiment(options), start_ranks()

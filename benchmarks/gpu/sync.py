@@ -33,8 +33,8 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     import uncollapse
     from uncollapse.core.components import Sampling
     from uncollapse.plugins.training.assemble import Untrained
-    from uncollapse.plugins.training.engine_weights import EngineWeights
-    from uncollapse.plugins.training.models import load_policy, load_tokenizer
+    from uncollapse.plugins.training.networks.models import load_policy, load_tokenizer
+    from uncollapse.plugins.training.weights.engine_weights import EngineWeights
 
     gpu = torch.cuda.is_available()
     engine = {"name": "vllm", "gpu_memory_utilization": options.utilization, "enforce_eager": options.eager}

@@ -18,7 +18,7 @@ def run(options: argparse.Namespace, composed: Any) -> tuple[list[dict[str, floa
     from uncollapse.plugins.rollout.conversation import Conversation
     from uncollapse.plugins.rollout.parsing import parse
     from uncollapse.plugins.rollout.template import Template
-    from uncollapse.plugins.training.models import load_tokenizer
+    from uncollapse.plugins.training.networks.models import load_tokenizer
 
     started = time.perf_counter()
     dtype, _, liger = options.peer_dtype.partition("+")

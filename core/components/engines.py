@@ -229,7 +229,7 @@ class Tracker(Protocol):
     """
 
     def start(self, run: Any) -> Any:
-        """``run``: the :class:`~uncollapse.core.runs.RunDirectory`."""
+        """``run``: the :class:`~uncollapse.core.runs.directory.RunDirectory`."""
         ...
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.experiment import Experiment
 from ...core.errors import RunError
-from ...core.experiment import Experiment
 
 
 @attrs.define

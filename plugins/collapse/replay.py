@@ -13,15 +13,15 @@ from typing import Any
 import attrs
 
 from ...core.components import Verdict
-from ...core.converter import make_converter, structure_component
+from ...core.compose.converter import make_converter, structure_component
+from ...core.compose.experiment import Named
+from ...core.compose.problems import Invalid
 from ...core.errors import RequestError, UncollapseError, nearest
-from ...core.experiment import Named
 from ...core.files import read_bytes
-from ...core.problems import Invalid
 from ...core.registry import registry
-from ...core.runs import RunDirectory
-from ...core.sweep_record import loads
-from ...core.trust import experiment_of
+from ...core.runs.directory import RunDirectory
+from ...core.runs.sweep_record import loads
+from ...core.runs.trust import experiment_of
 from ...core.yaml import SyntaxProblem
 
 _CONDITION = re.compile(

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from ...core import hub
+from ...core.compose import hub
 from ...core.errors import MissingExtraError, RequestError, nearest
 from ...core.paths import expanded
 from . import word_problems

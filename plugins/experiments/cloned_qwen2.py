@@ -14,8 +14,8 @@ from attrs.validators import and_, ge, gt, in_, le
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ...core.components import Environment, Rollouts
+from ...core.compose.experiment import Reward, Rollout
 from ...core.errors import RequestError
-from ...core.experiment import Reward, Rollout
 from ..environments.sokoban import Sokoban
 from ..rollout import rows
 from ..rollout.episode import Episode

@@ -10,7 +10,7 @@ from typing import cast
 import attrs
 
 from ...core.components import Completion
-from ...core.experiment import Rollout
+from ...core.compose.experiment import Rollout
 from ..environments.common import seeded, split_of
 from ..environments.sokoban import Sokoban, SokobanEnv
 from ..environments.sokoban_rules import ACTIONS, Board, cells, interior, move

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ...core.components import Rollouts, Sampling
 from ...core.errors import RequestError
-from ..training.models import load_critic, load_reference
-from ..training.prepare import prepare_model
-from ..training.shared_critic import with_value_head
-from ..training.stages import kl_in_reward, to_batch
+from ..training.networks.models import load_critic, load_reference
+from ..training.networks.prepare import prepare_model
+from ..training.networks.shared_critic import with_value_head
+from ..training.step.stages import kl_in_reward, to_batch
 from .checkpoint.backbones import backbone_path
 from .estimation.passes import Passes
 from .own_run import OwnRun
@@ -91,7 +91,7 @@ def _start(session: Session, run: OwnRun | None) -> Any:
             "policy_gradient.kl",
             "give the model that training started from as checkpoint.backbone, or leave the KL term out",
         )
-    from ...core.experiment import Model
+    from ...core.compose.experiment import Model
 
     settings = run.experiment.model if run is not None else Model()
     path = prepare_model(run.experiment) if run is not None else backbone_path(named)

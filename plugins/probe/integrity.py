@@ -12,10 +12,10 @@ from torch import Tensor
 from ...core.components import Rollouts
 from ...estimators.variance.statistics import by_prompt
 from ...estimators.variance.terms import EntropyUnit, Terms
-from ..training.batch import Batch, parts
-from ..training.models import Policy
-from ..training.ranks import Ranks
-from ..training.stages import to_batch
+from ..training.networks.models import Policy
+from ..training.processes.ranks import Ranks
+from ..training.step.batch import Batch, parts
+from ..training.step.stages import to_batch
 from .checkpoint.adam_state import AdamState
 from .checkpoint.load import digest
 from .estimation.measurement import Measurement

@@ -12,9 +12,9 @@ from typing import Any
 
 import attrs
 
-from ...core.converter import make_converter, structure_component
-from ...core.experiment import Named
-from ...core.problems import Problem
+from ...core.compose.converter import make_converter, structure_component
+from ...core.compose.experiment import Named
+from ...core.compose.problems import Problem
 from ...core.registry import registry
 from .config import PolicyGradient, ProbeConfig, Weighting
 from .own_run import OwnRun

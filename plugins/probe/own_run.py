@@ -12,10 +12,10 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.experiment import Experiment
 from ...core.errors import RequestError
-from ...core.experiment import Experiment
-from ...core.runs import RunDirectory
-from ...core.trust import experiment_of
+from ...core.runs.directory import RunDirectory
+from ...core.runs.trust import experiment_of
 from .checkpoint.files import find_checkpoint, read_json, run_directory
 from .read_config import TEMPLATES, Read, find_template, read_config
 

@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 import torch
 
-from ...core.converter import plain
+from ...core.compose.converter import plain
 from ...core.files import make_directory, replace_text, to_json
-from ..training.ranks import Ranks
+from ..training.processes.ranks import Ranks
 from .config import ProbeConfig
 from .estimation.clock import Clock
 from .estimation.step import Step

@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
-from ...core.converter import make_converter, plain
+from ...core.compose.converter import make_converter, plain
+from ...core.compose.problems import Invalid, Problem
 from ...core.errors import RequestError
-from ...core.problems import Invalid, Problem
 from ...core.yaml import SyntaxProblem, dumps, loads
 from .config import ProbeConfig
 from .legacy_keys import IGNORED, REFUSED, SECTIONS

@@ -12,12 +12,7 @@ from typing import Any
 
 import attrs
 
-from ...estimators.variance.statistics import (
-    Statistic,
-    mean_entropy,
-    predicted_change,
-    predicted_change_reward_to_go,
-)
+from ...estimators.variance.statistics import Statistic, mean_entropy, predicted_change, predicted_change_reward_to_go
 from ...estimators.variance.terms import MEASURED_IN, EntropyUnit
 from .cautions import cautions
 from .estimation.measurement import Measurement

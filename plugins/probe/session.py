@@ -10,8 +10,8 @@ import attrs
 
 from ...core.errors import RequestError
 from ..rollout.engine_hf import HfEngine
-from ..training.losses import PolicyObjective
-from ..training.ranks import Ranks, start_ranks
+from ..training.processes.ranks import Ranks, start_ranks
+from ..training.step.losses import PolicyObjective
 from .checkpoint.adam_state import AdamState, read_adam_state
 from .checkpoint.files import find_checkpoint
 from .checkpoint.load import Loaded, load_checkpoint

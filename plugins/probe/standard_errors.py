@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from ...core.experiment import Named
+from ...core.compose.experiment import Named
 from .config import ProbeConfig
 from .plain import numbers
 from .probed import Probed

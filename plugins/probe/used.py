@@ -6,11 +6,11 @@ from typing import Any
 
 import attrs
 
-from ...core.converter import make_converter
+from ...core.compose.converter import make_converter
+from ...core.compose.experiment import Reward, Rollout
 from ...core.errors import RequestError
-from ...core.experiment import Reward, Rollout
 from ...core.registry import registry
-from ..training.stages import lr_scale
+from ..training.step.stages import lr_scale
 from .checkpoint.adam_state import AdamState
 from .config import ProbeConfig
 from .next_step import with_step

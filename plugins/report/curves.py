@@ -11,20 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .aggregate import Floats, Line, Table, by_setting, extremes, line, running_mean, standard_error, values
-from .canvas import (
-    INK,
-    SOFT,
-    distinct,
-    figure,
-    in_order,
-    mark_handles,
-    marks,
-    panels,
-    png,
-    scale,
-    thinned,
-    title,
-)
+from .canvas import INK, SOFT, distinct, figure, in_order, mark_handles, marks, panels, png, scale, thinned, title
 from .data import RunData
 from .metrics import TAIL, Curve
 

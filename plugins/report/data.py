@@ -11,12 +11,12 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.spec import format_value, read_spec
 from ...core.errors import UncollapseError
 from ...core.files import read_bytes
-from ...core.runs import RunDirectory
-from ...core.sources import differing
-from ...core.spec import format_value, read_spec
-from ...core.timings import timings
+from ...core.runs.directory import RunDirectory
+from ...core.runs.sources import differing
+from ...core.runs.timings import timings
 from ...core.yaml import loads
 from .metrics import SHOWN, STAGES, TAIL
 from .standing import Standing, damaged, read_standing

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 from ...core.errors import UncollapseError
-from ...core.records import has_ended
-from ...core.runs import RunDirectory
-from ...core.status import seconds
+from ...core.runs.directory import RunDirectory
+from ...core.runs.records import has_ended
+from ...core.runs.status import seconds
 
 DIED = "died without a word; run the sweep again to resume it"
 ANOTHER = "its directory holds a run of another configuration"

@@ -11,9 +11,9 @@ import attrs
 
 from ...core.errors import RequestError
 from ...core.files import read_bytes
-from ...core.labels import titles
-from ...core.runs import RunDirectory
-from ...core.sweep_record import loads
+from ...core.runs.directory import RunDirectory
+from ...core.runs.labels import titles
+from ...core.runs.sweep_record import loads
 
 STEPS = re.compile(r"\btrainer\.steps=(\d+)")
 """Also within the value of a joint axis: ``kl.coef=0, trainer.steps=40``."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...core.status import LONGEST_S
+from ...core.runs.status import LONGEST_S
 from .data import RunData
 from .metrics import ENDS, SUCCESS
 from .statistics import Difference

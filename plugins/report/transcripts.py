@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ...core.errors import UncollapseError
-from ...core.runs import RunDirectory
+from ...core.runs.directory import RunDirectory
 from .data import RunData
 
 NAME = re.compile(r"step_([0-9]+)\.jsonl")

@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 
-from ...core.blame import blaming, confined, wrong
 from ...core.components import Completion, Sampling, Step
-from ...core.experiment import Named
+from ...core.compose.blame import blaming, confined, wrong
+from ...core.compose.experiment import Named
 from .parsing import SEPARATOR
 from .parsing import key as key_of
 

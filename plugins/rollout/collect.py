@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.components import Environment, RolloutEngineSession, Sampling
-from ...core.experiment import Rollout
+from ...core.compose.experiment import Rollout
 from .conversation import Conversation
 from .episode import Episode
 from .template import Template

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...core.components import Completion, Environment, Step
+from ...core.compose.experiment import Rollout
 from ...core.errors import RequestError
-from ...core.experiment import Rollout
 from . import messages
 from .borders import name_of
 from .episode import Episode, Turn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core.components import Environment
-from ...core.experiment import Rollout
+from ...core.compose.experiment import Rollout
 from .parsing import SEPARATOR
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 
 from ...core.components import Environment
+from ...core.compose.experiment import Rollout
+from ...core.compose.fields import TOKENS
 from ...core.errors import RequestError
-from ...core.experiment import Rollout
-from ...core.fields import TOKENS
 from .conversation import Conversation
 from .template import Template
 from .time_limit import TimeLimit

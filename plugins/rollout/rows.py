@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...core.components import Rollouts
+from ...core.compose.experiment import Reward, Rollout
 from ...core.errors import RunError
-from ...core.experiment import Reward, Rollout
 from .episode import Episode, Turn
 
 

@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from ...core.compose.identity import config_hash
 from ...core.errors import UncollapseError
-from ...core.identity import config_hash
-from ...core.runs import RunDirectory
+from ...core.runs.directory import RunDirectory
 
 
 def move_aside(path: Path, digest: str) -> Path:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ...core.axes import axis_values, choices
-from ...core.decided import decided, lost, touched
 from ...core.errors import RequestError
 from ...core.registry import registry
+from .axes import axis_values, choices
+from .decided import decided, lost, touched
 
 if TYPE_CHECKING:
     from .sweep import Sweep

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 
+from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError
 from ...core.files import what_is
-from ...core.identity import config_hash
-from ...core.repair import FILES, outlook
+from ...core.runs.repair import FILES, outlook
 from .aside import matches
 from .prepare import Prepared, in_a_line, stale_sources
 

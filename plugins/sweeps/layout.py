@@ -11,10 +11,10 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.experiment import Experiment
+from ...core.compose.spec import format_value
 from ...core.errors import RequestError
-from ...core.experiment import Experiment
-from ...core.spec import format_value
-from ...core.sweep import Point
+from .points import Point
 
 _SIZE = re.compile(r"\d+(?:\.\d+)?[BM]\b")
 

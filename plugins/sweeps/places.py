@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...core.errors import RequestError
-from ...core.repair import FILES
+from ...core.runs.repair import FILES
 from .prepare import Prepared
 
 OWN = ("sweep.yaml", "report", ".lock")

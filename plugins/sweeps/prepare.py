@@ -10,15 +10,15 @@ from typing import Any
 
 import attrs
 
-from ...core.config import to_dict
+from ...core.compose.config import to_dict
+from ...core.compose.experiment import Experiment
+from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError
-from ...core.experiment import Experiment
 from ...core.files import make_directory, replace_text, to_json
-from ...core.identity import config_hash
 from ...core.registry import registry
-from ...core.repair import clear
-from ...core.runs import RunDirectory, build_manifest
-from ...core.sources import changed
+from ...core.runs.directory import RunDirectory, build_manifest
+from ...core.runs.repair import clear
+from ...core.runs.sources import changed
 from .aside import free_name, matches, move_aside, take_back
 from .layout import Place
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import attrs
 from rich.console import Console
 
+from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError
 from ...core.files import clear_ways, make_directory, replace_text
-from ...core.identity import config_hash
 from ...core.locks import take
-from ...core.sweep_record import dumps, loads
+from ...core.runs.sweep_record import dumps, loads
 from ...core.yaml import SyntaxProblem
 from ..launch.exit_codes import how_it_ended
 from ..launch.job import Job
@@ -234,7 +234,7 @@ def _build_models(points: Sequence[Prepared], console: Console) -> None:
     built = [point.experiment for point in points if point.experiment.model.build]
     if not built:
         return
-    from ..training.prepare import prepare_model
+    from ..training.networks.prepare import prepare_model
 
     for path in dict.fromkeys(str(prepare_model(experiment)) for experiment in built):
         console.print(f"start model: {path}")

@@ -9,23 +9,23 @@ from typing import Any
 
 import attrs
 
-from ...core.compatibility import check_ranks
-from ...core.config import Source, compose, to_dict
-from ...core.converter import make_converter, plain, structure_component
+from ...core.compose.combinations import check_ranks
+from ...core.compose.config import Source, compose, to_dict
+from ...core.compose.converter import make_converter, plain, structure_component
+from ...core.compose.experiment import Experiment, Named
+from ...core.compose.identity import config_hash
+from ...core.compose.problems import CompositionError, Invalid, Problem, unique
+from ...core.compose.spec import read_spec
 from ...core.errors import RequestError
-from ...core.experiment import Experiment, Named
-from ...core.identity import config_hash
-from ...core.labels import titles
 from ...core.paths import read_text
-from ...core.problems import CompositionError, Invalid, Problem, unique
 from ...core.registry import registry
-from ...core.spec import read_spec
-from ...core.sweep import Case, Point, axis_values, expand
-from ...core.sweep_record import LONGEST, loads
+from ...core.runs.labels import titles
+from ...core.runs.sweep_record import LONGEST, loads
 from ...core.yaml import SyntaxProblem
 from .changes import changed, refuse_idle
 from .layout import Layout, check_name
 from .places import refuse_shared
+from .points import Case, Point, axis_values, expand
 from .prepare import Prepared
 from .run import Options, Result, run_points
 
@@ -63,7 +63,7 @@ class Sweep:
     experiment: Source
     """A registered name, the path of a YAML file, a mapping, or a composed experiment."""
     axes: Mapping[str, Any] = attrs.field(factory=dict)
-    """Dotted key -> values; see :mod:`uncollapse.core.sweep` for joint axes. The last axis varies fastest."""
+    """Dotted key -> values; see :mod:`uncollapse.plugins.sweeps.points` for joint axes. The last axis varies fastest."""
     name: str | None = None
     overrides: Mapping[str, Any] = attrs.field(factory=dict)
     """Dotted key -> value, laid over the experiment before the axes."""

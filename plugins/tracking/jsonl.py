@@ -10,7 +10,7 @@ import attrs
 from ...core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ...core.runs import RunDirectory
+    from ...core.runs.directory import RunDirectory
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from rich.text import Text
 from ...core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ...core.runs import RunDirectory
+    from ...core.runs.directory import RunDirectory
 
 SHOWN = {
     "reward": "train/reward",

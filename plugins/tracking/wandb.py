@@ -14,7 +14,7 @@ from ...core.files import replace_text
 from ...core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ...core.runs import RunDirectory
+    from ...core.runs.directory import RunDirectory
 
 
 ID = re.compile(r"[\w-]{1,64}")

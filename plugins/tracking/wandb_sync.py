@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from ...core.errors import UncollapseError
-from ...core.runs import RunDirectory
+from ...core.runs.directory import RunDirectory
 
 COMMAND = (sys.executable, "-m", "wandb", "sync", "--yes")
 TIMEOUT_S = 600.0

@@ -9,30 +9,31 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from ...core.blame import blaming
-from ...core.compatibility import check_ranks, needs
 from ...core.components import Scores
-from ...core.config import validation_environment
-from ...core.experiment import Experiment
+from ...core.compose.blame import blaming
+from ...core.compose.combinations import check_ranks, needs
+from ...core.compose.config import validation_environment
+from ...core.compose.experiment import Experiment
 from ..rollout.borders import CheckedEngine, CheckedEnvironment
 from ..rollout.template import Template
-from . import fused_layers, start_model
-from .adapters import require_mergeable
-from .batch import Batch
-from .borders import CheckedController
-from .detectors import Detectors
-from .loop import Parts
-from .model_folder import check_vocabulary, loading, read_config, require_unquantised
-from .model_shape import empty_policy
-from .models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
-from .packing import enable_packing
-from .positions import check_positions
-from .prepare import prepare_model
-from .shared_critic import HEAD, with_value_head
-from .stages import Sampler, derived_seed
+from .memory.model_shape import empty_policy
+from .networks import fused_layers
+from .networks.adapters import require_mergeable
+from .networks.model_folder import check_vocabulary, loading, read_config, require_unquantised
+from .networks.models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
+from .networks.packing import enable_packing
+from .networks.positions import check_positions
+from .networks.prepare import prepare_model
+from .networks.shared_critic import HEAD, with_value_head
+from .step.batch import Batch
+from .step.borders import CheckedController
+from .step.detectors import Detectors
+from .step.loop import Parts
+from .step.stages import Sampler, derived_seed
+from .weights import start_model
 
 if TYPE_CHECKING:
-    from .ranks import Ranks
+    from .processes.ranks import Ranks
 
 
 @attrs.frozen

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ...core.components import Scores
 from ...core.errors import RequestError, RunError
-from .batch import Batch
-from .optimizer_state import OptimizerState, ParameterGroup, parameter_groups
-from .ranks import Ranks
+from .processes.ranks import Ranks
+from .step.batch import Batch
+from .weights.optimizer_state import OptimizerState, ParameterGroup, parameter_groups
 
 if TYPE_CHECKING:
-    from ...core.experiment import Critic, Experiment, Trainer
+    from ...core.compose.experiment import Critic, Experiment, Trainer
 
 Loss = Callable[[Scores, Batch], tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]
 OURS = {

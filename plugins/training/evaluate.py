@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...core.trust import experiment_of
+from ...core.runs.trust import experiment_of
 from .assemble import assemble
-from .checkpoint import reading_checkpoint
-from .engine_weights import EngineWeights
-from .loop import validation_metrics
-from .ranks import start_ranks
+from .processes.ranks import start_ranks
+from .step.loop import validation_metrics
+from .weights.checkpoint import reading_checkpoint
+from .weights.engine_weights import EngineWeights
 
 
 def evaluate(

@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 from ...core import plugins
+from ...core.compose.experiment import Experiment
+from ...core.console.streams import say
 from ...core.errors import RequestError
-from ...core.experiment import Experiment
 from ...core.registry import registry
-from ...core.runs import RunDirectory
-from ...core.streams import say
+from ...core.runs.directory import RunDirectory
 
 RECORD = "jsonl"
 """The tracker that writes the run's own record: what it cannot write is lost."""

@@ -9,7 +9,7 @@ from ...core.hookspecs import Register, hookimpl
 def register_policy_losses(register: Register) -> None:
     register(
         "ppo",
-        "uncollapse.plugins.training.policy_losses:Ppo",
+        "uncollapse.estimators.policy_loss.clipped:Ppo",
         summary="clipped surrogate with separate bounds and a dual clip",
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...core.config import validation_environment
+from ...core.compose.config import validation_environment
 from ..rollout.room import require_room
 from ..rollout.template import Template
-from .models import load_tokenizer
-from .prepare import prepare_model
+from .networks.models import load_tokenizer
+from .networks.prepare import prepare_model
 
 if TYPE_CHECKING:
-    from ...core.experiment import Experiment
+    from ...core.compose.experiment import Experiment
 
 
 def require_rooms(experiment: Experiment) -> None:

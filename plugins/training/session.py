@@ -11,18 +11,18 @@ from typing import Any
 
 import attrs
 
-from ...core.experiment import Experiment
-from ...core.runs import RunDirectory
-from ...core.streams import say
+from ...core.compose.experiment import Experiment
+from ...core.console.streams import say
+from ...core.runs.directory import RunDirectory
 from ..rollout.rows import transcript
 from .assemble import assemble
-from .checkpoint import load_checkpoint, save_checkpoint
-from .finished_step import FinishedStep
 from .listeners import Listeners
-from .loop import Loop
-from .ranks import Ranks, gpu_label, gpu_names
-from .stop import StopRequest
-from .whole_state import WholeState
+from .processes.ranks import Ranks, gpu_label, gpu_names
+from .processes.stop import StopRequest
+from .step.finished_step import FinishedStep
+from .step.loop import Loop
+from .weights.checkpoint import load_checkpoint, save_checkpoint
+from .weights.whole_state import WholeState
 
 
 @attrs.frozen

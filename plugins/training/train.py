@@ -9,23 +9,23 @@ from typing import Any
 
 import torch
 
-from ...core.config import compose, to_dict
+from ...core.compose.config import compose, to_dict
+from ...core.compose.experiment import Experiment
+from ...core.console.streams import say
 from ...core.errors import RunError, UncollapseError
-from ...core.experiment import Experiment
 from ...core.files import make_directory, require_place
 from ...core.registry import registry
-from ...core.repair import mend
-from ...core.runs import RunDirectory, build_manifest
-from ...core.sources import record_attempt
-from ...core.streams import say
+from ...core.runs.directory import RunDirectory, build_manifest
+from ...core.runs.repair import mend
+from ...core.runs.sources import record_attempt
 from ..rollout.time_limit import last_words
 from .assemble import check_models
-from .fitting import Request, require
-from .out_of_memory import out_of_memory
+from .memory.fitting import Request, require
+from .memory.out_of_memory import out_of_memory
+from .processes.ranks import Ranks, gpu_names, start_ranks
+from .processes.stop import StopRequest, stop_request
 from .prompts import require_rooms
-from .ranks import Ranks, gpu_names, start_ranks
 from .session import Outcome, Session
-from .stop import StopRequest, stop_request
 
 __all__ = ["Outcome", "train"]
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from uncollapse.cli.main import main
 from uncollapse.core import registry as registries
-from uncollapse.core.config import compose, to_dict
+from uncollapse.core.compose.config import compose, to_dict
 from uncollapse.core.registry import Registry
 from uncollapse.core.yaml import loads
 

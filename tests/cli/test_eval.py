@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from uncollapse.cli.eval import _success
+from uncollapse.plugins.training.commands.eval import _success
 
 HIDDEN = "tasks ended alike, which hides the error: the rate is"
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from uncollapse.cli.options import print_json
+from uncollapse.core.console.options import print_json
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 SWEEP = "experiment: tiny-sokoban\nset: {environment.symbols: '#_O√XPS'}\naxes: {seed: [0]}\n"

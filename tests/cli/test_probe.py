@@ -338,7 +338,7 @@ def test_report_of_an_experiment(checkpoint, here):
 def test_help_imports_no_torch():
     program = (
         "import sys; from uncollapse.cli.main import main\n"
-        "from uncollapse.cli.probe import COMMANDS\n"
+        "from uncollapse.plugins.probe.commands.probe import COMMANDS\n"
         "for words in ([], *([name] for name in COMMANDS)):\n"
         "    main(['probe', *words, '--help'], standalone_mode=False)\n"
         "assert 'torch' not in sys.modules"

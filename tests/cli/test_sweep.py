@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from uncollapse.cli.main import main
 from uncollapse.core.registry import registry
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.launch import slots
 from uncollapse.plugins.launch.local import Local
 from uncollapse.plugins.sweeps import sweep as sweeps

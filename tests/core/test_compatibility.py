@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 from uncollapse.core import plugins
-from uncollapse.core.compatibility import check_ranks, components, needs
-from uncollapse.core.config import compose, problems
-from uncollapse.core.problems import CompositionError
+from uncollapse.core.compose.combinations import check_ranks, components, needs
+from uncollapse.core.compose.config import compose, problems
+from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.registry import Registry
 
 PLUGIN = plugins.load_file(Path(__file__).with_name("fake_components.py"))

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core import plugins
-from uncollapse.core.config import compose, dump_yaml, problems, to_dict, validation_environment
+from uncollapse.core.compose.config import compose, dump_yaml, problems, to_dict, validation_environment
+from uncollapse.core.compose.experiment import Experiment, Lora, Model, Named, keys
+from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import MissingExtraError, RequestError
-from uncollapse.core.experiment import Experiment, Lora, Model, Named, keys
-from uncollapse.core.problems import CompositionError
 from uncollapse.core.registry import Registry
 from uncollapse.core.yaml import loads
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from uncollapse.core.decided import decided, lost, touched
-from uncollapse.core.labels import titles
 from uncollapse.core.registry import registry
+from uncollapse.core.runs.labels import titles
+from uncollapse.plugins.sweeps.decided import decided, lost, touched
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from huggingface_hub import constants
-from uncollapse.core import hub
+from uncollapse.core.compose import hub
 from uncollapse.core.errors import RequestError
 
 

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from uncollapse.core import checkpoints, plugins, status
-from uncollapse.core.config import compose, to_dict
+from uncollapse.core import plugins
+from uncollapse.core.compose.config import compose, to_dict
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.core.files import replace_text
 from uncollapse.core.registry import Registry
-from uncollapse.core.runs import RunDirectory, build_manifest
+from uncollapse.core.runs import checkpoints, status
+from uncollapse.core.runs.directory import RunDirectory, build_manifest
 
 FAKE = Path(__file__).with_name("fake_components.py")
 REGISTRY = Registry([plugins.load_file(FAKE)])
@@ -397,7 +398,7 @@ def test_a_killed_save_leaves_the_earlier_checkpoint(run):
     save(run, 1)
     script = (
         "import os, signal, sys\n"
-        "from uncollapse.core.runs import RunDirectory\n"
+        "from uncollapse.core.runs.directory import RunDirectory\n"
         "with RunDirectory(sys.argv[1]).checkpoint(2, {}) as directory:\n"
         "    (directory / 'weights').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -433,7 +434,7 @@ def test_manifest_says_what_a_run_was_made_with(run):
 
 def test_core_imports_no_torch():
     script = (
-        "import sys, uncollapse.core.config, uncollapse.core.runs, uncollapse.core.sweep\n"
+        "import sys, uncollapse.core.compose.config, uncollapse.core.runs.directory, uncollapse.plugins.sweeps.points\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

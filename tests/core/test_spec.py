@@ -3,7 +3,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.core.spec import Spec, SpecError, format_value, parse_spec, parse_value, read_spec, split_list
+from uncollapse.core.compose.spec import Spec, SpecError, format_value, parse_spec, parse_value, read_spec, split_list
 from uncollapse.core.yaml import SyntaxProblem, dumps, loads
 
 names = st.from_regex(r"[a-z_][a-z0-9_+]{0,8}", fullmatch=True)

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from uncollapse.core.exit_codes import ending
-from uncollapse.core.streams import say
+from uncollapse.core.console.exit_codes import ending
+from uncollapse.core.console.streams import say
 
 PROGRAM = (
     "import sys, time\n"
-    "from uncollapse.core.streams import never_fail, say\n"
+    "from uncollapse.core.console.streams import never_fail, say\n"
     "never_fail()\n"
     "for number in range(3):\n"
     "    print(number, '\\u00b1' * 9000, flush=True)\n"

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core import plugins
-from uncollapse.core.config import compose, to_dict
+from uncollapse.core.compose.config import compose, to_dict
+from uncollapse.core.compose.identity import config_hash
+from uncollapse.core.compose.problems import CompositionError
+from uncollapse.core.compose.spec import SpecError
 from uncollapse.core.errors import RequestError
-from uncollapse.core.identity import config_hash
-from uncollapse.core.problems import CompositionError
 from uncollapse.core.registry import Registry
-from uncollapse.core.spec import SpecError
-from uncollapse.core.sweep import LABEL_LENGTH, Case, axis_values, expand, parse_axis
+from uncollapse.plugins.sweeps.points import LABEL_LENGTH, Case, axis_values, expand, parse_axis
 
 REGISTRY = Registry([plugins.load_file(Path(__file__).with_name("fake_components.py"))])
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}

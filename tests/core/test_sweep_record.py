@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core import yaml
-from uncollapse.core.sweep_record import dumps, loads
+from uncollapse.core.runs.sweep_record import dumps, loads
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 POINT = st.fixed_dictionaries({"label": TEXT, "path": TEXT, "hash": TEXT, "values": st.dictionaries(TEXT, TEXT)})

@@ -1,5 +1,5 @@
 import pytest
-from uncollapse.core.timings import timings
+from uncollapse.core.runs.timings import timings
 
 
 def record(number, **seconds):

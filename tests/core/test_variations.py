@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.core import plugins
-from uncollapse.core.config import compose
-from uncollapse.core.identity import config_hash
-from uncollapse.core.problems import CompositionError
+from uncollapse.core.compose.config import compose
+from uncollapse.core.compose.identity import config_hash
+from uncollapse.core.compose.problems import CompositionError
+from uncollapse.core.compose.variations import Variations
 from uncollapse.core.registry import Registry
-from uncollapse.core.variations import Variations
 
 REGISTRY = Registry([plugins.load_file(Path(__file__).with_name("fake_components.py"))])
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}

@@ -6,11 +6,11 @@ import time
 
 import attrs
 import pytest
-from uncollapse.core.config import compose
-from uncollapse.core.converter import make_converter, structure_component
+from uncollapse.core.compose.config import compose
+from uncollapse.core.compose.converter import make_converter, structure_component
+from uncollapse.core.compose.experiment import keys
+from uncollapse.core.compose.problems import CompositionError, Invalid
 from uncollapse.core.errors import MissingExtraError, RequestError
-from uncollapse.core.experiment import keys
-from uncollapse.core.problems import CompositionError, Invalid
 from uncollapse.core.registry import registry
 from uncollapse.core.targets import FILES
 

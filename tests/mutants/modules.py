@@ -87,12 +87,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "plugins/report/statistics.py": ("plugins/report/test_statistics.py",),
     "plugins/rollout/rows.py": ("plugins/rollout/test_rows.py",),
-    "plugins/training/aggregation.py": (f"{TRAINING}/test_aggregation.py",),
-    "plugins/training/batch.py": (f"{TRAINING}/test_batch.py", f"{TRAINING}/test_losses.py"),
-    "plugins/training/budget.py": (f"{TRAINING}/test_budget.py",),
-    "plugins/training/losses.py": (f"{TRAINING}/test_losses.py",),
-    "plugins/training/mismatch.py": (f"{TRAINING}/test_mismatch.py",),
-    "plugins/training/packing.py": tuple(
+    "estimators/aggregation.py": (f"{TRAINING}/test_aggregation.py",),
+    "plugins/training/step/batch.py": (f"{TRAINING}/test_batch.py", f"{TRAINING}/test_losses.py"),
+    "plugins/training/step/budget.py": (f"{TRAINING}/test_budget.py",),
+    "plugins/training/step/losses.py": (f"{TRAINING}/test_losses.py",),
+    "plugins/training/step/mismatch.py": (f"{TRAINING}/test_mismatch.py",),
+    "plugins/training/networks/packing.py": tuple(
         f"{TRAINING}/test_packing.py::test_{name}"
         for name in (
             "rows_are_laid_end_to_end",
@@ -104,7 +104,7 @@ MODULES: dict[str, tuple[str, ...]] = {
             "passes_that_are_not_packed_stay_as_they_are",
         )
     ),
-    "plugins/training/policy_losses.py": (f"{TRAINING}/test_policy_losses.py",),
-    "plugins/training/rewards.py": (f"{TRAINING}/test_rewards.py",),
-    "plugins/training/stages.py": (f"{TRAINING}/test_stages.py",),
+    "estimators/policy_loss/clipped.py": (f"{TRAINING}/test_policy_losses.py",),
+    "plugins/training/step/rewards.py": (f"{TRAINING}/test_rewards.py",),
+    "plugins/training/step/stages.py": (f"{TRAINING}/test_stages.py",),
 }

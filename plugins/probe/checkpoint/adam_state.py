@@ -22,7 +22,7 @@ from .optimizer_layout import Slot, assign
 from .other_optimizers import other_optimizer
 
 if TYPE_CHECKING:
-    from ...training.models import Policy
+    from ...training.networks.models import Policy
 
 NAMES = "optimizer_param_names.json"
 """Beside ``optimizer.pt``: the names of its tensors in order, flat or per group; ``<unmatched:i>`` where unknown."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import RequestError
-from ...training.quiet import quiet_libraries
+from ...training.processes.quiet import quiet_libraries
 
 WHOLE = "mp_rank_00_model_states.pt"
 """What rank 0 writes: without ZeRO it holds the weights and the optimizer state."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 
-from ....core import checkpoints
 from ....core.errors import RequestError
-from ....core.runs import RunDirectory
-from ....core.trust import experiment_of
+from ....core.runs import checkpoints
+from ....core.runs.directory import RunDirectory
+from ....core.runs.trust import experiment_of
 from .backbones import backbone_path
 from .deepspeed_state import shard_folder
 
@@ -166,7 +166,7 @@ def _starts(files: Files, backbone: str | None) -> Iterator[tuple[str, str]]:
         yield recorded, ADAPTER
     run = files.directory.parent.parent
     if files.directory.parent.name == "checkpoints" and (run / "config.yaml").is_file():
-        from ...training.prepare import prepare_model
+        from ...training.networks.prepare import prepare_model
 
         yield str(prepare_model(experiment_of(RunDirectory(run)))), "the run's config.yaml"
     if recorded and not recorded.startswith(("/", ".")):

@@ -16,8 +16,8 @@ import attrs
 import torch
 from torch import nn
 
+from ....core.compose.experiment import Lora, Model
 from ....core.errors import MissingExtraError, RequestError
-from ....core.experiment import Lora, Model
 from .adam_state import read_saved
 from .deepspeed_state import read_weights
 from .files import ADAPTER, Files, find_checkpoint, read_json, start_model
@@ -25,7 +25,7 @@ from .optimizer_layout import canonical
 from .weight_faults import cause, not_finite
 
 if TYPE_CHECKING:
-    from ...training.models import Policy
+    from ...training.networks.models import Policy
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -70,7 +70,7 @@ def load_checkpoint(
     Raises:
         RequestError: a part is missing or damaged, or the parts do not belong together.
     """
-    from ...training.models import load_policy
+    from ...training.networks.models import load_policy
 
     files = find_checkpoint(path, optimizer_path)
     settings = files.adapter
@@ -251,7 +251,7 @@ def _without_dropout(policy: Policy) -> Policy:
 
 
 def _tokenizer(files: Files, start: str) -> Any:
-    from ...training.models import load_tokenizer
+    from ...training.networks.models import load_tokenizer
 
     places = (files.model_path, files.directory)
     has_one = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")

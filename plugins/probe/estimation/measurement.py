@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ....core.components import Rollouts
 from ....estimators.variance.terms import EntropyUnit, Terms
-from ...training.ranks import Ranks
-from ...training.stages import to_batch
+from ...training.processes.ranks import Ranks
+from ...training.step.stages import to_batch
 from .clock import Clock
 from .passes import Direction, Outputs, Passes, inner
 from .sequences import EntropyMode, by_others, entropy_gradient_weights, entropy_terms, per_prompt

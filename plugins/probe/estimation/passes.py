@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from ...training.batch import Batch, parts
-from ...training.models import REFERENCE_HEAD, Policy
-from ...training.ranks import Ranks
+from ...training.networks.models import REFERENCE_HEAD, Policy
+from ...training.processes.ranks import Ranks
+from ...training.step.batch import Batch, parts
 from . import shared_prefix
 from .attention import DifferentiableAttention
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from ...training.batch import Batch
-from ...training.models import Policy
-from ...training.pairwise import Prefix, shares_prompts
+from ...training.networks.models import Policy
+from ...training.step.batch import Batch
+from ...training.step.pairwise import Prefix, shares_prompts
 
 WORTH = 16
 """Tokens; a shorter common beginning costs more than it saves."""

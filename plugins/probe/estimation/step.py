@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...training.ranks import Ranks
+from ...training.processes.ranks import Ranks
 from .directions import UpdateRule
 from .passes import Passes
 from .update import Update

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ....core.components import Rollouts, Scores
 from ....estimators.advantage.reweight import soft_advantage_reweight
-from ...training.aggregation import token_weights
-from ...training.batch import Batch
-from ...training.losses import PolicyObjective
-from ...training.stages import to_batch
+from ....estimators.aggregation import token_weights
+from ...training.step.batch import Batch
+from ...training.step.losses import PolicyObjective
+from ...training.step.stages import to_batch
 from ..config import Weighting
 from .passes import Outputs, TokenLoss
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ....core.problems import Invalid, Problem
+from ....core.compose.problems import Invalid, Problem
 from ..config import ProbeConfig
 from ..own_run import read_for_checkpoint
 from ..read_config import PREDICTION, ConfigError, Read, load, with_alternatives

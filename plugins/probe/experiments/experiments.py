@@ -19,7 +19,7 @@ import attrs
 from ....core.errors import RequestError
 from ....core.registry import registry
 from ....estimators.variance.terms import Terms
-from ...training.ranks import Ranks, start_ranks
+from ...training.processes.ranks import Ranks, start_ranks
 from ..checkpoint.files import find_checkpoint
 from ..config import ProbeConfig
 from ..read_config import Read

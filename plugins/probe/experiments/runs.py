@@ -13,7 +13,7 @@ import attrs
 
 from ....core.errors import RequestError, RunError
 from ....core.files import replace_text
-from ...training.ranks import Ranks
+from ...training.processes.ranks import Ranks
 from ..config import ProbeConfig
 from ..estimation.clock import Clock
 from ..estimation.step import Step

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ....core.components import Scores
-from ...training.batch import Batch
-from ...training.losses import PolicyObjective
-from ...training.pending import PendingUpdate
+from ...training.step.batch import Batch
+from ...training.step.losses import PolicyObjective
+from ...training.step.pending import PendingUpdate
 from ..checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from ..estimation.directions import AdamW
 from ..estimation.passes import Outputs, Passes, norm, trained

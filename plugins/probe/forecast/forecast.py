@@ -13,8 +13,8 @@ from attrs import validators
 
 from ....core.components import Rollouts, Verdict
 from ...collapse.session import MetricSession
-from ...training.pending import PendingUpdate
-from ...training.stages import to_batch
+from ...training.step.pending import PendingUpdate
+from ...training.step.stages import to_batch
 from ..estimation.passes import Outputs
 from .change import Change, degrees_of_freedom, entropy_level, error, predicted_change
 from .folds import passes_over

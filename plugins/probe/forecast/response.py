@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ....core.components import Rollouts
-from ...training.batch import Batch
-from ...training.pending import PendingUpdate
-from ...training.stages import to_batch
+from ...training.step.batch import Batch
+from ...training.step.pending import PendingUpdate
+from ...training.step.stages import to_batch
 from ..estimation.passes import Outputs, trained
 from .folds import Folds, Gradient, passes_over
 

@@ -15,7 +15,7 @@ from ....core.components import RolloutEngineSession
 from ....core.errors import RequestError
 from ....core.files import make_directory, replace_text
 from ...rollout.episode import Episode
-from ...training.ranks import Ranks
+from ...training.processes.ranks import Ranks
 from .samples import CHUNK, Sample, draw
 from .sources import Source
 

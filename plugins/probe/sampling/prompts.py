@@ -10,8 +10,8 @@ import attrs
 from attrs.validators import ge
 
 from ....core.components import Completion, RolloutEngineSession, Sampling
+from ....core.compose.experiment import Reward, Rollout
 from ....core.errors import RequestError
-from ....core.experiment import Reward, Rollout
 from ...environments.dataset import Dataset
 from ...environments.verifiers import is_right, tagged
 from ...rollout.control_tokens import TextEncoder

@@ -15,9 +15,9 @@ from ....core.components import RolloutEngineSession, Rollouts, Sampling
 from ....core.errors import RequestError
 from ...rollout.episode import Episode
 from ...rollout.rows import build, in_order, raw_rewards
-from ...training.ranks import Ranks
-from ...training.rewards import normalize
-from ...training.stages import derived_seed
+from ...training.processes.ranks import Ranks
+from ...training.step.rewards import normalize
+from ...training.step.stages import derived_seed
 from .sources import Source
 
 CHUNK = 128

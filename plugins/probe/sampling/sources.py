@@ -9,11 +9,11 @@ from typing import Any, Protocol, cast
 import attrs
 
 from ....core.components import Env, Environment, RolloutEngineSession, Sampling
-from ....core.experiment import Reward, Rollout
+from ....core.compose.experiment import Reward, Rollout
 from ...rollout.collect import collect
 from ...rollout.episode import Episode
 from ...rollout.template import Template
-from ...training.stages import derived_seed
+from ...training.step.stages import derived_seed
 
 _ENDLESS = range(2**62)
 """The seeds of an environment that generates its tasks."""

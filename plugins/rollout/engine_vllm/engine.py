@@ -10,7 +10,7 @@ import attrs
 from ....core.errors import RequestError
 
 if TYPE_CHECKING:
-    from ....core.experiment import Experiment
+    from ....core.compose.experiment import Experiment
     from .session import VllmSession
 
 

@@ -10,7 +10,7 @@ from attrs import validators
 from torch import Tensor
 
 from ....core.components import TokenScores
-from ..token_head import CHUNK_ELEMENTS, token_scores
+from ..networks.token_head import CHUNK_ELEMENTS, token_scores
 
 
 @attrs.frozen

@@ -7,9 +7,9 @@ import torch
 from uncollapse.core.components import Scores
 from uncollapse.estimators.correction.sequence import SequenceTis
 from uncollapse.estimators.correction.token import IcePop, NoCorrection, Tis
-from uncollapse.plugins.training.batch import Batch
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.policy_losses import Ppo
+from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.training.step.batch import Batch
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 INF = float("inf")
 THETA = torch.tensor([0.3, -0.7, 1.1, 0.0], dtype=torch.float64)

@@ -4,8 +4,8 @@ import json
 
 import attrs
 import pytest
+from uncollapse.core.compose.experiment import Experiment
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Experiment
 from uncollapse.core.registry import registry
 from uncollapse.plugins.training.assemble import DetectorContext
 

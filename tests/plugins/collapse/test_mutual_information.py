@@ -8,10 +8,10 @@ import pytest
 import torch
 import uncollapse
 from rollout_worlds import Counter, says, tiny_model
+from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Reward, Rollout
-from uncollapse.core.runs import RunDirectory
-from uncollapse.core.timings import timings
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.core.runs.timings import timings
 from uncollapse.plugins.collapse.mutual_information import MutualInformation
 from uncollapse.plugins.environments.bandit import PAIRS
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
@@ -19,7 +19,7 @@ from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.plugins.training.assemble import DetectorContext
-from uncollapse.plugins.training.loop import Loop
+from uncollapse.plugins.training.step.loop import Loop
 
 TOKENIZER = build_tokenizer([*(f"name{number}" for number in range(40)), "seed at Up"])
 TEMPLATE = Template(TOKENIZER)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rollout_worlds import LLAMA3, THINKING, says, tokenizer
 from rollout_worlds import Counter as NumberLine
-from uncollapse.core.experiment import Reward, Rollout
+from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.collapse.mutual_information_samples import (
     Turn,
     first_turns,

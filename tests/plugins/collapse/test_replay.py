@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from uncollapse.cli.main import main
-from uncollapse.core.config import compose, to_dict
+from uncollapse.core.compose.config import compose, to_dict
 from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
-from uncollapse.core.runs import RunDirectory, build_manifest
+from uncollapse.core.runs.directory import RunDirectory, build_manifest
 from uncollapse.plugins.collapse.replay import Outcome, find_runs, replay_all, score
 
 OUTCOME = Outcome("validation/success", "<", 0.2)

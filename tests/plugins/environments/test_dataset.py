@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse import compose
-from uncollapse.core.config import validation_environment
+from uncollapse.core.compose.config import validation_environment
 from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.plugins.environments import word_problems
 from uncollapse.plugins.environments.dataset import Dataset, DatasetEnv
@@ -78,7 +78,7 @@ def test_a_hub_data_set_is_asked_for_by_name_subset_and_split(monkeypatch):
         return datasets.Dataset.from_list([{"question": "?", "answer": "so #### 1,000", "more": b"x"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("uncollapse.core.hub.refusal", lambda name, kind: "")
+    monkeypatch.setattr("uncollapse.core.compose.hub.refusal", lambda name, kind: "")
     dataset = Dataset("somebody/sums-of-this-test", subset="main", split="test")
     assert dataset.row(0) == Row("?", "1,000")
     assert asked == {"path": "somebody/sums-of-this-test", "name": "main", "split": "test"}

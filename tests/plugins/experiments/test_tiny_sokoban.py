@@ -8,8 +8,8 @@ import torch
 import uncollapse
 from transformers import AutoModelForCausalLM
 from uncollapse.core.components import Completion
+from uncollapse.core.compose.experiment import Reward
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Reward
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.common import seeded, split_of
 from uncollapse.plugins.environments.sokoban_rules import parse as board_of
@@ -23,7 +23,7 @@ from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.parsing import parse
 from uncollapse.plugins.rollout.rows import episode_metrics
 from uncollapse.plugins.rollout.template import Template
-from uncollapse.plugins.training.models import load_tokenizer
+from uncollapse.plugins.training.networks.models import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from launch_help import alive, gone, read_when_there
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.launch.job import Job
 from uncollapse.plugins.launch.local import Local
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from uncollapse.core.components import Rollouts
 from uncollapse.estimators.advantage.outcome import DrGrpo
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.estimation.update import make_update
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 END = 0
 WORDS = 3

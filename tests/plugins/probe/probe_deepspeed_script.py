@@ -6,7 +6,7 @@ import deepspeed
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.processes.ranks import start_ranks
 
 
 def adapter(base):

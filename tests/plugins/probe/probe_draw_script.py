@@ -6,14 +6,14 @@ from pathlib import Path
 
 import cattrs
 from transformers import AutoTokenizer, Qwen2ForCausalLM
-from uncollapse.core.experiment import Rollout
+from uncollapse.core.compose.experiment import Rollout
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
 from uncollapse.plugins.probe.sampling.cache import drawn
 from uncollapse.plugins.probe.sampling.prompts import PromptSource
 from uncollapse.plugins.probe.sampling.samples import draw
 from uncollapse.plugins.probe.sampling.sources import EnvironmentSource
 from uncollapse.plugins.rollout.engine_hf import HfEngine
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.processes.ranks import start_ranks
 
 HOW = {"temperature": 1.0, "max_tokens": 6, "chunk": 4}
 

@@ -8,11 +8,11 @@ import torch
 import uncollapse
 from uncollapse.core.components import Rollouts
 from uncollapse.plugins.probe.forecast.forecast import EntropyForecast
-from uncollapse.plugins.training import stages
 from uncollapse.plugins.training.assemble import assemble
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.pending import PendingUpdate
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step import stages
+from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.step.pending import PendingUpdate
 
 
 def rollouts(seed):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import attrs
 import torch
-from uncollapse.core.converter import plain
+from uncollapse.core.compose.converter import plain
 from uncollapse.plugins.probe.probe import OfflineEntropyProbe
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.processes.ranks import start_ranks
 
 
 def settings(checkpoint, **changes):

@@ -15,7 +15,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, read_adam_state
 from uncollapse.plugins.probe.checkpoint.load import digest
 from uncollapse.plugins.probe.checkpoint.optimizer_layout import canonical
-from uncollapse.plugins.training.models import Policy
+from uncollapse.plugins.training.networks.models import Policy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 from rollout_worlds import tiny_model

@@ -5,8 +5,8 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Rollout
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
 from uncollapse.plugins.probe.sampling.cache import drawn, load, sample_key, save
@@ -14,7 +14,7 @@ from uncollapse.plugins.probe.sampling.prompts import PromptSource
 from uncollapse.plugins.probe.sampling.samples import draw
 from uncollapse.plugins.probe.sampling.sources import EnvironmentSource
 from uncollapse.plugins.rollout.engine_hf import HfEngine
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.processes.ranks import Ranks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 from rollout_worlds import LLAMA3, tiny_model, tokenizer

@@ -273,7 +273,7 @@ def deepspeed_checkpoint(model, directory, stage, dtype):
     """Two steps of a real engine with two parameter groups; returns the moments that its optimizer has."""
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-    from uncollapse.plugins.training.ranks import start_ranks
+    from uncollapse.plugins.training.processes.ranks import start_ranks
 
     start_ranks()
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -14,8 +14,8 @@ from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.estimation.truth import Weighting
 from uncollapse.plugins.probe.experiments import checks
 from uncollapse.plugins.rollout.engine_hf import HfEngine
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import Ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 END, WORDS, LONGEST, COUNT = 3, 8, 8, 4000

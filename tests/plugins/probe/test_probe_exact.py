@@ -14,7 +14,7 @@ from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import Passes, inner, trained
 from uncollapse.plugins.probe.estimation.sequences import entropy_gradient_weights, entropy_terms
 from uncollapse.plugins.probe.estimation.truth import Measured, Weighting
-from uncollapse.plugins.training.stages import to_batch
+from uncollapse.plugins.training.step.stages import to_batch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact

@@ -16,7 +16,7 @@ import uncollapse
 from safetensors.torch import load_file
 from uncollapse.core.components import Scores
 from uncollapse.core.errors import UncollapseError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.replay import replay_all
 from uncollapse.plugins.probe.estimation.passes import Passes, trained
 from uncollapse.plugins.probe.forecast import forecast

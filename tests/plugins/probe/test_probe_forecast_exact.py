@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.probe.estimation.passes import Passes, inner, trained
 from uncollapse.plugins.probe.forecast.change import (
     MOST_WEIGHT,
@@ -21,10 +22,9 @@ from uncollapse.plugins.probe.forecast.change import (
 )
 from uncollapse.plugins.probe.forecast.forecast import predict
 from uncollapse.plugins.probe.forecast.response import Before
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.pending import PendingUpdate
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.stages import to_batch
+from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.step.pending import PendingUpdate
+from uncollapse.plugins.training.step.stages import to_batch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from uncollapse.plugins.probe.forecast.folds import Walk, passes_over
-from uncollapse.plugins.training.batch import Batch
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.batch import Batch
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from uncollapse.plugins.probe.checkpoint.files import find_checkpoint
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.next_step import step_lines
-from uncollapse.plugins.training.batch import Batch
-from uncollapse.plugins.training.models import Policy
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.step.batch import Batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 sys.path.insert(0, str(Path(__file__).parent))

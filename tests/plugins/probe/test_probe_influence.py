@@ -11,12 +11,13 @@ import torch
 import uncollapse
 from click.testing import CliRunner
 from torch import nn
-from uncollapse.cli.probe_influence import command
 from uncollapse.core.components import Rollouts
 from uncollapse.core.errors import RequestError
 from uncollapse.estimators.advantage.outcome import DrGrpo
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.estimators.variance.statistics import delta_variance, predicted_change
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
+from uncollapse.plugins.probe.commands.influence import command
 from uncollapse.plugins.probe.estimation.directions import AdamW, PreconditionedGradient
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import trained
@@ -25,9 +26,8 @@ from uncollapse.plugins.probe.estimation.truth import with_error
 from uncollapse.plugins.probe.estimation.update import make_update
 from uncollapse.plugins.probe.influence.influence import alone, check, choose, sequence_table, shares
 from uncollapse.plugins.probe.influence.summary import correlations, groups, spearman
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 WORDS, PROMPTS, END = 4, 3, 0

@@ -6,6 +6,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Rollouts
 from uncollapse.estimators.advantage.outcome import DrGrpo
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.estimators.variance.statistics import (
     mean_entropy,
     predicted_change,
@@ -20,10 +21,9 @@ from uncollapse.plugins.probe.estimation.passes import inner, trained
 from uncollapse.plugins.probe.estimation.step import Step
 from uncollapse.plugins.probe.estimation.truth import Weighting
 from uncollapse.plugins.probe.estimation.update import make_update
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 VOCABULARY = 61

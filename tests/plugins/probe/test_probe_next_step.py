@@ -10,8 +10,8 @@ import torch
 import uncollapse
 from click.testing import CliRunner
 from uncollapse.cli.main import main
+from uncollapse.core.compose.problems import Invalid
 from uncollapse.core.errors import RequestError
-from uncollapse.core.problems import Invalid
 from uncollapse.core.yaml import loads
 from uncollapse.plugins.probe import OfflineEntropyProbe
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint
@@ -21,7 +21,7 @@ from uncollapse.plugins.probe.next_step import step_lines
 from uncollapse.plugins.probe.read_config import ConfigError, read_config, to_yaml
 from uncollapse.plugins.probe.sampling.samples import Sample
 from uncollapse.plugins.probe.session import Session
-from uncollapse.plugins.training import stages
+from uncollapse.plugins.training.step import stages
 
 sys.path.insert(0, str(Path(__file__).parent))
 import probe_ranks_script as script

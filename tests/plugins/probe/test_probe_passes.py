@@ -8,8 +8,8 @@ from torch import nn
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.plugins.probe.estimation.passes import Passes
 from uncollapse.plugins.probe.estimation.truth import Measured, Weighting
-from uncollapse.plugins.training.batch import Batch
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.batch import Batch
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 TOKENS = torch.tensor([[5, 1, 2], [6, 3, 0]])

@@ -11,8 +11,8 @@ import attrs
 import pytest
 import torch
 from uncollapse.core.components import Completion, Step
+from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Reward, Rollout
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
@@ -23,7 +23,7 @@ from uncollapse.plugins.probe.sampling.sources import EnvironmentSource
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.processes.ranks import Ranks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 from rollout_worlds import tiny_model, tokenizer

@@ -6,9 +6,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.plugins.probe.estimation import shared_prefix
 from uncollapse.plugins.probe.estimation.passes import Passes, trained
 from uncollapse.plugins.probe.estimation.shared_prefix import common
-from uncollapse.plugins.training.batch import Batch
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.batch import Batch
 
 VOCABULARY, SHARED, WIDTH = 31, 20, 40
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
-from uncollapse.plugins.training import token_head
+from uncollapse.plugins.training.networks import token_head
 
 TOKENS, HIDDEN, VOCABULARY = 37, 16, 53
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from uncollapse.estimators.advantage.outcome import Rloo
 from uncollapse.estimators.kl.variants import K2, K3, K1Plus
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.probe.estimation.directions import PreconditionedGradient
 from uncollapse.plugins.probe.estimation.passes import Passes, inner, norm, trained
 from uncollapse.plugins.probe.estimation.step import Step
 from uncollapse.plugins.probe.estimation.update import make_update, weights
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.stages import to_batch
+from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.step.stages import to_batch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact

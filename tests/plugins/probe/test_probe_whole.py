@@ -13,8 +13,8 @@ import pytest
 import torch
 import uncollapse
 from uncollapse.plugins.probe.estimation.passes import trained
-from uncollapse.plugins.training.ranks import Ranks
-from uncollapse.plugins.training.stages import to_batch
+from uncollapse.plugins.training.processes.ranks import Ranks
+from uncollapse.plugins.training.step.stages import to_batch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import probe_ranks_script as script

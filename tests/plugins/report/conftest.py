@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 
 AXES = {"filter.select": ["nofilter", "top_p(0.9)"], "kl.coef": [0, 0.01]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps, loads
 from uncollapse.plugins.report.data import RunData, SweepData, collect
 from uncollapse.plugins.report.standing import Standing

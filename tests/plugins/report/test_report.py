@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from uncollapse.cli.main import main
 from uncollapse.core.errors import MissingExtraError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps, loads
 from uncollapse.plugins.report.report import report
 from uncollapse.plugins.report.table import run_cells, seconds_cells, timing_cells, verdict_cells

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.report.status import status, watch
 

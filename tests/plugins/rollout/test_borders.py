@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from uncollapse.core.components import Step
+from uncollapse.core.compose.experiment import Named
 from uncollapse.core.errors import RunError
-from uncollapse.core.experiment import Named
 from uncollapse.core.registry import registry
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
 

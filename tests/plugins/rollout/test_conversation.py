@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 from rollout_worlds import Counter, Scripted, says, tokenizer
+from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Rollout
 from uncollapse.plugins.rollout import messages
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.conversation import Conversation

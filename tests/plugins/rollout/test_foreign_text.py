@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from uncollapse.core.components import Completion, Sampling
-from uncollapse.core.experiment import Rollout
+from uncollapse.core.compose.experiment import Rollout
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.probe.sampling.prompts import PROMPT, PromptSource
 from uncollapse.plugins.rollout.collect import collect

@@ -7,8 +7,8 @@ import pytest
 import torch
 from rollout_worlds import CHATML, LLAMA3, Counter, Scripted, says, tiny_model, tokenizer
 from uncollapse.core.components import Step
+from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RunError
-from uncollapse.core.experiment import Reward, Rollout
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine

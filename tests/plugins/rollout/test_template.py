@@ -10,7 +10,7 @@ from uncollapse.core.components import Completion
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.plugins.rollout.template import Template, end_ids
 from uncollapse.plugins.training.assemble import assemble
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.processes.ranks import Ranks
 
 FAMILIES = {"chatml": CHATML, "llama3": LLAMA3, "no_system": NO_SYSTEM}
 TEMPLATES = {name: Template(tokenizer(text)) for name, text in FAMILIES.items()}

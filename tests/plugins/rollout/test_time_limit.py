@@ -12,8 +12,8 @@ import time
 import attrs
 import pytest
 from rollout_worlds import Counter, Walk, says, tokenizer
+from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RunError
-from uncollapse.core.experiment import Rollout
 from uncollapse.plugins.rollout.conversation import Conversation
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.plugins.rollout.time_limit import TimeLimit

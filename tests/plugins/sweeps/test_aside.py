@@ -12,8 +12,8 @@ from sweep_help import BASE, Launcher
 from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
-from uncollapse.core.runs import RunDirectory
-from uncollapse.core.sources import record_attempt
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.core.runs.sources import record_attempt
 from uncollapse.plugins.report.report import report
 from uncollapse.plugins.sweeps.aside import take_back
 from uncollapse.plugins.sweeps.layout import Layout
@@ -160,7 +160,7 @@ def test_a_run_of_another_source_is_neither_skipped_nor_run_without_being_asked(
 
 @pytest.mark.parametrize("damage", ["", "{", None])
 def test_a_run_of_other_sources_is_known_without_its_status(tmp_path, sourced, damage):
-    from uncollapse.core.manifest import build_manifest
+    from uncollapse.core.runs.manifest import build_manifest
 
     made, change = sourced
     root = tmp_path / "runs"
@@ -196,7 +196,7 @@ def test_the_report_names_runs_of_different_sources_and_mixed_ones(tmp_path, sou
     assert report(root).to_dict()["sources"] == []
     change()
     again = RunDirectory(root / "kl.coef_0.1")
-    from uncollapse.core.manifest import build_manifest
+    from uncollapse.core.runs.manifest import build_manifest
 
     record_attempt(again, build_manifest(made.points()[2].experiment, registry()))
     attempts = json.loads((again.path / "manifest.json").read_text())["attempts"]

@@ -35,7 +35,7 @@ def test_show_names_every_point(file):
 
 
 def test_run_changes_every_point_and_passes_on_the_exit_code(file, tmp_path, monkeypatch):
-    from uncollapse.core.runs import RunDirectory
+    from uncollapse.core.runs.directory import RunDirectory
     from uncollapse.plugins.launch.local import Local
 
     seen = []
@@ -76,7 +76,7 @@ def test_wrong_requests_end_with_2_and_start_nothing(file, monkeypatch, words, m
 
 
 def test_a_report_that_cannot_be_written_does_not_change_how_the_sweep_ended(file, tmp_path, monkeypatch):
-    from uncollapse.core.runs import RunDirectory
+    from uncollapse.core.runs.directory import RunDirectory
     from uncollapse.plugins.launch.local import Local
 
     def run(self, jobs, on_start=None, on_finish=None):

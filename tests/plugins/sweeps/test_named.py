@@ -7,12 +7,12 @@ from pathlib import Path
 import attrs
 import pytest
 from sweep_help import Launcher
-from uncollapse.core.compatibility import needs
+from uncollapse.core.compose.combinations import needs
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
-from uncollapse.core.sweep import Case
-from uncollapse.plugins.sweeps import smoke as smoke_module
-from uncollapse.plugins.sweeps.interventions import value_label
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.plugins.ragen import smoke as smoke_module
+from uncollapse.plugins.ragen.interventions import value_label
+from uncollapse.plugins.sweeps.points import Case
 from uncollapse.plugins.sweeps.sweep import Sweep, load
 
 COEFS = ["0", "0.001", "0.003", "0.01", "0.03", "0.1"]

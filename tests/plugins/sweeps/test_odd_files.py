@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from sweep_help import LABELS, TITLES, Launcher, statuses, sweep
-from uncollapse.core.repair import FILES
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.core.runs.repair import FILES
 from uncollapse.plugins.report.report import report
 from uncollapse.plugins.report.status import status
 from uncollapse.plugins.sweeps import run as running
@@ -110,7 +110,7 @@ def test_a_record_that_cannot_be_read_is_the_failure_of_its_point(tmp_path, monk
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("uncollapse.core.records.read_bytes", denied)
+    monkeypatch.setattr("uncollapse.core.runs.records.read_bytes", denied)
     monkeypatch.setattr("shutil.copyfile", denied)
     launcher = Launcher()
     result = sweep().run(tmp_path, launcher)

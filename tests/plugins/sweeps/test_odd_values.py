@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from sweep_help import LABELS, Launcher, sweep
 from uncollapse.core.errors import RunError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.report.report import report
 from uncollapse.plugins.report.status import status
 from uncollapse.plugins.sweeps import run as running

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.report.report import report
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from sweep_help import BASE
 from uncollapse.core.errors import RequestError
-from uncollapse.core.sweep import Case
 from uncollapse.plugins.sweeps.layout import Layout
+from uncollapse.plugins.sweeps.points import Case
 from uncollapse.plugins.sweeps.sweep import Sweep
 
 CASES = [Case("one", {"kl.coef": 0.1}, {"dir": "a"}), Case("two", {"kl.coef": 0.2}, {"dir": "a/checkpoints/step_3"})]

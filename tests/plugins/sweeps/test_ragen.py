@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from uncollapse.core.yaml import loads
-from uncollapse.plugins.sweeps.ragen import ragen_keys
+from uncollapse.plugins.ragen.keys import ragen_keys
 from uncollapse.plugins.sweeps.sweep import load
 
 KL_SCRIPT = """

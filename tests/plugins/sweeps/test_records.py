@@ -9,7 +9,7 @@ import threading
 import pytest
 from sweep_help import AXES, BASE, LABELS, TITLES, Launcher, statuses, sweep
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import loads
 from uncollapse.plugins.sweeps import run as running
 from uncollapse.plugins.sweeps.run import Options

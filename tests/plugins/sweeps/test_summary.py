@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sweep_help import BASE, LABELS, Launcher, sweep
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.sweeps import summary
 from uncollapse.plugins.sweeps.layout import Layout
 from uncollapse.plugins.sweeps.sweep import Sweep, load
@@ -137,7 +137,7 @@ def test_the_log_of_a_sweep_line_by_line(tmp_path):
 
 
 def make(cases, **options) -> Sweep:
-    from uncollapse.core.sweep import Case
+    from uncollapse.plugins.sweeps.points import Case
 
     return Sweep(BASE, cases=[Case(**case) for case in cases], **options)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sweep_help import BASE, LABELS, TITLES, Interrupted, Launcher, sweep
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import loads
 from uncollapse.plugins.report.data import SweepData
 from uncollapse.plugins.sweeps.run import describe, move_aside

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.tracking.jsonl import Jsonl
 
 

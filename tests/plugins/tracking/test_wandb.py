@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from uncollapse.core.errors import MissingExtraError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.tracking.wandb import Wandb
 
 

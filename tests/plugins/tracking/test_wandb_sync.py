@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.tracking import wandb_sync
 from uncollapse.plugins.tracking.wandb_sync import Syncer, offline_directories, sync, waiting
 

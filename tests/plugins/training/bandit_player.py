@@ -3,7 +3,7 @@
 import random
 
 from uncollapse.core.components import Completion
-from uncollapse.core.experiment import Reward, Rollout
+from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.environments.bandit import PAIRS, Bandit
 from uncollapse.plugins.experiments.cloned_qwen2 import ClonedQwen2
 from uncollapse.plugins.experiments.cloning import clone

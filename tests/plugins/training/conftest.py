@@ -1,7 +1,7 @@
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from uncollapse.plugins.training.batch import Batch
+from uncollapse.plugins.training.step.batch import Batch
 
 
 def tiny_model(dtype=torch.float32, seed=0):

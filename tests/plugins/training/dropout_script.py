@@ -6,8 +6,8 @@ import sys
 import torch
 import uncollapse
 from uncollapse.plugins.training.assemble import assemble
-from uncollapse.plugins.training.loop import Loop
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.loop import Loop
 
 
 def mask(bandit: dict) -> torch.Tensor:

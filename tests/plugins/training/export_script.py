@@ -5,16 +5,16 @@ import sys
 import attrs
 import torch
 from ranks_launch import backend
-from uncollapse.core.experiment import Lora, Model, Trainer
+from uncollapse.core.compose.experiment import Lora, Model, Trainer
+from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.rollout.fingerprint import fingerprint
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.export_weights import adapter_weights, full_weights
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import load_policy
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
-from uncollapse.plugins.training.stages import score
+from uncollapse.plugins.training.networks.models import load_policy
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.batch import Batch, shares
+from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.step.stages import score
+from uncollapse.plugins.training.weights.export_weights import adapter_weights, full_weights
 
 
 def export(directory: str, stage: int, lora: bool, dtype: str = "float32") -> dict:

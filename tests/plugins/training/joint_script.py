@@ -7,13 +7,13 @@ import attrs
 import torch
 from ranks_launch import backend
 from transformers import Qwen2ForCausalLM
-from uncollapse.core.experiment import Trainer
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.losses import CriticObjective, JointObjective, PolicyObjective
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
-from uncollapse.plugins.training.shared_critic import HEAD, ActorCritic
+from uncollapse.core.compose.experiment import Trainer
+from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.training.networks.shared_critic import HEAD, ActorCritic
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.batch import Batch, shares
+from uncollapse.plugins.training.step.losses import CriticObjective, JointObjective, PolicyObjective
 
 OBJECTIVE = JointObjective(PolicyObjective(Ppo(), 0.03), CriticObjective(0.5), 0.3)
 

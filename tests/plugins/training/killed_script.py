@@ -70,7 +70,7 @@ def main() -> None:
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
     import uncollapse
     from uncollapse.core.registry import registry
-    from uncollapse.core.runs import RunDirectory
+    from uncollapse.core.runs.directory import RunDirectory
     from uncollapse.plugins.training import deepspeed_backend, session  # noqa: F401
 
     torch.set_num_threads(1)

@@ -7,8 +7,9 @@ from pathlib import Path
 import uncollapse
 from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
-from uncollapse.plugins.training import assemble, ranks
-from uncollapse.plugins.training.loop import Loop
+from uncollapse.plugins.training import assemble
+from uncollapse.plugins.training.processes import ranks
+from uncollapse.plugins.training.step.loop import Loop
 
 SETTINGS = {
     "rollout_filter": ["filter.select={}"],

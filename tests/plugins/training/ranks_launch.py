@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
-from uncollapse.plugins.training.rank_processes import free_port
+from uncollapse.plugins.training.processes.rank_processes import free_port
 
 
 def backend(stage):

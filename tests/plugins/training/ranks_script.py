@@ -9,16 +9,16 @@ import attrs
 import torch
 from ranks_launch import backend
 from transformers import Qwen2ForCausalLM
-from uncollapse.core.experiment import Trainer
+from uncollapse.core.compose.experiment import Trainer
+from uncollapse.estimators.aggregation import token_weights
 from uncollapse.estimators.kl.variants import K3
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.packing import enable_packing
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
-from uncollapse.plugins.training.stages import score
+from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.networks.packing import enable_packing
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.batch import Batch, shares
+from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.step.stages import score
 
 
 def step(directory: str, stage: int, size: int, budget: int = 0, offload: str = "none") -> dict:

@@ -2,8 +2,8 @@
 
 import attrs
 from uncollapse.core.hookspecs import hookimpl
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.environments.bandit import Bandit
-from uncollapse.plugins.training.policy_losses import Ppo
 
 
 @attrs.frozen

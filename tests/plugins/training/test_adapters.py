@@ -16,24 +16,24 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from uncollapse.cli.main import main
+from uncollapse.core.compose.experiment import Critic, Lora, Model, Trainer
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Critic, Lora, Model, Trainer
+from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.rollout.engine_vllm.start import _check_served
 from uncollapse.plugins.rollout.engine_vllm.transfer import write_adapter
-from uncollapse.plugins.training.adapters import add_adapter, require_mergeable
-from uncollapse.plugins.training.aggregation import token_weights
 from uncollapse.plugins.training.assemble import Reference
-from uncollapse.plugins.training.batch import shares
-from uncollapse.plugins.training.export import merged
-from uncollapse.plugins.training.export_weights import adapter_weights, full_weights
 from uncollapse.plugins.training.heads.torch_head import Torch
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy, load_policy, save_model
-from uncollapse.plugins.training.packing import enable_packing
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
-from uncollapse.plugins.training.shared_critic import with_value_head
-from uncollapse.plugins.training.stages import score
+from uncollapse.plugins.training.networks.adapters import add_adapter, require_mergeable
+from uncollapse.plugins.training.networks.models import Policy, load_policy, save_model
+from uncollapse.plugins.training.networks.packing import enable_packing
+from uncollapse.plugins.training.networks.shared_critic import with_value_head
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.batch import shares
+from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.step.stages import score
+from uncollapse.plugins.training.weights.export import merged
+from uncollapse.plugins.training.weights.export_weights import adapter_weights, full_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ranks_launch import backend

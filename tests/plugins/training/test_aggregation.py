@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import pad
-from uncollapse.core.experiment import Trainer
-from uncollapse.plugins.training.aggregation import Mode, token_weights
+from uncollapse.core.compose.experiment import Trainer
+from uncollapse.estimators.aggregation import Mode, token_weights
 
 MODES = get_args(Mode)
 LOSS = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])

@@ -1,7 +1,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.plugins.training.batch import Batch, parts, shares
+from uncollapse.plugins.training.step.batch import Batch, parts, shares
 
 
 def batch(lengths):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.core.experiment import Trainer
-from uncollapse.plugins.training.budget import SCORE_FACTOR, by_tokens
+from uncollapse.core.compose.experiment import Trainer
+from uncollapse.plugins.training.step.budget import SCORE_FACTOR, by_tokens
 
 
 def test_by_hand():

@@ -5,8 +5,10 @@ import math
 import pytest
 import uncollapse
 from uncollapse.core.registry import registry
-from uncollapse.plugins.training import assemble, ranks, stages
-from uncollapse.plugins.training.loop import Loop
+from uncollapse.plugins.training import assemble
+from uncollapse.plugins.training.processes import ranks
+from uncollapse.plugins.training.step import stages
+from uncollapse.plugins.training.step.loop import Loop
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 import torch
 import uncollapse
 from safetensors.torch import load_file
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.replay import find_runs, replay_all
 from uncollapse.plugins.rollout.engine_hf import HfEngine, HfSession
-from uncollapse.plugins.training import loop
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeedEngine
+from uncollapse.plugins.training.step import loop
 
 SHIFT = 0.1
 """Nats by which the engine below overstates its log-probs, so that every ratio trainer / sampler is exp(-SHIFT)."""

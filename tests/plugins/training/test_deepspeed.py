@@ -10,16 +10,16 @@ import attrs
 import pytest
 import torch
 from uncollapse.core.components import Scores
-from uncollapse.core.config import problems
+from uncollapse.core.compose.config import problems
+from uncollapse.core.compose.experiment import Trainer
 from uncollapse.core.errors import RequestError, RunError
-from uncollapse.core.experiment import Trainer
+from uncollapse.estimators.aggregation import token_weights
 from uncollapse.estimators.kl.variants import K3
-from uncollapse.plugins.training.aggregation import token_weights
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed, stage_in_effect
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks_script

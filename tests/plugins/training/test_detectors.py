@@ -3,13 +3,13 @@ import pytest
 import torch
 import uncollapse
 from uncollapse.core.components import Rollouts, Verdict
-from uncollapse.core.config import compose
+from uncollapse.core.compose.config import compose
+from uncollapse.core.compose.experiment import Named
 from uncollapse.core.errors import RunError
-from uncollapse.core.experiment import Named
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.session import MetricSession
-from uncollapse.plugins.training import stages
-from uncollapse.plugins.training.detectors import Detectors
+from uncollapse.plugins.training.step import stages
+from uncollapse.plugins.training.step.detectors import Detectors
 
 
 @attrs.frozen

@@ -9,12 +9,13 @@ import time
 import psutil
 import pytest
 import torch
-from uncollapse.core.config import compose, to_dict
+from uncollapse.core.compose.config import compose, to_dict
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
-from uncollapse.plugins.training import distributed, rank_processes
-from uncollapse.plugins.training.distributed import check_gpus
-from uncollapse.plugins.training.rank_processes import run_ranks
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.plugins.training.processes import launch as distributed
+from uncollapse.plugins.training.processes import rank_processes
+from uncollapse.plugins.training.processes.launch import check_gpus
+from uncollapse.plugins.training.processes.rank_processes import run_ranks
 
 
 def test_there_must_be_a_gpu_for_each_rank(monkeypatch):
@@ -68,12 +69,12 @@ def test_what_a_failed_rank_leaves_behind_is_ended_after_a_while(monkeypatch, tm
 def waiting(tmp_path):
     """Two ranks that take a while to end once they are asked to, and the process that has started them."""
     program = (
-        "from uncollapse.plugins.training.rank_processes import end_with_launcher; end_with_launcher();"
+        "from uncollapse.plugins.training.processes.rank_processes import end_with_launcher; end_with_launcher();"
         "end = lambda *_: (time.sleep(1 + rank), open(os.path.join(sys.argv[1], f'end{rank}'), 'w'), os._exit(130));"
         "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end);"
         "open(os.path.join(sys.argv[1], f'begin{rank}'), 'w'); time.sleep(600)"
     )
-    here = "import sys; from uncollapse.plugins.training.rank_processes import run_ranks; "
+    here = "import sys; from uncollapse.plugins.training.processes.rank_processes import run_ranks; "
     start = f"{here}sys.exit(run_ranks({[*rank(program), str(tmp_path)]!r}, 2))"
     parent = subprocess.Popen([sys.executable, "-c", start], env=dict(os.environ))
     both(tmp_path, "begin")

@@ -9,10 +9,10 @@ import torch
 import uncollapse
 from transformers import AutoConfig, AutoModelForCausalLM
 from uncollapse.plugins.training.assemble import assemble
-from uncollapse.plugins.training.dropout import as_loaded, has_dropout, switch_off
-from uncollapse.plugins.training.loop import Loop
-from uncollapse.plugins.training.models import load_tokenizer, save_model
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.dropout import as_loaded, has_dropout, switch_off
+from uncollapse.plugins.training.networks.models import load_tokenizer, save_model
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.loop import Loop
 
 sys.path.insert(0, str(Path(__file__).parent))
 import dropout_script

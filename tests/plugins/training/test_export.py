@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.training.checkpoint import load_optimizer
-from uncollapse.plugins.training.export import export
-from uncollapse.plugins.training.models import load_policy
+from uncollapse.plugins.training.networks.models import load_policy
+from uncollapse.plugins.training.weights.checkpoint import load_optimizer
+from uncollapse.plugins.training.weights.export import export
 
 LORA = "model.lora={rank: 4, alpha: 16}"
 
@@ -36,7 +36,7 @@ def lora(request, bandit, tmp_path_factory):
 
 def policy(bandit, path, dtype):
     """The checkpoint's policy, as the trainer would load it."""
-    experiment = uncollapse.compose(uncollapse.core.runs.RunDirectory.open(path).read_config())
+    experiment = uncollapse.compose(uncollapse.core.runs.directory.RunDirectory.open(path).read_config())
     return load_policy(experiment.model, bandit["model"]["path"], 1.0, path / "checkpoints" / "step_2" / "model").model
 
 

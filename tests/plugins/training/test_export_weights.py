@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from uncollapse.core.compose.experiment import Lora, Model
 from uncollapse.core.errors import RunError
-from uncollapse.core.experiment import Lora, Model
 from uncollapse.plugins.rollout.engine_hf import HfSession
 from uncollapse.plugins.rollout.engine_vllm.transfer import write_adapter
 from uncollapse.plugins.rollout.fingerprint import fingerprint, mismatches
 from uncollapse.plugins.training import assemble
-from uncollapse.plugins.training.export_weights import adapter_weights, full_weights
-from uncollapse.plugins.training.loop import Loop
-from uncollapse.plugins.training.models import Policy, load_policy
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.models import Policy, load_policy
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.loop import Loop
+from uncollapse.plugins.training.weights.export_weights import adapter_weights, full_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
 import export_script

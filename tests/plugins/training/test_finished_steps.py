@@ -10,12 +10,12 @@ import torch
 import uncollapse
 from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
-from uncollapse.core.runs import RunDirectory
-from uncollapse.plugins.training import loop, stages
-from uncollapse.plugins.training.detectors import Detectors
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.training.evaluate import evaluate
-from uncollapse.plugins.training.loop import Loop
-from uncollapse.plugins.training.stages import Sampler
+from uncollapse.plugins.training.step import loop, stages
+from uncollapse.plugins.training.step.detectors import Detectors
+from uncollapse.plugins.training.step.loop import Loop
+from uncollapse.plugins.training.step.stages import Sampler
 
 SMALL = (
     "rollout.groups=2",
@@ -182,7 +182,7 @@ def test_what_ends_a_process_lets_it_finish_its_step(bandit, tmp_path, monkeypat
 
     train_step = Loop.train_step
     monkeypatch.setattr(Loop, "train_step", signalled)
-    monkeypatch.setattr("uncollapse.plugins.training.stop.SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr("uncollapse.plugins.training.processes.stop.SAME_REQUEST_S", 0.0)
     outcome = uncollapse.train(uncollapse.compose(bandit, SMALL), tmp_path / "run")
     run = RunDirectory.open(outcome.path)
     assert (outcome.status, run.status()["status"]) == ("interrupted", "interrupted")
@@ -190,7 +190,7 @@ def test_what_ends_a_process_lets_it_finish_its_step(bandit, tmp_path, monkeypat
 
 
 def test_a_closed_terminal_is_none_of_a_process_that_was_told_to_ignore_it():
-    from uncollapse.plugins.training.stop import listened_to
+    from uncollapse.plugins.training.processes.stop import listened_to
 
     assert signal.SIGHUP in listened_to()
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
@@ -331,7 +331,7 @@ def test_a_damaged_record_of_a_finished_run_is_restored_and_nothing_is_trained(e
     run.config_file.write_text("")
     with pytest.raises(uncollapse.core.errors.RequestError, match="configuration is damaged: it is empty"):
         uncollapse.train(experiment, path, resume=True)
-    run.restore_config(uncollapse.core.config.to_dict(experiment))
+    run.restore_config(uncollapse.core.compose.config.to_dict(experiment))
     assert uncollapse.train(experiment, path, resume=True).status == "success"
     assert content(path) == whole
     assert evaluate(path)["validation/success"] == whole[1][-1]["validation/success"]

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from transformers import Qwen2Config
 from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.training import fitting
-from uncollapse.plugins.training.fitting import GIB, USABLE, Request, require, suggestions
+from uncollapse.plugins.training.memory import fitting
+from uncollapse.plugins.training.memory.fitting import GIB, USABLE, Request, require, suggestions
 
 SHAPE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 
@@ -95,7 +95,7 @@ def test_training_refuses_only_what_is_certain(base):
 
 def test_train_checks_before_it_loads_or_writes(base, tmp_path, monkeypatch):
     from uncollapse.plugins.training import train
-    from uncollapse.plugins.training.ranks import Ranks
+    from uncollapse.plugins.training.processes.ranks import Ranks
 
     class Small:
         total_memory = GIB

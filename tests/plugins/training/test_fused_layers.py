@@ -2,7 +2,8 @@ import pytest
 import torch
 import uncollapse
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.training import assemble, fused_layers
+from uncollapse.plugins.training import assemble
+from uncollapse.plugins.training.networks import fused_layers
 
 GPU = torch.cuda.is_available()
 

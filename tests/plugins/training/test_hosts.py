@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
-from uncollapse.plugins.training import distributed
-from uncollapse.plugins.training.distributed import hosts_command, pack, unpack
-from uncollapse.plugins.training.hosts import Host, check_reachable, first_slots, only_here, read_hostfile
+from uncollapse.plugins.training.processes import launch as distributed
+from uncollapse.plugins.training.processes.hosts import Host, check_reachable, first_slots, only_here, read_hostfile
+from uncollapse.plugins.training.processes.launch import hosts_command, pack, unpack
 
 SSH = """#!/bin/sh
 while [ "$1" = -o ]; do shift 2; done
@@ -227,7 +227,7 @@ def test_the_exit_code_of_a_rank_is_that_of_the_command(bandit, tmp_path, hostfi
 
 def test_more_ranks_than_the_cores_bear_are_refused(monkeypatch):
     import torch
-    from uncollapse.plugins.training.distributed import PER_CORE, check_gpus
+    from uncollapse.plugins.training.processes.launch import PER_CORE, check_gpus
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr("os.cpu_count", lambda: 2)

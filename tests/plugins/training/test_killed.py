@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 
 HERE = Path(__file__).parent

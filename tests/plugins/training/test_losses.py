@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.core.components import Scores
+from uncollapse.estimators.aggregation import Mode, token_weights
 from uncollapse.estimators.correction.sequence import SequenceMask, SequenceTis
 from uncollapse.estimators.correction.token import IcePop, Tis
 from uncollapse.estimators.kl.variants import K1, K3
-from uncollapse.plugins.training.aggregation import Mode, token_weights
-from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.losses import CriticObjective, JointObjective, PolicyObjective
-from uncollapse.plugins.training.policy_losses import Ppo
+from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.training.step.batch import Batch, shares
+from uncollapse.plugins.training.step.losses import CriticObjective, JointObjective, PolicyObjective
 
 
 def one_row(**tensors):

@@ -8,16 +8,16 @@ import pytest
 import torch
 import uncollapse
 from safetensors.torch import load_file
-from uncollapse.core.experiment import Trainer
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.compose.experiment import Trainer
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training import assemble
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.checkpoint import load_checkpoint
-from uncollapse.plugins.training.loop import Loop
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.loop import Loop
+from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.weights.checkpoint import load_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ranks_launch import backend

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import pad
-from uncollapse.plugins.training.mismatch import mismatch
+from uncollapse.plugins.training.step.mismatch import mismatch
 
 
 def of(differences, mask=None):

@@ -9,12 +9,12 @@ import uncollapse
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from uncollapse.cli.main import main
+from uncollapse.core.compose.experiment import Model
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Model
 from uncollapse.plugins.training.assemble import assemble
-from uncollapse.plugins.training.model_folder import read_config
-from uncollapse.plugins.training.models import load_critic, load_policy, load_reference, load_tokenizer
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.model_folder import read_config
+from uncollapse.plugins.training.networks.models import load_critic, load_policy, load_reference, load_tokenizer
+from uncollapse.plugins.training.processes.ranks import start_ranks
 
 UP = "model.layers.0.mlp.up_proj.weight"
 

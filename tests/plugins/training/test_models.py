@@ -2,10 +2,9 @@ import attrs
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, CTRLConfig, CTRLLMHeadModel, Gemma3Config
+from uncollapse.core.compose.experiment import Lora, Model
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Lora, Model
-from uncollapse.plugins.training.batch import Batch
-from uncollapse.plugins.training.models import (
+from uncollapse.plugins.training.networks.models import (
     Critic,
     Policy,
     load_critic,
@@ -14,6 +13,7 @@ from uncollapse.plugins.training.models import (
     load_tokenizer,
     save_model,
 )
+from uncollapse.plugins.training.step.batch import Batch
 
 
 def oracle(model, batch, temperature):

@@ -16,16 +16,16 @@ from transformers import (
     LlamaForCausalLM,
 )
 from uncollapse.core.components import Scores
+from uncollapse.core.compose.experiment import Lora, Model
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Lora, Model
+from uncollapse.estimators.aggregation import token_weights
 from uncollapse.estimators.kl.variants import K3
-from uncollapse.plugins.training import attention
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.batch import Batch, shares
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.models import Critic, Policy, load_policy
-from uncollapse.plugins.training.packing import Packed, enable_packing, packed_hidden
-from uncollapse.plugins.training.policy_losses import Ppo
+from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.training.networks import attention
+from uncollapse.plugins.training.networks.models import Critic, Policy, load_policy
+from uncollapse.plugins.training.networks.packing import Packed, enable_packing, packed_hidden
+from uncollapse.plugins.training.step.batch import Batch, shares
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 SIZE = {
     "hidden_size": 32,

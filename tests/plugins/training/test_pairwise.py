@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2ForCausalLM
 from uncollapse.core.components import Scores
+from uncollapse.core.compose.experiment import Trainer
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Trainer
-from uncollapse.plugins.training.batch import Batch
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.pairwise import Scorer
-from uncollapse.plugins.training.ranks import Ranks, start_ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import Ranks, start_ranks
+from uncollapse.plugins.training.step.batch import Batch
+from uncollapse.plugins.training.step.pairwise import Scorer
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SYSTEM = (7, 8, 9, 10, 11)

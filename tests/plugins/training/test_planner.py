@@ -25,15 +25,12 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from uncollapse.cli.main import main
-from uncollapse.core.experiment import Lora, Model, Trainer
-from uncollapse.plugins.training import attention
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.batch import Batch
+from uncollapse.core.compose.experiment import Lora, Model, Trainer
+from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
-from uncollapse.plugins.training.losses import PolicyObjective
-from uncollapse.plugins.training.model_shape import Shape, critic_shape, policy_shape
-from uncollapse.plugins.training.models import Policy, load_critic, load_policy
-from uncollapse.plugins.training.planner import (
+from uncollapse.plugins.training.memory.model_shape import Shape, critic_shape, policy_shape
+from uncollapse.plugins.training.memory.planner import (
     Trained,
     activations,
     head_scoring,
@@ -43,9 +40,12 @@ from uncollapse.plugins.training.planner import (
     layer_working,
     plan,
 )
-from uncollapse.plugins.training.policy_losses import Ppo
-from uncollapse.plugins.training.ranks import start_ranks
-from uncollapse.plugins.training.token_head import token_logprobs
+from uncollapse.plugins.training.networks import attention
+from uncollapse.plugins.training.networks.models import Policy, load_critic, load_policy
+from uncollapse.plugins.training.networks.token_head import token_logprobs
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.batch import Batch
+from uncollapse.plugins.training.step.losses import PolicyObjective
 
 GIB = 2**30
 BUCKET = 1000
@@ -357,7 +357,7 @@ def test_activations_of_a_training_pass(checkpointing, layers):
 @pytest.mark.parametrize("chunk", [2**25, 150_000])
 def test_the_token_head(monkeypatch, dtype, b, chunk):
     shape, kind = policy_shape(config()), getattr(torch, dtype)
-    monkeypatch.setattr("uncollapse.plugins.training.planner.CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr("uncollapse.plugins.training.memory.planner.CHUNK_ELEMENTS", chunk)
     hidden = torch.randn(900, 256, dtype=kind, requires_grad=True)
     weight = torch.randn(1000, 256, dtype=kind, requires_grad=True)
     targets = torch.randint(0, 1000, (900,))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.plugins.training.policy_losses import Ppo
+from uncollapse.estimators.policy_loss.clipped import Ppo
 
 RATIOS = [1, 1.5, 0.5, 1.5, 0.5, 4]
 ADVANTAGES = [1, 1, 1, -1, -1, -1]

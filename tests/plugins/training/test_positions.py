@@ -8,9 +8,9 @@ from uncollapse.core.errors import RequestError
 from uncollapse.plugins.rollout.engine_vllm.start import _check_served
 from uncollapse.plugins.rollout.positions import Reach, reach
 from uncollapse.plugins.training.assemble import assemble
-from uncollapse.plugins.training.model_shape import read_shapes
-from uncollapse.plugins.training.models import load_tokenizer
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.memory.model_shape import read_shapes
+from uncollapse.plugins.training.networks.models import load_tokenizer
+from uncollapse.plugins.training.processes.ranks import start_ranks
 
 ROTARY = {"max_position_embeddings": 128}
 

@@ -3,7 +3,7 @@
 import pytest
 import uncollapse
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.training.prepare import prepare_model
+from uncollapse.plugins.training.networks.prepare import prepare_model
 
 
 def test_a_cache_that_cannot_be_written_is_a_wrong_request(monkeypatch, tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import attrs
 import pytest
 from uncollapse import compose, train
+from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
-from uncollapse.core.experiment import Rollout
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.rollout import room
 from uncollapse.plugins.rollout.conversation import Conversation

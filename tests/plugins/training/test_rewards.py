@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.plugins.training.rewards import normalize
+from uncollapse.plugins.training.step.rewards import normalize
 
 RAW = torch.tensor([1.0, 10, 0, 20, 2])
 GROUPS = torch.tensor([4, -1, 4, -1, 4])

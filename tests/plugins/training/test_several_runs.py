@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.plugins.training.processes.ranks import start_ranks
 from uncollapse.plugins.training.train import train
 
 sys.path.insert(0, str(Path(__file__).parent))

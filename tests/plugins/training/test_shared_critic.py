@@ -11,16 +11,16 @@ import uncollapse
 from safetensors.torch import load_file
 from transformers import Qwen2ForCausalLM
 from uncollapse.core.components import Scores
-from uncollapse.core.experiment import Trainer
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.compose.experiment import Trainer
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.estimators.aggregation import token_weights
 from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint as load_probed
 from uncollapse.plugins.training import assemble
-from uncollapse.plugins.training.aggregation import token_weights
-from uncollapse.plugins.training.loop import Loop
-from uncollapse.plugins.training.losses import CriticObjective
-from uncollapse.plugins.training.models import Critic, Policy
-from uncollapse.plugins.training.ranks import start_ranks
+from uncollapse.plugins.training.networks.models import Critic, Policy
+from uncollapse.plugins.training.processes.ranks import start_ranks
+from uncollapse.plugins.training.step.loop import Loop
+from uncollapse.plugins.training.step.losses import CriticObjective
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bandit_player

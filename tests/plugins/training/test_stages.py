@@ -12,8 +12,8 @@ import uncollapse
 from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core.components import Advantages, Rollouts, Scores
-from uncollapse.plugins.training import stages
-from uncollapse.plugins.training.batch import Batch
+from uncollapse.plugins.training.step import stages
+from uncollapse.plugins.training.step.batch import Batch
 
 MASK = torch.tensor([[True, True, False], [False, False, False], [True, False, True], [True, True, True]])
 

@@ -5,10 +5,10 @@ import shutil
 import pytest
 from transformers import AutoModelForCausalLM
 from uncollapse.core.errors import RequestError
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.training.evaluate import evaluate
-from uncollapse.plugins.training.export import export
 from uncollapse.plugins.training.train import train
+from uncollapse.plugins.training.weights.export import export
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uncollapse.plugins.training.token_head import token_logprobs
+from uncollapse.plugins.training.networks.token_head import token_logprobs
 
 
 def dense(hidden, weight, targets, temperature, softcap=None):

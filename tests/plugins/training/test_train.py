@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import uncollapse
-from uncollapse.core import files, runs
+from uncollapse.core import files
 from uncollapse.core.errors import RequestError, RunError
-from uncollapse.core.runs import RunDirectory
-from uncollapse.plugins.training import assemble, checkpoint, models, packing
+from uncollapse.core.runs import directory as runs
+from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.plugins.training import assemble
 from uncollapse.plugins.training.evaluate import evaluate
+from uncollapse.plugins.training.networks import models, packing
+from uncollapse.plugins.training.weights import checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +65,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bitwise(base, tmp_path, name, 
     experiment = compose(base, "trainer.save_every=2", *RESUMED[name])
     whole = uncollapse.train(experiment, tmp_path / "whole")
     # the second run is killed in step 3, after the checkpoint of step 2
-    run_step = uncollapse.plugins.training.loop.Loop.train_step
+    run_step = uncollapse.plugins.training.step.loop.Loop.train_step
 
     def killed(loop):
         if loop.step == 2:
@@ -70,7 +73,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bitwise(base, tmp_path, name, 
         return run_step(loop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(uncollapse.plugins.training.loop.Loop, "train_step", killed)
+        patch.setattr(uncollapse.plugins.training.step.loop.Loop, "train_step", killed)
         with pytest.raises(MemoryError):
             uncollapse.train(experiment, tmp_path / "parts")
     assert RunDirectory.open(tmp_path / "parts").status()["status"] == "failed"
@@ -352,7 +355,7 @@ def test_a_run_with_an_offloaded_optimizer_resumes_as_one_without(base, tmp_path
     [("update", "lower trainer.micro_batch"), ("score", "lower trainer.score_batch")],
 )
 def test_out_of_memory_names_the_stage_and_what_to_lower(base, tmp_path, monkeypatch, stage, advice):
-    from uncollapse.plugins.training import stages
+    from uncollapse.plugins.training.step import stages
 
     own = getattr(stages, stage)
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 import torch
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
-from uncollapse.plugins.training.rank_processes import free_port
+from uncollapse.plugins.training.processes.rank_processes import free_port
 
 
 def launch(config, run, ranks, *arguments):

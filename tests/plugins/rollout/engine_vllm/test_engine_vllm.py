@@ -10,15 +10,15 @@ from peft import LoraConfig, get_peft_model
 from rollout_worlds import CHATML, Counter, Parrot, foreign_borders, tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Sampling
+from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError, RunError
-from uncollapse.core.experiment import Rollout
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.plugins.training.assemble import Untrained
-from uncollapse.plugins.training.engine_weights import EngineWeights
-from uncollapse.plugins.training.models import Policy
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.weights.engine_weights import EngineWeights
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm")
 WORDS = tokenizer(CHATML)

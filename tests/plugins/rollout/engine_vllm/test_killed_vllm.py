@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from test_engine_vllm import WORDS, model
-from uncollapse.core.runs import RunDirectory
+from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.rollout.engine_vllm.transfer import SHARED
 

@@ -8,16 +8,16 @@ import torch
 import uncollapse
 from heads_help import need, oracle
 from uncollapse.core.components import TokenScores
+from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RequestError
-from uncollapse.core.problems import CompositionError
 from uncollapse.plugins.probe.estimation.passes import Passes, trained
 from uncollapse.plugins.training.assemble import assemble
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.heads import auto_head
 from uncollapse.plugins.training.heads.torch_head import Torch
 from uncollapse.plugins.training.heads.triton_head import Triton
-from uncollapse.plugins.training.models import Policy
-from uncollapse.plugins.training.ranks import Ranks
+from uncollapse.plugins.training.networks.models import Policy
+from uncollapse.plugins.training.processes.ranks import Ranks
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ALONE = Ranks(0, 1, CPU)

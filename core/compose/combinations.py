@@ -1,0 +1,269 @@
+"""What cannot be had together: checks of a composed experiment that no single key shows.
+
+A component says what it needs by ``needs`` (a subset of :data:`~.components.NEEDS`). Whatever else only it can know it
+says in an optional method ``check(experiment) -> Iterable[str]``: reasons why it cannot work in this experiment.
+
+``turns`` is never refused: with a single turn, credit over turns is credit over tokens, which is well defined.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ..components import NEEDS
+from ..errors import MissingExtraError, nearest
+from .experiment import Critic, Experiment, Named, keys
+from .problems import CompositionError, Problem, failure
+
+EPISODES = 1 << 18
+"""Of one step, at most: with a few KiB each they fit any machine, and real steps have a tenth of them."""
+
+
+def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
+    """Every component of an experiment, with its dotted key."""
+    return _named("", experiment)
+
+
+def _named(key: str, value: Any) -> Iterator[tuple[str, Named]]:
+    if isinstance(value, Named):
+        yield key, value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield f"{key}.{item.name}", item
+    elif value is not None:
+        section: type = type(value)
+        for name in _holders(section):
+            yield from _named(f"{key}.{name}" if key else name, getattr(value, name))
+
+
+@functools.cache
+def _holders(section: type) -> tuple[str, ...]:
+    """The fields of a section that hold components, or sections with components."""
+    fields = keys(section)
+    direct = [name for name in fields if "." not in name]
+    return tuple(
+        name
+        for name in direct
+        if any("kind" in field.metadata for key, field in fields.items() if key == name or key.startswith(f"{name}."))
+    )
+
+
+def wants(experiment: Experiment) -> list[tuple[str, Named, frozenset[str]]]:
+    """The components that take part, with what each needs.
+
+    The group metric takes no part where the filter keeps every group (a filter says so by ``keeps_all``), nor does the
+    KL variant where the coefficient is 0.
+    """
+    idle = set()
+    if getattr(experiment.filter.select.component, "keeps_all", False):
+        idle.add("filter.metric")
+    if experiment.kl.coef == 0:
+        idle.add("kl.estimator")
+    return [
+        (key, named, frozenset(getattr(named.component, "needs", ())))
+        for key, named in components(experiment)
+        if key not in idle
+    ]
+
+
+def needs(experiment: Experiment) -> frozenset[str]:
+    """What the training loop must provide: what the components that take part need; the reference for a KL term."""
+    needed = frozenset().union(*(needed for _, _, needed in wants(experiment)))
+    return needed | {"reference"} if experiment.kl.coef > 0 else needed
+
+
+def combination_problems(experiment: Experiment) -> list[Problem]:
+    """Why an experiment whose every key is right cannot work all the same."""
+    if broken := _broken(experiment):
+        return broken
+    return [
+        *_needs(experiment),
+        *_sampling(experiment),
+        *_batches(experiment),
+        *_training(experiment),
+        *_shared_critic(experiment),
+        *_own_checks(experiment),
+    ]
+
+
+def check_ranks(experiment: Experiment, ranks: int) -> None:
+    """Raises CompositionError with whatever does not divide evenly over ``ranks`` processes."""
+    rollout, trainer = experiment.rollout, experiment.trainer
+    found = []
+    if rollout.groups % ranks:
+        found.append(_not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
+    if trainer.token_budget:
+        if trainer.mini_batch < ranks:
+            reason = f"leaves some of the {ranks} processes without a row"
+            found.append(Problem(reason, "trainer.mini_batch", trainer.mini_batch, f"at least {ranks}"))
+    elif trainer.mini_batch % (trainer.micro_batch * ranks):
+        each = trainer.micro_batch * ranks
+        meaning = f"micro_batch on each of {ranks} processes"
+        found.append(_not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
+    if found:
+        raise CompositionError(found)
+
+
+def _not_multiple(key: str, value: int, of: int, meaning: str) -> Problem:
+    below, above = value - value % of, value + -value % of
+    fix = f"the nearest are {below} and {above}" if below else f"the nearest is {above}"
+    return Problem(f"must be a multiple of {of}, {meaning}", key, value, fix)
+
+
+def _needs(experiment: Experiment) -> Iterator[Problem]:
+    groups, engine = experiment.rollout.group_size, experiment.rollout.engine
+    for key, named, needed in wants(experiment):
+        for unknown in sorted(needed - NEEDS):
+            reason = f"{named.name} declares a need {unknown!r}, which nothing provides: a mistake in its plugin"
+            yield Problem(reason, key, fix=nearest(unknown, NEEDS))
+        if "values" in needed and experiment.critic is None:
+            yield Problem(
+                f"{named.name} needs a critic's values, and critic is null", key, fix="leave critic out of the file"
+            )
+        if "groups" in needed and groups == 1:
+            yield Problem(
+                f"{named.name} compares the episodes of a group, and rollout.group_size is 1",
+                key,
+                fix="set rollout.group_size to 2 or more",
+            )
+        if "greedy_rewards" in needed and not getattr(engine.component, "greedy", True):
+            yield Problem(
+                f"{named.name} needs greedy rollouts, and the engine {engine.name} makes none",
+                key,
+                fix="choose another engine",
+            )
+
+
+def _sampling(experiment: Experiment) -> Iterator[Problem]:
+    """Truncated sampling: the keys exist to say why there is none."""
+    rollout = experiment.rollout
+    for key, value, whole in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, -1)):
+        if value != whole:
+            yield Problem(
+                "samples from a part of the distribution only, while the trainer's log-probs are those of the whole: "
+                "every ratio of the two would be off by the log of the kept mass",
+                f"rollout.{key}",
+                value,
+                f"leave it at {whole} and lower rollout.temperature, which the trainer applies too",
+            )
+
+
+def _batches(experiment: Experiment) -> Iterator[Problem]:
+    rollout, trainer = experiment.rollout, experiment.trainer
+    mini, micro, budget = trainer.mini_batch, trainer.micro_batch, trainer.token_budget
+    if 0 < budget < rollout.max_context:
+        reason = f"cannot hold a row of rollout.max_context = {rollout.max_context} tokens"
+        yield Problem(reason, "trainer.token_budget", budget, f"0, or at least {rollout.max_context}")
+    if mini % micro and not budget:
+        yield _not_multiple("trainer.mini_batch", mini, micro, "trainer.micro_batch")
+    yield from _episodes(experiment)
+    episodes = rollout.groups * rollout.group_size
+    full = rollout.context_window == "full"
+    rows = episodes if full else episodes * rollout.max_turns
+    if mini > rows:
+        counted = "rollout.groups * rollout.group_size" + ("" if full else " * rollout.max_turns")
+        yield Problem(
+            f"is more than the {rows} rows of a step ({counted})", "trainer.mini_batch", mini, f"at most {rows}"
+        )
+    elif full and rows % mini:
+        near = min(_divisors(rows), key=lambda size: (abs(size - mini), size))
+        yield Problem(
+            f"does not divide the {rows} rows of a step (rollout.groups * rollout.group_size)",
+            "trainer.mini_batch",
+            mini,
+            f"the nearest that does is {near}",
+        )
+
+
+def _episodes(experiment: Experiment) -> Iterator[Problem]:
+    """All episodes of a step are held at once."""
+    for name, section in (("rollout", experiment.rollout), ("validation", experiment.validation)):
+        if (episodes := section.groups * section.group_size) > EPISODES:
+            reason = f"times {name}.group_size = {section.group_size} is {episodes} episodes, which are held at once"
+            yield Problem(reason, f"{name}.groups", section.groups, f"at most {EPISODES} episodes are")
+
+
+def _divisors(number: int) -> list[int]:
+    low = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return [*low, *(number // size for size in low)]
+
+
+def _training(experiment: Experiment) -> Iterator[Problem]:
+    kl, critic = experiment.kl, experiment.critic
+    if kl.placement == "reward" and kl.weight != "none":
+        reason = (
+            "is the weight pi / pi_old of a KL term in the loss, and kl.placement is reward, where no such ratio is"
+        )
+        yield Problem(reason, "kl.weight", kl.weight, "set kl.weight to none, or kl.placement to loss")
+    if experiment.soft_advantage_reweight:
+        key = "soft_advantage_reweight"
+        if "groups" not in getattr(experiment.advantage.component, "needs", ()):
+            reason = f"reweights advantages that compare a group's episodes, and {experiment.advantage.name} does not"
+            yield Problem(reason, key, True, "choose a group estimator, such as those that need groups")
+        if experiment.rollout.group_size == 1:
+            yield Problem("compares the episodes of a group, and rollout.group_size is 1", key, True)
+    reward = experiment.reward
+    if reward.placement == "turn" and reward.normalization != "identity":
+        reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"
+        fix = "set it to identity, or reward.placement to episode"
+        yield Problem(reason, "reward.normalization", reward.normalization, fix)
+    if reward.normalization != "identity" and "greedy_rewards" in getattr(experiment.advantage.component, "needs", ()):
+        name = experiment.advantage.name
+        reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
+        yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")
+    if critic is not None and critic.policy_after > 0 and "values" not in needs(experiment):
+        reason = "waits for a critic, and nothing in the experiment needs its values, so that it is never built"
+        yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")
+
+
+def _shared_critic(experiment: Experiment) -> Iterator[Problem]:
+    """Of ``critic``, whatever has no meaning with or without ``critic.shared``."""
+    if (critic := experiment.critic) is None:
+        return
+    meaningless = {
+        "path": "is where a critic of its own starts from, and the shared one is a head on the policy's trunk",
+        **dict.fromkeys(
+            ("weight_decay", "betas", "grad_clip", "lr_schedule", "warmup_steps"),
+            "is of an optimizer of its own, and a shared critic trains in the policy's: trainer has the same key",
+        ),
+    }
+    fix = "leave it out, or set critic.shared to false"
+    if not critic.shared:
+        reason = "is of a critic that shares the policy's trunk, and critic.shared is false"
+        meaningless, fix = dict.fromkeys(("coef", "detach"), reason), "leave it out, or set critic.shared to true"
+    default = Critic()
+    for name, reason in meaningless.items():
+        if (value := getattr(critic, name)) != getattr(default, name):
+            yield Problem(reason, f"critic.{name}", value, fix)
+
+
+def _own_checks(experiment: Experiment) -> Iterator[Problem]:
+    for key, named in components(experiment):
+        check = getattr(named.component, "check", None)
+        if not callable(check):
+            continue
+        try:
+            reasons = [str(reason) for reason in check(experiment)]
+        except MissingExtraError:
+            raise
+        except Exception as error:
+            yield failure(named.described, "check", error).under(key)
+        else:
+            yield from (Problem(f"{named.name}: {reason}", key) for reason in reasons)
+
+
+def _broken(experiment: Experiment) -> list[Problem]:
+    """The components that fail when they are asked what they need."""
+    found = []
+    for key, named in components(experiment):
+        try:
+            needed = frozenset(getattr(named.component, "needs", ()))
+            if odd := [need for need in needed if not isinstance(need, str)]:
+                raise TypeError(f"{odd[0]!r} is not the name of a need")
+            bool(getattr(named.component, "keeps_all", False))
+        except Exception as error:
+            found.append(failure(named.described, "needs", error).under(key))
+    return found

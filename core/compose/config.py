@@ -1,0 +1,350 @@
+"""Composition: a file, a registered name or a mapping, and overrides -> an :class:`~.experiment.Experiment`.
+
+Everything is read strictly, and all problems are found before any is reported. Later things win: the defaults of the
+schema, the experiment that ``extends`` names, the experiment itself, ``--set`` overrides. Sections merge key by key. A
+component given with its name replaces the one that was there; a mapping without a name changes its parameters. Plugin
+files add up.
+"""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..errors import MissingExtraError, RequestError, nearest
+from ..paths import expanded, is_there, read_text, shown_path
+from ..yaml import SyntaxProblem, dumps, loads
+from .combinations import combination_problems
+from .converter import UNKNOWN_KEY, component_mapping, make_converter, plain, structure_component
+from .experiment import Experiment, keys, section_of
+from .plain_data import plain_problems
+from .problems import CompositionError, Invalid, Problem, show, unique
+from .scalars import wrong
+from .spec import SpecError, parse_value, split_list
+
+Source = str | Path | Mapping[str, Any] | Experiment
+SUFFIXES = (".yaml", ".yml")
+LARGEST_FILE = 1 << 16
+"""Bytes of an experiment file."""
+LONGEST_CHAIN = 32
+"""Experiments that extend each other."""
+DEEPEST_KEY = 16
+"""Dots of an override's key."""
+Overrides = Iterable[str] | Mapping[str, Any]
+
+
+def compose(source: Source, overrides: Overrides = (), registry: Any = None) -> Experiment:
+    """The experiment that ``source`` describes, with every default filled in and every component made.
+
+    Args:
+        source: the path of a YAML file, the name of a registered experiment, a mapping, or a composed experiment.
+        overrides: ``"kl.coef=0.01"`` texts whose values are YAML, or a mapping of dotted keys to plain data.
+        registry: where names come from; by default the registry of this process.
+
+    Raises:
+        CompositionError: with every problem that was found.
+        MissingExtraError: a component needs a library of an extra that is not installed.
+    """
+    experiment, found = _compose(source, overrides, registry)
+    if found or experiment is None:
+        raise CompositionError(found, _label(source))
+    return experiment
+
+
+def problems(source: Source, overrides: Overrides = (), registry: Any = None) -> list[Problem]:
+    """Everything that is wrong with an experiment; empty when :func:`compose` would return it."""
+    return _compose(source, overrides, registry)[1]
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain data with all defaults written out; composing it gives an equal experiment."""
+    return plain(experiment)
+
+
+def dump_yaml(experiment: Experiment) -> str:
+    """:func:`to_dict` as a YAML file."""
+    return dumps(to_dict(experiment))
+
+
+def validation_environment(experiment: Experiment, registry: Any = None) -> Any:
+    """The environment of validation: that of training with the parameters of ``validation.environment`` over its own.
+
+    Raises:
+        Invalid: one of them is no parameter of the environment, or has a wrong value.
+    """
+    registry = registry or _registry()
+    named = experiment.environment
+    spelled = {"name": named.name, **named.params, **experiment.validation.environment}
+    return structure_component(make_converter(registry), registry, "environment", spelled).component
+
+
+def _registry() -> Any:
+    from ..registry import registry
+
+    return registry()
+
+
+def _label(source: Source) -> str:
+    return shown_path(source) if isinstance(source, str | Path) else ""
+
+
+def _compose(source: Source, overrides: Overrides, registry: Any) -> tuple[Experiment | None, list[Problem]]:
+    registry = registry or _registry()
+    found: list[Problem] = []
+    layers: list[dict[str, Any]] = []
+    try:
+        layers = _layers(source, registry, ())
+    except Invalid as error:
+        found += error.problems
+    changes, malformed = _read_overrides(overrides)
+    malformed += [problem for change in changes for problem in plain_problems(change)]
+    if found or malformed:
+        return None, [*found, *malformed]
+    layers += changes
+    found += _load_plugins(layers, registry)
+    data: dict[str, Any] = {}
+    for layer in layers:
+        try:
+            data = merge(registry, data, layer)
+        except Invalid as error:
+            found += error.problems
+    data["plugins"] = list(registry.files())
+    found += _model_problems(data.get("model"))
+    converter = make_converter(registry)
+    try:
+        experiment = converter.structure(data, Experiment)
+    except Invalid as error:
+        return None, unique([*map(_elsewhere, error.problems), *found])
+    found += [*combination_problems(experiment), *validation_problems(experiment, registry)]
+    return experiment, unique(found)
+
+
+def validation_problems(experiment: Experiment, registry: Any) -> list[Problem]:
+    """What is wrong with the environment of validation."""
+    try:
+        validation_environment(experiment, registry)
+    except Invalid as error:
+        return [_of_validation(problem) for problem in error.problems]
+    return []
+
+
+def _of_validation(problem: Problem) -> Problem:
+    """With the way out where a base experiment has left parameters of another environment."""
+    clear = "(validation.environment=null takes all of them away)"
+    return attrs.evolve(problem, fix=f"{problem.fix} {clear}".strip()).under("validation.environment")
+
+
+def _elsewhere(problem: Problem) -> Problem:
+    """An unknown key that is the end of a known one: ``lr`` is ``trainer.lr`` or ``critic.lr``."""
+    last = problem.key.rpartition(".")[2]
+    homes = [key for key in keys() if key == last or key.endswith(f".{last}")]
+    if problem.reason != UNKNOWN_KEY or not homes:
+        return problem
+    return attrs.evolve(problem, fix=f"did you mean {' or '.join(homes)}?")
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+def _layers(source: Source, registry: Any, seen: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The plain data of a source, after that of the experiments that it extends. Raises Invalid."""
+    data, directory = _read(source, registry)
+    if not isinstance(data, Mapping):
+        raise Invalid(Problem("an experiment is a mapping of keys to values", value=data))
+    if faults := plain_problems(data):
+        raise Invalid(*faults)
+    layer = plain(data)
+    if isinstance(layer.get("plugins"), list):
+        layer["plugins"] = [_from(directory, item, "plugins") for item in layer["plugins"]]
+    if "extends" not in layer:
+        return [layer]
+    base = layer.pop("extends")
+    if not isinstance(base, str):
+        raise Invalid(Problem("must be the name or the path of one experiment", "extends", base))
+    if base.endswith(SUFFIXES):
+        base = _from(directory, base, "extends")
+    if len(seen) >= LONGEST_CHAIN:
+        raise Invalid(Problem(f"more than {LONGEST_CHAIN} experiments extend each other", "extends", base))
+    if base in seen:
+        raise Invalid(Problem(f"experiments extend each other in a circle: {' -> '.join([*seen, base])}", "extends"))
+    try:
+        return [*_layers(base, registry, (*seen, base)), layer]
+    except Invalid as error:
+        raise Invalid(
+            *(problem.under("extends") if not problem.key else problem for problem in error.problems)
+        ) from error
+
+
+def _read(source: Source, registry: Any) -> tuple[Any, Path]:
+    """The raw data of a source and the directory that its relative paths start from."""
+    if isinstance(source, Mapping | Experiment):
+        return plain(source) if isinstance(source, Experiment) else source, Path()
+    if not isinstance(source, str | Path):
+        raise Invalid(Problem("an experiment is a name, the path of a file or a mapping", value=source))
+    if isinstance(source, Path) or source.endswith(SUFFIXES):
+        return _read_file(source)
+    try:
+        return registry.resolve("experiment", source), Path()
+    except MissingExtraError:
+        raise
+    except RequestError as error:
+        if is_there(source):
+            return _read_file(source)
+        raise Invalid(Problem(error.what, fix=f"{error.fix}, or give the path of a YAML file")) from error
+
+
+def _read_file(path: str | Path) -> tuple[Any, Path]:
+    try:
+        return loads(read_text(path, LARGEST_FILE)), expanded(path).parent
+    except SyntaxProblem as error:
+        reason = f"the file {shown_path(path)} is not valid YAML: {error}"
+        raise Invalid(Problem(reason, fix="put text with special characters in quotes")) from error
+    except RequestError as error:
+        config = Path(path) / "config.yaml"
+        fix = f"did you mean {config}?" if is_there(str(config)) else error.fix
+        raise Invalid(Problem(error.what, fix=fix)) from error
+
+
+def _from(directory: Path, path: Any, key: str) -> Any:
+    """A path of a file as an absolute one; what is no text stays, for structuring to find."""
+    if not isinstance(path, str):
+        return path
+    try:
+        return os.path.realpath(directory / expanded(path))
+    except RequestError as error:
+        raise Invalid(Problem(error.what, key, path, error.fix)) from error
+
+
+def _load_plugins(layers: list[dict[str, Any]], registry: Any) -> list[Problem]:
+    """Load the plugin files of every layer. All loaded files take part in a run, and so stand in its config."""
+    found = []
+    for layer in layers:
+        files = layer.get("plugins", [])
+        if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+            found.append(Problem("must be a list of files", "plugins", files))
+            continue
+        for file in files:
+            try:
+                registry.load_file(file)
+            except MissingExtraError:
+                raise
+            except RequestError as error:
+                reason = f"{error.what} ({error.where})" if error.where else error.what
+                found.append(Problem(reason, "plugins", file, error.fix))
+    return found
+
+
+def _model_problems(model: Any) -> list[Problem]:
+    """Found in the plain data, so that it is reported together with the mistakes of spelling."""
+    if not isinstance(model, Mapping | None):
+        return []
+    given = [key for key in ("path", "build") if model and model.get(key) is not None]
+    if len(given) == 1:
+        return []
+    fix = "set model.path=null or model.build=null" if given else "model.path is a Hugging Face name or a directory"
+    return [Problem(f"needs exactly one of path and build, and has {'both' if given else 'neither'}", "model", fix=fix)]
+
+
+# --- overrides ------------------------------------------------------------------------------------------------------
+
+
+def _read_overrides(overrides: Overrides) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Each override as a nested mapping, and the problems of those that cannot be read."""
+    pairs, found = [], []
+    overrides = [overrides] if isinstance(overrides, str) else overrides
+    for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
+        key, equals, text = item.partition("=") if isinstance(item, str) else (str(item[0]), "=", item[1])
+        key = key.strip()
+        try:
+            if not equals or not key:
+                raise SpecError(f"the override {show(item)} has no {'value' if key else 'key'}", fix="write KEY=VALUE")
+            if not all(part.strip() for part in key.split(".")):
+                raise SpecError("an empty name stands in the key", fix="write names with single dots between them")
+            if key.count(".") > DEEPEST_KEY:
+                raise SpecError(f"the key has more than {DEEPEST_KEY} dots")
+            pairs.append((key, parse_value(text) if isinstance(item, str) else text))
+        except SpecError as error:
+            found.append(Problem(error.what, key, fix=error.fix))
+    return nest(pairs), found
+
+
+def nest(pairs: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """Each (dotted key, value) as a nested mapping."""
+    nested = []
+    for key, value in pairs:
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested.append(value)
+    return nested
+
+
+# --- merging --------------------------------------------------------------------------------------------------------
+
+
+def merge(registry: Any, base: Mapping[str, Any], over: Mapping[str, Any], cls: type = Experiment) -> dict[str, Any]:
+    """``over`` laid over ``base``, plain data of the section ``cls``; unknown keys stay, for structuring to find.
+
+    Raises Invalid.
+    """
+    fields, hints = {field.alias: field for field in attrs.fields(cls)}, typing.get_type_hints(cls)
+    merged, found = dict(base), []
+    for key, value in over.items():
+        if key not in fields:
+            merged[key] = value
+            continue
+        try:
+            merged[key] = _merge_field(registry, fields[key], hints[key], base, value)
+        except Invalid as error:
+            found += [problem.under(key) for problem in error.problems]
+    if found:
+        raise Invalid(*found)
+    return merged
+
+
+def _merge_field(registry: Any, field: Any, hint: Any, base: Mapping[str, Any], value: Any) -> Any:
+    kind, there = field.metadata.get("kind"), base.get(field.alias)
+    if value is None and typing.get_origin(hint) is dict:
+        return {}
+    if not isinstance(value, Mapping):
+        return value
+    if kind:
+        there = field.default if field.alias not in base else there
+        if field.metadata.get("many"):
+            return _merge_list(registry, kind, there, value)
+        if "name" in value or there in (None, attrs.NOTHING):
+            return value
+        return {**component_mapping(registry, kind, there), **value}
+    section = section_of(hint)
+    if section is None and typing.get_origin(hint) is not dict:
+        return value  # structuring says what it is
+    if not isinstance(there, Mapping | None):
+        raise wrong(there, "a mapping of keys to values, to change one of them")
+    below = there or {}
+    return merge(registry, below, value, section) if section else {**below, **value}
+
+
+def _merge_list(registry: Any, kind: str, there: Any, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A list of components whose parameters are changed by name: ``collapse.empty_filter.steps=3``."""
+    try:
+        items = split_list(there) if isinstance(there, str) else there
+    except SpecError as error:
+        raise Invalid(Problem(error.what, value=there, fix=error.fix)) from error
+    if not isinstance(items, list | tuple):
+        raise wrong(there, "a list of components")
+    spelled = {item["name"]: item for item in (component_mapping(registry, kind, item) for item in items)}
+    found = []
+    for name, params in changes.items():
+        if name not in spelled:
+            found.append(Problem("is not in the list", name, fix=nearest(name, spelled)))
+        elif not isinstance(params, Mapping):
+            found.append(Problem("must be a mapping of parameters to values", name, params))
+        else:
+            spelled[name] |= params
+    if found:
+        raise Invalid(*found)
+    return list(spelled.values())

@@ -1,0 +1,111 @@
+"""Making the record of a run whole again: from the copy of it that every checkpoint has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..compose.identity import config_hash
+from ..errors import RequestError, RunError
+from ..files import clear_ways, keep_aside, replace_text
+from . import checkpoints, records, status
+
+if TYPE_CHECKING:
+    from .directory import RunDirectory
+
+COPY = "metrics.jsonl"
+"""In a checkpoint: the records of the run up to its step."""
+
+
+FILES = ("config.yaml", "manifest.json", "status.json", COPY, "log.txt", ".lock")
+
+
+def clear(path: Path) -> list[str]:
+    """Move aside what is in the place of a file of the run at ``path`` and is none; what was done, in words."""
+    return clear_ways(*(path / name for name in FILES))
+
+
+def way_out(run: RunDirectory, known: Mapping[str, Any]) -> str:
+    """What makes damaged records whole, for a message."""
+    return f"continue it with `uncollapse train ... --resume`, or run its sweep again: {outlook(run, known)}"
+
+
+def outlook(run: RunDirectory, known: Mapping[str, Any]) -> str:
+    """How the damaged records of a run that stands as ``known`` says will be made whole."""
+    checkpoint = run.latest()
+    if checkpoint is None:
+        return "there is no checkpoint with a copy, so it is trained again from the start"
+    step = checkpoints.step_of(checkpoint)
+    more = "" if known.get("step", 0) <= step else f", and the steps after {step} are trained again"
+    return f"its records are restored from {checkpoint.name}{more}"
+
+
+def repair(run: RunDirectory) -> str:
+    """See :meth:`.runs.RunDirectory.repair_records`."""
+    if (damage := run.damaged_records()) is None:
+        return ""
+    known, checkpoint = run.status(), run.latest()
+    clear(run.path)
+    if run.metrics_file.exists():
+        keep_aside(run.metrics_file)
+    step = rewind(run, checkpoint)
+    if step != known.get("step") and known.get("status") != "queued":
+        why = f"{damage.what} ({damage.where})"
+        ended = known.get("ended", known.get("updated"))
+        run.set_status("interrupted", error=why, verdict=None, step=step if step >= 0 else None, ended=ended)
+    where = f"restored from {checkpoint.name}" if checkpoint else "begun anew: there is no whole checkpoint"
+    return f"{damage.what} ({damage.where}): the records were {where}"
+
+
+def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """Make what is damaged of a run whole before it is resumed, by nobody else meanwhile; what was done, in words.
+
+    Leftovers of a kill go. A damaged status is kept beside and begun anew, and so is a damaged configuration if the
+    status says that ``config`` is the one.
+    """
+    from .directory import RunDirectory
+
+    run, done = RunDirectory(path), clear(path)
+    run.remove_leftovers()
+    try:
+        known = run.status()
+    except RequestError as error:
+        keep_aside(run.status_file)
+        known = {"status": "interrupted", "error": error.what}
+        status.write(run.status_file, known)
+        done.append(f"{error.what}; it is begun anew")
+    try:
+        RunDirectory.open(path).read_config()
+    except RequestError as error:
+        if known.get("hash") != config_hash(config):
+            raise
+        if run.config_file.exists():
+            keep_aside(run.config_file)
+        run.restore_config(config)
+        done.append(f"{error.what}; it is written again")
+    return done
+
+
+def rewind(run: RunDirectory, checkpoint: Path | None) -> int:
+    """Let the records end where a resumed run goes on; the last step that they hold then, -1 if none.
+
+    What is damaged or missing up to there comes from the copy in the checkpoint.
+    """
+    copied = _copy(run, checkpoint) if checkpoint else []
+    last = copied[-1]["step"] if copied else -1
+    try:
+        kept = [record for record in records.read(run.metrics_file) if record["step"] <= last]
+    except RunError:
+        kept = []
+    if [record["step"] for record in kept] != [record["step"] for record in copied]:
+        kept = copied
+    replace_text(run.metrics_file, records.text(kept))
+    return last
+
+
+def _copy(run: RunDirectory, checkpoint: Path) -> list[records.Record]:
+    if (file := checkpoint / COPY).exists():
+        return records.read(file)
+    last = checkpoints.step_of(checkpoint)  # of a checkpoint from before they had one
+    return [record for record in records.read(run.metrics_file) if record["step"] <= last]

@@ -1,0 +1,111 @@
+"""``status.json``: how a run stands, replaced as a whole, and how long it has been at work."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import RequestError
+from ..files import encode, is_number, read_bytes, replace_text, to_json
+
+STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
+KINDS: Mapping[str, type] = {
+    "status": str, "step": int, "first_step": int, "attempts": int, "metrics": dict, "timings": dict, "verdict": dict,
+    "verdicts": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
+}  # fmt: skip
+"""Field -> what it is, where it is there."""
+LONGEST_S = 1e11
+"""Seconds, below: three thousand years."""
+TIMES = ("started", "resumed", "ended", "updated")
+
+
+def now() -> str:
+    """UTC in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The record; {} if there is none.
+
+    Raises:
+        RequestError: the file is damaged.
+    """
+    try:
+        record = json.loads(read_bytes(file).decode())
+        wrong = _wrong(record)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        wrong = f"it cannot be read: {error.strerror}"
+    except ValueError:
+        wrong = "it is no JSON"
+    if wrong:
+        fix = "continue the run with --resume, or run its sweep again: it is written anew"
+        raise RequestError(f"the run's status is damaged: {wrong}", str(file), fix)
+    return record
+
+
+def _wrong(record: Any) -> str:
+    if not isinstance(record, dict):
+        return "it is no record"
+    for key in KINDS.keys() & record.keys():
+        kinds = (int, float) if KINDS[key] is float else KINDS[key]
+        if not isinstance(record[key], kinds) or isinstance(record[key], bool):
+            return f"{key} is {record[key]!r}"
+    times = {"earlier_s": record.get("earlier_s", 0.0), **record.get("timings", {})}
+    numbers = {name: value for name, value in record.get("metrics", {}).items() if value is not None}
+    for name, value in {**numbers, **times}.items():
+        if not is_number(value) or (name in times and not abs(value) < LONGEST_S):
+            return f"{name} is {value!r}"
+    for verdict in [record.get("verdict", {}), *record.get("verdicts", [])]:
+        if not _is_verdict(verdict):
+            return f"a verdict is {verdict!r}"
+    if "status" in record and not STATE.fullmatch(record["status"]):
+        return f"status is {record['status']!r}"
+    for key in set(TIMES) & record.keys():
+        try:
+            known = datetime.fromisoformat(record[key]).utcoffset() is not None
+        except (TypeError, ValueError):
+            known = False
+        if not known:  # without its time zone it cannot be held against another time
+            return f"{key} is {record[key]!r}"
+    return ""
+
+
+def _is_verdict(verdict: Any) -> bool:
+    if not isinstance(verdict, dict):
+        return False
+    return isinstance(verdict.get("reason", ""), str) and isinstance(verdict.get("evidence", {}), dict)
+
+
+def write(file: Path, record: Mapping[str, Any]) -> None:
+    """Replace the record; ``None`` removes a field."""
+    kept = {key: value for key, value in record.items() if value is not None}
+    try:
+        replace_text(file, to_json(kept, indent=1))
+    except OSError:
+        if not file.exists():
+            raise
+        # A full disk has no room for a second file, but the blocks of this one are there: say the least in place.
+        short = {key: kept[key] for key in ("status", "step", "started", "ended", "error") if key in kept}
+        with file.open("rb+") as stream:
+            stream.write(encode(to_json(short)))
+            stream.truncate()
+
+
+def seconds(record: Mapping[str, Any], now: datetime | None = None) -> float | None:
+    """How long a run has been at work, over all its attempts; None if it never began.
+
+    The time between an attempt and the next does not count. The last attempt lasts to its end; one that has not ended
+    lasts to ``now``, or where that is not given to its last sign of life.
+    """
+    begun = record.get("resumed", record.get("started"))
+    if begun is None:
+        return None
+    ended = record.get("ended")
+    until = now if now and ended is None else datetime.fromisoformat(ended or record.get("updated", begun))
+    return record.get("earlier_s", 0.0) + max(0.0, (until - datetime.fromisoformat(begun)).total_seconds())

@@ -1,0 +1,36 @@
+"""The experiment of a run directory, which may come from anybody: its plugin files run only for who trusts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..compose.config import Overrides, compose
+from ..compose.experiment import Experiment
+from ..errors import RequestError
+from ..registry import registry
+from .directory import RunDirectory
+
+
+def experiment_of(run: RunDirectory, overrides: Overrides = ()) -> Experiment:
+    """The experiment that a run trained. Files that were loaded already (``--plugin``) are trusted.
+
+    Raises:
+        RequestError: its configuration names other plugin files, and ``registry().trusts_runs`` is not set: nothing is
+            executed.
+        CompositionError: the configuration cannot be composed (any more).
+    """
+    config = run.read_config()
+    _refuse_untrusted(config, run)
+    return compose(config, overrides)
+
+
+def _refuse_untrusted(config: dict[str, Any], run: RunDirectory) -> None:
+    named = config.get("plugins") or []
+    files = [str(file) for file in named] if isinstance(named, list) else [str(named)]
+    unknown = [file for file in files if file not in registry().files()]
+    if unknown and not registry().trusts_runs:
+        raise RequestError(
+            f"the run's configuration names plugin files, which would be executed: {', '.join(unknown)}",
+            str(run.config_file),
+            "look at them; then give --trust, or each of them as --plugin FILE.py",
+        )

@@ -1,0 +1,65 @@
+"""Options that the commands of ``probe`` share, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ....core.console.options import FilePath, set_option_of
+from ....core.errors import RequestError
+
+Option = Callable[..., Any]
+
+set_option = set_option_of("probe's configuration")
+ranks_option = click.option(
+    "--ranks", type=click.IntRange(1), default=1, help="Processes, one per GPU, under DeepSpeed's launcher."
+)
+
+
+def checkpoint_options(config_help: str, required: bool = False) -> tuple[Option, Option]:
+    """``--checkpoint`` and ``--config``."""
+    return (
+        click.option(
+            "--checkpoint",
+            type=FilePath(),
+            help="A checkpoint directory, its model/, or a run directory (its last one).",
+        ),
+        click.option("--config", required=required, metavar="FILE", help=f"YAML file or configs/NAME. {config_help}"),
+    )
+
+
+def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of dotted keys to put over a configuration: those of ``--set``, and over them flags that are not ``None``.
+
+    A checkpoint brings its own optimizer state, unless a setting names one.
+
+    Raises:
+        RequestError: a setting is not KEY=VALUE.
+    """
+    from ....core.compose.spec import parse_value
+
+    found: dict[str, Any] = {}
+    given = {key: value for key, value in flags.items() if value is not None}
+    if checkpoint is not None:
+        found["checkpoint.optimizer_path"] = ""
+        given["checkpoint.checkpoint_path"] = str(checkpoint)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise RequestError(f"--set {setting!r} is not KEY=VALUE", fix="write --set batch_config.G=4")
+        found[key.strip()] = parse_value(text)
+    for key, value in given.items():
+        if found.get(key, value) != value:
+            click.echo(f"notice: --set {key}={found[key]} gives way to {value}, by a flag of its own", err=True)
+    return found | given
+
+
+def start_ranks(ranks: int) -> None:
+    """Run this command in as many processes and exit as they did, if several are wanted and this is not one of them."""
+    if ranks > 1:
+        from ...training.processes.launch import relaunch
+
+        relaunch(ranks)

@@ -1,0 +1,269 @@
+"""What the commands of ``probe`` print: messages and the runs on standard error, the summary on standard output."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ....core.console.options import print_columns, print_json
+
+if TYPE_CHECKING:
+    from ..experiments.experiments import Outcome
+
+PASSED = {True: "yes", False: "NO", None: "–"}
+
+
+class Verbosity(Enum):
+    """How much is printed while an experiment runs."""
+
+    VERBOSE = "verbose"
+    NORMAL = "normal"
+    MINIMAL = "minimal"
+    QUIET = "quiet"
+
+    @classmethod
+    def of(cls, verbose: bool, minimal: bool, quiet: bool) -> Verbosity:
+        """Of several flags the first counts."""
+        flags = {cls.VERBOSE: verbose, cls.MINIMAL: minimal, cls.QUIET: quiet}
+        return next((each for each, given in flags.items() if given), cls.NORMAL)
+
+    @property
+    def level(self) -> str | None:
+        """Of messages; ``None``: what the configuration says."""
+        return {Verbosity.VERBOSE: "DEBUG", Verbosity.MINIMAL: "INFO"}.get(self)
+
+
+@contextmanager
+def console(verbosity: Verbosity) -> Iterator[None]:
+    """Messages of the probe go to standard error, if the user wants messages and this is the first process."""
+    if verbosity in (Verbosity.MINIMAL, Verbosity.QUIET) or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    messages = logging.getLogger("uncollapse.plugins.probe")
+    messages.addHandler(handler)
+    try:
+        yield
+    finally:
+        messages.removeHandler(handler)
+
+
+def print_run(record: Mapping[str, Any], verbosity: Verbosity) -> None:
+    """One line for a run that has ended, unless only the summary is wanted."""
+    if verbosity is not Verbosity.QUIET:
+        click.echo(
+            ", ".join(f"{key} {cell}".removeprefix("run ") for key, cell in _row(record).items() if cell), err=True
+        )
+
+
+def print_outcome(name: str, outcome: Outcome, as_json: bool) -> None:
+    """The summary of an experiment."""
+    summary = outcome.summary
+    if as_json:
+        print_json(summary)
+        return
+    records = summary["all_results"] if "all_results" in summary else [summary["result"]]
+    rows = [_row(record) for record in records if record is not None]
+    if name == "single" and rows and records[0]["success"]:
+        print_result(records[0]["full_results"])
+    elif rows:
+        print_columns([tuple(rows[0]), *(tuple(row.values()) for row in rows)])
+        _print_step(records)
+    if name == "debug":
+        for record in records:
+            if record["success"]:
+                _print_estimators(record)
+                if len(record["full_results"]["truth"]) > 1:
+                    _print_truths(record["full_results"]["truth"])
+    if name == "batch-scaling":
+        _print_scaling(summary["analysis"])
+    if name == "sanity-check":
+        _print_criteria(summary["analysis"])
+    if summary["interrupted"]:
+        click.echo(f"interrupted: {len(rows)} of {outcome.planned} runs are done")
+    elif not any(record["success"] for record in records):
+        click.echo("every run failed; each directory has an error.txt")
+    click.echo(f"results     {outcome.directory}")
+
+
+def _print_step(records: list[Mapping[str, Any]]) -> None:
+    """The step that all runs of an experiment predict."""
+    from ..next_step import step_lines
+
+    done = next((record["full_results"] for record in records if record["success"]), None)
+    if done is not None:
+        click.echo()
+        print_columns(_named("step", step_lines(done["step"])))
+
+
+def print_result(found: Mapping[str, Any]) -> None:
+    """One probe."""
+    from ..experiments.criteria import traffic_light
+    from ..next_step import step_lines
+    from ..report.readable import short, with_error
+
+    unit, se = found["measured_in"], _error(found)
+    rows = []
+    if found["deltaH1"] is not None:
+        light = traffic_light(se, found["deltaH1"])
+        rows.append(("predicted", f"deltaH1 = {with_error(found['deltaH1'], se)} {unit}"))
+        rows.append(("", f"|SE/deltaH1| = {short(found['se_over_deltaH1'])} ({light or 'no standard error'})"))
+    if found.get("deltaH_true") is not None:
+        rows.append(("measured", f"deltaH_true = {with_error(found['deltaH_true'], found['deltaH_true_se'])} {unit}"))
+        weights = found["diagnostics"]
+        rows.append(("", f"ESS {short(weights['ESS'], '.1f')} of {weights['N_total']} sequences{_low(weights)}"))
+    rows += [
+        ("estimand", f"change of the policy's entropy, {found['entropy_unit']}, to {_order(found)}"),
+        *_named("step", step_lines(found["step"])),
+        ("batches", f"B_E {found['B_E']}, B_U {found['B_U']}, G {found['G']}"),
+        ("time", f"{short(found['timing']['total_time'], '.1f')} s, peak {_memory(found)} ({found['peak_memory_of']})"),
+        *(("note", note) for note in found["checkpoint"]["notes"]),
+        *(("warning", line) for line in found["warnings"]),
+        *(("ignored", line) for line in found["ignored"]),
+    ]
+    if found.get("log_file"):
+        rows.append(("log", found["log_file"]))
+    print_columns(rows)
+    if len(found["truth"]) > 1:
+        _print_truths(found["truth"])
+
+
+def _print_truths(points: list[Mapping[str, Any]]) -> None:
+    """The truth at every eta that was asked for."""
+    from ..report.readable import short, with_error
+
+    rows = [
+        (
+            short(point["eta"]),
+            with_error(point["predicted"], point["predicted_se"]),
+            with_error(point["deltaH"], point["se"]),
+            f"{short(point['ess_fraction'], '.1%')}{_low(point)}",
+        )
+        for point in points
+    ]
+    click.echo()
+    print_columns([("eta", "predicted", "measured", "ESS"), *rows])
+
+
+def _print_estimators(record: Mapping[str, Any]) -> None:
+    """Every standard error of one run, and why there is none."""
+    from ..report.readable import with_error
+
+    found = record["full_results"]
+    rows = [
+        (
+            name,
+            with_error(estimate["value"], estimate["se"]),
+            estimate["measured_in"],
+            f"{estimate['n']} {estimate['units']}",
+            estimate["status"] + (f": {estimate['reason']}" if estimate["reason"] else ""),
+        )
+        for name, estimate in found["variance"].items()
+    ]
+    click.echo(f"\n{Path(record['files']['config']).parent.name}, estimators")
+    print_columns([("estimator", "value", "in", "units", "status"), *rows])
+    forms = found["prediction"]["forms"] if found["prediction"] else {}
+    stated = (f"{name} {with_error(form['deltaH1'], form['se'])}" for name, form in forms.items())
+    if forms:
+        click.echo(f"forms of the prediction: {', '.join(stated)}")
+    for warning in found["warnings"]:
+        click.echo(f"warning: {warning}")
+
+
+def _named(name: str, lines: list[str]) -> list[tuple[str, str]]:
+    """Rows of which the first has the name."""
+    return [(name if not at else "", line) for at, line in enumerate(lines)]
+
+
+def _low(weights: Mapping[str, Any]) -> str:
+    return ", too low to trust" if weights["ESS_too_low"] else ""
+
+
+def _order(found: Mapping[str, Any]) -> str:
+    parts = ["first order"] if found["deltaH1"] is not None else []
+    parts += ["all orders by importance sampling"] if found.get("deltaH_true") is not None else []
+    return " and to ".join(parts)
+
+
+def _error(found: Mapping[str, Any]) -> float | None:
+    """Of the prediction, over draws of E."""
+    return found.get("SE_conditional") or found.get("deltaH1_se")
+
+
+def _memory(found: Mapping[str, Any]) -> str:
+    from ..report.readable import short
+
+    return f"{short(found['peak_memory_bytes'] / 2**30, '.2f')} GiB"
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of one run."""
+    from ..report.readable import short, with_error
+
+    found = record.get("full_results") or {}
+    name = Path(next(iter(record["files"].values()))).parent.name
+    if not record["success"]:
+        return dict.fromkeys(_COLUMNS, "") | {"run": name, "deltaH1": f"failed: {record['error'].splitlines()[0]}"}
+    return {
+        "run": name,
+        "B_E": str(record["B_E"]),
+        "deltaH1": with_error(record["deltaH1"], _error(found)),
+        "|SE/deltaH1|": short(record["se_over_deltaH1"]),
+        "deltaH_true": with_error(record["deltaH_true"], found.get("deltaH_true_se")),
+        "seconds": short(record["runtime"], ".1f"),
+        "peak memory": _memory(record),
+    }
+
+
+_COLUMNS = ("run", "B_E", "deltaH1", "|SE/deltaH1|", "deltaH_true", "seconds", "peak memory")
+
+
+def _print_scaling(analysis: Mapping[str, Any]) -> None:
+    from ..report.readable import short, with_error
+
+    rows = [
+        (
+            size,
+            str(found["successful_runs"]),
+            with_error(found["mean_deltaH1"], found["SE_of_mean"]),
+            short(found["std_deltaH1"]),
+            short(found["mean_SE_conditional"]),
+        )
+        for size, found in analysis["by_batch_size"].items()
+    ]
+    if rows:
+        click.echo()
+        print_columns([("B_E", "runs", "mean deltaH1", "std over runs", "mean SE"), *rows])
+    law = analysis["se_scaling"]["SE_conditional"]
+    click.echo()
+    if law is not None:
+        click.echo(f"SE falls as B_E to the power {with_error(law['slope'], law['se'])}; −0.5 is expected")
+    click.echo(f"verdict     {analysis['verdict']}: {analysis['evidence']}")
+
+
+def _print_criteria(analysis: Mapping[str, Any]) -> None:
+    from ..report.readable import short
+
+    def band(threshold: Any) -> str:
+        if isinstance(threshold, list | tuple):
+            return " to ".join(map(short, threshold))
+        return short(threshold)
+
+    rows = [
+        (item["name"], short(item["value"]), band(item["threshold"]), PASSED[item["passed"]], item["explanation"])
+        for item in analysis["criteria"]
+    ]
+    click.echo()
+    print_columns([("criterion", "value", "threshold", "met", ""), *rows])
+    click.echo()
+    judged = [item["passed"] for item in analysis["criteria"] if item["passed"] is not None]
+    rest = len(rows) - len(judged)
+    click.echo(f"{sum(judged)} of {len(judged)} criteria are met; {rest} do not apply or were not measured")

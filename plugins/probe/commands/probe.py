@@ -1,0 +1,28 @@
+"""``uncollapse probe``: predict the entropy change of a checkpoint's next update, measure it, say how sure that is."""
+
+from __future__ import annotations
+
+import click
+
+from ....core.console.lazy_group import LazyGroup
+
+COMMANDS = {
+    "run": (".probe_run:command", "One probe: predict and measure."),
+    "single": (".probe_experiment:single", "One probe in an experiment directory."),
+    "batch-scaling": (".probe_experiment:batch_scaling", "Does the prediction converge as E grows, or fall as 1/B_E?"),
+    "sanity-check": (".probe_experiment:sanity_check", "Many runs against criteria that hold if the probe is right."),
+    "debug": (".probe_experiment:debug", "Small batches, all estimators, every message, gradients."),
+    "influence": (".probe_influence:command", "Which sequences of the update drive the change?"),
+    "report": (".probe_run:report", "Tables and plots of an experiment directory as a page."),
+}
+"""Command -> where it is, and its line in ``--help``, which imports no command."""
+
+
+@click.group(
+    "probe",
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
+def command() -> None:
+    """Predict the entropy change of a checkpoint's next update, measure it, and say how sure both are."""

@@ -1,0 +1,25 @@
+"""The report of a sweep, printed and written: after ``sweep run``, and by ``sweep report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ....core.errors import MissingExtraError
+
+
+def write_report(directory: Path) -> None:
+    """Print the tables, then write the files; the tables need no plotting library."""
+    import sys
+
+    from rich.console import Console
+
+    from ...report.report import report as read
+
+    found = read(directory)
+    found.print(Console() if sys.stdout.isatty() else Console(width=220))
+    try:
+        click.echo(f"\nreport: {found.write()}")
+    except MissingExtraError as error:
+        click.echo(f"no page was written: {error}", err=True)

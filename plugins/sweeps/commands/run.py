@@ -1,0 +1,154 @@
+"""``uncollapse sweep run``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ....core.console.options import FiniteRange
+from ....core.console.streams import never_fail
+from ....core.errors import RequestError, UncollapseError
+from ....core.terminal import escaped
+from .group import print_notices, sweep_of, what_options
+from .report import write_report
+
+if TYPE_CHECKING:
+    from ..prepare import Prepared
+    from ..run import Options
+
+RESOURCES = {
+    "gpus": "gpus",
+    "gpus_per_exp": "gpus_per_job",
+    "ray_num_cpus": "cpus_per_job",
+    "slots": "slots",
+    "max_parallel": "max_parallel",
+    "cooldown": "cooldown_s",
+}
+"""Option -> the launcher's parameter."""
+
+
+def run_command(command: click.Command) -> click.Command:
+    """``sweep run NAME``."""
+    command.callback = _run
+    what_options(command)
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Print points, commands and slots, and stop."),
+        click.option(
+            "--wandb-sync",
+            type=click.Choice(["each", "end", "never"]),
+            default="never",
+            show_default=True,
+            help="When W&B runs that were recorded offline are uploaded.",
+        ),
+        click.option(
+            "--retries",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="How often a failed run is tried again.",
+        ),
+        click.option(
+            "--skip-statuses",
+            default="success",
+            show_default=True,
+            help="Runs of the same configuration that ended so are not run again; stopped is any detector.",
+        ),
+        click.option(
+            "--stale",
+            type=click.Choice(["ask", "keep", "rerun"]),
+            default="ask",
+            show_default=True,
+            help="What to do about runs that were made with other sources of their plugins than those of now.",
+        ),
+        click.option("--cooldown", type=FiniteRange(0), help="Seconds that a slot rests after a run."),
+        click.option("--max-parallel", type=click.IntRange(1), help="Runs at a time, at most."),
+        click.option("--slots", metavar="N", help="Slots of this machine (default: as many as there are)."),
+        click.option("--ray-num-cpus", type=click.IntRange(1), help="CPUs of a run, where Ray or Slurm gives them."),
+        click.option("--gpus-per-exp", type=click.IntRange(1), help="GPUs of a run (default: 1)."),
+        click.option("--gpus", metavar="0,1", help="Which GPUs (default: all)."),
+        click.option("--launcher", default="local", show_default=True, help="What runs them."),
+    ):
+        option(command)
+    return command
+
+
+@click.pass_context
+def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool, **options: Any) -> None:
+    """Run every point that is not to be skipped, resume what has begun, and write the report."""
+    from ..run import Options
+    from ..sweep import make_launcher
+
+    resources = {name: options.pop(name) for name in RESOURCES}
+    how = Options(
+        skip_statuses=tuple(_statuses(options.pop("skip_statuses"))),
+        retries=options.pop("retries"),
+        stale=options.pop("stale"),
+        wandb_sync=options.pop("wandb_sync"),
+    )
+    sweep = sweep_of(context, options)
+    made = make_launcher(launcher, **_resources(launcher, resources))
+    print_notices(sweep)
+    if dry_run:
+        _dry_run(sweep.prepared(root, getattr(made, "gpus_per_job", 1)), made, how)
+        return
+    never_fail()
+    result = sweep.run(root, made, how)
+    try:
+        write_report(result.home)
+    except (UncollapseError, OSError) as error:  # how the runs ended is none the worse
+        click.echo(escaped(f"no report was written: {error}"), err=True)
+    context.exit(result.exit_code)
+
+
+def _statuses(text: str) -> list[str]:
+    states = ("success", "stopped", "failed", "interrupted", "none")
+    found = [item.strip() for item in text.split(",")]
+    for item in found:
+        if item not in states and not item.startswith("stopped:"):
+            raise RequestError(
+                f"--skip-statuses has no status {item!r}", fix=f"choose of {', '.join(states)}, stopped:<detector>"
+            )
+    return [item for item in found if item != "none"]
+
+
+def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The launcher's parameters that were asked for; a launcher that gives no CPUs of its own is no mistake."""
+    from ....core import describe
+    from ....core.compose.spec import read_spec
+    from ....core.registry import registry
+
+    name = read_spec(launcher).name
+    known = {parameter.name for parameter in describe.parameters(registry().resolve("launcher", name))}
+    found = {}
+    for option, value in given.items():
+        if value is None:
+            continue
+        if option == "slots":
+            value = int(value) if value.isdecimal() and len(value) < 10 else value
+        if option == "ray_num_cpus" and "cpus_per_job" not in known:
+            click.echo(f"notice: --ray-num-cpus does nothing with the launcher {name}", err=True)
+        else:
+            found[RESOURCES[option]] = value
+    return found
+
+
+def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
+    from ..foreseen import foreseen
+    from ..prepare import refuse_stale
+    from ..run import command_of
+
+    slots = launcher.describe()
+    if how.stale == "ask":
+        refuse_stale(points, how.skip_statuses)
+    click.echo(f"{len(points)} points")
+    for point in points:
+        click.echo(f"{point.place.name}  {point.place.run}")
+        for line in foreseen(point, how.skip_statuses, how.stale):
+            click.echo(f"    {escaped(line)}")
+        click.echo(f"    {shlex.join(command_of(point, launcher))}")
+    click.echo("slots")
+    for line in slots:
+        click.echo(f"    {line}")

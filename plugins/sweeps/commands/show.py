@@ -1,0 +1,70 @@
+"""``uncollapse sweep show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ....core.console.options import json_option, print_columns, print_json
+from .group import print_notices, sweep_of, what_options
+
+
+def show_command(command: click.Command) -> click.Command:
+    """``sweep show NAME``."""
+    command.callback = _show
+    what_options(command)
+    json_option(command)
+    click.option("--as", "style", type=click.Choice(["ragen"]), help="As words for RAGEN-2's train.py.")(command)
+    return command
+
+
+@click.pass_context
+def _show(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
+    from ....core.compose.config import to_dict
+    from ...ragen.keys import hydra_words, ragen_keys
+
+    sweep = sweep_of(context, options)
+    points = sweep.prepared(root)
+    if style:
+        settings = {point.place.name: ragen_keys(point, sweep.project, sweep.engine) for point in points}
+    else:
+        settings = {point.label: _flat(to_dict(point.experiment)) for point in points}
+    if as_json:
+        print_json(settings)
+        return
+    if style:
+        print_notices(sweep)
+        for point in points:
+            click.echo(f"# {point.title}")
+            click.echo(hydra_words(settings[point.place.name]))
+        return
+    click.echo(f"sweep {sweep.title}: {len(points)} points of {sweep.experiment}")
+    print_notices(sweep)
+    if own := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
+        click.echo(f"whatever the experiment says, the sweep sets {', '.join(own)}")
+    shared = dict.fromkeys(set.intersection(*(set(s.items()) for s in settings.values())))
+    if len(points) > 1:
+        click.echo("all points")
+        first = next(iter(settings.values()))
+        print_columns([(key, first[key]) for key in first if (key, first[key]) in shared] or [("–", "")], "  ")
+    for point, (title, keys) in zip(points, settings.items(), strict=True):
+        click.echo(f"{title}  [{point.hash}]  {point.place.run}")
+        rows = [(key, value) for key, value in keys.items() if len(points) == 1 or (key, value) not in shared]
+        print_columns(rows or [("–", "")], "  ")
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted key -> value as text; a component in one word."""
+    from ....core.compose.spec import format_value, read_spec
+
+    if not isinstance(data, dict):
+        return {prefix: format_value(data)}
+    if "name" in data:
+        return {prefix: str(read_spec(data))}
+    return {
+        dotted: text
+        for key, value in data.items()
+        for dotted, text in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }

@@ -1,0 +1,40 @@
+"""What a run would do, in words: ``uncollapse train --dry-run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ....core.compose.combinations import needs
+from ....core.compose.experiment import Experiment
+
+
+def describe(experiment: Experiment, run_dir: Path) -> str:
+    """A few lines: rows, optimizer steps, passes and what is loaded."""
+    rollout, trainer, validation = experiment.rollout, experiment.trainer, experiment.validation
+    episodes = rollout.groups * rollout.group_size
+    full = rollout.context_window == "full"
+    updates = -(-episodes // trainer.mini_batch) * trainer.epochs if full else None
+    needed = needs(experiment)
+    models = ["policy (trains)"]
+    if "values" in needed:
+        models.append("critic (trains)")
+    if "reference" in needed:
+        models.append(
+            "reference (frozen)" if experiment.model.lora is None else "reference (the policy without its adapter)"
+        )
+    lines = {
+        "run directory": str(run_dir),
+        "models": ", ".join(models),
+        "each step": f"{rollout.groups} x {rollout.group_size} episodes of at most {rollout.max_turns} turns",
+        "optimizer steps": f"at most {updates} per step" if updates else "as many as the turns need",
+        "steps": str(trainer.steps),
+        "validation": (
+            f"{validation.groups} x {validation.group_size} episodes every {validation.every} steps"
+            if validation.every
+            else "none"
+        ),
+        "needs": ", ".join(sorted(needed)) or "nothing beyond log-probs",
+        "may stop it": ", ".join(str(detector) for detector in experiment.collapse) or "nothing",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items())

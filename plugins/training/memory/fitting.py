@@ -1,0 +1,213 @@
+"""Whether an experiment fits the memory of a GPU, and which settings would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ....core.compose.combinations import check_ranks
+from ....core.compose.config import compose
+from ....core.errors import RequestError
+from .model_shape import Shape, read_shapes
+from .planner import Phase, Plan, plan
+
+if TYPE_CHECKING:
+    from ....core.compose.experiment import Experiment
+
+GIB = 2**30
+USABLE = 0.95
+"""Share of a GPU that a plan may fill: the rest is the CUDA context, the libraries' workspaces and fragmentation."""
+MORE_RANKS = (2, 4, 8, 16, 32, 64)
+
+
+@attrs.frozen
+class Change:
+    """Settings of an experiment that are changed, as ``--set`` takes them, and another number of GPUs."""
+
+    overrides: tuple[str, ...] = ()
+    ranks: int | None = None
+
+    def __str__(self) -> str:
+        ranks = [f"--ranks {self.ranks}"] if self.ranks else []
+        return " ".join([*(f"--set {_quoted(text)}" for text in self.overrides), *ranks])
+
+
+@attrs.frozen
+class Request:
+    """An experiment as it is asked for, and on how many GPUs."""
+
+    experiment: Experiment
+    ranks: int = 1
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape | None]:
+        """Of the policy, and of a critic that is a model of its own."""
+        return read_shapes(self.experiment)
+
+    def plan(self, memory: int) -> Plan:
+        """On a GPU of ``memory`` bytes (0: unknown).
+
+        Raises:
+            RequestError: the engine cannot be spread over the GPUs as it is asked to.
+        """
+        shapes, serving = self.shapes, self.experiment.rollout.engine.component
+        if hasattr(serving, "check_spread"):
+            serving.check_spread(shapes[0].heads, self.ranks)
+        return plan(*shapes, self.experiment, self.ranks, memory)
+
+    def fits(self, memory: int, *changes: Change) -> bool:
+        """With every row as long as it may become, within the usable share; not if it cannot be changed so."""
+        ranks = next((change.ranks for change in changes if change.ranks), self.ranks)
+        try:
+            experiment = compose(self.experiment, [text for change in changes for text in change.overrides])
+            check_ranks(experiment, ranks)
+            made = Request(experiment, ranks).plan(memory)
+        except RequestError:
+            return False
+        return not made.engine_needs and made.fullest.total <= USABLE * memory
+
+
+Step = Callable[[Request], Iterator[Change]]
+
+
+def require(request: Request, memory: int, certain: bool = False) -> None:
+    """Refuse what needs more than a GPU of ``memory`` bytes has, naming the settings that would fit.
+
+    Args:
+        certain: only where the lower bound, which no row is too short for, exceeds the whole of ``memory``.
+
+    Raises:
+        RequestError: it cannot fit.
+    """
+    made = request.plan(memory)
+    if made.engine_needs:
+        share = made.engine_needs / memory + 0.05
+        elsewhere = "a GPU with more memory, rollout.engine.tensor_parallel or GPUs of its own (rollout.engine.gpus)"
+        raise RequestError(
+            f"the engine's share of the GPU does not hold its weights and one row: {made.engine_needs / GIB:.1f} GiB",
+            "rollout.engine.gpu_memory_utilization",
+            f"set it to {share:.2f} or more, or lower rollout.max_context" if share <= 0.95 else elsewhere,
+        )
+    phase = made.fullest_at_least if certain else made.fullest
+    need, there = (phase.least, memory) if certain else (phase.total, int(USABLE * memory))
+    if need <= there:
+        return
+    settings = suggestions(request, memory)
+    fix = (
+        "\n         ".join(settings) if settings else "a GPU with more memory, or a smaller model: no setting suffices"
+    )
+    raise RequestError(
+        f"the experiment needs {'at least ' if certain else ''}{need / GIB:.1f} GiB per GPU and "
+        f"{there / GIB:.1f} GiB are there",
+        f"{phase.name} on {request.ranks} GPU{'s' if request.ranks > 1 else ''}: {describe(phase)}",
+        fix,
+    )
+
+
+def describe(phase: Phase) -> str:
+    """What the phase holds, largest first."""
+    ordered = sorted(phase.items.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {size / GIB:.1f}" for name, size in ordered if size >= 0.05 * GIB)
+
+
+def suggestions(request: Request, memory: int) -> list[str]:
+    """Settings with which the experiment fits, the cheapest first; each was planned again with them.
+
+    Where no single one suffices, the mildest combinations: of what changes neither the GPUs nor what trains, then with
+    an adapter, then with more GPUs.
+    """
+    alone = [found for step in LADDER if (found := _mildest(request, (), list(step(request)), memory)) is not None]
+    if alone:
+        return list(map(str, alone))
+    here = tuple(step for step in LADDER if step is not more_ranks)
+    same = tuple(step for step in here if step is not adapter)
+    combinations = [_combination(request, ladder, memory) for ladder in (same, here, LADDER)]
+    return list(dict.fromkeys(str(found) for found in combinations if found is not None))
+
+
+def _mildest(request: Request, others: Sequence[Change], options: Sequence[Change], memory: int) -> Change | None:
+    return next((change for change in options if request.fits(memory, *others, change)), None)
+
+
+def _combination(request: Request, ladder: Sequence[Step], memory: int) -> Change | None:
+    """The shortest start of the ladder that suffices, each of its changes then made as mild as it can be."""
+    for count in range(2, len(ladder) + 1):
+        options = {step: found for step in ladder[:count] if (found := list(step(request)))}
+        chosen = {step: changes[-1] for step, changes in options.items() if step is not more_ranks}
+        # more GPUs cost most, and not every number of them divides the batches
+        ranks = [Change(), *options.get(more_ranks, ())]
+        enough = _mildest(request, tuple(chosen.values()), ranks, memory)
+        if enough is None:
+            continue
+        for step in reversed(list(chosen)):
+            others = [enough, *(change for other, change in chosen.items() if other is not step)]
+            chosen[step] = _mildest(request, others, [Change(), *options[step]], memory) or chosen[step]
+        overrides = tuple(text for change in chosen.values() for text in change.overrides)
+        return Change((*enough.overrides, *overrides), enough.ranks)
+    return None
+
+
+def _quoted(text: str) -> str:
+    key, _, value = text.partition("=")
+    return f"{key}='{value}'" if set(value) & set(" (){}") else text
+
+
+# --- the ladder: what may be changed, the cheapest first; each step goes from the mildest change to the strongest ----
+
+
+def checkpointing(request: Request) -> Iterator[Change]:
+    if not request.experiment.model.gradient_checkpointing:
+        yield Change(("model.gradient_checkpointing=true",))
+
+
+def smaller_micro_batches(request: Request) -> Iterator[Change]:
+    trainer, width = request.experiment.trainer, request.experiment.rollout.max_context
+    if budget := trainer.token_budget:
+        while budget > width:
+            budget = max(width, budget // 2)
+            yield Change((f"trainer.token_budget={budget}",))
+        return
+    micro, score = trainer.micro_batch, trainer.score_batch
+    while micro > 1 or score > 1:
+        micro, score = max(1, micro // 2), max(1, score // 2)
+        yield Change((f"trainer.micro_batch={micro}", f"trainer.score_batch={score}"))
+
+
+def offload(request: Request) -> Iterator[Change]:
+    trainer = request.experiment.trainer
+    if trainer.offload == "none":
+        yield Change(("trainer.offload=optimizer",))
+    if trainer.offload != "all" and trainer.zero_stage == 3:
+        yield Change(("trainer.offload=all",))
+
+
+def more_ranks(request: Request) -> Iterator[Change]:
+    stage = request.experiment.trainer.zero_stage
+    for ranks in MORE_RANKS:
+        for zero in range(max(stage, 2), 4):
+            if ranks > request.ranks or (zero > stage and ranks == request.ranks):
+                yield Change(() if zero == stage else (f"trainer.zero_stage={zero}",), ranks)
+
+
+def adapter(request: Request) -> Iterator[Change]:
+    if request.experiment.model.lora is None:
+        yield Change(("model.lora={rank: 16}",))
+
+
+def smaller_engine(request: Request) -> Iterator[Change]:
+    engine = request.experiment.rollout.engine.component
+    share, batch = getattr(engine, "gpu_memory_utilization", None), getattr(engine, "batch", None)
+    asleep = ("rollout.engine.sleep=true",) if getattr(engine, "sleep", None) is False else ()
+    if asleep:
+        yield Change(asleep)
+    while share is not None and share > 0.1:
+        share = round(share - 0.05, 2)
+        yield Change((*asleep, f"rollout.engine.gpu_memory_utilization={share}"))
+    while batch is not None and batch > 1:
+        batch //= 2
+        yield Change((f"rollout.engine.batch={batch}",))
+
+
+LADDER: tuple[Step, ...] = (checkpointing, smaller_micro_batches, offload, more_ranks, adapter, smaller_engine)

@@ -1,0 +1,161 @@
+"""What of a model decides how much memory it takes, read from its configuration: no weights are loaded."""
+
+from __future__ import annotations
+
+import functools
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from ....core.compose.combinations import needs
+from ..networks.adapters import add_adapter
+from ..networks.model_folder import loading, read_config, require_unquantised
+from ..networks.positions import check_positions
+from ..networks.prepare import prepare_model
+
+if TYPE_CHECKING:
+    from ....core.compose.experiment import Experiment, Lora
+
+COUNTED = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers that keep keys and values of every token, or of a window of them."""
+UNEVEN = {
+    "kv_lora_rank": "latent attention",
+    "num_kv_shared_layers": "layers that share keys and values",
+    "global_head_dim": "heads of several sizes",
+}
+"""What a configuration says of a model whose layers have no one size of keys and values."""
+
+
+@attrs.frozen
+class Shape:
+    """Sizes of a decoder; ``parameters`` counts shared ones once, ``trained`` only those that an optimizer moves."""
+
+    parameters: int
+    trained: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    """Width of the MLP that one token goes through (of a mixture: of the experts that it is sent to)."""
+    vocabulary: int
+    sliding: int = 0
+    """Layers whose cache holds no more than the last ``window`` tokens."""
+    window: int = 0
+    unclear: str = ""
+    """What of its layers we cannot count, in words: only parameters and the token head are known then."""
+
+
+def read_shapes(experiment: Experiment) -> tuple[Shape, Shape | None]:
+    """The policy's shape, and the critic's where values are needed and it is a model of its own.
+
+    Raises:
+        RequestError: there is no model of that name or in that directory.
+    """
+    path, critic = str(prepare_model(experiment)), experiment.critic
+    longest = experiment.rollout.max_context
+    policy = _policy(path, experiment.model.lora)
+    check_positions(read_config(path), longest, path)
+    if critic is None or "values" not in needs(experiment) or critic.shared:
+        return policy, None
+    if critic.path is not None:
+        check_positions(read_config(critic.path, "critic.path"), longest, critic.path, "critic.path")
+    return policy, _critic(critic.path or path)
+
+
+@functools.cache
+def _policy(path: str, lora: Lora | None) -> Shape:
+    config = read_config(path)
+    require_unquantised(config, path)
+    with loading(path):
+        return policy_shape(config, lora)
+
+
+@functools.cache
+def _critic(path: str) -> Shape:
+    config = read_config(path, "critic.path")
+    require_unquantised(config, path, "critic.path")
+    with loading(path, "critic.path"):
+        return critic_shape(config)
+
+
+def policy_shape(config: Any, lora: Lora | None = None) -> Shape:
+    """Of the causal language model of ``config``, with an adapter where ``lora`` asks for one."""
+    model = empty_policy(config, lora)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return _shape(config, sum(p.numel() for p in model.parameters()), trained)
+
+
+def empty_policy(config: Any, lora: Lora | None = None) -> Any:
+    """The causal language model of ``config``, with any adapter, without numbers: it takes no memory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        return model if lora is None else add_adapter(model, lora)
+
+
+def critic_shape(config: Any) -> Shape:
+    """Of the same decoder with a scalar head."""
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        count = sum(p.numel() for p in AutoModel.from_config(config).parameters())
+    count += config.get_text_config().hidden_size + 1
+    return _shape(config, count, count)
+
+
+def _shape(config: Any, parameters: int, trained: int) -> Shape:
+    text = copy(config.get_text_config())
+    text.allow_global_per_layer_attribute_access = True  # where layers differ, transformers asks for one of them
+
+    def size(*names: str, default: int) -> int:
+        """The first that the architecture has; what it lacks decides no lower bound."""
+        return next((found for name in names if (found := getattr(text, name, None))), default)
+
+    heads = size("num_attention_heads", default=1)
+    intermediate = size("intermediate_size", "n_inner", default=4 * text.hidden_size)
+    if size("num_experts", "num_local_experts", "n_routed_experts", default=0) > 1:
+        expert = size("moe_intermediate_size", default=intermediate)
+        shared = size("shared_expert_intermediate_size", default=expert * size("n_shared_experts", default=0))
+        intermediate = expert * size("num_experts_per_tok", default=1) + shared
+    kinds = _kinds(text)
+    return Shape(
+        parameters=parameters,
+        trained=trained,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=heads,
+        kv_heads=size("num_key_value_heads", default=heads),
+        head_dim=size("head_dim", default=text.hidden_size // heads),
+        intermediate=intermediate,
+        vocabulary=text.vocab_size,
+        sliding=sum(kind != "full_attention" for kind in kinds),
+        window=size("sliding_window", "attention_chunk_size", default=0),
+        unclear=_unclear(text, kinds),
+    )
+
+
+def _kinds(text: Any) -> list[str]:
+    """What each layer is, in the words of transformers."""
+    for name in ("layer_types", "layers_block_type"):
+        if kinds := getattr(text, name, None):
+            return list(kinds)
+    if not getattr(text, "num_attention_heads", None):
+        return ["no attention"] * text.num_hidden_layers
+    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", None) is not False:
+        return ["sliding_attention"] * text.num_hidden_layers
+    chunked = bool(getattr(text, "attention_chunk_size", None))
+    return ["chunked_attention" if chunked else "full_attention"] * text.num_hidden_layers
+
+
+def _unclear(text: Any, kinds: list[str]) -> str:
+    if strange := sorted(set(kinds) - COUNTED):
+        return f"layers of kind {', '.join(strange)}"
+    if uneven := sorted(getattr(text, "per_layer_attributes", None) or ()):
+        return f"layers that differ in {', '.join(uneven)}"
+    found = (words for name, words in UNEVEN.items() if getattr(text, name, None))
+    return next(found, "")

@@ -1,0 +1,305 @@
+"""How much memory a run holds on each GPU, before anything is loaded: sums over what each phase of a step needs.
+
+Pure arithmetic from :class:`.model_shape.Shape` and the experiment; docs/memory.md derives every formula and says what
+it was held against. Sizes are bytes per GPU of the fullest rank. ``b`` is the width of the model's dtype (2 or 4).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ....core.compose.combinations import needs
+from ..deepspeed_backend import stage_in_effect
+from ..networks.token_head import CHUNK_ELEMENTS
+from ..step.budget import SCORE_FACTOR
+
+if TYPE_CHECKING:
+    from ....core.compose.experiment import Experiment
+    from .model_shape import Shape
+
+WIDTH = {"float32": 4, "bfloat16": 2}
+BUCKET, LIVE, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
+"""DeepSpeed's defaults, in elements: reduce_bucket_size, stage3_max_live_parameters, sub_group_size."""
+UNCERTAIN = frozenset({"activations", "token head", "KV cache", "gathered"})
+"""What grows with the length of the rows, or is only bounded from above; all else is held in any case."""
+
+
+@attrs.frozen
+class Phase:
+    """One moment of a training step: what is held on each GPU, by name."""
+
+    name: str
+    items: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """With every row as long as ``rollout.max_context``."""
+        return sum(self.items.values())
+
+    @property
+    def least(self) -> int:
+        """However short the rows are: a lower bound."""
+        return sum(size for name, size in self.items.items() if name not in UNCERTAIN)
+
+
+@attrs.frozen
+class Plan:
+    """The phases of a step, in their order."""
+
+    phases: tuple[Phase, ...]
+    host: int = 0
+    """What each rank keeps in the machine's own memory."""
+    engine_needs: int = 0
+    """Its weights and one row, where they are more than the engine's share of the GPU."""
+    unclear: str = ""
+    """What of the models cannot be counted: activations and KV cache are left out then, and sums are lower bounds."""
+
+    @property
+    def fullest(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def fullest_at_least(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.least)
+
+
+# --- what one trained model holds, by ZeRO stage --------------------------------------------------------------------
+
+
+@attrs.frozen
+class Trained:
+    """A model under DeepSpeed: ``b`` bytes per weight, ``ranks`` processes. ZeRO (Rajbhandari et al. 2020), table 1."""
+
+    shape: Shape
+    stage: int
+    ranks: int
+    b: int
+    bucket: int = BUCKET
+    """Bytes are ``b`` per element: a gradient is copied into the bucket before it is reduced."""
+    offload: str = "none"
+    """What lives in the machine's memory: ``none``, ``optimizer``, or ``all`` (the weights too)."""
+    accumulates: bool = True
+    """Whether an optimizer step has several micro-batches."""
+
+    def weights(self) -> int:
+        return 0 if self.offload == "all" else self._weights
+
+    def optimizer(self) -> int:
+        """fp32 master weights (the weights themselves without ZeRO) and Adam's two moments."""
+        return self._optimizer if self.offload == "none" else 0
+
+    def host(self) -> int:
+        """In the machine's memory: what is not on the GPU, and fp32 gradients beside the optimizer."""
+        if self.offload == "none":
+            return 0
+        weights = self._weights if self.offload == "all" else 0
+        return weights + self._optimizer + 4 * _share(self.shape.trained, self._over)
+
+    @property
+    def _weights(self) -> int:
+        whole = self.shape.parameters * self.b
+        return _share(whole, self.ranks) if self.stage == 3 else whole
+
+    @property
+    def _optimizer(self) -> int:
+        return _share(self.shape.trained, self._over) * (8 if self.stage == 0 else 12)
+
+    def standing(self) -> int:
+        """ZeRO 3 keeps its gradient shard and its bucket from the start."""
+        if self.stage < 3:
+            return 0
+        return self.bucket * self.b + (0 if self.offload != "none" else _share(self.shape.trained, self.ranks) * self.b)
+
+    def gathered(self) -> int:
+        """Weights of the modules in flight that ZeRO 3 has put together, or fetched."""
+        away = self.ranks > 1 or self.offload == "all"
+        return min(self.shape.parameters, LIVE) * self.b if self.stage == 3 and away else 0
+
+    def gradients(self) -> int:
+        """At the end of a backward pass, with the bucket."""
+        if self.stage == 3:
+            return 0
+        bucket = 0 if self.stage == 0 else self.bucket * self.b
+        if self.stage < 2:
+            return self.shape.trained * self.b + bucket
+        # those of earlier micro-batches stand beside those of this one
+        return bucket + (
+            0 if self.offload != "none" else _share(self.shape.trained, self.ranks) * self.b * (1 + self.accumulates)
+        )
+
+    def step(self) -> int:
+        """In the optimizer step, 8 bytes each: the gradients in ``b``, their flat copy and (bfloat16) its fp32 copy.
+
+        After that, where AdamW takes several passes (on a CPU), fp32 gradients and its denominator: 8 bytes as well.
+        """
+        if self.offload != "none":
+            return 0
+        own = _share(self.shape.trained, self._over)
+        return 8 * (min(own, SUB_GROUP) if self.stage == 3 else own)
+
+    @property
+    def _over(self) -> int:
+        return self.ranks if self.stage else 1
+
+
+def _share(whole: int, ranks: int) -> int:
+    return -(-whole // ranks)
+
+
+# --- what rows need -------------------------------------------------------------------------------------------------
+
+
+def layer_saved(shape: Shape, b: int) -> int:
+    """Bytes per token that autograd keeps of one decoder layer (RMSNorm in fp32, fused attention, gated MLP)."""
+    norm = (4 + 2 * b) * shape.hidden + 4  # fp32 input, normalised, scaled, 1 / rms
+    kv_heads = shape.kv_heads if b == 2 else shape.heads  # in fp32 they are repeated for each head
+    attention = b * (2 * shape.heads + 2 * kv_heads) * shape.head_dim + 4 * shape.heads
+    return 2 * norm + attention + 4 * b * shape.intermediate
+
+
+def layer_working(shape: Shape, b: int) -> int:
+    """Bytes per token that one layer needs while it runs."""
+    return b * (3 * shape.intermediate + 4 * shape.hidden)
+
+
+def activations(shape: Shape, tokens: int, b: int, checkpointing: bool) -> int:
+    """Forward and backward pass of one micro-batch, without the token head."""
+    gradients, final_norm = b * (2 * shape.intermediate + shape.hidden), (4 + 2 * b) * shape.hidden
+    if checkpointing:  # the input of each layer, and one layer that is computed again
+        return tokens * (shape.layers * b * shape.hidden + layer_saved(shape, b) + gradients)
+    return tokens * (shape.layers * layer_saved(shape, b) + final_norm + gradients)
+
+
+def head_scoring(shape: Shape, tokens: int, b: int) -> int:
+    """Three fp32 copies of a chunk of logits (the head ``torch``; ``triton`` takes less)."""
+    return 12 * _chunk(shape, tokens) + tokens * b * shape.hidden
+
+
+def head_training(shape: Shape, tokens: int, b: int, trains: bool) -> int:
+    """A chunk of logits with its gradients (20 bytes each), and sums of the output embedding's gradient."""
+    chunk, embedding = _chunk(shape, tokens), b * shape.vocabulary * shape.hidden if trains else 0
+    return max(20 * chunk + embedding, 3 * embedding + b * chunk) + tokens * b * shape.hidden
+
+
+def _chunk(shape: Shape, tokens: int) -> int:
+    return min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
+
+
+def kv_row(shape: Shape, tokens: int, b: int) -> int:
+    """Keys and values of all layers for a row of ``tokens``; a sliding layer holds its window of them at most."""
+    held = (shape.layers - shape.sliding) * tokens + shape.sliding * min(tokens, shape.window or tokens)
+    return 2 * held * shape.kv_heads * shape.head_dim * b
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int = 1, memory: int = 0) -> Plan:
+    """What each phase of a step holds on each of ``ranks`` GPUs.
+
+    Args:
+        policy: its shape, adapters included.
+        critic: of the critic, if its values are needed and it is a model of its own.
+        memory: of one GPU, where an engine takes a share of it; 0 if unknown.
+    """
+    settings, trainer, rollout = experiment.model, experiment.trainer, experiment.rollout
+    b, width = WIDTH[settings.dtype], rollout.max_context
+    budget = trainer.token_budget
+    tokens = budget or trainer.micro_batch * width
+    scored = SCORE_FACTOR * budget or trainer.score_batch * width
+    config = getattr(trainer.backend.component, "config", {}).get("zero_optimization", {})
+    models = [
+        Trained(
+            shape,
+            stage=stage_in_effect(trainer.zero_stage, ranks, trainer.offload, config),
+            ranks=ranks,
+            b=b,
+            bucket=config.get("reduce_bucket_size", BUCKET) * (2 if config.get("overlap_comm") else 1),
+            offload=trainer.offload,
+            accumulates=bool(budget) or trainer.mini_batch > trainer.micro_batch * ranks,
+        )
+        for shape in (policy, critic)
+        if shape is not None
+    ]
+    names = ("policy", "critic")[: len(models)]
+    whole = policy.parameters * b
+    reference = whole if "reference" in needs(experiment) and settings.lora is None else 0
+    engine = _engine(experiment, policy, b, ranks, memory)
+
+    loading = {f"{name} weights": model.shape.parameters * b for name, model in zip(names, models, strict=True)}
+    loading |= {"reference weights": reference, "engine": engine.copy}
+    held = {f"{name} weights": model.weights() for name, model in zip(names, models, strict=True)}
+    held |= {
+        "reference weights": reference,
+        "engine": engine.resting,
+        "optimizer": sum(model.optimizer() for model in models),
+        "ZeRO buffers": sum(model.standing() for model in models),
+    }
+
+    def phase(name: str, **items: int) -> Phase:
+        named = {key.replace("_", " ").replace("kv", "KV"): value for key, value in items.items()}
+        return Phase(name, {key: value for key, value in {**held, **named}.items() if value and key not in omitted})
+
+    unclear = next((shape.unclear for shape in (policy, critic) if shape is not None and shape.unclear), "")
+    omitted = {"activations", "KV cache"} if unclear else ()
+    gathered = max(model.gathered() for model in models)
+    sampling = {"engine": engine.working, "kv_cache": engine.cache, "activations": engine.activations}
+    phases = [
+        Phase("loading", {key: value for key, value in loading.items() if value}),
+        phase("rollout", **sampling, gathered=0 if engine.own else models[0].gathered()),
+        phase(
+            "scoring",
+            gathered=gathered,
+            activations=scored * layer_working(policy, b),
+            token_head=head_scoring(policy, scored, b),
+        ),
+    ]
+    for name, model in reversed(list(zip(names, models, strict=True))):
+        shape = model.shape
+        passes = {"activations": activations(shape, tokens, b, settings.gradient_checkpointing)}
+        if name == "policy":
+            passes["token_head"] = head_training(shape, tokens, b, trains=settings.lora is None)
+        phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
+        phases.append(phase(f"{name} step", gradients=model.step()))
+    return Plan(tuple(phases), sum(model.host() for model in models), engine.short, unclear)
+
+
+@attrs.frozen
+class Engine:
+    """What sampling holds: always (``resting``), when it is loaded (``copy``), and during a rollout."""
+
+    own: bool
+    copy: int
+    resting: int
+    working: int
+    cache: int = 0
+    activations: int = 0
+    short: int = 0
+
+
+def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: int) -> Engine:
+    rollout, validation, component = experiment.rollout, experiment.validation, experiment.rollout.engine.component
+    episodes = max(rollout.groups * rollout.group_size, validation.every and validation.groups * validation.group_size)
+    parallel = getattr(component, "tensor_parallel", 1)
+    row = 0 if shape.unclear else kv_row(shape, rollout.max_context, b)
+    weights = _share(shape.parameters * b, parallel)
+    share = getattr(component, "gpu_memory_utilization", None)
+    if getattr(component, "own_weights", False):
+        gpus = set(getattr(component, "gpus", ()))
+        if gpus and not gpus & set(range(ranks)):  # it has GPUs of its own
+            return Engine(True, 0, 0, 0)
+        # weights, cache and passes live within the share; without knowing it, the least is one row
+        least = weights + _share(row, parallel)
+        taken = int(share * memory) if share and memory else least
+        if gib := getattr(component, "kv_cache_gib", None):
+            taken = max(least, weights + int(gib * 2**30))
+        resting = 0 if getattr(component, "sleep", False) else max(taken, least)
+        return Engine(True, weights, resting, max(taken, least), short=least if taken < least else 0)
+    rows = min(getattr(component, "batch", episodes), _share(episodes, ranks))
+    tokens = rows * rollout.max_context
+    # ZeRO 3 leaves no rank with a whole model to sample from
+    copy = shape.parameters * b if experiment.trainer.zero_stage == 3 else 0
+    draw = 24 * rows * shape.vocabulary  # log-softmax in fp32 and its running sum in fp64
+    return Engine(bool(copy), copy, copy, copy, rows * row, tokens * layer_working(shape, b) + draw)

@@ -1,0 +1,314 @@
+"""The networks: a policy that scores tokens, a critic that values states, and the reference that neither trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ....core.errors import RequestError
+from ..heads.torch_head import Torch
+from .adapters import add_adapter, load_adapter, require_used
+from .attention import fuse_fp32_attention
+from .dropout import as_loaded, switch_off
+from .model_folder import check_finite, loading, open_model
+from .output_layer import as_product
+from .packing import Packed, packed_hidden
+
+if TYPE_CHECKING:
+    from ....core.components import TokenHead, Wanted
+    from ....core.compose.experiment import Model
+    from ..step.batch import Batch
+
+VALUE_HEAD = "value_head.safetensors"
+REFERENCE_HEAD = Torch()
+"""The one with forward-mode derivatives, on every device."""
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configurations call the cap of a model's logits."""
+
+
+class Policy(nn.Module):
+    """A Hugging Face causal language model that scores sampled tokens instead of returning logits."""
+
+    def __init__(self, model: Any, temperature: float, head: TokenHead = REFERENCE_HEAD) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.head = head
+
+    @property
+    def language_model(self) -> Any:
+        """The causal language model inside an adapter, or the model itself."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @contextmanager
+    def using(self, head: TokenHead) -> Iterator[None]:
+        """With another token head, for a while."""
+        own, self.head = self.head, head
+        try:
+            yield
+        finally:
+            self.head = own
+
+    def forward(
+        self, batch: Batch, entropy: Wanted = "value", cache: Any = None, packed: bool = False
+    ) -> dict[str, Tensor]:
+        """``logprobs`` and ``entropies`` [B, T] of the tokens on the mask (nats); only those positions reach the
+        head. With a ``cache``, rows continue the tokens in it. ``packed`` rows go through the model without padding,
+        after :func:`.packing.enable_packing`.
+        """
+        return self.token_scores(self.hidden_states(batch, cache, packed), batch, entropy)
+
+    def hidden_states(self, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
+        """[N, H]: the trunk's last hidden states before each of the N tokens on the mask."""
+        return _hidden(self.language_model.get_decoder(), batch, cache, packed)
+
+    def token_scores(self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted) -> dict[str, Tensor]:
+        """What :meth:`forward` returns, from hidden states."""
+        model = self.language_model
+        hidden_N_K, weight_V_K = as_product(model.get_output_embeddings(), hidden_N_H)
+        found = self.head(
+            hidden_N_K,
+            weight_V_K,
+            batch.tokens[:, 1:][batch.mask[:, 1:]],
+            temperature=self.temperature,
+            softcap=softcap(model.config),
+            entropy=entropy,
+        )
+        scores = {"logprobs": spread(found.logprobs, batch.mask)}
+        return scores if found.entropies is None else {**scores, "entropies": spread(found.entropies, batch.mask)}
+
+
+def softcap(config: Any) -> float | None:
+    """c, where a model's logits are c tanh(x / c); ``None`` where they are not capped."""
+    text = config.get_text_config()
+    return next((cap for name in CAPS if (cap := getattr(text, name, None))), None)
+
+
+class Critic(nn.Module):
+    """The same architecture with a scalar head: the value (reward units) of the state before each sampled token."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.head = nn.Linear(decoder.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Batch, packed: bool = False) -> dict[str, Tensor]:
+        """``values`` [B, T]."""
+        hidden_N_H = _hidden(self.decoder, batch, packed=packed)
+        values_N = self.head(hidden_N_H.to(self.head.weight.dtype)).squeeze(-1).float()
+        return {"values": spread(values_N, batch.mask)}
+
+
+def _hidden(decoder: Any, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
+    """[N, H] last hidden states before each token on the mask."""
+    if packed:
+        rows = Packed.of(batch)
+        return packed_hidden(decoder, rows)[rows.predicts]
+    # Rows are right padded and attention is causal: no real token can see the padding, so no mask is needed.
+    hidden = decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    return hidden[:, :-1][batch.mask[:, 1:]]
+
+
+def spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
+    """[B, T]: the values at the mask's positions, in their order, and zero elsewhere."""
+    return torch.zeros(mask_B_T.shape, dtype=values_N.dtype, device=values_N.device).masked_scatter(mask_B_T, values_N)
+
+
+# --- loading and saving ---------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
+    """Raises RequestError if there is none, or if ``chat`` is wanted and it has no chat template that can be read."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    # AutoTokenizer goes by the model's type: a Qwen2 model's own tokenizer would quietly get Qwen2's splitting.
+    with loading(path):
+        own = get_tokenizer_config(str(path)).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        kind = PreTrainedTokenizerFast if own else AutoTokenizer
+        tokenizer = kind.from_pretrained(str(path), trust_remote_code=False)
+    if chat:
+        _check_template(tokenizer, path)
+    return tokenizer
+
+
+def _check_template(tokenizer: Any, path: str | Path) -> None:
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    if not tokenizer.chat_template:
+        raise RequestError(
+            f"the tokenizer of {path} has no chat template",
+            "model.path",
+            "use an instruction model, or add chat_template to its tokenizer_config.json",
+        )
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise RequestError(
+            f"the chat template of {path} is no template: {error.message} (line {error.lineno})",
+            "model.path",
+            "mend its chat_template.jinja, or chat_template in its tokenizer_config.json",
+        ) from error
+    except TemplateError:  # which conversations it can hold, the rollout finds out
+        pass
+
+
+def load_policy(
+    settings: Model,
+    path: str | Path,
+    temperature: float,
+    checkpoint: Path | None = None,
+    head: TokenHead = REFERENCE_HEAD,
+    **options: Any,
+) -> Policy:
+    """The trainable policy, from a model directory or name, or from a checkpoint's ``model/``.
+
+    ``options`` go to ``from_pretrained`` of the model, or of an adapter's base model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if settings.lora is None:
+        model = _open(AutoModelForCausalLM, checkpoint or path, settings, **options)
+    else:
+        model = _open(AutoModelForCausalLM, path, settings, **options)
+        model = add_adapter(model, settings.lora) if checkpoint is None else load_adapter(model, checkpoint)
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(model)
+        if settings.lora is not None:
+            model.enable_input_require_grads()
+    policy = Policy(model, temperature)
+    _check_head(policy)
+    if settings.lora is not None and checkpoint is None:
+        require_used(model, _some_tokens(policy))
+    policy.head = head
+    return policy
+
+
+def load_reference(settings: Model, path: str | Path, temperature: float, head: TokenHead = REFERENCE_HEAD) -> Policy:
+    """A frozen copy of the start model; with LoRA the policy without its adapter serves instead."""
+    from transformers import AutoModelForCausalLM
+
+    model = _open(AutoModelForCausalLM, path, settings)
+    return Policy(model, temperature, head).eval().requires_grad_(False)
+
+
+def load_critic(settings: Model, path: str | Path, checkpoint: Path | None = None) -> Critic:
+    from transformers import AutoModel
+
+    critic = Critic(_open(AutoModel, checkpoint or path, settings, "critic.path"))
+    if checkpoint is not None:
+        critic.head.load_state_dict(load_value_head(checkpoint))
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(critic.decoder)
+    return critic.to(getattr(torch, settings.dtype))
+
+
+def load_value_head(directory: Path) -> dict[str, Tensor]:
+    """The weights of a critic's scalar head; raises RequestError if they are damaged or not finite."""
+    with loading(directory, "critic.path", "continue from an earlier checkpoint"):
+        weights = load_file(directory / VALUE_HEAD)
+    check_finite(weights.items(), directory, "critic.path")
+    return weights
+
+
+def save_model(module: Policy | Critic, weights: dict[str, Tensor], directory: Path) -> None:
+    """Write full ``weights`` (by parameter name of ``module``) as a Hugging Face model or adapter, plus any value
+    head.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(module, Policy):
+        # of an adapter only what trains, whatever it adapts; peft would ask the hub whether embeddings changed
+        alone = {"save_embedding_layers": False} if hasattr(module.model, "peft_config") else {}
+        with as_loaded(module.language_model):
+            module.model.save_pretrained(directory, state_dict=_under(weights, "model."), **alone)
+    else:
+        with as_loaded(module.decoder):
+            module.decoder.save_pretrained(directory, state_dict=_under(weights, "decoder."))
+        save_file(_under(weights, "head."), directory / VALUE_HEAD)
+
+
+def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        reason = f"models of type {model.config.model_type} cannot recompute activations"
+        raise RequestError(reason, "model.gradient_checkpointing", "set it to false")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _open(cls: Any, path: str | Path, settings: Model, key: str = "model.path", **options: Any) -> Any:
+    model = open_model(cls, path, settings.dtype, key, **options)
+    if not settings.dropout:
+        switch_off(model)
+    if torch.cuda.is_available():
+        fuse_fp32_attention(model)
+    return model
+
+
+@torch.no_grad()
+def _check_head(policy: Policy) -> None:
+    """Refuse a model that does more after its output embedding than the token head knows of."""
+    from ..step.batch import Batch
+
+    policy.eval()
+    tokens = _some_tokens(policy)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[:, 0] = False
+    layer = policy.language_model.get_output_embeddings()
+    with _stirred(layer):
+        ours = policy(Batch(tokens=tokens, mask=mask, lengths=torch.tensor([8])), entropy="none")["logprobs"][:, 1:]
+        logits = policy.model(input_ids=tokens, use_cache=False).logits.float() / policy.temperature
+    theirs = logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    if not bool(theirs.isfinite().all()):
+        raise RequestError(
+            f"the logits of {type(policy.language_model).__name__} are NaN or infinite, though its weights are not",
+            "model.path",
+            "some of its weights must be damaged: give another model or an earlier checkpoint",
+        )
+    # in 16 bits the model's own rounds its logits once more for a bias or an adapter
+    rounded = policy.model.dtype.itemsize == 2 and (hasattr(layer, "base_layer") or layer.bias is not None)
+    if not torch.allclose(ours, theirs, atol=0.25 if rounded else 1e-3, rtol=1e-2):
+        raise RequestError(
+            f"log-probs of {type(policy.language_model).__name__} differ from its own logits by "
+            f"{float((ours - theirs).abs().max()):.3g} nats",
+            "model.path",
+            "the architecture scales its logits in a way that the token head does not know",
+        )
+
+
+def _some_tokens(policy: Policy) -> Tensor:
+    """[1, 8]."""
+    vocabulary = policy.language_model.config.get_text_config().vocab_size
+    return torch.arange(1, 9, device=policy.model.device)[None] % vocabulary
+
+
+@contextmanager
+def _stirred(layer: Any) -> Iterator[None]:
+    """With numbers in an adapter that is zero, as new ones are: zeros would hide what is left out.
+
+    They add a quarter of the weight to it, whatever its size: large logits differ by their rounding alone.
+    """
+    zeros = []
+    for name, up in getattr(layer, "lora_B", {}).items():
+        if not up.weight.any():
+            size, down = torch.linalg.vector_norm(layer.weight, dtype=torch.float32), layer.lora_A[name].weight
+            per_row = size / len(up.weight) ** 0.5 / torch.linalg.vector_norm(down, dtype=torch.float32)
+            noise = torch.randn(up.weight.shape, generator=torch.Generator().manual_seed(0))
+            up.weight.copy_(0.25 / layer.scaling[name] * per_row * noise.to(up.weight.device))
+            zeros.append(up.weight)
+    try:
+        yield
+    finally:
+        for weight in zeros:
+            weight.zero_()

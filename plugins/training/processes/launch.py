@@ -1,0 +1,143 @@
+"""Several processes for one run: the same command again, on this machine or, under DeepSpeed's launcher, on several."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ....core.compose.combinations import check_ranks
+from ....core.console.exit_codes import ending
+from ....core.console.streams import say
+from ....core.errors import RequestError
+from ....core.runs.directory import RunDirectory
+from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
+from .place import read_place
+from .quiet import quiet_libraries
+from .rank_processes import LAUNCHER, free_port, run_ranks
+
+if TYPE_CHECKING:
+    from ....core.compose.experiment import Experiment
+
+PER_CORE = 8
+"""Processes that share a core at most: each holds the libraries and the models."""
+WRITTEN = (0, 2, 3)
+"""Exit codes of processes that have written down how the run ended, or refused to begin: on all ranks alike."""
+INTERRUPTED = 130
+SEVERAL_HOSTS = "deepspeed"
+"""What :data:`LAUNCHER` is on the ranks of several machines, which no process of ours has started."""
+
+
+def relaunch(ranks: int, run_dir: Path | None = None) -> None:
+    """Run this very command on every rank, in a process each, and exit as they did.
+
+    Does nothing in a process that a launcher has started. Rank i uses the i-th visible GPU. Where one of them is
+    killed or fails alone, the status of the run in ``run_dir`` says so.
+
+    Raises:
+        RequestError: there are too many ranks for this machine, or a launcher has started another number of them.
+        SystemExit: with their exit code, once all have ended.
+    """
+    if "RANK" in os.environ:
+        _check_launched(ranks)
+    elif ranks > 1:
+        check_gpus(ranks)
+        code = run_ranks([sys.executable, "-u", "-m", "uncollapse.cli.main", *sys.argv[1:]], ranks)
+        if run_dir is not None and code not in WRITTEN:
+            _record_failure(run_dir, code)
+        raise SystemExit(code)
+
+
+def _record_failure(run_dir: Path, code: int) -> None:
+    """What rank 0 could not write if it was the one, and what it could not know if it was another."""
+    killed, interrupted = code > 128 and code != INTERRUPTED, code == INTERRUPTED
+    if interrupted:
+        reason = "one of the run's processes was asked to stop before the others could know"
+    else:
+        reason = f"one of the run's processes {ending(code)}" + ("" if killed else "; its error is in the output")
+    if killed:  # the others have said why themselves
+        fix = "continue from the last checkpoint with --resume"
+        say(f"error: {reason}\n  where: {run_dir}\n  fix:   {fix}")
+    with suppress(RequestError, OSError):  # there was no run yet
+        run = RunDirectory.open(run_dir)
+        with run.hold():
+            if run.status().get("status") in (("running", "failed") if killed else ("running",)):
+                run.set_status("interrupted" if interrupted else "failed", error=reason)
+
+
+def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_dir: Path | None = None) -> None:
+    """:func:`relaunch` on the first ``ranks`` slots of a hostfile. With this machine alone, ssh is not asked.
+
+    Raises:
+        RequestError: the hostfile is wrong, the experiment cannot be spread over that many processes, or a host
+            cannot be reached; nothing was started.
+    """
+    if os.environ.get(LAUNCHER) == SEVERAL_HOSTS:  # where the hostfile may not be
+        return
+    hosts = first_slots(read_hostfile(hostfile), ranks, hostfile)
+    if "RANK" in os.environ:
+        _check_launched(sum(host.slots for host in hosts))
+        return
+    check_ranks(experiment, sum(host.slots for host in hosts))
+    if only_here(hosts):
+        relaunch(hosts[0].slots, run_dir)
+    check_reachable(hosts, hostfile)
+    quiet_libraries()
+    os.execv(sys.executable, hosts_command(sys.argv[1:], hosts, hostfile))
+
+
+def _check_launched(ranks: int) -> None:
+    """RANK may be a leftover of an earlier launch in the same shell or notebook: one process would train alone."""
+    if (size := read_place().size) != ranks:
+        raise RequestError(
+            f"{ranks} ranks are asked for, and the environment variables RANK and WORLD_SIZE say that a launcher has "
+            f"started {size}",
+            "--ranks",
+            "unset RANK, LOCAL_RANK and WORLD_SIZE, or, under a launcher, leave the option out",
+        )
+
+
+def check_gpus(ranks: int) -> None:
+    """Raises RequestError if there are GPUs, but fewer than ranks; or none, and far more ranks than cores."""
+    import torch
+
+    there, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    if not there and ranks > PER_CORE * cores:
+        raise RequestError(
+            f"there are {cores} cores for {ranks} ranks", "--ranks", f"at most {PER_CORE * cores} without a GPU"
+        )
+    if there and there < ranks:
+        raise RequestError(
+            f"there are {there} GPUs for {ranks} ranks", "--ranks", f"at most {there}, or more CUDA_VISIBLE_DEVICES"
+        )
+
+
+def hosts_command(arguments: Sequence[str], hosts: Sequence[Host], hostfile: Path) -> list[str]:
+    """``uncollapse ARGUMENTS`` on every rank of several hosts, through DeepSpeed's multi-node runner and pdsh.
+
+    The runner asks the first host for its address, where rank 0 waits for the others.
+    """
+    slots = "@".join(f"{host.name}:{','.join(map(str, range(host.slots)))}" for host in hosts)
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile.resolve()}", f"--include={slots}"),
+        *("--launcher=pdsh", "--force_multi", "--no_ssh_check", f"--master_port={free_port()}"),
+        *("--no_local_rank", "--log_level=error", "--module", "uncollapse.cli.on_rank"),
+        pack(arguments, os.environ),
+    ]
+
+
+def pack(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Arguments and our own environment variables as one word that no shell on the way changes."""
+    own = {name: value for name, value in environment.items() if name.startswith("UNCOLLAPSE_")}
+    return base64.urlsafe_b64encode(json.dumps([list(arguments), own]).encode()).decode()
+
+
+def unpack(word: str) -> tuple[list[str], dict[str, str]]:
+    """What :func:`pack` was given."""
+    arguments, environment = json.loads(base64.urlsafe_b64decode(word))
+    return arguments, environment

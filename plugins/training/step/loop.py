@@ -1,0 +1,337 @@
+"""The training loop: the stages of a step in their order, for every backend, engine and combination of components."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+
+from ....core.components import Rollouts, Scores, Verdict
+from ....core.compose.experiment import Experiment
+from ...rollout.episode import Episode
+from ...rollout.rows import episode_metrics
+from ..networks.dropout import has_dropout
+from ..networks.shared_critic import HEAD
+from ..processes.ranks import Ranks
+from ..weights.engine_weights import EngineWeights
+from . import stages
+from .batch import Batch
+from .borders import guarded
+from .budget import SCORE_FACTOR
+from .detectors import Detectors
+from .losses import CriticObjective, JointObjective, PolicyObjective
+from .mismatch import mismatch
+from .own_pass import OwnPass
+from .pairwise import Scorer
+from .pending import PendingUpdate
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """Everything that :func:`.assemble.assemble` started for a run."""
+
+    sampler: stages.Sampler
+    policy: Any
+    critic: Any | None
+    """``policy`` itself where the critic is a head on its trunk."""
+    reference: Any | None
+    controller: Any
+    """The session of the KL controller."""
+    detectors: Detectors
+    validation_environment: Any
+    needs: frozenset[str]
+    synced: bool
+    """Whether the engine samples with weights of its own, which must be copied before each rollout."""
+    close: Callable[[], None]
+    """Ends the engine and the processes behind it, and gives all memory back."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the models, said once."""
+    start_sums: Mapping[str, Any] = attrs.field(factory=dict)
+    """Checksums of the start model's weights, where checkpoints rest on it (:mod:`.start_model`)."""
+
+
+class Loop:
+    """State of a run in progress: the parts and how many steps are done."""
+
+    def __init__(self, experiment: Experiment, parts: Parts, ranks: Ranks, step: int = 0) -> None:
+        self.experiment, self.parts, self.ranks, self.step = guarded(experiment), parts, ranks, step
+        self.scorer = Scorer(
+            parts.policy, experiment.trainer.score_batch, ranks, SCORE_FACTOR * experiment.trainer.token_budget
+        )
+        """What detectors score with."""
+        self.episodes: list[Episode] = []
+        """Those of the last step, for transcripts."""
+        self.stage = "start"
+        """What is being done, or was last."""
+        self._seconds: dict[str, float] = {}
+        self._engine_weights = EngineWeights(parts.sampler.engine, parts.policy, parts.synced)
+
+    def train_step(self) -> dict[str, float]:
+        """One training step without validation; returns its metrics."""
+        experiment, parts = self.experiment, self.parts
+        self._seconds = {}
+        # of dropout: every rank masks its own rows
+        torch.manual_seed(stages.derived_seed(experiment.seed, "step", self.step, self.ranks.rank))
+        with self._time("sync"):
+            self._engine_weights.fresh()
+        with self._time("rollout"):
+            self.episodes = parts.sampler.train(self.step)
+            rollouts = stages.to_rollouts(self.episodes, experiment)
+            greedy_P = self._greedy_rewards()
+        with self._time("sync"):
+            self._engine_weights.sleep()
+        metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
+        old: Scores | None = None
+        if "entropies" in parts.needs:
+            with self._time("score"):
+                old = self._score(parts.policy, stages.to_batch(rollouts))
+                rollouts = attrs.evolve(rollouts, entropies=old.entropies)
+        with self._time("filter"):
+            keep_P, own = stages.select(experiment, rollouts)
+            metrics |= own
+        with self._time("detectors"):
+            metrics |= parts.detectors.measure(rollouts, self.scorer)
+        if bool(keep_P.any()):
+            kept_rows = rollouts.rows_of(keep_P)
+            old = old and _rows(old, kept_rows)
+            greedy_B = None if greedy_P is None else greedy_P[rollouts.groups][kept_rows]
+            kept_ratio = float(keep_P.float().mean())
+            metrics |= self._train(rollouts.select(keep_P), old, greedy_B, kept_ratio)
+        self.step += 1
+        return metrics
+
+    def _train(
+        self, rollouts: Rollouts, old: Scores | None, greedy_rewards_B: torch.Tensor | None, kept_ratio: float
+    ) -> dict[str, float]:
+        """Everything after the filter, on the groups that it kept."""
+        experiment, parts, trainer = self.experiment, self.parts, self.experiment.trainer
+        batch = stages.to_batch(rollouts)
+        plan = stages.mini_batches(experiment, len(batch), self.step)
+        in_reward = parts.reference is not None and experiment.kl.placement == "reward"
+        shared, critic_alone = parts.critic is parts.policy, self._critic_alone()
+        own_pass = len(plan) == 1 and not critic_alone and not has_dropout(parts.policy.module)
+        with self._time("score"):
+            # A single optimizer step's own pass is one of the sampling policy. A pass before it would buy nothing but
+            # the values of a critic that shares the trunk.
+            wanted = len(plan) > 1 or (self._distrusts_sampler and not own_pass)
+            if old is None and (wanted or in_reward or shared):
+                old = self._score(parts.policy, batch)
+        ref_logprobs, trained = None, rollouts
+        if parts.reference is not None:
+            with self._time("reference"):
+                ref_logprobs = self._score(parts.reference, batch, entropy="none").logprobs
+            if in_reward:
+                assert old is not None
+                kl_B_T = experiment.kl.estimator.component(old.logprobs, ref_logprobs)
+                trained = stages.kl_in_reward(rollouts, kl_B_T, parts.controller.coef)
+        values = None if old is None else old.values
+        if parts.critic is not None and not shared:
+            with self._time("values"):
+                values = self._score(parts.critic, batch).values
+        with self._time("advantage"):
+            result = stages.advantages(experiment, trained, values, greedy_rewards_B, kept_ratio)
+        metrics = _advantage_metrics(result, values, batch.mask)
+        batch = attrs.evolve(
+            batch,
+            old_logprobs=None if old is None else old.logprobs,
+            sampler_logprobs=rollouts.logprobs,
+            ref_logprobs=ref_logprobs,
+            advantages=result.advantages,
+            returns=result.returns,
+            old_values=values,
+        )
+        if parts.critic is not None and not shared:
+            assert experiment.critic is not None
+            with self._time("update_critic"):
+                own = self._update(
+                    parts.critic, batch, plan, CriticObjective(experiment.critic.clip_value), experiment.critic
+                )
+            metrics |= {f"critic/{name}": value for name, value in own.items()}
+        pending: PendingUpdate | None = None
+        if shared or not critic_alone:
+            objective = self._objective(shared, critic_alone)
+            entropy = "none" if critic_alone else "gradient" if experiment.entropy_coeff else "value"
+            if not critic_alone:
+                with self._time("detectors"):
+                    pending = PendingUpdate(
+                        self.step + 1,
+                        parts.policy,
+                        trained,
+                        batch,
+                        plan,
+                        objective,
+                        experiment,
+                        self._lr_scale(trainer),
+                        self.ranks,
+                        old,
+                    )
+                    metrics |= parts.detectors.before_update(pending)
+            seen = OwnPass(objective) if old is None and own_pass else None
+            # weight decay and momentum would move a policy that has no gradient
+            only = {"only": HEAD} if critic_alone and experiment.critic and experiment.critic.detach else {}
+            with self._time("update_actor"):
+                own = self._update(parts.policy, batch, plan, seen or objective, trainer, entropy=entropy, **only)
+            self._engine_weights.outdated()
+            if pending is not None:
+                with self._time("detectors"):
+                    metrics |= parts.detectors.after_update(pending)
+            metrics |= {name if "/" in name else f"actor/{name}": value for name, value in own.items()}
+            if seen is not None:
+                old = seen.scores(batch.mask, self.ranks)
+        # entropy and KL of the sampling policy, where they were measured, rather than of the half-updated one
+        metrics |= self._of_sampling_policy(old, rollouts, ref_logprobs)
+        return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
+
+    def _objective(self, shared: bool, critic_alone: bool) -> Any:
+        """What the policy's update minimises; of a critic on its trunk, too."""
+        experiment, critic = self.experiment, self.experiment.critic
+        in_loss = self.parts.reference is not None and experiment.kl.placement != "reward"
+        policy = PolicyObjective(
+            experiment.policy_loss.component,
+            experiment.entropy_coeff,
+            experiment.kl.estimator.component if in_loss else None,
+            self.parts.controller.coef,
+            experiment.kl.weight,
+            experiment.correction.component if self._corrects else None,
+        )
+        if not shared:
+            return policy
+        assert critic is not None
+        return JointObjective(None if critic_alone else policy, CriticObjective(critic.clip_value), critic.coef)
+
+    def _of_sampling_policy(
+        self, scores: Scores | None, rollouts: Rollouts, ref_logprobs: torch.Tensor | None
+    ) -> dict[str, float]:
+        """What the policy was when it sampled: its entropy, how far it was from the sampler and from the reference.
+
+        Without ``scores`` the sampler's word is taken for its log-probs. Steers the KL controller.
+        """
+        metrics: dict[str, float] = {}
+        mask, sampler_logprobs, logprobs = rollouts.mask, rollouts.logprobs, rollouts.logprobs
+        if scores is not None:
+            assert scores.logprobs is not None and scores.entropies is not None
+            logprobs = scores.logprobs
+            metrics["actor/entropy"] = stages.masked_mean(scores.entropies, mask)
+            metrics["rollout/logprob_gap"] = stages.masked_mean((logprobs - sampler_logprobs).abs(), mask)
+            metrics |= mismatch(logprobs, sampler_logprobs, mask)
+            if self._corrects:
+                _, own = self.experiment.correction.component.correction(logprobs, sampler_logprobs, mask)
+                metrics |= {f"correction/{name}": value for name, value in own.items()}
+        if ref_logprobs is not None:
+            controller = self.parts.controller
+            kl_B_T = self.experiment.kl.estimator.component(logprobs, ref_logprobs)
+            metrics |= {"actor/kl": stages.masked_mean(kl_B_T, mask), "actor/kl_coef": controller.coef}
+            controller.update(stages.sequence_kl(kl_B_T, mask), len(rollouts.raw_rewards_E))
+        return metrics
+
+    def validate(self) -> dict[str, float]:
+        """Success on the validation groups, with its standard error."""
+        with self._time("sync"):
+            self._engine_weights.fresh()
+        with self._time("validation"):
+            episodes = self.parts.sampler.validate(self.parts.validation_environment)
+        return validation_metrics(episodes)
+
+    def judge(self, metrics: Mapping[str, float]) -> list[Verdict]:
+        """The verdicts of this step; every detector sees every step."""
+        return self.parts.detectors.judge(self.step, metrics)
+
+    def timings(self) -> dict[str, float]:
+        """Seconds of each stage since the step began, on this rank."""
+        return {f"timing_s/{name}": seconds for name, seconds in self._seconds.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside weights and optimizers; seeds and data follow from the step."""
+        controller, detectors = self.parts.controller, self.parts.detectors
+        return {"step": self.step, "kl_controller": controller.state_dict(), "detectors": detectors.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+        self.parts.controller.load_state_dict(state["kl_controller"])
+        self.parts.detectors.load_state_dict(state["detectors"])
+
+    @property
+    def _corrects(self) -> bool:
+        return not getattr(self.experiment.correction.component, "idle", False)
+
+    @property
+    def _distrusts_sampler(self) -> bool:
+        """Whether its log-probs must be held against the trainer's: they are corrected, or of a copy of the policy."""
+        return self._corrects or self.parts.synced
+
+    def _critic_alone(self) -> bool:
+        critic = self.experiment.critic
+        return self.parts.critic is not None and critic is not None and self.step < critic.policy_after
+
+    def optimizer_steps(self) -> tuple[int, ...]:
+        """How many optimizer steps each model has begun: while they stay the same, so do weights and moments."""
+        models = (self.parts.policy, self.parts.critic)
+        return tuple(model.steps_begun for model in models if model is not None)
+
+    def _score(self, engine: Any, batch: Batch, **options: Any) -> Scores:
+        trainer = self.experiment.trainer
+        budget = SCORE_FACTOR * trainer.token_budget
+        return stages.score(engine, batch, trainer.score_batch, self.ranks, budget=budget, **options)
+
+    def _update(
+        self, engine: Any, batch: Batch, plan: list[list[int]], objective: Any, optimizer: Any, **options: Any
+    ) -> dict[str, float]:
+        scale = self._lr_scale(optimizer)
+        return stages.update(engine, batch, plan, objective, self.experiment, self.ranks, scale, **options)
+
+    def _lr_scale(self, optimizer: Any) -> float:
+        steps = self.experiment.trainer.steps
+        return stages.lr_scale(optimizer.lr_schedule, optimizer.warmup_steps, self.step, steps)
+
+    def _greedy_rewards(self) -> torch.Tensor | None:
+        """[P] raw reward of a greedy episode of each group, where an estimator needs it."""
+        if "greedy_rewards" not in self.parts.needs:
+            return None
+        return torch.tensor([episode.reward for episode in self.parts.sampler.greedy(self.step)])
+
+    @contextmanager
+    def _time(self, stage: str) -> Iterator[None]:
+        started, self.stage = time.perf_counter(), stage
+        yield
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def validation_metrics(episodes: list[Episode]) -> dict[str, float]:
+    """``validation/success`` and the rest of :func:`.rows.episode_metrics`.
+
+    ``success_se`` is the standard error of the mean over distinct tasks: episodes that begin with the same prompt
+    (members of a group, or a small room that was drawn twice) are one cluster, since they succeed and fail together.
+    """
+    clusters: dict[tuple[str, str], list[float]] = {}
+    for episode in episodes:
+        clusters.setdefault((episode.system, episode.turns[0].user), []).append(float(episode.success))
+    metrics = episode_metrics(episodes)
+    residuals = [sum(cluster) - len(cluster) * metrics["success"] for cluster in clusters.values()]
+    count = len(residuals)
+    spread = count / (count - 1) * sum(residual**2 for residual in residuals) if count > 1 else float("nan")
+    own = {"success_se": spread**0.5 / len(episodes), "episodes": float(len(episodes)), "tasks": float(count)}
+    return {f"validation/{name}": value for name, value in (metrics | own).items()}
+
+
+def _advantage_metrics(result: Any, values: torch.Tensor | None, mask: torch.Tensor) -> dict[str, float]:
+    chosen = result.advantages[mask]
+    metrics = {
+        "critic/advantages_mean": float(chosen.mean()),
+        "critic/advantages_std": float(chosen.std()) if len(chosen) > 1 else 0.0,
+        "critic/returns_mean": float(result.returns[mask].mean()),
+    }
+    if values is not None:
+        returns = result.returns[mask]
+        spread = float(returns.var()) if len(returns) > 1 else 0.0
+        if spread > 0:
+            metrics["critic/explained_variance"] = 1.0 - float((returns - values[mask]).var()) / spread
+    return metrics
+
+
+def _rows(scores: Scores, rows: torch.Tensor) -> Scores:
+    pick = {f.name: v[rows] for f in attrs.fields(Scores) if (v := getattr(scores, f.name)) is not None}
+    return Scores(**pick)

@@ -1,0 +1,182 @@
+"""Every continuation after every prompt: each prompt is read once, and all continuations share what was read.
+
+Prompts are taken in lexicographic order. The keys and values of one prompt are cut to what it has in common with the
+next, so that a system prompt that all share, or a conversation that another one continues, is read once as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from ....core.components import Scores
+from ....core.errors import RequestError
+from ..processes.ranks import Ranks
+from .batch import Batch, parts
+from .stages import score
+
+Tokens = tuple[int, ...]
+
+
+class Scorer:
+    """What collapse detectors score with: the policy as it stands, in evaluation mode, without gradients.
+
+    Every method is called on all ranks alike and gives all of them the same answer.
+    """
+
+    def __init__(self, engine: Any, size: int, ranks: Ranks, budget: int = 0) -> None:
+        """``size``: rows per forward pass of a call; or ``budget`` tokens of packed rows, unless that is 0."""
+        self._engine, self._size, self._ranks, self._budget = engine, size, ranks, budget
+
+    def __call__(self, batch: Batch) -> Scores:
+        """Log-probs and entropies of the tokens on the batch's mask."""
+        return score(self._engine, batch, self._size, self._ranks, budget=self._budget)
+
+    @torch.no_grad()
+    def pairwise(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], micro_batch: int = 32
+    ) -> Tensor:
+        """Log-prob (nats, at the rollout's temperature) of every continuation after every prompt.
+
+        Each rank reads a share of the prompts. No entropies are computed, and only the continuations' own positions
+        reach the head.
+
+        Args:
+            prompts: token ids, at least one each. Equal ones are read once.
+            continuations: token ids. Equal ones are scored once.
+            micro_batch: continuations per forward pass.
+
+        Returns:
+            [prompts, continuations] float64, on the CPU.
+
+        Raises:
+            ValueError: a prompt is empty.
+            RequestError: the model keeps something other than keys and values of the tokens it has read (recurrent and
+                linear-attention models): that cannot be cut to a common prefix.
+        """
+        module = self._engine.module
+        _check(module.language_model.config)
+        rows = {prompt: row for row, prompt in enumerate(sorted({tuple(prompt) for prompt in prompts}))}
+        by_length = sorted({tuple(continuation) for continuation in continuations}, key=lambda c: (len(c), c))
+        columns = {continuation: column for column, continuation in enumerate(by_length)}
+        if () in rows:
+            raise ValueError("a prompt is empty: the first token of a continuation needs one before it")
+        logprobs = torch.zeros(len(rows), len(columns), dtype=torch.float64, device=self._ranks.device)
+        if logprobs.numel():
+            training = module.training
+            try:
+                self._fill(logprobs, list(rows), by_length, micro_batch)
+            finally:
+                module.train(training)
+            self._ranks.sum(logprobs)
+        wanted = [rows[tuple(prompt)] for prompt in prompts], [columns[tuple(c)] for c in continuations]
+        return logprobs.cpu()[wanted[0]][:, wanted[1]]
+
+    def _fill(self, logprobs: Tensor, prompts: list[Tokens], continuations: list[Tokens], micro_batch: int) -> None:
+        """Fill in this rank's rows of ``logprobs``, in as many forward passes as every other rank makes."""
+        batches = [
+            (part, _batch([(0, *continuations[column]) for column in part]).to(self._ranks.device))
+            for part in parts(range(len(continuations)), micro_batch)
+        ]
+        size = self._ranks.size
+        bounds = [len(prompts) * rank // size for rank in range(size + 1)]
+        plans = [_plan(prompts[start:end]) for start, end in pairwise(bounds)]
+        passes = [sum(bool(new) + len(batches) for _, new in plan) for plan in plans]
+        own, prefix = self._ranks.rank, Prefix()
+        for row, (shared, new) in enumerate(plans[own], bounds[own]):
+            prefix.cut(shared)
+            if new:
+                self._engine.score(_batch([new], scored=False), entropy="none", cache=prefix)
+            if prefix.get_seq_length() != shared + len(new):
+                raise _refusal(self._engine.module.language_model.config, "no keys and values")
+            prefix.grows = False
+            for part, batch in batches:
+                batch.tokens[:, 0] = prompts[row][-1]  # its hidden state predicts the first token of each continuation
+                scores = self._engine.score(batch, entropy="none", cache=prefix)
+                logprobs[row, part] = scores.logprobs.double().sum(1)
+            prefix.grows = True
+        for _ in range(max(passes) - passes[own]):
+            # a sharded model is gathered by all ranks together, so that none may stop early
+            self._engine.score(batches[0][1], entropy="none", cache=Prefix())
+
+
+class Prefix(Cache):
+    """Keys and values of one row of tokens. Any number of rows may continue it; only ``grows`` keeps what they add."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=DynamicLayer)
+        self.grows = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The prefix and the new states of every row. Copies for many rows live as long as their layer needs them."""
+        while len(self.layers) <= layer_idx:
+            self.layers.append(DynamicLayer())
+        layer: Any = self.layers[layer_idx]
+        keys, values = (
+            new if held is None else torch.cat([held.expand(len(new), -1, -1, -1), new], dim=-2)
+            for held, new in ((layer.keys, key_states), (layer.values, value_states))
+        )
+        if self.grows:
+            layer.keys, layer.values, layer.is_initialized = keys, values, True
+        return keys, values
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens."""
+        layer: Any
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+
+
+def _plan(prompts: Sequence[Tokens]) -> list[tuple[int, Tokens]]:
+    """For each prompt: how many tokens of the one before it stay, and which are read. The last token never is."""
+    held: Tokens = ()
+    plan = []
+    for prompt in prompts:
+        pairs = enumerate(zip(held, prompt[:-1], strict=False))
+        shared = next((at for at, (old, new) in pairs if old != new), min(len(held), len(prompt) - 1))
+        held = prompt[:-1]
+        plan.append((shared, held[shared:]))
+    return plan
+
+
+def _batch(rows: Sequence[Tokens], scored: bool = True) -> Batch:
+    """Right-padded rows; all tokens but the first of each row are scored, or none."""
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = torch.tensor(row)
+    positions = torch.arange(tokens.shape[1])
+    mask = (positions > 0) & (positions < lengths[:, None]) & scored
+    return Batch(tokens=tokens, mask=mask, lengths=lengths)
+
+
+def shares_prompts(config: Any) -> bool:
+    """Whether what a model of this configuration keeps of tokens can be cut to a prefix and continued by many rows."""
+    return not _unshared(config)
+
+
+def _unshared(config: Any) -> list[str]:
+    layers = {type(layer) for layer in DynamicCache(config=config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}
+    return sorted(layer.__name__ for layer in layers)
+
+
+def _check(config: Any) -> None:
+    if layers := _unshared(config):
+        raise _refusal(config, layers[0])
+
+
+def _refusal(config: Any, kept: str) -> RequestError:
+    return RequestError(
+        f"a model of type {config.model_type} cannot share prompts: it keeps {kept} of the tokens that it has read",
+        "model.path",
+        "use a model with plain attention, or leave out the detector that compares prompts (mutual_information)",
+    )

@@ -1,0 +1,57 @@
+"""From episode rewards to those that the advantage estimator sees.
+
+Filters, group metrics and detectors never see any of this: they read the raw rewards. (In RAGEN-2 they read normalised
+ones, where every group that is not degenerate has a standard deviation of 1.)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ....estimators.groups import group_count, group_index, group_mean, group_std
+
+NORMALIZATIONS = ("identity", "mean", "mean_std", "asym_clip")
+
+
+def normalize(
+    raw_rewards_E: Tensor,
+    groups_E: Tensor,
+    normalization: Literal["identity", "mean", "mean_std", "asym_clip"] = "identity",
+    over: Literal["group", "batch"] = "group",
+) -> Tensor:
+    """[E]: episode rewards, normalised within their group or over the whole batch.
+
+    * ``identity``: x
+    * ``mean``: x - mean
+    * ``mean_std``: (x - mean) / (std + 1e-6), std with ddof 1; zeros where std <= 1e-6
+    * ``asym_clip``: that, clamped to [-1, 3]
+
+    A group (or batch) of one episode has nothing to be normalised by: its reward stays what it is. Formulas: RAGEN-2.
+
+    Args:
+        raw_rewards_E: [E], format penalties included.
+        groups_E: [E] int64 group ids.
+        normalization: one of the above.
+        over: what mean and std are taken of.
+
+    Raises:
+        ValueError: an unknown normalisation or ``over``.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"reward.normalization is one of {', '.join(NORMALIZATIONS)}, not {normalization!r}")
+    if over not in ("group", "batch"):
+        raise ValueError(f"reward.over is 'group' or 'batch', not {over!r}")
+    if normalization == "identity":
+        return raw_rewards_E
+    ids_P, index_E = group_index(groups_E if over == "group" else torch.zeros_like(groups_E))
+    P = len(ids_P)
+    normalized_E = raw_rewards_E - group_mean(raw_rewards_E, index_E, P)[index_E]
+    if normalization != "mean":
+        std_E = group_std(raw_rewards_E, index_E, P)[index_E]
+        normalized_E = torch.where(std_E > 1e-6, normalized_E / (std_E + 1e-6), 0.0)
+    if normalization == "asym_clip":
+        normalized_E = normalized_E.clamp(-1.0, 3.0)
+    return torch.where(group_count(index_E, P)[index_E] > 1, normalized_E, raw_rewards_E)

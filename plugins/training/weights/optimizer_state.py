@@ -1,0 +1,145 @@
+"""AdamW's state under DeepSpeed, by parameter and in full: what ZeRO has made into flat partitions, one share a rank.
+
+So a checkpoint can be read on another number of ranks, and in another ZeRO stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ....core.errors import RunError
+
+STATES = ("exp_avg", "exp_avg_sq")
+
+
+@attrs.frozen
+class ParameterGroup:
+    """Parameters with one base learning rate."""
+
+    lr: float
+    names: list[str]
+
+
+def parameter_groups(module: torch.nn.Module, lr: float, own_lr: Mapping[str, float]) -> list[ParameterGroup]:
+    """The parameters that train: those at the common rate, and for each of ``own_lr`` those whose names begin so."""
+    groups = {start: ParameterGroup(rate, []) for start, rate in {"": lr, **own_lr}.items()}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups[next((start for start in own_lr if name.startswith(start)), "")].names.append(name)
+    return list(groups.values())
+
+
+class OptimizerState:
+    """The state of ``adamw``, which DeepSpeed's ``engine`` steps; every method runs on all ranks."""
+
+    def __init__(
+        self,
+        engine: Any,
+        adamw: torch.optim.AdamW,
+        groups: Sequence[ParameterGroup],
+        stage: int,
+        parameters: Mapping[str, torch.nn.Parameter],
+        device: torch.device,
+    ) -> None:
+        self.engine, self.adamw, self.groups, self.stage = engine, adamw, groups, stage
+        self.parameters, self.device = parameters, device
+
+    def full(self) -> dict[str, Any]:
+        """``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU.
+
+        ``param_groups`` hold base learning rates and names; ``master`` the fp32 weights behind a bf16 model.
+        """
+        inner = self.adamw.param_groups[0]
+        state = {name: self._state_of(name, p) for name, p in self.parameters.items()}
+        settings = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
+        master = {name: self._master(p) for name, p in self.parameters.items() if p.dtype != torch.float32}
+        return {
+            "state": {name: values for name, values in state.items() if values},
+            "param_groups": [{"lr": group.lr, **settings, "params": list(group.names)} for group in self.groups],
+            "master": master,
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Raises RunError if the saved state does not cover exactly the parameters that train."""
+        if missing := {name for group in saved["param_groups"] for name in group["params"]} ^ set(self.parameters):
+            raise RunError(
+                f"the saved optimizer state and the model disagree on {len(missing)} parameters, e.g. {min(missing)}",
+                "optimizer.pt",
+                "resume with the model and adapter settings that wrote the checkpoint",
+            )
+        if not saved["state"]:
+            return
+        if self.stage > 0:
+            steps = {name: values["step"] for name, values in saved["state"].items()}
+            self.create([steps.get(group.names[0], torch.tensor(0.0)) for group in self.groups])
+        for name, values in saved["state"].items():
+            self._load_state(self.parameters[name], values, saved["master"].get(name))
+
+    def create(self, steps: Sequence[Tensor]) -> None:
+        """Zeros with a count of steps for each group: ZeRO creates states in the first step only."""
+        for group, step in zip(self.groups, steps, strict=True):
+            for flat in self._flats(group.names[0]):
+                held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
+                # ZeRO may be linked to the tensors already; a fused step wants the count beside them
+                self.adamw.state[flat] = {**held, "step": step.to(flat.device, copy=True)}
+        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _flats(self, name: str) -> list[Tensor]:
+        """What AdamW steps for the parameter group of ``name``: it has one count of steps."""
+        index = next(index for index, group in enumerate(self.groups) if name in group.names)
+        if self.stage < 3:
+            return list(self.adamw.param_groups[index]["params"])
+        zero = self.engine.optimizer
+        flats = enumerate(zero.fp32_partitioned_groups_flat)
+        return [flat for part, flat in flats if zero.sub_group_to_group_id[part] == index]
+
+    def _state_of(self, name: str, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        if self.stage == 0 and parameter.dtype == torch.float32:
+            return {key: value.detach().cpu().clone() for key, value in self.adamw.state.get(parameter, {}).items()}
+        step = next((state["step"] for flat in self._flats(name) if (state := self.adamw.state.get(flat))), None)
+        if step is None:
+            return {}
+        tensors = {key: safe_get_full_optimizer_state(parameter, key) for key in STATES}
+        return {"step": step.cpu().clone(), **{key: value.cpu() for key, value in tensors.items()}}
+
+    def _master(self, parameter: torch.nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(parameter).cpu()
+
+    def _load_state(self, parameter: torch.nn.Parameter, values: dict[str, Tensor], master: Tensor | None) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if self.stage == 0 and parameter.dtype == torch.float32:
+            self.adamw.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in values.items()}
+            return
+        for key in STATES:
+            if self.stage == 3:
+                self._set_shard(parameter, values[key], key)
+            else:
+                safe_set_full_optimizer_state(parameter, values[key].to(self.device), key)
+        if master is not None and self.stage == 3:
+            self._set_shard(parameter, master)
+        elif master is not None:
+            safe_set_full_fp32_param(parameter, master.to(self.device))
+
+    def _set_shard(self, parameter: torch.nn.Parameter, value: Tensor, key: str | None = None) -> None:
+        """Take over the part that this rank holds of a state, or of the fp32 weights.
+
+        The last part may be shorter than the others, or empty; DeepSpeed's own function looks for as much in it.
+        """
+        zero = self.engine.optimizer
+        shard, group = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+        start = zero._get_param_partition_rank(parameter) * len(shard)
+        own = value.flatten()[start : start + len(shard)]
+        shard.data[: len(own)].copy_(own)
+        if zero._swappable_optimizer_subgroup(group):
+            zero._optimizer_states_and_gradient_swap_out(group)
