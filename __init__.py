@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .plugins.training.train import train
 
 _PUBLIC = {
-    "compose": ".core.config",
+    "compose": ".core.compose.config",
     "hookimpl": ".core.hookspecs",
     "registry": ".core.registry",
     "Sweep": ".plugins.sweeps.sweep",

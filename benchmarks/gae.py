@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from uncollapse.core.components import CreditInputs
 from uncollapse.estimators.advantage.gae import Gae
 
 
@@ -75,11 +76,13 @@ def main() -> None:
                 groups = torch.zeros(options.rows, dtype=torch.long)
                 ours = Gae(gamma, lam)
                 expected, _ = peer(**data, gamma=gamma, lam=lam)
-                difference = (ours.compute(**data, groups=groups).advantages - expected)[data["mask"]].abs().max()
+                difference = (
+                    (ours.compute(CreditInputs(**data, groups=groups)).advantages - expected)[data["mask"]].abs().max()
+                )
                 if difference > 1e-3:
                     raise SystemExit(f"the two disagree by {difference:.1e}")
                 loop_ms = milliseconds(lambda: peer(**data, gamma=gamma, lam=lam), options.repeats)  # noqa: B023
-                ours_ms = milliseconds(lambda: ours.compute(**data, groups=groups), options.repeats)  # noqa: B023
+                ours_ms = milliseconds(lambda: ours.compute(CreditInputs(**data, groups=groups)), options.repeats)  # noqa: B023
                 print(
                     f"{T:>6} {sampled:>8} {gamma:>6} {lam:>5} {loop_ms:>9.1f} {ours_ms:>9.1f} "
                     f"{loop_ms / ours_ms:>7.1f} {difference:>9.1e}"

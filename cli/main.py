@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,26 +12,20 @@ from typing import Any
 import click
 
 from ..core.console.lazy_group import LazyGroup
-from ..core.console.options import load_plugin_files
+from ..core.console.options import plugin_option
 from ..core.console.streams import never_fail, open_closed
 from ..core.errors import RequestError, UncollapseError
 from ..core.paths import shown_path
 from ..core.terminal import escaped, printable_streams
 
 COMMANDS = {
-    "list": (".list:command", "Names, what they do, and which distribution provides them."),
-    "show": (".show:command", "Parameters, documentation and source of one name."),
-    "plugins": (".plugins:command", "Loaded, blocked and broken plugins, and what each registers."),
-    "check": (".check:command", "The resolved experiment, or every problem with it at once."),
-    "train": (".train:command", "Train an experiment."),
-    "eval": (".eval:command", "Success of a checkpoint on the validation groups."),
-    "export": (".export:command", "A checkpoint as a plain Hugging Face model or adapter."),
-    "sweep": (".sweep:command", "Run, resume and report sweeps."),
-    "detect": (".detect:command", "Replay detectors over finished runs."),
-    "probe": (".probe:command", "Predict and measure the next entropy change."),
-    "doctor": (".doctor:command", "What this machine can run."),
+    "list": ("uncollapse.cli.list:command", "Names, what they do, and which distribution provides them."),
+    "show": ("uncollapse.cli.show:command", "Parameters, documentation and source of one name."),
+    "plugins": ("uncollapse.cli.plugins:command", "Loaded, blocked and broken plugins, and what each registers."),
+    "check": ("uncollapse.cli.check:command", "The resolved experiment, or every problem with it at once."),
+    "doctor": ("uncollapse.cli.doctor:command", "What this machine can run."),
 }
-"""Command -> where it is, and its line in ``--help``, which imports no command."""
+"""The commands that there are without any plugin; whatever else there is, plugins register."""
 WRONG_PATH = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EACCES, errno.EPERM),
     *(errno.ENXIO, errno.ENODEV),
@@ -41,13 +36,36 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF}
 
 
 class Main(LazyGroup):
-    """The edge where errors become messages and exit codes."""
+    """The commands of this package and of plugins, and the edge where errors become messages and exit codes."""
+
+    def summaries(self) -> dict[str, str]:
+        from ..core.registry import registry
+
+        return super().summaries() | {entry.name: entry.summary for entry in registry().entries("command")}
+
+    def has(self, name: str) -> bool:
+        from ..core.registry import registry
+
+        return super().has(name) or registry().has("command", name)
+
+    def load(self, name: str) -> click.Command:
+        from ..core.registry import registry
+
+        return super().load(name) if super().has(name) else registry().resolve("command", name)
+
+    def advice(self, name: str) -> str:
+        from ..core.registry import registry
+
+        return "; ".join(filter(None, (super().advice(name), registry().unusable())))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         open_closed()
         printable_streams()
-        with _escaped_usage(), _refused_output():
-            return super().make_context(*args, **kwargs)
+        try:
+            with _escaped_usage(), _refused_output():
+                return super().make_context(*args, **kwargs)
+        except UncollapseError as error:  # --help lists the commands of plugins
+            sys.exit(_report(error))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -107,13 +125,12 @@ def _report(error: UncollapseError | ImportError) -> int:
 
 
 @click.group(cls=Main, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--plugin", multiple=True, metavar="FILE.py", help="Load a plugin from a file (repeatable).")
+@plugin_option
 @click.version_option(package_name="uncollapse")
-def main(plugin: tuple[str, ...]) -> None:
+def main() -> None:
     """Train LLM agents with reinforcement learning, sweep interventions, measure collapse."""
     # Read when torch is loaded: threads that spin while they wait stall every other process on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    load_plugin_files(plugin)
 
 
 if __name__ == "__main__":

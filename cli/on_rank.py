@@ -1,4 +1,4 @@
-"""``uncollapse`` on a rank of another machine: its arguments come as the one word of ``distributed.pack``."""
+"""``uncollapse`` on a rank of another machine: its arguments come as the one word of ``processes.launch.pack``."""
 
 from __future__ import annotations
 

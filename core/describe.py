@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from .targets import PROTOCOLS
+from .kinds import KINDS
 
 
 @attrs.frozen
@@ -56,6 +56,26 @@ class Description:
     """What its kind asks each class to state, e.g. ``value_bias`` and ``gradient_bias`` of a KL variant."""
 
 
+def component(target: Any) -> tuple[Path | None, str, tuple[Parameter, ...]]:
+    """Source file, docstring and parameters of a component class."""
+    return source_file(target), inspect.getdoc(target) or "", parameters(target)
+
+
+def command(target: Any) -> tuple[Path | None, str, tuple[Parameter, ...]]:
+    """Source file, help and options of a click command."""
+    options = tuple(
+        Parameter(
+            name="/".join(option.opts),
+            type=option.type.name,
+            default=None if option.required else option.to_info_dict()["default"],
+            required=option.required,
+            doc=getattr(option, "help", None) or "",
+        )
+        for option in target.params
+    )
+    return source_file(inspect.unwrap(target.callback)), inspect.cleandoc(target.help or ""), options
+
+
 def parameters(target: Any) -> tuple[Parameter, ...]:
     """The parameters of a component class, or of a function that makes components, in the order of its signature."""
     is_class = inspect.isclass(target)
@@ -85,9 +105,9 @@ def facts(kind: str, target: Any) -> dict[str, Any]:
     """The class attributes that the protocol of the kind lists, ``needs`` apart, where the target has them."""
     from . import components
 
-    if kind not in PROTOCOLS:
+    if not KINDS[kind].contract:
         return {}
-    annotations = inspect.get_annotations(getattr(components, PROTOCOLS[kind]))
+    annotations = inspect.get_annotations(getattr(components, KINDS[kind].contract))
     names = [name for name, annotation in annotations.items() if "ClassVar" in annotation and name != "needs"]
     return {name: getattr(target, name) for name in names if hasattr(target, name)}
 

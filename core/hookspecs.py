@@ -22,9 +22,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
+from .kinds import KINDS, Kind
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .components import Rollouts
     from .runs.directory import RunDirectory
 
 PROJECT = "uncollapse"
@@ -42,98 +45,17 @@ class Register(Protocol):
 # --- registration: when the registry is built; on every rank; must not import torch ---------------------------------
 
 
-@hookspec
-def register_rollout_filters(register: Register) -> None:
-    """Name rollout filters: scores of P groups -> which groups train (:class:`~.components.RolloutFilter`)."""
+def _registration_hook(kind: Kind) -> Any:
+    def hook(register: Register) -> None: ...
+
+    hook.__name__ = hook.__qualname__ = kind.hook
+    contract = f" (:class:`~.components.{kind.contract}`)" if kind.contract else ""
+    hook.__doc__ = f"Name {kind.does}{contract}."
+    return hookspec(hook)
 
 
-@hookspec
-def register_group_metrics(register: Register) -> None:
-    """Name group metrics: rollouts -> one score per group (:class:`~.components.GroupMetric`)."""
-
-
-@hookspec
-def register_kl_variants(register: Register) -> None:
-    """Name per-token KL estimates (:class:`~.components.KlVariant`)."""
-
-
-@hookspec
-def register_kl_controllers(register: Register) -> None:
-    """Name rules by which the KL coefficient moves (:class:`~.components.KlController`)."""
-
-
-@hookspec
-def register_advantage_estimators(register: Register) -> None:
-    """Name advantage estimators (:class:`~.components.AdvantageEstimator`)."""
-
-
-@hookspec
-def register_policy_losses(register: Register) -> None:
-    """Name per-token surrogate losses (:class:`~.components.PolicyLoss`)."""
-
-
-@hookspec
-def register_sampler_corrections(register: Register) -> None:
-    """Name corrections of the sampler's log-probs towards the trainer's (:class:`~.components.SamplerCorrection`)."""
-
-
-@hookspec
-def register_collapse_detectors(register: Register) -> None:
-    """Name detectors that watch a run and may stop it (:class:`~.components.CollapseDetector`)."""
-
-
-@hookspec
-def register_variance_estimators(register: Register) -> None:
-    """Name standard errors of the entropy probe (:class:`~.components.VarianceEstimator`)."""
-
-
-@hookspec
-def register_environments(register: Register) -> None:
-    """Name environments (:class:`~.components.Environment`)."""
-
-
-@hookspec
-def register_rollout_engines(register: Register) -> None:
-    """Name engines that sample completions (:class:`~.components.RolloutEngine`)."""
-
-
-@hookspec
-def register_token_heads(register: Register) -> None:
-    """Name token heads: hidden states -> log-probs and entropies of tokens (:class:`~.components.TokenHead`)."""
-
-
-@hookspec
-def register_train_backends(register: Register) -> None:
-    """Name backends that own optimizer and communication (:class:`~.components.TrainBackend`)."""
-
-
-@hookspec
-def register_model_builders(register: Register) -> None:
-    """Name builders of small local models (:class:`~.components.ModelBuilder`)."""
-
-
-@hookspec
-def register_launchers(register: Register) -> None:
-    """Name launchers, which run the jobs of a sweep (:class:`~.components.Launcher`)."""
-
-
-@hookspec
-def register_trackers(register: Register) -> None:
-    """Name trackers, which receive the metrics of a run (:class:`~.components.Tracker`)."""
-
-
-@hookspec
-def register_experiments(register: Register) -> None:
-    """Name experiments: the target is ``"package:file.yaml"``, a mapping, or a function that returns a mapping."""
-
-
-@hookspec
-def register_sweeps(register: Register) -> None:
-    """Name sweeps: the target is ``"package:file.yaml"``, a mapping, or what makes one.
-
-    That is a function that returns it, or an attrs class with a method ``record()`` that does; their parameters are
-    options of ``uncollapse sweep run NAME`` (``kl_values: str`` is ``--kl-values`` and ``--kl_values``).
-    """
+for _kind in KINDS.values():
+    globals()[_kind.hook] = _registration_hook(_kind)
 
 
 # --- runtime: while an experiment trains; on rank 0; may import torch -----------------------------------------------
@@ -142,6 +64,14 @@ def register_sweeps(register: Register) -> None:
 @hookspec
 def run_started(run: RunDirectory, experiment: Any, step: int) -> None:
     """Training begins; ``step`` steps are done already (more than 0 after a resume)."""
+
+
+@hookspec
+def rollouts_collected(run: RunDirectory, step: int, rollouts: Rollouts) -> None:
+    """The rollouts of step ``step`` (counted from 1) of all ranks are there; nothing is filtered or trained yet.
+
+    They are those that train: change nothing. After a kill a step may come again, with the same rollouts.
+    """
 
 
 @hookspec
@@ -165,26 +95,3 @@ def checkpoint_saved(run: RunDirectory, step: int, path: Path) -> None:
 @hookspec
 def run_finished(run: RunDirectory, status: str, metrics: Mapping[str, float]) -> None:
     """The run ended: ``success``, ``stopped:<detector>``, ``failed``, ``interrupted``; ``metrics`` are the last."""
-
-
-REGISTRATION: dict[str, str] = {
-    "rollout_filter": "register_rollout_filters",
-    "group_metric": "register_group_metrics",
-    "kl": "register_kl_variants",
-    "kl_controller": "register_kl_controllers",
-    "advantage": "register_advantage_estimators",
-    "policy_loss": "register_policy_losses",
-    "sampler_correction": "register_sampler_corrections",
-    "collapse": "register_collapse_detectors",
-    "variance": "register_variance_estimators",
-    "environment": "register_environments",
-    "rollout_engine": "register_rollout_engines",
-    "token_head": "register_token_heads",
-    "train_backend": "register_train_backends",
-    "model_builder": "register_model_builders",
-    "launcher": "register_launchers",
-    "tracker": "register_trackers",
-    "experiment": "register_experiments",
-    "sweep": "register_sweeps",
-}
-"""Kind -> the hook that registers its names."""

@@ -20,11 +20,11 @@ import pluggy
 from . import plugins as loading
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
 from .files import file_sha256
-from .hookspecs import REGISTRATION
 from .imports import import_alone
+from .kinds import KINDS, TAKEN
 from .paths import expanded
 from .plugins import Plugin, PluginLoadError, SignatureError, import_failure
-from .targets import FILES, PROTOCOLS, as_mapping, check_target, file_of, load_target, missing_methods
+from .targets import as_mapping, check_target, file_of, load_target, missing_methods
 from .terminal import escaped
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*")
@@ -77,7 +77,7 @@ class Registry:
         self.plugins: list[Plugin] = []
         self.trusts_runs = False
         """Whether plugin files that run directories name may be executed (``--trust``)."""
-        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in REGISTRATION}  # by every spelling
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}  # by every spelling
         for plugin in plugins:
             self._add(plugin)
 
@@ -95,13 +95,17 @@ class Registry:
         """The entries of a kind, sorted by name."""
         return sorted(set(self._spellings(kind).values()), key=lambda entry: entry.name)
 
+    def has(self, kind: str, name: str) -> bool:
+        """Whether there is such a name or alias."""
+        return name in self._spellings(kind)
+
     def entry(self, kind: str, name: str) -> Entry:
         """The entry of a name or alias. Raises UnknownNameError."""
         spellings = self._spellings(kind)
         if name in spellings:
             return spellings[name]
         raise UnknownNameError(
-            f"there is no {kind} {name!r}", self._unusable(), _choices(name, spellings, f"{kind} names")
+            f"there is no {kind} {name!r}", self.unusable(), _choices(name, spellings, f"{kind} names")
         )
 
     def files(self) -> tuple[str, ...]:
@@ -124,12 +128,11 @@ class Registry:
         """
         entry = self.entry(kind, name)
         target = _load(entry)
-        if kind in FILES:
+        if KINDS[kind].is_mapping:
             if options:
                 _check_parameters(entry, target, (), options)
             return _mapping(entry, target, options)
-        if inspect.isclass(target):
-            _check_methods(entry, target)
+        _check_target(entry, target)
         return target
 
     def create(self, kind: str, name: str, *args: Any, **params: Any) -> Any:
@@ -139,7 +142,7 @@ class Registry:
         """
         entry = self.entry(kind, name)
         target = self.resolve(kind, name)
-        if kind in FILES:
+        if not KINDS[kind].is_component:
             raise RequestError(f"{entry} is not a component", fix=f"uncollapse show {kind} {name}")
         _check_parameters(entry, target, args, params)
         try:
@@ -160,15 +163,14 @@ class Registry:
 
         entry = self.entry(kind, name)
         target = self.resolve(kind, name)
-        if kind in FILES:
+        if KINDS[kind].is_mapping:
             source = file_of(entry.target) if isinstance(entry.target, str) else describe.source_file(entry.target)
             is_yaml = source is not None and source.suffix in (".yaml", ".yml")
             raw = _load(entry)
             doc = source.read_text("utf-8") if source and is_yaml else inspect.getdoc(raw) or ""
             parameters = describe.parameters(raw) if callable(raw) else ()
         else:
-            source, doc = describe.source_file(target), inspect.getdoc(target) or ""
-            parameters = describe.parameters(target)
+            source, doc, parameters = describe.command(target) if kind == "command" else describe.component(target)
         return describe.Description(
             kind=kind,
             name=entry.name,
@@ -238,7 +240,7 @@ class Registry:
         if plugin.hooks is None:
             return
         manager = loading.manager([plugin])
-        for kind, hook in REGISTRATION.items():
+        for kind, hook in ((kind.name, kind.hook) for kind in KINDS.values()):
             for implementation in getattr(manager.hook, hook).get_hookimpls():
                 register = functools.partial(self._register, plugin, kind)
                 done = import_alone(functools.partial(loading.call_one, implementation, register=register))
@@ -261,6 +263,10 @@ class Registry:
                     SignatureError(what, str(plugin), "start with a letter; use letters, digits and _ . + / -")
                 )
                 return
+            if spelling in TAKEN.get(kind, ()):
+                what = f"{spelling!r} is a {kind} of uncollapse itself"
+                plugin.errors.append(DuplicateNameError(what, str(plugin), "give it another name"))
+                return
             if spelling in spellings:
                 what = f"{kind} {spelling!r} is registered twice"
                 where = f"first by {spellings[spelling].plugin}, again by {plugin}; the first stays"
@@ -278,7 +284,7 @@ class Registry:
             raise UnknownNameError(f"there is no kind {kind!r}", fix=_choices(kind, self._entries, "kinds"))
         return self._entries[kind]
 
-    def _unusable(self) -> str:
+    def unusable(self) -> str:
         """The plugins that an unknown name might have come from."""
         names = [f"{plugin.name} ({plugin.status})" for plugin in self.plugins if plugin.status != "loaded"]
         return f"not looked for in {', '.join(names)}: see uncollapse plugins" if names else ""
@@ -315,12 +321,21 @@ def _alone(entry: Entry, load: Callable[[], Any]) -> Any:
     return done.result
 
 
+def _check_target(entry: Entry, target: Any) -> None:
+    """Raises SignatureError if it cannot be what its kind asks for."""
+    if inspect.isclass(target) and KINDS[entry.kind].is_component:
+        _check_methods(entry, target)
+    if entry.kind == "command" and not hasattr(target, "make_context"):
+        what = f"{entry} is a {type(target).__name__}, not a click command"
+        raise SignatureError(what, f"{entry.target_string} of {entry.plugin}", "put @click.command() above it")
+
+
 def _check_methods(entry: Entry, cls: type) -> None:
     if missing := missing_methods(entry.kind, cls):
         raise SignatureError(
             f"{entry} lacks {', '.join(missing)}",
             f"{entry.target_string} of {entry.plugin}",
-            f"give {cls.__name__} the methods of uncollapse.core.components.{PROTOCOLS[entry.kind]}",
+            f"give {cls.__name__} the methods of uncollapse.core.components.{KINDS[entry.kind].contract}",
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MissingExtraError, RequestError
+from .kinds import KINDS
 
 EXTRAS = {
     "vllm": ("vllm",),
@@ -24,29 +25,6 @@ EXTRAS = {
     "train": ("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
 }
 """Extra -> the modules that it brings."""
-
-FILES = ("experiment", "sweep")
-"""Kinds that are mappings rather than components."""
-
-PROTOCOLS = {
-    "rollout_filter": "RolloutFilter",
-    "group_metric": "GroupMetric",
-    "kl": "KlVariant",
-    "kl_controller": "KlController",
-    "advantage": "AdvantageEstimator",
-    "policy_loss": "PolicyLoss",
-    "sampler_correction": "SamplerCorrection",
-    "collapse": "CollapseDetector",
-    "variance": "VarianceEstimator",
-    "environment": "Environment",
-    "rollout_engine": "RolloutEngine",
-    "token_head": "TokenHead",
-    "train_backend": "TrainBackend",
-    "model_builder": "ModelBuilder",
-    "launcher": "Launcher",
-    "tracker": "Tracker",
-}
-"""Kind -> the protocol in :mod:`.components` that its components implement."""
 
 
 def locate(module: str) -> ModuleSpec | None:
@@ -88,13 +66,13 @@ def check_target(kind: str, target: Any) -> str:
         module, _, attribute = target.partition(":")
         if not module or not attribute:
             return f"{target!r} is not 'module:attribute'"
-        if is_file(target) and kind not in FILES:
+        if is_file(target) and not KINDS[kind].is_mapping:
             return f"{target!r} is a file, and only experiments and sweeps can be files"
         if locate(module) is None:
             return f"there is no module {module!r}"
         if is_file(target) and file_of(target) is None:
             return f"there is no file {attribute!r} in the package {module!r}"
-    elif not callable(target) and not (kind in FILES and isinstance(target, Mapping)):
+    elif not callable(target) and not (KINDS[kind].is_mapping and isinstance(target, Mapping)):
         return f"{type(target).__name__} is not a component class"
     return ""
 
@@ -138,11 +116,11 @@ def read_yaml(path: Path) -> Any:
 
 def missing_methods(kind: str, cls: type) -> list[str]:
     """The methods of its kind that a component class lacks."""
-    if kind not in PROTOCOLS:
+    if not KINDS[kind].contract:
         return []
     from . import components
 
-    protocol = vars(getattr(components, PROTOCOLS[kind]))
+    protocol = vars(getattr(components, KINDS[kind].contract))
     wanted = [name for name, value in protocol.items() if isfunction(value) and (name == "__call__" or name[0] != "_")]
     # Not hasattr: every class is callable, which says nothing of its instances.
     return [name for name in wanted if not any(name in vars(base) for base in cls.__mro__)]

@@ -136,3 +136,12 @@ def register_variance_estimators(register: Register) -> None:
         "legacy_jvp_shard_se", f"{package}.legacy:LegacyJvpShardSe", summary="as reported: too small by the shards"
     )
     register("legacy_cv_batch_se", f"{package}.legacy:LegacyCvBatchSe", summary="as reported: too small by the units")
+
+
+@hookimpl
+def register_policy_losses(register: Register) -> None:
+    register(
+        "ppo",
+        "uncollapse.estimators.policy_loss.clipped:Ppo",
+        summary="clipped surrogate with separate bounds and a dual clip",
+    )

@@ -73,7 +73,7 @@ def test_help_says_whose_keys_set_changes():
     for command in commands(main, click.Context(main)):
         for param in command.params:
             if "--set" in param.opts:
-                of_probe = "cli.probe" in (command.callback.__module__ if command.callback else "")
+                of_probe = "plugins.probe" in (command.callback.__module__ if command.callback else "")
                 assert ("the probe's configuration;" in param.help) is of_probe, command.name
 
 

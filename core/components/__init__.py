@@ -15,6 +15,7 @@ from .data import NEEDS, Advantages, Completion, Rollouts, Sampling, Scores, Ste
 from .engines import (
     CollapseDetector,
     CollapseSession,
+    Dialect,
     Env,
     Environment,
     Launcher,
@@ -37,6 +38,7 @@ from .estimators import (
     SamplerCorrection,
     VarianceEstimator,
 )
+from .inputs import CreditInputs, LossInputs, LossOutput
 
 __all__ = [
     "NEEDS",
@@ -45,6 +47,8 @@ __all__ = [
     "CollapseDetector",
     "CollapseSession",
     "Completion",
+    "CreditInputs",
+    "Dialect",
     "Env",
     "Environment",
     "GroupMetric",
@@ -52,6 +56,8 @@ __all__ = [
     "KlControllerSession",
     "KlVariant",
     "Launcher",
+    "LossInputs",
+    "LossOutput",
     "ModelBuilder",
     "PolicyLoss",
     "RolloutEngine",

@@ -12,9 +12,16 @@ from ..errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-NEEDS = frozenset({"values", "groups", "turns", "entropies", "reference", "greedy_rewards", "scorer"})
-"""What a component may ask for: critic values; groups of at least two; several turns; token entropies; reference
-log-probs; rewards of a greedy rollout per group; a scorer of arbitrary token sequences."""
+NEEDS = frozenset(
+    {
+        *("values", "groups", "turns", "entropies", "logprobs", "second_moments", "sampler_logprobs"),
+        *("reference", "greedy_rewards", "minibatch", "scorer"),
+    }
+)
+"""What a component may ask for: critic values; groups of at least two; several turns; the sampling policy's token
+entropies, log-probs and second moments of the log-probs; the sampler's own log-probs; reference log-probs; rewards of a
+greedy rollout per group; the current log-probs of a whole mini-batch before its optimizer step; a scorer of arbitrary
+token sequences."""
 
 
 @attrs.frozen(eq=False)
@@ -47,6 +54,10 @@ class Rollouts:
     """[B, T] nats: token entropy of the policy where the mask is set, if somebody needs it."""
     lengths: Tensor | None = None
     """[B] int64: tokens before the right padding; ``None`` means that no row is padded."""
+    success_E: Tensor | None = None
+    """[E] bool: whether the episode succeeded."""
+    truncated_E: Tensor | None = None
+    """[E] bool: whether a limit of turns, actions or tokens ended the episode."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("mask", "turns", "logprobs", "rewards"):
@@ -87,11 +98,16 @@ class Rollouts:
             for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths")
             if (value := getattr(self, name)) is not None
         }
+        per_episode = {
+            name: value[episodes_E]
+            for name in ("raw_rewards_E", "success_E", "truncated_E")
+            if (value := getattr(self, name)) is not None
+        }
         return attrs.evolve(
             self,
             **per_row,
+            **per_episode,
             episodes=renumbered_E[self.episodes[rows]],
-            raw_rewards_E=self.raw_rewards_E[episodes_E],
             group_ids_P=kept_ids,
         )
 
@@ -160,6 +176,8 @@ class Scores:
     """[B, T] nats."""
     values: Tensor | None = None
     """[B, T] reward units: the critic's value of the state before token t."""
+    second_moments: Tensor | None = None
+    """[B, T] nats squared: sum_v p_v (log p_v)^2."""
 
 
 Wanted = Literal["none", "value", "gradient"]

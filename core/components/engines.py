@@ -255,3 +255,15 @@ class ModelBuilder(Protocol):
     def build(self, directory: Path, environment: Environment) -> None:
         """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``."""
         ...
+
+
+class Dialect(Protocol):
+    """Kind ``dialect``: a point of a sweep in the words of another program, for ``uncollapse sweep show --as NAME``."""
+
+    def keys(self, point: Any, sweep: Any) -> Mapping[str, str]:
+        """The program's keys and values of one prepared point."""
+        ...
+
+    def words(self, keys: Mapping[str, str]) -> str:
+        """These keys as the program is given them on a command line."""
+        ...

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .data import Advantages, Rollouts
+    from .inputs import CreditInputs, LossInputs, LossOutput
 
 
 class RolloutFilter(Protocol):
@@ -66,28 +67,24 @@ class AdvantageEstimator(Protocol):
 
     needs: ClassVar[frozenset[str]]
 
-    def compute(
-        self,
-        *,
-        rewards: Tensor,
-        mask: Tensor,
-        groups: Tensor,
-        values: Tensor | None = None,
-        turns: Tensor | None = None,
-        episodes: Tensor | None = None,
-        greedy_rewards: Tensor | None = None,
-    ) -> Advantages:
-        """rewards, mask, values, turns [B, T]; groups, episodes, greedy_rewards [B]. Zero off the mask."""
+    def compute(self, batch: CreditInputs) -> Advantages:
+        """Advantages and returns [B, T], zero off the mask. What is declared in ``needs`` is in ``batch``."""
         ...
 
 
 class PolicyLoss(Protocol):
-    """Kind ``policy_loss``: the surrogate loss of each token, before any aggregation."""
+    """Kind ``policy_loss``: the surrogate loss of each token, before any aggregation.
 
-    def __call__(
-        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """[B, T] x 4 -> loss [B, T], zero off the mask, and metrics as (sum, count) pairs that add up."""
+    The loss of a row must not depend on the rows beside it, since they are split into micro-batches and over ranks.
+    What couples rows (ranks of tokens, thresholds, counts) goes through the optional ``prepare(batch) -> mapping of
+    tensors``: it is called once per optimizer step with all of its rows, without gradient, and each tensor that it
+    returns reaches ``inputs.prepared``: [R, T] and [R] for the rows of the micro-batch, a number [] as it is. With
+    ``minibatch`` among its ``needs``, ``batch.logprobs`` and ``batch.entropies`` are those of the policy just before
+    the optimizer step; otherwise those of the sampling policy where they are known, else the sampler's log-probs.
+    """
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        """The loss of each token [B, T], zero off the mask, and metrics as (sum, count) pairs that add up."""
         ...
 
 

@@ -1,0 +1,1 @@
+"""An experiment: its schema, its layers, what cannot be had together, its identity."""

@@ -22,6 +22,7 @@ from ..yaml import SyntaxProblem, dumps, loads
 from .combinations import combination_problems
 from .converter import UNKNOWN_KEY, component_mapping, make_converter, plain, structure_component
 from .experiment import Experiment, keys, section_of
+from .instances import with_names
 from .plain_data import plain_problems
 from .problems import CompositionError, Invalid, Problem, show, unique
 from .scalars import wrong
@@ -43,7 +44,8 @@ def compose(source: Source, overrides: Overrides = (), registry: Any = None) -> 
 
     Args:
         source: the path of a YAML file, the name of a registered experiment, a mapping, or a composed experiment.
-        overrides: ``"kl.coef=0.01"`` texts whose values are YAML, or a mapping of dotted keys to plain data.
+        overrides: ``"kl.coef=0.01"`` texts whose values are YAML, or a mapping of dotted keys to plain data. In
+            mappings a component may stand itself where its name could: ``{"advantage": Grpo(eps=1e-4)}``.
         registry: where names come from; by default the registry of this process.
 
     Raises:
@@ -101,7 +103,10 @@ def _compose(source: Source, overrides: Overrides, registry: Any) -> tuple[Exper
         layers = _layers(source, registry, ())
     except Invalid as error:
         found += error.problems
-    changes, malformed = _read_overrides(overrides)
+    try:
+        changes, malformed = _read_overrides(overrides, registry)
+    except Invalid as error:
+        return None, [*found, *error.problems]
     malformed += [problem for change in changes for problem in plain_problems(change)]
     if found or malformed:
         return None, [*found, *malformed]
@@ -158,7 +163,7 @@ def _layers(source: Source, registry: Any, seen: tuple[str, ...]) -> list[dict[s
         raise Invalid(Problem("an experiment is a mapping of keys to values", value=data))
     if faults := plain_problems(data):
         raise Invalid(*faults)
-    layer = plain(data)
+    layer = plain(with_names(data, registry))
     if isinstance(layer.get("plugins"), list):
         layer["plugins"] = [_from(directory, item, "plugins") for item in layer["plugins"]]
     if "extends" not in layer:
@@ -253,7 +258,7 @@ def _model_problems(model: Any) -> list[Problem]:
 # --- overrides ------------------------------------------------------------------------------------------------------
 
 
-def _read_overrides(overrides: Overrides) -> tuple[list[dict[str, Any]], list[Problem]]:
+def _read_overrides(overrides: Overrides, registry: Any) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Each override as a nested mapping, and the problems of those that cannot be read."""
     pairs, found = [], []
     overrides = [overrides] if isinstance(overrides, str) else overrides
@@ -267,7 +272,8 @@ def _read_overrides(overrides: Overrides) -> tuple[list[dict[str, Any]], list[Pr
                 raise SpecError("an empty name stands in the key", fix="write names with single dots between them")
             if key.count(".") > DEEPEST_KEY:
                 raise SpecError(f"the key has more than {DEEPEST_KEY} dots")
-            pairs.append((key, parse_value(text) if isinstance(item, str) else text))
+            value = parse_value(text) if isinstance(item, str) else with_names(text, registry, key)
+            pairs.append((key, value))
         except SpecError as error:
             found.append(Problem(error.what, key, fix=error.fix))
     return nest(pairs), found

@@ -1,0 +1,1 @@
+"""What commands print and ask: options, streams, the terminal, exit codes."""

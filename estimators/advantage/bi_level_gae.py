@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import attrs
 from attrs.validators import instance_of
-from torch import Tensor
 
-from ...core.components import Advantages
+from ...core.components import Advantages, CreditInputs
 from .gae import FRACTION, gae
 from .tokens import SampledTokens, required, whiten
 
@@ -38,21 +37,11 @@ class BiLevelGae:
     whiten: bool = attrs.field(default=True, validator=instance_of(bool))
     """Whether advantages get mean 0 and variance 1 over the sampled tokens of the batch."""
 
-    def compute(
-        self,
-        *,
-        rewards: Tensor,
-        mask: Tensor,
-        groups: Tensor,
-        values: Tensor | None = None,
-        turns: Tensor | None = None,
-        episodes: Tensor | None = None,
-        greedy_rewards: Tensor | None = None,
-    ) -> Advantages:
-        tokens = SampledTokens.of(mask)
-        rewards_N = tokens.take(rewards)
-        values_N = tokens.take(required(values, "values", "bi_level_gae"))
-        turns_R, turns_per_row = tokens.turns_R(tokens.take(required(turns, "turns", "bi_level_gae")))
+    def compute(self, batch: CreditInputs) -> Advantages:
+        tokens = SampledTokens.of(batch.mask)
+        rewards_N = tokens.take(batch.rewards)
+        values_N = tokens.take(required(batch.values, "values", "bi_level_gae"))
+        turns_R, turns_per_row = tokens.turns_R(tokens.take(required(batch.turns, "turns", "bi_level_gae")))
 
         ends_R = turns_R.cumsum(0) - 1
         high_level_R = gae(rewards_N[ends_R], values_N[ends_R], turns_per_row, self.high_level_gamma, self.lam)
@@ -60,6 +49,6 @@ class BiLevelGae:
 
         advantages_N = gae(rewards_N, values_N, turns_R, self.gamma, self.lam)
         return Advantages(
-            tokens.place(whiten(advantages_N) if self.whiten else advantages_N, like=rewards),
-            tokens.place(advantages_N + values_N, like=rewards),
+            tokens.place(whiten(advantages_N) if self.whiten else advantages_N, like=batch.rewards),
+            tokens.place(advantages_N + values_N, like=batch.rewards),
         )

@@ -8,7 +8,7 @@ import attrs
 from attrs.validators import and_, ge, instance_of, le
 from torch import Tensor
 
-from ...core.components import Advantages
+from ...core.components import Advantages, CreditInputs
 from .tokens import SampledTokens, discounted_sums, required, whiten
 
 FRACTION = and_(ge(0.0), le(1.0))
@@ -40,23 +40,13 @@ class Gae:
     whiten: bool = attrs.field(default=True, validator=instance_of(bool))
     """Whether advantages get mean 0 and variance 1 over the sampled tokens of the batch."""
 
-    def compute(
-        self,
-        *,
-        rewards: Tensor,
-        mask: Tensor,
-        groups: Tensor,
-        values: Tensor | None = None,
-        turns: Tensor | None = None,
-        episodes: Tensor | None = None,
-        greedy_rewards: Tensor | None = None,
-    ) -> Advantages:
-        tokens = SampledTokens.of(mask)
-        values_N = tokens.take(required(values, "values", "gae"))
-        advantages_N = gae(tokens.take(rewards), values_N, tokens.rows_R, self.gamma, self.lam)
+    def compute(self, batch: CreditInputs) -> Advantages:
+        tokens = SampledTokens.of(batch.mask)
+        values_N = tokens.take(required(batch.values, "values", "gae"))
+        advantages_N = gae(tokens.take(batch.rewards), values_N, tokens.rows_R, self.gamma, self.lam)
         return Advantages(
-            tokens.place(whiten(advantages_N) if self.whiten else advantages_N, like=rewards),
-            tokens.place(advantages_N + values_N, like=rewards),
+            tokens.place(whiten(advantages_N) if self.whiten else advantages_N, like=batch.rewards),
+            tokens.place(advantages_N + values_N, like=batch.rewards),
         )
 
 

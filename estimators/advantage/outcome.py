@@ -11,7 +11,7 @@ import torch
 from attrs.validators import and_, ge, in_, instance_of, lt
 from torch import Tensor
 
-from ...core.components import Advantages
+from ...core.components import Advantages, CreditInputs
 from ..groups import group_count, group_index, group_mean, group_sum
 from .tokens import SampledTokens, discounted_sums
 
@@ -78,23 +78,13 @@ class _GroupEstimator(ABC):
     __slots__ = ()
     needs: ClassVar[frozenset[str]] = frozenset({"groups"})
 
-    def compute(
-        self,
-        *,
-        rewards: Tensor,
-        mask: Tensor,
-        groups: Tensor,
-        values: Tensor | None = None,
-        turns: Tensor | None = None,
-        episodes: Tensor | None = None,
-        greedy_rewards: Tensor | None = None,
-    ) -> Advantages:
-        tokens = SampledTokens.of(mask)
-        advantages_B = self.row_advantages(Outcomes.of(tokens, rewards, groups, episodes))
+    def compute(self, batch: CreditInputs) -> Advantages:
+        tokens = SampledTokens.of(batch.mask)
+        advantages_B = self.row_advantages(Outcomes.of(tokens, batch.rewards, batch.groups, batch.episodes))
         advantages_N = advantages_B.repeat_interleave(tokens.rows_R)
         return Advantages(
-            tokens.place(advantages_N, like=rewards),
-            tokens.place(discounted_sums(tokens.take(rewards), tokens.rows_R, 1.0), like=rewards),
+            tokens.place(advantages_N, like=batch.rewards),
+            tokens.place(discounted_sums(tokens.take(batch.rewards), tokens.rows_R, 1.0), like=batch.rewards),
         )
 
     @abstractmethod

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
-from torch import Tensor
 
-from ...core.components import Advantages
+from ...core.components import Advantages, CreditInputs
 from .gae import FRACTION
 from .outcome import Outcomes
 from .tokens import SampledTokens, discounted_sums, whiten
@@ -30,20 +29,12 @@ class ReinforcePlusPlus:
     gamma: float = attrs.field(default=1.0, validator=FRACTION)
     """Discount per sampled token, 0 to 1."""
 
-    def compute(
-        self,
-        *,
-        rewards: Tensor,
-        mask: Tensor,
-        groups: Tensor,
-        values: Tensor | None = None,
-        turns: Tensor | None = None,
-        episodes: Tensor | None = None,
-        greedy_rewards: Tensor | None = None,
-    ) -> Advantages:
-        tokens = SampledTokens.of(mask)
-        returns_N = discounted_sums(tokens.take(rewards), tokens.rows_R, self.gamma)
-        return Advantages(tokens.place(whiten(returns_N), like=rewards), tokens.place(returns_N, like=rewards))
+    def compute(self, batch: CreditInputs) -> Advantages:
+        tokens = SampledTokens.of(batch.mask)
+        returns_N = discounted_sums(tokens.take(batch.rewards), tokens.rows_R, self.gamma)
+        return Advantages(
+            tokens.place(whiten(returns_N), like=batch.rewards), tokens.place(returns_N, like=batch.rewards)
+        )
 
 
 @attrs.frozen
@@ -60,19 +51,9 @@ class ReinforcePlusPlusBaseline:
 
     needs: ClassVar[frozenset[str]] = frozenset({"groups"})
 
-    def compute(
-        self,
-        *,
-        rewards: Tensor,
-        mask: Tensor,
-        groups: Tensor,
-        values: Tensor | None = None,
-        turns: Tensor | None = None,
-        episodes: Tensor | None = None,
-        greedy_rewards: Tensor | None = None,
-    ) -> Advantages:
-        tokens = SampledTokens.of(mask)
-        outcomes = Outcomes.of(tokens, rewards, groups, episodes)
+    def compute(self, batch: CreditInputs) -> Advantages:
+        tokens = SampledTokens.of(batch.mask)
+        outcomes = Outcomes.of(tokens, batch.rewards, batch.groups, batch.episodes)
         advantages_N = whiten(outcomes.above(outcomes.mean_P()).repeat_interleave(tokens.rows_R))
-        returns_N = discounted_sums(tokens.take(rewards), tokens.rows_R, 1.0)
-        return Advantages(tokens.place(advantages_N, like=rewards), tokens.place(returns_N, like=rewards))
+        returns_N = discounted_sums(tokens.take(batch.rewards), tokens.rows_R, 1.0)
+        return Advantages(tokens.place(advantages_N, like=batch.rewards), tokens.place(returns_N, like=batch.rewards))

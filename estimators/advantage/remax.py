@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
-from torch import Tensor
 
-from ...core.components import Advantages
+from ...core.components import Advantages, CreditInputs
 from .tokens import SampledTokens, discounted_sums, required
 
 
@@ -23,20 +22,11 @@ class Remax:
 
     needs: ClassVar[frozenset[str]] = frozenset({"greedy_rewards"})
 
-    def compute(
-        self,
-        *,
-        rewards: Tensor,
-        mask: Tensor,
-        groups: Tensor,
-        values: Tensor | None = None,
-        turns: Tensor | None = None,
-        episodes: Tensor | None = None,
-        greedy_rewards: Tensor | None = None,
-    ) -> Advantages:
-        tokens = SampledTokens.of(mask)
-        greedy_B = required(greedy_rewards, "greedy_rewards", "remax").double()
-        returns_N = discounted_sums(tokens.take(rewards), tokens.rows_R, 1.0)
+    def compute(self, batch: CreditInputs) -> Advantages:
+        tokens = SampledTokens.of(batch.mask)
+        greedy_B = required(batch.greedy_rewards, "greedy_rewards", "remax").double()
+        returns_N = discounted_sums(tokens.take(batch.rewards), tokens.rows_R, 1.0)
         return Advantages(
-            tokens.place(returns_N - tokens.spread(greedy_B), like=rewards), tokens.place(returns_N, like=rewards)
+            tokens.place(returns_N - tokens.spread(greedy_B), like=batch.rewards),
+            tokens.place(returns_N, like=batch.rewards),
         )

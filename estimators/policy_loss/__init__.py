@@ -1,0 +1,1 @@
+"""Surrogate losses of the policy, per token."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+
+from ...core.components import LossInputs, LossOutput
 
 LOG_RATIO_LIMIT = 20.0
 
@@ -24,7 +25,7 @@ class Ppo:
     ``loss = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))``, and where A < 0 at most ``-A dual_clip``: an unlikely
     token with a bad advantage that has become likely would otherwise pull without bound.
 
-    [B, T] x 4 -> [B, T], zero off the mask whatever stands there. Metrics, as sums and counts over tokens on the mask:
+    Zero off the mask whatever stands there. Metrics, as sums and counts over tokens on the mask:
     ``pg_clipfrac`` (the clipped term is the larger one), ``pg_clipfrac_lower`` (the dual clip acts) and ``ppo_kl``
     (mean of old_logprob - logprob in nats: an estimate of KL(old || new)).
 
@@ -39,12 +40,13 @@ class Ppo:
     dual_clip: float | None = attrs.field(default=3.0, validator=_above_one)
     """Bound on the ratio where the advantage is negative; ``null`` sets none."""
 
-    def __call__(
-        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        mask = inputs.mask
         # Masked before any arithmetic: a NaN off the mask must reach neither the loss nor the gradient.
-        log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        advantages = torch.where(mask, advantages, 0.0)
+        log_ratio = torch.where(mask, inputs.logprobs - inputs.old_logprobs, 0.0).clamp(
+            -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
+        )
+        advantages = torch.where(mask, inputs.advantages, 0.0)
         ratio = log_ratio.exp()
         unclipped = -advantages * ratio
         clipped = -advantages * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
@@ -60,4 +62,4 @@ class Ppo:
             "pg_clipfrac_lower": (beyond.sum(), count),
             "ppo_kl": (-log_ratio.detach().sum(), count),
         }
-        return loss, metrics
+        return LossOutput(loss, metrics)

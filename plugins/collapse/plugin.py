@@ -1,14 +1,15 @@
-"""Registers the built-in collapse detectors."""
+"""Registers the built-in collapse detectors, and the command ``detect``."""
 
 from __future__ import annotations
 
 from ...core.hookspecs import Register, hookimpl
 
+COLLAPSE = "uncollapse.plugins.collapse"
+
 
 @hookimpl
 def register_collapse_detectors(register: Register) -> None:
-    collapse = "uncollapse.plugins.collapse"
-    module = f"{collapse}.stopping"
+    module = f"{COLLAPSE}.stopping"
     register(
         "reward_variance_collapse",
         f"{module}:RewardVarianceCollapse",
@@ -22,32 +23,37 @@ def register_collapse_detectors(register: Register) -> None:
     register("empty_filter", f"{module}:EmptyFilter", summary="stop when the filter keeps no group for several steps")
     register(
         "no_signal",
-        f"{collapse}.signal:NoSignal",
+        f"{COLLAPSE}.signal:NoSignal",
         summary="a run has never had a valid answer, a spread of rewards or reasonings that fit their prompts",
     )
     register(
         "mutual_information",
-        f"{collapse}.mutual_information:MutualInformation",
+        f"{COLLAPSE}.mutual_information:MutualInformation",
         summary="measure how much the reasonings say about their prompts",
     )
     register(
         "entropy_collapse",
-        f"{collapse}.entropy:EntropyCollapse",
+        f"{COLLAPSE}.entropy:EntropyCollapse",
         summary="the token entropy stays far below where it began",
     )
     register(
         "entropy_explosion",
-        f"{collapse}.entropy:EntropyExplosion",
+        f"{COLLAPSE}.entropy:EntropyExplosion",
         summary="the token entropy stays far above where it began",
     )
     register(
         "format_collapse",
-        f"{collapse}.format:FormatCollapse",
+        f"{COLLAPSE}.format:FormatCollapse",
         summary="answers lose their form: invalid, without a thought, too short or too long",
     )
     register(
         "sampler_mismatch",
-        f"{collapse}.mismatch:SamplerMismatch",
+        f"{COLLAPSE}.mismatch:SamplerMismatch",
         summary="the sampler's log-probs stay too far from the trainer's",
     )
-    register("kl_runaway", f"{collapse}.kl:KlRunaway", summary="KL to the reference, or within a step, stays too large")
+    register("kl_runaway", f"{COLLAPSE}.kl:KlRunaway", summary="KL to the reference, or within a step, stays too large")
+
+
+@hookimpl
+def register_commands(register: Register) -> None:
+    register("detect", f"{COLLAPSE}.detect:command", summary="Replay detectors over finished runs.")

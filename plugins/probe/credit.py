@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 
 def credit(session: Session, sample: Sample) -> dict[str, Any]:
-    """What the configured advantage estimator asks for: ``values`` [B, T], ``greedy_rewards`` [B]."""
+    """What the configured advantage estimator asks for: ``values``, ``logprobs`` and ``entropies`` [B, T],
+    ``greedy_rewards`` [B].
+
+    Raises:
+        RequestError: it needs ``second_moments``, which the probe does not measure.
+    """
     named = session.config.policy_gradient.advantage
     assert named is not None
     needs: frozenset[str] = getattr(named.component, "needs", frozenset())
@@ -35,6 +40,12 @@ def credit(session: Session, sample: Sample) -> dict[str, Any]:
         found["values"] = values(session, sample.rollouts)
     if "greedy_rewards" in needs:
         found["greedy_rewards"] = greedy_rewards(session, sample)[sample.rollouts.groups]
+    if "second_moments" in needs:
+        what = f"the advantage estimator {named.name} needs second moments, which the probe does not measure"
+        raise RequestError(what, "policy_gradient.advantage", "choose another one")
+    if of_policy := needs & {"logprobs", "entropies"}:
+        scores = _forward(session, session.policy, sample.rollouts)
+        found |= {name: scores[name].float() for name in of_policy}
     return found
 
 

@@ -12,3 +12,12 @@ def register_collapse_detectors(register: Register) -> None:
         "uncollapse.plugins.probe.forecast.forecast:EntropyForecast",
         summary="predict what each update does to the entropy, and measure what it did",
     )
+
+
+@hookimpl
+def register_commands(register: Register) -> None:
+    register(
+        "probe",
+        "uncollapse.plugins.probe.commands.probe:command",
+        summary="Predict and measure the next entropy change.",
+    )

@@ -1,0 +1,1 @@
+"""RAGEN-2's sweeps and key names."""

@@ -191,18 +191,6 @@ class EntropySweep(_Intervention):
         )
 
 
-@attrs.frozen(kw_only=True)
-class Custom:
-    """Nothing but what you say: give the axes with --axis, e.g. --axis 'kl.estimator=kl,mse' --axis seed=0..2."""
-
-    experiment: str = "tiny-sokoban"
-    """A registered experiment or a YAML file."""
-
-    def record(self) -> dict[str, Any]:
-        """The sweep as a mapping."""
-        return {"name": "custom", "experiment": self.experiment, "axes": {}}
-
-
 def _case(text: str, overrides: dict[str, Any], **values: str) -> dict[str, Any]:
     return {"label": value_label(text), "overrides": overrides, "values": values}
 

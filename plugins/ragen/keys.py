@@ -7,9 +7,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from ...core.compose.combinations import needs
 from ...core.compose.experiment import Experiment
 from ..sweeps.prepare import Prepared
+from ..sweeps.sweep import Sweep
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -18,12 +21,24 @@ STRATEGIES = {"top_k": "top_k_abs", "top_f": "top_k"}
 """Our filter -> its name there today, where a fraction of the groups is called top_k."""
 
 
-def ragen_keys(point: Prepared, project: str | None, engine: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> value as the scripts write it.
+@attrs.frozen
+class Ragen:
+    """RAGEN-2's ``train.py``: dotted keys of Hydra, as its scripts write them.
 
     ``use_kl_loss`` says whether our run has a KL loss and with it a reference pass; ``model_path`` is empty for a model
     that is built on the spot. Keys without a counterpart here (prompt formats, Ray's workers) are absent.
     """
+
+    def keys(self, point: Prepared, sweep: Sweep) -> dict[str, str]:
+        """Dotted key -> value of one point."""
+        return _keys(point, sweep.project, sweep.engine)
+
+    def words(self, keys: Mapping[str, str]) -> str:
+        """The keys as words of a shell behind ``python train.py``, a line each."""
+        return _hydra_words(keys)
+
+
+def _keys(point: Prepared, project: str | None, engine: Mapping[str, Any]) -> dict[str, str]:
     experiment = point.experiment
     trainer, rollout, validation = experiment.trainer, experiment.rollout, experiment.validation
     keys: dict[str, Any] = {
@@ -101,8 +116,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def hydra_words(keys: Mapping[str, str]) -> str:
-    """The keys as words of a shell behind ``python train.py``, a line each; a model that is built here has no path."""
+def _hydra_words(keys: Mapping[str, str]) -> str:
+    """A model that is built here has no path."""
     words = [f"--config-name {shlex.quote(keys['--config-name'])}"]
     for key, value in keys.items():
         if key != "--config-name" and not (key == "model_path" and not value):

@@ -89,6 +89,8 @@ def build(episodes: Iterable[Episode], rollout: Rollout, reward: Reward, rewards
         raw_rewards_E=raw_E,
         group_ids_P=groups_E.unique(),
         lengths=lengths_B,
+        success_E=torch.tensor([episode.success for episode in episodes]),
+        truncated_E=torch.tensor([episode.truncated for episode in episodes]),
     )
 
 

@@ -63,7 +63,7 @@ class Sweep:
     experiment: Source
     """A registered name, the path of a YAML file, a mapping, or a composed experiment."""
     axes: Mapping[str, Any] = attrs.field(factory=dict)
-    """Dotted key -> values; see :mod:`uncollapse.plugins.sweeps.points` for joint axes. The last axis varies fastest."""
+    """Dotted key -> values; see :mod:`.points` for joint axes. The last axis varies fastest."""
     name: str | None = None
     overrides: Mapping[str, Any] = attrs.field(factory=dict)
     """Dotted key -> value, laid over the experiment before the axes."""

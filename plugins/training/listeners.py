@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,9 +22,15 @@ class Listeners:
 
     A tracker that raises costs nothing but its own copy of the metrics: that is said once, and it is called again at
     the next step. With ``strict_trackers`` it ends the run, as the tracker ``jsonl`` and the hooks of plugins do.
+
+    Args:
+        callbacks: objects with runtime hooks; what they raise ends the run.
+
+    Raises:
+        RequestError: a callback has a misspelt hook, or none.
     """
 
-    def __init__(self, run: RunDirectory, experiment: Experiment) -> None:
+    def __init__(self, run: RunDirectory, experiment: Experiment, callbacks: Sequence[Any] = ()) -> None:
         named = [(tracker.name, tracker.component) for tracker in experiment.trackers]
         if all(name != RECORD for name, _ in named):
             named.insert(0, (RECORD, registry().create("tracker", RECORD)))
@@ -37,7 +44,7 @@ class Listeners:
             except Exception as error:
                 if not self._forgiven(name, "start", error):
                     raise
-        self._manager = registry().run_manager([session for _, session in self._sessions])
+        self._manager = registry().run_manager([*(session for _, session in self._sessions), *callbacks])
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Raises RunError for a hook of a plugin that raised; so for a tracker, if it is not forgiven."""

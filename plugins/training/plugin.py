@@ -1,17 +1,8 @@
-"""Names of the built-in policy losses, token heads and train backends."""
+"""Registers the built-in token heads and train backends, and the commands ``train``, ``eval`` and ``export``."""
 
 from __future__ import annotations
 
 from ...core.hookspecs import Register, hookimpl
-
-
-@hookimpl
-def register_policy_losses(register: Register) -> None:
-    register(
-        "ppo",
-        "uncollapse.estimators.policy_loss.clipped:Ppo",
-        summary="clipped surrogate with separate bounds and a dual clip",
-    )
 
 
 @hookimpl
@@ -45,3 +36,11 @@ def register_train_backends(register: Register) -> None:
         "uncollapse.plugins.training.deepspeed_backend:DeepSpeed",
         summary="ZeRO 0-3 with AdamW and fp32 master weights",
     )
+
+
+@hookimpl
+def register_commands(register: Register) -> None:
+    commands = "uncollapse.plugins.training.commands"
+    register("train", f"{commands}.train:command", summary="Train an experiment.")
+    register("eval", f"{commands}.eval:command", summary="Success of a checkpoint on the validation groups.")
+    register("export", f"{commands}.export:command", summary="A checkpoint as a plain Hugging Face model or adapter.")

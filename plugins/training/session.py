@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from ...core.components import Rollouts
 from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
 from ...core.runs.directory import RunDirectory
@@ -42,8 +43,16 @@ class Outcome:
 class Session:
     """The loop, the listeners and, on rank 0, the run directory."""
 
-    def __init__(self, experiment: Experiment, ranks: Ranks, run: RunDirectory | None, path: Path) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        ranks: Ranks,
+        run: RunDirectory | None,
+        path: Path,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
         self.experiment, self.ranks, self.directory, self.path = experiment, ranks, run, path
+        self.callbacks = callbacks
         self.status = "running"
         self.error: BaseException | None = None
         self.metrics: dict[str, float] = {}
@@ -70,6 +79,7 @@ class Session:
         self.loop = loop = Loop(self.experiment, assemble(self.experiment, self.ranks, checkpoint), self.ranks)
         for note in loop.parts.notes:
             self._say(note)
+        loop.on_rollouts = self._rollouts_collected
         finished = load_checkpoint(loop, checkpoint) if checkpoint else FinishedStep(0, {}, judged=True)
         told = self._take_up(checkpoint, finished)
         self._on_rank_0(lambda: self._start_listeners(finished.step))
@@ -87,6 +97,10 @@ class Session:
             finished = attrs.evolve(finished, step=loop.step, metrics=metrics, judged=False, transcript=self._texts())
             self._complete(finished, stop)
         return Outcome(self.status, self.path, self.metrics)
+
+    def _rollouts_collected(self, rollouts: Rollouts) -> None:
+        step = self._running().step + 1
+        self._on_rank_0(lambda: self._call("rollouts_collected", step=step, rollouts=rollouts))
 
     def _take_up(self, checkpoint: Path | None, finished: FinishedStep) -> bool:
         """Let the record of the run end where it goes on; whether all of that step is written down already."""
@@ -194,7 +208,7 @@ class Session:
 
     def _start_listeners(self, step: int) -> None:
         assert self.directory is not None
-        self.listeners = Listeners(self.directory, self.experiment)
+        self.listeners = Listeners(self.directory, self.experiment, self.callbacks)
         self._call("run_started", experiment=self.experiment, step=step)
 
     def _on_rank_0(self, work: Callable[[], None]) -> None:

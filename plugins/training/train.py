@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..rollout.time_limit import last_words
 from .assemble import check_models
 from .memory.fitting import Request, require
 from .memory.out_of_memory import out_of_memory
-from .processes.ranks import Ranks, gpu_names, start_ranks
+from .processes.ranks import gpu_names, start_ranks
 from .processes.stop import StopRequest, stop_request
 from .prompts import require_rooms
 from .session import Outcome, Session
@@ -33,13 +34,15 @@ WAIT_S = 30.0
 """How long to wait for a process that still holds the run directory."""
 
 
-def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome:
+def train(experiment: Any, run_dir: str | Path, resume: bool = False, *, callbacks: Sequence[Any] = ()) -> Outcome:
     """Train an experiment (composed, or anything that :func:`compose` takes) in ``run_dir``.
 
     Start it on every rank alike (under a launcher that sets RANK and WORLD_SIZE); rank 0 writes the run directory.
 
     Args:
         resume: continue the run that is in ``run_dir``, from its last good checkpoint.
+        callbacks: objects with methods marked by ``hookimpl``, named as the runtime hooks (``step_finished``,
+            ``rollouts_collected``, ...). They are called on rank 0; what they raise ends the run.
 
     Raises:
         RequestError: the experiment cannot run or cannot fit the GPU, a prompt of its data set leaves no room for a
@@ -71,7 +74,8 @@ def train(experiment: Any, run_dir: str | Path, resume: bool = False) -> Outcome
             raise refusal
         if ended := ranks.broadcast(_ended(run) if run and resume else None):
             return ended
-        return _train(experiment, ranks, run, path, ranks.broadcast(run.latest() if run and resume else None))
+        session = Session(experiment, ranks, run, path, callbacks)
+        return _train(session, ranks.broadcast(run.latest() if run and resume else None))
 
 
 def _hold(path: Path, resume: bool) -> AbstractContextManager[None]:
@@ -84,15 +88,13 @@ def _hold(path: Path, resume: bool) -> AbstractContextManager[None]:
     return run.hold(WAIT_S)
 
 
-def _train(
-    experiment: Experiment, ranks: Ranks, run: RunDirectory | None, path: Path, checkpoint: Path | None
-) -> Outcome:
-    session = Session(experiment, ranks, run, path)
+def _train(session: Session, checkpoint: Path | None) -> Outcome:
+    ranks = session.ranks
     with stop_request(ranks.first) as stop:
         try:
             outcome = _run(session, checkpoint, stop)
         except KeyboardInterrupt:
-            return Outcome("interrupted", path, session.metrics)
+            return Outcome("interrupted", session.path, session.metrics)
         ranks.barrier()  # launchers end whoever is still at work once one has left with a code of its own
         return outcome
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 import uncollapse
 from uncollapse import hookimpl
-from uncollapse.core import hookspecs, plugins
+from uncollapse.core import plugins
 from uncollapse.core.errors import MissingExtraError, RequestError, RunError
+from uncollapse.core.kinds import KINDS
 from uncollapse.core.plugins import PluginLoadError, SignatureError, UnknownHookError, call, manager
 from uncollapse.core.registry import DuplicateNameError, Registry, UnknownNameError
 
@@ -246,9 +247,9 @@ def test_trace(site, monkeypatch, capsys):
 
 
 def test_hooks_are_exactly_the_specifications():
-    assert set(hookspecs.REGISTRATION.values()) == {name for name in plugins.HOOKS if name.startswith("register_")}
+    assert {kind.hook for kind in KINDS.values()} == {name for name in plugins.HOOKS if name.startswith("register_")}
     assert plugins.HOOKS["step_finished"] == ("run", "step", "metrics")
-    assert all(plugins.HOOKS[hook] == ("register",) for hook in hookspecs.REGISTRATION.values())
+    assert all(plugins.HOOKS[hook] == ("register",) for hook in (kind.hook for kind in KINDS.values()))
 
 
 # --- the documentation ------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from hashlib import sha256
 import pytest
 from uncollapse.core import components
 from uncollapse.core.errors import MissingExtraError, RequestError
-from uncollapse.core.hookspecs import REGISTRATION
+from uncollapse.core.kinds import KINDS
 from uncollapse.core.plugins import PluginLoadError, SignatureError, call
 from uncollapse.core.registry import Registry, UnknownNameError, registry
-from uncollapse.core.targets import FILES, PROTOCOLS, locate
+from uncollapse.core.targets import locate
 
 COMPONENTS = '''
 from __future__ import annotations
@@ -143,9 +143,9 @@ def message(action) -> str:
 
 
 def test_kinds_are_those_of_the_hooks():
-    assert Registry().kinds() == list(REGISTRATION)
-    assert PROTOCOLS.keys() | set(FILES) == REGISTRATION.keys()
-    assert all(hasattr(components, protocol) for protocol in PROTOCOLS.values())
+    assert Registry().kinds() == list(KINDS)
+    assert {name for name, kind in KINDS.items() if not kind.is_component} == {"experiment", "sweep", "command"}
+    assert all(hasattr(components, kind.contract) for kind in KINDS.values() if kind.is_component)
 
 
 def test_names_and_entries(kit):

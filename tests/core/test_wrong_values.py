@@ -11,8 +11,8 @@ from uncollapse.core.compose.converter import make_converter, structure_componen
 from uncollapse.core.compose.experiment import keys
 from uncollapse.core.compose.problems import CompositionError, Invalid
 from uncollapse.core.errors import MissingExtraError, RequestError
+from uncollapse.core.kinds import KINDS
 from uncollapse.core.registry import registry
-from uncollapse.core.targets import FILES
 
 BASE = {"model": {"path": "/no/model"}, "environment": "bandit"}
 LIMIT_S = 2
@@ -66,7 +66,7 @@ def test_a_key_takes_a_value_or_refuses_it_by_name(key):
 
 def parameters():
     for kind in registry().kinds():
-        if kind in FILES:
+        if not KINDS[kind].is_component:
             continue
         for name in registry().names(kind):
             try:

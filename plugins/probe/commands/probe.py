@@ -7,13 +7,28 @@ import click
 from ....core.console.lazy_group import LazyGroup
 
 COMMANDS = {
-    "run": (".probe_run:command", "One probe: predict and measure."),
-    "single": (".probe_experiment:single", "One probe in an experiment directory."),
-    "batch-scaling": (".probe_experiment:batch_scaling", "Does the prediction converge as E grows, or fall as 1/B_E?"),
-    "sanity-check": (".probe_experiment:sanity_check", "Many runs against criteria that hold if the probe is right."),
-    "debug": (".probe_experiment:debug", "Small batches, all estimators, every message, gradients."),
-    "influence": (".probe_influence:command", "Which sequences of the update drive the change?"),
-    "report": (".probe_run:report", "Tables and plots of an experiment directory as a page."),
+    "run": ("uncollapse.plugins.probe.commands.run:command", "One probe: predict and measure."),
+    "single": ("uncollapse.plugins.probe.commands.experiment:single", "One probe in an experiment directory."),
+    "batch-scaling": (
+        "uncollapse.plugins.probe.commands.experiment:batch_scaling",
+        "Does the prediction converge as E grows, or fall as 1/B_E?",
+    ),
+    "sanity-check": (
+        "uncollapse.plugins.probe.commands.experiment:sanity_check",
+        "Many runs against criteria that hold if the probe is right.",
+    ),
+    "debug": (
+        "uncollapse.plugins.probe.commands.experiment:debug",
+        "Small batches, all estimators, every message, gradients.",
+    ),
+    "influence": (
+        "uncollapse.plugins.probe.commands.influence:command",
+        "Which sequences of the update drive the change?",
+    ),
+    "report": (
+        "uncollapse.plugins.probe.commands.run:report",
+        "Tables and plots of an experiment directory as a page.",
+    ),
 }
 """Command -> where it is, and its line in ``--help``, which imports no command."""
 

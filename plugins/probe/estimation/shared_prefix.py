@@ -49,4 +49,4 @@ def _cut(part: Batch, start: int, stop: int) -> Batch:
     """These columns of the rows."""
     lengths = (part.lengths.clamp(max=stop) - start).clamp(min=0)
     columns = {name: value[:, start:stop] if value.ndim == 2 else value for name, value in part.tensors().items()}
-    return Batch(**{**columns, "lengths": lengths})
+    return Batch(**{**columns, "lengths": lengths}, prepared={})

@@ -18,7 +18,7 @@ from ....estimators.advantage.reweight import soft_advantage_reweight
 from ....estimators.aggregation import token_weights
 from ...training.step.batch import Batch
 from ...training.step.losses import PolicyObjective
-from ...training.step.stages import to_batch
+from ...training.step.stages import credit_inputs, to_batch
 from ..config import Weighting
 from .passes import Outputs, TokenLoss
 
@@ -43,7 +43,8 @@ class Update:
     def scaled(self, factor: float) -> Update:
         """The same with advantages multiplied: -1 turns the task around, 0 leaves none."""
         assert self.batch.advantages is not None
-        return attrs.evolve(self, batch=attrs.evolve(self.batch, advantages=factor * self.batch.advantages))
+        batch = attrs.evolve(self.batch, advantages=factor * self.batch.advantages)
+        return attrs.evolve(self, batch=self.objective.prepare(batch, None))
 
     def prompts(self) -> list[list[int]]:
         """The rows of each prompt, in the order of :meth:`per_prompt`."""
@@ -84,14 +85,7 @@ def make_update(
         without_task: all advantages are 0, as with ``zero_task_advantage``.
         credit: what the estimator needs beside: ``values`` [B, T], ``greedy_rewards`` [B].
     """
-    result = advantage.compute(
-        rewards=rollouts.rewards,
-        mask=rollouts.mask,
-        groups=rollouts.groups,
-        turns=rollouts.turns,
-        episodes=rollouts.episodes,
-        **credit,
-    )
+    result = advantage.compute(credit_inputs(rollouts, **credit))
     advantages = result.advantages
     if reweight:
         advantages = soft_advantage_reweight(advantages, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E)
@@ -99,9 +93,12 @@ def make_update(
         to_batch(rollouts),
         weights=weights(rollouts, weighting, max_length),
         advantages=torch.zeros_like(advantages) if without_task else advantages,
+        sampler_logprobs=rollouts.logprobs,
         ref_logprobs=ref_logprobs,
+        groups=rollouts.groups,
+        turns=rollouts.turns,
     )
-    return Update(rollouts, batch, objective)
+    return Update(rollouts, objective.prepare(batch, None), objective)
 
 
 def weights(rollouts: Rollouts, weighting: Weighting, max_length: int | None = None) -> Tensor:

@@ -16,29 +16,32 @@ def show_command(command: click.Command) -> click.Command:
     command.callback = _show
     what_options(command)
     json_option(command)
-    click.option("--as", "style", type=click.Choice(["ragen"]), help="As words for RAGEN-2's train.py.")(command)
+    click.option("--as", "style", metavar="DIALECT", help="In the words of another program: uncollapse list dialect.")(
+        command
+    )
     return command
 
 
 @click.pass_context
 def _show(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
     from ....core.compose.config import to_dict
-    from ...ragen.keys import hydra_words, ragen_keys
+    from ....core.registry import registry
 
+    dialect = registry().create("dialect", style) if style else None
     sweep = sweep_of(context, options)
     points = sweep.prepared(root)
-    if style:
-        settings = {point.place.name: ragen_keys(point, sweep.project, sweep.engine) for point in points}
+    if dialect:
+        settings = {point.place.name: dialect.keys(point, sweep) for point in points}
     else:
         settings = {point.label: _flat(to_dict(point.experiment)) for point in points}
     if as_json:
         print_json(settings)
         return
-    if style:
+    if dialect:
         print_notices(sweep)
         for point in points:
             click.echo(f"# {point.title}")
-            click.echo(hydra_words(settings[point.place.name]))
+            click.echo(dialect.words(settings[point.place.name]))
         return
     click.echo(f"sweep {sweep.title}: {len(points)} points of {sweep.experiment}")
     print_notices(sweep)

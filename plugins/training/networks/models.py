@@ -57,19 +57,26 @@ class Policy(nn.Module):
             self.head = own
 
     def forward(
-        self, batch: Batch, entropy: Wanted = "value", cache: Any = None, packed: bool = False
+        self,
+        batch: Batch,
+        entropy: Wanted = "value",
+        cache: Any = None,
+        packed: bool = False,
+        second_moment: Wanted = "none",
     ) -> dict[str, Tensor]:
-        """``logprobs`` and ``entropies`` [B, T] of the tokens on the mask (nats); only those positions reach the
-        head. With a ``cache``, rows continue the tokens in it. ``packed`` rows go through the model without padding,
-        after :func:`.packing.enable_packing`.
+        """``logprobs``, ``entropies`` and ``second_moments`` [B, T] (nats, nats squared) of the tokens on the mask, the
+        last two where they are wanted; only those positions reach the head. With a ``cache``, rows continue the tokens
+        in it. ``packed`` rows go through the model without padding, after :func:`.packing.enable_packing`.
         """
-        return self.token_scores(self.hidden_states(batch, cache, packed), batch, entropy)
+        return self.token_scores(self.hidden_states(batch, cache, packed), batch, entropy, second_moment)
 
     def hidden_states(self, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
         """[N, H]: the trunk's last hidden states before each of the N tokens on the mask."""
         return _hidden(self.language_model.get_decoder(), batch, cache, packed)
 
-    def token_scores(self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted) -> dict[str, Tensor]:
+    def token_scores(
+        self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted, second_moment: Wanted = "none"
+    ) -> dict[str, Tensor]:
         """What :meth:`forward` returns, from hidden states."""
         model = self.language_model
         hidden_N_K, weight_V_K = as_product(model.get_output_embeddings(), hidden_N_H)
@@ -80,9 +87,14 @@ class Policy(nn.Module):
             temperature=self.temperature,
             softcap=softcap(model.config),
             entropy=entropy,
+            second_moment=second_moment,
         )
-        scores = {"logprobs": spread(found.logprobs, batch.mask)}
-        return scores if found.entropies is None else {**scores, "entropies": spread(found.entropies, batch.mask)}
+        scores = {
+            "logprobs": found.logprobs,
+            "entropies": found.entropies,
+            "second_moments": found.second_moments,
+        }
+        return {name: spread(values_N, batch.mask) for name, values_N in scores.items() if values_N is not None}
 
 
 def softcap(config: Any) -> float | None:

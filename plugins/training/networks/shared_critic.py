@@ -49,12 +49,17 @@ class ActorCritic(Policy):
         self.value_head = ValueHead(self.language_model.get_decoder().config.get_text_config().hidden_size)
 
     def forward(
-        self, batch: Batch, entropy: Wanted = "value", cache: Any = None, packed: bool = False
+        self,
+        batch: Batch,
+        entropy: Wanted = "value",
+        cache: Any = None,
+        packed: bool = False,
+        second_moment: Wanted = "none",
     ) -> dict[str, Tensor]:
         """``values`` [B, T] beside the policy's scores."""
         hidden_N_H = self.hidden_states(batch, cache, packed)
         values_N = self.value_head(hidden_N_H.detach() if self.detach else hidden_N_H)
-        return {**self.token_scores(hidden_N_H, batch, entropy), "values": spread(values_N, batch.mask)}
+        return {**self.token_scores(hidden_N_H, batch, entropy, second_moment), "values": spread(values_N, batch.mask)}
 
 
 def with_value_head(policy: Policy, settings: Critic, checkpoint: Path | None = None) -> ActorCritic:

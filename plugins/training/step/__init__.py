@@ -1,0 +1,1 @@
+"""One training step: its stages in their order, and what they hand on."""

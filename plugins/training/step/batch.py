@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -30,6 +30,12 @@ class Batch:
     advantages: Tensor | None = None
     returns: Tensor | None = None
     old_values: Tensor | None = None
+    groups: Tensor | None = None
+    """[B] the row's group id."""
+    turns: Tensor | None = None
+    old_entropies: Tensor | None = None
+    prepared: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """What the policy loss has prepared for the optimizer step: [B, T], [B], or numbers []."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -38,15 +44,22 @@ class Batch:
         """These rows, trimmed to the longest of them."""
         index = torch.as_tensor(rows, dtype=torch.long)
         width = int(self.lengths[index].max()) if len(index) else 1
-        taken = {name: value[index] for name, value in self.tensors().items()}
-        return Batch(**{name: value[:, :width] if value.ndim == 2 else value for name, value in taken.items()})
+
+        def rows_of(value: Tensor) -> Tensor:
+            return value[index][:, :width] if value.ndim == 2 else value[index]
+
+        taken = {name: rows_of(value) for name, value in self.tensors().items()}
+        prepared = {name: rows_of(value) if value.ndim else value for name, value in self.prepared.items()}
+        return Batch(**taken, prepared=prepared)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{name: value.to(device) for name, value in self.tensors().items()})
+        prepared = {name: value.to(device) for name, value in self.prepared.items()}
+        return Batch(**{name: value.to(device) for name, value in self.tensors().items()}, prepared=prepared)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is there, by the name of its field."""
-        return {field.name: value for field in attrs.fields(Batch) if (value := getattr(self, field.name)) is not None}
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(Batch)}
+        return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
 
 
 def shares(batch: Batch, rows: Sequence[int], ranks: int, size: int, budget: int = 0) -> list[list[Batch]]:

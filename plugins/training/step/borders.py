@@ -19,7 +19,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ....core.components import Advantages, Rollouts
+from ....core.components import Advantages, CreditInputs, LossInputs, Rollouts
 from ....core.compose.blame import blaming, confined, wrong
 from ....core.compose.experiment import Experiment, Named
 
@@ -128,18 +128,17 @@ class CheckedControllerSession:
 
 
 class CheckedAdvantage(Checked):
-    def compute(self, *, rewards: Tensor, mask: Tensor, **others: Any) -> Advantages:
-        given = {name: value for name, value in others.items() if isinstance(value, Tensor)}
-        with _calling(self.named, "compute", rewards=rewards, mask=mask, **given):
-            result = self.component.compute(rewards=rewards, mask=mask, **others)
+    def compute(self, batch: CreditInputs) -> Advantages:
+        with _calling(self.named, "compute", **tensors(batch)):
+            result = self.component.compute(batch)
         if not isinstance(result, Advantages):
             raise wrong(self.named, "compute", f"gave {type(result).__name__}, not Advantages")
         for name, value in attrs.asdict(result, recurse=False).items():
-            _tensor(self.named, f"compute ({name})", value, rewards.shape, "[B, T]")
+            _tensor(self.named, f"compute ({name})", value, batch.rewards.shape, "[B, T]")
             _finite(self.named, f"compute ({name})", value)
             if value.requires_grad:
                 raise wrong(self.named, f"compute ({name})", "has a gradient: detach it")
-            if bool((value[~mask] != 0).any()):
+            if bool((value[~batch.mask] != 0).any()):
                 raise wrong(
                     self.named, f"compute ({name})", "is not zero off the mask, on tokens that were not sampled"
                 )
@@ -147,13 +146,35 @@ class CheckedAdvantage(Checked):
 
 
 class CheckedLoss(Checked):
-    def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Any:
-        given = {"logprobs": logprobs, "old_logprobs": old_logprobs, "advantages": advantages, "mask": mask}
-        with _calling(self.named, "call", **given):
-            result = self.component(logprobs, old_logprobs, advantages, mask)
+    def __init__(self, named: Named) -> None:
+        super().__init__(named)
+        if callable(getattr(named.component, "prepare", None)):
+            self.prepare = self._prepare
+
+    def _prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
+        with _calling(self.named, "prepare", **tensors(batch)):
+            prepared = self.component.prepare(batch)
+        if prepared is None:
+            return {}
+        if not isinstance(prepared, Mapping):
+            raise wrong(self.named, "prepare", f"gave {type(prepared).__name__}, not a mapping of tensors")
+        for name, value in prepared.items():
+            if not isinstance(value, Tensor):
+                raise wrong(self.named, "prepare", f"gave {name} as {type(value).__name__}, not as a tensor")
+            if value.shape != batch.mask.shape[: value.ndim]:
+                shapes = f"{list(batch.mask.shape)} ([R, T]), {list(batch.mask.shape[:1])} ([R]) or []"
+                raise wrong(self.named, "prepare", f"gave {name} of shape {list(value.shape)}, not {shapes}")
+            if value.is_floating_point():
+                _finite(self.named, f"prepare ({name})", value)
+        return prepared
+
+    def __call__(self, inputs: LossInputs) -> Any:
+        with _calling(self.named, "call", **tensors(inputs)):
+            result = self.component(inputs)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
-            raise wrong(self.named, "call", "must give a pair: loss [B, T], and metrics as (sum, count) pairs")
+            raise wrong(self.named, "call", "must give a LossOutput: loss [B, T], and metrics as (sum, count) pairs")
         loss_B_T, metrics = result
+        logprobs = inputs.logprobs
         _tensor(self.named, "call", loss_B_T, logprobs.shape, "[B, T], one loss for each token")
         for name, pair in metrics.items():
             if not isinstance(pair, tuple) or len(pair) != 2:
@@ -228,10 +249,11 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def tensors(rollouts: Rollouts) -> dict[str, Tensor]:
-    """Those of a batch of rollouts, by name."""
-    fields = attrs.asdict(rollouts, recurse=False)
-    return {f"rollouts.{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
+def tensors(given: Rollouts | CreditInputs | LossInputs) -> dict[str, Tensor]:
+    """Those of what a component is given, by name."""
+    prefix = "rollouts." if isinstance(given, Rollouts) else ""
+    fields = attrs.asdict(given, recurse=False)
+    return {f"{prefix}{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
 
 
 def _number(named: Named, method: str, name: Any, value: Any, finite: bool = True) -> None:

@@ -29,6 +29,9 @@ from .own_pass import OwnPass
 from .pairwise import Scorer
 from .pending import PendingUpdate
 
+OF_POLICY = frozenset({"logprobs", "entropies", "second_moments", "minibatch"})
+"""Needs for which the sampling policy is scored before the update."""
+
 
 @attrs.frozen(eq=False)
 class Parts:
@@ -63,6 +66,8 @@ class Loop:
             parts.policy, experiment.trainer.score_batch, ranks, SCORE_FACTOR * experiment.trainer.token_budget
         )
         """What detectors score with."""
+        self.on_rollouts: Callable[[Rollouts], None] = lambda rollouts: None
+        """Is told the rollouts of each step as they are collected, on all ranks alike."""
         self.episodes: list[Episode] = []
         """Those of the last step, for transcripts."""
         self.stage = "start"
@@ -82,13 +87,14 @@ class Loop:
             self.episodes = parts.sampler.train(self.step)
             rollouts = stages.to_rollouts(self.episodes, experiment)
             greedy_P = self._greedy_rewards()
+        self.on_rollouts(rollouts)
         with self._time("sync"):
             self._engine_weights.sleep()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
         old: Scores | None = None
         if "entropies" in parts.needs:
             with self._time("score"):
-                old = self._score(parts.policy, stages.to_batch(rollouts))
+                old = self._score(parts.policy, stages.to_batch(rollouts), **self._moments)
                 rollouts = attrs.evolve(rollouts, entropies=old.entropies)
         with self._time("filter"):
             keep_P, own = stages.select(experiment, rollouts)
@@ -117,9 +123,9 @@ class Loop:
         with self._time("score"):
             # A single optimizer step's own pass is one of the sampling policy. A pass before it would buy nothing but
             # the values of a critic that shares the trunk.
-            wanted = len(plan) > 1 or (self._distrusts_sampler and not own_pass)
+            wanted = len(plan) > 1 or (self._distrusts_sampler and not own_pass) or bool(parts.needs & OF_POLICY)
             if old is None and (wanted or in_reward or shared):
-                old = self._score(parts.policy, batch)
+                old = self._score(parts.policy, batch, **self._moments)
         ref_logprobs, trained = None, rollouts
         if parts.reference is not None:
             with self._time("reference"):
@@ -133,7 +139,15 @@ class Loop:
             with self._time("values"):
                 values = self._score(parts.critic, batch).values
         with self._time("advantage"):
-            result = stages.advantages(experiment, trained, values, greedy_rewards_B, kept_ratio)
+            inputs = stages.credit_inputs(
+                trained,
+                values=values,
+                greedy_rewards=greedy_rewards_B,
+                step=self.step,
+                steps=trainer.steps,
+                **self._of(old),
+            )
+            result = stages.advantages(experiment, trained, inputs, kept_ratio)
         metrics = _advantage_metrics(result, values, batch.mask)
         batch = attrs.evolve(
             batch,
@@ -143,6 +157,9 @@ class Loop:
             advantages=result.advantages,
             returns=result.returns,
             old_values=values,
+            groups=rollouts.groups,
+            turns=rollouts.turns,
+            old_entropies=None if old is None else old.entropies,
         )
         if parts.critic is not None and not shared:
             assert experiment.critic is not None
@@ -197,6 +214,7 @@ class Loop:
             self.parts.controller.coef,
             experiment.kl.weight,
             experiment.correction.component if self._corrects else None,
+            self.step,
         )
         if not shared:
             return policy
@@ -253,6 +271,16 @@ class Loop:
         self.step = state["step"]
         self.parts.controller.load_state_dict(state["kl_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])
+
+    @property
+    def _moments(self) -> dict[str, Any]:
+        """The option of a pass that computes second moments, where somebody needs them."""
+        return {"second_moment": "value"} if "second_moments" in self.parts.needs else {}
+
+    def _of(self, old: Scores | None) -> dict[str, torch.Tensor | None]:
+        """What the advantage estimator needs of the sampling policy."""
+        needed = stages.needs_of(self.experiment.advantage) & {"logprobs", "entropies", "second_moments"}
+        return {name: getattr(old, name) for name in needed}
 
     @property
     def _corrects(self) -> bool:

@@ -7,13 +7,14 @@ same way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
 import torch
 from torch import Tensor
 
-from ....core.components import KlVariant, PolicyLoss, SamplerCorrection, Scores
+from ....core.components import KlVariant, LossInputs, PolicyLoss, SamplerCorrection, Scores
 from ....estimators.kl.weights import importance_weight
 from .batch import Batch
 
@@ -37,6 +38,8 @@ class PolicyObjective:
     kl_weight: Literal["none", "detached", "differentiable"] = "none"
     correction: SamplerCorrection | None = None
     """Reads ``batch.sampler_logprobs``; ``None`` weighs every token alike."""
+    step: int = 0
+    """The training step, from 0."""
 
     def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
         """``batch.old_logprobs`` may be ``None``: then the sampling policy is the current one and the ratio is 1."""
@@ -50,7 +53,7 @@ class PolicyObjective:
         trains = batch.mask & (batch.weights > 0)
         logprobs = scores.logprobs
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        loss, own_metrics = self.policy_loss(logprobs, old, batch.advantages, trains)
+        loss, own_metrics = self.policy_loss(self.inputs(batch, logprobs, old, scores.entropies, trains))
         if self.correction is not None:
             assert batch.sampler_logprobs is not None
             loss = self.correction.correction(old, batch.sampler_logprobs, batch.mask)[0] * loss
@@ -66,6 +69,66 @@ class PolicyObjective:
         # a where, not a product: a token that does not train must not spread its NaN
         return torch.where(trains, batch.weights * loss, 0.0), metrics
 
+    def inputs(
+        self, batch: Batch, logprobs: Tensor, old_logprobs: Tensor, entropies: Tensor | None, trains: Tensor
+    ) -> LossInputs:
+        """What the policy loss is given of these rows."""
+        assert batch.advantages is not None
+        return LossInputs(
+            logprobs=logprobs,
+            old_logprobs=old_logprobs,
+            advantages=batch.advantages,
+            mask=trains,
+            entropies=entropies,
+            sampler_logprobs=batch.sampler_logprobs,
+            ref_logprobs=batch.ref_logprobs,
+            groups=batch.groups,
+            turns=batch.turns,
+            rows=batch.rows,
+            prepared=batch.prepared,
+            step=self.step,
+        )
+
+    def prepare(self, batch: Batch, current: Scores | None) -> Batch:
+        """The batch with what the policy loss prepares for an optimizer step on the rows that have a weight.
+
+        Args:
+            batch: all rows of the training step, with the weights of this optimizer step; on the CPU.
+            current: log-probs and entropies [B, T] of the policy before the optimizer step, where the loss needs them.
+        """
+        prepare = getattr(self.policy_loss, "prepare", None)
+        if prepare is None:
+            return batch
+        assert batch.weights is not None
+        rows = (batch.weights > 0).any(1).nonzero().flatten()
+        step = batch.take(rows)
+        assert step.weights is not None and step.sampler_logprobs is not None
+        old = step.sampler_logprobs if step.old_logprobs is None else step.old_logprobs
+        logprobs, entropies = old, step.old_entropies
+        if current is not None:
+            width = step.tokens.shape[1]
+            assert current.logprobs is not None and current.entropies is not None
+            logprobs, entropies = current.logprobs[rows, :width], current.entropies[rows, :width]
+        with torch.no_grad():
+            prepared = prepare(self.inputs(step, logprobs, old, entropies, step.mask & (step.weights > 0)))
+        return attrs.evolve(batch, prepared=_placed(prepared or {}, rows, batch.mask.shape))
+
+
+def _placed(prepared: Mapping[str, Tensor], rows: Tensor, shape: torch.Size) -> dict[str, Tensor]:
+    """[R, T'] and [R] of some rows -> [B, T] and [B] of all of them, zero elsewhere; numbers stay as they are."""
+    placed = {}
+    for name, value in prepared.items():
+        if value.ndim:
+            table = value.new_zeros(shape[: value.ndim])
+            if value.ndim == 2:
+                table[rows, : value.shape[1]] = value
+            else:
+                table[rows] = value
+            placed[name] = table
+        else:
+            placed[name] = value
+    return placed
+
 
 @attrs.frozen(eq=False)
 class CriticObjective:
@@ -79,6 +142,10 @@ class CriticObjective:
     def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
         loss_B_T, metrics = self.tokens(scores, batch)
         return loss_B_T.sum(), metrics
+
+    def prepare(self, batch: Batch, current: Scores | None) -> Batch:
+        """Nothing couples the rows of a value loss."""
+        return batch
 
     def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
         """[B, T]: what each token contributes to the loss, zero where nothing trains."""
@@ -119,6 +186,10 @@ class JointObjective:
             return loss_B_T, metrics
         policy_loss_B_T, of_policy = self.policy.tokens(scores, batch)
         return policy_loss_B_T + loss_B_T, {**of_policy, **metrics}
+
+    def prepare(self, batch: Batch, current: Scores | None) -> Batch:
+        """What the policy loss prepares; see :meth:`PolicyObjective.prepare`."""
+        return batch if self.policy is None else self.policy.prepare(batch, current)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Any:

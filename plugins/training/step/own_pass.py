@@ -21,6 +21,7 @@ class OwnPass:
 
     def __init__(self, objective: Any) -> None:
         self.objective = objective
+        self.prepare = objective.prepare
         self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, scores: Scores, batch: Batch) -> Any:

@@ -47,5 +47,9 @@ class PendingUpdate:
         return self.experiment.trainer.lr * self.lr_scale
 
     def weighted(self, rows: Sequence[int]) -> Batch:
-        """The batch with the token weights of an optimizer step on ``rows``."""
-        return weighted(self.batch, rows, self.experiment)
+        """The batch with the token weights of an optimizer step on ``rows``, and what the policy loss prepares for it.
+
+        Of an optimizer step after the first one that is what it would prepare if the policy were still the one that
+        sampled.
+        """
+        return self.objective.prepare(weighted(self.batch, rows, self.experiment), None)

@@ -14,8 +14,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ....core.components import Advantages, Rollouts, Scores
-from ....core.compose.experiment import Experiment
+from ....core.components import Advantages, CreditInputs, Rollouts, Scores
+from ....core.compose.experiment import Experiment, Named
 from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
 from ....estimators.aggregation import token_weights
 from ....filters.metrics import RewardVariance
@@ -26,7 +26,7 @@ from ...rollout.episode import Episode
 from ...rollout.rows import build, in_order, raw_rewards
 from ..processes.ranks import Ranks
 from .batch import Batch, parts, shares
-from .budget import by_tokens
+from .budget import SCORE_FACTOR, by_tokens
 from .rewards import normalize
 
 
@@ -97,6 +97,11 @@ class Sampler:
         return in_order(episode for own in self.ranks.gather_work(play) for episode in own)
 
 
+def needs_of(named: Named) -> frozenset[str]:
+    """What a component declares to need."""
+    return frozenset(getattr(named.component, "needs", ()))
+
+
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:
     raw_rewards_E, groups_E = raw_rewards(episodes)
     rewards_E = normalize(raw_rewards_E, groups_E, experiment.reward.normalization, experiment.reward.over)
@@ -149,7 +154,9 @@ def on_all_ranks(scored: Sequence[tuple[list[int], dict[str, Tensor]]], mask: Te
 
 def _tensors(scores: Scores) -> Iterator[tuple[str, Tensor]]:
     return (
-        (name, value) for name in ("logprobs", "entropies", "values") if (value := getattr(scores, name)) is not None
+        (name, value)
+        for name in ("logprobs", "entropies", "second_moments", "values")
+        if (value := getattr(scores, name)) is not None
     )
 
 
@@ -188,25 +195,24 @@ def sequence_kl(kl_B_T: Tensor, mask_B_T: Tensor) -> float:
     return masked_mean(sums_B / counts_B.clamp(min=1), counts_B > 0)
 
 
-def advantages(
-    experiment: Experiment,
-    rollouts: Rollouts,
-    values: Tensor | None,
-    greedy_rewards_B: Tensor | None,
-    kept_ratio: float,
-) -> Advantages:
-    """Advantages and returns of the kept rows; scaling and ``zero_task_advantage`` touch the policy's advantages
-    only.
-    """
-    result = experiment.advantage.component.compute(
+def credit_inputs(rollouts: Rollouts, **others: Any) -> CreditInputs:
+    """What an advantage estimator is given of these rollouts; ``others`` are the fields that they do not hold."""
+    return CreditInputs(
         rewards=rollouts.rewards,
         mask=rollouts.mask,
         groups=rollouts.groups,
-        values=values,
         turns=rollouts.turns,
         episodes=rollouts.episodes,
-        greedy_rewards=greedy_rewards_B,
+        success_E=rollouts.success_E,
+        **others,
     )
+
+
+def advantages(experiment: Experiment, rollouts: Rollouts, batch: CreditInputs, kept_ratio: float) -> Advantages:
+    """Advantages and returns of the kept rows; scaling and ``zero_task_advantage`` touch the policy's advantages
+    only.
+    """
+    result = experiment.advantage.component.compute(batch)
     scaled = result.advantages
     if experiment.soft_advantage_reweight:
         scaled = soft_advantage_reweight(scaled, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E)
@@ -245,8 +251,9 @@ def update(
     if budget:
         options["packed"] = True
     collected: dict[str, list[float]] = {}
-    for rows in optimizer_steps:
-        own = shares(weighted(batch, rows, experiment), rows, ranks.size, size, budget)[ranks.rank]
+    for number, rows in enumerate(optimizer_steps):
+        whole = prepared(engine, weighted(batch, rows, experiment), rows, objective, experiment, ranks, number)
+        own = shares(whole, rows, ranks.size, size, budget)[ranks.rank]
         for name, value in engine.update(own, objective, lr_scale, **options).items():
             collected.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in collected.items()}
@@ -257,6 +264,35 @@ def weighted(batch: Batch, rows: Sequence[int], experiment: Experiment) -> Batch
     weights = torch.zeros(batch.mask.shape)
     weights[rows] = token_weights(batch.mask[rows], experiment.trainer.loss_aggregation, experiment.rollout.max_context)
     return attrs.evolve(batch, weights=weights)
+
+
+def prepared(
+    engine: Any,
+    batch: Batch,
+    rows: Sequence[int],
+    objective: Any,
+    experiment: Experiment,
+    ranks: Ranks,
+    number: int,
+) -> Batch:
+    """The batch with what the policy loss prepares before optimizer step ``number`` (from 0), on ``rows``.
+
+    Before the first one the policy is the one that sampled, which has been scored; before a later one the rows are
+    scored anew if the loss needs its ``minibatch``.
+    """
+    current = None
+    if number and "minibatch" in needs_of(experiment.policy_loss):
+        trainer = experiment.trainer
+        found = score(engine, batch.take(rows), trainer.score_batch, ranks, budget=SCORE_FACTOR * trainer.token_budget)
+        current = Scores(**{name: _placed(value, rows, batch.mask) for name, value in _tensors(found)})
+    return objective.prepare(batch, current)
+
+
+def _placed(values: Tensor, rows: Sequence[int], mask: Tensor) -> Tensor:
+    """[R, T'] of some rows -> [B, T] like ``mask``, zero elsewhere."""
+    table = values.new_zeros(mask.shape)
+    table[list(rows), : values.shape[1]] = values
+    return table
 
 
 def lr_scale(schedule: str, warmup_steps: int, step: int, steps: int) -> float:

@@ -1,0 +1,1 @@
+"""Weights and optimizer state on their way: checkpoints, exports, engines."""

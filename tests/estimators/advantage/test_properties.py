@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uncollapse.core.components import CreditInputs
 from uncollapse.estimators.advantage.bi_level_gae import BiLevelGae
 from uncollapse.estimators.advantage.gae import Gae
 from uncollapse.estimators.advantage.outcome import DrGrpo, Grpo, Opo, Rloo
@@ -67,7 +68,7 @@ def assert_same(actual, expected):
 @given(batch=batches(), data=st.data())
 def test_inserted_observation_tokens_change_nothing(estimator, batch, data):
     B, T = batch["mask"].shape
-    expected = estimator.compute(**batch)
+    expected = estimator.compute(CreditInputs(**batch))
     k = data.draw(st.integers(1, 5))
     # each row gets its k observations at places of its own
     kept = torch.stack([
@@ -77,7 +78,7 @@ def test_inserted_observation_tokens_change_nothing(estimator, batch, data):
     longer = dict(batch)
     for name, blank in {**PER_TOKEN, "values": noise}.items():
         longer[name] = torch.full((B, T + k), blank, dtype=batch[name].dtype).scatter(1, kept, batch[name])
-    actual = estimator.compute(**longer)
+    actual = estimator.compute(CreditInputs(**longer))
     observed = torch.ones(B, T + k, dtype=torch.bool).scatter(1, kept, False)
     assert not actual.advantages[observed].any()
     assert not actual.returns[observed].any()
@@ -90,8 +91,8 @@ def test_inserted_observation_tokens_change_nothing(estimator, batch, data):
 @given(batch=batches(), data=st.data())
 def test_rows_may_come_in_any_order(estimator, batch, data):
     order = torch.tensor(data.draw(st.permutations(range(len(batch["mask"])))))
-    expected = estimator.compute(**batch)
-    actual = estimator.compute(**{name: value[order] for name, value in batch.items()})
+    expected = estimator.compute(CreditInputs(**batch))
+    actual = estimator.compute(CreditInputs(**{name: value[order] for name, value in batch.items()}))
     inverse = order.argsort()
     assert_same(type(actual)(actual.advantages[inverse], actual.returns[inverse]), expected)
 
@@ -100,11 +101,11 @@ def test_rows_may_come_in_any_order(estimator, batch, data):
 @settings(deadline=None, max_examples=25)
 @given(batch=batches(), width=st.integers(1, 70))
 def test_right_padding_changes_nothing(estimator, batch, width):
-    expected = estimator.compute(**batch)
+    expected = estimator.compute(CreditInputs(**batch))
     padded = dict(batch)
     for name, blank in PER_TOKEN.items():
         padded[name] = torch.nn.functional.pad(batch[name], (0, width), value=blank)
-    actual = estimator.compute(**padded)
+    actual = estimator.compute(CreditInputs(**padded))
     assert not actual.advantages[:, -width:].any()
     assert torch.equal(actual.advantages[:, :-width], expected.advantages)
     assert torch.equal(actual.returns[:, :-width], expected.returns)
@@ -115,7 +116,7 @@ def test_right_padding_changes_nothing(estimator, batch, width):
 @given(batch=batches(), ids=st.lists(st.integers(-(2**40), 2**40), min_size=2, max_size=2, unique=True))
 def test_group_ids_are_only_names(estimator, batch, ids):
     renamed = {**batch, "groups": torch.tensor(ids)[(batch["groups"] == 7).long()]}
-    assert_same(estimator.compute(**renamed), estimator.compute(**batch))
+    assert_same(estimator.compute(CreditInputs(**renamed)), estimator.compute(CreditInputs(**batch)))
 
 
 @every_estimator
@@ -123,7 +124,7 @@ def test_group_ids_are_only_names(estimator, batch, ids):
 @given(batch=batches())
 def test_zero_off_the_mask_and_finite_in_the_rewards_precision(estimator, batch):
     for dtype in (torch.float32, torch.float64):
-        result = estimator.compute(**{**batch, "rewards": batch["rewards"].to(dtype)})
+        result = estimator.compute(CreditInputs(**{**batch, "rewards": batch["rewards"].to(dtype)}))
         for value in (result.advantages, result.returns):
             assert value.dtype == dtype
             assert value.isfinite().all()
@@ -161,7 +162,7 @@ def test_long_rows_in_float32_match_the_recursion_in_float64(gamma, lam):
             next_value = float(values[b, t])
             expected[b, t] = advantage
     result = Gae(gamma, lam, whiten=False).compute(
-        rewards=rewards, mask=mask, groups=torch.zeros(B, dtype=torch.long), values=values
+        CreditInputs(rewards=rewards, mask=mask, groups=torch.zeros(B, dtype=torch.long), values=values)
     )
     torch.testing.assert_close(result.advantages, expected.float(), atol=1e-6, rtol=1e-6)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from uncollapse.core.components import CreditInputs
 from uncollapse.core.errors import RunError
 from uncollapse.estimators.advantage.bi_level_gae import BiLevelGae
 from uncollapse.estimators.advantage.gae import Gae
@@ -36,19 +37,19 @@ def per_row(estimator, scores, groups, lengths=None, episodes=None):
     """[B]: the advantage of each row, checked to be the same on all of its sampled tokens and 0 elsewhere."""
     batch = rows(scores, lengths)
     episodes = None if episodes is None else torch.tensor(episodes)
-    advantages = estimator.compute(**batch, groups=torch.tensor(groups), episodes=episodes).advantages
+    advantages = estimator.compute(CreditInputs(**batch, groups=torch.tensor(groups), episodes=episodes)).advantages
     assert torch.equal(advantages, torch.where(batch["mask"], advantages[:, :1], 0.0))
     return advantages[:, 0]
 
 
 class TestGae:
     def test_undiscounted(self):
-        result = Gae(whiten=False).compute(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES)
+        result = Gae(whiten=False).compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES))
         close(result.advantages, [[1.9, 1.8, 0, 1.7, 1.6, 1.5], [-1, -1.1, 0, -1.2, -1.1, -1.3]])
         close(result.returns, [[2, 2, 0, 2, 2, 2.0], [-1, -1, 0, -1, -1, -1]])
 
     def test_whitened(self):
-        result = Gae().compute(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES)
+        result = Gae().compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES))
         close(
             result.advantages,
             [
@@ -60,7 +61,7 @@ class TestGae:
 
     def test_discounted(self):
         result = Gae(gamma=0.99, lam=0.95, whiten=False).compute(
-            rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES
+            CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES)
         )
         close(
             result.advantages,
@@ -72,7 +73,7 @@ class TestGae:
 
     def test_lambda_zero_is_one_step(self):
         result = Gae(gamma=0.5, lam=0.0, whiten=False).compute(
-            rewards=REWARDS[:1], mask=MASK[:1], groups=GROUPS[:1], values=VALUES[:1]
+            CreditInputs(rewards=REWARDS[:1], mask=MASK[:1], groups=GROUPS[:1], values=VALUES[:1])
         )
         close(result.advantages, [[0.0, -0.05, 0, -0.1, -0.15, 1.5]])
 
@@ -80,22 +81,24 @@ class TestGae:
         poisoned = VALUES.clone()
         poisoned[~MASK] = torch.nan
         estimator = Gae(gamma=0.9, lam=0.9)
-        clean = estimator.compute(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES)
-        result = estimator.compute(rewards=REWARDS, mask=MASK, groups=GROUPS, values=poisoned)
+        clean = estimator.compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES))
+        result = estimator.compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS, values=poisoned))
         assert torch.equal(result.advantages, clean.advantages)
         assert torch.equal(result.returns, clean.returns)
 
     def test_one_token_is_whitened_to_zero(self):
         mask = torch.tensor([[False, True]])
         result = Gae().compute(
-            rewards=torch.tensor([[0, 5.0]]), mask=mask, groups=GROUPS[:1], values=torch.tensor([[9.0, 1.0]])
+            CreditInputs(
+                rewards=torch.tensor([[0, 5.0]]), mask=mask, groups=GROUPS[:1], values=torch.tensor([[9.0, 1.0]])
+            )
         )
         close(result.advantages, [[0.0, 0.0]])
         close(result.returns, [[0.0, 5.0]])
 
     def test_gives_no_gradient_to_the_critic(self):
         values = VALUES.clone().requires_grad_()
-        result = Gae().compute(rewards=REWARDS, mask=MASK, groups=GROUPS, values=values)
+        result = Gae().compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS, values=values))
         assert not result.advantages.requires_grad
         assert not result.returns.requires_grad
 
@@ -107,7 +110,7 @@ class TestGae:
 
     def test_says_that_values_are_missing(self):
         with pytest.raises(RunError, match="values"):
-            Gae().compute(rewards=REWARDS, mask=MASK, groups=GROUPS)
+            Gae().compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS))
 
 
 class TestBiLevelGae:
@@ -118,7 +121,7 @@ class TestBiLevelGae:
 
     def compute(self, estimator, **changes):
         arguments = {"rewards": self.rewards, "mask": self.mask, "values": self.values, "turns": self.turns}
-        return estimator.compute(**{**arguments, **changes}, groups=GROUPS[:1])
+        return estimator.compute(CreditInputs(**{**arguments, **changes}, groups=GROUPS[:1]))
 
     def test_two_turns(self):
         result = self.compute(BiLevelGae(whiten=False))
@@ -137,13 +140,17 @@ class TestBiLevelGae:
 
     def test_one_turn_is_gae(self):
         result = self.compute(BiLevelGae(0.9, 0.8), turns=torch.zeros(1, 10, dtype=torch.long))
-        plain = Gae(0.9, 0.8).compute(rewards=self.rewards, mask=self.mask, groups=GROUPS[:1], values=self.values)
+        plain = Gae(0.9, 0.8).compute(
+            CreditInputs(rewards=self.rewards, mask=self.mask, groups=GROUPS[:1], values=self.values)
+        )
         torch.testing.assert_close(result.advantages, plain.advantages)
         torch.testing.assert_close(result.returns, plain.returns)
 
     def test_turn_numbers_need_not_start_at_zero_in_each_row(self):
         twice = {name: getattr(self, name).repeat(2, 1) for name in ("rewards", "mask", "values")}
-        result = BiLevelGae(whiten=False).compute(**twice, groups=GROUPS, turns=torch.cat([self.turns, self.turns + 1]))
+        result = BiLevelGae(whiten=False).compute(
+            CreditInputs(**twice, groups=GROUPS, turns=torch.cat([self.turns, self.turns + 1]))
+        )
         assert torch.equal(result.advantages[0], result.advantages[1])
 
     def test_says_that_turns_are_missing(self):
@@ -192,7 +199,7 @@ class TestGroupEstimators:
     def test_row_score_is_the_sum_of_its_turn_rewards(self):
         rewards = torch.tensor([[0.5, 0, 0.5], [0, 0, 0]])
         mask = torch.tensor([[True, False, True]] * 2)
-        result = DrGrpo().compute(rewards=rewards, mask=mask, groups=GROUPS)
+        result = DrGrpo().compute(CreditInputs(rewards=rewards, mask=mask, groups=GROUPS))
         close(result.advantages, [[0.5, 0, 0.5], [-0.5, 0, -0.5]])
         close(result.returns, [[1.0, 0, 0.5], [0, 0, 0]])
 
@@ -205,7 +212,9 @@ class TestGroupEstimators:
     def test_equal_sums_of_other_turn_rewards_give_exactly_zero(self, estimator):
         rewards = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0, 0, 0.6]])
         result = estimator.compute(
-            rewards=rewards, mask=torch.ones(3, 3, dtype=torch.bool), groups=torch.zeros(3, dtype=torch.long)
+            CreditInputs(
+                rewards=rewards, mask=torch.ones(3, 3, dtype=torch.bool), groups=torch.zeros(3, dtype=torch.long)
+            )
         )
         assert not result.advantages.any()
 
@@ -232,8 +241,10 @@ class TestGroupEstimators:
         batch["mask"][2] = False
         batch["rewards"][2] = 0
         groups = torch.zeros(3, dtype=torch.long)
-        with_it = estimator.compute(**batch, groups=groups).advantages
-        without = estimator.compute(**{key: x[:2] for key, x in batch.items()}, groups=groups[:2]).advantages
+        with_it = estimator.compute(CreditInputs(**batch, groups=groups)).advantages
+        without = estimator.compute(
+            CreditInputs(**{key: x[:2] for key, x in batch.items()}, groups=groups[:2])
+        ).advantages
         assert torch.equal(with_it[:2], without)
         assert not with_it[2].any()
 
@@ -251,7 +262,7 @@ class TestReinforce:
     def test_plus_plus(self):
         # returns of row 0: 2 * 0.5 ** (sampled tokens to the end)
         returns = [[0.125, 0.25, 0, 0.5, 1, 2], [-0.0625, -0.125, 0, -0.25, -0.5, -1]]
-        result = ReinforcePlusPlus(gamma=0.5).compute(rewards=REWARDS, mask=MASK, groups=GROUPS)
+        result = ReinforcePlusPlus(gamma=0.5).compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS))
         close(result.returns, returns)
         flat = torch.tensor(returns)[MASK]
         close(result.advantages[MASK], ((flat - flat.mean()) / flat.std()).tolist())
@@ -260,7 +271,7 @@ class TestReinforce:
     def test_a_reward_reaches_the_turns_before_it(self):
         rewards = torch.tensor([[0, 0, 0, 1.0], [0, 0, 0, 0]])
         mask = torch.tensor([[True, False, False, True]] * 2)
-        result = ReinforcePlusPlus().compute(rewards=rewards, mask=mask, groups=GROUPS)
+        result = ReinforcePlusPlus().compute(CreditInputs(rewards=rewards, mask=mask, groups=GROUPS))
         close(result.returns, [[1.0, 0, 0, 1], [0, 0, 0, 0]])
         assert result.advantages[0, 0] > 0 > result.advantages[1, 0]
 
@@ -273,7 +284,7 @@ class TestReinforce:
     def test_returns_of_baseline_are_undiscounted_rewards_to_go(self):
         rewards = torch.tensor([[0.5, 9, 2], [1, 0, -1]])
         mask = torch.tensor([[True, False, True], [True, True, True]])
-        result = ReinforcePlusPlusBaseline().compute(rewards=rewards, mask=mask, groups=GROUPS)
+        result = ReinforcePlusPlusBaseline().compute(CreditInputs(rewards=rewards, mask=mask, groups=GROUPS))
         close(result.returns, [[2.5, 0, 2], [0, -1, -1]])
 
     @pytest.mark.parametrize("estimator", [ReinforcePlusPlus(), ReinforcePlusPlusBaseline()])
@@ -285,13 +296,15 @@ class TestRemax:
     def test_rewards_to_go_above_the_greedy_reward(self):
         rewards = torch.tensor([[1.0, 0, 2], [0, 0, 1]])
         mask = torch.tensor([[True, False, True]] * 2)
-        result = Remax().compute(rewards=rewards, mask=mask, groups=GROUPS, greedy_rewards=torch.tensor([0.5, 3.0]))
+        result = Remax().compute(
+            CreditInputs(rewards=rewards, mask=mask, groups=GROUPS, greedy_rewards=torch.tensor([0.5, 3.0]))
+        )
         close(result.advantages, [[2.5, 0, 1.5], [-2, 0, -2]])
         close(result.returns, [[3.0, 0, 2], [1, 0, 1]])
 
     def test_says_that_greedy_rewards_are_missing(self):
         with pytest.raises(RunError, match="greedy_rewards"):
-            Remax().compute(rewards=REWARDS, mask=MASK, groups=GROUPS)
+            Remax().compute(CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS))
 
 
 @pytest.mark.parametrize(
@@ -303,12 +316,14 @@ class TestRemax:
 def test_nothing_was_sampled(estimator, shape):
     zeros = torch.zeros(shape)
     result = estimator.compute(
-        rewards=zeros,
-        mask=zeros.bool(),
-        groups=zeros.new_zeros(shape[0]).long(),
-        values=zeros,
-        turns=zeros.long() - 1,
-        greedy_rewards=zeros.new_zeros(shape[0]),
+        CreditInputs(
+            rewards=zeros,
+            mask=zeros.bool(),
+            groups=zeros.new_zeros(shape[0]).long(),
+            values=zeros,
+            turns=zeros.long() - 1,
+            greedy_rewards=zeros.new_zeros(shape[0]),
+        )
     )
     assert torch.equal(result.advantages, zeros)
     assert torch.equal(result.returns, zeros)

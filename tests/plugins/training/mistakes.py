@@ -14,17 +14,17 @@ def component(base=object, **methods):
     return attrs.frozen(type("Mistaken", (base,), {"__annotations__": {}, **methods}))
 
 
-def ratio(logprobs, old_logprobs, advantages):
-    return -advantages * (logprobs - old_logprobs).exp()
+def ratio(inputs):
+    return -inputs.advantages * (inputs.logprobs - inputs.old_logprobs).exp()
 
 
-def ones_off_the_mask(self, *, rewards, mask, **others):
-    return Advantages(torch.ones_like(rewards), torch.zeros_like(rewards))
+def ones_off_the_mask(self, batch):
+    return Advantages(torch.ones_like(batch.rewards), torch.zeros_like(batch.rewards))
 
 
 def advantages_of(value):
-    def compute(self, *, rewards, mask, **others):
-        return value(rewards, mask)
+    def compute(self, batch):
+        return value(batch.rewards, batch.mask)
 
     return {"needs": frozenset(), "compute": compute}
 
@@ -117,8 +117,9 @@ def by_numpy(self, rollouts):
     return torch.ones(rollouts.group_ids_P.shape)
 
 
-def metrics_of_loss(self, logprobs, old, advantages, mask):
-    return ratio(logprobs, old, advantages), {"clipped": 0.5}
+def prepares(value):
+    """A loss that is right, and prepares something that is not."""
+    return component(__call__=lambda self, inputs: (ratio(inputs), {}), prepare=lambda self, batch: value(batch))
 
 
 MISTAKES = {
@@ -158,20 +159,24 @@ MISTAKES = {
         ),
     },
     "policy_loss": {
-        "is_a_mean": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv)[m].mean(), {})),
-        "is_alone": component(__call__=lambda self, lp, old, adv, m: ratio(lp, old, adv)),
+        "is_a_mean": component(__call__=lambda self, inputs: (ratio(inputs)[inputs.mask].mean(), {})),
+        "is_alone": component(__call__=lambda self, inputs: ratio(inputs)),
         "nan_off_the_mask": component(
-            __call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv).masked_fill(~m, torch.nan), {})
+            __call__=lambda self, inputs: (ratio(inputs).masked_fill(~inputs.mask, torch.nan), {})
         ),
-        "detached": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv).detach(), {})),
-        "metric_is_a_mean": component(__call__=metrics_of_loss),
-        "metric_is_a_text": component(
-            __call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv), {"clipped": ("many", 1)})
-        ),
+        "detached": component(__call__=lambda self, inputs: (ratio(inputs).detach(), {})),
+        "metric_is_a_mean": component(__call__=lambda self, inputs: (ratio(inputs), {"clipped": 0.5})),
+        "prepares_a_tensor": prepares(lambda batch: batch.mask),
+        "prepares_numbers": prepares(lambda batch: {"share": 0.5}),
+        "prepares_one_row": prepares(lambda batch: {"weights": torch.ones(batch.mask.shape[1])}),
+        "prepares_nan": prepares(lambda batch: {"weights": torch.full(batch.mask.shape, torch.nan)}),
+        "metric_is_a_text": component(__call__=lambda self, inputs: (ratio(inputs), {"clipped": ("many", 1)})),
         "metric_is_a_row": component(
-            __call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv), {"clipped": (lp.detach().sum(1), 1)})
+            __call__=lambda self, inputs: (ratio(inputs), {"clipped": (inputs.logprobs.detach().sum(1), 1)})
         ),
-        "changes_advantages": component(__call__=lambda self, lp, old, adv, m: (ratio(lp, old, adv.mul_(2)), {})),
+        "changes_advantages": component(
+            __call__=lambda self, inputs: (ratio(inputs) * inputs.advantages.mul_(2).abs(), {})
+        ),
     },
     "sampler_correction": {
         "is_alone": component(correction=lambda self, old, sampler, mask: torch.ones_like(old)),

@@ -20,10 +20,10 @@ class Failing(Bandit):
 class Curious(Ppo):
     """Says 1 of the tokens of some micro-batches, and 2 of those of the others by another name."""
 
-    def __call__(self, logprobs, old_logprobs, advantages, mask):
-        loss, metrics = super().__call__(logprobs, old_logprobs, advantages, mask)
-        number = 1 + int(1e4 * logprobs.detach().sum()) % 2
-        return loss, {**metrics, f"says_{number}": (number * mask.sum(), mask.sum())}
+    def __call__(self, inputs):
+        loss, metrics = super().__call__(inputs)
+        number, count = 1 + int(1e4 * inputs.logprobs.detach().sum()) % 2, inputs.mask.sum()
+        return loss, {**metrics, f"says_{number}": (number * count, count)}
 
 
 @hookimpl

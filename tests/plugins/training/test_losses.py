@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uncollapse.core.components import Scores
+from uncollapse.core.components import LossInputs, Scores
 from uncollapse.estimators.aggregation import Mode, token_weights
 from uncollapse.estimators.correction.sequence import SequenceMask, SequenceTis
 from uncollapse.estimators.correction.token import IcePop, Tis
@@ -217,7 +217,9 @@ def test_with_a_correction_too_any_partition_has_the_same_gradient(batches, corr
 
     # by hand: each token's weight in the step, its correction, and the gradient of the loss without one
     logprobs = (-4 + theta.detach()[batch.tokens]).requires_grad_()
-    each = torch.autograd.grad(Ppo()(logprobs, batch.old_logprobs, batch.advantages, batch.mask)[0].sum(), logprobs)[0]
+    each = torch.autograd.grad(
+        Ppo()(LossInputs(logprobs, batch.old_logprobs, batch.advantages, batch.mask))[0].sum(), logprobs
+    )[0]
     whole = torch.zeros(61, dtype=torch.float64)
     whole.index_add_(0, batch.tokens.flatten(), (batch.weights * corrections * each).flatten())
     cut = [micro_batch for own in shares(batch, range(len(batch)), ranks, size) for micro_batch in own]

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from uncollapse.core.components import LossInputs
 from uncollapse.estimators.policy_loss.clipped import Ppo
 
 RATIOS = [1, 1.5, 0.5, 1.5, 0.5, 4]
@@ -12,7 +13,7 @@ def run(ratios, advantages, mask=None, **params):
     logprobs = torch.tensor([ratios], dtype=torch.float64).log().requires_grad_()
     advantages = torch.tensor([advantages], dtype=torch.float64)
     mask = torch.ones_like(advantages, dtype=torch.bool) if mask is None else torch.tensor([mask], dtype=torch.bool)
-    loss, metrics = Ppo(**params)(logprobs, torch.zeros_like(logprobs), advantages, mask)
+    loss, metrics = Ppo(**params)(LossInputs(logprobs, torch.zeros_like(logprobs), advantages, mask))
     loss.sum().backward()
     return loss[0].tolist(), logprobs.grad[0].tolist(), {k: (float(s), int(n)) for k, (s, n) in metrics.items()}
 
@@ -45,7 +46,9 @@ def test_off_the_mask_everything_is_zero_whatever_stands_there():
     nan, inf = float("nan"), float("inf")
     logprobs = torch.tensor([[-1.0, nan, -inf, -1.0]], requires_grad=True)
     advantages = torch.tensor([[1.0, nan, 1.0, inf]])
-    loss, metrics = Ppo()(logprobs, torch.full((1, 4), -1.0), advantages, torch.tensor([[True, False, False, False]]))
+    loss, metrics = Ppo()(
+        LossInputs(logprobs, torch.full((1, 4), -1.0), advantages, torch.tensor([[True, False, False, False]]))
+    )
     loss.sum().backward()
     assert loss.tolist() == [[-1, 0, 0, 0]]
     assert logprobs.grad.tolist() == [[-1, 0, 0, 0]]
@@ -62,7 +65,9 @@ def test_an_empty_mask_gives_zero_loss_and_zero_gradient():
 def test_extreme_ratios_stay_finite():
     logprobs = torch.tensor([[0.0, -500.0]], requires_grad=True)
     old = torch.tensor([[-500.0, 0.0]])
-    loss, _ = Ppo(dual_clip=None)(logprobs, old, torch.tensor([[-1.0, 1.0]]), torch.ones(1, 2, dtype=torch.bool))
+    loss, _ = Ppo(dual_clip=None)(
+        LossInputs(logprobs, old, torch.tensor([[-1.0, 1.0]]), torch.ones(1, 2, dtype=torch.bool))
+    )
     loss.sum().backward()
     assert loss.detach().tolist()[0] == pytest.approx([torch.tensor(20.0).exp().item(), 0], abs=1e-6)
     assert logprobs.grad.tolist() == [[0, 0]]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from uncollapse.core.components import Advantages, Rollouts, Scores
 from uncollapse.plugins.training.step import stages
 from uncollapse.plugins.training.step.batch import Batch
+from uncollapse.plugins.training.step.losses import CriticObjective
 
 MASK = torch.tensor([[True, True, False], [False, False, False], [True, False, True], [True, True, True]])
 
@@ -118,8 +119,8 @@ def test_a_schedule_rises_to_one_and_then_never_rises(schedule, warmup, steps):
 class Ones:
     """An estimator whose advantages and returns are all one."""
 
-    def compute(self, *, rewards, **others):
-        return Advantages(torch.ones_like(rewards), torch.ones_like(rewards))
+    def compute(self, batch):
+        return Advantages(torch.ones_like(batch.rewards), torch.ones_like(batch.rewards))
 
 
 @pytest.mark.parametrize(
@@ -136,11 +137,11 @@ def test_what_scales_the_policys_advantages_leaves_the_returns_alone(settings, e
     settings = {"scaling": "none", "soft_advantage_reweight": False, "zero_task_advantage": False} | settings
     named = SimpleNamespace(component=Ones())
     filtered = SimpleNamespace(loss_scaling=settings.pop("scaling"))
+    batch = rollouts([0.0, 1, 0, 4], [0, 0, 1, 1])
     result = stages.advantages(
         SimpleNamespace(advantage=named, filter=filtered, **settings),
-        rollouts([0.0, 1, 0, 4], [0, 0, 1, 1]),
-        None,
-        None,
+        batch,
+        stages.credit_inputs(batch),
         kept_ratio=0.25,
     )
     torch.testing.assert_close(result.advantages[:, 0], torch.tensor(expected), atol=1e-5, rtol=0)
@@ -310,7 +311,8 @@ def test_ranks_share_the_rows_and_make_equally_many_passes(lengths, ranks, size)
 def test_an_update_makes_the_planned_steps_and_averages_their_metrics(budget):
     engine, batch = Recorder(), ragged([5, 1, 4, 2])
     chosen = experiment(f"trainer.token_budget={budget}", "trainer.micro_batch=1", "trainer.mini_batch=2")
-    metrics = stages.update(engine, batch, [[0, 1], [2, 3], [1, 2]], None, chosen, Alone(), 0.5, entropy="value")
+    objective = CriticObjective(0.2)  # which prepares nothing
+    metrics = stages.update(engine, batch, [[0, 1], [2, 3], [1, 2]], objective, chosen, Alone(), 0.5, entropy="value")
     assert metrics == {"loss": 2.0, "grad_norm": 20.0}
     packed = {"packed": True} if budget else {}
     assert engine.options == [{"entropy": "value", "lr_scale": 0.5} | packed] * 3

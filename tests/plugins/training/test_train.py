@@ -158,6 +158,53 @@ def test_what_a_process_starts_after_a_run_of_its_own_does_not_take_itself_for_a
     assert {"RANK", "WORLD_SIZE"}.isdisjoint(os.environ)
 
 
+class Watching:
+    """A callback that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    @uncollapse.hookimpl
+    def rollouts_collected(self, run, step, rollouts):
+        assert run.status()["status"] == "running"
+        self.told.append(("rollouts", step, tuple(rollouts.tokens.shape), len(rollouts.raw_rewards_E)))
+
+    @uncollapse.hookimpl
+    def step_finished(self, step, metrics):
+        self.told.append(("step", step, metrics.get("train/rows")))
+
+
+def test_callbacks_hear_of_rollouts_and_steps(base, tmp_path):
+    watching = Watching()
+    uncollapse.train(compose(base, "trainer.steps=2"), tmp_path / "run", callbacks=[watching])
+    kinds = [(kind, step) for kind, step, *_ in watching.told]
+    assert kinds == [("step", 0), ("rollouts", 1), ("step", 1), ("rollouts", 2), ("step", 2)]
+    (_, _, shape, episodes), rows = watching.told[1], watching.told[2][2]
+    assert shape[0] == rows == episodes == 8
+
+
+class Misspelt:
+    @uncollapse.hookimpl
+    def step_finish(self, step):
+        pass
+
+
+class Failing:
+    @uncollapse.hookimpl
+    def rollouts_collected(self, rollouts):
+        raise KeyError("length")
+
+
+@pytest.mark.parametrize(
+    ("callback", "error", "message"),
+    [(Misspelt(), RequestError, "did you mean 'step_finished'"), (Failing(), RunError, "failed in rollouts_collected")],
+)
+def test_a_callback_that_fails_ends_the_run_by_name(base, tmp_path, callback, error, message):
+    with pytest.raises(error, match=message) as raised:
+        uncollapse.train(compose(base, "trainer.steps=1"), tmp_path / "run", callbacks=[callback])
+    assert type(callback).__name__ in str(raised.value)
+
+
 def test_a_directory_with_another_experiment_is_refused_and_untouched(base, tmp_path):
     uncollapse.train(compose(base, "trainer.steps=1"), tmp_path / "run")
     before = (tmp_path / "run" / "config.yaml").read_bytes()
