@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from xml.etree import ElementTree
 
 import uncollapse
 
@@ -92,3 +93,12 @@ def test_no_module_imports_itself_on_a_way_round():
 
     for module in sorted(graph):
         visit(module)
+
+
+def test_the_picture_has_every_room_in_the_row_of_its_layer():
+    picture = ElementTree.parse(ROOT / "docs" / "architecture.svg").getroot()
+    names = [node for node in picture.iter("{http://www.w3.org/2000/svg}text") if node.get("class") == "name"]
+    rows = {}
+    for node in names:
+        rows.setdefault(int(node.get("y")), set()).add(node.text)
+    assert [rows[y] for y in sorted(rows, reverse=True)] == list(LAYERS)

@@ -12,11 +12,12 @@ from uncollapse.core.registry import registry
 from uncollapse.plugins.sweeps.sweep import load
 
 ROOT = Path(__file__).parents[1]
-GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+GUIDES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
 TEXTS = {guide: guide.read_text("utf-8") for guide in GUIDES}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef"}
-"""Of no command of ours: an example of a spelling, a benchmark's, and those of a guide's own sweep."""
+FOLDERS = "benchmarks|cli|core|docs|estimators|examples|filters|plugins|tests"
+OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef", "--rootdir"}
+"""Of no command of ours: an example of a spelling, a benchmark's, those of a guide's own sweep, pytest's."""
 
 
 def prose(text: str) -> str:
@@ -53,13 +54,23 @@ LINES = [(guide.name, words) for guide, text in TEXTS.items() for words in lines
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
 def test_links_and_files_are_there(guide):
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(TEXTS[guide])):
+    for target in re.findall(r"\]\((?!https:)([^)\s]+)\)", prose(TEXTS[guide])):
         path, _, anchor = target.partition("#")
         file = (guide.parent / path).resolve() if path else guide
         assert file.exists(), target
         assert not anchor or anchor in anchors(file.read_text("utf-8")), target
-    for path in re.findall(r"`((?:benchmarks|plugins|tests|core|estimators|filters)/[\w./]+)`", TEXTS[guide]):
+    for path in re.findall(rf"`((?:{FOLDERS})/[\w./-]+)`", TEXTS[guide]):
         assert (ROOT / path).exists(), path
+
+
+def test_the_architecture_names_files_from_the_root_and_what_they_define():
+    text = TEXTS[ROOT / "docs/architecture.md"]
+    files = set(re.findall(r"`([\w./-]+\.py)`", text))
+    assert len(files) > 60
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    for file, name in re.findall(r"`([\w./]+\.py)` `(\w+)`", text):
+        definition = rf"^(?:def|class) {name}\b"
+        assert re.search(definition, (ROOT / file).read_text("utf-8"), flags=re.MULTILINE), (file, name)
 
 
 def test_options_of_the_guides_exist():

@@ -12,7 +12,8 @@ import pytest
 import uncollapse
 
 ROOT = Path(uncollapse.__file__).parent
-NOT_SHIPPED = {"tests", "examples", "benchmarks", "build", "docs", "runs", ".venv", ".venv-vllm", ".venv-light"}
+NOT_SHIPPED = {"tests", "examples", "benchmarks", "build", "docs", "runs"}
+"""Nor what begins with a dot: environments, settings of tools."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml"}
 """Module -> the distribution that brings it, where their names differ by more than ``_`` and ``-``."""
 TOOLS = {"ninja", "pytest-timeout"}
@@ -21,6 +22,10 @@ TOOLS = {"ninja", "pytest-timeout"}
 
 def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def is_shipped(path):
+    return not path.parts or not (path.parts[0] in NOT_SHIPPED or path.parts[0].startswith("."))
 
 
 def declared(*extras):
@@ -95,7 +100,7 @@ def test_every_python_that_is_classified_is_one_that_is_allowed():
 
 def test_every_package_is_listed():
     folders = {path.parent.relative_to(ROOT) for path in ROOT.rglob("__init__.py")}
-    found = {".".join(["uncollapse", *folder.parts]) for folder in folders if not NOT_SHIPPED & set(folder.parts[:1])}
+    found = {".".join(["uncollapse", *folder.parts]) for folder in folders if is_shipped(folder)}
     assert found == set(project()["tool"]["setuptools"]["packages"])
 
 
@@ -121,7 +126,7 @@ def test_a_wheel_from_a_folder_of_any_name_works_on_its_own(wheel, tmp_path):
     shipped = set(zipfile.ZipFile(wheel).namelist())
     for suffix in ("*.py", "*.yaml", "py.typed"):
         found = (path.relative_to(ROOT) for path in ROOT.rglob(suffix))
-        missing = {f"uncollapse/{path}" for path in found if not NOT_SHIPPED & set(path.parts[:1])} - shipped
+        missing = {f"uncollapse/{path}" for path in found if is_shipped(path)} - shipped
         assert not missing
     assert not any(name.startswith(("uncollapse/tests", "uncollapse/benchmarks")) for name in shipped)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in shipped)
