@@ -1,6 +1,7 @@
 """The root folder is the package: the list of packages is complete, and a wheel holds all that an install needs."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def declared(*extras):
     return {match[1]: match[2] for match in found}
 
 
+@functools.cache
 def imported(*folders):
     """Distributions that the Python files of these folders import, at whatever level -> the files that do."""
     found = {}
