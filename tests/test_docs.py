@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 import pytest
+import uncollapse
 from uncollapse.cli.main import main
 from uncollapse.core.compose.config import compose
+from uncollapse.core.kinds import KINDS
 from uncollapse.core.registry import registry
+from uncollapse.core.runs.status import STATE
 from uncollapse.plugins.sweeps.sweep import load
+from uncollapse.plugins.training.processes.rank_processes import LAUNCHER
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
@@ -71,6 +75,28 @@ def test_the_architecture_names_files_from_the_root_and_what_they_define():
     for file, name in re.findall(r"`([\w./]+\.py)` `(\w+)`", text):
         definition = rf"^(?:def|class) {name}\b"
         assert re.search(definition, (ROOT / file).read_text("utf-8"), flags=re.MULTILINE), (file, name)
+
+
+def test_contributing_says_of_every_kind_how_a_name_is_added():
+    told = re.findall(
+        r"^\| (`.*?`) \|", TEXTS[ROOT / "CONTRIBUTING.md"].partition("## Add a name")[2], flags=re.MULTILINE
+    )
+    assert [kind for cell in told for kind in re.findall(r"`(\w+)`", cell) if kind not in KINDS] == []
+    assert KINDS.keys() - set(re.findall(r"`(\w+)`", " ".join(told))) == set()
+
+
+def test_what_is_said_to_be_public_is_there():
+    text = TEXTS[ROOT / "docs/stability.md"]
+    names = re.search(r"^\| `uncollapse\.(.*?) \|", text, flags=re.MULTILINE)[1]
+    assert set(re.findall(r"\w+", names)) == set(uncollapse.__all__)
+    source = " ".join(
+        path.read_text("utf-8") for room in ("core", "plugins", "cli") for path in (ROOT / room).rglob("*.py")
+    )
+    read = set(re.findall(r"UNCOLLAPSE_[A-Z_]*[A-Z]", source)) - {LAUNCHER}
+    assert set(re.findall(r"UNCOLLAPSE_\w+", text)) == read
+    statuses = re.search(r"^\| status \|(.*?)\|", TEXTS[ROOT / "docs/glossary.md"], flags=re.MULTILINE)[1]
+    told = re.findall(r"`([\w:<>]+)`", statuses)
+    assert "|".join(told).replace("<detector>", ".+").split("|") == STATE.pattern.split("|")
 
 
 def test_options_of_the_guides_exist():
