@@ -92,6 +92,14 @@ def test_the_lowest_pins_are_the_lower_bounds_of_the_light_install():
     assert pins == declared()
 
 
+def test_the_changelog_tells_the_version():
+    version = re.escape(project()["project"]["version"])
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert re.search(
+        rf"^## \[Unreleased\]\n\nWhat will be {version},|^## \[{version}\] - \d{{4}}-", text, flags=re.MULTILINE
+    )
+
+
 def test_every_python_that_is_classified_is_one_that_is_allowed():
     table = project()["project"]
     classified = [line.rpartition(" ")[2] for line in table["classifiers"] if re.search(r":: 3\.\d+$", line)]
