@@ -113,15 +113,16 @@ def test_the_picture_has_every_room_in_the_row_of_its_layer():
 def test_arrows_of_the_picture_are_imports_and_imports_follow_from_arrows():
     """Of plugins and the command line: what they import from below is for all to see in the rows."""
     arrows = {(node.get("data-from"), node.get("data-to")) for node in picture().iter(f"{SVG}path")} - {(None, None)}
-    files = {module: room(module) for module, _ in modules()}
+    sources = dict(modules())
+    rooms = {module: room(module) for module in sources}
     imports = {
-        (files[module], files[target])
-        for module, path in modules()
+        (rooms[module], rooms[target])
+        for module, path in sources.items()
         for target in imported(module, path)
-        if target in files and files[target] != files[module]
+        if target in rooms and rooms[target] != rooms[module]
     }
     assert arrows - imports == set()
-    below = {name: {target for start, target in arrows if start == name} for name in files.values()}
+    below = {name: {target for start, target in arrows if start == name} for name in rooms.values()}
     for _ in LAYERS:
         below = {name: near.union(*(below[target] for target in near)) for name, near in below.items()}
     of_plugins = {(start, end) for start, end in imports if end.startswith("plugins.")}
