@@ -1,6 +1,7 @@
 """Imports point down: who may import whom, and no module imports itself on a way round."""
 
 import ast
+import functools
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,12 +26,15 @@ KNOWN_UP = {"core": {"core.components", "core.runs"}}
 """The registry looks the contracts up, and hooks are given a run directory."""
 
 
+@functools.cache
 def modules():
     """Module -> its file, below the package."""
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] in ("core", "filters", "estimators", "plugins", "cli") and parts[-1] != "__init__":
-            yield ".".join(parts), path
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for folder in ("core", "filters", "estimators", "plugins", "cli")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py"
+    }
 
 
 def room(module):
@@ -41,7 +45,6 @@ def room(module):
 
 def imported(module, path, typing=True):
     """The modules of this package that a module imports, below the root."""
-    everything = dict(modules())
     tree = ast.parse(path.read_text("utf-8"))
     skipped = set()
     if not typing:
@@ -56,17 +59,17 @@ def imported(module, path, typing=True):
             target = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 name = f"{target}.{alias.name}" if target else alias.name
-                yield name if name in everything else target
+                yield name if name in modules() else target
 
 
 def test_every_module_is_in_a_room():
-    assert len({room(module) for module, _ in modules()}) == sum(map(len, LAYERS))
+    assert len({room(module) for module in modules()}) == sum(map(len, LAYERS))
 
 
 def test_rooms_import_from_lower_rooms_only():
     level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
     wrong = []
-    for module, path in modules():
+    for module, path in modules().items():
         here = room(module)
         for target in imported(module, path):
             there = room(target) if target else ""
@@ -78,7 +81,7 @@ def test_rooms_import_from_lower_rooms_only():
 def test_no_module_imports_itself_on_a_way_round():
     graph = {
         module: {target for target in imported(module, path, typing=False) if target != module}
-        for module, path in modules()
+        for module, path in modules().items()
     }
     done, under_way = set(), []
 
