@@ -3,6 +3,7 @@
 import ast
 import functools
 from pathlib import Path
+from xml.etree import ElementTree
 
 import uncollapse
 
@@ -95,3 +96,37 @@ def test_no_module_imports_itself_on_a_way_round():
 
     for module in sorted(graph):
         visit(module)
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def picture():
+    return ElementTree.parse(ROOT / "docs" / "architecture.svg").getroot()
+
+
+def test_the_picture_has_every_room_in_the_row_of_its_layer():
+    names = [node for node in picture().iter(f"{SVG}text") if node.get("class") == "name"]
+    rows = {}
+    for node in names:
+        rows.setdefault(int(node.get("y")), set()).add(node.text)
+    assert [rows[y] for y in sorted(rows, reverse=True)] == list(LAYERS)
+
+
+def test_arrows_of_the_picture_are_imports_and_imports_follow_from_arrows():
+    """Of plugins and the command line: what they import from below is for all to see in the rows."""
+    arrows = {(node.get("data-from"), node.get("data-to")) for node in picture().iter(f"{SVG}path")} - {(None, None)}
+    sources = dict(modules())
+    rooms = {module: room(module) for module in sources}
+    imports = {
+        (rooms[module], rooms[target])
+        for module, path in sources.items()
+        for target in imported(module, path)
+        if target in rooms and rooms[target] != rooms[module]
+    }
+    assert arrows - imports == set()
+    below = {name: {target for start, target in arrows if start == name} for name in rooms.values()}
+    for _ in LAYERS:
+        below = {name: near.union(*(below[target] for target in near)) for name, near in below.items()}
+    of_plugins = {(start, end) for start, end in imports if end.startswith("plugins.")}
+    assert {(start, end) for start, end in of_plugins if end not in below[start]} == set()
