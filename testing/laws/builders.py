@@ -1,0 +1,33 @@
+"""Laws of model builders, tried with the environment that they were made for: tiny-sokoban's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ...core.compose.blame import blaming
+from ...core.compose.config import compose
+from ...core.compose.experiment import Named
+from ..problems import laws, require
+
+
+def _builds(named: Named) -> None:
+    """A builder writes a causal language model and a tokenizer with a chat template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with TemporaryDirectory() as folder:
+        directory = Path(folder) / "model"
+        directory.mkdir()
+        with blaming(named, "build"):
+            named.component.build(directory, compose("tiny-sokoban").environment.component)
+        for name in ("config.json", "tokenizer_config.json"):
+            require(named, "build", (directory / name).is_file(), f"wrote no {name}")
+        with blaming(named, "build"):
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+            model = AutoModelForCausalLM.from_pretrained(directory)
+        require(named, "build", bool(tokenizer.chat_template), "wrote a tokenizer without a chat template")
+        rows = model.get_input_embeddings().weight.shape[0]
+        require(named, "build", rows >= len(tokenizer), f"wrote {rows} embeddings for {len(tokenizer)} tokens")
+
+
+LAWS = {"model_builder": laws(_builds)}
