@@ -42,13 +42,15 @@ ROOMS = {
 """Kind -> the module of :mod:`.laws` with its laws. Of other kinds only what holds for all components is checked."""
 
 
-def check(kind: str, component: Any) -> list[Problem]:
+def check(kind: str, component: Any, reach_out: bool = True) -> list[Problem]:
     """The ways in which a component breaks the contract of its kind; an empty list if it is sound.
 
     Args:
         kind: ``rollout_filter``, ``policy_loss``, ...: ``uncollapse show KIND`` prints the contract.
         component: a registered name, with parameters if it needs some (``"top_p(0.9)"``), or an instance, which need
             not be registered.
+        reach_out: whether laws may be tried that start processes or talk to other machines: those of launchers,
+            trackers and model builders.
 
     Raises:
         NotExercisedError: it needs parameters that were not given, or what this machine does not have.
@@ -58,8 +60,8 @@ def check(kind: str, component: Any) -> list[Problem]:
     registry().entries(kind)
     try:
         if isinstance(component, str):
-            return _check_name(kind, parse_spec(component))
-        return _check_component(Named(kind, type(component).__name__, {}, component))
+            return _check_name(kind, parse_spec(component), reach_out)
+        return _check_component(Named(kind, type(component).__name__, {}, component), reach_out)
     except ImportError as error:
         missing = missing_extra(error, f"the laws of {kind}")
         if missing is None:
@@ -67,10 +69,10 @@ def check(kind: str, component: Any) -> list[Problem]:
         raise missing from error
 
 
-def _check_name(kind: str, spec: Spec) -> list[Problem]:
+def _check_name(kind: str, spec: Spec, reach_out: bool) -> list[Problem]:
     entry = registry().entry(kind, spec.name)
     if not KINDS[kind].is_component:
-        return broken(Named(kind, entry.name, {}, None, str(entry.plugin)), _laws(kind))
+        return broken(Named(kind, entry.name, {}, None, str(entry.plugin)), _laws(kind, reach_out))
     try:
         missing = [each.name for each in registry().describe(kind, spec.name).parameters if each.required]
         if missing and not spec.args and not spec.params:
@@ -85,18 +87,19 @@ def _check_name(kind: str, spec: Spec) -> list[Problem]:
         if isinstance(error, KeyboardInterrupt | MemoryError):
             raise
         return [Problem(f"{entry} of {entry.plugin} cannot be made: {told(error)}", entry.target_string)]
-    return _check_component(Named(kind, entry.name, spec.params, component, str(entry.plugin)))
+    return _check_component(Named(kind, entry.name, spec.params, component, str(entry.plugin)), reach_out)
 
 
-def _check_component(named: Named) -> list[Problem]:
+def _check_component(named: Named, reach_out: bool) -> list[Problem]:
     problems = broken(named, GENERAL)
     if not KINDS[named.kind].is_component or missing_methods(named.kind, type(named.component)):
         return problems
-    return list(dict.fromkeys([*problems, *broken(named, _laws(named.kind))]))
+    return list(dict.fromkeys([*problems, *broken(named, _laws(named.kind, reach_out))]))
 
 
-def _laws(kind: str) -> tuple[Law, ...]:
-    return import_module(f".laws.{ROOMS[kind]}", __package__).LAWS[kind] if kind in ROOMS else ()
+def _laws(kind: str, reach_out: bool) -> list[Law]:
+    laws = import_module(f".laws.{ROOMS[kind]}", __package__).LAWS[kind] if kind in ROOMS else ()
+    return [law for law in laws if reach_out or not law.reaches_out]
 
 
 def entries_of(distribution: str) -> list[Entry]:

@@ -47,11 +47,13 @@ class Law:
     says: str
     """The law in words: a sentence about the component."""
     holds: Callable[[Named], Any]
+    reaches_out: bool = False
+    """Whether trying it may start processes or talk to other machines, which is not done unasked."""
 
 
-def laws(*functions: Callable[[Named], Any]) -> tuple[Law, ...]:
+def laws(*functions: Callable[[Named], Any], reaches_out: bool = False) -> tuple[Law, ...]:
     """Laws whose words are the first lines of the functions' docstrings."""
-    return tuple(Law((function.__doc__ or "").strip().partition("\n")[0], function) for function in functions)
+    return tuple(Law((each.__doc__ or "").strip().partition("\n")[0], each, reaches_out) for each in functions)
 
 
 def broken(named: Named, each: Iterable[Law]) -> list[Problem]:
@@ -66,12 +68,13 @@ def broken(named: Named, each: Iterable[Law]) -> list[Problem]:
             with confined(named, f"the law {law.says!r}"):
                 law.holds(named)
         except UncollapseError as error:
-            unable = isinstance(error, MissingExtraError) or (
+            unable = isinstance(error, NotExercisedError | MissingExtraError) or (
                 isinstance(error, RequestError) and named.kind in MACHINES
             )
             if unable and not problems:
                 raise NotExercisedError(error.what, error.where, error.fix) from error
-            problems.append(Problem.of(error))
+            what = error.what if named.described in error.what else f"{named.described}: {error.what}"
+            problems.append(Problem(what, error.where, error.fix))
             if number == 0:
                 break
     return list(dict.fromkeys(problems))

@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...core.compose.blame import blaming
-from ...core.compose.config import compose
 from ...core.compose.experiment import Named
 from ..problems import laws, require
+from .detectors import experiment_that_learns
 
 
 def _builds(named: Named) -> None:
@@ -19,7 +19,7 @@ def _builds(named: Named) -> None:
         directory = Path(folder) / "model"
         directory.mkdir()
         with blaming(named, "build"):
-            named.component.build(directory, compose("tiny-sokoban").environment.component)
+            named.component.build(directory, experiment_that_learns().environment.component)
         for name in ("config.json", "tokenizer_config.json"):
             require(named, "build", (directory / name).is_file(), f"wrote no {name}")
         with blaming(named, "build"):
@@ -30,4 +30,4 @@ def _builds(named: Named) -> None:
         require(named, "build", rows >= len(tokenizer), f"wrote {rows} embeddings for {len(tokenizer)} tokens")
 
 
-LAWS = {"model_builder": laws(_builds)}
+LAWS = {"model_builder": laws(_builds, reaches_out=True)}

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...core.components import Scores, Verdict
 from ...core.compose.config import compose
-from ...core.compose.experiment import Named
+from ...core.compose.experiment import Experiment, Named
+from ...core.errors import RequestError
 from ...plugins.training.step.detectors import Detectors
 from .. import samples
-from ..problems import laws, require
+from ..problems import NotExercisedError, laws, require
 from .kl import through_json
 
 STEPS = 12
@@ -65,13 +66,23 @@ def _started(named: Named) -> Detectors:
     return Detectors([named], context())
 
 
+def experiment_that_learns() -> Experiment:
+    """The built-in experiment ``tiny-sokoban``. Raises NotExercisedError where its plugins are blocked."""
+    try:
+        return compose("tiny-sokoban")
+    except RequestError as error:
+        raise NotExercisedError(
+            "the experiment tiny-sokoban is not there", error.what, "unblock the plugins"
+        ) from error
+
+
 @functools.cache
 def context() -> Any:
     """What ``start`` is given: a composed experiment, and a tokenizer that knows the sample's tokens."""
     from ...plugins.experiments.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer([" ".join(f"w{number}" for number in range(100))])
-    return SimpleNamespace(experiment=compose("tiny-sokoban"), tokenizer=tokenizer)
+    return SimpleNamespace(experiment=experiment_that_learns(), tokenizer=tokenizer)
 
 
 def _session_has_its_methods(named: Named) -> None:

@@ -43,4 +43,4 @@ def _runs(named: Named) -> None:
             require(named, "run", f"job {number}" in output, "did not append a job's output to its log")
 
 
-LAWS = {"launcher": laws(_describes, _runs)}
+LAWS = {"launcher": laws(_describes, _runs, reaches_out=True)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.components import LossInputs
+from ...core.compose.blame import confined
 from ...core.compose.experiment import Named
 from ...plugins.training.step.borders import CheckedLoss
 from .. import samples
@@ -44,15 +45,12 @@ def _bears_nan_off_the_mask(named: Named) -> None:
     spoilt = {name: getattr(clean, name).detach().masked_fill(~clean.mask, torch.nan) for name in names}
     spoilt["logprobs"].requires_grad_()
     inputs = _prepared(named, attrs.evolve(clean, **spoilt))
-    loss_B_T, _ = CheckedLoss(named)(inputs)
-    fine = bool(_gradient(loss_B_T, inputs.logprobs)[inputs.mask].isfinite().all())
-    require(
-        named,
-        "call",
-        fine,
-        "spreads a NaN off the mask to the gradient of tokens that train",
-        "mask before you compute",
-    )
+    with confined(named, "call"):
+        loss_B_T, _ = named.component(inputs)
+    gradient = _gradient(loss_B_T, inputs.logprobs)
+    fine = bool(loss_B_T.isfinite().all() and gradient[inputs.mask].isfinite().all())
+    what = "spreads a NaN off the mask to tokens that train"
+    require(named, "call", fine, what, "mask before you compute: a product with 0 keeps NaN")
 
 
 def _knows_no_micro_batches(named: Named) -> None:
