@@ -20,7 +20,7 @@ from ..problems import NotExercisedError, laws, require
 from .kl import through_json
 
 STEPS = 12
-MISSING = (None, frozenset({"actor/entropy"}), frozenset({"validation/success", "rollout/reward_std"}))
+MISSING = (None, frozenset({"actor/entropy"}), frozenset({"validation/success", "rollout/in_group_reward_std"}))
 
 
 class UniformScorer:
@@ -49,14 +49,13 @@ def recorded(step: int, collapses: bool = True) -> dict[str, float]:
         "actor/pg_loss": 0.0 if dead else 0.02,
         "mismatch/k1": 0.2 if dead else 1e-4,
         "mismatch/abs": 0.5 if dead else 1e-3,
-        "rollout/reward_mean": -1.0 if dead else 0.2,
-        "rollout/reward_std": 0.0 if dead else 0.4,
+        "train/reward": -1.0 if dead else 0.2,
         "rollout/in_group_reward_std": 0.0 if dead else 0.3,
         "rollout/filter_kept_count": 0.0 if dead else 4.0,
-        "rollout/response_length": 1.0 if dead else 20.0,
-        "rollout/valid_action_rate": 0.0 if dead else 0.9,
-        "rollout/invalid_turn_rate": 1.0 if dead else 0.1,
-        "rollout/success": success,
+        "train/response_length": 1.0 if dead else 20.0,
+        "train/valid_action_rate": 0.0 if dead else 0.9,
+        "train/invalid_turn_rate": 1.0 if dead else 0.1,
+        "train/success": success,
         "validation/success": success,
         "validation/reward": success,
     }
