@@ -21,5 +21,5 @@ def command(name: str, kind: str, folder: Path) -> None:
     for path in write_package(name, kind, folder):
         click.echo(shown_path(path))
     click.echo(
-        f"next: pip install --editable {shown_path(folder / name)}; uncollapse show {kind} says what is expected"
+        f"next: pip install -e {shown_path(folder / name)}; uncollapse show {kind} says what is expected"
     )

@@ -75,7 +75,7 @@ def test_they_train_together_and_the_command_reads_the_run(installed, bandit, tm
     assert [line.split("\t")[0] for line in lines[1:]] == ["1", "2"]
     assert float(lines[-1].split("\t")[1]) == pytest.approx(last["train/response_length"], abs=0.05)
     call(installed, *program, "lengths", tmp_path, code=2)
-    call(installed, *program, "detect", run)
+    assert "repetition" in call(installed, *program, "detect", run, "--detector", "repetition")
 
 
 @pytest.mark.slow
