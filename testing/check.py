@@ -147,7 +147,7 @@ def _is_a_value(named: Named) -> None:
 
 def _needs_what_there_is(named: Named) -> None:
     """It declares to need nothing but what there is."""
-    needs = getattr(named.component, "needs", frozenset())
+    needs: Any = getattr(named.component, "needs", frozenset())
     require(named, "needs", isinstance(needs, frozenset | set), f"is {needs!r}, not a frozenset of words")
     unknown = sorted(map(str, needs - NEEDS)) if named.kind != "variance" else []
     require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(NEEDS))}")

@@ -20,6 +20,4 @@ def command(name: str, kind: str, folder: Path) -> None:
     """Write the package NAME: one component that works, its test, and the entry point."""
     for path in write_package(name, kind, folder):
         click.echo(shown_path(path))
-    click.echo(
-        f"next: pip install -e {shown_path(folder / name)}; uncollapse show {kind} says what is expected"
-    )
+    click.echo(f"next: pip install -e {shown_path(folder / name)}; uncollapse show {kind} says what is expected")

@@ -74,7 +74,7 @@ def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
     order = torch.cat([(sampled.groups == sampled.group_ids_P[p]).nonzero().flatten() for p in order_P])
     per_row = {name: getattr(sampled, name) for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups")}
     per_row |= {name: getattr(sampled, name) for name in ("entropies", "lengths")}
-    moved = {name: value if value is None else value[order] for name, value in per_row.items()}
+    moved: dict[str, Any] = {name: value if value is None else value[order] for name, value in per_row.items()}
     per_episode = {name: getattr(sampled, name)[order] for name in ("raw_rewards_E", "success_E", "truncated_E")}
     return attrs.evolve(sampled, **moved, **per_episode, group_ids_P=sampled.group_ids_P[order_P])
 
@@ -108,12 +108,13 @@ def rows_of(batch: CreditInputs, order: Tensor) -> CreditInputs:
     """Rows of the batch in another order; each is an episode."""
     names = ("rewards", "mask", "groups", "values", "turns", "greedy_rewards", "logprobs", "entropies")
     values = {name: getattr(batch, name) for name in (*names, "second_moments", "success_E")}
-    return attrs.evolve(batch, **{name: None if value is None else value[order] for name, value in values.items()})
+    moved: dict[str, Any] = {name: None if value is None else value[order] for name, value in values.items()}
+    return attrs.evolve(batch, **moved)
 
 
 def padded(batch: CreditInputs, columns: int = 3) -> CreditInputs:
     """The same batch with more padding on the right."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in attrs.fields(CreditInputs):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor) and value.ndim == 2:

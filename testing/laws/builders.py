@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ...core.compose.blame import blaming
 from ...core.compose.experiment import Named
@@ -24,7 +25,7 @@ def _builds(named: Named) -> None:
             require(named, "build", (directory / name).is_file(), f"wrote no {name}")
         with blaming(named, "build"):
             tokenizer = AutoTokenizer.from_pretrained(directory)
-            model = AutoModelForCausalLM.from_pretrained(directory)
+            model: Any = AutoModelForCausalLM.from_pretrained(directory)
         require(named, "build", bool(tokenizer.chat_template), "wrote a tokenizer without a chat template")
         rows = model.get_input_embeddings().weight.shape[0]
         require(named, "build", rows >= len(tokenizer), f"wrote {rows} embeddings for {len(tokenizer)} tokens")

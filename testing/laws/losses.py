@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -93,7 +94,7 @@ def _prepared(named: Named, inputs: LossInputs) -> LossInputs:
 
 def _taken(inputs: LossInputs, rows: Tensor) -> LossInputs:
     """These rows, as a micro-batch of a run has them: log-probs are a leaf of their own."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in attrs.fields(LossInputs):
         value = getattr(inputs, field.name)
         if isinstance(value, Tensor):
