@@ -6,6 +6,7 @@ import ast
 import keyword
 import re
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 
@@ -33,6 +34,8 @@ def write_package(name: str, kind: str, folder: Path) -> list[Path]:
             Nothing is written.
     """
     registry().entries(kind)
+    if kind not in kinds():
+        raise RequestError(f"there is no package of a {kind} to start from", fix=nearest(kind, kinds()))
     package = re.sub(r"[-.]+", "_", name).lower()
     if not NAME.fullmatch(name) or not package.isidentifier() or keyword.iskeyword(package):
         fix = "letters, digits and - _ . between them"
@@ -73,11 +76,16 @@ def _texts(distribution: str, package: str, kind: str) -> dict[str, str]:
 
 
 def _filled(template: str, words: dict[str, str]) -> str:
-    source = resources.files(__package__) / "templates" / f"{template}.template"
-    if not source.is_file():
-        known = [kind for kind in KINDS if (source.parent / f"{kind}.template").is_file()]  # type: ignore[attr-defined]
-        raise RequestError(f"there is no package of a {template} to start from yet", fix=nearest(template, known))
-    return Template(source.read_text("utf-8")).substitute(words)
+    return Template(_source(template).read_text("utf-8")).substitute(words)
+
+
+def _source(template: str) -> Traversable:
+    return resources.files(__package__) / "templates" / f"{template}.template"
+
+
+def kinds() -> list[str]:
+    """The kinds of which a package can be written."""
+    return [kind for kind in KINDS if _source(kind).is_file()]
 
 
 def _summary(component: str) -> str:

@@ -14,7 +14,7 @@ from ..problems import laws, require
 
 SEEDS = (0, 1, 12345)
 TEXTS = ("42", "", "I do not know.", "1 + 1", "ü\n||", "no such action")
-LONGEST = 30
+LONGEST = 12
 """Actions that are tried in an episode."""
 
 

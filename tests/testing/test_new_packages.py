@@ -12,6 +12,7 @@ import uncollapse
 from click.testing import CliRunner
 from uncollapse.cli.main import main
 from uncollapse.core.kinds import KINDS
+from uncollapse.testing import scaffold
 
 ROOT = Path(uncollapse.__file__).parent
 RUN = [sys.executable, "-m"]
@@ -42,7 +43,7 @@ def announce(folder, distribution):
 def site(tmp_path_factory):
     """A folder on the path that holds a new package of every kind, as if they were installed."""
     folder = tmp_path_factory.mktemp("site")
-    for kind in KINDS:
+    for kind in scaffold.kinds():
         name = f"new-{kind.replace('_', '-')}"
         new(name, "--kind", kind, "--to", folder / "sources")
         announce(folder, name)
@@ -62,7 +63,11 @@ def outcomes(site):
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_there_is_a_package_to_start_from_for_every_kind():
+    assert scaffold.kinds() == list(KINDS)
+
+
+@pytest.mark.parametrize("kind", scaffold.kinds())
 def test_a_new_package_passes_the_test_that_comes_with_it(outcomes, kind):
     name = f"new_{kind}"
     results = dict(outcomes[f"new-{kind.replace('_', '-')}"])
@@ -81,7 +86,7 @@ def test_plugins_check_finds_nothing_wrong_with_any_of_them(site):
         if plugin["distribution"].startswith("new-"):
             assert plugin["status"] == "loaded", plugin["errors"]
             registered |= plugin["registers"]
-    assert registered == {kind: [f"new_{kind}"] for kind in KINDS}
+    assert registered == {kind: [f"new_{kind}"] for kind in scaffold.kinds()}
 
 
 def test_ruff_finds_nothing_in_what_is_written(site):
