@@ -74,7 +74,9 @@ def broken(named: Named, each: Iterable[Law]) -> list[Problem]:
             if unable and not problems:
                 raise NotExercisedError(error.what, error.where, error.fix) from error
             what = error.what if named.described in error.what else f"{named.described}: {error.what}"
-            problems.append(Problem(what, error.where, error.fix))
+            undeclared = "NoneType" in error.what  # what a component reads without having asked for it is None
+            fix = f"name in needs what it reads: uncollapse show {named.kind}" if undeclared else error.fix
+            problems.append(Problem(what, error.where, fix))
             if number == 0:
                 break
     return list(dict.fromkeys(problems))

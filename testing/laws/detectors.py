@@ -89,6 +89,8 @@ def _session_has_its_methods(named: Named) -> None:
     session = _started(named).sessions[named.name]
     for method in ("measure", "judge", "state_dict", "load_state_dict"):
         require(named, "start", callable(getattr(session, method, None)), f"gave a session without {method}")
+    apart = _started(named).sessions[named.name] is not session
+    require(named, "start", apart, "gave the same session twice: each run has one of its own")
 
 
 def _measures(named: Named) -> None:

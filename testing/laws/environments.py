@@ -49,6 +49,19 @@ def _repeats_itself(named: Named) -> None:
         require(named, f"make({seed}, 1)", same, "made another episode of the same seed, member and actions")
 
 
+def _keeps_episodes_apart(named: Named) -> None:
+    """An environment's episodes do not change each other, however their steps alternate."""
+    world, alone = CheckedEnvironment(named), [_play(named, named.component, seed, 0) for seed in SEEDS]
+    actions = world.actions or TEXTS
+    episodes = [world.make(seed, 0) for seed in SEEDS]
+    told: list[list[Any]] = [[env.initial_observation()] for env in episodes]
+    for number in range(LONGEST):
+        for env, said in zip(episodes, told, strict=True):
+            if number == 0 or not said[-1][2]:
+                said.append(_as_told(env.step(actions[number % len(actions)])))
+    require(named, "make", told == alone, "plays another episode while others are played: they share something")
+
+
 def _works_after_a_pickle(named: Named) -> None:
     """An environment that was sent to another process plays the same."""
     if "<locals>" in type(named.component).__qualname__ or not _is_found(type(named.component)):
@@ -75,12 +88,23 @@ def _play(named: Named, component: Any, seed: int, member: int, first: int = 0) 
     said: list[Any] = [env.initial_observation()]
     for number in range(LONGEST):
         step: Step = env.step(actions[(first + number) % len(actions)])
-        said.append((step.observation, step.reward, step.done, step.success))
+        said.append(_as_told(step))
         if step.done:
             break
     return said
 
 
+def _as_told(step: Step) -> tuple[str, float, bool, bool]:
+    return step.observation, step.reward, step.done, step.success
+
+
 LAWS = {
-    "environment": laws(_makes_episodes, _members_share_the_prompt, _answers, _repeats_itself, _works_after_a_pickle)
+    "environment": laws(
+        _makes_episodes,
+        _members_share_the_prompt,
+        _answers,
+        _repeats_itself,
+        _keeps_episodes_apart,
+        _works_after_a_pickle,
+    )
 }

@@ -56,6 +56,9 @@ def _moves(named: Named) -> None:
     for kl in (0.0, 0.01, 0.5, 3.0, -0.02, 1e3):
         session.update(kl, 16)
         require(named, "update", session.coef >= 0, f"made the coefficient {session.coef} after a KL of {kl}")
+    fresh = CheckedController(named).start(0.1)
+    apart = fresh.session is not session.session
+    require(named, "start", apart, "gave the same session twice: each run has one of its own")
 
 
 def _comes_back(named: Named) -> None:

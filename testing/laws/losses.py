@@ -22,7 +22,7 @@ SPLITS = ((1,) * 8, (2, 2, 2, 2), (3, 5), (7, 1), (4, 4))
 
 def _gives_a_loss(named: Named) -> None:
     """A loss gives one finite number for each token, which the log-probs can be trained with."""
-    inputs = _prepared(named, samples.loss_inputs())
+    inputs = _prepared(named, _inputs(named))
     loss_B_T, _ = CheckedLoss(named)(inputs)
     gradient = _gradient(loss_B_T, inputs.logprobs)
     require(named, "call", bool(gradient.isfinite().all()), "has a gradient that is NaN or infinite")
@@ -31,7 +31,7 @@ def _gives_a_loss(named: Named) -> None:
 
 def _is_zero_off_the_mask(named: Named) -> None:
     """A loss is zero off the mask, and so is its gradient."""
-    inputs = _prepared(named, samples.loss_inputs())
+    inputs = _prepared(named, _inputs(named))
     loss_B_T, _ = CheckedLoss(named)(inputs)
     off = ~inputs.mask
     require(named, "call", bool((loss_B_T[off] == 0).all()), "is not zero off the mask", "torch.where(mask, loss, 0.0)")
@@ -41,9 +41,10 @@ def _is_zero_off_the_mask(named: Named) -> None:
 
 def _bears_nan_off_the_mask(named: Named) -> None:
     """A loss is none the worse for NaN off the mask."""
-    clean = samples.loss_inputs()
+    clean = _inputs(named)
     names = ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs", "ref_logprobs")
-    spoilt = {name: getattr(clean, name).detach().masked_fill(~clean.mask, torch.nan) for name in names}
+    given = {name: value.detach() for name in names if (value := getattr(clean, name)) is not None}
+    spoilt = {name: value.masked_fill(~clean.mask, torch.nan) for name, value in given.items()}
     spoilt["logprobs"].requires_grad_()
     inputs = _prepared(named, attrs.evolve(clean, **spoilt))
     with confined(named, "call"):
@@ -56,7 +57,7 @@ def _bears_nan_off_the_mask(named: Named) -> None:
 
 def _knows_no_micro_batches(named: Named) -> None:
     """Any split of the rows into micro-batches and ranks has the same gradient and the same metrics."""
-    inputs = samples.loss_inputs()
+    inputs = _inputs(named)
     whole, metrics = _of_split(named, inputs, (samples.ROWS,))
     for sizes in SPLITS:
         parts, own = _of_split(named, inputs, sizes)
@@ -67,6 +68,13 @@ def _knows_no_micro_batches(named: Named) -> None:
         for name, value in metrics.items():
             what = f"gives the metric {name} another value with micro-batches of {_words(sizes)} rows"
             require(named, "call", abs(own.get(name, value + 1) - value) <= 1e-6 * max(1, abs(value)), what, fix)
+
+
+def _inputs(named: Named) -> LossInputs:
+    """Reference log-probs only for a loss that needs them: otherwise a run may have no reference."""
+    inputs = samples.loss_inputs()
+    needed = "reference" in getattr(named.component, "needs", ())
+    return inputs if needed else attrs.evolve(inputs, ref_logprobs=None)
 
 
 def _of_split(named: Named, inputs: LossInputs, sizes: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
@@ -87,7 +95,10 @@ def _prepared(named: Named, inputs: LossInputs) -> LossInputs:
     loss = CheckedLoss(named)
     if not hasattr(loss, "prepare"):
         return inputs
-    seen = attrs.evolve(inputs, logprobs=inputs.logprobs.detach(), prepared={})
+    # without a need for them, nobody has computed them before the optimizer step
+    known = {"entropies", "minibatch"} & set(getattr(named.component, "needs", ()))
+    entropies = inputs.entropies if known else None
+    seen = attrs.evolve(inputs, logprobs=inputs.logprobs.detach(), entropies=entropies, prepared={})
     with torch.no_grad():
         return attrs.evolve(inputs, prepared=loss.prepare(seen))
 

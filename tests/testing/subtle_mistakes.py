@@ -59,6 +59,19 @@ class Forgetful:
         return session
 
 
+SHARED = SimpleNamespace(
+    coef=0.1, update=lambda kl, episodes: None, state_dict=dict, load_state_dict=lambda state: None
+)
+
+
+@attrs.frozen
+class OneForAll:
+    """A controller whose runs share one session."""
+
+    def start(self, coef):
+        return SHARED
+
+
 @attrs.frozen
 class PairsOfNeighbours:
     """Credit that depends on which row comes next."""
@@ -110,6 +123,25 @@ class SpreadsNan:
     def __call__(self, inputs):
         row = (inputs.logprobs * inputs.mask).sum(1, keepdim=True)
         return LossOutput(torch.where(inputs.mask, -inputs.advantages * row, 0.0), {})
+
+
+@attrs.frozen
+class ByEntropy:
+    """Reads entropies in prepare, and does not say that it needs them."""
+
+    def prepare(self, batch):
+        return {"weights": batch.entropies / batch.entropies.max()}
+
+    def __call__(self, inputs):
+        weighed = inputs.prepared["weights"] * inputs.advantages * inputs.logprobs
+        return LossOutput(torch.where(inputs.mask, -weighed, 0.0), {})
+
+
+@attrs.frozen
+class AgainstTheReference:
+    def __call__(self, inputs):
+        distance = torch.where(inputs.mask, inputs.logprobs - inputs.ref_logprobs, 0.0)
+        return LossOutput(distance**2, {})
 
 
 @attrs.frozen
@@ -173,6 +205,24 @@ class Dice:
 
 
 @attrs.frozen
+class OneBoard:
+    """An environment whose episodes move on one board."""
+
+    instruction = "Walk."
+    actions = ("Up", "Down")
+    board: dict = attrs.field(factory=dict)
+
+    def make(self, seed, member=0):
+        self.board["at"] = seed
+
+        def step(action):
+            self.board["at"] += 1 if action == "Up" else 2
+            return Step(f"at {self.board['at']}", 0.0)
+
+        return SimpleNamespace(initial_observation=lambda: f"at {seed}", step=step)
+
+
+@attrs.frozen
 class WithoutTemperature:
     def on(self, device):
         return self
@@ -226,13 +276,15 @@ SUBTLE = {
     "rollout_filter": {"first_half": FirstHalf, "takes_nan": TakesNan, "remembers": Remembers},
     "group_metric": {"by_place": ByPlace, "needs_too_much": NeedsTooMuch},
     "kl": {"not_zero": NotZeroWhereEqual, "constant": Constant},
-    "kl_controller": {"forgetful": Forgetful},
+    "kl_controller": {"forgetful": Forgetful, "one_for_all": OneForAll},
     "advantage": {"neighbours": PairsOfNeighbours, "padding": MeanOverPadding},
     "policy_loss": {
         "couples_rows": CouplesRows,
         "metric_of_micro_batch": MetricOfMicroBatch,
         "unmasked": Unmasked,
         "spreads_nan": SpreadsNan,
+        "by_entropy": ByEntropy,
+        "against_the_reference": AgainstTheReference,
     },
     "sampler_correction": {"mean_of_the_batch": MeanOfTheBatch, "off_the_mask": OffTheMask},
     "collapse": {
@@ -243,7 +295,7 @@ SUBTLE = {
         "judges_by_text": detector(verdict=lambda session, step, metrics: "stop"),
         "wants_a_metric": detector(verdict=lambda session, step, metrics: metrics["actor/entropy"] and None),
     },
-    "environment": {"dice": Dice},
+    "environment": {"dice": Dice, "one_board": OneBoard},
     "token_head": {"no_temperature": WithoutTemperature},
     "variance": {"bare": Bare},
     "experiment": {"wrong_key": {"extends": "tiny-sokoban", "kl": {"ceof": 0.1}}},

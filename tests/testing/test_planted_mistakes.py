@@ -39,7 +39,7 @@ def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
 
 def test_every_mistake_that_would_train_in_silence_is_found(reported):
     registered, messages = reported["subtle_mistakes"]
-    assert len(registered) == 28
+    assert len(registered) == 32
     assert missed(registered, messages) == []
 
 
@@ -67,6 +67,10 @@ def test_what_is_sound_is_not_blamed(reported):
         ("mean_of_the_batch", "other weights in a smaller micro-batch"),
         ("without_state", "a session without state_dict"),
         ("forgets", "otherwise after a resume"),
+        ("by_entropy", "name in needs what it reads: uncollapse show policy_loss"),
+        ("against_the_reference", "failed in call: TypeError"),
+        ("one_for_all", "the same session twice"),
+        ("one_board", "plays another episode while others are played"),
         ("dice", "another episode of the same seed, member and actions"),
         ("needs_too_much", "holds entropy; there are"),
         ("remembers", "can be changed after it was made"),
