@@ -20,7 +20,10 @@ from ..core.terminal import escaped, printable_streams
 
 COMMANDS = {
     "list": ("uncollapse.cli.list:command", "Names, what they do, and which distribution provides them."),
-    "show": ("uncollapse.cli.show:command", "Parameters, documentation and source of one name."),
+    "show": (
+        "uncollapse.cli.show:command",
+        "All about one name, or the contract of a kind.",
+    ),
     "plugins": ("uncollapse.cli.plugins:command", "Loaded, blocked and broken plugins, and what each registers."),
     "check": ("uncollapse.cli.check:command", "The resolved experiment, or every problem with it at once."),
     "doctor": ("uncollapse.cli.doctor:command", "What this machine can run."),

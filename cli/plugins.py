@@ -7,56 +7,39 @@ from typing import Any
 
 import click
 
+from ..core.console.lazy_group import LazyGroup
 from ..core.console.options import json_option, plugin_option, print_columns, print_json
-from ..core.errors import MissingExtraError, UncollapseError
 from ..core.plugins import Plugin
-from ..core.registry import Entry, Registry, registry
+from ..core.registry import Registry, registry
 from ..core.terminal import escaped
+from ..testing.installed import Findings, check_installed
+
+NEW = "new", ("uncollapse.testing.new:command", "Write a package with one component, to start from.")
 
 
-@click.command("plugins")
+@click.group("plugins", cls=LazyGroup, invoke_without_command=True, subcommand_metavar="[new ...]", lazy=dict([NEW]))
 @click.option(
-    "--check", is_flag=True, help="Import all components, compose all experiments and sweeps; exit 1 if one is broken."
+    "--check", is_flag=True, help="Import all components, try what they must do, compose experiments and sweeps."
 )
 @json_option
 @plugin_option
 @click.pass_context
 def command(context: click.Context, check: bool, as_json: bool) -> None:
-    """Loaded, blocked and broken plugins, and what each registers."""
+    """Loaded, blocked and broken plugins, and what each registers; with --check, exit code 1 if one is broken."""
+    if context.invoked_subcommand:
+        return
     names = registry()
-    failed = [*names.check(), *_check_files(names)] if check else []
-    unchecked: dict[str, list[str]] = {}
-    for entry, error in failed:
-        if isinstance(error, MissingExtraError):
-            unchecked.setdefault(error.fix, []).append(f"{entry.kind} {entry.name}")
+    found = check_installed(names) if check else Findings()
     if as_json:
         print_json([_as_dict(names, plugin) for plugin in names.plugins])
     else:
         _print(names)
-    for fix, entries in unchecked.items():
+    for fix, entries in found.for_want_of_an_extra.items():
         click.echo(f"not imported, for want of an extra ({fix}): {', '.join(entries)}", err=True)
+    for name, why in found.not_tried.items():
+        click.echo(f"not tried: {name} ({why})", err=True)
     if check and any(plugin.status == "broken" for plugin in names.plugins):
         context.exit(1)
-
-
-def _check_files(names: Registry) -> list[tuple[Entry, UncollapseError]]:
-    """Compose every experiment, and every point of the sweeps that need no option; return those that cannot be."""
-    from ..core.compose.config import compose
-    from ..plugins.sweeps.sweep import load
-
-    failed: list[tuple[Entry, UncollapseError]] = []
-    for entry in (*names.entries("experiment"), *names.entries("sweep")):
-        try:
-            if entry.kind == "experiment":
-                compose(entry.name)
-            elif not any(parameter.required for parameter in names.describe("sweep", entry.name).parameters):
-                load(entry.name).points()
-        except MissingExtraError as error:
-            failed.append((entry, error))
-        except UncollapseError as error:
-            failed.append((entry, error))
-            entry.plugin.errors.append(error)
-    return failed
 
 
 def _print(names: Registry) -> None:

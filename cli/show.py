@@ -1,4 +1,4 @@
-"""``uncollapse show``: everything about one name. Imports that component only."""
+"""``uncollapse show``: everything about one name, or about a kind. Imports that component only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import click
 
 from ..core.console.options import json_option, plugin_option, print_columns, print_json
 from ..core.registry import registry
+from ..testing.contract import contract_of
+from ..testing.contract_text import lines
 
 if TYPE_CHECKING:
     from ..core.describe import Description, Parameter
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
 
 @click.command("show")
 @click.argument("kind")
-@click.argument("name")
+@click.argument("name", required=False)
 @json_option
 @plugin_option
-def command(kind: str, name: str, as_json: bool) -> None:
-    """Parameters, documentation and source of NAME, which is one of KIND."""
+def command(kind: str, name: str | None, as_json: bool) -> None:
+    """Parameters, documentation and source of NAME, which is one of KIND; without NAME the contract of KIND."""
+    if name is None:
+        contract = contract_of(kind)
+        print_json(attrs.asdict(contract)) if as_json else click.echo("\n".join(lines(contract)))
+        return
     description = registry().describe(kind, name)
     if as_json:
         print_json(attrs.asdict(description))

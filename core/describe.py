@@ -80,7 +80,7 @@ def parameters(target: Any) -> tuple[Parameter, ...]:
     """The parameters of a component class, or of a function that makes components, in the order of its signature."""
     is_class = inspect.isclass(target)
     fields = {field.alias: field for field in attrs.fields(target)} if is_class and attrs.has(target) else {}
-    docs = _field_docs(target) if is_class else {}
+    docs = field_docs(target) if is_class else {}
     result = []
     for parameter in inspect.signature(target).parameters.values():
         field = fields.get(parameter.name)
@@ -127,7 +127,8 @@ def _type_name(annotation: Any) -> str:
 
 
 @functools.cache
-def _field_docs(cls: type) -> dict[str, str]:
+def field_docs(cls: type) -> dict[str, str]:
+    """Field -> the bare string under it in the source, of a class and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         try:

@@ -19,6 +19,7 @@ LAYERS = (
     {"plugins.experiments", "plugins.training"},
     {"plugins.collapse", "plugins.sweeps"},
     {"plugins.probe", "plugins.ragen"},
+    {"testing"},
     {"cli"},
 )
 """A room may import from itself and from rooms of lower layers."""
@@ -31,7 +32,7 @@ def modules():
     """Module -> its file, below the package."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-        for folder in ("core", "filters", "estimators", "plugins", "cli")
+        for folder in ("core", "filters", "estimators", "plugins", "testing", "cli")
         for path in (ROOT / folder).rglob("*.py")
         if path.name != "__init__.py"
     }

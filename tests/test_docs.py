@@ -119,7 +119,7 @@ def test_commands_of_the_guides_are_accepted(guide, words):
     """Command and options, and for an experiment of ours every setting; plugin files are those of the guides."""
     words = [word for at, word in enumerate(words) if "--plugin" not in (word, *words[max(at - 1, 0) : at])]
     command, context = main, click.Context(main)
-    while isinstance(command, click.Group) and words:
+    while isinstance(command, click.Group) and words and not words[0].startswith("--"):
         if not (name := words.pop(0)).islower() or name == "temperatures":
             return
         if name.endswith(".yaml"):

@@ -134,7 +134,7 @@ def wheel(tmp_path_factory):
 
 def test_a_wheel_from_a_folder_of_any_name_works_on_its_own(wheel, tmp_path):
     shipped = set(zipfile.ZipFile(wheel).namelist())
-    for suffix in ("*.py", "*.yaml", "py.typed"):
+    for suffix in ("*.py", "*.yaml", "*.template", "py.typed"):
         found = (path.relative_to(ROOT) for path in ROOT.rglob(suffix))
         missing = {f"uncollapse/{path}" for path in found if is_shipped(path)} - shipped
         assert not missing

@@ -16,6 +16,9 @@ _PACKAGE = __name__.partition(".")[0]
 
 def wrong(named: Named, method: str, what: str) -> RunError:
     """The error for a component that handed over what its contract does not allow."""
+    if not registry().has(named.kind, named.name):  # an instance that a program has made
+        cls = type(named.component)
+        return RunError(f"{named.described}: {method} {what}", f"{cls.__module__}:{cls.__qualname__}")
     entry = registry().entry(named.kind, named.name)
     where = f"{entry.target_string} ({entry.plugin.source or entry.plugin.module})"
     return RunError(f"{named.described}: {method} {what}", where, f"uncollapse show {named.kind} {named.name}")
@@ -73,8 +76,10 @@ def told(error: BaseException) -> str:
 
 def _position(error: BaseException, named: Named) -> str:
     """The last line of the component's own file that the exception came through, else where it was raised."""
-    plugin = registry().entry(named.kind, named.name).plugin
+    source = None
+    if registry().has(named.kind, named.name):
+        source = registry().entry(named.kind, named.name).plugin.source
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if plugin.source is not None and frame.filename == str(plugin.source)]
+    own = [frame for frame in frames if source is not None and frame.filename == str(source)]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"

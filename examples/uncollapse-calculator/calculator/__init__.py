@@ -1,0 +1,1 @@
+"""A plugin for uncollapse: an environment with a tool."""

@@ -1,0 +1,1 @@
+"""A plugin for uncollapse: a policy loss that looks at all rows of an optimizer step."""

@@ -1,0 +1,1 @@
+"""A plugin for uncollapse: a detector that measures, judges and keeps state."""

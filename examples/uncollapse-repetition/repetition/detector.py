@@ -1,0 +1,64 @@
+"""A detector of policies that repeat themselves."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+from uncollapse.core.components import Rollouts, Verdict
+
+METRIC = "collapse/repetition"
+
+
+@attrs.frozen
+class Repetition:
+    """Speaks when too large a share of the phrases in a row has been said before in that row.
+
+    A phrase is ``length`` sampled tokens in a row. ``collapse/repetition`` is the mean over rows of 1 - distinct / all
+    phrases; a row with fewer than two phrases counts as 0.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    length: int = attrs.field(default=3, validator=attrs.validators.ge(1))
+    """Tokens of a phrase."""
+    most: float = attrs.field(default=0.5, validator=[attrs.validators.gt(0), attrs.validators.lt(1)])
+    """The share of repeated phrases that is still taken."""
+    window: int = attrs.field(default=3, validator=attrs.validators.ge(1))
+    """Steps in a row above it, before the verdict."""
+    stop: bool = True
+    """``false`` records the verdict and lets the run go on."""
+
+    def start(self, context: Any) -> Session:
+        return Session(self)
+
+
+class Session:
+    """What a detector does in one run; only sessions have state."""
+
+    def __init__(self, rule: Repetition) -> None:
+        self.rule, self.above = rule, 0
+
+    def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
+        shares = []
+        for tokens, mask in zip(rollouts.tokens, rollouts.mask, strict=True):
+            said = tokens[mask].tolist()
+            phrases = [tuple(said[at : at + self.rule.length]) for at in range(len(said) - self.rule.length + 1)]
+            shares.append(1 - len(set(phrases)) / len(phrases) if phrases else 0.0)
+        return {METRIC: sum(shares) / len(shares)}
+
+    def judge(self, step: int, metrics: Any) -> Verdict | None:
+        """Reads nothing but logged metrics, so that ``uncollapse detect`` can replay it over a finished run."""
+        if METRIC not in metrics:
+            return None
+        self.above = self.above + 1 if metrics[METRIC] > self.rule.most else 0
+        if self.above < self.rule.window:
+            return None
+        reason = f"more than {self.rule.most:.0%} of the phrases were repeated in {self.above} steps in a row"
+        return Verdict("repetition", step, reason, {METRIC: metrics[METRIC]}, self.rule.stop)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"above": self.above}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.above = state["above"]

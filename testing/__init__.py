@@ -1,0 +1,14 @@
+"""Conformance tests for plugins: what a component must do, tried without a run and without a GPU.
+
+    from uncollapse.testing import conformance
+
+    test_my_package = conformance("my-distribution")
+
+Importing this module imports neither torch nor pytest.
+"""
+
+from .check import check
+from .conformance import conformance
+from .problems import NotExercisedError, Problem
+
+__all__ = ["NotExercisedError", "Problem", "check", "conformance"]

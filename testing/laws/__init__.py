@@ -1,0 +1,1 @@
+"""What components of each kind must do: ``LAWS`` of a module maps its kinds to their laws."""

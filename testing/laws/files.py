@@ -1,0 +1,35 @@
+"""Laws of experiments and sweeps: they can be composed."""
+
+from __future__ import annotations
+
+from ...core.compose.config import compose
+from ...core.compose.experiment import Named
+from ...core.errors import RequestError, RunError
+from ...core.registry import registry
+from ..problems import laws
+
+
+def _composes(named: Named) -> None:
+    """An experiment composes, without a key or a name that there is not."""
+    try:
+        compose(named.name)
+    except RequestError as error:
+        raise _blamed(named, error) from error
+
+
+def _has_points(named: Named) -> None:
+    """A sweep that needs no option has points, each of which composes."""
+    from ...plugins.sweeps.sweep import load
+
+    try:
+        if not any(parameter.required for parameter in registry().describe("sweep", named.name).parameters):
+            load(named.name).points()
+    except RequestError as error:
+        raise _blamed(named, error) from error
+
+
+def _blamed(named: Named, error: RequestError) -> RunError:
+    return RunError(f"{named.described}: {error.what}", error.where, error.fix)
+
+
+LAWS = {"experiment": laws(_composes), "sweep": laws(_has_points)}

@@ -1,0 +1,71 @@
+"""Laws of rollout filters and of group metrics."""
+
+from __future__ import annotations
+
+import torch
+
+from ...core.compose.experiment import Named
+from ...core.errors import RunError
+from ...plugins.training.step.borders import CheckedFilter, CheckedMetric
+from .. import samples
+from ..problems import laws, require
+
+ORDER = torch.tensor([5, 2, 7, 0, 3, 6, 1, 4])
+
+
+def _selects(named: Named) -> None:
+    """A filter gives one bool for each group and leaves the scores as they are."""
+    select = CheckedFilter(named).select
+    for scores_P in (samples.scores_P(), torch.zeros(4), torch.tensor([0.3]), torch.rand(16).double()):
+        select(scores_P)
+
+
+def _says_the_same_twice(named: Named) -> None:
+    """A filter keeps the same groups when it is asked again."""
+    select, scores_P = CheckedFilter(named).select, samples.scores_P()
+    require(named, "select", torch.equal(select(scores_P), select(scores_P)), "kept other groups at a second call")
+
+
+def _refuses_nan(named: Named) -> None:
+    """A filter raises RunError where a score is NaN."""
+    scores_P = samples.scores_P()
+    scores_P[2] = torch.nan
+    if getattr(named.component, "keeps_all", False):
+        return  # the scores are not computed then
+    try:
+        CheckedFilter(named).select(scores_P)
+    except RunError:
+        return
+    require(named, "select", False, "took a score of NaN", "raise uncollapse.core.errors.RunError on NaN")
+
+
+def _follows_the_groups(named: Named) -> None:
+    """A filter keeps a group for its score, not for its place."""
+    scores_P = samples.scores_P()
+    select = CheckedFilter(named).select
+    same = torch.equal(select(scores_P[ORDER]), select(scores_P)[ORDER])
+    require(named, "select", same, "kept other groups when the same groups came in another order")
+
+
+def _scores(named: Named) -> None:
+    """A metric gives one finite number for each group and leaves the rollouts as they are."""
+    CheckedMetric(named).score(samples.rollouts(named.component.needs))
+
+
+def _scores_by_group(named: Named) -> None:
+    """A metric's score of a group does not depend on the other groups, or on their order."""
+    sampled = samples.rollouts(named.component.needs)
+    score = CheckedMetric(named).score
+    scores_P, order_P = score(sampled), torch.tensor([2, 0, 3, 1])
+    moved_P = score(samples.reordered(samples.rollouts(), order_P))
+    what = "gave a group another score when the groups came in another order: follow rollouts.group_ids_P"
+    require(named, "score", torch.allclose(moved_P, scores_P[order_P], atol=1e-5), what)
+    keep_P = torch.tensor([True, False, True, True])
+    what = "gave a group another score when another group was left out"
+    require(named, "score", torch.allclose(score(sampled.select(keep_P)), scores_P[keep_P], atol=1e-5), what)
+
+
+LAWS = {
+    "rollout_filter": laws(_selects, _says_the_same_twice, _refuses_nan, _follows_the_groups),
+    "group_metric": laws(_scores, _scores_by_group),
+}

@@ -1,0 +1,104 @@
+"""Laws of token heads, against the distribution written out in full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.components import TokenScores, Wanted
+from ...core.compose.blame import blaming
+from ...core.compose.experiment import Named
+from ...core.errors import RequestError
+from .. import samples
+from ..problems import laws, require
+
+N, H, V = 9, 16, 37
+Settings = tuple[tuple[float | Tensor, float | None], ...]
+
+
+def _given() -> tuple[Tensor, Tensor, Tensor]:
+    hidden = torch.randn((N, H), generator=samples.generator(1)).requires_grad_()
+    weight = (torch.randn((V, H), generator=samples.generator(2)) * 0.5).requires_grad_()
+    return hidden, weight, torch.randint(0, V, (N,), generator=samples.generator(3))
+
+
+def _expected(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: Any, softcap: float | None) -> TokenScores:
+    logits = hidden @ weight.T
+    if softcap is not None:
+        logits = softcap * (logits / softcap).tanh()
+    if isinstance(temperature, Tensor):
+        temperature = temperature[:, None]
+    logprobs_N_V = (logits / temperature).log_softmax(-1)
+    p_N_V = logprobs_N_V.exp()
+    return TokenScores(
+        logprobs_N_V.gather(1, targets[:, None])[:, 0],
+        -(p_N_V * logprobs_N_V).sum(-1),
+        (p_N_V * logprobs_N_V**2).sum(-1),
+    )
+
+
+def _agrees(named: Named) -> None:
+    """A head gives log-probs and entropies of the softmax over the vocabulary."""
+    _compare(named, ("logprobs", "entropies"), "none")
+
+
+def _knows_second_moments(named: Named) -> None:
+    """A head gives the second moments of the log-probs, or says with a RequestError that it knows none."""
+    try:
+        _compare(named, ("second_moments",), "value")
+    except RequestError:
+        return
+
+
+def _takes_a_temperature_for_each_row(named: Named) -> None:
+    """A head takes a temperature for each row, or says with a RequestError that it does not."""
+    try:
+        _compare(named, ("logprobs",), "none", ((torch.linspace(0.5, 1.5, N), None),))
+    except RequestError:
+        return
+
+
+SETTINGS: Settings = ((1.0, None), (0.7, None), (1.0, 5.0))
+
+
+def _compare(named: Named, names: tuple[str, ...], second_moment: Wanted, settings: Settings = SETTINGS) -> None:
+    head = named.component.on(torch.device("cpu"))
+    for temperature, softcap in settings:
+        options = {"temperature": temperature, "softcap": softcap, "entropy": "value", "second_moment": second_moment}
+        given = _given()
+        with blaming(named, "call"):
+            scores = head(*given, **options)
+        require(named, "call", isinstance(scores, TokenScores), f"gave {type(scores).__name__}, not TokenScores")
+        expected = _expected(*given, temperature, softcap)
+        for name in names:
+            value, true = getattr(scores, name), getattr(expected, name)
+            right = isinstance(value, Tensor) and value.shape == (N,) and value.dtype == torch.float32
+            require(named, "call", right, f"gave {name} that are no fp32 [N], though they were asked for")
+            away = float((value - true).detach().abs().max())
+            what = f"gave {name} that are off by up to {away:.2g} at temperature {temperature}, softcap {softcap}"
+            require(named, "call", away < 1e-3, what)
+
+
+def _can_be_differentiated(named: Named) -> None:
+    """A head's log-probs and entropies have the gradient of the softmax in hidden states and weights."""
+    head = named.component.on(torch.device("cpu"))
+    gradients = []
+    for full in (False, True):
+        hidden, weight, targets = _given()
+        if full:
+            scores = _expected(hidden, weight, targets, 0.8, None)
+        else:
+            with blaming(named, "call"):
+                scores = head(hidden, weight, targets, temperature=0.8, entropy="gradient")
+        assert scores.entropies is not None
+        loss = (scores.logprobs * torch.linspace(-1, 1, N)).sum() + scores.entropies.sum()
+        require(named, "call", loss.requires_grad, "gave log-probs that cannot be differentiated")
+        gradients.append(torch.autograd.grad(loss, (hidden, weight)))
+    for name, own, true in zip(("hidden states", "weights"), *gradients, strict=True):
+        away = float((own - true).abs().max())
+        require(named, "call", away < 1e-3, f"has a gradient in the {name} that is off by up to {away:.2g}")
+
+
+LAWS = {"token_head": laws(_agrees, _knows_second_moments, _takes_a_temperature_for_each_row, _can_be_differentiated)}

@@ -1,0 +1,99 @@
+"""Laws of KL variants and of the controllers of their coefficient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.compose.experiment import Named
+from ...plugins.training.step.borders import CheckedController, CheckedKl
+from .. import samples
+from ..problems import laws, require
+
+
+def _estimates(named: Named) -> None:
+    """A KL variant gives one finite number for each token and leaves the log-probs as they are."""
+    CheckedKl(named)(samples.log_probs(1), samples.log_probs(2))
+
+
+def _vanishes_where_equal(named: Named) -> None:
+    """A KL variant is 0 where policy and reference agree."""
+    logprobs = samples.log_probs(1)
+    kl_B_T = CheckedKl(named)(logprobs, logprobs.clone())
+    require(named, "call", bool((kl_B_T.abs() < 1e-5).all()), "is not 0 where both log-probs are equal")
+
+
+def _can_be_differentiated(named: Named) -> None:
+    """A KL variant has a finite gradient in the policy's log-probs, and each token has its own."""
+    logprobs = samples.log_probs(1, torch.float64).requires_grad_()
+    kl_B_T = CheckedKl(named)(logprobs, samples.log_probs(2, torch.float64))
+    require(named, "call", kl_B_T.requires_grad, "does not depend on the log-probs of the policy: it would not train")
+    (gradient,) = torch.autograd.grad(kl_B_T.sum(), logprobs, retain_graph=True)
+    require(named, "call", bool(gradient.isfinite().all()), "has a gradient that is NaN or infinite")
+    (of_first,) = torch.autograd.grad(kl_B_T[0, 0], logprobs)
+    alone = bool((of_first.flatten()[1:] == 0).all())
+    require(named, "call", alone, "mixes tokens: the KL of one depends on the log-prob of another")
+
+
+def _bears_what_is_off_the_mask(named: Named) -> None:
+    """A KL variant of other tokens is none the worse for zeros off the mask and for rare tokens."""
+    logprobs, reference = samples.log_probs(1), samples.log_probs(2)
+    mask, _ = samples.masks()
+    whole = CheckedKl(named)(logprobs, reference)
+    masked = CheckedKl(named)(torch.where(mask, logprobs, 0.0), torch.where(mask, reference, 0.0))
+    same = torch.allclose(whole[mask], masked[mask])
+    require(named, "call", same, "changes on the mask with what stands off the mask")
+    CheckedKl(named)(torch.full((1, 2), -0.01), torch.tensor([[-30.0, -60.0]]))
+    CheckedKl(named)(torch.tensor([[-30.0, -60.0]]), torch.full((1, 2), -0.01))
+
+
+def _moves(named: Named) -> None:
+    """A controller's session keeps a finite coefficient that is not negative."""
+    session = CheckedController(named).start(0.1)
+    require(named, "start", session.coef >= 0, f"gave the coefficient {session.coef}")
+    for kl in (0.0, 0.01, 0.5, 3.0, -0.02, 1e3):
+        session.update(kl, 16)
+        require(named, "update", session.coef >= 0, f"made the coefficient {session.coef} after a KL of {kl}")
+    fresh = CheckedController(named).start(0.1)
+    apart = fresh.session is not session.session
+    require(named, "start", apart, "gave the same session twice: each run has one of its own")
+
+
+def _comes_back(named: Named) -> None:
+    """A controller's session goes on from its state as if nothing had happened."""
+    first, second = CheckedController(named).start(0.1), CheckedController(named).start(0.1)
+    for kl in (0.5, 0.2):
+        first.update(kl, 16)
+    second.load_state_dict(through_json(named, first.state_dict()))
+    for session in (first, second):
+        session.update(0.3, 16)
+    same = abs(first.coef - second.coef) < 1e-9
+    what = f"does not restore the coefficient: {second.coef} after a resume, {first.coef} without"
+    require(named, "load_state_dict", same, what)
+
+
+def through_json(named: Named, state: Any) -> Any:
+    """The state as a checkpoint holds it: numbers, texts, lists and mappings, or tensors."""
+    require(named, "state_dict", isinstance(state, dict), f"gave {type(state).__name__}, not a dict")
+    _plain(named, state)
+    return state
+
+
+def _plain(named: Named, value: Any) -> None:
+    if isinstance(value, dict):
+        for each in value.values():
+            _plain(named, each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _plain(named, each)
+    else:
+        plain = value is None or isinstance(value, bool | int | float | str | Tensor)
+        require(named, "state_dict", plain, f"holds {type(value).__name__}, which a checkpoint cannot hold")
+
+
+LAWS = {
+    "kl": laws(_estimates, _vanishes_where_equal, _can_be_differentiated, _bears_what_is_off_the_mask),
+    "kl_controller": laws(_moves, _comes_back),
+}

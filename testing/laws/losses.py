@@ -1,0 +1,130 @@
+"""Laws of policy losses; the first of all: how rows are split changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ...core.components import LossInputs
+from ...core.compose.blame import confined
+from ...core.compose.experiment import Named
+from ...plugins.training.step.borders import CheckedLoss
+from .. import samples
+from ..problems import laws, require
+
+SPLITS = ((1,) * 8, (2, 2, 2, 2), (3, 5), (7, 1), (4, 4))
+"""Micro-batches, by how many rows each has."""
+
+
+def _gives_a_loss(named: Named) -> None:
+    """A loss gives one finite number for each token, which the log-probs can be trained with."""
+    inputs = _prepared(named, _inputs(named))
+    loss_B_T, _ = CheckedLoss(named)(inputs)
+    gradient = _gradient(loss_B_T, inputs.logprobs)
+    require(named, "call", bool(gradient.isfinite().all()), "has a gradient that is NaN or infinite")
+    require(named, "call", float(gradient.norm()) > 0, "has a gradient of 0 on all tokens: nothing would train")
+
+
+def _is_zero_off_the_mask(named: Named) -> None:
+    """A loss is zero off the mask, and so is its gradient."""
+    inputs = _prepared(named, _inputs(named))
+    loss_B_T, _ = CheckedLoss(named)(inputs)
+    off = ~inputs.mask
+    require(named, "call", bool((loss_B_T[off] == 0).all()), "is not zero off the mask", "torch.where(mask, loss, 0.0)")
+    quiet = bool((_gradient(loss_B_T, inputs.logprobs)[off] == 0).all())
+    require(named, "call", quiet, "has a gradient off the mask", "torch.where(mask, loss, 0.0)")
+
+
+def _bears_nan_off_the_mask(named: Named) -> None:
+    """A loss is none the worse for NaN off the mask."""
+    clean = _inputs(named)
+    names = ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs", "ref_logprobs")
+    given = {name: value.detach() for name in names if (value := getattr(clean, name)) is not None}
+    spoilt = {name: value.masked_fill(~clean.mask, torch.nan) for name, value in given.items()}
+    spoilt["logprobs"].requires_grad_()
+    inputs = _prepared(named, attrs.evolve(clean, **spoilt))
+    with confined(named, "call"):
+        loss_B_T, _ = named.component(inputs)
+    gradient = _gradient(loss_B_T, inputs.logprobs)
+    fine = bool(loss_B_T.isfinite().all() and gradient[inputs.mask].isfinite().all())
+    what = "spreads a NaN off the mask to tokens that train"
+    require(named, "call", fine, what, "mask before you compute: a product with 0 keeps NaN")
+
+
+def _knows_no_micro_batches(named: Named) -> None:
+    """Any split of the rows into micro-batches and ranks has the same gradient and the same metrics."""
+    inputs = _inputs(named)
+    whole, metrics = _of_split(named, inputs, (samples.ROWS,))
+    for sizes in SPLITS:
+        parts, own = _of_split(named, inputs, sizes)
+        away = float((parts - whole).norm() / whole.norm())
+        what = f"has another gradient with micro-batches of {_words(sizes)} rows (off by {away:.1%})"
+        fix = "what couples rows (ranks, thresholds, counts) belongs in prepare(), which sees all of them"
+        require(named, "call", torch.allclose(parts, whole, rtol=1e-6, atol=1e-9), what, fix)
+        for name, value in metrics.items():
+            what = f"gives the metric {name} another value with micro-batches of {_words(sizes)} rows"
+            require(named, "call", abs(own.get(name, value + 1) - value) <= 1e-6 * max(1, abs(value)), what, fix)
+
+
+def _inputs(named: Named) -> LossInputs:
+    """Reference log-probs only for a loss that needs them: otherwise a run may have no reference."""
+    inputs = samples.loss_inputs()
+    needed = "reference" in getattr(named.component, "needs", ())
+    return inputs if needed else attrs.evolve(inputs, ref_logprobs=None)
+
+
+def _of_split(named: Named, inputs: LossInputs, sizes: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
+    """[B, T] gradient in the log-probs of the sum over micro-batches, and the metrics, of one optimizer step."""
+    prepared = _prepared(named, inputs)
+    loss, gradients, sums = CheckedLoss(named), [], dict[str, tuple[float, float]]()
+    for rows in torch.arange(samples.ROWS).split(list(sizes)):
+        part = _taken(prepared, rows)
+        loss_B_T, metrics = loss(part)
+        gradients.append(_gradient(loss_B_T, part.logprobs))
+        for name, (total, count) in metrics.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + float(total), before[1] + float(count)
+    return torch.cat(gradients), {name: total / count for name, (total, count) in sums.items() if count}
+
+
+def _prepared(named: Named, inputs: LossInputs) -> LossInputs:
+    loss = CheckedLoss(named)
+    if not hasattr(loss, "prepare"):
+        return inputs
+    # without a need for them, nobody has computed them before the optimizer step
+    known = {"entropies", "minibatch"} & set(getattr(named.component, "needs", ()))
+    entropies = inputs.entropies if known else None
+    seen = attrs.evolve(inputs, logprobs=inputs.logprobs.detach(), entropies=entropies, prepared={})
+    with torch.no_grad():
+        return attrs.evolve(inputs, prepared=loss.prepare(seen))
+
+
+def _taken(inputs: LossInputs, rows: Tensor) -> LossInputs:
+    """These rows, as a micro-batch of a run has them: log-probs are a leaf of their own."""
+    changed: dict[str, Any] = {}
+    for field in attrs.fields(LossInputs):
+        value = getattr(inputs, field.name)
+        if isinstance(value, Tensor):
+            changed[field.name] = value[rows]
+        elif isinstance(value, Mapping):
+            changed[field.name] = {name: each[rows] if each.ndim else each for name, each in value.items()}
+    changed["logprobs"] = inputs.logprobs.detach()[rows].requires_grad_()
+    return attrs.evolve(inputs, **changed)
+
+
+def _gradient(loss_B_T: Tensor, logprobs: Tensor) -> Tensor:
+    """[B, T], with weights per token, so that what tokens lend each other shows."""
+    weights = 1 + torch.linspace(0, 1, loss_B_T.shape[1], dtype=loss_B_T.dtype)
+    (gradient,) = torch.autograd.grad((weights * loss_B_T).sum(), logprobs)
+    return gradient
+
+
+def _words(sizes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, dict.fromkeys(sizes)))
+
+
+LAWS = {"policy_loss": laws(_gives_a_loss, _is_zero_off_the_mask, _bears_nan_off_the_mask, _knows_no_micro_batches)}

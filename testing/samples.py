@@ -1,0 +1,143 @@
+"""What the laws hand to components: small batches with every corner that a run can have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ..core.components import CreditInputs, LossInputs, Rollouts
+
+ROWS, TOKENS, GROUP = 8, 7, 2
+LENGTHS = (7, 3, 5, 1, 7, 4, 2, 6)
+"""Tokens of each row before the padding."""
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def scores_P() -> Tensor:
+    """[P] distinct scores in no order, as a metric gives them."""
+    return torch.tensor([0.31, 0.0, 0.52, 0.11, 0.47, 0.23, 0.08, 0.64])
+
+
+def masks() -> tuple[Tensor, Tensor]:
+    """[B, T] mask of sampled tokens, with a prompt in front and between turns, and the [B, T] turns of them."""
+    lengths = torch.tensor(LENGTHS)[:, None]
+    places = torch.arange(TOKENS)[None]
+    mask = (places < lengths) & ((places != 0) | (lengths == 1)) & (places != 4)
+    turns = torch.where(mask, (places > 4).long(), -1)
+    return mask, turns
+
+
+def group_ids() -> Tensor:
+    """[B] int64: two rows of each of four groups, whose ids are not 0, 1, 2, 3."""
+    return torch.arange(ROWS) // GROUP * 3 + 10
+
+
+def log_probs(seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[B, T] nats."""
+    return -torch.rand((ROWS, TOKENS), generator=generator(seed), dtype=torch.float64).to(dtype) * 2 - 0.05
+
+
+def rollouts(needs: Iterable[str] = ("entropies",)) -> Rollouts:
+    """Eight episodes of four groups: one group without spread, one of two equal failures."""
+    mask, turns = masks()
+    lengths = torch.tensor(LENGTHS)
+    raw_rewards_E = torch.tensor([1.0, 0.0, 0.5, 0.5, -1.0, 2.0, 0.0, 0.0])
+    rewards = torch.zeros(ROWS, TOKENS)
+    last = mask.long().cumsum(1).argmax(1)
+    rewards[torch.arange(ROWS), last] = raw_rewards_E
+    return Rollouts(
+        tokens=torch.randint(5, 90, (ROWS, TOKENS), generator=generator(1)),
+        mask=mask,
+        turns=turns,
+        logprobs=torch.where(mask, log_probs(2), 0.0),
+        rewards=rewards,
+        episodes=torch.arange(ROWS),
+        groups=group_ids(),
+        raw_rewards_E=raw_rewards_E,
+        group_ids_P=group_ids().unique(),
+        entropies=torch.where(mask, log_probs(3).abs(), 0.0) if "entropies" in set(needs) else None,
+        lengths=lengths,
+        success_E=raw_rewards_E > 0.9,
+        truncated_E=raw_rewards_E < 0,
+    )
+
+
+def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
+    """The same rollouts, with the groups in another order: rows and episodes move with them."""
+    order = torch.cat([(sampled.groups == sampled.group_ids_P[p]).nonzero().flatten() for p in order_P])
+    per_row = {name: getattr(sampled, name) for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups")}
+    per_row |= {name: getattr(sampled, name) for name in ("entropies", "lengths")}
+    moved: dict[str, Any] = {name: value if value is None else value[order] for name, value in per_row.items()}
+    per_episode = {name: getattr(sampled, name)[order] for name in ("raw_rewards_E", "success_E", "truncated_E")}
+    return attrs.evolve(sampled, **moved, **per_episode, group_ids_P=sampled.group_ids_P[order_P])
+
+
+def credit(needs: Iterable[str]) -> CreditInputs:
+    """What an advantage estimator is given of :func:`rollouts`, with the fields that it declares to need."""
+    sampled, needs = rollouts(), frozenset(needs)
+    on = sampled.mask
+    optional: dict[str, Any] = {
+        "values": torch.where(on, log_probs(4), 0.0),
+        "greedy_rewards": torch.tensor([0.3, 0.3, 0.0, 0.0, 1.0, 1.0, 0.5, 0.5]),
+        "logprobs": torch.where(on, log_probs(5), 0.0),
+        "entropies": sampled.entropies,
+        "second_moments": torch.where(on, log_probs(3) ** 2 + 0.3, 0.0),
+    }
+    given = {name: value for name, value in optional.items() if name in needs}
+    return CreditInputs(
+        rewards=sampled.rewards,
+        mask=on,
+        groups=sampled.groups,
+        turns=sampled.turns,
+        episodes=sampled.episodes,
+        success_E=sampled.success_E,
+        step=3,
+        steps=10,
+        **given,
+    )
+
+
+def rows_of(batch: CreditInputs, order: Tensor) -> CreditInputs:
+    """Rows of the batch in another order; each is an episode."""
+    names = ("rewards", "mask", "groups", "values", "turns", "greedy_rewards", "logprobs", "entropies")
+    values = {name: getattr(batch, name) for name in (*names, "second_moments", "success_E")}
+    moved: dict[str, Any] = {name: None if value is None else value[order] for name, value in values.items()}
+    return attrs.evolve(batch, **moved)
+
+
+def padded(batch: CreditInputs, columns: int = 3) -> CreditInputs:
+    """The same batch with more padding on the right."""
+    changed: dict[str, Any] = {}
+    for field in attrs.fields(CreditInputs):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor) and value.ndim == 2:
+            empty = value.new_full((len(value), columns), -1 if field.name == "turns" else 0)
+            changed[field.name] = torch.cat([value, empty], 1)
+    return attrs.evolve(batch, **changed)
+
+
+def loss_inputs() -> LossInputs:
+    """All rows of an optimizer step, in float64, with log-probs that can be differentiated."""
+    mask, turns = masks()
+    old = log_probs(6, torch.float64)
+    moves = torch.randn((ROWS, TOKENS), generator=generator(7), dtype=torch.float64) * 0.4
+    return LossInputs(
+        logprobs=(old + moves).clamp(max=-0.01).requires_grad_(),
+        old_logprobs=old,
+        advantages=torch.where(mask, torch.randn((ROWS, TOKENS), generator=generator(8), dtype=torch.float64), 0.0),
+        mask=mask,
+        entropies=log_probs(3, torch.float64).abs(),
+        sampler_logprobs=old + 0.02 * moves,
+        ref_logprobs=old - 0.3 * moves,
+        groups=group_ids(),
+        turns=turns,
+        rows=torch.arange(ROWS),
+        step=3,
+    )

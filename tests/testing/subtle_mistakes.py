@@ -1,0 +1,333 @@
+"""Mistakes whose results have the right shape; what is wrong with them shows only when a law is tried."""
+
+import random
+from types import SimpleNamespace
+
+import attrs
+import torch
+from uncollapse import hookimpl
+from uncollapse.core.components import Advantages, LossOutput, Step, TokenScores, Verdict
+
+
+@attrs.frozen
+class FirstHalf:
+    def select(self, scores_P):
+        if not scores_P.isfinite().all():
+            raise ValueError("NaN")
+        return torch.arange(len(scores_P)) < max(1, len(scores_P) // 2)
+
+
+@attrs.frozen
+class TakesNan:
+    def select(self, scores_P):
+        return scores_P >= scores_P.nanmean()
+
+
+@attrs.frozen
+class ByPlace:
+    """Reads rewards in the order of episodes, not of groups."""
+
+    needs = frozenset()
+
+    def score(self, rollouts):
+        return rollouts.raw_rewards_E[: len(rollouts.group_ids_P)].cumsum(0)
+
+
+@attrs.frozen
+class NotZeroWhereEqual:
+    def __call__(self, logprobs, ref_logprobs):
+        return (logprobs - ref_logprobs) + 0.1
+
+
+@attrs.frozen
+class Constant:
+    def __call__(self, logprobs, ref_logprobs):
+        return (logprobs - ref_logprobs).detach()
+
+
+@attrs.frozen
+class Forgetful:
+    """A controller whose session forgets its coefficient."""
+
+    def start(self, coef):
+        session = SimpleNamespace(coef=coef, state_dict=dict, load_state_dict=lambda state: None)
+
+        def update(kl, episodes):
+            session.coef *= 1.5
+
+        session.update = update
+        return session
+
+
+SHARED = SimpleNamespace(
+    coef=0.1, update=lambda kl, episodes: None, state_dict=dict, load_state_dict=lambda state: None
+)
+
+
+@attrs.frozen
+class OneForAll:
+    """A controller whose runs share one session."""
+
+    def start(self, coef):
+        return SHARED
+
+
+@attrs.frozen
+class PairsOfNeighbours:
+    """Credit that depends on which row comes next."""
+
+    needs = frozenset()
+
+    def compute(self, batch):
+        credit = batch.rewards.sum(1) - batch.rewards.sum(1).roll(1)
+        value = torch.where(batch.mask, credit[:, None], 0.0)
+        return Advantages(value, value)
+
+
+@attrs.frozen
+class MeanOverPadding:
+    needs = frozenset()
+
+    def compute(self, batch):
+        value = torch.where(batch.mask, batch.rewards.sum(1, keepdim=True) - batch.rewards.mean(1, keepdim=True), 0.0)
+        return Advantages(value, value)
+
+
+@attrs.frozen
+class CouplesRows:
+    """Ranks the tokens of its own micro-batch."""
+
+    def __call__(self, inputs):
+        ratio = (inputs.logprobs - inputs.old_logprobs).exp()
+        chosen = inputs.mask & (inputs.advantages >= inputs.advantages[inputs.mask].median())
+        return LossOutput(torch.where(chosen, -inputs.advantages * ratio, 0.0), {})
+
+
+@attrs.frozen
+class MetricOfMicroBatch:
+    def __call__(self, inputs):
+        loss = torch.where(inputs.mask, -inputs.advantages * inputs.logprobs, 0.0)
+        return LossOutput(loss, {"largest": (inputs.advantages.abs().max(), torch.tensor(1.0))})
+
+
+@attrs.frozen
+class Unmasked:
+    def __call__(self, inputs):
+        return LossOutput(-(inputs.advantages + 1) * inputs.logprobs, {})
+
+
+@attrs.frozen
+class SpreadsNan:
+    """Masks by multiplying, so that NaN off the mask stays NaN."""
+
+    def __call__(self, inputs):
+        row = (inputs.logprobs * inputs.mask).sum(1, keepdim=True)
+        return LossOutput(torch.where(inputs.mask, -inputs.advantages * row, 0.0), {})
+
+
+@attrs.frozen
+class ByEntropy:
+    """Reads entropies in prepare, and does not say that it needs them."""
+
+    def prepare(self, batch):
+        return {"weights": batch.entropies / batch.entropies.max()}
+
+    def __call__(self, inputs):
+        weighed = inputs.prepared["weights"] * inputs.advantages * inputs.logprobs
+        return LossOutput(torch.where(inputs.mask, -weighed, 0.0), {})
+
+
+@attrs.frozen
+class AgainstTheReference:
+    def __call__(self, inputs):
+        distance = torch.where(inputs.mask, inputs.logprobs - inputs.ref_logprobs, 0.0)
+        return LossOutput(distance**2, {})
+
+
+@attrs.frozen
+class MeanOfTheBatch:
+    def correction(self, old_logprobs, sampler_logprobs, mask):
+        weights = torch.where(mask, (old_logprobs - sampler_logprobs).exp(), 0.0)
+        return weights / weights.sum() * mask.sum(), {}
+
+
+@attrs.frozen
+class OffTheMask:
+    def correction(self, old_logprobs, sampler_logprobs, mask):
+        return torch.ones_like(old_logprobs), {}
+
+
+class Session:
+    def __init__(self, measured=None, verdict=None):
+        self.seen, self.measured, self.verdict = 0, measured or {}, verdict
+
+    def measure(self, rollouts, scorer):
+        return self.measured
+
+    def judge(self, step, metrics):
+        self.seen += 1
+        return self.verdict(self, step, metrics) if self.verdict else None
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def detector(**options):
+    return attrs.frozen(
+        type("Detector", (), {"__annotations__": {}, "start": lambda self, context: Session(**options)})
+    )
+
+
+@attrs.frozen
+class WithoutState:
+    def start(self, context):
+        return SimpleNamespace(measure=lambda rollouts, scorer: {}, judge=lambda step, metrics: None)
+
+
+def after_three(session, step, metrics):
+    return Verdict("forgets", step, "three steps") if session.seen >= 3 else None
+
+
+@attrs.frozen
+class Dice:
+    """An environment whose rewards are drawn from the process's own random numbers."""
+
+    instruction = "Roll."
+    actions = ("Roll",)
+
+    def make(self, seed, member=0):
+        return SimpleNamespace(
+            initial_observation=lambda: f"die {seed}", step=lambda action: Step("rolled", random.random(), done=True)
+        )
+
+
+@attrs.frozen
+class OneBoard:
+    """An environment whose episodes move on one board."""
+
+    instruction = "Walk."
+    actions = ("Up", "Down")
+    board: dict = attrs.field(factory=dict)
+
+    def make(self, seed, member=0):
+        self.board["at"] = seed
+
+        def step(action):
+            self.board["at"] += 1 if action == "Up" else 2
+            return Step(f"at {self.board['at']}", 0.0)
+
+        return SimpleNamespace(initial_observation=lambda: f"at {seed}", step=step)
+
+
+@attrs.frozen
+class WithoutTemperature:
+    def on(self, device):
+        return self
+
+    def __call__(self, hidden_N_H, weight_V_H, targets_N, *, temperature=1.0, **options):
+        logprobs = (hidden_N_H @ weight_V_H.T).log_softmax(-1)  # without the temperature
+        p = logprobs.exp()
+        return TokenScores(logprobs.gather(1, targets_N[:, None])[:, 0], -(p * logprobs).sum(-1), None)
+
+
+@attrs.frozen
+class Bare:
+    estimand = "whatever"
+    needs = frozenset({"s_M"})
+
+    def estimate(self, terms):
+        return 0.1
+
+
+@attrs.frozen
+class NeedsTooMuch:
+    needs = frozenset({"entropy"})
+
+    def score(self, rollouts):
+        return rollouts.group_ids_P.float()
+
+
+@attrs.define
+class Remembers:
+    """A component with state of its own."""
+
+    value: float = 0.5
+
+    def select(self, scores_P):
+        if scores_P.isnan().any():
+            raise_run_error()
+        return scores_P >= 0
+
+
+def raise_run_error():
+    from uncollapse.core.errors import RunError
+
+    raise RunError("NaN")
+
+
+def no_command():
+    """A function without @click.command()."""
+
+
+SUBTLE = {
+    "rollout_filter": {"first_half": FirstHalf, "takes_nan": TakesNan, "remembers": Remembers},
+    "group_metric": {"by_place": ByPlace, "needs_too_much": NeedsTooMuch},
+    "kl": {"not_zero": NotZeroWhereEqual, "constant": Constant},
+    "kl_controller": {"forgetful": Forgetful, "one_for_all": OneForAll},
+    "advantage": {"neighbours": PairsOfNeighbours, "padding": MeanOverPadding},
+    "policy_loss": {
+        "couples_rows": CouplesRows,
+        "metric_of_micro_batch": MetricOfMicroBatch,
+        "unmasked": Unmasked,
+        "spreads_nan": SpreadsNan,
+        "by_entropy": ByEntropy,
+        "against_the_reference": AgainstTheReference,
+    },
+    "sampler_correction": {"mean_of_the_batch": MeanOfTheBatch, "off_the_mask": OffTheMask},
+    "collapse": {
+        "without_state": WithoutState,
+        "forgets": detector(verdict=after_three),
+        "measures_text": detector(measured={"collapse/word": "many"}),
+        "takes_a_name": detector(measured={"actor/entropy": 1.0}),
+        "judges_by_text": detector(verdict=lambda session, step, metrics: "stop"),
+        "wants_a_metric": detector(verdict=lambda session, step, metrics: metrics["actor/entropy"] and None),
+    },
+    "environment": {"dice": Dice, "one_board": OneBoard},
+    "token_head": {"no_temperature": WithoutTemperature},
+    "variance": {"bare": Bare},
+    "experiment": {"wrong_key": {"extends": "tiny-sokoban", "kl": {"ceof": 0.1}}},
+    "sweep": {"of_nothing": {"experiment": "tiny-sokobam", "axes": {"seed": [0, 1]}}},
+    "command": {"no_command": no_command},
+}
+"""Kind -> name -> what is registered."""
+
+
+def _register(kind):
+    def registrar(register):
+        for name, target in SUBTLE[kind].items():
+            register(f"subtle-{name}", target, summary="a mistake")
+
+    return registrar
+
+
+HOOKS = {
+    "rollout_filter": "rollout_filters",
+    "group_metric": "group_metrics",
+    "kl": "kl_variants",
+    "kl_controller": "kl_controllers",
+    "advantage": "advantage_estimators",
+    "policy_loss": "policy_losses",
+    "sampler_correction": "sampler_corrections",
+    "collapse": "collapse_detectors",
+    "environment": "environments",
+    "token_head": "token_heads",
+    "variance": "variance_estimators",
+    "experiment": "experiments",
+    "sweep": "sweeps",
+    "command": "commands",
+}
+for _kind, _hook in HOOKS.items():
+    globals()[f"names_{_kind}"] = hookimpl(_register(_kind), specname=f"register_{_hook}")

@@ -1,0 +1,48 @@
+"""Every built-in component keeps the laws of its kind."""
+
+import pytest
+from uncollapse.core.errors import MissingExtraError
+from uncollapse.core.kinds import KINDS
+from uncollapse.core.registry import registry
+from uncollapse.testing import NotExercisedError, check
+from uncollapse.testing.check import ROOMS
+
+SPELLINGS = {
+    ("rollout_filter", "top_p"): (
+        "top_p(1)",
+        "top_p(0.9)",
+        "top_p(0.5, prob_mode=softmax)",
+        "top_p(0.7, include_zero=false)",
+    ),
+    ("rollout_filter", "top_k"): ("top_k(2)", "top_k(3, type=smallest)"),
+    ("rollout_filter", "top_f"): ("top_f(0.5)",),
+    ("rollout_filter", "min_p"): ("min_p(0.2)",),
+    ("model_builder", "cloned_qwen2"): ("cloned_qwen2(steps=1)",),
+    ("environment", "sokoban"): ("sokoban", "sokoban(view=grid)"),
+}
+ELSEWHERE = {
+    "experiment": "composed by the tests of the command check",
+    "sweep": "their points are those that tests of the seeds' sweeps count",
+}
+UNSUITED = {("tracker", "wandb"): "writes into the working directory", ("launcher", "ray"): "starts a cluster"}
+
+
+def names():
+    for kind in registry().kinds():
+        for entry in registry().entries(kind) if kind not in ELSEWHERE else ():
+            if entry.distribution == "uncollapse" and (kind, entry.name) not in UNSUITED:
+                for spelling in SPELLINGS.get((kind, entry.name), (entry.name,)):
+                    yield kind, spelling
+
+
+@pytest.mark.parametrize(("kind", "name"), names(), ids=str)
+def test_a_built_in_component_keeps_the_laws_of_its_kind(kind, name):
+    try:
+        assert check(kind, name) == []
+    except (NotExercisedError, MissingExtraError) as error:
+        pytest.skip(str(error))
+
+
+def test_every_kind_has_laws_but_the_train_backend():
+    """A backend owns processes and devices: its own tests train with it."""
+    assert set(KINDS) - set(ROOMS) == {"train_backend"}

@@ -1,0 +1,81 @@
+"""``uncollapse plugins --check`` finds the mistakes that authors make, and names each."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+BORDERS = HERE.parent / "plugins" / "training" / "mistakes.py"
+
+
+@pytest.fixture(scope="module")
+def reported():
+    """Plugin -> (what it registers, what is wrong with it), as ``plugins --check --json`` tells."""
+    files = [word for path in (BORDERS, HERE / "subtle_mistakes.py") for word in ("--plugin", str(path))]
+    words = [sys.executable, "-m", "uncollapse.cli.main", *files, "plugins", "--check", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    return {
+        plugin["name"]: (
+            [(kind, name) for kind, names in plugin["registers"].items() for name in names],
+            [error["message"] for error in plugin["errors"]],
+        )
+        for plugin in json.loads(done.stdout)
+    }
+
+
+def missed(registered, messages):
+    return [(kind, name) for kind, name in registered if not any(f"{kind} {name!r}" in text for text in messages)]
+
+
+def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
+    registered, messages = reported["mistakes"]
+    assert len(registered) >= 52
+    assert missed(registered, messages) == []
+
+
+def test_every_mistake_that_would_train_in_silence_is_found(reported):
+    registered, messages = reported["subtle_mistakes"]
+    assert len(registered) == 32
+    assert missed(registered, messages) == []
+
+
+def test_what_is_sound_is_not_blamed(reported):
+    others = {name: messages for name, (_, messages) in reported.items() if "mistakes" not in name}
+    assert others
+    assert not any(others.values()), others
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("couples_rows", "another gradient with micro-batches of 1 rows"),
+        ("metric_of_micro_batch", "the metric largest another value"),
+        ("spreads_nan", "spreads a NaN off the mask"),
+        ("unmasked", "is not zero off the mask"),
+        ("first_half", "when the same groups came in another order"),
+        ("takes_nan", "took a score of NaN"),
+        ("by_place", "when the groups came in another order"),
+        ("not_zero", "is not 0 where both log-probs are equal"),
+        ("constant", "does not depend on the log-probs"),
+        ("forgetful", "does not restore the coefficient"),
+        ("neighbours", "the same rows came in another order"),
+        ("padding", "when the batch was padded further"),
+        ("mean_of_the_batch", "other weights in a smaller micro-batch"),
+        ("without_state", "a session without state_dict"),
+        ("forgets", "otherwise after a resume"),
+        ("by_entropy", "name in needs what it reads: uncollapse show policy_loss"),
+        ("against_the_reference", "failed in call: TypeError"),
+        ("one_for_all", "the same session twice"),
+        ("one_board", "plays another episode while others are played"),
+        ("dice", "another episode of the same seed, member and actions"),
+        ("needs_too_much", "holds entropy; there are"),
+        ("remembers", "can be changed after it was made"),
+    ],
+)
+def test_the_message_says_what_is_wrong(reported, name, says):
+    _, messages = reported["subtle_mistakes"]
+    assert any(f"'subtle-{name}'" in text and says in text for text in messages), "\n".join(messages)
