@@ -182,7 +182,7 @@ class RunDirectory:
 
     # --- status ---
 
-    def begin(self, **fields: Any) -> None:
+    def begin(self, **fields: object) -> None:
         """Record that an attempt to train begins; ``fields`` as of :meth:`set_status`. Earlier ones are counted."""
         record = self.status()
         fields["attempts"] = record.get("attempts", 0) + 1
@@ -190,7 +190,7 @@ class RunDirectory:
         fields["resumed"] = status_file.now() if "started" in record else None
         self.set_status("running", **fields)
 
-    def set_status(self, status: str, **fields: Any) -> None:
+    def set_status(self, status: str, **fields: object) -> None:
         """Record how the run stands; ``fields`` are kept until they are set anew, ``None`` removes one.
 
         ``status`` is queued, running, success, stopped:<detector>, failed or interrupted. Times are UTC in ISO 8601.
@@ -204,7 +204,7 @@ class RunDirectory:
             record["ended"] = now
         status_file.write(self.status_file, record | fields | {"status": status, "updated": now})
 
-    def annotate(self, **fields: Any) -> None:
+    def annotate(self, **fields: object) -> None:
         """Add to the record of a run that nobody trains, and leave how it stands as it is, also on a full disk."""
         replace_text(self.status_file, to_json(self.status() | fields, indent=1))
 
