@@ -49,7 +49,7 @@ class Session:
         ranks: Ranks,
         run: RunDirectory | None,
         path: Path,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[object] = (),
     ) -> None:
         self.experiment, self.ranks, self.directory, self.path = experiment, ranks, run, path
         self.callbacks = callbacks

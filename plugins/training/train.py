@@ -6,11 +6,10 @@ import errno
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ...core.compose.config import compose, to_dict
+from ...core.compose.config import Source, compose, to_dict
 from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
 from ...core.errors import RunError, UncollapseError
@@ -34,7 +33,9 @@ WAIT_S = 30.0
 """How long to wait for a process that still holds the run directory."""
 
 
-def train(experiment: Any, run_dir: str | Path, resume: bool = False, *, callbacks: Sequence[Any] = ()) -> Outcome:
+def train(
+    experiment: Source, run_dir: str | Path, resume: bool = False, *, callbacks: Sequence[object] = ()
+) -> Outcome:
     """Train an experiment (composed, or anything that :func:`compose` takes) in ``run_dir``.
 
     Start it on every rank alike (under a launcher that sets RANK and WORLD_SIZE); rank 0 writes the run directory.
