@@ -113,7 +113,7 @@ def load_file(path: str | Path) -> Plugin:
     path = Path(os.path.realpath(expanded(path)))
     plugin = Plugin(path.stem, str(path), source=path)
     if not path.is_file():
-        raise PluginLoadError("there is no such plugin file", str(path), "--plugin takes the path of a Python file")
+        raise PluginLoadError("there is no such plugin file", str(path), "give the path of a Python file")
     _load(plugin, lambda: _import_file(path))
     if plugin.errors:
         raise plugin.errors[0]
@@ -151,7 +151,7 @@ def _block(plugins: list[Plugin]) -> None:
             raise RequestError(
                 f"plugin {item!r} is not installed",
                 "UNCOLLAPSE_PLUGINS",
-                f"{nearest(item, installed)} (a plugin file is loaded with --plugin FILE.py)",
+                f"{nearest(item, installed)} (a plugin file is loaded with --plugin FILE.py, in Python with load_file)",
             )
         for plugin in plugins:
             if not _ours(plugin) and not names[id(plugin)] & wanted:

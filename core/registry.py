@@ -222,7 +222,7 @@ class Registry:
         try:
             resolved = os.path.realpath(expanded(path))
         except RequestError as error:
-            fix = "--plugin takes the path of a Python file"
+            fix = "give the path of a Python file"
             raise PluginLoadError(f"there is no such plugin file: {error.what}", fix=fix) from error
         for plugin in self.plugins:
             if plugin.module == resolved:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uncollapse
 from uncollapse import api
-from uncollapse.core import components
+from uncollapse.core import components, errors
 from uncollapse.core.errors import RequestError
 from uncollapse.core.kinds import KINDS
 
@@ -83,3 +83,35 @@ def test_the_public_errors_say_whether_the_request_was_wrong():
         "UncollapseError",
         "RunError",
     }
+
+
+COMMAND_LINE = ("core/console", "plugins/sweeps/commands", "plugins/training/commands", "plugins/training/processes")
+"""Where only the command line comes: commands, and the start of the processes that it asks for."""
+BOTH = ("in_python", "in Python", "RESUME", "BY_FILE", "TRUST", "STALE", "OTHER_ROOT")
+
+
+def messages():
+    """(place, source) of each text that is handed to an error, or is called a fix."""
+    for folder in ("core", "plugins/training", "plugins/sweeps", "plugins/launch", "plugins/rollout"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            if name.startswith(COMMAND_LINE):
+                continue
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                given = []
+                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Error", "Problem", "say")):
+                    given = [*node.args, *(keyword.value for keyword in node.keywords)]
+                elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("fix", "what", "reason"):
+                    given = [node.value]
+                yield from ((f"{name}:{node.lineno}", ast.unparse(text)) for text in given)
+
+
+def test_a_message_that_names_an_option_says_what_it_is_in_python():
+    found = list(messages())
+    assert len(found) > 300
+    named = [(place, text) for place, text in found if re.search(r"(?<![\w-])--[a-z]", text)]
+    assert len(named) > 3
+    assert [place for place, text in named if not any(word in text for word in BOTH)] == []
+    assert api.UncollapseError("what", fix=f"continue with {errors.RESUME}").fix == (
+        "continue with --resume (resume=True in Python)"
+    )

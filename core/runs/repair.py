@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compose.identity import config_hash
-from ..errors import RequestError, RunError
+from ..errors import RESUME, RequestError, RunError
 from ..files import clear_ways, keep_aside, replace_text
 from . import checkpoints, records, status
 
@@ -28,7 +28,7 @@ def clear(path: Path) -> list[str]:
 
 def way_out(run: RunDirectory, known: Mapping[str, Any]) -> str:
     """What makes damaged records whole, for a message."""
-    return f"continue it with `uncollapse train ... --resume`, or run its sweep again: {outlook(run, known)}"
+    return f"continue it with {RESUME}, or run its sweep again: {outlook(run, known)}"
 
 
 def outlook(run: RunDirectory, known: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import RESUME, RequestError
 from ..files import encode, is_number, read_bytes, replace_text, to_json
 
 STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
@@ -44,7 +44,7 @@ def read(file: Path) -> dict[str, Any]:
     except ValueError:
         wrong = "it is no JSON"
     if wrong:
-        fix = "continue the run with --resume, or run its sweep again: it is written anew"
+        fix = f"continue the run with {RESUME}, or run its sweep again: it is written anew"
         raise RequestError(f"the run's status is damaged: {wrong}", str(file), fix)
     return record
 

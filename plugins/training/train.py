@@ -12,7 +12,7 @@ import torch
 from ...core.compose.config import Source, compose, to_dict
 from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
-from ...core.errors import RunError, UncollapseError
+from ...core.errors import RESUME, RunError, UncollapseError
 from ...core.files import make_directory, require_place
 from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest
@@ -129,7 +129,7 @@ def _explained(error: BaseException, session: Session) -> BaseException:
             torch.cuda.empty_cache()
         return out_of_memory(session.loop.stage if session.loop else "start", session.where)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        fix = "free some space and continue with --resume; earlier checkpoints are intact"
+        fix = f"free some space and continue with {RESUME}; earlier checkpoints are intact"
         return RunError(f"the disk is full: {error}", session.where, fix)
     if isinstance(error, OSError) and error.filename is not None:  # of the work, not of the request
         return RunError(f"{error.strerror}: {error.filename}", session.where)
