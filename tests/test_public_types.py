@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_pyright_knows_the_types_of_the_public_interface(folder):
     assert code == 1
     assert "reportArgumentType" in output
     assert '"compos" is not a known attribute' in output
+
+
+def test_the_modules_that_are_strict_have_every_flag_of_strict():
+    text = subprocess.run([sys.executable, "-m", "mypy", "--help"], capture_output=True, text=True, check=True).stdout
+    listed = re.search(r"--strict .*?flags:(.*?)\n  --[a-z]", text, flags=re.DOTALL).group(1)
+    flags = {re.sub(r"-\s+", "-", flag).strip(" -\n").replace("-", "_") for flag in listed.split(",")}
+    assert len(flags) > 10
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
+    (strict,) = settings["overrides"]
+    given = {name for name, value in (settings | strict).items() if value is True}
+    given |= {f"no_{name}" for name, value in strict.items() if value is False}
+    assert flags <= given
+    assert {f"uncollapse.{name}.*" for name in ("core", "cli", "filters", "estimators")} <= set(strict["module"])
 
 
 def test_at_most_a_tenth_of_the_arguments_in_core_may_be_anything():
