@@ -8,11 +8,12 @@ PYTEST := $(BIN)/python -m pytest -c tests/pytest.ini --rootdir tests
 export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-training test-others test-slow test-vllm mutants lint types clean
+.PHONY: help demo test test-training test-others test-slow test-light test-vllm mutants lint types clean
 
 help:
 	@echo "make demo       install, train the 2x2 sweep on a tiny Sokoban policy, write the report"
 	@echo "make test       install and run the tests; make test-slow runs the longer ones"
+	@echo "make test-light install without torch into .venv-light and test that; PINS=constraints-lowest.txt: the oldest releases"
 	@echo "make test-vllm  install vLLM (its CPU build) into .venv-vllm and test the rollout engine vllm"
 	@echo "make mutants    plant faults in the numeric modules, and see that the tests notice"
 	@echo "make lint types ruff and mypy"
@@ -32,6 +33,18 @@ test-others: .venv/dev
 
 test-slow: .venv/dev
 	$(PYTEST) -m "slow and not vllm" tests
+
+# What there is without torch, always installed anew: PINS=constraints-lowest.txt takes the oldest releases that are allowed,
+# PINS=/dev/null the newest.
+PINS ?= constraints.txt
+LIGHT := compatibility config registry runs spec streams sweep sweep_record timings variations
+test-light:
+	rm -rf .venv-light
+	$(PYTHON) -m venv .venv-light
+	.venv-light/bin/python -m pip --disable-pip-version-check --quiet install --constraint $(PINS) . pytest pytest-timeout hypothesis
+	.venv-light/bin/uncollapse --help
+	.venv-light/bin/uncollapse list
+	.venv-light/bin/python -m pytest -c tests/pytest.ini --rootdir tests $(LIGHT:%=tests/core/test_%.py) tests/cli/test_doctor.py
 
 # An environment of its own: vLLM pins what it needs to other releases than the rest was tested with. It brings Triton,
 # whose interpreter runs the GPU kernels of the token head on a CPU.
@@ -74,4 +87,4 @@ types: .venv/dev
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-light .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -24,12 +24,14 @@ class Announcement:
 
 
 def announcements() -> Iterator[Announcement]:
-    """Those of every installed distribution; of one that is installed twice, the one that Python imports."""
+    """Those of every installed distribution; of one that is installed twice, the one that Python imports.
+
+    What an installation has written counts before an ``egg-info`` folder, which builds leave beside the source and
+    nothing keeps up to date.
+    """
+    found = [(each, text) for each in distributions() if GROUP in (text := each.read_text("entry_points.txt") or "")]
     seen = set()
-    for distribution in distributions():
-        text = distribution.read_text("entry_points.txt") or ""
-        if GROUP not in text:
-            continue
+    for distribution, text in sorted(found, key=lambda pair: pair[0].read_text("METADATA") is None):
         name, version = distribution.metadata["Name"] or "unnamed", distribution.metadata["Version"] or ""
         if name not in seen:
             seen.add(name)

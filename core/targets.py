@@ -25,7 +25,20 @@ EXTRAS = {
     "vllm": ("vllm",),
     "ray": ("ray",),
     "slurm": ("submitit",),
-    "train": ("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
+    "train": (
+        *("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
+        *(
+            "tokenizers",
+            "huggingface_hub",
+            "datasets",
+            "pyarrow",
+            "math_verify",
+            "sympy",
+            "jinja2",
+            "pydantic",
+            "psutil",
+        ),
+    ),
 }
 """Extra -> the modules that it brings."""
 

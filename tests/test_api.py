@@ -91,7 +91,7 @@ BOTH = ("in_python", "in Python", "RESUME", "BY_FILE", "TRUST", "STALE", "OTHER_
 
 
 def messages():
-    """(place, source) of each text that is handed to an error, or is called a fix."""
+    """(place, source) of each text that is handed to an error, is called a fix, or is returned."""
     for folder in ("core", "plugins/training", "plugins/sweeps", "plugins/launch", "plugins/rollout"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
@@ -101,7 +101,8 @@ def messages():
                 given = []
                 if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Error", "Problem", "say")):
                     given = [*node.args, *(keyword.value for keyword in node.keywords)]
-                elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("fix", "what", "reason"):
+                named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("fix", "what", "reason")
+                if named or (isinstance(node, ast.Return) and isinstance(node.value, ast.JoinedStr | ast.Constant)):
                     given = [node.value]
                 yield from ((f"{name}:{node.lineno}", ast.unparse(text)) for text in given)
 

@@ -1,7 +1,9 @@
 """Imports point down: who may import whom, and no module imports itself on a way round."""
 
 import ast
+import functools
 from pathlib import Path
+from xml.etree import ElementTree
 
 import uncollapse
 
@@ -24,12 +26,15 @@ KNOWN_UP = {"core": {"core.components", "core.compose", "core.runs"}, "core.comp
 """The registry looks the contracts up; hooks are given a run directory and an experiment, trackers a run directory."""
 
 
+@functools.cache
 def modules():
     """Module -> its file, below the package."""
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] in ("core", "filters", "estimators", "plugins", "cli") and parts[-1] != "__init__":
-            yield ".".join(parts), path
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for folder in ("core", "filters", "estimators", "plugins", "cli")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py"
+    }
 
 
 def room(module):
@@ -40,7 +45,6 @@ def room(module):
 
 def imported(module, path, typing=True):
     """The modules of this package that a module imports, below the root."""
-    everything = dict(modules())
     tree = ast.parse(path.read_text("utf-8"))
     skipped = set()
     if not typing:
@@ -55,17 +59,17 @@ def imported(module, path, typing=True):
             target = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 name = f"{target}.{alias.name}" if target else alias.name
-                yield name if name in everything else target
+                yield name if name in modules() else target
 
 
 def test_every_module_is_in_a_room():
-    assert len({room(module) for module, _ in modules()}) == sum(map(len, LAYERS))
+    assert len({room(module) for module in modules()}) == sum(map(len, LAYERS))
 
 
 def test_rooms_import_from_lower_rooms_only():
     level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
     wrong = []
-    for module, path in modules():
+    for module, path in modules().items():
         here = room(module)
         for target in imported(module, path):
             there = room(target) if target else ""
@@ -77,7 +81,7 @@ def test_rooms_import_from_lower_rooms_only():
 def test_no_module_imports_itself_on_a_way_round():
     graph = {
         module: {target for target in imported(module, path, typing=False) if target != module}
-        for module, path in modules()
+        for module, path in modules().items()
     }
     done, under_way = set(), []
 
@@ -92,3 +96,37 @@ def test_no_module_imports_itself_on_a_way_round():
 
     for module in sorted(graph):
         visit(module)
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def picture():
+    return ElementTree.parse(ROOT / "docs" / "architecture.svg").getroot()
+
+
+def test_the_picture_has_every_room_in_the_row_of_its_layer():
+    names = [node for node in picture().iter(f"{SVG}text") if node.get("class") == "name"]
+    rows = {}
+    for node in names:
+        rows.setdefault(int(node.get("y")), set()).add(node.text)
+    assert [rows[y] for y in sorted(rows, reverse=True)] == list(LAYERS)
+
+
+def test_arrows_of_the_picture_are_imports_and_imports_follow_from_arrows():
+    """Of plugins and the command line: what they import from below is for all to see in the rows."""
+    arrows = {(node.get("data-from"), node.get("data-to")) for node in picture().iter(f"{SVG}path")} - {(None, None)}
+    sources = dict(modules())
+    rooms = {module: room(module) for module in sources}
+    imports = {
+        (rooms[module], rooms[target])
+        for module, path in sources.items()
+        for target in imported(module, path)
+        if target in rooms and rooms[target] != rooms[module]
+    }
+    assert arrows - imports == set()
+    below = {name: {target for start, target in arrows if start == name} for name in rooms.values()}
+    for _ in LAYERS:
+        below = {name: near.union(*(below[target] for target in near)) for name, near in below.items()}
+    of_plugins = {(start, end) for start, end in imports if end.startswith("plugins.")}
+    assert {(start, end) for start, end in of_plugins if end not in below[start]} == set()

@@ -6,17 +6,22 @@ from pathlib import Path
 
 import click
 import pytest
+import uncollapse
 from uncollapse.cli.main import main
 from uncollapse.core.compose.config import compose
+from uncollapse.core.kinds import KINDS
 from uncollapse.core.registry import registry
+from uncollapse.core.runs.status import STATE
 from uncollapse.plugins.sweeps.sweep import load
+from uncollapse.plugins.training.processes.rank_processes import LAUNCHER
 
 ROOT = Path(__file__).parents[1]
-GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+GUIDES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
 TEXTS = {guide: guide.read_text("utf-8") for guide in GUIDES}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef"}
-"""Of no command of ours: an example of a spelling, a benchmark's, and those of a guide's own sweep."""
+FOLDERS = "benchmarks|cli|core|docs|estimators|examples|filters|plugins|tests"
+OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef", "--rootdir"}
+"""Of no command of ours: an example of a spelling, a benchmark's, those of a guide's own sweep, pytest's."""
 
 
 def prose(text: str) -> str:
@@ -53,13 +58,45 @@ LINES = [(guide.name, words) for guide, text in TEXTS.items() for words in lines
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
 def test_links_and_files_are_there(guide):
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(TEXTS[guide])):
+    for target in re.findall(r"\]\((?!https:)([^)\s]+)\)", prose(TEXTS[guide])):
         path, _, anchor = target.partition("#")
         file = (guide.parent / path).resolve() if path else guide
         assert file.exists(), target
         assert not anchor or anchor in anchors(file.read_text("utf-8")), target
-    for path in re.findall(r"`((?:benchmarks|plugins|tests|core|estimators|filters)/[\w./]+)`", TEXTS[guide]):
+    for path in re.findall(rf"`((?:{FOLDERS})/[\w./-]+)`", TEXTS[guide]):
         assert (ROOT / path).exists(), path
+
+
+def test_the_architecture_names_files_from_the_root_and_what_they_define():
+    text = TEXTS[ROOT / "docs/architecture.md"]
+    files = set(re.findall(r"`([\w./-]+\.py)`", text))
+    assert len(files) > 60
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    for file, name in re.findall(r"`([\w./]+\.py)` `(\w+)`", text):
+        definition = rf"^(?:def|class) {name}\b"
+        assert re.search(definition, (ROOT / file).read_text("utf-8"), flags=re.MULTILINE), (file, name)
+
+
+def test_contributing_says_of_every_kind_how_a_name_is_added():
+    told = re.findall(
+        r"^\| (`.*?`) \|", TEXTS[ROOT / "CONTRIBUTING.md"].partition("## Add a name")[2], flags=re.MULTILINE
+    )
+    assert [kind for cell in told for kind in re.findall(r"`(\w+)`", cell) if kind not in KINDS] == []
+    assert KINDS.keys() - set(re.findall(r"`(\w+)`", " ".join(told))) == set()
+
+
+def test_what_is_said_to_be_public_is_there():
+    text = TEXTS[ROOT / "docs/stability.md"]
+    names = re.search(r"^\| `uncollapse\.(.*?) \|", text, flags=re.MULTILINE)[1]
+    assert set(re.findall(r"\w+", names)) == set(uncollapse.__all__)
+    source = " ".join(
+        path.read_text("utf-8") for room in ("core", "plugins", "cli") for path in (ROOT / room).rglob("*.py")
+    )
+    read = set(re.findall(r"UNCOLLAPSE_[A-Z_]*[A-Z]", source)) - {LAUNCHER}
+    assert set(re.findall(r"UNCOLLAPSE_\w+", text)) == read
+    statuses = re.search(r"^\| status \|(.*?)\|", TEXTS[ROOT / "docs/glossary.md"], flags=re.MULTILINE)[1]
+    told = re.findall(r"`([\w:<>]+)`", statuses)
+    assert "|".join(told).replace("<detector>", ".+").split("|") == STATE.pattern.split("|")
 
 
 def test_options_of_the_guides_exist():

@@ -99,7 +99,7 @@ def calibrate(options: argparse.Namespace) -> None:
     from uncollapse.plugins.training.assemble import assemble
     from uncollapse.plugins.training.networks.prepare import prepare_model
     from uncollapse.plugins.training.processes.ranks import start_ranks
-    from uncollapse.plugins.training.step.loop import validation_metrics
+    from uncollapse.plugins.training.step.metrics import validation_metrics
 
     torch.set_float32_matmul_precision("high")
     changed = {**overrides(options), "rollout.engine": "hf"}

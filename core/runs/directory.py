@@ -27,7 +27,7 @@ from ..errors import RESUME, RequestError, RunError
 from ..files import encode, make_directory, open_plain, read_bytes, remove_temporaries, replace_text, to_json
 from ..locks import take
 from ..yaml import SyntaxProblem, dumps, loads
-from . import checkpoints, records, repair
+from . import checkpoints, records
 from . import status as status_file
 from .manifest import build_manifest
 from .timings import timings
@@ -249,7 +249,7 @@ class RunDirectory:
             found = records.read(self.metrics_file)
             records.check_against(known, found, self.metrics_file)
         except RunError as error:
-            raise RunError(error.what, error.where, repair.way_out(self, known)) from error
+            raise RunError(error.what, error.where, records.way_out(self.latest(), known)) from error
         return found
 
     def damaged_records(self) -> RunError | None:
@@ -259,22 +259,6 @@ class RunDirectory:
         except RunError as error:
             return error
         return None
-
-    def repair_records(self) -> str:
-        """Restore damaged records from the newest whole checkpoint, while nobody trains; what was done, in words.
-
-        The damaged file is kept beside, as ``metrics.jsonl.damaged``. Where the run had gone on after that checkpoint,
-        or has none, its status becomes ``interrupted`` there: it is to be resumed. Whole records are left alone, and
-        the answer is empty.
-        """
-        return repair.repair(self)
-
-    def rewind(self, checkpoint: Path | None) -> None:
-        """Let the records end where a run that is resumed from ``checkpoint`` (None: from the start) goes on.
-
-        What is damaged or missing up to there comes from the checkpoint; the damaged file is kept beside.
-        """
-        repair.rewind(self, checkpoint)
 
     def timings(self) -> dict[str, float]:
         """Seconds by what they were spent on, see :func:`~.timings.timings`; none where the metrics are damaged."""
@@ -316,7 +300,7 @@ class RunDirectory:
         before = [record for record in self.metrics() if record["step"] < step]
         own = records.line(step, state["metrics"]).decode() if judged and "metrics" in state else ""
         with checkpoints.write(self.checkpoint_directory, step, state) as directory:
-            replace_text(directory / repair.COPY, records.text(before) + own)
+            replace_text(directory / records.COPY, records.text(before) + own)
             yield directory
         self.prune(keep)
 

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import RunError
+from ..errors import RESUME, RunError
 from ..files import encode, is_number, open_plain, read_bytes, to_json
+from .checkpoints import step_of
 
 Record = dict[str, Any]
+COPY = "metrics.jsonl"
+"""In a checkpoint: the records of the run up to its step."""
 
 
 def read(file: Path) -> list[Record]:
@@ -150,3 +153,20 @@ def read_rollouts(file: Path) -> list[Record]:
         number = len(data.split(b"\n"))
         raise RunError("an episode is damaged: its line is cut off", f"{file}:{number}")
     return read_lines(file, "an episode", lambda record: "" if isinstance(record, dict) else "it is no object")
+
+
+def way_out(checkpoint: Path | None, known: Mapping[str, Any]) -> str:
+    """What makes damaged records whole, for a message; arguments as of :func:`outlook`."""
+    return f"continue it with {RESUME}, or run its sweep again: {outlook(checkpoint, known)}"
+
+
+def outlook(checkpoint: Path | None, known: Mapping[str, Any]) -> str:
+    """How the damaged records of a run will be made whole: from its newest checkpoint, if it has one.
+
+    ``known`` is the status of the run.
+    """
+    if checkpoint is None:
+        return "there is no checkpoint with a copy, so it is trained again from the start"
+    step = step_of(checkpoint)
+    more = "" if known.get("step", 0) <= step else f", and the steps after {step} are trained again"
+    return f"its records are restored from {checkpoint.name}{more}"

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..compose.identity import config_hash
-from ..errors import RESUME, RequestError, RunError
+from ..errors import RequestError, RunError
 from ..files import clear_ways, keep_aside, replace_text
 from . import checkpoints, records, status
+from .directory import RunDirectory
 
-if TYPE_CHECKING:
-    from .directory import RunDirectory
-
-COPY = "metrics.jsonl"
-"""In a checkpoint: the records of the run up to its step."""
-
-
-FILES = ("config.yaml", "manifest.json", "status.json", COPY, "log.txt", ".lock")
+FILES = ("config.yaml", "manifest.json", "status.json", records.COPY, "log.txt", ".lock")
 
 
 def clear(path: Path) -> list[str]:
@@ -26,23 +20,13 @@ def clear(path: Path) -> list[str]:
     return clear_ways(*(path / name for name in FILES))
 
 
-def way_out(run: RunDirectory, known: Mapping[str, Any]) -> str:
-    """What makes damaged records whole, for a message."""
-    return f"continue it with {RESUME}, or run its sweep again: {outlook(run, known)}"
-
-
-def outlook(run: RunDirectory, known: Mapping[str, Any]) -> str:
-    """How the damaged records of a run that stands as ``known`` says will be made whole."""
-    checkpoint = run.latest()
-    if checkpoint is None:
-        return "there is no checkpoint with a copy, so it is trained again from the start"
-    step = checkpoints.step_of(checkpoint)
-    more = "" if known.get("step", 0) <= step else f", and the steps after {step} are trained again"
-    return f"its records are restored from {checkpoint.name}{more}"
-
-
 def repair(run: RunDirectory) -> str:
-    """See :meth:`.runs.RunDirectory.repair_records`."""
+    """Restore damaged records from the newest whole checkpoint, while nobody trains; what was done, in words.
+
+    The damaged file is kept beside, as ``metrics.jsonl.damaged``. Where the run had gone on after that checkpoint, or
+    has none, its status becomes ``interrupted`` there: it is to be resumed. Whole records are left alone, and the
+    answer is empty.
+    """
     if (damage := run.damaged_records()) is None:
         return ""
     known, checkpoint = run.status(), run.latest()
@@ -64,8 +48,6 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
     Leftovers of a kill go. A damaged status is kept beside and begun anew, and so is a damaged configuration if the
     status says that ``config`` is the one.
     """
-    from .directory import RunDirectory
-
     run, done = RunDirectory(path), clear(path)
     run.remove_leftovers()
     try:
@@ -88,7 +70,9 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
 
 
 def rewind(run: RunDirectory, checkpoint: Path | None) -> int:
-    """Let the records end where a resumed run goes on; the last step that they hold then, -1 if none.
+    """Let the records end where a run that is resumed from ``checkpoint`` (None: from the start) goes on.
+
+    The answer is the last step that they hold then, -1 if none.
 
     What is damaged or missing up to there comes from the copy in the checkpoint.
     """
@@ -105,7 +89,7 @@ def rewind(run: RunDirectory, checkpoint: Path | None) -> int:
 
 
 def _copy(run: RunDirectory, checkpoint: Path) -> list[records.Record]:
-    if (file := checkpoint / COPY).exists():
+    if (file := checkpoint / records.COPY).exists():
         return records.read(file)
     last = checkpoints.step_of(checkpoint)  # of a checkpoint from before they had one
     return [record for record in records.read(run.metrics_file) if record["step"] <= last]

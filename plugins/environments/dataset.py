@@ -9,7 +9,7 @@ from attrs.validators import ge, in_, optional
 
 from ...core.components import Step
 from .common import refuse_after_end
-from .dataset_rows import Row, Rows, load
+from .dataset_rows import Row, Rows, forget_changed, load, refuse_numbers_for_letters
 from .verifiers import VERIFIERS, is_right
 
 _INSTRUCTIONS = {
@@ -54,6 +54,9 @@ class Dataset:
 
     actions: ClassVar[None] = None
 
+    def __attrs_post_init__(self) -> None:
+        forget_changed(self.path)
+
     @property
     def instruction(self) -> str:
         return _INSTRUCTIONS[self.verifier]
@@ -78,7 +81,10 @@ class Dataset:
 
     @property
     def _loaded(self) -> Rows:
-        return load(self.path, self.subset, self.split, self.question, self.answer, self.longest)
+        rows = load(self.path, self.subset, self.split, self.question, self.answer, self.longest)
+        if self.verifier == "choice":
+            refuse_numbers_for_letters(rows)
+        return rows
 
 
 @attrs.define

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from .dataset_values import answer_texts, question_text
 
 GENERATED = "arithmetic"
 _FORMATS = (".jsonl", ".json", ".parquet")
+OPTION = re.compile(r"^\s*\(?([A-Z])[).:]", re.MULTILINE)
+"""The letter of an option that stands on a line of its own."""
 
 Table = Iterable[tuple[str, Mapping[str, Any]]]
 """Which row it is, for messages, and its columns."""
@@ -51,6 +54,26 @@ class Rows:
     rows: tuple[Row, ...]
     digest: str
     """Of questions and answers, as hexadecimal text."""
+
+
+_seen: dict[str, list[tuple[str, int, int]]] = {}
+"""Path -> its files as they were when it was last asked for: name, time of the last change, size in bytes."""
+
+
+def forget_changed(path: str) -> None:
+    """Let :func:`load` read files anew that have changed since somebody last asked for them.
+
+    Called where an experiment is composed, and never while one runs: the tasks of a run stay what they were.
+    """
+    try:
+        place = expanded(path)
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        found = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    except (RequestError, OSError):  # no file, or one that whoever reads it will refuse
+        return
+    if _seen.setdefault(path, found) != found:
+        load.cache_clear()
+        _seen[path] = found
 
 
 @lru_cache(maxsize=16)
@@ -194,3 +217,16 @@ def _ask(function: str, where: str, fix: str, **arguments: Any) -> Any:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RequestError(f"the data set cannot be loaded: {reason}", where, fix) from error
+
+
+@lru_cache(maxsize=16)
+def refuse_numbers_for_letters(rows: Rows) -> None:
+    """Raises RequestError if a question lists its options by letters and its right answers are numbers alone.
+
+    Data sets that give the index of the right option do so, and no answer would ever be right.
+    """
+    for row in rows.rows:
+        letters = set(OPTION.findall(row.question))
+        if {"A", "B"} <= letters and all(answer.strip().isdigit() for answer in row.answers):
+            what = f"{row.place}: the right answer is {row.answer}, and the question lists its options by letters"
+            raise RequestError(what, "verifier: choice", "write the letter of the right option in its place")

@@ -14,7 +14,7 @@ from attrs.validators import and_, ge, gt, in_, le
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ...core.components import Environment, Rollouts
-from ...core.compose.experiment import Reward, Rollout
+from ...core.compose.experiment import Experiment, Reward, Rollout
 from ...core.errors import RequestError
 from ..environments.sokoban import Sokoban
 from ..rollout import rows
@@ -70,6 +70,12 @@ class ClonedQwen2:
     max_tokens: int = attrs.field(default=24, validator=and_(ge(1), le(10**6)))
     """These four as in the experiment's ``rollout``: they are part of what the prompts say."""
     seed: int = attrs.field(default=0, validator=ge(0))
+
+    def check(self, experiment: Experiment) -> Iterator[str]:
+        """Why it cannot be built for an experiment."""
+        environment = experiment.environment
+        if not isinstance(environment.component, Sokoban):
+            yield f"clones a solver of Sokoban, and the environment is {environment.name}: give model.path instead"
 
     def build(self, directory: Path, environment: Environment) -> None:
         """Raises RequestError unless the environment is a Sokoban, and if there is no GPU where one is asked for."""

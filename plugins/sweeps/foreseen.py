@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator
 from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError
 from ...core.files import what_is
-from ...core.runs.repair import FILES, outlook
+from ...core.runs.records import outlook
+from ...core.runs.repair import FILES
 from .aside import matches
 from .prepare import Prepared, in_a_line, stale_sources
 
@@ -67,7 +68,7 @@ def _ahead(point: Prepared, status: str, skip: Collection[str], stale: str) -> I
     elif stale == "rerun" and (names := stale_sources(point, run, skip)):
         yield f"runs again: the run with other sources ({', '.join(names)}) will be moved aside"
     elif damage := run.damaged_records():
-        yield f"{damage.what} ({damage.where}): {outlook(run, point.record())}"
+        yield f"{damage.what} ({damage.where}): {outlook(run.latest(), point.record())}"
     elif skipped:
         yield f"skipped: already {status}"
     elif status != "queued" or run.checkpoints():

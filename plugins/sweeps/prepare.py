@@ -18,6 +18,7 @@ from ...core.files import make_directory, replace_text, to_json
 from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest
 from ...core.runs.repair import clear
+from ...core.runs.repair import repair as restore_records
 from ...core.runs.sources import changed
 from .aside import free_name, matches, move_aside, take_back
 from .layout import Place
@@ -137,7 +138,7 @@ def prepare(point: Prepared, skip: Collection[str], say: Say, wait_s: float = WA
     if point.place.checkpoints:
         make_directory(run.checkpoint_directory)
         _link(point.place.checkpoints, run.checkpoint_directory, say)
-    if matches(_status(run), skip) and (done := run.repair_records()):
+    if matches(_status(run), skip) and (done := restore_records(run)):
         say(f"{point.title}: {done}")
     status = _status(run)
     return attrs.evolve(point, todo=False, why=f"already {status}") if matches(status, skip) else point

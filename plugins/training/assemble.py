@@ -143,7 +143,8 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
                 start_sums = start_model.of(frozen.model)
                 adapt(frozen.model)
             reference = Reference(frozen, ranks, adapter)
-        start_model.require_same(start_sums, settings.dtype, checkpoint, path)
+        if start_sums:  # whoever only samples loads no reference
+            start_model.require_same(start_sums, settings.dtype, checkpoint, path)
         trained: Any = Untrained(policy)
         critic = None
         if values_by is not None and values_by.shared:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...core.runs.trust import experiment_of
 from .assemble import assemble
 from .processes.ranks import start_ranks
-from .step.loop import validation_metrics
+from .step.metrics import validation_metrics
 from .weights.checkpoint import reading_checkpoint
 from .weights.engine_weights import EngineWeights
 

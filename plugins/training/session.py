@@ -16,6 +16,7 @@ from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
 from ...core.errors import RESUME
 from ...core.runs.directory import RunDirectory
+from ...core.runs.repair import rewind
 from ..rollout.rows import transcript
 from .assemble import assemble
 from .listeners import Listeners
@@ -112,7 +113,7 @@ class Session:
             last = finished.step if finished.judged else finished.step - 1
             reached = None if checkpoint is None or step is None else min(step, last) or None
             run.set_status("running", step=reached, **self._spoken(finished))
-            run.rewind(checkpoint)
+            rewind(run, checkpoint)
             run.prune(self.experiment.trainer.keep)
             for record in run.metrics():
                 self._remember(record)

@@ -16,7 +16,7 @@ from ...core.errors import RESUME, RunError, UncollapseError
 from ...core.files import make_directory, require_place
 from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest
-from ...core.runs.repair import mend
+from ...core.runs.repair import mend, repair
 from ...core.runs.sources import record_attempt
 from ..rollout.time_limit import last_words
 from .assemble import check_models
@@ -146,7 +146,7 @@ def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:
     for line in mend(path, config):
         _say(RunDirectory(path), line)
     run = RunDirectory.resume(path, config)
-    if repaired := run.repair_records():
+    if repaired := repair(run):
         _say(run, repaired)
     if not run.has_ended():
         record_attempt(run, build_manifest(experiment, registry(), gpu_names()))

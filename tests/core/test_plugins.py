@@ -18,6 +18,16 @@ from uncollapse.core.registry import DuplicateNameError, Registry, UnknownNameEr
 # --- provenance -------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_build_left_beside_the_source_does_not_count_where_the_package_is_installed(site):
+    site.install("held")
+    old = site.root / "held_dist.egg-info"
+    old.mkdir()
+    (old / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: held-dist\nVersion: 0.1\n")
+    (old / "entry_points.txt").write_text("[uncollapse]\ngone = gone_module\n")
+    ours = [plugin for plugin in site.registry().plugins if plugin.distribution == "held-dist"]
+    assert [(plugin.name, plugin.version, plugin.status) for plugin in ours] == [("held", "1.0", "loaded")]
+
+
 def test_a_plugin_knows_where_it_comes_from(site):
     path = site.install("tidy", version="2.3")
     plugin = site.plugin("tidy")

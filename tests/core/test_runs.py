@@ -15,6 +15,7 @@ from uncollapse.core.files import replace_text
 from uncollapse.core.registry import Registry
 from uncollapse.core.runs import checkpoints, status
 from uncollapse.core.runs.directory import RunDirectory, build_manifest
+from uncollapse.core.runs.repair import repair, rewind
 
 FAKE = Path(__file__).with_name("fake_components.py")
 REGISTRY = Registry([plugins.load_file(FAKE)])
@@ -183,14 +184,14 @@ def test_a_run_goes_on_after_the_records_of_its_checkpoint(run):
         pass
     run.append_metrics(5, {"reward": 5.0, "bad": None, "timing_s/total": 2.0})
     run.append_metrics(6, {"reward": 6.0})
-    run.rewind(run.latest())
+    rewind(run, run.latest())
     assert [record["step"] for record in run.metrics()] == [0, 1, 2, 3, 4, 5]
     assert run.metrics()[-1] == {"step": 5, "reward": 5.0, "bad": None, "timing_s/total": 2.0}
     run.metrics_file.write_bytes(b"".join(run.metrics_file.read_bytes().splitlines(keepends=True)[:-1]))
-    run.rewind(run.latest())
+    rewind(run, run.latest())
     assert run.metrics()[-1] == {"step": 5, "reward": 5.0, "bad": None}
     run.set_status("interrupted", step=None)
-    run.rewind(None)
+    rewind(run, None)
     assert run.metrics() == []
 
 
@@ -230,11 +231,11 @@ def test_damaged_records_are_named_and_restored_from_the_checkpoint(run, name):
     assert caught.value.where == f"{run.metrics_file}{where}"
     assert "its records are restored from step_4" in caught.value.fix
     assert not run.has_ended()
-    assert what in run.repair_records()
+    assert what in repair(run)
     assert run.metrics_file.read_bytes() == b"".join(lines)
     assert (run.path / "metrics.jsonl.damaged").read_bytes() == damaged
     assert (run.status()["status"], run.has_ended()) == ("success", True)
-    assert run.repair_records() == ""
+    assert repair(run) == ""
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_a_run_that_went_on_after_its_checkpoint_is_to_be_resumed_there(run, sav
     run.metrics_file.write_bytes(damaged)
     fix = run.damaged_records().fix
     assert ("the steps after 2 are trained again" if saved else "trained again from the start") in fix
-    run.repair_records()
+    repair(run)
     assert run.metrics_file.read_bytes() == b"".join(lines[: saved + 1] if saved else [])
     assert {key: value for key, value in run.status().items() if key in ("status", "step")} == status
     assert "it is no JSON" in run.status()["error"]

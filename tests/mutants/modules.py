@@ -10,6 +10,7 @@ _FORECAST = tuple(
     f"{PROBE}/test_probe_forecast.py::test_{name}"
     for name in (
         "a_fold_left_out_is_as_if_it_had_never_been_there",
+        "without_a_fold_the_others_weigh_as_much_as_all_did_also_where_weights_are_no_shares",
         "rows_that_move_nothing_need_no_pass",
         "the_plan_is_where_the_trainer_goes",
         "a_group_alone_in_an_optimizer_step_is_not_looked_at",

@@ -24,6 +24,7 @@ from .borders import guarded
 from .budget import SCORE_FACTOR
 from .detectors import Detectors
 from .losses import CriticObjective, JointObjective, PolicyObjective
+from .metrics import advantage_metrics, validation_metrics
 from .mismatch import mismatch
 from .own_pass import OwnPass
 from .pairwise import Scorer
@@ -148,7 +149,7 @@ class Loop:
                 **self._of(old),
             )
             result = stages.advantages(experiment, trained, inputs, kept_ratio)
-        metrics = _advantage_metrics(result, values, batch.mask)
+        metrics = advantage_metrics(result, values, batch.mask)
         batch = attrs.evolve(
             batch,
             old_logprobs=None if old is None else old.logprobs,
@@ -326,38 +327,6 @@ class Loop:
         started, self.stage = time.perf_counter(), stage
         yield
         self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def validation_metrics(episodes: list[Episode]) -> dict[str, float]:
-    """``validation/success`` and the rest of :func:`.rows.episode_metrics`.
-
-    ``success_se`` is the standard error of the mean over distinct tasks: episodes that begin with the same prompt
-    (members of a group, or a small room that was drawn twice) are one cluster, since they succeed and fail together.
-    """
-    clusters: dict[tuple[str, str], list[float]] = {}
-    for episode in episodes:
-        clusters.setdefault((episode.system, episode.turns[0].user), []).append(float(episode.success))
-    metrics = episode_metrics(episodes)
-    residuals = [sum(cluster) - len(cluster) * metrics["success"] for cluster in clusters.values()]
-    count = len(residuals)
-    spread = count / (count - 1) * sum(residual**2 for residual in residuals) if count > 1 else float("nan")
-    own = {"success_se": spread**0.5 / len(episodes), "episodes": float(len(episodes)), "tasks": float(count)}
-    return {f"validation/{name}": value for name, value in (metrics | own).items()}
-
-
-def _advantage_metrics(result: Any, values: torch.Tensor | None, mask: torch.Tensor) -> dict[str, float]:
-    chosen = result.advantages[mask]
-    metrics = {
-        "critic/advantages_mean": float(chosen.mean()),
-        "critic/advantages_std": float(chosen.std()) if len(chosen) > 1 else 0.0,
-        "critic/returns_mean": float(result.returns[mask].mean()),
-    }
-    if values is not None:
-        returns = result.returns[mask]
-        spread = float(returns.var()) if len(returns) > 1 else 0.0
-        if spread > 0:
-            metrics["critic/explained_variance"] = 1.0 - float((returns - values[mask]).var()) / spread
-    return metrics
 
 
 def _rows(scores: Scores, rows: torch.Tensor) -> Scores:

@@ -218,6 +218,29 @@ def test_picklable_without_its_rows(tmp_path):
     assert env.step(dataset.row(5).answer).success
 
 
+def test_a_file_that_changes_is_read_anew_by_the_next_experiment_and_by_no_run_that_has_begun(tmp_path):
+    file = tmp_path / "train.jsonl"
+    for path in (file, tmp_path):
+        file.write_text('{"question": "1 + 1", "answer": 2}')
+        first = Dataset(str(path))
+        assert first.row(0).question == "1 + 1"
+        file.write_text('{"question": "1 + 2", "answer": 3}')
+        assert first.row(0).question == "1 + 1"
+        assert Dataset(str(path)).row(0).question == "1 + 2"
+
+
+@pytest.mark.parametrize("question", ["Which?\nA) red\nB) blue\nC) green", "Which? \n(A) red\n(B) blue"])
+def test_an_index_is_no_right_answer_where_options_have_letters(tmp_path, question):
+    file = tmp_path / "train.jsonl"
+    file.write_text(json.dumps({"question": question, "answer": 1}))
+    with pytest.raises(RequestError, match=r"row 0 .*right answer is 1, and the question lists its options by letters"):
+        Dataset(str(file), verifier="choice").make(0)
+    assert Dataset(str(file), verifier="exact").make(0).step("1").success
+    numbered = question.replace("A)", "0)").replace("B)", "1)").replace("C)", "2)")
+    file.write_text(json.dumps({"question": numbered, "answer": 1}) + " ")
+    assert Dataset(str(file), verifier="choice").make(0).step("1").success
+
+
 def test_composition_needs_neither_torch_nor_the_data():
     script = """
 import sys

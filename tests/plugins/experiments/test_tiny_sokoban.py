@@ -9,6 +9,7 @@ import uncollapse
 from transformers import AutoModelForCausalLM
 from uncollapse.core.components import Completion
 from uncollapse.core.compose.experiment import Reward
+from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RequestError
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.common import seeded, split_of
@@ -226,3 +227,8 @@ def test_the_warm_start_leaves_something_to_learn(tmp_path, experiment, environm
     }
     assert 0.2 <= success[1.0] <= 0.6
     assert success[0.0] >= success[1.0] + 0.1
+
+
+def test_a_model_that_is_cloned_from_a_solver_is_refused_without_one():
+    with pytest.raises(CompositionError, match=r"clones a solver of Sokoban, and the environment is bandit"):
+        uncollapse.compose("tiny-sokoban", ("environment=bandit", "validation.environment=null"))

@@ -199,7 +199,36 @@ def test_a_fold_left_out_is_as_if_it_had_never_been_there(bandit, tmp_path):
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-7)
 
 
-def train_with(bandit, directory, look):
+def test_without_a_fold_the_others_weigh_as_much_as_all_did_also_where_weights_are_no_shares(bandit, tmp_path):
+    """With ``token-sum`` the weights add up to the number of tokens; Adam's state of the step before tells sizes."""
+
+    def displacements(update):
+        kept = torch.isin(update.rollouts.group_ids_P, torch.tensor([0, 1, 3]))
+        rows = update.rollouts.rows_of(kept).nonzero()[:, 0]
+        tokens = update.batch.mask.sum()
+        left = update.batch.take(rows)
+        raised = attrs.evolve(left, advantages=left.advantages * tokens / left.mask.sum())
+        smaller = attrs.evolve(
+            update, rollouts=update.rollouts.select(kept), batch=raised, optimizer_steps=[list(range(len(rows)))]
+        )
+        return Folds(update, 4).displacements()[1][2], Folds(smaller, 2).displacements()[0]
+
+    found = []
+    overrides = (
+        "trainer.loss_aggregation=token-sum",
+        "trainer.mini_batch=8",
+        "entropy_coeff=0",
+        "trainer.grad_clip=1e6",
+    )
+    look = lambda update: found.append(displacements(update))  # noqa: E731
+    train_with(bandit, tmp_path / "run", look, *overrides, "advantage=gae")
+    one, other = found[-1]
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-7)
+    assert max(float(moved.abs().max()) for moved in one.values()) > 1e-5
+
+
+def train_with(bandit, directory, look, *overrides):
     """Two steps, with ``look(update)`` before each update."""
     of = Before.of
     with pytest.MonkeyPatch.context() as patch:
@@ -209,7 +238,7 @@ def train_with(bandit, directory, look):
             return of(update, *arguments)
 
         patch.setattr(Before, "of", classmethod(looked))
-        return train(bandit, directory, "advantage=grpo", "trainer.steps=2")
+        return train(bandit, directory, "advantage=grpo", "trainer.steps=2", *overrides)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from uncollapse.core.yaml import loads
-from uncollapse.plugins.ragen.keys import ragen_keys
+from uncollapse.plugins.ragen.keys import Ragen
 from uncollapse.plugins.sweeps.sweep import load
 
 KL_SCRIPT = """
@@ -72,7 +72,7 @@ COEFS = [0, 0.001, 0.003, 0.01, 0.03, 0.1]
 def shown(name, **options):
     """Label -> key -> value, of each point in order."""
     sweep = load(name, **options)
-    keys = {point.label: ragen_keys(point, sweep.project, sweep.engine) for point in sweep.prepared("root")}
+    keys = {point.label: Ragen().keys(point, sweep) for point in sweep.prepared("root")}
     return {label: {key: loads(text) for key, text in found.items()} for label, found in keys.items()}
 
 

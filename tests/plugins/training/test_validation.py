@@ -4,7 +4,7 @@ import statistics
 import pytest
 from uncollapse.plugins.rollout.episode import Episode, Turn
 from uncollapse.plugins.rollout.parsing import Answer
-from uncollapse.plugins.training.step.loop import validation_metrics
+from uncollapse.plugins.training.step.metrics import validation_metrics
 
 
 def episode(seed, task, success, member=0):

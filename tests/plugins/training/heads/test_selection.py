@@ -121,7 +121,7 @@ def test_a_gpu_head_is_refused_before_a_model_is_loaded(bandit, absent):
 def test_only_positions_that_train_reach_the_head(model, batch):
     head = Recording()
     scores = Policy(model, 0.7, head)(batch, entropy="gradient")
-    expected = {"temperature": 0.7, "softcap": None, "entropy": "gradient"}
+    expected = {"temperature": 0.7, "softcap": None, "entropy": "gradient", "second_moment": "none"}
     assert head.calls == [(int(batch.mask.sum()), expected)]
     plain = Policy(model, 0.7)(batch, entropy="gradient")
     assert all(torch.equal(scores[name], plain[name]) for name in ("logprobs", "entropies"))
