@@ -1,36 +1,34 @@
 """uncollapse: train language-model agents with reinforcement learning, sweep interventions, measure collapse.
 
-Importing the package costs nothing; the public names below are loaded when they are first used.
+Importing the package costs nothing; the names below are loaded when they are first used. They are the most used ones of
+:mod:`uncollapse.api`, which lists everything that is public.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .core.compose.config import compose
-    from .core.hookspecs import hookimpl
-    from .core.registry import registry
-    from .plugins.sweeps.sweep import Sweep
-    from .plugins.training.train import train
+    from .api import RunDirectory, Sweep, compose, hookimpl, registry, train
 
-_PUBLIC = {
-    "compose": ".core.compose.config",
-    "hookimpl": ".core.hookspecs",
-    "registry": ".core.registry",
-    "Sweep": ".plugins.sweeps.sweep",
-    "train": ".plugins.training.train",
-}
+    __version__: str
 
-__all__ = ["Sweep", "compose", "hookimpl", "registry", "train"]
+__all__ = ["RunDirectory", "Sweep", "compose", "hookimpl", "registry", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 
-        return version("uncollapse")
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'uncollapse' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name], __name__), name)
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("uncollapse")
+        if name not in __all__:
+            raise AttributeError(f"module 'uncollapse' has no attribute {name!r}")
+        from . import api
+
+        return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,13 +9,17 @@ import ast
 import functools
 import inspect
 import textwrap
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .kinds import KINDS
+
+if TYPE_CHECKING:
+    import click
 
 
 @attrs.frozen
@@ -56,12 +60,12 @@ class Description:
     """What its kind asks each class to state, e.g. ``value_bias`` and ``gradient_bias`` of a KL variant."""
 
 
-def component(target: Any) -> tuple[Path | None, str, tuple[Parameter, ...]]:
+def component(target: Callable[..., Any]) -> tuple[Path | None, str, tuple[Parameter, ...]]:
     """Source file, docstring and parameters of a component class."""
     return source_file(target), inspect.getdoc(target) or "", parameters(target)
 
 
-def command(target: Any) -> tuple[Path | None, str, tuple[Parameter, ...]]:
+def command(target: click.Command) -> tuple[Path | None, str, tuple[Parameter, ...]]:
     """Source file, help and options of a click command."""
     options = tuple(
         Parameter(
@@ -73,14 +77,18 @@ def command(target: Any) -> tuple[Path | None, str, tuple[Parameter, ...]]:
         )
         for option in target.params
     )
-    return source_file(inspect.unwrap(target.callback)), inspect.cleandoc(target.help or ""), options
+    return (
+        source_file(target.callback and inspect.unwrap(target.callback)),
+        inspect.cleandoc(target.help or ""),
+        options,
+    )
 
 
-def parameters(target: Any) -> tuple[Parameter, ...]:
+def parameters(target: Callable[..., Any]) -> tuple[Parameter, ...]:
     """The parameters of a component class, or of a function that makes components, in the order of its signature."""
-    is_class = inspect.isclass(target)
-    fields = {field.alias: field for field in attrs.fields(target)} if is_class and attrs.has(target) else {}
-    docs = field_docs(target) if is_class else {}
+    cls: type | None = target if inspect.isclass(target) else None
+    fields = {field.alias: field for field in attrs.fields(cls)} if cls and attrs.has(cls) else {}
+    docs = field_docs(cls) if cls else {}
     result = []
     for parameter in inspect.signature(target).parameters.values():
         field = fields.get(parameter.name)
@@ -95,13 +103,13 @@ def parameters(target: Any) -> tuple[Parameter, ...]:
     return tuple(result)
 
 
-def needs(target: Any) -> tuple[str, ...]:
+def needs(target: object) -> tuple[str, ...]:
     """What a component class declares to need, sorted; empty where that depends on the parameters."""
     declared = getattr(target, "needs", ())
     return tuple(sorted(declared)) if isinstance(declared, (frozenset, set)) else ()
 
 
-def facts(kind: str, target: Any) -> dict[str, Any]:
+def facts(kind: str, target: object) -> dict[str, Any]:
     """The class attributes that the protocol of the kind lists, ``needs`` apart, where the target has them."""
     from . import components
 
@@ -112,15 +120,17 @@ def facts(kind: str, target: Any) -> dict[str, Any]:
     return {name: getattr(target, name) for name in names if hasattr(target, name)}
 
 
-def source_file(target: Any) -> Path | None:
+def source_file(target: object) -> Path | None:
     """The file that defines a class or function; ``None`` where there is none."""
+    if not callable(target):
+        return None
     try:
         return Path(inspect.getfile(target))
     except (TypeError, OSError):
         return None
 
 
-def _type_name(annotation: Any) -> str:
+def _type_name(annotation: object) -> str:
     if annotation in (None, inspect.Parameter.empty):
         return ""
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)

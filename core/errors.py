@@ -46,6 +46,15 @@ class RunError(UncollapseError):
     """A run failed after it had started; what it had written is intact."""
 
 
+def in_python(option: str, python: str) -> str:
+    """An option of the command line with what it is in Python, for a fix: ``--resume (resume=True in Python)``."""
+    return f"{option} ({python} in Python)"
+
+
+RESUME = in_python("--resume", "resume=True")
+"""What continues a run from its last good checkpoint."""
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the spelling nearest to ``word``, or every valid spelling when none is near."""
     words = sorted(set(words))

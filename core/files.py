@@ -142,12 +142,12 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def to_json(value: Any, indent: int | None = None, ascii_only: bool = False) -> str:
+def to_json(value: object, indent: int | None = None, ascii_only: bool = False) -> str:
     """JSON as the standard has it: NaN and infinities become null, objects with ``item()`` (0-d arrays) numbers."""
     return json.dumps(_clean(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether a value of JSON is a number that fits a float; infinities do."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False

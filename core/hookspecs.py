@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .components import Rollouts
+    from .compose.experiment import Experiment
     from .runs.directory import RunDirectory
+    from .targets import Target
 
 PROJECT = "uncollapse"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -38,7 +40,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 class Register(Protocol):
     """What a registration hook is given."""
 
-    def __call__(self, name: str, target: Any, *, summary: str = "", aliases: tuple[str, ...] = ()) -> None:
+    def __call__(self, name: str, target: Target, *, summary: str = "", aliases: tuple[str, ...] = ()) -> None:
         """Give ``target`` a name. A name or alias that is taken is refused: the plugin is reported as broken."""
 
 
@@ -62,7 +64,7 @@ for _kind in KINDS.values():
 
 
 @hookspec
-def run_started(run: RunDirectory, experiment: Any, step: int) -> None:
+def run_started(run: RunDirectory, experiment: Experiment, step: int) -> None:
     """Training begins; ``step`` steps are done already (more than 0 after a resume)."""
 
 

@@ -73,7 +73,7 @@ class Plugin:
     seconds: float = 0.0
     """What importing it took, with all that it imports for the first time, and registering its names."""
     errors: list[UncollapseError] = attrs.field(factory=list)
-    hooks: Any = None
+    hooks: object = None
     """The module or object with its hook implementations, once it is loaded and found sound."""
 
     @property
@@ -113,7 +113,7 @@ def load_file(path: str | Path) -> Plugin:
     path = Path(os.path.realpath(expanded(path)))
     plugin = Plugin(path.stem, str(path), source=path)
     if not path.is_file():
-        raise PluginLoadError("there is no such plugin file", str(path), "--plugin takes the path of a Python file")
+        raise PluginLoadError("there is no such plugin file", str(path), "give the path of a Python file")
     _load(plugin, lambda: _import_file(path))
     if plugin.errors:
         raise plugin.errors[0]
@@ -151,7 +151,7 @@ def _block(plugins: list[Plugin]) -> None:
             raise RequestError(
                 f"plugin {item!r} is not installed",
                 "UNCOLLAPSE_PLUGINS",
-                f"{nearest(item, installed)} (a plugin file is loaded with --plugin FILE.py)",
+                f"{nearest(item, installed)} (a plugin file is loaded with --plugin FILE.py, in Python with load_file)",
             )
         for plugin in plugins:
             if not _ours(plugin) and not names[id(plugin)] & wanted:
@@ -207,7 +207,7 @@ def import_failure(plugin: Plugin, what: str, error: BaseException) -> RequestEr
     return failure
 
 
-def check_hooks(hooks: Any, owner: str) -> list[RequestError]:
+def check_hooks(hooks: object, owner: str) -> list[RequestError]:
     """What is wrong with the hook implementations of a module or object; they are not called."""
     marked = list(_marked(hooks))
     errors = [error for name, function, options in marked for error in _check_hook(owner, name, function, options)]
@@ -220,7 +220,9 @@ def check_hooks(hooks: Any, owner: str) -> list[RequestError]:
     return errors
 
 
-def _check_hook(owner: str, name: str, function: Any, options: Mapping[str, Any]) -> Iterator[RequestError]:
+def _check_hook(
+    owner: str, name: str, function: Callable[..., Any], options: Mapping[str, Any]
+) -> Iterator[RequestError]:
     where = _position(function)
     if name not in HOOKS:
         yield UnknownHookError(f"{owner}: there is no hook {name!r}", where, nearest(name, HOOKS))
@@ -237,13 +239,13 @@ def _check_hook(owner: str, name: str, function: Any, options: Mapping[str, Any]
 _PARSER = pluggy.PluginManager(hookspecs.PROJECT)
 
 
-def _marked(hooks: Any) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+def _marked(hooks: object) -> Iterator[tuple[str, Callable[..., Any], Mapping[str, Any]]]:
     for attribute in dir(hooks):
         if (options := _PARSER.parse_hookimpl_opts(hooks, attribute)) is not None:
             yield options.get("specname") or attribute, getattr(hooks, attribute), options
 
 
-def _arguments(function: Any) -> list[str]:
+def _arguments(function: Callable[..., Any]) -> list[str]:
     """Those that pluggy will pass: positional ones without a default."""
     return [
         parameter.name
@@ -252,7 +254,7 @@ def _arguments(function: Any) -> list[str]:
     ]
 
 
-def _position(function: Any) -> str:
+def _position(function: Callable[..., Any]) -> str:
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
@@ -260,7 +262,7 @@ def _position(function: Any) -> str:
 # --- calling --------------------------------------------------------------------------------------------------------
 
 
-def manager(plugins: Iterable[Plugin], others: Iterable[Any] = ()) -> pluggy.PluginManager:
+def manager(plugins: Iterable[Plugin], others: Iterable[object] = ()) -> pluggy.PluginManager:
     """A pluggy manager with the sound plugins, and with ``others`` (objects with hooks) after them.
 
     Raises:
@@ -281,12 +283,12 @@ def manager(plugins: Iterable[Plugin], others: Iterable[Any] = ()) -> pluggy.Plu
     return result
 
 
-Forgive = Callable[[Any, str, BaseException], bool]
+Forgive = Callable[[object, str, BaseException], bool]
 """(plugin, hook, what it raised) -> whether the caller can do without it."""
 
 
 def call(
-    manager: pluggy.PluginManager, hook: str, *, forgive: Forgive = lambda *_: False, **arguments: Any
+    manager: pluggy.PluginManager, hook: str, *, forgive: Forgive = lambda *_: False, **arguments: object
 ) -> list[Any]:
     """Call every implementation of a hook, the last registered first, and return what they returned.
 
@@ -326,11 +328,11 @@ def call(
     return results
 
 
-def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
+def _copied(arguments: Mapping[str, object]) -> dict[str, object]:
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
 
 
-def call_one(implementation: pluggy.HookImpl, **arguments: Any) -> Any:
+def call_one(implementation: pluggy.HookImpl, **arguments: object) -> Any:
     """Call one hook implementation with the arguments that it asks for, and trace it if that is wanted."""
     given = [arguments[name] for name in implementation.argnames]
     if not tracing():

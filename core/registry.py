@@ -10,9 +10,9 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
@@ -24,8 +24,11 @@ from .imports import import_alone
 from .kinds import KINDS, TAKEN
 from .paths import expanded
 from .plugins import Plugin, PluginLoadError, SignatureError, import_failure
-from .targets import as_mapping, check_target, file_of, load_target, missing_methods
+from .targets import Target, as_mapping, check_target, file_of, load_target, missing_methods
 from .terminal import escaped
+
+if TYPE_CHECKING:
+    from .describe import Description
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*")
 """What a name may look like: it must be readable in ``name(positional, key=value)``."""
@@ -45,7 +48,7 @@ class Entry:
 
     kind: str
     name: str
-    target: Any
+    target: Target
     summary: str
     aliases: tuple[str, ...]
     plugin: Plugin
@@ -114,7 +117,7 @@ class Registry:
 
     # --- using: imports what is named ---
 
-    def resolve(self, kind: str, name: str, **options: Any) -> Any:
+    def resolve(self, kind: str, name: str, **options: object) -> Any:
         """The target itself: a component class, or a function that makes one; of an experiment or a sweep, a mapping.
 
         ``options`` are for experiments and sweeps that have some; the parameters of their :meth:`target`.
@@ -135,7 +138,7 @@ class Registry:
         _check_target(entry, target)
         return target
 
-    def create(self, kind: str, name: str, *args: Any, **params: Any) -> Any:
+    def create(self, kind: str, name: str, *args: object, **params: object) -> Any:
         """A component with these parameters; positional ones fill the first fields.
 
         Raises RequestError for a parameter that is unknown, missing, given twice or refused, and as :meth:`resolve`.
@@ -157,7 +160,7 @@ class Registry:
         """What was registered, imported if it was named by a string. Raises what :meth:`resolve` raises."""
         return _load(self.entry(kind, name))
 
-    def describe(self, kind: str, name: str) -> Any:
+    def describe(self, kind: str, name: str) -> Description:
         """Everything about a name, as a :class:`~.describe.Description`. Raises what :meth:`resolve` raises."""
         from . import describe
 
@@ -202,7 +205,7 @@ class Registry:
                         entry.plugin.errors.append(error)
         return failed
 
-    def run_manager(self, sessions: Iterable[Any] = ()) -> pluggy.PluginManager:
+    def run_manager(self, sessions: Iterable[object] = ()) -> pluggy.PluginManager:
         """The plugin manager of one run: all sound plugins, and the sessions of its trackers (objects with hooks).
 
         Use :func:`~.plugins.call` on it. Raises RequestError if a session has a misspelt hook, or no hook.
@@ -219,7 +222,7 @@ class Registry:
         try:
             resolved = os.path.realpath(expanded(path))
         except RequestError as error:
-            fix = "--plugin takes the path of a Python file"
+            fix = "give the path of a Python file"
             raise PluginLoadError(f"there is no such plugin file: {error.what}", fix=fix) from error
         for plugin in self.plugins:
             if plugin.module == resolved:
@@ -251,7 +254,7 @@ class Registry:
                     plugin.errors.append(import_failure(plugin, f"{plugin} failed in {hook}", done.error))
 
     def _register(
-        self, plugin: Plugin, kind: str, name: str, target: Any, *, summary: str = "", aliases: tuple[str, ...] = ()
+        self, plugin: Plugin, kind: str, name: str, target: Target, *, summary: str = "", aliases: tuple[str, ...] = ()
     ) -> None:
         """Add a name, or note what is wrong with it and go on: the other names of the plugin are none the worse."""
         entry = Entry(kind, name, target, escaped(" ".join(str(summary).split())), tuple(aliases), plugin)
@@ -299,7 +302,9 @@ def _load(entry: Entry) -> Any:
     return _alone(entry, functools.partial(load_target, entry.target))
 
 
-def _mapping(entry: Entry, target: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _mapping(
+    entry: Entry, target: Callable[..., Any] | Mapping[str, Any], options: Mapping[str, object]
+) -> dict[str, Any]:
     def make() -> dict[str, Any]:
         try:
             return as_mapping(target, **options)
@@ -308,7 +313,8 @@ def _mapping(entry: Entry, target: Any, options: dict[str, Any]) -> dict[str, An
                 raise
             raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=_help(entry)) from error
 
-    return _alone(entry, make)
+    mapping: dict[str, Any] = _alone(entry, make)
+    return mapping
 
 
 def _alone(entry: Entry, load: Callable[[], Any]) -> Any:
@@ -321,7 +327,7 @@ def _alone(entry: Entry, load: Callable[[], Any]) -> Any:
     return done.result
 
 
-def _check_target(entry: Entry, target: Any) -> None:
+def _check_target(entry: Entry, target: object) -> None:
     """Raises SignatureError if it cannot be what its kind asks for."""
     if inspect.isclass(target) and KINDS[entry.kind].is_component:
         _check_methods(entry, target)
@@ -339,7 +345,9 @@ def _check_methods(entry: Entry, cls: type) -> None:
         )
 
 
-def _check_parameters(entry: Entry, target: Any, args: tuple[Any, ...], params: dict[str, Any]) -> None:
+def _check_parameters(
+    entry: Entry, target: Callable[..., Any], args: tuple[object, ...], params: Mapping[str, object]
+) -> None:
     known = inspect.signature(target).parameters
     for name in params:
         if name not in known:

@@ -7,7 +7,7 @@ the module or file exists without importing it or its parents, so that listing n
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -17,6 +17,9 @@ from typing import Any
 
 from .errors import MissingExtraError, RequestError
 from .kinds import KINDS
+
+Target = str | Mapping[str, Any] | Callable[..., Any]
+"""``"module:attribute"``, ``"package:file.yaml"``, a mapping, or a class or function that makes what it names."""
 
 EXTRAS = {
     "vllm": ("vllm",),
@@ -73,7 +76,7 @@ def is_file(target: str) -> bool:
     return target.endswith((".yaml", ".yml"))
 
 
-def check_target(kind: str, target: Any) -> str:
+def check_target(kind: str, target: Target) -> str:
     """What is wrong with a target, as far as can be seen without importing it; empty if nothing is."""
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
@@ -90,7 +93,7 @@ def check_target(kind: str, target: Any) -> str:
     return ""
 
 
-def load_target(target: Any) -> Any:
+def load_target(target: Target) -> Any:
     """The object itself. Raises ImportError, AttributeError, whatever its module raises; RequestError for bad YAML."""
     if not isinstance(target, str):
         return target
@@ -103,14 +106,14 @@ def load_target(target: Any) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def as_mapping(target: Any, **params: Any) -> dict[str, Any]:
+def as_mapping(target: Callable[..., Any] | Mapping[str, Any], **params: object) -> dict[str, Any]:
     """What an experiment or sweep target holds, as a copy that may be changed.
 
     A class is made with ``params`` and asked for its ``record()``; a function is called with them.
 
     Raises TypeError if it is no mapping.
     """
-    value = target(**params) if callable(target) else target
+    value: Any = target(**params) if callable(target) else target
     value = copy.deepcopy(value.record() if isclass(target) else value)
     if not isinstance(value, Mapping):
         raise TypeError(f"it is a {type(value).__name__}, not a mapping")

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, Event
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
@@ -56,7 +56,7 @@ class _Composer(Composer):
         self._sizes: dict[str, int] = {}
         return super().compose_document()
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: object, index: object) -> Any:
         event, before = self.parser.peek_event(), self.size
         anchor = event.anchor
         if isinstance(event, AliasEvent):
@@ -76,7 +76,7 @@ class _Composer(Composer):
             self._sizes[anchor] = self.size - before
         return node
 
-    def _grow(self, size: int, event: Any) -> None:
+    def _grow(self, size: int, event: Event) -> None:
         self.size += size
         if self.size > self.limit:
             raise SyntaxProblem(f"holds more than {self.limit} characters of data", event.start_mark.line + 1)
@@ -92,12 +92,12 @@ class _Constructor(SafeConstructor):
             raise SyntaxProblem(f"a whole number of more than {WHOLE} bits", node.start_mark.line + 1)
         return value
 
-    def construct_sequence(self, node: Any, deep: bool = False) -> Any:
+    def construct_sequence(self, node: object, deep: bool = False) -> Any:
         if isinstance(node, SequenceNode) and node.flow_style:
             node.value = _rejoin_items(node.value)
         return super().construct_sequence(node, deep)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def construct_mapping(self, node: object, deep: bool = False) -> Any:
         if isinstance(node, MappingNode) and node.flow_style:
             node.value = _rejoin_pairs(node.value)
         return super().construct_mapping(node, deep)
@@ -113,15 +113,15 @@ for _tag in ("binary", "omap", "pairs", "set"):  # no file of ours holds such da
 class _Representer(SafeRepresenter):
     """Sections take a line per key; components, and lists of scalars, one line altogether."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
-    def represent_sequence(self, tag: Any, sequence: Any, flow_style: Any = None) -> Any:
+    def represent_sequence(self, tag: object, sequence: object, flow_style: object = None) -> Any:
         node = super().represent_sequence(tag, sequence, flow_style)
         node.flow_style = all(isinstance(item, ScalarNode) for item in node.value)
         return node
 
-    def represent_mapping(self, tag: Any, mapping: Any, flow_style: Any = None) -> Any:
+    def represent_mapping(self, tag: object, mapping: Any, flow_style: object = None) -> Any:
         node = super().represent_mapping(tag, mapping, flow_style)
         children = [child for _, child in node.value]
         node.flow_style = not children or (
@@ -175,7 +175,7 @@ def loads(text: str, limit: int = LIMIT) -> Any:
         raise SyntaxProblem("a value is not what its tag says") from error
 
 
-def dumps(data: Any) -> str:
+def dumps(data: object) -> str:
     """YAML that :func:`loads` reads back to equal data; keys keep their order, components and lists take one line."""
     yaml = _yaml()
     yaml.Representer = _Representer
@@ -187,7 +187,7 @@ def dumps(data: Any) -> str:
     return stream.getvalue()
 
 
-def _is_plain(node: Any) -> bool:
+def _is_plain(node: object) -> bool:
     return isinstance(node, ScalarNode) and not node.style
 
 

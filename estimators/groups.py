@@ -27,7 +27,8 @@ def group_index(groups: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tens
         RunError: a member's group is not among ``ids``.
     """
     if ids is None:
-        return torch.unique(groups, return_inverse=True)
+        ids_P, index_E = torch.unique(groups, return_inverse=True)
+        return ids_P, index_E
     sorted_P, order_P = ids.sort()
     place_E = torch.searchsorted(sorted_P, groups).clamp(max=max(len(ids) - 1, 0))
     if len(groups) and (not len(ids) or bool((sorted_P[place_E] != groups).any())):

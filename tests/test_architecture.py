@@ -23,8 +23,8 @@ LAYERS = (
     {"cli"},
 )
 """A room may import from itself and from rooms of lower layers."""
-KNOWN_UP = {"core": {"core.components", "core.runs"}}
-"""The registry looks the contracts up, and hooks are given a run directory."""
+KNOWN_UP = {"core": {"core.components", "core.compose", "core.runs"}, "core.components": {"core.runs"}}
+"""The registry looks the contracts up; hooks are given a run directory and an experiment, trackers a run directory."""
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ..runs.directory import RunDirectory
     from .data import Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
 
 
@@ -127,7 +128,7 @@ class TrainBackend(Protocol):
 
     def start(
         self,
-        module: Any,
+        module: torch.nn.Module,
         optimizer: Any,
         *,
         zero_stage: int,
@@ -148,17 +149,19 @@ class TrainBackend(Protocol):
 class TrainEngine(Protocol):
     """One trained model (the policy or the critic)."""
 
-    module: Any
+    module: torch.nn.Module
     stage: int
     """ZeRO's: with 3, ``module`` holds no whole tensors. 0 for a backend without ZeRO."""
     steps_begun: int
     """Optimizer steps that were begun, counted before weights or moments change: an error leaves them whole or not."""
 
-    def score(self, batch: Any, **options: Any) -> Scores:
+    def score(self, batch: Any, **options: object) -> Scores:
         """A forward pass without gradients; ``options`` go to the module."""
         ...
 
-    def update(self, micro_batches: Sequence[Any], loss: Any, lr_scale: float, **options: Any) -> dict[str, float]:
+    def update(
+        self, micro_batches: Sequence[Any], loss: Callable[[Scores, Any], Tensor], lr_scale: float, **options: object
+    ) -> dict[str, float]:
         """One optimizer step on the sum of ``loss(scores, micro_batch)`` over all micro-batches and ranks.
 
         ``options`` go to the module, but for ``only``, which a detached critic that trains alone gives: the start of
@@ -228,7 +231,7 @@ class Tracker(Protocol):
     After a kill a step may be told again, with the same numbers.
     """
 
-    def start(self, run: Any) -> Any:
+    def start(self, run: RunDirectory) -> object:
         """``run``: the :class:`~uncollapse.core.runs.directory.RunDirectory`."""
         ...
 
@@ -236,7 +239,12 @@ class Tracker(Protocol):
 class Launcher(Protocol):
     """Kind ``launcher``: runs the jobs of a sweep on slots."""
 
-    def run(self, jobs: Sequence[Any], on_start: Any = None, on_finish: Any = None) -> list[int]:
+    def run(
+        self,
+        jobs: Sequence[Any],
+        on_start: Callable[[Any], None] | None = None,
+        on_finish: Callable[[Any, int], Any] | None = None,
+    ) -> list[int]:
         """-> the last exit code of each job, in order; never raises because a job failed.
 
         ``on_start(job)`` and ``on_finish(job, exit_code)`` are called as jobs come and go. A job that ``on_finish``

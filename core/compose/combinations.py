@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from ..components import NEEDS
 from ..errors import MissingExtraError, nearest
@@ -27,7 +26,7 @@ def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
     return _named("", experiment)
 
 
-def _named(key: str, value: Any) -> Iterator[tuple[str, Named]]:
+def _named(key: str, value: object) -> Iterator[tuple[str, Named]]:
     if isinstance(value, Named):
         yield key, value
     elif isinstance(value, tuple):

@@ -12,7 +12,7 @@ import os
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -28,6 +28,9 @@ from .problems import CompositionError, Invalid, Problem, show, unique
 from .scalars import wrong
 from .spec import SpecError, parse_value, split_list
 
+if TYPE_CHECKING:
+    from ..registry import Registry
+
 Source = str | Path | Mapping[str, Any] | Experiment
 SUFFIXES = (".yaml", ".yml")
 LARGEST_FILE = 1 << 16
@@ -39,7 +42,7 @@ DEEPEST_KEY = 16
 Overrides = Iterable[str] | Mapping[str, Any]
 
 
-def compose(source: Source, overrides: Overrides = (), registry: Any = None) -> Experiment:
+def compose(source: Source, overrides: Overrides = (), registry: Registry | None = None) -> Experiment:
     """The experiment that ``source`` describes, with every default filled in and every component made.
 
     Args:
@@ -58,14 +61,15 @@ def compose(source: Source, overrides: Overrides = (), registry: Any = None) -> 
     return experiment
 
 
-def problems(source: Source, overrides: Overrides = (), registry: Any = None) -> list[Problem]:
+def problems(source: Source, overrides: Overrides = (), registry: Registry | None = None) -> list[Problem]:
     """Everything that is wrong with an experiment; empty when :func:`compose` would return it."""
     return _compose(source, overrides, registry)[1]
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain data with all defaults written out; composing it gives an equal experiment."""
-    return plain(experiment)
+    data: dict[str, Any] = plain(experiment)
+    return data
 
 
 def dump_yaml(experiment: Experiment) -> str:
@@ -73,7 +77,7 @@ def dump_yaml(experiment: Experiment) -> str:
     return dumps(to_dict(experiment))
 
 
-def validation_environment(experiment: Experiment, registry: Any = None) -> Any:
+def validation_environment(experiment: Experiment, registry: Registry | None = None) -> Any:
     """The environment of validation: that of training with the parameters of ``validation.environment`` over its own.
 
     Raises:
@@ -85,7 +89,7 @@ def validation_environment(experiment: Experiment, registry: Any = None) -> Any:
     return structure_component(make_converter(registry), registry, "environment", spelled).component
 
 
-def _registry() -> Any:
+def _registry() -> Registry:
     from ..registry import registry
 
     return registry()
@@ -95,7 +99,9 @@ def _label(source: Source) -> str:
     return shown_path(source) if isinstance(source, str | Path) else ""
 
 
-def _compose(source: Source, overrides: Overrides, registry: Any) -> tuple[Experiment | None, list[Problem]]:
+def _compose(
+    source: Source, overrides: Overrides, registry: Registry | None
+) -> tuple[Experiment | None, list[Problem]]:
     registry = registry or _registry()
     found: list[Problem] = []
     layers: list[dict[str, Any]] = []
@@ -129,7 +135,7 @@ def _compose(source: Source, overrides: Overrides, registry: Any) -> tuple[Exper
     return experiment, unique(found)
 
 
-def validation_problems(experiment: Experiment, registry: Any) -> list[Problem]:
+def validation_problems(experiment: Experiment, registry: Registry) -> list[Problem]:
     """What is wrong with the environment of validation."""
     try:
         validation_environment(experiment, registry)
@@ -156,7 +162,7 @@ def _elsewhere(problem: Problem) -> Problem:
 # --- sources --------------------------------------------------------------------------------------------------------
 
 
-def _layers(source: Source, registry: Any, seen: tuple[str, ...]) -> list[dict[str, Any]]:
+def _layers(source: Source, registry: Registry, seen: tuple[str, ...]) -> list[dict[str, Any]]:
     """The plain data of a source, after that of the experiments that it extends. Raises Invalid."""
     data, directory = _read(source, registry)
     if not isinstance(data, Mapping):
@@ -185,7 +191,7 @@ def _layers(source: Source, registry: Any, seen: tuple[str, ...]) -> list[dict[s
         ) from error
 
 
-def _read(source: Source, registry: Any) -> tuple[Any, Path]:
+def _read(source: Source, registry: Registry) -> tuple[Any, Path]:
     """The raw data of a source and the directory that its relative paths start from."""
     if isinstance(source, Mapping | Experiment):
         return plain(source) if isinstance(source, Experiment) else source, Path()
@@ -215,7 +221,7 @@ def _read_file(path: str | Path) -> tuple[Any, Path]:
         raise Invalid(Problem(error.what, fix=fix)) from error
 
 
-def _from(directory: Path, path: Any, key: str) -> Any:
+def _from(directory: Path, path: object, key: str) -> object:
     """A path of a file as an absolute one; what is no text stays, for structuring to find."""
     if not isinstance(path, str):
         return path
@@ -225,7 +231,7 @@ def _from(directory: Path, path: Any, key: str) -> Any:
         raise Invalid(Problem(error.what, key, path, error.fix)) from error
 
 
-def _load_plugins(layers: list[dict[str, Any]], registry: Any) -> list[Problem]:
+def _load_plugins(layers: list[dict[str, Any]], registry: Registry) -> list[Problem]:
     """Load the plugin files of every layer. All loaded files take part in a run, and so stand in its config."""
     found = []
     for layer in layers:
@@ -244,7 +250,7 @@ def _load_plugins(layers: list[dict[str, Any]], registry: Any) -> list[Problem]:
     return found
 
 
-def _model_problems(model: Any) -> list[Problem]:
+def _model_problems(model: object) -> list[Problem]:
     """Found in the plain data, so that it is reported together with the mistakes of spelling."""
     if not isinstance(model, Mapping | None):
         return []
@@ -258,7 +264,7 @@ def _model_problems(model: Any) -> list[Problem]:
 # --- overrides ------------------------------------------------------------------------------------------------------
 
 
-def _read_overrides(overrides: Overrides, registry: Any) -> tuple[list[dict[str, Any]], list[Problem]]:
+def _read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Each override as a nested mapping, and the problems of those that cannot be read."""
     pairs, found = [], []
     overrides = [overrides] if isinstance(overrides, str) else overrides
@@ -292,7 +298,9 @@ def nest(pairs: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
-def merge(registry: Any, base: Mapping[str, Any], over: Mapping[str, Any], cls: type = Experiment) -> dict[str, Any]:
+def merge(
+    registry: Registry, base: Mapping[str, Any], over: Mapping[str, Any], cls: type = Experiment
+) -> dict[str, Any]:
     """``over`` laid over ``base``, plain data of the section ``cls``; unknown keys stay, for structuring to find.
 
     Raises Invalid.
@@ -312,7 +320,7 @@ def merge(registry: Any, base: Mapping[str, Any], over: Mapping[str, Any], cls: 
     return merged
 
 
-def _merge_field(registry: Any, field: Any, hint: Any, base: Mapping[str, Any], value: Any) -> Any:
+def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str, Any], value: object) -> object:
     kind, there = field.metadata.get("kind"), base.get(field.alias)
     if value is None and typing.get_origin(hint) is dict:
         return {}
@@ -334,7 +342,7 @@ def _merge_field(registry: Any, field: Any, hint: Any, base: Mapping[str, Any], 
     return merge(registry, below, value, section) if section else {**below, **value}
 
 
-def _merge_list(registry: Any, kind: str, there: Any, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A list of components whose parameters are changed by name: ``collapse.empty_filter.steps=3``."""
     try:
         items = split_list(there) if isinstance(there, str) else there

@@ -6,12 +6,13 @@ Nothing is guessed: ``"false"`` is no bool, 3.9 no int, 5 no text and an unknown
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import attrs
 import cattrs
@@ -23,13 +24,16 @@ from .problems import ABSENT, Invalid, Problem, failure, show
 from .scalars import read_bool, read_float, read_int, read_literal, read_path, read_text, wrong
 from .spec import SpecError, read_spec, split_list
 
+if TYPE_CHECKING:
+    from ..registry import Registry
+
 UNKNOWN_KEY = "unknown key"
 MOST = 64
 """Components of one list."""
 UNIONS = (Union, types.UnionType)
 
 
-def make_converter(registry: Any) -> cattrs.Converter:
+def make_converter(registry: Registry) -> cattrs.Converter:
     """A strict converter whose component fields take their names from ``registry``; it raises :class:`Invalid`."""
     converter = cattrs.Converter(detailed_validation=False)
     scalars: dict[Any, Callable[[Any, Any], Any]] = {
@@ -53,7 +57,7 @@ def make_converter(registry: Any) -> cattrs.Converter:
     return converter
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """The plain data (mappings, lists, text, numbers) that structures back to an equal value."""
     if isinstance(value, Named):
         return {"name": value.name, **plain(value.params)} if value.params else value.name
@@ -69,11 +73,11 @@ def plain(value: Any) -> Any:
 # --- containers -----------------------------------------------------------------------------------------------------
 
 
-def _origin(hint: Any) -> Any:
+def _origin(hint: object) -> object:
     return typing.get_origin(hint) or hint
 
 
-def _union(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
+def _union(converter: cattrs.Converter, value: object, hint: Any) -> Any:
     members = [member for member in typing.get_args(hint) if member is not type(None)]
     optional = len(members) < len(typing.get_args(hint))
     if value is None and optional:
@@ -89,7 +93,7 @@ def _union(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
     raise wrong(value, ", or ".join(dict.fromkeys(reasons)))
 
 
-def _sequence(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
+def _sequence(converter: cattrs.Converter, value: object, hint: Any) -> Any:
     origin, hints = _origin(hint), typing.get_args(hint)
     if not isinstance(value, list | tuple):
         raise wrong(value, "a list", f"write [{show(value)}]" if isinstance(value, str | int | float) else "")
@@ -101,18 +105,17 @@ def _sequence(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
         item_hints = [hints[0] if hints else Any] * len(value)
     pairs = zip(value, item_hints, strict=True)
     items = _collect(
-        (str(index), lambda item=item, inner=inner: _read(converter, item, inner))
-        for index, (item, inner) in enumerate(pairs)
+        (str(index), functools.partial(_read, converter, item, inner)) for index, (item, inner) in enumerate(pairs)
     )
     return list(items.values()) if origin is list else tuple(items.values())
 
 
-def _mapping(converter: cattrs.Converter, value: Any, hint: Any) -> dict[str, Any]:
+def _mapping(converter: cattrs.Converter, value: object, hint: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise wrong(value, "a mapping of keys to values")
     _text_keys(value)
     inner = (*typing.get_args(hint), Any, Any)[1]
-    return _collect((key, lambda item=item: _read(converter, item, inner)) for key, item in value.items())
+    return _collect((key, functools.partial(_read, converter, item, inner)) for key, item in value.items())
 
 
 def _text_keys(value: Mapping[Any, Any]) -> None:
@@ -120,7 +123,7 @@ def _text_keys(value: Mapping[Any, Any]) -> None:
         raise Invalid(*(Problem(f"the key {show(key)} is not text", fix="put it in quotes") for key in odd))
 
 
-def _collect(readers: Any) -> dict[str, Any]:
+def _collect(readers: Iterable[tuple[str, Callable[[], Any]]]) -> dict[str, Any]:
     """Call every reader and give the results by key; raise the problems of all together."""
     results, problems = {}, []
     for key, reader in readers:
@@ -133,7 +136,7 @@ def _collect(readers: Any) -> dict[str, Any]:
     return results
 
 
-def _read(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
+def _read(converter: cattrs.Converter, value: object, hint: Any) -> Any:
     try:
         return converter.structure(value, hint)
     except StructureHandlerNotFoundError as error:
@@ -157,7 +160,7 @@ def _hints(cls: type) -> dict[str, Any]:
         ) from error
 
 
-def _class(converter: cattrs.Converter, registry: Any, value: Any, cls: type) -> Any:
+def _class(converter: cattrs.Converter, registry: Registry, value: object, cls: type) -> Any:
     """An instance of an attrs class; unknown keys, wrong types and values out of range of all fields are collected."""
     if not isinstance(value, Mapping):
         raise wrong(value, f"a mapping with keys such as {', '.join(field.alias for field in _fields(cls)[:3])}")
@@ -186,7 +189,7 @@ def _class(converter: cattrs.Converter, registry: Any, value: Any, cls: type) ->
         raise Invalid(Problem(str(error.args[0]) if error.args else str(error))) from error
 
 
-def read_field(converter: cattrs.Converter, registry: Any, field: Any, hint: Any, value: Any) -> Any:
+def read_field(converter: cattrs.Converter, registry: Registry, field: Any, hint: Any, value: object) -> Any:
     """The value of one field of an attrs class; its validator has not looked at it. Raises Invalid."""
     kind = field.metadata.get("kind")
     if kind is None:
@@ -220,7 +223,7 @@ def _range_problem(field: Any, arguments: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def _components(converter: cattrs.Converter, registry: Any, kind: str, value: Any) -> tuple[Named, ...]:
+def _components(converter: cattrs.Converter, registry: Registry, kind: str, value: object) -> tuple[Named, ...]:
     if isinstance(value, str):
         try:
             value = split_list(value)
@@ -231,7 +234,7 @@ def _components(converter: cattrs.Converter, registry: Any, kind: str, value: An
     if len(value) > MOST:
         raise Invalid(Problem(f"holds {len(value)} components, and {MOST} is the most"))
     items = _collect(
-        (str(index), lambda item=item: structure_component(converter, registry, kind, item))
+        (str(index), functools.partial(structure_component, converter, registry, kind, item))
         for index, item in enumerate(value)
     )
     chosen = tuple(items.values())
@@ -241,7 +244,7 @@ def _components(converter: cattrs.Converter, registry: Any, kind: str, value: An
     return chosen
 
 
-def component_mapping(registry: Any, kind: str, value: Any) -> dict[str, Any]:
+def component_mapping(registry: Registry, kind: str, value: object) -> dict[str, Any]:
     """What a spelling says, as a mapping with ``name`` and the parameters by their names; aliases are resolved.
 
     Raises Invalid for what cannot be read or is not registered; MissingExtraError passes through.
@@ -266,7 +269,7 @@ def component_mapping(registry: Any, kind: str, value: Any) -> dict[str, Any]:
     return {"name": name, **params, **spec.params}
 
 
-def structure_component(converter: cattrs.Converter, registry: Any, kind: str, value: Any) -> Named:
+def structure_component(converter: cattrs.Converter, registry: Registry, kind: str, value: object) -> Named:
     """The component that a value spells, made with its parameters. Raises Invalid; MissingExtraError passes through."""
     params = component_mapping(registry, kind, value)
     name = params.pop("name")
@@ -296,7 +299,7 @@ def structure_component(converter: cattrs.Converter, registry: Any, kind: str, v
     return Named(kind, name, params, component, plugin)
 
 
-def _signature(registry: Any, kind: str, name: str) -> inspect.Signature:
+def _signature(registry: Registry, kind: str, name: str) -> inspect.Signature:
     """Raises RequestError where a target has none."""
     try:
         return inspect.signature(registry.resolve(kind, name))
@@ -305,7 +308,7 @@ def _signature(registry: Any, kind: str, name: str) -> inspect.Signature:
         raise RequestError(what, str(registry.entry(kind, name).plugin), "mend its plugin") from error
 
 
-def _owners(registry: Any, kind: str, parameter: str) -> str:
+def _owners(registry: Registry, kind: str, parameter: str) -> str:
     """``; 'prob_mode' is a parameter of top_p``: which other components of the kind have it."""
     owners = []
     for name in registry.names(kind):

@@ -38,7 +38,7 @@ def number(
     Where the field's type allows it, ``None`` is accepted as well.
     """
 
-    def check(instance: Any, attribute: attrs.Attribute[float], value: float | None) -> None:
+    def check(instance: object, attribute: attrs.Attribute[float], value: float | None) -> None:
         if value is None:
             return
         inside = minimum < value <= maximum or (value == minimum and not above)
@@ -65,7 +65,7 @@ def temperature(default: float, *, greedy: bool) -> Any:
     """A field that holds a temperature whose logits stay finite; where ``greedy``, 0 is the most likely token."""
     least = 1e-6
 
-    def check(instance: Any, attribute: attrs.Attribute[float], value: float) -> None:
+    def check(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
         if not (least <= value < math.inf or (greedy and value == 0)):
             raise ValueError(f"must be at least {least} and finite{', or 0 (greedy)' if greedy else ', and above 0'}")
 
@@ -75,7 +75,7 @@ def temperature(default: float, *, greedy: bool) -> Any:
 def directory() -> Any:
     """A field that may hold a Hugging Face name or the path of a directory, which need not be there yet."""
 
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
         if value is not None and (reason := unusable(value)):
             raise ValueError(f"is no path: it {reason}")
 
@@ -85,7 +85,7 @@ def directory() -> Any:
 def betas() -> Any:
     """A field that holds the decay rates of Adam's two moments, each in [0, 1)."""
 
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:
         if not all(0 <= beta < 1 for beta in value):
             raise ValueError("must be two numbers of at least 0 and below 1")
 

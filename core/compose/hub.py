@@ -37,7 +37,7 @@ def refusal(name: str, kind: str) -> str:
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined, unused-ignore]  # no __all__
 
     if reason := unusable(name):
         return f"it {reason}"

@@ -35,7 +35,7 @@ def only_memory(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return all(key in allowed for key, _, _ in differences(old, new))
 
 
-def _engine(experiment: Mapping[str, Any]) -> Any:
+def _engine(experiment: Mapping[str, Any]) -> object:
     engine = experiment.get("rollout", {}).get("engine")
     return engine.get("name") if isinstance(engine, Mapping) else engine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -11,11 +11,14 @@ from ..kinds import KINDS
 from .experiment import Experiment
 from .problems import Invalid, Problem
 
+if TYPE_CHECKING:
+    from ..registry import Registry
+
 DEEPEST = 4
 """Keys above a component: ``filter.select``, ``rollout.engine``, an entry of ``collapse``."""
 
 
-def with_names(data: Any, registry: Any, key: str = "", depth: int = 0) -> Any:
+def with_names(data: object, registry: Registry, key: str = "", depth: int = 0) -> object:
     """The same data with ``{name: NAME, PARAMETER: VALUE}`` in the place of each component.
 
     An experiment is written down, and read again by other processes: so a component needs a name.
@@ -32,17 +35,17 @@ def with_names(data: Any, registry: Any, key: str = "", depth: int = 0) -> Any:
         return [with_names(value, registry, f"{key}.{number}", depth + 1) for number, value in enumerate(data)]
     if not attrs.has(type(data)) or type(data).__module__ == Experiment.__module__:  # a section may stand for itself
         return data
-    name = _name(type(data), registry)
+    cls: type = type(data)
+    name = _name(cls, registry)
     if not name:
-        cls = type(data)
         what = f"is an instance of {cls.__module__}.{cls.__qualname__}, which no plugin registers"
         fix = "register the class in a plugin file, and load it: uncollapse.registry().load_file(PATH)"
         raise Invalid(Problem(what, key, fix=fix))
-    parameters = [field for field in attrs.fields(type(data)) if field.init]
+    parameters: list[Any] = [field for field in attrs.fields(cls) if field.init]
     return {"name": name, **{field.alias: getattr(data, field.name) for field in parameters}}
 
 
-def _name(cls: type, registry: Any) -> str:
+def _name(cls: type, registry: Registry) -> str:
     """The name under which a class is registered; empty if it is not."""
     for kind in KINDS.values():
         for entry in registry.entries(kind.name) if kind.is_component else ():

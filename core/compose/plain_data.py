@@ -15,7 +15,7 @@ ENTRIES = 1000
 """Keys of one mapping."""
 
 
-def plain_problems(data: Any, key: str = "") -> list[Problem]:
+def plain_problems(data: object, key: str = "") -> list[Problem]:
     """What no experiment can hold: too much, too deep, or what neither a file nor a path nor a number type takes.
 
     Never recurses, so that neither depth nor self-reference can exhaust the stack; what is found is found in bounded
@@ -43,7 +43,7 @@ def plain_problems(data: Any, key: str = "") -> list[Problem]:
     return found
 
 
-def _scalar_reason(value: Any) -> str:
+def _scalar_reason(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > WHOLE:
         return f"is a whole number of more than {WHOLE} bits"
     return text_reason(value) if isinstance(value, str) else ""

@@ -81,7 +81,7 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
     return list({str(problem): problem for problem in problems}.values())
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as it stands in a file, on one line, text always in quotes; a long one is cut, in bounded work."""
     value = _start(value, LONGEST)
     text = repr(value) if isinstance(value, str) else format_value(value)
@@ -89,7 +89,7 @@ def show(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def _start(value: Any, left: int) -> Any:
+def _start(value: object, left: int) -> object:
     """As much of a value as can be shown in ``left`` characters, and one more so that it is seen to go on."""
     if left <= 0:
         return "..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import typing
 from pathlib import Path
-from typing import Any
 
 from ..errors import nearest
 from ..paths import unusable
@@ -17,12 +16,12 @@ SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38
 TRUTH = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 
 
-def wrong(value: Any, expected: str, fix: str = "") -> Invalid:
+def wrong(value: object, expected: str, fix: str = "") -> Invalid:
     """What is said of a value that is not what was expected."""
     return Invalid(Problem(f"must be {expected}", value=value, fix=fix))
 
 
-def read_bool(value: Any, _: Any) -> bool:
+def read_bool(value: object, _: object) -> bool:
     """``true`` or ``false``. Raises Invalid."""
     if isinstance(value, bool):
         return value
@@ -30,7 +29,7 @@ def read_bool(value: Any, _: Any) -> bool:
     raise wrong(value, "true or false", f"write {truth}" if truth else "")
 
 
-def read_int(value: Any, _: Any) -> int:
+def read_int(value: object, _: object) -> int:
     """A whole number of at most 32 bits; neither 3.0 nor text. Raises Invalid."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not -(2**31) <= value < 2**32:
@@ -41,21 +40,21 @@ def read_int(value: Any, _: Any) -> int:
     raise wrong(value, "a whole number", f"write {int(read)}" if read is not None and near else "")
 
 
-def read_float(value: Any, _: Any) -> float:
+def read_float(value: object, _: object) -> float:
     """A number within single precision, or infinity, not NaN; 1 is a fine one. Raises Invalid."""
     if isinstance(value, int | float) and not isinstance(value, bool) and not _is_nan(value):
         if value in (0, math.inf, -math.inf) or SMALLEST <= abs(value) <= LARGEST:
             return float(value) + 0.0  # -0.0 is 0, and the same experiment
         raise wrong(value, f"a number in single precision, {SMALLEST:.2g} to {LARGEST:.2g} in size, or 0")
     read = _number(value)
-    raise wrong(value, "a number", f"write {value.strip()}, without quotes" if read is not None else "")
+    raise wrong(value, "a number", f"write {str(value).strip()}, without quotes" if read is not None else "")
 
 
 def _is_nan(value: float) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """The finite number that a value of the wrong type spells."""
     if isinstance(value, bool) or not isinstance(value, str | float):
         return None
@@ -66,7 +65,7 @@ def _number(value: Any) -> float | None:
     return read if math.isfinite(read) else None
 
 
-def read_text(value: Any, _: Any) -> str:
+def read_text(value: object, _: object) -> str:
     """Text; a number must be quoted to be one. Raises Invalid."""
     if isinstance(value, str):
         if reason := text_reason(value):
@@ -84,7 +83,7 @@ def text_reason(text: str) -> str:
     return "is not valid Unicode text" if any("\ud800" <= char <= "\udfff" for char in text) else ""
 
 
-def read_path(value: Any, _: Any) -> Path:
+def read_path(value: object, _: object) -> Path:
     """A path, written as text. Raises Invalid."""
     text = read_text(value, str)
     if reason := unusable(text):
@@ -92,7 +91,7 @@ def read_path(value: Any, _: Any) -> Path:
     return Path(text)
 
 
-def read_literal(value: Any, hint: Any) -> Any:
+def read_literal(value: object, hint: object) -> object:
     """One of the options of a ``Literal``, of its very type. Raises Invalid."""
     options = typing.get_args(hint)
     # True == 1 == 1.0 in Python; in a file they are three different things.

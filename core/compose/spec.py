@@ -44,7 +44,7 @@ class Spec:
         return f"{self.name}({', '.join(words)})" if words else self.name
 
 
-def read_spec(value: Any) -> Spec:
+def read_spec(value: object) -> Spec:
     """The component that ``value`` spells: text, or a mapping with ``name`` and the parameters. Raises SpecError."""
     if isinstance(value, Mapping):
         if not isinstance(value.get("name"), str):
@@ -130,7 +130,7 @@ def split_list(text: str) -> list[str]:
     return items
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """The spelling of a value that :func:`parse_value` reads back, and that a list does not cut."""
     if value is None:
         return "null"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,6 +15,9 @@ from .converter import make_converter, plain, read_field
 from .experiment import Experiment
 from .identity import UNCOUNTED, digest
 from .problems import CompositionError, Invalid, Problem, unique
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 ALWAYS_WHOLE = "plugins"
 """Loading a plugin can change what any other key means."""
@@ -35,7 +38,7 @@ class Variations:
     Raises what composing ``source`` raises.
     """
 
-    def __init__(self, source: Source, registry: Any = None) -> None:
+    def __init__(self, source: Source, registry: Registry | None = None) -> None:
         if registry is None:
             from ..registry import registry as shared
 
@@ -98,5 +101,5 @@ class Variations:
         return self._validation[known]
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True)

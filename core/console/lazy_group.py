@@ -32,7 +32,8 @@ class LazyGroup(click.Group):
 
     def load(self, name: str) -> click.Command:
         """The command of that name, imported."""
-        return load_target(self.lazy[name][0])
+        command: click.Command = load_target(self.lazy[name][0])
+        return command
 
     def advice(self, name: str) -> str:
         """What to say to whoever asked for a command that is not there."""

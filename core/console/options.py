@@ -126,7 +126,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     """Plain data as JSON, NaN and infinities as null; what JSON does not know is printed as text."""
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
     known = json.loads(json.dumps(data, default=str))

@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 
 from ..compose.identity import config_hash, differences, only_memory
-from ..errors import RequestError, RunError
+from ..errors import RESUME, RequestError, RunError
 from ..files import encode, make_directory, open_plain, read_bytes, remove_temporaries, replace_text, to_json
 from ..locks import take
 from ..yaml import SyntaxProblem, dumps, loads
@@ -61,10 +61,10 @@ class RunDirectory:
                 raise RequestError(
                     f"there is a run of this experiment already ({run.status().get('status', 'without a status')})",
                     str(run.path),
-                    "continue it with --resume, or give another --run-dir",
+                    f"continue it with {RESUME}, or give another run directory",
                 )
         elif run.metrics_file.exists() or run.latest():
-            fix = "continue the run with --resume, or give another --run-dir"
+            fix = f"continue the run with {RESUME}, or give another run directory"
             raise RequestError("there is a run that has lost its config.yaml", str(run.path), fix)
         make_directory(run.path)
         replace_text(run.path / "manifest.json", to_json(manifest, indent=1))
@@ -78,7 +78,7 @@ class RunDirectory:
         """The run that is at ``path``. Raises RequestError if there is none."""
         run = cls(path)
         if not run.config_file.is_file():
-            fix = "give the directory of a run, as --run-dir named it"
+            fix = "give the directory that a run was trained in"
             raise RequestError("this is no run directory: it has no config.yaml", str(run.path), fix)
         return run
 
@@ -108,7 +108,9 @@ class RunDirectory:
         if config_hash(there) != config_hash(config):
             keys = "\n  ".join(f"{key}: {old} there, {new} asked for" for key, old, new in differences(there, config))
             raise RequestError(
-                f"the directory holds a run of another experiment:\n  {keys}", str(self.path), "give another --run-dir"
+                f"the directory holds a run of another experiment:\n  {keys}",
+                str(self.path),
+                "give another run directory",
             )
 
     @property
@@ -182,7 +184,7 @@ class RunDirectory:
 
     # --- status ---
 
-    def begin(self, **fields: Any) -> None:
+    def begin(self, **fields: object) -> None:
         """Record that an attempt to train begins; ``fields`` as of :meth:`set_status`. Earlier ones are counted."""
         record = self.status()
         fields["attempts"] = record.get("attempts", 0) + 1
@@ -190,7 +192,7 @@ class RunDirectory:
         fields["resumed"] = status_file.now() if "started" in record else None
         self.set_status("running", **fields)
 
-    def set_status(self, status: str, **fields: Any) -> None:
+    def set_status(self, status: str, **fields: object) -> None:
         """Record how the run stands; ``fields`` are kept until they are set anew, ``None`` removes one.
 
         ``status`` is queued, running, success, stopped:<detector>, failed or interrupted. Times are UTC in ISO 8601.
@@ -204,7 +206,7 @@ class RunDirectory:
             record["ended"] = now
         status_file.write(self.status_file, record | fields | {"status": status, "updated": now})
 
-    def annotate(self, **fields: Any) -> None:
+    def annotate(self, **fields: object) -> None:
         """Add to the record of a run that nobody trains, and leave how it stands as it is, also on a full disk."""
         replace_text(self.status_file, to_json(self.status() | fields, indent=1))
 

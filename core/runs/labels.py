@@ -26,7 +26,7 @@ def label_of(overrides: Mapping[str, Any]) -> str:
     return "__".join(parts)
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """One spelling per value; of a component the one-word spelling."""
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return str(read_spec(value))

@@ -7,10 +7,13 @@ import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..compose.combinations import components
-from ..compose.experiment import Experiment
+from ..compose.experiment import Experiment, Named
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 LIBRARIES = (
     "uncollapse", "torch", "transformers", "peft", "deepspeed", "vllm", "ray", "wandb", "safetensors", "numpy",
@@ -19,7 +22,7 @@ LIBRARIES = (
 """Distributions whose versions can change a result, or how it is read."""
 
 
-def build_manifest(experiment: Experiment, registry: Any, gpus: Iterable[str] = ()) -> dict[str, Any]:
+def build_manifest(experiment: Experiment, registry: Registry, gpus: Iterable[str] = ()) -> dict[str, Any]:
     """The manifest of a run that is about to start here; ``gpus`` are the names of its accelerators."""
     return {
         "components": {key: _origin(registry, named) for key, named in components(experiment)},
@@ -49,7 +52,7 @@ def build_manifest(experiment: Experiment, registry: Any, gpus: Iterable[str] = 
     }
 
 
-def _origin(registry: Any, named: Any) -> dict[str, str]:
+def _origin(registry: Registry, named: Named) -> dict[str, str]:
     """Which plugin a component came from, and the hash of the file that its class is in."""
     description = registry.describe(named.kind, named.name)
     return {

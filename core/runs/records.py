@@ -7,11 +7,11 @@ its last step is held against them, so that a record which was cut short is not 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import RunError
+from ..errors import RESUME, RunError
 from ..files import encode, is_number, open_plain, read_bytes, to_json
 from .checkpoints import step_of
 
@@ -30,7 +30,9 @@ def read(file: Path) -> list[Record]:
     return read_lines(file, "a record of the metrics", _record, _follows)
 
 
-def read_lines(file: Path, what: str, check: Any, follows: Any = None) -> list[Record]:
+def read_lines(
+    file: Path, what: str, check: Callable[[Any], str], follows: Callable[[int | None, int], str] | None = None
+) -> list[Record]:
     """The objects of a file with one per line; none if there is no file. Raises RunError as :func:`read` does."""
     try:
         lines = read_bytes(file).split(b"\n")
@@ -53,7 +55,7 @@ def read_lines(file: Path, what: str, check: Any, follows: Any = None) -> list[R
     return records
 
 
-def _record(record: Any) -> str:
+def _record(record: object) -> str:
     """Why this is no record of a step; empty if it is one."""
     if not isinstance(record, dict):
         return "it is no object"
@@ -138,7 +140,8 @@ def _tail(stream: IO[bytes], size: int) -> bytes:
 
 def _step(line: bytes) -> int | None:
     try:
-        return json.loads(line)["step"]
+        step: int | None = json.loads(line)["step"]
+        return step
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -154,7 +157,7 @@ def read_rollouts(file: Path) -> list[Record]:
 
 def way_out(checkpoint: Path | None, known: Mapping[str, Any]) -> str:
     """What makes damaged records whole, for a message; arguments as of :func:`outlook`."""
-    return f"continue it with `uncollapse train ... --resume`, or run its sweep again: {outlook(checkpoint, known)}"
+    return f"continue it with {RESUME}, or run its sweep again: {outlook(checkpoint, known)}"
 
 
 def outlook(checkpoint: Path | None, known: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import RESUME, RequestError
 from ..files import encode, is_number, read_bytes, replace_text, to_json
 
 STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
@@ -35,7 +35,7 @@ def read(file: Path) -> dict[str, Any]:
         RequestError: the file is damaged.
     """
     try:
-        record = json.loads(read_bytes(file).decode())
+        record: dict[str, Any] = json.loads(read_bytes(file).decode())
         wrong = _wrong(record)
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -44,12 +44,12 @@ def read(file: Path) -> dict[str, Any]:
     except ValueError:
         wrong = "it is no JSON"
     if wrong:
-        fix = "continue the run with --resume, or run its sweep again: it is written anew"
+        fix = f"continue the run with {RESUME}, or run its sweep again: it is written anew"
         raise RequestError(f"the run's status is damaged: {wrong}", str(file), fix)
     return record
 
 
-def _wrong(record: Any) -> str:
+def _wrong(record: object) -> str:
     if not isinstance(record, dict):
         return "it is no record"
     for key in KINDS.keys() & record.keys():
@@ -76,7 +76,7 @@ def _wrong(record: Any) -> str:
     return ""
 
 
-def _is_verdict(verdict: Any) -> bool:
+def _is_verdict(verdict: object) -> bool:
     if not isinstance(verdict, dict):
         return False
     return isinstance(verdict.get("reason", ""), str) and isinstance(verdict.get("evidence", {}), dict)
@@ -108,4 +108,5 @@ def seconds(record: Mapping[str, Any], now: datetime | None = None) -> float | N
         return None
     ended = record.get("ended")
     until = now if now and ended is None else datetime.fromisoformat(ended or record.get("updated", begun))
-    return record.get("earlier_s", 0.0) + max(0.0, (until - datetime.fromisoformat(begun)).total_seconds())
+    earlier_s: float = record.get("earlier_s", 0.0)
+    return earlier_s + max(0.0, (until - datetime.fromisoformat(begun)).total_seconds())

@@ -37,6 +37,6 @@ def loads(text: str, limit: int = yaml.LIMIT) -> Any:
     return {**record, "points": found} if isinstance(record, dict) else record
 
 
-def _json(point: Any) -> str:
+def _json(point: object) -> str:
     text = json.dumps(point, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(point)  # YAML takes no bare control characters

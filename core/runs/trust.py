@@ -6,9 +6,12 @@ from typing import Any
 
 from ..compose.config import Overrides, compose
 from ..compose.experiment import Experiment
-from ..errors import RequestError
+from ..errors import RequestError, in_python
 from ..registry import registry
 from .directory import RunDirectory
+
+BY_FILE = in_python("--plugin FILE.py", "registry().load_file(PATH)")
+TRUST = in_python("--trust", "registry().trusts_runs = True")
 
 
 def experiment_of(run: RunDirectory, overrides: Overrides = ()) -> Experiment:
@@ -32,5 +35,5 @@ def _refuse_untrusted(config: dict[str, Any], run: RunDirectory) -> None:
         raise RequestError(
             f"the run's configuration names plugin files, which would be executed: {', '.join(unknown)}",
             str(run.config_file),
-            "look at them; then give --trust, or each of them as --plugin FILE.py",
+            f"look at them; then give {TRUST}, or load each with {BY_FILE}",
         )

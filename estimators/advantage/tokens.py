@@ -70,7 +70,7 @@ def discounted_sums(x_N: Tensor, lengths_R: Tensor, decay: float) -> Tensor:
     if not len(x_N):
         return x_N
     lengths = lengths_R.tolist()
-    y_R_L = _reverse_scan(pad_sequence(x_N.split(lengths), batch_first=True), decay)
+    y_R_L = _reverse_scan(pad_sequence(list(torch.split(x_N, lengths)), batch_first=True), decay)
     return torch.cat([y_L[:length] for y_L, length in zip(y_R_L, lengths, strict=True)])
 
 

@@ -67,7 +67,7 @@ class Gns(Estimator):
     def measure(self, terms: Terms) -> Result:
         sq_R, sizes_R = terms["grad_sq_R"], terms["grad_sizes_R"].double()
         n = len(sq_R)
-        enough(len(sizes_R.unique()), 2)
+        enough(len(torch.unique(sizes_R)), 2)
         design_R_2 = torch.stack([torch.ones_like(sizes_R), 1 / sizes_R], 1)
         norm_sq, trace = torch.linalg.lstsq(design_R_2, sq_R[:, None]).solution.flatten().tolist()
         if norm_sq <= 0 or trace <= 0:

@@ -89,7 +89,7 @@ class UstatTwoTermFit(_OfRepeats):
 def _variances(x_K: Tensor, sizes_K: Tensor) -> list[tuple[float, float, float]]:
     """(size, variance, degrees of freedom) of each size above 1 that was repeated."""
     found = []
-    for size in sizes_K.unique().tolist():
+    for size in torch.unique(sizes_K).tolist():
         x = x_K[sizes_K == size]
         if size > 1 and len(x) > 1:
             found.append((float(size), float(x.var()), float(len(x) - 1)))

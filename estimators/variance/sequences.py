@@ -160,7 +160,7 @@ class JvpShardSe(_OfSequences):
 
     def measure(self, terms: Terms) -> Result:
         if terms.prompt is not None and _torn(terms):
-            raise Degenerate("undefined", "a prompt is in more than one shard", len(terms["shard"].unique()))
+            raise Degenerate("undefined", "a prompt is in more than one shard", len(torch.unique(terms["shard"])))
         statistic = self.statistic(terms)
         influence_S = statistic.influence_C()
         return Result(statistic.value, delta_variance(influence_S), len(influence_S))
@@ -169,7 +169,7 @@ class JvpShardSe(_OfSequences):
 def _torn(terms: Terms) -> bool:
     """Whether a prompt has sequences in more than one shard."""
     pairs = torch.stack([terms["prompt"], terms["shard"]])
-    return len(pairs.unique(dim=1)[0]) > len(terms["prompt"].unique())
+    return len(torch.unique(pairs, dim=1)[0]) > len(torch.unique(terms["prompt"]))
 
 
 # --- the truth ------------------------------------------------------------------------------------------------------

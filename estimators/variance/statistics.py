@@ -37,7 +37,7 @@ class Statistic:
         """
         spread(self.features_C_F)
         gradient_F = torch.func.grad(self.function)(self.features_C_F.sum(0))
-        influence_C = self.features_C_F @ gradient_F
+        influence_C: Tensor = self.features_C_F @ gradient_F
         rounding_C = 8 * torch.finfo(torch.float64).eps * (self.features_C_F.abs() @ gradient_F.abs())
         if bool((influence_C.abs() <= rounding_C).all()):
             raise Degenerate("zero_variance", "no unit has any influence", len(influence_C))

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from ...core.errors import MissingExtraError, RequestError
+from ...core.errors import MissingExtraError, RequestError, in_python
 from .job import Job
 from .queue import run_queue
 from .remote import KILLED, run_here, with_whole_path
@@ -121,13 +121,21 @@ class Ray:
         where = "; ".join(map(_text, resources)) or "no nodes"
         if self.cpus_per_job > most_cpus:
             what = f"a job asks for {self.cpus_per_job} CPUs, and no node of the Ray cluster has more than {most_cpus}"
-            raise RequestError(what, where, f"ask for at most {most_cpus}: --ray-num-cpus {most_cpus}")
+            raise RequestError(
+                what, where, f"ask for at most {in_python(f'--ray-num-cpus {most_cpus}', f'cpus_per_job={most_cpus}')}"
+            )
         if gpus > most_gpus:
             what = f"a job asks for {gpus} GPUs, and no node of the Ray cluster has more than {most_gpus}"
-            raise RequestError(what, where, f"--gpus-per-exp {max(1, most_gpus)}")
+            raise RequestError(
+                what, where, in_python(f"--gpus-per-exp {max(1, most_gpus)}", f"gpus_per_job={max(1, most_gpus)}")
+            )
         if not any(self._fitting(each, gpus) for each in resources):
             what = f"no node of the Ray cluster has {gpus} GPUs and {self.cpus_per_job} CPUs"
-            raise RequestError(what, where, "ask for fewer: --gpus-per-exp, --ray-num-cpus")
+            raise RequestError(
+                what,
+                where,
+                f"ask for fewer: {in_python('--gpus-per-exp, --ray-num-cpus', 'gpus_per_job, cpus_per_job')}",
+            )
         return gpus
 
     def _fitting(self, resources: dict[str, float], gpus: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import attrs
 
-from ...core.errors import RequestError
+from ...core.errors import RequestError, in_python
 
 MOST = 100_000
 """Slots, GPUs or cores that one may ask for."""
@@ -154,7 +154,7 @@ def _check_ids(ids: list[str]) -> None:
         raise RequestError(
             "this machine has no GPU",
             f"GPUs: {','.join(ids)}",
-            "leave --gpus out to train on the CPU, or mend the driver: uncollapse doctor",
+            f"leave {in_python('--gpus', 'gpus')} out to train on the CPU, or mend the driver: uncollapse doctor",
         )
     installed = _installed_gpus()
     if not installed:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import attrs
 
-from ...core.compose.experiment import Named, Reward, Rollout, component, components, number, section
+from ...core.compose.experiment import Named, Reward, Rollout
+from ...core.compose.fields import component, components, number, section
 from .log_settings import DetailedLogging
 
 EntropyUnit = Literal["per_sequence", "per_token_ratio", "per_seq_token_mean"]

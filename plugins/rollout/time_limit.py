@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ...core.errors import RunError
+from ...core.errors import RESUME, RunError
 from .kernel_timer import KernelTimer
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class TimeLimit:
         return RunError(
             f"the environment {self.environment} took more than {self.seconds:g} s for {what}",
             f"the group of seed {self.seed}, member {self.member}",
-            "mend the environment, or raise rollout.step_timeout (null: no limit), and continue with --resume",
+            f"mend the environment, or raise rollout.step_timeout (null: no limit), and continue with {RESUME}",
         )
 
 

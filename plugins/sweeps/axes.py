@@ -14,6 +14,7 @@ from ...core.compose.experiment import keys
 from ...core.compose.problems import show
 from ...core.compose.spec import SpecError, parse_value, split_list
 from ...core.errors import RequestError, nearest
+from ...core.registry import Registry
 from ...core.runs.labels import label_of, text_of
 from .decided import decided
 
@@ -73,7 +74,7 @@ def _range(name: str, item: Any) -> Sequence[Any]:
     return range(first, last + 1)
 
 
-def choices(registry: Any, name: str, values: Any) -> list[Choice]:
+def choices(registry: Registry, name: str, values: Any) -> list[Choice]:
     """What each value of an axis stands for. Raises RequestError if it cannot be read."""
     items = axis_values(name, values)
     names = [part.strip() for part in name.split(",")]

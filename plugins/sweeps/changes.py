@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ...core.errors import RequestError
+from ...core.errors import RequestError, in_python
 from ...core.registry import registry
 from .axes import axis_values, choices
 from .decided import decided, lost, touched
@@ -79,9 +79,12 @@ def _owned(sweep: Sweep, key: str, how: str, asked: str) -> RequestError:
     """``key`` belongs to the cases or to an axis, and ``asked`` would change it."""
     option = next((option for owned, option in sweep.options.items() if touched([key], owned)), "")
     if option:
-        fix = f"use {option}"
+        name = option.strip("-").replace("-", "_")
+        fix = f"use {in_python(option, f'load_sweep(..., {name}=...)')}"
     elif how.startswith("on the axis"):
-        fix = f"give the axis other values: --axis '{how.removeprefix('on the axis ')}=...'"
+        axis = how.removeprefix("on the axis ")
+        option, python = f"--axis '{axis}=...'", f"axes={{{axis!r}: [...]}}"
+        fix = f"give the axis other values: {in_python(option, python)}"
     else:
         fix = "use another sweep, custom, or a file of your own"
     where = "" if key == asked else f"what is asked for: {asked}"

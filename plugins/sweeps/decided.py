@@ -16,9 +16,10 @@ from ...core.compose.config import nest
 from ...core.compose.converter import component_mapping
 from ...core.compose.experiment import Experiment, section_of
 from ...core.compose.problems import Invalid
+from ...core.registry import Registry
 
 
-def decided(registry: Any, overrides: Mapping[str, Any]) -> frozenset[str]:
+def decided(registry: Registry, overrides: Mapping[str, Any]) -> frozenset[str]:
     """The dotted keys that ``overrides`` (dotted key -> plain data) decide; keys that nobody knows are among them."""
     return frozenset(key for nested in nest(overrides.items()) for key in _of_section(registry, Experiment, nested, ""))
 
@@ -40,7 +41,7 @@ def _upwards(key: str) -> Iterator[str]:
     return (".".join(parts[:length]) for length in range(len(parts), 0, -1))
 
 
-def _of_section(registry: Any, cls: type, data: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _of_section(registry: Registry, cls: type, data: Mapping[str, Any], prefix: str) -> Iterator[str]:
     fields, hints = {field.alias: field for field in attrs.fields(cls)}, typing.get_type_hints(cls)
     for name, value in data.items():
         key = f"{prefix}{name}"
@@ -56,7 +57,7 @@ def _of_section(registry: Any, cls: type, data: Mapping[str, Any], prefix: str) 
             yield from (f"{key}.{below}" for below in value)
 
 
-def _of_component(registry: Any, kind: str, many: bool, key: str, value: Any) -> Iterator[str]:
+def _of_component(registry: Registry, kind: str, many: bool, key: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping) and (many or "name" not in value):
         for name, below in value.items():
             parameters = below if many and isinstance(below, Mapping) else [""]

@@ -24,6 +24,7 @@ from ...core.compose.problems import ABSENT, CompositionError, Invalid, Problem,
 from ...core.compose.spec import format_value
 from ...core.compose.variations import Variations
 from ...core.errors import RequestError, nearest
+from ...core.registry import Registry
 from ...core.runs.labels import CASE, LABEL_LENGTH, safe, text_of
 from .axes import MOST, Choice, axis_values, choices, parse_axis
 from .decided import decided, lost
@@ -64,7 +65,7 @@ def expand(
     source: Source,
     axes: Mapping[str, Any],
     exclude: Iterable[Overrides] = (),
-    registry: Any = None,
+    registry: Registry | None = None,
     cases: Sequence[Case] = (),
 ) -> list[Point]:
     """Every point of a sweep over the experiment ``source``, composed and checked.
@@ -122,7 +123,7 @@ class _Setting:
 
 
 def _settings(
-    registry: Any, axes: Mapping[str, Any], exclude: Iterable[Overrides], cases: Sequence[Case]
+    registry: Registry, axes: Mapping[str, Any], exclude: Iterable[Overrides], cases: Sequence[Case]
 ) -> list[_Setting]:
     """All combinations of cases and values that are not excluded."""
     read = [choices(registry, name, values) for name, values in axes.items()]
@@ -143,7 +144,7 @@ def _settings(
     return crossed
 
 
-def _refuse_conflicts(registry: Any, cases: Sequence[Case], axes: Sequence[Sequence[Choice]]) -> None:
+def _refuse_conflicts(registry: Registry, cases: Sequence[Case], axes: Sequence[Sequence[Choice]]) -> None:
     """No axis may take back what a case or another axis sets, or a name would tell of what is not there."""
     before: list[tuple[str, frozenset[str]]] = [("a case", decided(registry, case.overrides)) for case in cases]
     for axis in axes:
@@ -178,11 +179,11 @@ def _agrees(place: Overrides, exclusion: Overrides) -> bool:
     return all(key in place and _same(place[key], value) for key, value in exclusion.items())
 
 
-def _canonical_all(registry: Any, overrides: Overrides) -> dict[str, Any]:
+def _canonical_all(registry: Registry, overrides: Overrides) -> dict[str, Any]:
     return {key: _canonical(registry, key, value) for key, value in overrides.items()}
 
 
-def _canonical(registry: Any, key: str, value: Any) -> Any:
+def _canonical(registry: Registry, key: str, value: Any) -> Any:
     """A component as a mapping with its parameters by name; anything else as it is."""
     metadata = field.metadata if (field := keys().get(key)) is not None else {}
     if value is None or "kind" not in metadata or metadata.get("many"):

@@ -13,7 +13,7 @@ import attrs
 from ...core.compose.config import to_dict
 from ...core.compose.experiment import Experiment
 from ...core.compose.identity import config_hash
-from ...core.errors import RequestError, UncollapseError
+from ...core.errors import RequestError, UncollapseError, in_python
 from ...core.files import make_directory, replace_text, to_json
 from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest
@@ -27,6 +27,7 @@ Say = Callable[[str], None]
 
 WAIT_S = 10.0
 """For a process that is dying, of a sweep that was killed just now."""
+STALE = in_python("--stale keep takes them as they are", "SweepOptions(stale=...)")
 SHOWN = 10
 """Runs that a message names; of more it says how many."""
 
@@ -97,7 +98,7 @@ def refuse_stale(points: Iterable[Prepared], skip: Collection[str]) -> None:
     raise RequestError(
         f"{len(found)} of the runs that are there were made with other sources than those of now",
         "\n         ".join(shown),
-        "--stale rerun moves them aside and trains them anew, --stale keep takes them as they are",
+        f"--stale rerun moves them aside and trains them anew, {STALE}",
     )
 
 

@@ -15,7 +15,7 @@ import attrs
 from rich.console import Console
 
 from ...core.compose.identity import config_hash
-from ...core.errors import RequestError, UncollapseError
+from ...core.errors import RequestError, UncollapseError, in_python
 from ...core.files import clear_ways, make_directory, replace_text
 from ...core.locks import take
 from ...core.runs.sweep_record import dumps, loads
@@ -29,6 +29,7 @@ from .aside import matches, move_aside
 from .prepare import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 
 INTERRUPTED = 130
+OTHER_ROOT = in_python("--output-root", "root=...")
 MOMENT_S = 1.0
 """Others hold a run for a moment to see whether somebody trains it."""
 WRONG_REQUEST = 2
@@ -261,7 +262,7 @@ def _locked(home: Path) -> Iterator[None]:
         if not taken:
             lock.seek(0)
             who = lock.read().decode(errors="replace").strip() or "another process"
-            raise RequestError(f"{who} runs this sweep", str(home), "wait for it, or give another --output-root")
+            raise RequestError(f"{who} runs this sweep", str(home), f"wait for it, or give another {OTHER_ROOT}")
         lock.truncate(0)
         lock.write(f"process {os.getpid()}".encode())
         lock.flush()

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from ...core.components import Launcher
 from ...core.compose.combinations import check_ranks
 from ...core.compose.config import Source, compose, to_dict
 from ...core.compose.converter import make_converter, plain, structure_component
@@ -128,9 +129,9 @@ class Sweep:
     def run(
         self,
         root: str | Path | None = None,
-        launcher: Any = "local",
+        launcher: Launcher | str | Mapping[str, Any] = "local",
         options: Options | None = None,
-        **resources: Any,
+        **resources: object,
     ) -> Result:
         """Run what has not finished yet, resuming what has begun; returns how every point ended.
 
@@ -184,19 +185,20 @@ class Sweep:
         )
 
 
-def make_launcher(launcher: Any, **resources: Any) -> Any:
+def make_launcher(launcher: Launcher | str | Mapping[str, Any], **resources: object) -> Launcher:
     """A launcher from its spelling, with further parameters; one that is made already is left as it is.
 
     Raises RequestError if there is none of the name, it has no such parameter, or a value makes no sense.
     """
-    if hasattr(launcher, "run"):
+    if not isinstance(launcher, str | Mapping) and hasattr(launcher, "run"):
         return launcher
     spec = read_spec(launcher)
     try:
-        return registry().create("launcher", spec.name, *spec.args, **{**resources, **spec.params})
+        made: Launcher = registry().create("launcher", spec.name, *spec.args, **{**resources, **spec.params})
     except (TypeError, ValueError) as error:
         fix = f"uncollapse show launcher {spec.name}"
         raise RequestError(f"the launcher {spec} cannot be made: {error}", fix=fix) from error
+    return made
 
 
 LARGEST = 2**18

@@ -14,6 +14,7 @@ import attrs
 from ...core.components import Rollouts
 from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
+from ...core.errors import RESUME
 from ...core.runs.directory import RunDirectory
 from ...core.runs.repair import rewind
 from ..rollout.rows import transcript
@@ -50,7 +51,7 @@ class Session:
         ranks: Ranks,
         run: RunDirectory | None,
         path: Path,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[object] = (),
     ) -> None:
         self.experiment, self.ranks, self.directory, self.path = experiment, ranks, run, path
         self.callbacks = callbacks
@@ -258,7 +259,7 @@ class Session:
             with suppress(OSError):  # the status is what counts, and the disk may be full
                 run.log("".join(traceback.format_exception(self.error)))
         if self.status == "interrupted":
-            self._say("interrupted: the same command with --resume goes on from the last checkpoint")
+            self._say(f"interrupted: the same command with {RESUME} goes on from the last checkpoint")
         self._call("run_finished", status=self.status, metrics=self.metrics)
         if self.listeners is not None:
             self.listeners.sum_up()

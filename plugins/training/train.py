@@ -6,14 +6,13 @@ import errno
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ...core.compose.config import compose, to_dict
+from ...core.compose.config import Source, compose, to_dict
 from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
-from ...core.errors import RunError, UncollapseError
+from ...core.errors import RESUME, RunError, UncollapseError
 from ...core.files import make_directory, require_place
 from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest
@@ -34,7 +33,9 @@ WAIT_S = 30.0
 """How long to wait for a process that still holds the run directory."""
 
 
-def train(experiment: Any, run_dir: str | Path, resume: bool = False, *, callbacks: Sequence[Any] = ()) -> Outcome:
+def train(
+    experiment: Source, run_dir: str | Path, resume: bool = False, *, callbacks: Sequence[object] = ()
+) -> Outcome:
     """Train an experiment (composed, or anything that :func:`compose` takes) in ``run_dir``.
 
     Start it on every rank alike (under a launcher that sets RANK and WORLD_SIZE); rank 0 writes the run directory.
@@ -128,7 +129,7 @@ def _explained(error: BaseException, session: Session) -> BaseException:
             torch.cuda.empty_cache()
         return out_of_memory(session.loop.stage if session.loop else "start", session.where)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        fix = "free some space and continue with --resume; earlier checkpoints are intact"
+        fix = f"free some space and continue with {RESUME}; earlier checkpoints are intact"
         return RunError(f"the disk is full: {error}", session.where, fix)
     if isinstance(error, OSError) and error.filename is not None:  # of the work, not of the request
         return RunError(f"{error.strerror}: {error.filename}", session.where)

@@ -60,7 +60,7 @@ def test_a_runs_plugin_files_are_not_executed_unasked(run, words):
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2, result.output
     assert f"which would be executed: {run.parent / 'theirs.py'}" in result.stderr
-    assert "--trust" in result.stderr
+    assert "give --trust (registry().trusts_runs = True in Python), or load each with --plugin FILE.py" in result.stderr
     assert not (run.parent / "executed").exists()
 
 

@@ -93,7 +93,7 @@ def test_allowing_what_is_not_installed_is_an_error(site, monkeypatch):
     assert str(caught.value) == (
         "plugin 'harmonix' is not installed\n"
         "  where: UNCOLLAPSE_PLUGINS\n"
-        "  fix:   did you mean 'harmonic'? (a plugin file is loaded with --plugin FILE.py)"
+        "  fix:   did you mean 'harmonic'? (a plugin file is loaded with --plugin FILE.py, in Python with load_file)"
     )
 
 

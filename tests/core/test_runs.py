@@ -53,7 +53,7 @@ def test_queued_run_may_be_created_again_and_another_may_not(run):
     before = {path: path.read_bytes() for path in run.path.iterdir()}
     with pytest.raises(RequestError, match=r"there is a run of this experiment already \(running\)") as caught:
         RunDirectory.create(run.path, CONFIG, {})
-    assert "--resume" in str(caught.value)
+    assert caught.value.fix == "continue it with --resume (resume=True in Python), or give another run directory"
     other = CONFIG | {"kl": CONFIG["kl"] | {"coef": 0.5}, "environment": "bandit", "trackers": []}
     with pytest.raises(RequestError, match="holds a run of another experiment") as caught:
         RunDirectory.create(run.path, other, {})

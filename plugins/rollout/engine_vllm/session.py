@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ....core.components import Completion, Sampling
-from ....core.errors import RunError, UncollapseError
+from ....core.errors import RESUME, RunError, UncollapseError
 from ..fingerprint import fingerprint, mismatches
 from .transfer import buckets, packed, write_adapter
 
@@ -218,7 +218,7 @@ def died() -> RunError:
     return RunError(
         "the vLLM engine's process has died",
         KEY,
-        "its last words stand above; continue from the last checkpoint with --resume",
+        f"its last words stand above; continue from the last checkpoint with {RESUME}",
     )
 
 

@@ -95,9 +95,9 @@ def require(request: Request, memory: int, certain: bool = False) -> None:
     if need <= there:
         return
     settings = suggestions(request, memory)
-    fix = (
-        "\n         ".join(settings) if settings else "a GPU with more memory, or a smaller model: no setting suffices"
-    )
+    python = "(each KEY=VALUE is an override of compose() in Python)"
+    none = ["a GPU with more memory, or a smaller model: no setting suffices"]
+    fix = "\n         ".join([*settings, python] if settings else none)
     raise RequestError(
         f"the experiment needs {'at least ' if certain else ''}{need / GIB:.1f} GiB per GPU and "
         f"{there / GIB:.1f} GiB are there",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....core.errors import RunError
+from ....core.errors import RESUME, RunError
 
 LOWER = {
     "sync": "rollout.engine: gpu_memory_utilization",
@@ -24,5 +24,5 @@ def out_of_memory(stage: str, where: str) -> RunError:
     return RunError(
         f"the GPU is out of memory (stage {stage})",
         where,
-        f"lower {what}; `uncollapse doctor -e` says what fits; continue with --resume",
+        f"lower {what}; `uncollapse doctor -e` says what fits; continue with {RESUME}",
     )

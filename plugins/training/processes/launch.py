@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ....core.compose.combinations import check_ranks
 from ....core.console.exit_codes import ending
 from ....core.console.streams import say
-from ....core.errors import RequestError
+from ....core.errors import RESUME, RequestError
 from ....core.runs.directory import RunDirectory
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .place import read_place
@@ -61,7 +61,7 @@ def _record_failure(run_dir: Path, code: int) -> None:
     else:
         reason = f"one of the run's processes {ending(code)}" + ("" if killed else "; its error is in the output")
     if killed:  # the others have said why themselves
-        fix = "continue from the last checkpoint with --resume"
+        fix = f"continue from the last checkpoint with {RESUME}"
         say(f"error: {reason}\n  where: {run_dir}\n  fix:   {fix}")
     with suppress(RequestError, OSError):  # there was no run yet
         run = RunDirectory.open(run_dir)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ....core.errors import RequestError, RunError
+from ....core.errors import RESUME, RequestError, RunError
 from ....core.runs.checkpoints import reading
 from ....core.runs.directory import RunDirectory
 from ..networks import shared_critic
@@ -112,7 +112,7 @@ def load_checkpoint(loop: Loop, directory: Path) -> FinishedStep:
         return FinishedStep.load(directory)
     except (KeyError, TypeError, ValueError, AttributeError, OSError, UnpicklingError) as error:
         reason = f"the checkpoint cannot be loaded: {type(error).__name__}: {error}"
-        fix = "move it away and continue with --resume from the one before"
+        fix = f"move it away and continue with {RESUME} from the one before"
         raise RunError(reason, str(directory), fix) from error
 
 
@@ -136,7 +136,7 @@ def _check_space(path: Path, gathered: Iterable[Any]) -> None:
         raise RunError(
             f"the disk is full: a checkpoint needs {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free",
             str(path),
-            "free some space and continue with --resume; earlier checkpoints are intact",
+            f"free some space and continue with {RESUME}; earlier checkpoints are intact",
         )
 
 

@@ -51,13 +51,13 @@ def _export(
 ) -> Path:
     settings = experiment.model
     if adapter and settings.lora is None:
-        raise RequestError("the run has no adapter: it trained the whole model", str(run.path), "leave --adapter out")
+        raise RequestError("the run has no adapter: it trained the whole model", str(run.path), "leave adapter out")
     to = to or run.path / "export" / (f"{checkpoint.name}-adapter" if adapter else checkpoint.name)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise RequestError("the directory to export to is there already", str(to), "give another one with --to")
+        raise RequestError("the directory to export to is there already", str(to), "give another one")
     if run.checkpoint_directory.resolve() in (to.resolve(), *to.resolve().parents):
         reason = "the checkpoints of a run come and go: what is exported among them would go with them"
-        raise RequestError(reason, str(to), "give a place outside with --to")
+        raise RequestError(reason, str(to), "give a place outside")
     kind = getattr(torch, dtype or settings.dtype)
     master = load_optimizer(checkpoint)["master"]
     tokenizer = load_tokenizer(checkpoint / "model")
@@ -66,7 +66,7 @@ def _export(
         to.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
     except OSError as error:
-        raise RequestError(f"cannot write there: {error.strerror}", str(to), "give another place with --to") from error
+        raise RequestError(f"cannot write there: {error.strerror}", str(to), "give another place") from error
     partial.chmod(0o755)
     try:
         if adapter:

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from ....core.errors import RESUME
 from ....core.runs.directory import RunDirectory
 from ..processes.ranks import Ranks
 from ..step.finished_step import FinishedStep
@@ -52,4 +53,4 @@ class WholeState:
         if ranks.broadcast(run is not None and self.step in run.saved_steps()):
             return
         if save_checkpoint(loop, run, self.finished, self.state):
-            say(f"the checkpoint of step {self.step} is written: --resume goes on from there")
+            say(f"the checkpoint of step {self.step} is written: {RESUME} goes on from there")

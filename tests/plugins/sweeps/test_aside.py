@@ -147,8 +147,13 @@ def test_a_run_of_another_source_is_neither_skipped_nor_run_without_being_asked(
     assert ran(made, root) == []
     change()
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    with pytest.raises(RequestError, match=r"(?s)1 of the runs.*filter.select: mine.*--stale rerun.*--stale keep"):
+    with pytest.raises(RequestError, match="1 of the runs") as refused:
         ran(made, root)
+    assert "filter.select: mine" in refused.value.where
+    assert refused.value.fix == (
+        "--stale rerun moves them aside and trains them anew, "
+        "--stale keep takes them as they are (SweepOptions(stale=...) in Python)"
+    )
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     assert ran(made, root, stale="keep") == []
     assert "kept, with other sources than those of now (filter.select: mine" in capsys.readouterr().out

@@ -130,8 +130,9 @@ def test_a_report_finds_the_place_of_each_point_on_joint_axes(tmp_path):
 def test_two_processes_do_not_run_one_sweep(tmp_path):
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RequestError, match="another process"):
+        with pytest.raises(RequestError, match="another process") as refused:
             sweep().run(tmp_path, Launcher())
+    assert refused.value.fix == "wait for it, or give another --output-root (root=... in Python)"
     assert not (tmp_path / "sweep.yaml").exists()
 
 

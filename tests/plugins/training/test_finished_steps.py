@@ -163,7 +163,7 @@ def test_an_interruption_in_the_middle_of_a_step_keeps_those_before(experiment, 
         outcome = uncollapse.train(experiment, tmp_path / "run")
     assert (outcome.status, outcome.exit_code) == ("interrupted", 130)
     assert RunDirectory.open(outcome.path).latest().name == "step_1"
-    assert "the same command with --resume goes on" in capsys.readouterr().err
+    assert "the same command with --resume (resume=True in Python) goes on" in capsys.readouterr().err
     uncollapse.train(experiment, outcome.path, resume=True)
     assert content(outcome.path) == whole
 

@@ -53,6 +53,7 @@ def test_the_first_suggestion_is_the_cheapest(base):
     )
     assert refused.value.where.startswith("policy backward on 1 GPU: activations ")
     assert refused.value.fix.startswith(found[0])
+    assert refused.value.fix.endswith("(each KEY=VALUE is an override of compose() in Python)")
 
 
 @pytest.mark.parametrize("gib", [40, 20, 12, 10, 8, 6, 4, 3, 2])

@@ -1,0 +1,186 @@
+"""The public interface: what plugins and programs may rely on; whatever is not listed here may change at any time.
+
+Importing this module imports no torch and reads no plugin. The contracts are here at once, and everything else is
+imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .core.components import (
+    NEEDS,
+    AdvantageEstimator,
+    Advantages,
+    CollapseDetector,
+    CollapseSession,
+    Completion,
+    CreditInputs,
+    Dialect,
+    Env,
+    Environment,
+    GroupMetric,
+    KlController,
+    KlControllerSession,
+    KlVariant,
+    Launcher,
+    LossInputs,
+    LossOutput,
+    ModelBuilder,
+    PolicyLoss,
+    RolloutEngine,
+    RolloutEngineSession,
+    RolloutFilter,
+    Rollouts,
+    SamplerCorrection,
+    Sampling,
+    Scores,
+    Step,
+    TokenHead,
+    TokenScores,
+    Tracker,
+    TrainBackend,
+    TrainEngine,
+    VarianceEstimator,
+    Verdict,
+    Wanted,
+)
+from .core.errors import MissingExtraError, RequestError, RunError, UncollapseError
+
+if TYPE_CHECKING:
+    from .core.compose.config import compose, problems, to_dict
+    from .core.compose.experiment import Experiment, Named
+    from .core.compose.problems import CompositionError, Problem
+    from .core.describe import Description
+    from .core.hookspecs import Register, hookimpl
+    from .core.plugins import Plugin, PluginLoadError, SignatureError, UnknownHookError
+    from .core.registry import DuplicateNameError, Entry, Registry, UnknownNameError, registry
+    from .core.runs.directory import RunDirectory
+    from .plugins.launch.job import Job
+    from .plugins.sweeps.layout import Layout
+    from .plugins.sweeps.points import Case
+    from .plugins.sweeps.run import Options as SweepOptions
+    from .plugins.sweeps.run import Result as SweepResult
+    from .plugins.sweeps.sweep import Sweep
+    from .plugins.sweeps.sweep import load as load_sweep
+    from .plugins.training.session import Outcome
+    from .plugins.training.train import train
+
+__all__ = [
+    "NEEDS",
+    "AdvantageEstimator",
+    "Advantages",
+    "Case",
+    "CollapseDetector",
+    "CollapseSession",
+    "Completion",
+    "CompositionError",
+    "CreditInputs",
+    "Description",
+    "Dialect",
+    "DuplicateNameError",
+    "Entry",
+    "Env",
+    "Environment",
+    "Experiment",
+    "GroupMetric",
+    "Job",
+    "KlController",
+    "KlControllerSession",
+    "KlVariant",
+    "Launcher",
+    "Layout",
+    "LossInputs",
+    "LossOutput",
+    "MissingExtraError",
+    "ModelBuilder",
+    "Named",
+    "Outcome",
+    "Plugin",
+    "PluginLoadError",
+    "PolicyLoss",
+    "Problem",
+    "Register",
+    "Registry",
+    "RequestError",
+    "RolloutEngine",
+    "RolloutEngineSession",
+    "RolloutFilter",
+    "Rollouts",
+    "RunDirectory",
+    "RunError",
+    "SamplerCorrection",
+    "Sampling",
+    "Scores",
+    "SignatureError",
+    "Step",
+    "Sweep",
+    "SweepOptions",
+    "SweepResult",
+    "TokenHead",
+    "TokenScores",
+    "Tracker",
+    "TrainBackend",
+    "TrainEngine",
+    "UncollapseError",
+    "UnknownHookError",
+    "UnknownNameError",
+    "VarianceEstimator",
+    "Verdict",
+    "Wanted",
+    "compose",
+    "hookimpl",
+    "load_sweep",
+    "problems",
+    "registry",
+    "to_dict",
+    "train",
+]
+
+HOMES = {
+    "Case": ".plugins.sweeps.points:Case",
+    "CompositionError": ".core.compose.problems:CompositionError",
+    "Description": ".core.describe:Description",
+    "DuplicateNameError": ".core.registry:DuplicateNameError",
+    "Entry": ".core.registry:Entry",
+    "Experiment": ".core.compose.experiment:Experiment",
+    "Job": ".plugins.launch.job:Job",
+    "Layout": ".plugins.sweeps.layout:Layout",
+    "Named": ".core.compose.experiment:Named",
+    "Outcome": ".plugins.training.session:Outcome",
+    "Plugin": ".core.plugins:Plugin",
+    "PluginLoadError": ".core.plugins:PluginLoadError",
+    "Problem": ".core.compose.problems:Problem",
+    "Register": ".core.hookspecs:Register",
+    "Registry": ".core.registry:Registry",
+    "RunDirectory": ".core.runs.directory:RunDirectory",
+    "SignatureError": ".core.plugins:SignatureError",
+    "Sweep": ".plugins.sweeps.sweep:Sweep",
+    "SweepOptions": ".plugins.sweeps.run:Options",
+    "SweepResult": ".plugins.sweeps.run:Result",
+    "UnknownHookError": ".core.plugins:UnknownHookError",
+    "UnknownNameError": ".core.registry:UnknownNameError",
+    "compose": ".core.compose.config:compose",
+    "hookimpl": ".core.hookspecs:hookimpl",
+    "load_sweep": ".plugins.sweeps.sweep:load",
+    "problems": ".core.compose.config:problems",
+    "registry": ".core.registry:registry",
+    "to_dict": ".core.compose.config:to_dict",
+    "train": ".plugins.training.train:train",
+}
+"""Public name -> where it is, of those that are imported when they are used; ``uncollapse`` itself has some of them."""
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name not in HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, attribute = HOMES[name].partition(":")
+        value = globals()[name] = getattr(import_module(module, __package__), attribute)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

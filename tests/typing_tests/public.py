@@ -1,0 +1,226 @@
+"""What a type checker knows of the public interface: ``test_public_types.py`` checks this file, and nothing runs it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, assert_type
+
+import attrs
+import torch
+import uncollapse
+from torch import Tensor
+from uncollapse.api import (
+    AdvantageEstimator,
+    Advantages,
+    CompositionError,
+    CreditInputs,
+    Description,
+    Entry,
+    Env,
+    Environment,
+    Experiment,
+    GroupMetric,
+    KlVariant,
+    LossInputs,
+    LossOutput,
+    Named,
+    Outcome,
+    PolicyLoss,
+    Problem,
+    Register,
+    Registry,
+    RequestError,
+    RolloutFilter,
+    Rollouts,
+    RunDirectory,
+    RunError,
+    SamplerCorrection,
+    Step,
+    Sweep,
+    SweepOptions,
+    SweepResult,
+    Tracker,
+    UncollapseError,
+    compose,
+    hookimpl,
+    load_sweep,
+    problems,
+    registry,
+    to_dict,
+    train,
+)
+
+# --- composing, training, sweeping ----------------------------------------------------------------------------------
+
+experiment = compose("tiny-sokoban", ["kl.coef=0.01"])
+assert_type(experiment, Experiment)
+assert_type(experiment.kl.coef, float)
+assert_type(experiment.rollout.groups, int)
+assert_type(experiment.filter.select, Named)
+assert_type(compose({"extends": "tiny-sokoban"}, {"kl.coef": 0.01}, registry()), Experiment)
+assert_type(problems(Path("mine.yaml")), list[Problem])
+assert_type(to_dict(experiment), dict[str, Any])
+
+outcome = train(experiment, "runs/mine")
+assert_type(outcome, Outcome)
+assert_type(train("tiny-sokoban", Path("runs/mine"), resume=True, callbacks=[object()]), Outcome)
+assert_type(outcome.status, str)
+assert_type(outcome.metrics, dict[str, float])
+assert_type(outcome.exit_code, int)
+
+sweep = Sweep("tiny-sokoban", axes={"seed": [0, 1]}, root="runs/mine")
+assert_type(sweep.root, Path | None)
+assert_type(load_sweep("demo"), Sweep)
+result = sweep.run(launcher="local(slots=2)", options=SweepOptions(stale="keep", retries=1))
+assert_type(result, SweepResult)
+assert_type(result.statuses, Mapping[str, str])
+
+run = RunDirectory.open("runs/mine")
+assert_type(run, RunDirectory)
+assert_type(RunDirectory("runs/mine").path, Path)
+assert_type(run.metrics(), list[dict[str, Any]])
+assert_type(run.latest(), Path | None)
+assert_type(uncollapse.RunDirectory.open("runs/mine"), RunDirectory)
+assert_type(uncollapse.compose("tiny-sokoban"), Experiment)
+assert_type(uncollapse.__version__, str)
+
+# --- the registry and plugins ---------------------------------------------------------------------------------------
+
+assert_type(registry(), Registry)
+assert_type(registry().names("kl"), list[str])
+assert_type(registry().entry("kl", "mse"), Entry)
+assert_type(registry().describe("kl", "mse"), Description)
+
+
+@attrs.frozen
+class AboveMean:
+    """Keeps the groups that score above the mean."""
+
+    def select(self, scores_P: Tensor) -> Tensor:
+        return scores_P > scores_P.mean()
+
+
+@attrs.frozen
+class MeanReward:
+    """Scores a group by its mean reward."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def score(self, rollouts: Rollouts) -> Tensor:
+        assert_type(rollouts.entropies, Tensor | None)
+        return rollouts.raw_rewards_E
+
+
+@attrs.frozen
+class Squared:
+    """Estimates KL by half of the squared log-ratio."""
+
+    value_bias: ClassVar[str] = "biased"
+    gradient_bias: ClassVar[str] = "biased"
+
+    def __call__(self, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+        return (logprobs - ref_logprobs).square() / 2
+
+
+@attrs.frozen
+class Plain:
+    """Gives each token the reward of its row."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def compute(self, batch: CreditInputs) -> Advantages:
+        assert_type(batch.values, Tensor | None)
+        credit_B_T = batch.rewards.sum(1, keepdim=True) * batch.mask
+        return Advantages(credit_B_T, credit_B_T)
+
+
+@attrs.frozen
+class Reinforce:
+    """Weights log-probs by advantages."""
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        assert_type(inputs.prepared, Mapping[str, Tensor])
+        return LossOutput(-inputs.logprobs * inputs.advantages * inputs.mask, {})
+
+
+@attrs.frozen
+class Even:
+    """Corrects nothing."""
+
+    def correction(
+        self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        return torch.ones_like(old_logprobs) * mask, {}
+
+
+@attrs.frozen
+class Coin:
+    """Rewards the word heads."""
+
+    instruction: str = "Say heads or tails."
+    actions: tuple[str, ...] = ("heads", "tails")
+
+    def make(self, seed: int, member: int = 0) -> Env:
+        return Toss()
+
+
+class Toss:
+    """Plays one throw."""
+
+    def initial_observation(self) -> str:
+        return "A coin is thrown."
+
+    def step(self, action: str) -> Step:
+        return Step("It fell.", float(action == "heads"), done=True)
+
+
+@attrs.frozen
+class Printer:
+    """Prints the metrics of each step."""
+
+    def start(self, run: RunDirectory) -> object:
+        return PrinterSession()
+
+
+class PrinterSession:
+    """Prints during one run."""
+
+    @hookimpl
+    def step_finished(self, run: RunDirectory, step: int, metrics: Mapping[str, float]) -> None:
+        print(run.path, step, metrics["reward"])
+
+
+select: RolloutFilter = AboveMean()
+metric: GroupMetric = MeanReward()
+kl: KlVariant = Squared()
+advantage: AdvantageEstimator = Plain()
+loss: PolicyLoss = Reinforce()
+correction: SamplerCorrection = Even()
+environment: Environment = Coin()
+tracker: Tracker = Printer()
+
+
+@hookimpl
+def register_rollout_filters(register: Register) -> None:
+    register("above_mean", AboveMean, summary="keep the groups above the mean", aliases=("over_mean",))
+    register("lazy", "somewhere.filters:AboveMean")
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+try:
+    compose("tiny-sokoban", {"kl.coef": -1})
+except CompositionError as error:
+    assert_type(error.problems, tuple[Problem, ...])
+    assert_type(error.problems[0].key, str)
+except (RequestError, RunError) as error:
+    base: UncollapseError = error
+    assert_type(base.fix, str)
+    assert_type(base.exit_code, int)
+
+# --- what is no use of it: each line must be an error, or the comment that forgives it is one -----------------------
+
+uncollapse.compos("tiny-sokoban")  # type: ignore[attr-defined]
+train(experiment)  # type: ignore[call-arg]
+compose(3)  # type: ignore[arg-type]
+not_a_filter: RolloutFilter = Squared()  # type: ignore[assignment]
+SweepOptions(stale="never")  # type: ignore[arg-type]
