@@ -91,7 +91,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/aggregation.py": (f"{TRAINING}/test_aggregation.py",),
     "plugins/training/step/batch.py": (f"{TRAINING}/test_batch.py", f"{TRAINING}/test_losses.py"),
     "plugins/training/step/budget.py": (f"{TRAINING}/test_budget.py",),
-    "plugins/training/step/losses.py": (f"{TRAINING}/test_losses.py",),
+    "plugins/training/step/losses.py": (f"{TRAINING}/test_losses.py", f"{TRAINING}/test_loss_contract.py"),
     "plugins/training/step/mismatch.py": (f"{TRAINING}/test_mismatch.py",),
     "plugins/training/networks/packing.py": tuple(
         f"{TRAINING}/test_packing.py::test_{name}"
@@ -107,5 +107,5 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "estimators/policy_loss/clipped.py": (f"{TRAINING}/test_policy_losses.py",),
     "plugins/training/step/rewards.py": (f"{TRAINING}/test_rewards.py",),
-    "plugins/training/step/stages.py": (f"{TRAINING}/test_stages.py",),
+    "plugins/training/step/stages.py": (f"{TRAINING}/test_stages.py", f"{TRAINING}/test_loss_contract.py"),
 }

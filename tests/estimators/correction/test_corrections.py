@@ -170,3 +170,9 @@ def test_a_shift_of_all_log_ratios_by_hand(d):
 def test_parameters_are_checked(text, field):
     with pytest.raises(RequestError, match=field):
         create(text)
+
+
+def test_a_ratio_at_the_cap_is_not_truncated():
+    weights, metrics = correct("tis(1.0)", [[1.0, 1.0, 3.0]], [[True, True, True]])
+    assert metrics["truncated"] == pytest.approx(1 / 3)
+    assert weights.tolist() == [[1.0, 1.0, 1.0]]

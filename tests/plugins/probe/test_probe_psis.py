@@ -157,3 +157,11 @@ def test_clipping():
     for mode in ("snis", "is"):
         same, done = Weighting(mode).apply(weights.log())
         assert torch.equal(same, weights.log()) and done == {}
+
+
+def test_a_tail_with_a_single_smaller_weight_has_a_shape():
+    log_weights = torch.zeros(25, dtype=torch.float64)
+    log_weights[:4], log_weights[4] = 2.0, 1.0
+    smoothed, k = smooth(log_weights)
+    assert not math.isnan(k)
+    assert smoothed.max() <= 2.0

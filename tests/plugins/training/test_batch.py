@@ -24,6 +24,11 @@ def test_take_trims_to_the_longest_row_and_keeps_the_order():
     assert taken.returns is None
 
 
+def test_without_a_budget_of_tokens_micro_batches_are_as_large_as_they_may_be():
+    (own,) = shares(batch([5, 3, 4, 2, 6]), range(5), ranks=1, size=2)
+    assert [len(part) for part in own] == [2, 2, 1]
+
+
 @given(lengths=st.lists(st.integers(2, 9), min_size=1, max_size=17), ranks=st.integers(1, 4), size=st.integers(1, 5))
 def test_shares_give_every_row_once_and_every_rank_the_same_number_of_micro_batches(lengths, ranks, size):
     cut = shares(batch(lengths), range(len(lengths)), ranks, size)
