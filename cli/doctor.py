@@ -27,7 +27,7 @@ ENOUGH = (8, 0)
 @click.option("-e", "--experiment", metavar="NAME|FILE", help="Plan the memory of this experiment instead.")
 @set_option
 @click.option("--ranks", type=click.IntRange(1), help="With -e: on how many GPUs it trains. [default: 1]")
-@click.option("--gpu-memory", type=FiniteRange(0, 10_000, min_open=True), metavar="GIB", help="With -e: of each GPU.")
+@click.option("--gpu-memory", type=FiniteRange(0.001, 10_000), metavar="GIB", help="With -e: of each GPU.")
 @plugin_option
 def command(experiment: str | None, overrides: tuple[str, ...], ranks: int | None, gpu_memory: float | None) -> None:
     """What this machine can run: Python, cores, memory, torch, GPUs, DeepSpeed, vLLM, compilers, extras.

@@ -57,7 +57,8 @@ SHIPPED = sorted({name.split(".")[1] for name in project()["tool"]["setuptools"]
 
 def test_what_is_imported_is_declared():
     everything = set(declared()) | set(declared(*project()["project"]["optional-dependencies"]))
-    helpers = {path.stem.replace("_", "-") for path in (ROOT / "tests").rglob("*.py")}
+    own = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").glob("*/*")]
+    helpers = {path.stem.replace("_", "-") for path in own}
     assert {name: files for name, files in imported(*SHIPPED).items() if name not in everything} == {}
     assert set(imported("tests")) - everything - helpers == set()
 

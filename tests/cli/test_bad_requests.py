@@ -345,7 +345,7 @@ OPTIONS = [
     (("plugins", "--plugin", "null.yaml"), "not a Python file"),
     (("doctor", "-e", "tiny-sokoban", "--gpu-memory", "nan"), "--gpu-memory"),
     (("doctor", "-e", "tiny-sokoban", "--gpu-memory", "inf"), "--gpu-memory"),
-    (("doctor", "-e", "tiny-sokoban", "--gpu-memory", "1e-300"), "GiB per GPU and 0.0 GiB are there"),
+    (("doctor", "-e", "tiny-sokoban", "--gpu-memory", "1e-300"), "--gpu-memory"),
     (("doctor", "-e", "tiny-sokoban", "--ranks", "x"), "--ranks"),
     (("doctor", "--ranks", "2"), "name one with -e"),
 ]

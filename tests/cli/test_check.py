@@ -71,7 +71,5 @@ def test_overrides_of_the_guide_are_accepted():
     overrides = [override for override in overrides if not override.startswith("model.")]
     assert len(overrides) >= 4
     for override in overrides:
-        answer = CliRunner().invoke(
-            main, ["check", "tiny-sokoban", "--set", "filter.select=top_p(0.9)", "--set", override]
-        )
+        answer = CliRunner().invoke(main, ["check", "sokoban", "--set", "filter.select=top_p(0.9)", "--set", override])
         assert answer.exit_code == 0, answer.output
