@@ -283,6 +283,9 @@ def talkative(bandit, tmp_path_factory):
     }
 
 
+ERRORS = {"mi_estimate_se", "mi_seq_estimate_se"}
+
+
 @pytest.mark.slow
 def test_a_run_logs_steps_1_5_10_and_a_resumed_one_the_same(talkative, tmp_path, monkeypatch):
     uncollapse.train(uncollapse.compose(talkative), tmp_path / "whole")
@@ -292,7 +295,9 @@ def test_a_run_logs_steps_1_5_10_and_a_resumed_one_the_same(talkative, tmp_path,
     assert [r["step"] for r in measured] == [1, 5, 10]
     for record in measured:
         for space in ("collapse_first_turn_sample", "collapse_trajectory_sample"):
-            assert {name for name in record if name.startswith(space)} == {f"{space}/{suffix}" for suffix in SUFFIXES}
+            names = {name.removeprefix(f"{space}/") for name in record if name.startswith(space)}
+            assert names | ERRORS == set(SUFFIXES)
+            assert names & ERRORS in (ERRORS, set())  # of fewer than three tasks there is none
             assert record[f"{space}/mi_seq_estimate"] <= record[f"{space}/mi_upper_bound"]
     spent = timings(records)
     assert 0 < spent["first_turn"] + spent["multi_turn"] <= spent["collapse"]
