@@ -1,5 +1,6 @@
 """Settings of the whole suite, and what several folders share."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def plain_linear():
         import torch
 
         torch.nn.functional.linear = torch._C._nn.linear
+
+
+@pytest.fixture(autouse=True)
+def no_rank():
+    """What a test has trained with other libraries may leave the variables of a launcher in this process.
+
+    Commands that later tests start would take themselves for ranks.
+    """
+    yield
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
