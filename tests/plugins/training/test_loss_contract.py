@@ -9,7 +9,7 @@ from uncollapse.core.registry import registry
 from uncollapse.estimators.aggregation import token_weights
 from uncollapse.plugins.training.networks.models import Policy
 from uncollapse.plugins.training.step.batch import shares
-from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.step.losses import CriticObjective, JointObjective, PolicyObjective
 
 
 @attrs.frozen
@@ -87,6 +87,7 @@ def test_prepare_sees_the_rows_of_its_optimizer_step_and_no_other(batch):
 
     weights = token_weights(batch.mask)
     weights[[0, 4]] = 0
+    weights[1, batch.mask[1].long().argmax()] = 0
     whole = attrs.evolve(batch, weights=weights, sampler_logprobs=batch.old_logprobs, rows=torch.arange(7))
     prepared = PolicyObjective(Loss(), step=5).prepare(whole, None).prepared
     assert seen[0].rows.tolist() == [1, 3, 5, 6]  # row 2 has no token that trains
@@ -94,6 +95,9 @@ def test_prepare_sees_the_rows_of_its_optimizer_step_and_no_other(batch):
     assert torch.equal(seen[0].logprobs, seen[0].old_logprobs)
     assert prepared["rows"].tolist() == [0, 1, 0, 3, 0, 5, 6]
     assert torch.equal(prepared["tokens"], (batch.mask & (weights > 0)).float())
+    critic = CriticObjective(0.2)
+    assert JointObjective(PolicyObjective(Loss()), critic, 0.1).prepare(whole, None).prepared.keys() == prepared.keys()
+    assert JointObjective(None, critic, 0.1).prepare(whole, None) is whole
 
 
 PLUGIN = """
