@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...core.components import Scores
 from ...core.errors import RequestError, RunError
+from .processes import local_rank
 from .processes.ranks import Ranks
 from .step.batch import Batch
 from .weights.optimizer_state import OptimizerState, ParameterGroup, parameter_groups
@@ -116,13 +117,17 @@ class DeepSpeed:
                 **self.config.get("zero_optimization", {}),
             },
         }
+        local_rank.lend(ranks.device.index or 0)
         try:
             engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
-        except ValidationError as error:
+            return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks)
+        except BaseException as error:
+            local_rank.take_back()
+            if not isinstance(error, ValidationError):
+                raise
             wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
             fix = "see DeepSpeed's documentation of its JSON settings"
             raise RequestError(f"DeepSpeed refuses {'; '.join(wrong)}", "trainer.backend.config", fix) from error
-        return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks)
 
 
 def stage_in_effect(zero_stage: int, ranks: int, offload: str = "none", own: Mapping[str, Any] | None = None) -> int:
@@ -256,6 +261,7 @@ class DeepSpeedEngine:
         from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
         self.engine.destroy()
+        local_rank.take_back()
         if torch.nn.functional.linear is linear.zero3_linear_wrap:
             torch.nn.functional.linear = partition_parameters.InsertPostInitMethodToModuleSubClasses.linear_bk
         own, stack = set(self.module.modules()), parameter_offload.FWD_MODULE_STACK

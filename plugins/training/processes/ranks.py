@@ -139,8 +139,6 @@ def start_ranks() -> Ranks:
     """
     place = read_place()
     size, rank, local_rank = place.size, place.rank, place.local_rank
-    # DeepSpeed wants it. RANK stays unset in a single process: commands that it starts would take themselves for ranks.
-    os.environ.setdefault("LOCAL_RANK", str(local_rank))
     cuda = torch.cuda.is_available()
     end_with_launcher()
     quiet_libraries()

@@ -16,6 +16,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
 from uncollapse.plugins.probe.checkpoint.backbones import backbone_path
 from uncollapse.plugins.probe.checkpoint.load import digest, load_checkpoint
+from uncollapse.plugins.training.processes import local_rank
 
 sys.path.insert(0, str(Path(__file__).parent))
 import probe_deepspeed_script as script
@@ -271,6 +272,14 @@ def test_names_of_backbones():
 
 def deepspeed_checkpoint(model, directory, stage, dtype):
     """Two steps of a real engine with two parameter groups; returns the moments that its optimizer has."""
+    local_rank.lend(0)
+    try:
+        return two_steps(model, directory, stage, dtype)
+    finally:
+        local_rank.take_back()
+
+
+def two_steps(model, directory, stage, dtype):
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
     from uncollapse.plugins.training.processes.ranks import start_ranks

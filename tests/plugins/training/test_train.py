@@ -152,10 +152,13 @@ def test_zero_task_advantage_alone_leaves_the_policy_where_it_was(base, tmp_path
 
 
 def test_what_a_process_starts_after_a_run_of_its_own_does_not_take_itself_for_a_rank(base, tmp_path, monkeypatch):
-    for name in ("RANK", "WORLD_SIZE"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     uncollapse.train(compose(base, "trainer.steps=1"), tmp_path / "run")
-    assert {"RANK", "WORLD_SIZE"}.isdisjoint(os.environ)
+    assert {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.isdisjoint(os.environ)  # the last one would do for accelerate
+    state = "from accelerate import PartialState; import os; PartialState(); print('RANK' in os.environ)"
+    done = subprocess.run([sys.executable, "-c", state], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 class Watching:
