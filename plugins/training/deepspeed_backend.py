@@ -117,12 +117,12 @@ class DeepSpeed:
                 **self.config.get("zero_optimization", {}),
             },
         }
-        local_rank.lend(ranks.device.index or 0)
+        lent = local_rank.lend(ranks.device.index or 0)
         try:
             engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=settings)
-            return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks)
+            return DeepSpeedEngine(engine, adamw, groups, optimizer.grad_clip, zero_stage, ranks, lent)
         except BaseException as error:
-            local_rank.take_back()
+            local_rank.take_back(lent)
             if not isinstance(error, ValidationError):
                 raise
             wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
@@ -156,7 +156,9 @@ class DeepSpeedEngine:
         grad_clip: float,
         stage: int,
         ranks: Ranks,
+        lent: bool = False,
     ) -> None:
+        self._lent = lent  # LOCAL_RANK
         self.engine, self.adamw, self.groups, self.stage, self.ranks = engine, adamw, groups, stage, ranks
         self._clip, self._norm = grad_clip, math.nan
         self.steps_begun = 0
@@ -261,7 +263,7 @@ class DeepSpeedEngine:
         from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
         self.engine.destroy()
-        local_rank.take_back()
+        local_rank.take_back(self._lent)
         if torch.nn.functional.linear is linear.zero3_linear_wrap:
             torch.nn.functional.linear = partition_parameters.InsertPostInitMethodToModuleSubClasses.linear_bk
         own, stack = set(self.module.modules()), parameter_offload.FWD_MODULE_STACK

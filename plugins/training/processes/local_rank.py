@@ -9,23 +9,17 @@ from __future__ import annotations
 import os
 
 NAME = "LOCAL_RANK"
-_engines = 0
-_ours = False
 
 
-def lend(local_rank: int) -> None:
-    """Set it for one engine more, unless a launcher has set it."""
-    global _engines, _ours
-    _engines += 1
-    if NAME not in os.environ:
-        os.environ[NAME] = str(local_rank)
-        _ours = True
+def lend(local_rank: int) -> bool:
+    """Set it, unless a launcher or another engine has; whether it was set, and so is to be taken back."""
+    if NAME in os.environ:
+        return False
+    os.environ[NAME] = str(local_rank)
+    return True
 
 
-def take_back() -> None:
-    """Forget it once no engine is left, if we have set it."""
-    global _engines, _ours
-    _engines = max(0, _engines - 1)
-    if _engines == 0 and _ours:
+def take_back(lent: bool) -> None:
+    """Forget it, where it was lent. The engine that was started first must be the last to be closed."""
+    if lent:
         os.environ.pop(NAME, None)
-        _ours = False

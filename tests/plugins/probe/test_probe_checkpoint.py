@@ -272,11 +272,11 @@ def test_names_of_backbones():
 
 def deepspeed_checkpoint(model, directory, stage, dtype):
     """Two steps of a real engine with two parameter groups; returns the moments that its optimizer has."""
-    local_rank.lend(0)
+    lent = local_rank.lend(0)
     try:
         return two_steps(model, directory, stage, dtype)
     finally:
-        local_rank.take_back()
+        local_rank.take_back(lent)
 
 
 def two_steps(model, directory, stage, dtype):
