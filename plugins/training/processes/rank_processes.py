@@ -39,16 +39,17 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
     shared = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), LAUNCHER: os.getpid()}
     place = os.environ | {name: str(value) for name, value in shared.items()}
     processes: list[subprocess.Popen[bytes]] = []
+    signals: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for process in processes:
-            process.send_signal(number)
+    # The handler only takes note: a signal that comes while the ranks are being started must reach those that are not yet there.
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in listened_to()}
+    previous = {number: signal.signal(number, note) for number in listened_to()}
     try:
         for rank in range(ranks):
             processes.append(subprocess.Popen(command, env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
-        return _wait(processes)
+        return _wait(processes, signals)
     finally:
         end(processes)
         for number, handler in previous.items():
@@ -61,9 +62,14 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(processes: Sequence[subprocess.Popen[bytes]], signals: list[int]) -> int:
+    """Pass on the ``signals`` as they come, and wait: for all ranks, or for :data:`PATIENCE_S` after one has failed."""
     failure, deadline = 0, float("inf")
     while None in (codes := [process.poll() for process in processes]) and time.monotonic() < deadline:
+        while signals:
+            number = signals.pop(0)
+            for process in processes:
+                process.send_signal(number)
         if not failure and (failure := next(filter(None, codes), 0)):
             deadline = time.monotonic() + PATIENCE_S
         time.sleep(POLL_S)

@@ -96,6 +96,21 @@ def test_a_signal_reaches_every_rank_and_is_waited_for(waiting, tmp_path, number
     assert all((tmp_path / f"end{number}").exists() for number in range(2))
 
 
+def test_a_signal_reaches_the_ranks_that_are_started_after_it(monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            if len(started) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(rank_processes.subprocess, "Popen", Interrupted)
+    assert run_ranks(["sleep", "600"], 2) == 130
+    assert [process.returncode for process in started] == [-signal.SIGINT] * 2
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells children that their parent was killed")
 def test_ranks_are_asked_to_end_where_their_parent_is_killed(waiting, tmp_path):
     waiting.kill()
