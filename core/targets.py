@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
-from inspect import isclass, isfunction
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,10 @@ def missing_methods(kind: str, cls: type) -> list[str]:
         return []
     from . import components
 
-    protocol = vars(getattr(components, KINDS[kind].contract))
-    wanted = [name for name, value in protocol.items() if isfunction(value) and (name == "__call__" or name[0] != "_")]
+    contract = getattr(components, KINDS[kind].contract)
+    wanted = [name for name in vars(contract) if name in contract.__abstractmethods__]
     # Not hasattr: every class is callable, which says nothing of its instances.
-    return [name for name in wanted if not any(name in vars(base) for base in cls.__mro__)]
+    return [name for name in wanted if not any(name in vars(base) for base in cls.__mro__ if base is not contract)]
 
 
 def missing_extra(error: ImportError, what: str) -> MissingExtraError | None:

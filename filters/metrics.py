@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import attrs
 from torch import Tensor
 
-from ..core.components import Rollouts
+from ..core.components import GroupMetric, Rollouts
 from ..core.errors import RunError
 from ..estimators.groups import group_index, group_mean, group_std, group_sum
 
@@ -45,7 +45,7 @@ def _spread(x_E: Tensor, rollouts: Rollouts, ddof: int, squared: bool) -> Tensor
 
 
 @attrs.frozen
-class RewardVariance:
+class RewardVariance(GroupMetric):
     """Standard deviation of the episode rewards in the group. The name is the field's; the score is the deviation.
 
     ``s_g = sqrt(sum_i (r_i - mean r)^2 / (G - ddof))`` over the group's G episodes, in reward units. Rewards are raw:
@@ -68,7 +68,7 @@ class RewardVariance:
 
 
 @attrs.frozen
-class Reward:
+class Reward(GroupMetric):
     """Mean raw episode reward of the group, format penalty included. Source: RAGEN-2."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -79,7 +79,7 @@ class Reward:
 
 
 @attrs.frozen
-class RewardSum:
+class RewardSum(GroupMetric):
     """Sum of the group's raw episode rewards, format penalty included. Source: RAGEN-2."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -90,7 +90,7 @@ class RewardSum:
 
 
 @attrs.frozen
-class Entropy:
+class Entropy(GroupMetric):
     """Mean over the group's episodes of the episode's mean token entropy, in nats.
 
     An episode of several rows (turn-level context windows) is the mean of its rows. Costs a pass of the policy over all
@@ -105,7 +105,7 @@ class Entropy:
 
 
 @attrs.frozen
-class EntropyVariance:
+class EntropyVariance(GroupMetric):
     """Standard deviation over the group's episodes of the episode's mean token entropy, in nats.
 
     As with ``reward_variance`` the name says variance and the score is the deviation; 0 for a group of one. Costs a
@@ -124,7 +124,7 @@ class EntropyVariance:
 
 
 @attrs.frozen
-class Length:
+class Length(GroupMetric):
     """Mean number of sampled tokens of the group's episodes, over all rows of an episode. Source: RAGEN-2."""
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -7,11 +7,12 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
+from ..core.components import RolloutFilter
 from .ranking import SLACK, is_order, rank, share
 
 
 @attrs.frozen
-class MinP:
+class MinP(RolloutFilter):
     """Keep the groups whose score is at least ``value`` times the largest score.
 
     ``type=smallest`` keeps scores of at most ``min(scores) / value``. Comparisons have a relative slack of 1e-6. All

@@ -7,11 +7,12 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
+from ..core.components import RolloutFilter
 from .ranking import is_order, rank
 
 
 @attrs.frozen
-class NoFilter:
+class NoFilter(RolloutFilter):
     """Keep every group.
 
     The same as ``top_p(1.0)``. To drop the groups of zero score and nothing else, say ``include_zero=false`` here or

@@ -8,6 +8,7 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
+from ..core.components import RolloutFilter
 from .ranking import is_order, rank, share
 
 
@@ -19,7 +20,7 @@ def _count(instance: object, attribute: attrs.Attribute[float], value: float) ->
 
 
 @attrs.frozen
-class TopK:
+class TopK(RolloutFilter):
     """Keep the ``value`` best groups: a count, not a fraction (that is ``top_f``).
 
     Groups are taken from the largest score down (``type=smallest``: from the smallest up), equal scores in their
@@ -45,7 +46,7 @@ class TopK:
 
 
 @attrs.frozen
-class TopF:
+class TopF(RolloutFilter):
     """Keep the best fraction ``value`` of the groups: ``floor(value * P)`` of them, at least one.
 
     ``P`` counts all groups, also those that ``include_zero=False`` leaves out. Groups are taken from the largest score

@@ -9,11 +9,12 @@ import attrs
 import torch
 from torch import Tensor
 
+from ..core.components import RolloutFilter
 from .ranking import SLACK, is_order, rank, share
 
 
 @attrs.frozen
-class TopP:
+class TopP(RolloutFilter):
     """Keep the best groups that together carry a share ``value`` of the score mass.
 
     Groups are taken from the largest score down (``type=smallest``: from the smallest up), equal scores in their

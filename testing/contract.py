@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from abc import ABC
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -43,12 +44,12 @@ class Method:
 
 @attrs.frozen
 class Class:
-    """One class that a contract is made of: a protocol, or an object with fields."""
+    """One class that a contract is made of: a base class, or an object with fields."""
 
     name: str
     doc: str
     fields: tuple[describe.Parameter, ...]
-    """Attributes of a protocol, fields of an object."""
+    """Attributes of a base class, fields of an object."""
     methods: tuple[Method, ...]
 
 
@@ -111,22 +112,28 @@ def _words(cls: type) -> Iterator[str]:
 
 def _functions(cls: type) -> dict[str, Any]:
     found = {}
-    for name, value in vars(cls).items():
+    for name, value in _members(cls).items():
         function = value.fget if isinstance(value, property) else value
         if inspect.isfunction(function) and (name == "__call__" or not name.startswith("_")):
             found[name] = value
     return {name: value.fget if isinstance(value, property) else value for name, value in found.items()}
 
 
+def _members(cls: type) -> dict[str, Any]:
+    """What a class defines, and for a component what those of every kind have."""
+    own = dict(vars(cls))
+    return own | vars(components.Component) | own if issubclass(cls, components.Component) else own
+
+
 def _class(cls: type) -> Class:
-    is_protocol = Protocol in cls.__mro__
+    is_base = issubclass(cls, ABC)
     methods = []
     for name, function in _functions(cls).items():
         signature = re.sub(r"\bself, |\bself\b", "", str(inspect.signature(function)), count=1).replace("'", "")
-        is_property = isinstance(vars(cls)[name], property)
+        is_property = isinstance(inspect.getattr_static(cls, name), property)
         text = f" -> {function.__annotations__.get('return', '')}" if is_property else signature
         methods.append(Method(name, text, inspect.getdoc(function) or ""))
-    fields = _attributes(cls) if is_protocol else map(_plainly_typed, describe.parameters(cls))
+    fields = _attributes(cls) if is_base else map(_plainly_typed, describe.parameters(cls))
     return Class(cls.__name__, inspect.cleandoc(cls.__doc__ or ""), tuple(fields), tuple(methods))
 
 
@@ -138,9 +145,10 @@ def _plainly_typed(field: describe.Parameter) -> describe.Parameter:
 
 def _attributes(cls: type) -> Iterator[describe.Parameter]:
     docs = describe.field_docs(cls)
-    for name, annotation in inspect.get_annotations(cls).items():
-        if not name.startswith("_"):
-            yield describe.Parameter(name, str(annotation), None, True, docs.get(name, ""))
+    every = inspect.get_annotations(components.Component) if issubclass(cls, components.Component) else {}
+    for name, annotation in (inspect.get_annotations(cls) | every).items():
+        required = not hasattr(cls, name)
+        yield describe.Parameter(name, str(annotation), getattr(cls, name, None), required, docs.get(name, ""))
 
 
 def _laws(kind: Kind) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ windows), ``T`` tokens, ``V`` vocabulary. Log-probs, entropies and KL are in nat
 before it): no shift is stored.
 """
 
+from .component import Component
 from .data import NEEDS, Advantages, Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
 from .engines import (
     CollapseDetector,
@@ -47,6 +48,7 @@ __all__ = [
     "CollapseDetector",
     "CollapseSession",
     "Completion",
+    "Component",
     "CreditInputs",
     "Dialect",
     "Env",

@@ -1,9 +1,12 @@
-"""Protocols of what plays, samples, trains, watches and records: environments, engines, detectors, launchers."""
+"""Base classes of what plays, samples, trains, watches and records: environments, engines, detectors, launchers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .component import Component
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,45 +18,55 @@ if TYPE_CHECKING:
     from .data import Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
 
 
-class Env(Protocol):
+class Env(ABC):
     """One episode. Used once: there is no reset. Observations and actions are text."""
 
+    __slots__ = ()
+
+    place: str = ""
+    """Which task it is, for messages; empty where the number of the task says so."""
+
+    @abstractmethod
     def initial_observation(self) -> str: ...
 
+    @abstractmethod
     def step(self, action: str) -> Step:
         """Raises ValueError on an action that ``Environment.actions`` does not list; free text is never an error."""
-        ...
 
 
-class Environment(Protocol):
+class Environment(Component):
     """Kind ``environment``: makes episodes. Must be picklable."""
 
-    @property
-    def instruction(self) -> str:
-        """What the task is, for the system message (with the legend of symbols, if there are any)."""
-        ...
+    __slots__ = ()
 
-    @property
-    def actions(self) -> tuple[str, ...] | None:
-        """The names of the actions, matched without regard to case; ``None`` for free text."""
-        ...
+    instruction: str
+    """What the task is, for the system message (with the legend of symbols, if there are any)."""
+    actions: tuple[str, ...] | None
+    """The names of the actions, matched without regard to case; ``None`` for free text."""
+    tasks: int | None = None
+    """The number of distinct tasks (seed modulo this); ``None`` where tasks are generated without end."""
 
+    @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:
         """``seed`` fixes the task (members of a group share it and see the same first prompt), ``member`` the noise."""
-        ...
+
+    @property
+    def digest(self) -> str | None:
+        """A hash of data that the parameters do not determine, such as a file's; ``None`` where there is none."""
+        return None
 
 
-class RolloutEngine(Protocol):
-    """Kind ``rollout_engine``: token ids in, token ids and log-probs out.
+class RolloutEngine(Component):
+    """Kind ``rollout_engine``: token ids in, token ids and log-probs out."""
 
-    Optional: ``own_weights`` (true where it samples with a copy of the policy, which must be synced) and
-    ``require(ranks)``, which raises RequestError where the engine cannot run on this machine beside so many trainers,
-    before a model is loaded.
-    """
+    __slots__ = ()
 
-    greedy: ClassVar[bool]
+    greedy: ClassVar[bool] = True
     """Whether it can decode greedily (``greedy_rewards`` need that)."""
+    own_weights: ClassVar[bool] = False
+    """Whether it samples with a copy of the policy, which must be synced."""
 
+    @abstractmethod
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> RolloutEngineSession:
         """Begin to serve.
 
@@ -62,39 +75,61 @@ class RolloutEngine(Protocol):
             tokenizer: the model's.
             max_context: the longest prompt and response together (tokens), for engines that reserve memory.
         """
-        ...
+
+    def require(self, ranks: int = 1) -> None:
+        """Raises RequestError where it cannot run on this machine beside so many trainers; no model is loaded yet."""
+
+    def check_spread(self, heads: int, ranks: int = 1) -> None:
+        """Raises RequestError where a model of ``heads`` attention heads cannot be spread over its GPUs as asked."""
 
 
-class RolloutEngineSession(Protocol):
-    """A running engine.
+class RolloutEngineSession(ABC):
+    """A running engine."""
 
-    Optional, for engines that take single requests: ``submit(key, prompt, sampling, seed)`` queues one, and
-    ``finished() -> [(key, Completion), ...]`` waits until at least one is done. Optional as well: ``sleep() -> bool``
-    gives memory back while the trainer works (true if it did: then ``sync`` comes before the next request), and
-    ``adapter``, true where ``sync`` takes the tensors of a LoRA adapter, by peft's names.
-    """
+    __slots__ = ()
 
+    single_requests: bool = False
+    """Whether it takes single requests: then ``submit`` and ``finished`` are called rather than ``generate``."""
+    adapter: bool = False
+    """Whether ``sync`` takes the tensors of a LoRA adapter, by peft's names."""
+
+    @abstractmethod
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
         """One completion per prompt, in order; the same seed and prompts give the same completions."""
-        ...
 
+    @abstractmethod
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the trainer's weights (full tensors by Hugging Face name), and wake up."""
-        ...
 
+    def submit(self, key: Any, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
+        """Queue one request, where it takes ``single_requests``."""
+        raise NotImplementedError
+
+    def finished(self) -> list[tuple[Any, Completion]]:
+        """Wait until at least one queued request is done. -> the keys and completions of those that are."""
+        raise NotImplementedError
+
+    def sleep(self) -> bool:
+        """Give memory back while the trainer works. -> whether it did: ``sync`` then comes before the next request."""
+        return False
+
+    @abstractmethod
     def close(self) -> None: ...
 
 
-class TokenHead(Protocol):
+class TokenHead(Component):
     """Kind ``token_head``: statistics of next-token distributions from hidden states, never all logits at once."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def on(self, device: torch.device) -> TokenHead:
         """The head that computes on ``device``: this one, or the one that it stands for.
 
         Raises RequestError if it cannot compute there, or needs a library that is not installed.
         """
-        ...
 
+    @abstractmethod
     def __call__(
         self,
         hidden_N_H: Tensor,
@@ -120,12 +155,14 @@ class TokenHead(Protocol):
             entropy: whether ``entropies`` are wanted.
             second_moment: whether ``second_moments`` are wanted.
         """
-        ...
 
 
-class TrainBackend(Protocol):
+class TrainBackend(Component):
     """Kind ``train_backend``: owns the optimizer and the processes' communication."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def start(
         self,
         module: torch.nn.Module,
@@ -143,11 +180,12 @@ class TrainBackend(Protocol):
         ``offload``: as in the ``trainer`` section. ``own_lr`` is given only for a critic that shares the policy's
         trunk: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
         """
-        ...
 
 
-class TrainEngine(Protocol):
+class TrainEngine(ABC):
     """One trained model (the policy or the critic)."""
+
+    __slots__ = ()
 
     module: torch.nn.Module
     stage: int
@@ -155,10 +193,11 @@ class TrainEngine(Protocol):
     steps_begun: int
     """Optimizer steps that were begun, counted before weights or moments change: an error leaves them whole or not."""
 
+    @abstractmethod
     def score(self, batch: Any, **options: object) -> Scores:
         """A forward pass without gradients; ``options`` go to the module."""
-        ...
 
+    @abstractmethod
     def update(
         self, micro_batches: Sequence[Any], loss: Callable[[Scores, Any], Tensor], lr_scale: float, **options: object
     ) -> dict[str, float]:
@@ -167,63 +206,76 @@ class TrainEngine(Protocol):
         ``options`` go to the module, but for ``only``, which a detached critic that trains alone gives: the start of
         the names that take the step.
         """
-        ...
 
+    @abstractmethod
     def weights(self, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the module in full, by name; or only the parameters that train."""
-        ...
 
+    @abstractmethod
     def optimizer_state(self) -> dict[str, Any]:
         """``{state: {parameter name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU."""
-        ...
 
+    @abstractmethod
     def load_optimizer_state(self, saved: dict[str, Any]) -> None: ...
 
+    @abstractmethod
     def close(self) -> None:
         """Hold no memory any longer, so that the process can train something else."""
-        ...
 
 
-class CollapseDetector(Protocol):
+class CollapseDetector(Component):
     """Kind ``collapse``: watches a run and may stop it."""
 
-    needs: ClassVar[frozenset[str]]
+    __slots__ = ()
 
+    fatal: ClassVar[bool] = True
+    """Whether the run ends where the detector fails; otherwise it is left out from then on."""
+
+    @abstractmethod
     def start(self, context: Any) -> CollapseSession:
         """``context.experiment`` is the composed experiment, ``context.tokenizer`` the policy's.
 
         A detector that only judges is also replayed over a finished run, where there is no tokenizer.
         """
-        ...
 
 
-class CollapseSession(Protocol):
-    """What a detector does in a run.
+class CollapseSession(ABC):
+    """What a detector does in a run."""
 
-    Optional: ``before_update(update) -> dict[str, float]``, called on all ranks alike just before the policy is
-    updated, in every step that does so, and ``after_update(update)``, with the same object, just after. ``update`` is a
-    ``plugins.training.pending.PendingUpdate``: the policy and its optimizer's state, rows with advantages and weights,
-    the loss, the learning rate. They must change nothing.
-    """
+    __slots__ = ()
 
+    @abstractmethod
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
         """Metrics of this step's rollouts, before the filter. Called on all ranks alike, in every step.
 
         ``scorer(batch)`` gives :class:`Scores`, and ``scorer.pairwise(prompts, continuations)`` the [prompts,
         continuations] log-probs of token ids after token ids; both are for detectors that need the scorer.
         """
-        ...
 
+    def before_update(self, update: Any) -> dict[str, float]:
+        """Metrics just before the policy is updated, in every step that does so. Called on all ranks alike.
+
+        ``update`` is a ``plugins.training.step.pending.PendingUpdate``: the policy and its optimizer's state, rows
+        with advantages and weights, the loss, the learning rate. Nothing of it may be changed.
+        """
+        return {}
+
+    def after_update(self, update: Any) -> dict[str, float]:
+        """Metrics just after the policy was updated; given the same object as :meth:`before_update`."""
+        return {}
+
+    @abstractmethod
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         """A verdict stops the run. Sees nothing but the logged metrics, so that it can be replayed offline."""
-        ...
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]: ...
 
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class Tracker(Protocol):
+class Tracker(Component):
     """Kind ``tracker``: what ``start`` returns is registered on the run's own plugin manager.
 
     It implements any of the runtime hooks (``run_started``, ``step_finished``, ...); they are called on rank 0.
@@ -231,14 +283,22 @@ class Tracker(Protocol):
     After a kill a step may be told again, with the same numbers.
     """
 
+    __slots__ = ()
+
+    @abstractmethod
     def start(self, run: RunDirectory) -> object:
         """``run``: the :class:`~uncollapse.core.runs.directory.RunDirectory`."""
-        ...
 
 
-class Launcher(Protocol):
+class Launcher(Component):
     """Kind ``launcher``: runs the jobs of a sweep on slots."""
 
+    __slots__ = ()
+
+    gpus_per_job: int = 1
+    """GPUs, and so processes, of each job."""
+
+    @abstractmethod
     def run(
         self,
         jobs: Sequence[Any],
@@ -250,28 +310,31 @@ class Launcher(Protocol):
         ``on_start(job)`` and ``on_finish(job, exit_code)`` are called as jobs come and go. A job that ``on_finish``
         returns takes the place of the one that has ended, at the end of the queue.
         """
-        ...
 
+    @abstractmethod
     def describe(self) -> list[str]:
         """-> where jobs would run, one line per slot. Both raise RequestError, before anything starts."""
-        ...
 
 
-class ModelBuilder(Protocol):
+class ModelBuilder(Component):
     """Kind ``model_builder``: makes a small model on the spot where no downloaded one exists."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def build(self, directory: Path, environment: Environment) -> None:
         """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``."""
-        ...
 
 
-class Dialect(Protocol):
+class Dialect(Component):
     """Kind ``dialect``: a point of a sweep in the words of another program, for ``uncollapse sweep show --as NAME``."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def keys(self, point: Any, sweep: Any) -> Mapping[str, str]:
         """The program's keys and values of one prepared point."""
-        ...
 
+    @abstractmethod
     def words(self, keys: Mapping[str, str]) -> str:
         """These keys as the program is given them on a command line."""
-        ...

@@ -7,13 +7,13 @@ from typing import ClassVar
 import attrs
 from attrs.validators import instance_of
 
-from ...core.components import Advantages, CreditInputs
+from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from .gae import FRACTION, gae
 from .tokens import SampledTokens, required, whiten
 
 
 @attrs.frozen
-class BiLevelGae:
+class BiLevelGae(AdvantageEstimator):
     """GAE over the turns with high_level_gamma, whose outcome is the reward of GAE over the tokens of each turn.
 
     1. A turn ends at its last sampled token. 2. Over the turn ends of a row, with the rewards and values that stand

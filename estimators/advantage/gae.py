@@ -8,14 +8,14 @@ import attrs
 from attrs.validators import and_, ge, instance_of, le
 from torch import Tensor
 
-from ...core.components import Advantages, CreditInputs
+from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from .tokens import SampledTokens, discounted_sums, required, whiten
 
 FRACTION = and_(ge(0.0), le(1.0))
 
 
 @attrs.frozen
-class Gae:
+class Gae(AdvantageEstimator):
     """Generalised advantage estimation with the critic's values, skipping over observation tokens.
 
     delta_t = r_t + gamma * V_next - V_t and A_t = delta_t + gamma * lam * A_next, where *next* is the next **sampled**

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar
 
 import attrs
@@ -11,7 +11,7 @@ import torch
 from attrs.validators import and_, ge, in_, instance_of, lt
 from torch import Tensor
 
-from ...core.components import Advantages, CreditInputs
+from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from ..groups import group_count, group_index, group_mean, group_sum
 from .tokens import SampledTokens, discounted_sums
 
@@ -72,7 +72,7 @@ class Outcomes:
         return torch.where(self.per_row(self.n_P) > 1, self.scores_B - self.per_row(baseline_P), 0.0)
 
 
-class _GroupEstimator(ABC):
+class _GroupEstimator(AdvantageEstimator):
     """``compute`` of the estimators whose advantage is one number per row, the same on all of its sampled tokens."""
 
     __slots__ = ()

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 import attrs
 
-from ...core.components import Advantages, CreditInputs
+from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from .gae import FRACTION
 from .outcome import Outcomes
 from .tokens import SampledTokens, discounted_sums, whiten
 
 
 @attrs.frozen
-class ReinforcePlusPlus:
+class ReinforcePlusPlus(AdvantageEstimator):
     """Discounted rewards to go, whitened over the batch; neither critic nor groups.
 
     R_t = r_t + gamma * R_next, where *next* is the next sampled token of the row; A = (R - mean) / sqrt(var + 1e-8)
@@ -38,7 +38,7 @@ class ReinforcePlusPlus:
 
 
 @attrs.frozen
-class ReinforcePlusPlusBaseline:
+class ReinforcePlusPlusBaseline(AdvantageEstimator):
     """Score of the episode above the mean of its group, whitened over the batch.
 
     s - mean on every sampled token (each episode counts once in the mean), then (x - mean) / sqrt(var + 1e-8) over all

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import attrs
 
-from ...core.components import Advantages, CreditInputs
+from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from .tokens import SampledTokens, discounted_sums, required
 
 
 @attrs.frozen
-class Remax:
+class Remax(AdvantageEstimator):
     """Rewards to go above the episode reward of a greedy rollout of the same task.
 
     A_t = (sum of the rewards from token t on) - greedy reward, on the sampled tokens; returns: the undiscounted rewards

@@ -14,6 +14,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from ...core.components import SamplerCorrection
 from .ratios import ratios, row_log_ratios, share, token_log_ratios
 from .token import Weights, mean_weight
 
@@ -22,7 +23,7 @@ BOUNDS = {"mean": (0.999, 1.002), "sum": (0.5, 2.0)}
 
 
 @attrs.frozen
-class SequenceTis:
+class SequenceTis(SamplerCorrection):
     """Truncated importance sampling per row: every token weighs ``w = min(R, cap)`` with ``R = exp(sum of log r)``.
 
     ``log r = old_logprob - sampler_logprob``, summed over the row's sampled tokens. [B, T] x 3 -> [B, T], zero off the
@@ -50,7 +51,7 @@ class SequenceTis:
 
 
 @attrs.frozen
-class SequenceMask:
+class SequenceMask(SamplerCorrection):
     """Rows whose ratio leaves a window are dropped: ``w = v if low <= S <= high else 0``.
 
     ``log r = old_logprob - sampler_logprob`` of each sampled token. ``S`` is the row's geometric mean of r

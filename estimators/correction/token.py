@@ -14,13 +14,14 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from ...core.components import SamplerCorrection
 from .ratios import ratios, share, token_log_ratios
 
 Weights = tuple[Tensor, dict[str, float]]
 
 
 @attrs.frozen
-class NoCorrection:
+class NoCorrection(SamplerCorrection):
     """No correction: every token keeps the weight 1, and nothing is computed for it."""
 
     idle: ClassVar[bool] = True
@@ -30,7 +31,7 @@ class NoCorrection:
 
 
 @attrs.frozen
-class Tis:
+class Tis(SamplerCorrection):
     """Truncated importance sampling per token: ``w = min(r, cap)`` with ``r = exp(old_logprob - sampler_logprob)``.
 
     [B, T] x 3 -> [B, T], zero off the mask, without gradient. Log-ratios are clamped to +-20; ``cap: .inf`` truncates
@@ -56,7 +57,7 @@ class Tis:
 
 
 @attrs.frozen
-class IcePop:
+class IcePop(SamplerCorrection):
     """Tokens whose ratio leaves a window are dropped: ``w = r if low <= r <= high else 0``.
 
     ``r = exp(old_logprob - sampler_logprob)``. [B, T] x 3 -> [B, T], zero off the mask, without gradient. Unlike

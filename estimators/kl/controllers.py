@@ -8,12 +8,13 @@ from typing import Any
 
 import attrs
 
+from ...core.components import KlController, KlControllerSession
 from ...core.compose.experiment import Experiment
 from ...core.errors import RunError
 
 
 @attrs.define
-class FixedSession:
+class FixedSession(KlControllerSession):
     """A coefficient that stays."""
 
     coef: float
@@ -29,7 +30,7 @@ class FixedSession:
 
 
 @attrs.frozen
-class Fixed:
+class Fixed(KlController):
     """The coefficient stays ``kl.coef``."""
 
     def start(self, coef: float) -> FixedSession:
@@ -37,7 +38,7 @@ class Fixed:
 
 
 @attrs.define
-class AdaptiveSession:
+class AdaptiveSession(KlControllerSession):
     """A coefficient that follows the KL."""
 
     coef: float
@@ -63,7 +64,7 @@ class AdaptiveSession:
 
 
 @attrs.frozen
-class Adaptive:
+class Adaptive(KlController):
     """Raise the coefficient while the KL is above the target, lower it below.
 
     After a step of n episodes: ``coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * n / horizon)``, where ``kl``

@@ -18,6 +18,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from ...core.components import KlVariant
+
 
 def _with_k2_gradient(value: Tensor, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """``value`` with the gradient of ``mse``, namely d."""
@@ -26,7 +28,7 @@ def _with_k2_gradient(value: Tensor, logprobs: Tensor, ref_logprobs: Tensor) -> 
 
 
 @attrs.frozen
-class K1:
+class K1(KlVariant):
     """The log-ratio, ``d = logprob - ref_logprob``.
 
     [B, T], [B, T] -> [B, T] nats; a single token's value may be negative. Gradient in logprob: 1.
@@ -46,7 +48,7 @@ class K1:
 
 
 @attrs.frozen
-class K1Plus:
+class K1Plus(KlVariant):
     """The log-ratio with the gradient of ``mse``: value ``d``, gradient in logprob ``d``.
 
     [B, T], [B, T] -> [B, T] nats. Source: verl (``kl+``).
@@ -63,7 +65,7 @@ class K1Plus:
 
 
 @attrs.frozen
-class Abs:
+class Abs(KlVariant):
     """The size of the log-ratio, ``|d|``.
 
     [B, T], [B, T] -> [B, T] nats, never negative. Gradient in logprob: the sign of d. Source: verl (``abs``).
@@ -80,7 +82,7 @@ class Abs:
 
 
 @attrs.frozen
-class AbsPlus:
+class AbsPlus(KlVariant):
     """The size of the log-ratio with the gradient of ``mse``: value ``|d|``, gradient in logprob ``d``.
 
     [B, T], [B, T] -> [B, T] nats. Source: verl (``abs+``).
@@ -97,7 +99,7 @@ class AbsPlus:
 
 
 @attrs.frozen
-class K2:
+class K2(KlVariant):
     """Half the squared log-ratio, ``d^2 / 2``.
 
     [B, T], [B, T] -> [B, T] nats squared, read as nats near the reference; never negative. Gradient in logprob: d.
@@ -116,7 +118,7 @@ class K2:
 
 
 @attrs.frozen
-class _Clamped:
+class _Clamped(KlVariant):
     """The parameters and the value that ``low_var_kl`` and ``low_var_kl+`` share."""
 
     clip_log_ratio: float = attrs.field(default=20.0, validator=attrs.validators.gt(0))

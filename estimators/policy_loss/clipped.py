@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import torch
 
-from ...core.components import LossInputs, LossOutput
+from ...core.components import LossInputs, LossOutput, PolicyLoss
 
 LOG_RATIO_LIMIT = 20.0
 
@@ -18,7 +18,7 @@ def _above_one(instance: object, attribute: Any, value: float | None) -> None:
 
 
 @attrs.frozen
-class Ppo:
+class Ppo(PolicyLoss):
     """The clipped surrogate loss of PPO, with separate bounds and a dual clip.
 
     With ``r = exp(clamp(logprob - old_logprob, -20, 20))`` and the advantage A of each token,

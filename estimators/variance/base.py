@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ...core.components import VarianceEstimator
 from ...core.errors import RunError
 from .terms import Estimate, Status, Terms
 
@@ -42,7 +43,7 @@ class Result:
     reason: str = ""
 
 
-class Estimator(ABC):
+class Estimator(VarianceEstimator):
     """``estimate`` of every variance estimator; a subclass gives ``measure`` and says what it needs."""
 
     __slots__ = ()

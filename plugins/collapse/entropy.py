@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from ...core.components import Verdict
+from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession
 
 METRIC = "actor/entropy"
@@ -16,7 +16,7 @@ positive = validators.ge(1)
 
 
 @attrs.frozen
-class EntropyCollapse:
+class EntropyCollapse(CollapseDetector):
     """Speak when the token entropy stays far below where it began.
 
     The baseline is the mean of ``actor/entropy`` (nats per token) over the first ``baseline_steps`` steps that log it.
@@ -39,7 +39,7 @@ class EntropyCollapse:
 
 
 @attrs.frozen
-class EntropyExplosion:
+class EntropyExplosion(CollapseDetector):
     """Speak when the token entropy stays far above where it began.
 
     As :class:`EntropyCollapse`, with the last ``window`` steps above ``ratio`` times the baseline: a policy that is

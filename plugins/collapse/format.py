@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from ...core.components import Verdict
+from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession, Streaks
 
 INVALID, THINKING, LENGTH = "train/invalid_turn_rate", "collapse/valid_thinking_rate", "train/response_length"
@@ -18,7 +18,7 @@ share = validators.and_(validators.ge(0.0), validators.le(1.0))
 
 
 @attrs.frozen
-class FormatCollapse:
+class FormatCollapse(CollapseDetector):
     """Speak when answers have lost their form ``window`` times in a row, in the steps that measure it.
 
     Only what a run had can be lost: a share of valid answers, or of thoughts, must have been within its limit, and must

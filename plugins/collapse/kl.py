@@ -8,14 +8,14 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from ...core.components import Verdict
+from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession, Streaks
 
 REFERENCE, UPDATE = "actor/kl", "actor/ppo_kl"
 
 
 @attrs.frozen
-class KlRunaway:
+class KlRunaway(CollapseDetector):
     """Speak when a KL divergence stays above its limit for ``window`` steps in a row.
 
     ``actor/kl`` is the estimate of KL to the reference policy (nats per token, by the experiment's KL variant), logged

@@ -8,14 +8,14 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from ...core.components import Verdict
+from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession, Streaks
 
 TOKENS, ROWS = "mismatch/k2", "mismatch/ess"
 
 
 @attrs.frozen
-class SamplerMismatch:
+class SamplerMismatch(CollapseDetector):
     """Speak when sampler and trainer disagree about the sampled tokens for ``window`` steps in a row.
 
     ``mismatch/k2`` is half the mean squared difference of their log-probs (nats per token), ``mismatch/ess`` the share

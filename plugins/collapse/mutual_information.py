@@ -12,7 +12,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from ...core.components import Rollouts
+from ...core.components import CollapseDetector, CollapseSession, Rollouts
 from . import mutual_information_estimates as estimates
 from .mutual_information_samples import Pairs, Turn, first_turns, trajectories, turns_of, uniform_turns
 
@@ -25,7 +25,7 @@ def _at_least_two(_: Any, attribute: attrs.Attribute[Any], value: int | str) -> 
 
 
 @attrs.frozen
-class MutualInformation:
+class MutualInformation(CollapseDetector):
     """Measure how much the reasonings of a step say about the prompts that they were sampled for. Never stops a run.
 
     Every drawn reasoning is scored after every drawn prompt: l_ij is its log-prob in nats, a_ij = l_ij / tokens. With N
@@ -65,7 +65,7 @@ class MutualInformation:
         return _Session(self, context)
 
 
-class _Session:
+class _Session(CollapseSession):
     def __init__(self, settings: MutualInformation, context: Any) -> None:
         self._settings, self._context = settings, context
         self.steps = 0

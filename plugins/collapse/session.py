@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...core.components import Rollouts
+from ...core.components import CollapseSession, Rollouts
 
 
-class MetricSession:
+class MetricSession(CollapseSession):
     """A session that measures nothing of its own; ``judge`` is all that a subclass adds.
 
     Its attributes that do not begin with an underscore are its state.

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from ...core.components import Verdict
+from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession
 
 SPREAD, INVALID = "rollout/in_group_reward_std", "train/invalid_turn_rate"
@@ -26,7 +26,7 @@ REASONS = {
 
 
 @attrs.frozen
-class NoSignal:
+class NoSignal(CollapseDetector):
     """Speak when a run has never had what it could learn from: that is no collapse, there was nothing to lose.
 
     Watches, from the first step on and until the run has it for the first time:

@@ -12,14 +12,14 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from ...core.components import Verdict
+from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession
 
 positive = validators.ge(1)
 
 
 @attrs.frozen
-class RewardVarianceCollapse:
+class RewardVarianceCollapse(CollapseDetector):
     """Stop when the reward spread within groups has died.
 
     The baseline is the mean of ``rollout/in_group_reward_std`` (reward units) over the first ``baseline_steps`` steps
@@ -63,7 +63,7 @@ class _RewardVarianceSession(MetricSession):
 
 
 @attrs.frozen
-class LowValidationSuccess:
+class LowValidationSuccess(CollapseDetector):
     """Stop when ``validation/success`` is below ``threshold`` in ``patience`` consecutive validations.
 
     The reason tells a run that never succeeded from one that has lost what it could do; the evidence has the highest
@@ -102,7 +102,7 @@ class _LowValidationSession(MetricSession):
 
 
 @attrs.frozen
-class EmptyFilter:
+class EmptyFilter(CollapseDetector):
     """Stop when the rollout filter kept no group in ``filter.empty_stop_steps`` consecutive steps (0: never)."""
 
     def start(self, context: Any) -> _EmptyFilterSession:

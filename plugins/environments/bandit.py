@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import attrs
 from attrs.validators import and_, ge, in_, le
 
-from ...core.components import Step
+from ...core.components import Env, Environment, Step
 from .common import refuse_after_end, seeded
 
 Split = Literal["train", "validation"]
@@ -42,7 +42,7 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 @attrs.frozen
-class Bandit:
+class Bandit(Environment):
     """Two arms named after professions: a steady one that always pays ``low``, and a risky one.
 
     The risky arm pays ``high`` with probability ``probability``, otherwise 0; choosing it is success, even when it pays
@@ -64,14 +64,14 @@ class Bandit:
     probability: float = attrs.field(default=0.25, validator=and_(ge(0), le(1)))
     """How often the risky arm pays."""
 
-    actions: ClassVar[None] = None
+    actions = None
 
     def __attrs_post_init__(self) -> None:
         if self.high * self.probability <= self.low:
             raise ValueError("the risky arm must pay more on average: high * probability > low")
 
     @property
-    def instruction(self) -> str:
+    def instruction(self) -> str:  # type: ignore[override]
         return (
             "There are two slot machines, each named after a profession; the name tells what kind of machine it is. "
             "You pull one of them, once, and want the payoff that is highest on average. Answer with its name."
@@ -87,7 +87,7 @@ class Bandit:
 
 
 @attrs.define
-class BanditEnv:
+class BanditEnv(Env):
     """One episode of :class:`Bandit`."""
 
     names: tuple[str, str]

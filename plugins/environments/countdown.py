@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
-from typing import ClassVar, get_args
+from typing import get_args
 
 import attrs
 from attrs.validators import and_, ge, in_, le
 
-from ...core.components import Step
+from ...core.components import Env, Environment, Step
 from .arithmetic import parse
 from .common import Split, draw_task, refuse_after_end, seeded
 
@@ -58,7 +58,7 @@ def _draw(count: int, largest: int, rng: random.Random) -> Puzzle | None:
 
 
 @attrs.frozen
-class Countdown:
+class Countdown(Environment):
     """Make the target out of all the given numbers, each used once, with ``+ - * /`` and parentheses.
 
     The answer is one expression, such as ``(1 + 2) * 3``, as free text. Reward 1 if it equals the target exactly
@@ -80,14 +80,14 @@ class Countdown:
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
     """Which puzzles: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
 
-    actions: ClassVar[None] = None
+    actions = None
 
     def __attrs_post_init__(self) -> None:
         if self.min_numbers > self.max_numbers:
             raise ValueError(f"min_numbers {self.min_numbers} is larger than max_numbers {self.max_numbers}")
 
     @property
-    def instruction(self) -> str:
+    def instruction(self) -> str:  # type: ignore[override]
         return (
             "Make the target with + - * / and parentheses, using each of the numbers exactly once. "
             "Answer with the expression alone, for example (1 + 2) * 3."
@@ -99,7 +99,7 @@ class Countdown:
 
 
 @attrs.define
-class CountdownEnv:
+class CountdownEnv(Env):
     """One episode of :class:`Countdown`."""
 
     puzzle: Puzzle

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import attrs
 from attrs.validators import ge, in_, optional
 
-from ...core.components import Step
+from ...core.components import Env, Environment, Step
 from .common import refuse_after_end
 from .dataset_rows import Row, Rows, forget_changed, load, refuse_numbers_for_letters
 from .verifiers import VERIFIERS, is_right
@@ -20,7 +18,7 @@ _INSTRUCTIONS = {
 
 
 @attrs.frozen
-class Dataset:
+class Dataset(Environment):
     """Questions with known answers: a local file or folder, a data set of the hub, or generated word problems.
 
     The answer is free text. Reward 1 if it is right, which is success; otherwise 0. One answer ends the episode.
@@ -52,17 +50,17 @@ class Dataset:
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Rows with a longer question (characters) are left out; ``None`` keeps all."""
 
-    actions: ClassVar[None] = None
+    actions = None
 
     def __attrs_post_init__(self) -> None:
         forget_changed(self.path)
 
     @property
-    def instruction(self) -> str:
+    def instruction(self) -> str:  # type: ignore[override]
         return _INSTRUCTIONS[self.verifier]
 
     @property
-    def tasks(self) -> int:
+    def tasks(self) -> int:  # type: ignore[override]
         """The number of rows."""
         return len(self._loaded.rows)
 
@@ -88,7 +86,7 @@ class Dataset:
 
 
 @attrs.define
-class DatasetEnv:
+class DatasetEnv(Env):
     """One episode of :class:`Dataset`."""
 
     row: Row
@@ -101,7 +99,7 @@ class DatasetEnv:
         return self.row.question
 
     @property
-    def place(self) -> str:
+    def place(self) -> str:  # type: ignore[override]
         """Which row it is, for messages."""
         return self.row.place
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import attrs
 from attrs.validators import and_, ge, gt, in_, le
 
-from ...core.components import Step
+from ...core.components import Env, Environment, Step
 from .common import Split, action_named, draw_task, refuse_after_end, seeded
 from .views import coordinates, legend, observation
 
@@ -81,7 +81,7 @@ def _draw(size: int, frozen: float, rng: random.Random) -> Lake | None:
 
 
 @attrs.frozen
-class FrozenLake:
+class FrozenLake(Environment):
     """FrozenLake with random holes, start and goal; a path around the holes exists.
 
     Each cell but start and goal is ice with probability ``frozen``, otherwise a hole. A step goes the intended way with
@@ -106,10 +106,10 @@ class FrozenLake:
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
     """Which lakes: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
 
-    actions: ClassVar[tuple[str, ...]] = ACTIONS
+    actions = ACTIONS
 
     @property
-    def instruction(self) -> str:
+    def instruction(self) -> str:  # type: ignore[override]
         slips = " The ice is slippery: a step may go to one side instead." if self.success_rate < 1 else ""
         task = f"You cross a frozen lake: reach the goal and do not fall into a hole.{slips}"
         return f"{task}\n{legend(self.view, _MEANINGS, self.size, self.size)}"
@@ -121,7 +121,7 @@ class FrozenLake:
 
 
 @attrs.define
-class FrozenLakeEnv:
+class FrozenLakeEnv(Env):
     """One episode of :class:`FrozenLake`."""
 
     task: FrozenLake

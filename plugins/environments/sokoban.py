@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import attrs
 from attrs.validators import and_, ge, in_, le, optional
 
-from ...core.components import Step
+from ...core.components import Env, Environment, Step
 from .common import Split, action_named, refuse_after_end
 from .sokoban_rooms import room
 from .sokoban_rules import (
@@ -48,7 +48,7 @@ def _check_symbols(instance: Sokoban, attribute: attrs.Attribute, value: str) ->
 
 
 @attrs.frozen
-class Sokoban:
+class Sokoban(Environment):
     """Sokoban with generated rooms, each proved to be solvable within ``max_solution`` actions.
 
     Reward of an action: -0.1, +1 for a box pushed onto a target, -1 for one pushed off, +10 when all boxes are on
@@ -81,7 +81,7 @@ class Sokoban:
     symbols: str = attrs.field(default=SYMBOLS, validator=_check_symbols)
     """Seven characters: wall, floor, target, box on target, box, player, player on target."""
 
-    actions: ClassVar[tuple[str, ...]] = ACTIONS
+    actions = ACTIONS
 
     def __attrs_post_init__(self) -> None:
         if max(self.size, self.columns) < 5:
@@ -96,7 +96,7 @@ class Sokoban:
         return self.size if self.width is None else self.width
 
     @property
-    def instruction(self) -> str:
+    def instruction(self) -> str:  # type: ignore[override]
         if self.view == "words":
             bounds = f"r1 to r{self.size - 2} and c1 to c{self.columns - 2}"
             return f"Sokoban. Push every box B onto a target T. P is you, W a wall. The room spans {bounds}."
@@ -140,7 +140,7 @@ class SokobanLarger(Sokoban):
 
 
 @attrs.define
-class SokobanEnv:
+class SokobanEnv(Env):
     """One episode of :class:`Sokoban`."""
 
     task: Sokoban

@@ -13,7 +13,7 @@ import torch
 from attrs.validators import and_, ge, gt, in_, le
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ...core.components import Environment, Rollouts
+from ...core.components import Environment, ModelBuilder, Rollouts
 from ...core.compose.experiment import Experiment, Reward, Rollout
 from ...core.errors import RequestError
 from ..environments.sokoban import Sokoban
@@ -33,7 +33,7 @@ def _multiple_of_8(_: object, attribute: attrs.Attribute, value: int) -> None:
 
 
 @attrs.frozen
-class ClonedQwen2:
+class ClonedQwen2(ModelBuilder):
     """A Qwen2 of about 0.1M parameters with a word-level tokenizer, warm-started by cloning a Sokoban solver.
 
     The demonstrator plays through the very conversations that training samples. First nearly all of its actions are

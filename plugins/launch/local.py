@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
+from ...core.components import Launcher
 from .job import Job
 from .processes import Process, Processes, stop
 from .queue import run_queue
@@ -19,7 +20,7 @@ def _check_slots(instance: Any, attribute: attrs.Attribute[Any], value: object) 
 
 
 @attrs.frozen
-class Local:
+class Local(Launcher):
     """Run jobs on the slots of this machine from one queue: a free slot never waits while a job is queued.
 
     Each job is one process group with its output in its own log. Where there are GPUs, consecutive ones form slots of

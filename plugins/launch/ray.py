@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from ...core.components import Launcher
 from ...core.errors import MissingExtraError, RequestError, in_python
 from .job import Job
 from .queue import run_queue
@@ -23,7 +24,7 @@ OBJECT_STORE_BYTES = 80 * 2**20  # nothing but exit codes passes through it
 
 
 @attrs.frozen
-class Ray:
+class Ray(Launcher):
     """Run jobs as Ray tasks that hold ``gpus_per_job`` GPUs and ``cpus_per_job`` cores each; Ray chooses the node.
 
     Every node must see the same files and the same Python environment. A job sees the GPUs that Ray has given it (on a

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from ...core.components import Launcher
 from ...core.errors import MissingExtraError, RequestError
 from .job import Job
 from .queue import run_queue
@@ -25,7 +26,7 @@ NODE_GRACE_S = 20.0
 
 
 @attrs.frozen
-class Slurm:
+class Slurm(Launcher):
     """Submit every job to Slurm, with ``gpus_per_job`` GPUs and ``cpus_per_job`` cores on one node.
 
     Every node must see the same files and the same Python environment. A job that nears its time limit is interrupted,

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from ...core.components import Dialect
 from ...core.compose.combinations import needs
 from ...core.compose.experiment import Experiment
 from ..sweeps.prepare import Prepared
@@ -22,7 +23,7 @@ STRATEGIES = {"top_k": "top_k_abs", "top_f": "top_k"}
 
 
 @attrs.frozen
-class Ragen:
+class Ragen(Dialect):
     """RAGEN-2's ``train.py``: dotted keys of Hydra, as its scripts write them.
 
     ``use_kl_loss`` says whether our run has a KL loss and with it a reference pass; ``model_path`` is empty for a model

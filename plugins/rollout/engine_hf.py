@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StopStringCriteria
 
-from ...core.components import Completion, Sampling
+from ...core.components import Completion, RolloutEngine, RolloutEngineSession, Sampling
 from ...core.errors import RunError
 from .template import end_ids
 
@@ -19,7 +19,7 @@ _REASONS = ("length", "eos", "stop")
 
 
 @attrs.frozen
-class HfEngine:
+class HfEngine(RolloutEngine):
     """Sample with the trainer's own Hugging Face model, so that there are no weights to copy.
 
     log p(token) = log_softmax(logits / temperature) in fp32, over the whole vocabulary: no top-k or top-p, so the
@@ -44,7 +44,7 @@ class HfEngine:
         return HfSession(model, tokenizer, self.batch)
 
 
-class HfSession:
+class HfSession(RolloutEngineSession):
     """Holds the model. Dropout is off while it samples; the model's mode is put back afterwards."""
 
     def __init__(self, model: Any, tokenizer: Any, batch: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ...core.components import Tracker
 from ...core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Jsonl:
+class Jsonl(Tracker):
     """One JSON object per step in ``metrics.jsonl``, complete before the next step begins.
 
     Reports, ``uncollapse detect`` and resumed runs read this file, so every run has this tracker, named or not.

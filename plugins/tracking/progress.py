@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ...core.components import Tracker
 from ...core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ SHOWN = {
 
 
 @attrs.frozen
-class Progress:
+class Progress(Tracker):
     """A live line on a terminal, one plain line per step anywhere else.
 
     Shows the step, reward, success, the last validation success, the groups' reward std, entropy (nats), the share of

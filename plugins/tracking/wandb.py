@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+from ...core.components import Tracker
 from ...core.errors import MissingExtraError
 from ...core.files import replace_text
 from ...core.hookspecs import hookimpl
@@ -35,7 +36,7 @@ def own_id(run: RunDirectory) -> str:
 
 
 @attrs.frozen
-class Wandb:
+class Wandb(Tracker):
     """Log to Weights & Biases; by default offline, into ``<run>/wandb``, without an account or a network.
 
     ``wandb sync <run>/wandb/offline-*`` uploads such a run later. A resumed run continues under its own id. The x axis

@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ...core.components import Scores
+from ...core.components import Scores, TrainBackend, TrainEngine
 from ...core.errors import RequestError, RunError
 from .processes import local_rank
 from .processes.ranks import Ranks
@@ -42,7 +42,7 @@ OURS = {
 
 
 @attrs.frozen
-class DeepSpeed:
+class DeepSpeed(TrainBackend):
     """Train with DeepSpeed: ZeRO stage from ``trainer.zero_stage``, AdamW, fp32 master weights under bfloat16."""
 
     config: dict[str, Any] = attrs.field(factory=dict)
@@ -145,7 +145,7 @@ def _offload(what: str) -> dict[str, Any]:
     return {f"offload_{part}": {"device": "cpu"} for part in parts}
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(TrainEngine):
     """One trained model. Every method runs on all ranks, the same number of times."""
 
     def __init__(
@@ -177,7 +177,7 @@ class DeepSpeedEngine:
             adamw.register_step_post_hook(self._give_back)
 
     @property
-    def module(self) -> Any:
+    def module(self) -> Any:  # type: ignore[override]
         return self.engine.module
 
     @torch.no_grad()

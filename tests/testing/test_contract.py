@@ -22,9 +22,12 @@ def test_every_kind_has_its_hook_its_methods_and_its_names(kind):
     assert contract["names"] == sorted(contract["names"]) != []
     if kind.contract:
         methods = {method["name"] for method in contract["contract"]["methods"]}
-        protocol = vars(getattr(components, kind.contract))
-        assert methods == {name for name in protocol if name == "__call__" or (name[0] != "_" and name in methods)}
-        assert methods
+        base = getattr(components, kind.contract)
+        own = {name for name in vars(base) if name == "__call__" or (name[0] != "_" and name in methods)}
+        assert methods == {*own, "check"}
+        assert base.__abstractmethods__ <= own
+        fields = {field["name"]: field for field in contract["contract"]["fields"]}
+        assert (fields["needs"]["default"], fields["needs"]["required"]) == ("frozenset()", False)
     assert bool(contract["laws"]) == (kind.name != "train_backend")
     assert all(law.endswith(".") for law in contract["laws"])
 

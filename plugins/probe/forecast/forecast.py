@@ -11,7 +11,7 @@ import attrs
 import torch
 from attrs import validators
 
-from ....core.components import Rollouts, Verdict
+from ....core.components import CollapseDetector, Rollouts, Verdict
 from ...collapse.session import MetricSession
 from ...training.step.pending import PendingUpdate
 from ...training.step.stages import to_batch
@@ -27,7 +27,7 @@ TRUSTED_DEGREES = 4.0
 
 
 @attrs.frozen
-class EntropyForecast:
+class EntropyForecast(CollapseDetector):
     """Predict the entropy change that each policy update makes from the step's own rollouts; hold it against the next.
 
     ``forecast/predicted`` (nats per token, with ``forecast/predicted_se``) is said once the update is made and before

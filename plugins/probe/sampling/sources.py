@@ -63,7 +63,7 @@ class EnvironmentSource:
     """Episodes of a registered environment, of any number of turns, played as the trainer plays them."""
 
     environment: Environment
-    """If it has ``tasks``, a number, its tasks are those of the seeds below it; otherwise every seed is a task."""
+    """Where its ``tasks`` is a number, its tasks are those of the seeds below it; otherwise every seed is a task."""
     rollout: Rollout
     """``temperature`` and ``max_tokens`` are the draw's."""
     reward: Reward = attrs.field(factory=Reward)
@@ -77,7 +77,7 @@ class EnvironmentSource:
 
     def pool(self, tokenizer: Any) -> int | None:
         """The number of distinct tasks, if the environment knows it."""
-        return getattr(self.environment, "tasks", None)
+        return self.environment.tasks
 
     def play(
         self,
@@ -105,7 +105,7 @@ class EnvironmentSource:
         return {
             "environment": f"{cls.__module__.rpartition('uncollapse.')[2]}.{cls.__qualname__}",
             "parameters": attrs.asdict(cast(Any, self.environment)),
-            "content": getattr(self.environment, "digest", None),
+            "content": self.environment.digest,
             "rollout": rollout,
             "reward": attrs.asdict(self.reward),
         }
@@ -118,7 +118,7 @@ def _template(tokenizer: Any, think: bool) -> Template:
 
 
 @attrs.frozen
-class _Drawn:
+class _Drawn(Environment):
     """The environment with the drawn tasks in the place of seeds.
 
     A task that was drawn twice is two groups, whose noise is independent too.
@@ -129,11 +129,11 @@ class _Drawn:
     seed: int
 
     @property
-    def instruction(self) -> str:
+    def instruction(self) -> str:  # type: ignore[override]
         return self.environment.instruction
 
     @property
-    def actions(self) -> tuple[str, ...] | None:
+    def actions(self) -> tuple[str, ...] | None:  # type: ignore[override]
         return self.environment.actions
 
     def make(self, seed: int, member: int = 0) -> Env:

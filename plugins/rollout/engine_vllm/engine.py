@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
+from ....core.components import RolloutEngine
 from ....core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def _share(instance: object, attribute: Any, value: float) -> None:
 
 
 @attrs.frozen
-class VllmEngine:
+class VllmEngine(RolloutEngine):
     """Sample with vLLM, in a process of its own that shares the trainer's GPU or has others.
 
     Token ids go in, token ids and their log-probs come out: log_softmax(logits / temperature), vLLM's

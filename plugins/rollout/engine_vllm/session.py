@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ....core.components import Completion, Sampling
+from ....core.components import Completion, RolloutEngineSession, Sampling
 from ....core.errors import RESUME, RunError, UncollapseError
 from ..fingerprint import fingerprint, mismatches
 from .transfer import buckets, packed, write_adapter
@@ -30,8 +30,10 @@ SHUTDOWN_S = 3.0
 """How long the engine's process may take to end before it is killed."""
 
 
-class VllmSession:
+class VllmSession(RolloutEngineSession):
     """Owns the engine's process."""
+
+    single_requests = True
 
     def __init__(
         self,

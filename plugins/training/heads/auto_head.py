@@ -15,7 +15,7 @@ from .triton_head import Triton
 
 
 @attrs.frozen
-class Auto:
+class Auto(TokenHead):
     """``triton`` on a GPU where Triton is installed (it comes with torch on Linux), else ``torch``."""
 
     def on(self, device: torch.device) -> TokenHead:

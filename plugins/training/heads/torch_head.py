@@ -9,12 +9,12 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from ....core.components import TokenScores
+from ....core.components import TokenHead, TokenScores
 from ..networks.token_head import CHUNK_ELEMENTS, token_scores
 
 
 @attrs.frozen
-class Torch:
+class Torch(TokenHead):
     """Chunks of rows in plain torch: each chunk's logits are made in fp32 and made again in the backward pass.
 
     Runs on every device, and is the one head that can be differentiated in forward mode, as the probe does.

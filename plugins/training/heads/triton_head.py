@@ -24,7 +24,7 @@ from attrs import validators
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ....core.components import TokenScores, Wanted
+from ....core.components import TokenHead, TokenScores, Wanted
 from ....core.errors import RequestError
 
 ALIGNMENT = 128
@@ -32,7 +32,7 @@ ALIGNMENT = 128
 
 
 @attrs.frozen
-class Triton:
+class Triton(TokenHead):
     """Tiles of the vocabulary from cuBLAS, folded and differentiated by fused Triton kernels; on GPUs.
 
     Everything after a tile of logits is fp32, and so are the sums over tiles. Beside the gradients themselves, memory

@@ -11,14 +11,14 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from ....core.components import TokenScores, Wanted
+from ....core.components import TokenHead, TokenScores, Wanted
 from ....core.errors import RequestError
 
 MISSING = "needs trl 1.16 or newer, which is not installed"
 
 
 @attrs.frozen
-class Trl:
+class Trl(TokenHead):
     """The chunked log-prob kernel of TRL (``trl.kernels``, 1.16): tiles of 4,096 tokens, folded by Triton on a GPU.
 
     It knows one temperature for all rows and no second moments; both are refused.
