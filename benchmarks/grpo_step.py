@@ -36,7 +36,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from transformers.utils import logging
-from uncollapse.core.components import Step
+from uncollapse.core.components import Env, Environment, Step
 from uncollapse.core.hookspecs import hookimpl
 
 WARM_UP = 2
@@ -55,7 +55,7 @@ TEMPLATE = (
 
 
 @attrs.frozen
-class Words:
+class Words(Environment):
     """Answer with words; the reward is the share of them that the prompt shows."""
 
     fewest: int = 10
@@ -69,7 +69,7 @@ class Words:
 
 
 @attrs.frozen
-class WordsEnv:
+class WordsEnv(Env):
     words: list[str]
 
     def initial_observation(self) -> str:

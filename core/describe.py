@@ -110,7 +110,7 @@ def needs(target: object) -> tuple[str, ...]:
 
 
 def facts(kind: str, target: object) -> dict[str, Any]:
-    """The class attributes that the protocol of the kind lists, ``needs`` apart, where the target has them."""
+    """The class attributes that the base class of the kind lists, ``needs`` apart, where the target has them."""
     from . import components
 
     if not KINDS[kind].contract:

@@ -52,7 +52,7 @@ class PluginLoadError(RequestError):
 
 
 class SignatureError(RequestError):
-    """A hook asks for arguments that it is not given, or a component lacks the methods of its kind."""
+    """A hook asks for arguments that it is not given, or a component is none of its kind."""
 
 
 @attrs.define(eq=False)

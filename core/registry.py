@@ -24,7 +24,7 @@ from .imports import import_alone
 from .kinds import KINDS, TAKEN
 from .paths import expanded
 from .plugins import Plugin, PluginLoadError, SignatureError, import_failure
-from .targets import Target, as_mapping, check_target, file_of, load_target, missing_methods
+from .targets import Target, as_mapping, breach, check_target, file_of, load_target
 from .terminal import escaped
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Registry:
             UnknownNameError: no such name.
             MissingExtraError: it needs a library of an extra that is not installed.
             PluginLoadError: it cannot be imported.
-            SignatureError: it lacks the methods of its kind.
+            SignatureError: it does not derive from the base class of its kind, or lacks a method of it.
             RequestError: an option is unknown or refused.
         """
         entry = self.entry(kind, name)
@@ -153,7 +153,7 @@ class Registry:
         except (ValueError, TypeError) as error:
             # attrs validators append the field, the options and the value to their message
             raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=_help(entry)) from error
-        _check_methods(entry, type(component))
+        _check_class(entry, type(component))
         return component
 
     def target(self, kind: str, name: str) -> Any:
@@ -330,19 +330,16 @@ def _alone(entry: Entry, load: Callable[[], Any]) -> Any:
 def _check_target(entry: Entry, target: object) -> None:
     """Raises SignatureError if it cannot be what its kind asks for."""
     if inspect.isclass(target) and KINDS[entry.kind].is_component:
-        _check_methods(entry, target)
+        _check_class(entry, target)
     if entry.kind == "command" and not hasattr(target, "make_context"):
         what = f"{entry} is a {type(target).__name__}, not a click command"
         raise SignatureError(what, f"{entry.target_string} of {entry.plugin}", "put @click.command() above it")
 
 
-def _check_methods(entry: Entry, cls: type) -> None:
-    if missing := missing_methods(entry.kind, cls):
-        raise SignatureError(
-            f"{entry} lacks {', '.join(missing)}",
-            f"{entry.target_string} of {entry.plugin}",
-            f"give {cls.__name__} the methods of uncollapse.core.components.{KINDS[entry.kind].contract}",
-        )
+def _check_class(entry: Entry, cls: type) -> None:
+    if wrong := breach(entry.kind, cls):
+        what, fix = wrong
+        raise SignatureError(f"{entry} {what}", f"{entry.target_string} of {entry.plugin}", fix)
 
 
 def _check_parameters(

@@ -130,16 +130,23 @@ def read_yaml(path: Path) -> Any:
         raise RequestError(f"not valid YAML: {error.reason}", f"{path}:{error.line}") from error
 
 
-def missing_methods(kind: str, cls: type) -> list[str]:
-    """The methods of its kind that a component class lacks."""
-    if not KINDS[kind].contract:
-        return []
+def breach(kind: str, cls: type) -> tuple[str, str] | None:
+    """What keeps a class from being a component of its kind, and how to mend it; ``None`` if nothing does."""
     from . import components
 
-    contract = getattr(components, KINDS[kind].contract)
-    wanted = [name for name in vars(contract) if name in contract.__abstractmethods__]
+    name = KINDS[kind].contract
+    if not name:
+        return None
+    contract = getattr(components, name)
+    wanted = [each for each in vars(contract) if each in contract.__abstractmethods__]
     # Not hasattr: every class is callable, which says nothing of its instances.
-    return [name for name in wanted if not any(name in vars(base) for base in cls.__mro__ if base is not contract)]
+    missing = [each for each in wanted if not any(each in vars(base) for base in cls.__mro__ if base is not contract)]
+    header = f"class {cls.__name__}(uncollapse.api.{name})"
+    if missing:
+        return f"lacks {', '.join(missing)}", f"write {header}, with {' and '.join(wanted)}: uncollapse show {kind}"
+    if not issubclass(cls, contract):
+        return f"does not derive from {name}", f"write {header}"
+    return None
 
 
 def missing_extra(error: ImportError, what: str) -> MissingExtraError | None:

@@ -15,7 +15,7 @@ from ..core.compose.spec import Spec, parse_spec
 from ..core.errors import MissingExtraError, RequestError, RunError
 from ..core.kinds import KINDS
 from ..core.registry import Entry, registry
-from ..core.targets import missing_extra, missing_methods
+from ..core.targets import breach, missing_extra
 from .problems import Law, NotExercisedError, Problem, broken, laws, require
 
 ROOMS = {
@@ -91,10 +91,12 @@ def _check_name(kind: str, spec: Spec, reach_out: bool) -> list[Problem]:
 
 
 def _check_component(named: Named, reach_out: bool) -> list[Problem]:
-    problems = broken(named, GENERAL)
-    if not KINDS[named.kind].is_component or missing_methods(named.kind, type(named.component)):
-        return problems
-    return list(dict.fromkeys([*problems, *broken(named, _laws(named.kind, reach_out))]))
+    if breach(named.kind, type(named.component)):
+        return broken(named, OF_CLASSES)
+    found = broken(named, OF_CLASSES + OF_COMPONENTS)
+    if not KINDS[named.kind].is_component:
+        return found
+    return list(dict.fromkeys([*found, *broken(named, _laws(named.kind, reach_out))]))
 
 
 def _laws(kind: str, reach_out: bool) -> list[Law]:
@@ -120,12 +122,10 @@ def _is_from(entry: Entry, distribution: str) -> bool:
 # --- what holds for components of every kind ------------------------------------------------------------------------
 
 
-def _has_its_methods(named: Named) -> None:
-    """It has the methods of its kind."""
-    missing = missing_methods(named.kind, type(named.component))
-    contract = KINDS[named.kind].contract
-    fix = f"give it the methods of uncollapse.core.components.{contract}"
-    require(named, type(named.component).__name__, not missing, f"lacks {', '.join(missing)}", fix)
+def _is_of_its_kind(named: Named) -> None:
+    """It derives from the base class of its kind, and has the methods that this asks for."""
+    what, fix = breach(named.kind, type(named.component)) or ("", "")
+    require(named, type(named.component).__name__, not what, what, fix)
 
 
 def _is_a_value(named: Named) -> None:
@@ -147,7 +147,7 @@ def _is_a_value(named: Named) -> None:
 
 def _needs_what_there_is(named: Named) -> None:
     """It declares to need nothing but what there is."""
-    needs: Any = getattr(named.component, "needs", frozenset())
+    needs: Any = named.component.needs
     require(named, "needs", isinstance(needs, frozenset | set), f"is {needs!r}, not a frozenset of words")
     unknown = sorted(map(str, needs - NEEDS)) if named.kind != "variance" else []
     require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(NEEDS))}")
@@ -166,4 +166,5 @@ def _survives_a_pickle(named: Named) -> None:
         ) from error
 
 
-GENERAL = laws(_has_its_methods, _is_a_value, _needs_what_there_is, _survives_a_pickle)
+OF_CLASSES = laws(_is_of_its_kind, _is_a_value)
+OF_COMPONENTS = laws(_needs_what_there_is, _survives_a_pickle)

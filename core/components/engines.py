@@ -199,7 +199,11 @@ class TrainEngine(ABC):
 
     @abstractmethod
     def update(
-        self, micro_batches: Sequence[Any], loss: Callable[[Scores, Any], Tensor], lr_scale: float, **options: object
+        self,
+        micro_batches: Sequence[Any],
+        loss: Callable[[Scores, Any], tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]],
+        lr_scale: float,
+        **options: Any,
     ) -> dict[str, float]:
         """One optimizer step on the sum of ``loss(scores, micro_batch)`` over all micro-batches and ranks.
 

@@ -24,6 +24,13 @@ def wrong(named: Named, method: str, what: str) -> RunError:
     return RunError(f"{named.described}: {method} {what}", where, f"uncollapse show {named.kind} {named.name}")
 
 
+def require_session(named: Named, method: str, made: object, base: type) -> None:
+    """Raises RunError where what a component made does not derive from the base class of its contract."""
+    if not isinstance(made, base):
+        what = f"gave a {type(made).__name__}: write class {type(made).__name__}(uncollapse.api.{base.__name__})"
+        raise wrong(named, method, what)
+
+
 @contextmanager
 def blaming(named: Named, method: str) -> Iterator[None]:
     """Turn what a component raises in ``method`` into an error that names it.

@@ -1,7 +1,7 @@
 """What cannot be had together: checks of a composed experiment that no single key shows.
 
 A component says what it needs by ``needs`` (a subset of :data:`~.components.NEEDS`). Whatever else only it can know it
-says in an optional method ``check(experiment) -> Iterable[str]``: reasons why it cannot work in this experiment.
+says in ``check(experiment) -> Iterable[str]``: reasons why it cannot work in this experiment.
 
 ``turns`` is never refused: with a single turn, credit over turns is credit over tokens, which is well defined.
 """
@@ -57,15 +57,11 @@ def wants(experiment: Experiment) -> list[tuple[str, Named, frozenset[str]]]:
     KL variant where the coefficient is 0.
     """
     idle = set()
-    if getattr(experiment.filter.select.component, "keeps_all", False):
+    if experiment.filter.select.component.keeps_all:
         idle.add("filter.metric")
     if experiment.kl.coef == 0:
         idle.add("kl.estimator")
-    return [
-        (key, named, frozenset(getattr(named.component, "needs", ())))
-        for key, named in components(experiment)
-        if key not in idle
-    ]
+    return [(key, named, frozenset(named.component.needs)) for key, named in components(experiment) if key not in idle]
 
 
 def needs(experiment: Experiment) -> frozenset[str]:
@@ -128,7 +124,7 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
                 key,
                 fix="set rollout.group_size to 2 or more",
             )
-        if "greedy_rewards" in needed and not getattr(engine.component, "greedy", True):
+        if "greedy_rewards" in needed and not engine.component.greedy:
             yield Problem(
                 f"{named.name} needs greedy rollouts, and the engine {engine.name} makes none",
                 key,
@@ -199,7 +195,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         yield Problem(reason, "kl.weight", kl.weight, "set kl.weight to none, or kl.placement to loss")
     if experiment.soft_advantage_reweight:
         key = "soft_advantage_reweight"
-        if "groups" not in getattr(experiment.advantage.component, "needs", ()):
+        if "groups" not in experiment.advantage.component.needs:
             reason = f"reweights advantages that compare a group's episodes, and {experiment.advantage.name} does not"
             yield Problem(reason, key, True, "choose a group estimator, such as those that need groups")
         if experiment.rollout.group_size == 1:
@@ -209,7 +205,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"
         fix = "set it to identity, or reward.placement to episode"
         yield Problem(reason, "reward.normalization", reward.normalization, fix)
-    if reward.normalization != "identity" and "greedy_rewards" in getattr(experiment.advantage.component, "needs", ()):
+    if reward.normalization != "identity" and "greedy_rewards" in experiment.advantage.component.needs:
         name = experiment.advantage.name
         reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")
@@ -241,11 +237,8 @@ def _shared_critic(experiment: Experiment) -> Iterator[Problem]:
 
 def _own_checks(experiment: Experiment) -> Iterator[Problem]:
     for key, named in components(experiment):
-        check = getattr(named.component, "check", None)
-        if not callable(check):
-            continue
         try:
-            reasons = [str(reason) for reason in check(experiment)]
+            reasons = [str(reason) for reason in named.component.check(experiment)]
         except MissingExtraError:
             raise
         except Exception as error:
@@ -259,10 +252,11 @@ def _broken(experiment: Experiment) -> list[Problem]:
     found = []
     for key, named in components(experiment):
         try:
-            needed = frozenset(getattr(named.component, "needs", ()))
+            needed = frozenset(named.component.needs)
             if odd := [need for need in needed if not isinstance(need, str)]:
                 raise TypeError(f"{odd[0]!r} is not the name of a need")
-            bool(getattr(named.component, "keeps_all", False))
+            if named.kind == "rollout_filter":
+                bool(named.component.keeps_all)
         except Exception as error:
             found.append(failure(named.described, "needs", error).under(key))
     return found

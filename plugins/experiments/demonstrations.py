@@ -9,7 +9,7 @@ from typing import cast
 
 import attrs
 
-from ...core.components import Completion
+from ...core.components import Completion, Environment
 from ...core.compose.experiment import Rollout
 from ..environments.common import seeded, split_of
 from ..environments.sokoban import Sokoban, SokobanEnv
@@ -23,7 +23,7 @@ from ..rollout.template import Template
 
 
 @attrs.frozen
-class RandomStarts:
+class RandomStarts(Environment):
     """The environment with any board of its split that can be solved, not only those that its generator draws.
 
     A model that is to play unseen rooms needs more of them than the generator has.
@@ -32,11 +32,11 @@ class RandomStarts:
     environment: Sokoban
 
     @property
-    def instruction(self) -> str:
+    def instruction(self) -> str:  # type: ignore[override]
         return self.environment.instruction
 
     @property
-    def actions(self) -> tuple[str, ...]:
+    def actions(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.environment.actions
 
     def make(self, seed: int, member: int = 0) -> SokobanEnv:

@@ -91,13 +91,13 @@ def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
     if (experiment.rollout.groups, experiment.rollout.group_size) != (batches.B_U, batches.G):
         own = f"{experiment.rollout.groups} x {experiment.rollout.group_size}"
         yield f"a batch of the run has {own} episodes; U has {batches.B_U} x {batches.G}"
-    if not getattr(experiment.filter.select.component, "keeps_all", False):
+    if not experiment.filter.select.component.keeps_all:
         yield f"the run's filter {experiment.filter.select} is not applied: all groups of U train"
     if critic is not None and run.trains_critic_alone:
         yield f"until step {critic.policy_after} the run trains its critic alone, and no policy loss moves the trunk"
     if critic is not None and needs_values and critic.shared and not critic.detach:
         yield "the value loss, which moves the trunk that policy and critic share, is not in it"
-    if not getattr(experiment.correction.component, "idle", False):
+    if not experiment.correction.component.idle:
         yield f"the correction {experiment.correction} weighs nothing: here the policy itself samples"
     if experiment.model.lora is not None and experiment.model.lora.dropout:
         yield f"the run drops out {experiment.model.lora.dropout:g} of the adapter's inputs; here nothing is"
@@ -146,7 +146,7 @@ def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None)
     """Why a step of these parts cannot be predicted."""
     named: Any = gradient.advantage
     key = "policy_gradient.advantage"
-    needs: frozenset[str] = getattr(named.component, "needs", frozenset())
+    needs: frozenset[str] = named.component.needs
     fix = "choose one that needs neither, such as dr_grpo, grpo or rloo"
     has_critic = run is not None and (run.checkpoint / "critic").is_dir()
     if "values" in needs and not has_critic:

@@ -102,7 +102,7 @@ class Session:
         batch = config.batch_config.rollout_batch_size
         if isinstance(engine, HfEngine):
             engine = attrs.evolve(engine, batch=batch)
-        elif getattr(engine, "own_weights", False):  # the samples must be the probed policy's own, to the last bit
+        elif engine.own_weights:  # the samples must be the probed policy's own, to the last bit
             engine = HfEngine(batch=batch)
         self.engine = engine.start(self.policy.model, self.loaded.tokenizer)
 

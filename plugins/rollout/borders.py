@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import attrs
+from torch import Tensor
 
-from ...core.components import Completion, Sampling, Step
-from ...core.compose.blame import blaming, confined, wrong
+from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step
+from ...core.compose.blame import blaming, confined, require_session, wrong
 from ...core.compose.experiment import Named
 from .parsing import SEPARATOR
 from .parsing import key as key_of
@@ -20,7 +21,7 @@ ROUNDING = 1e-3
 STOP_REASONS = ("eos", "stop", "length")
 
 
-class CheckedEnvironment:
+class CheckedEnvironment(Environment):
     """An environment whose episodes are checked: texts are texts, rewards are finite, groups share their first prompt.
 
     Raises:
@@ -32,16 +33,21 @@ class CheckedEnvironment:
         self.component = named.component if component is None else component
         self._first: tuple[int, str] | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.component, name)
+    @property
+    def tasks(self) -> int | None:  # type: ignore[override]
+        return self.component.tasks
 
     @property
-    def instruction(self) -> str:
+    def digest(self) -> str | None:
+        return self.component.digest
+
+    @property
+    def instruction(self) -> str:  # type: ignore[override]
         with confined(self.named, "instruction"):
             return _text(self.named, "instruction", self.component.instruction)
 
     @property
-    def actions(self) -> tuple[str, ...] | None:
+    def actions(self) -> tuple[str, ...] | None:  # type: ignore[override]
         with confined(self.named, "actions"):
             actions = self.component.actions
         if actions is None:
@@ -53,6 +59,7 @@ class CheckedEnvironment:
     def make(self, seed: int, member: int = 0) -> CheckedEnv:
         with confined(self.named, f"make({seed}, {member})"):
             env = self.component.make(seed, member)
+            require_session(self.named, "make", env, Env)
             observation = _text(self.named, "initial_observation", env.initial_observation())
         if self._first is not None and self._first[0] == seed and self._first[1] != observation:
             what = f"differs between the members of group {seed}, which must see the same first prompt"
@@ -61,14 +68,12 @@ class CheckedEnvironment:
         return CheckedEnv(self.named, env, observation)
 
 
-class CheckedEnv:
+class CheckedEnv(Env):
     """One episode of a :class:`CheckedEnvironment`."""
 
     def __init__(self, named: Named, env: Any, observation: str) -> None:
         self.named, self.env, self._observation = named, env, observation
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.env, name)
+        self.place = env.place
 
     def initial_observation(self) -> str:
         return self._observation
@@ -139,7 +144,7 @@ def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
     return actions
 
 
-class CheckedEngine:
+class CheckedEngine(RolloutEngineSession):
     """A running engine whose completions are checked: as many as prompts, a log-prob for each token, none too long.
 
     Raises:
@@ -147,13 +152,10 @@ class CheckedEngine:
     """
 
     def __init__(self, named: Named, session: Any) -> None:
+        require_session(named, "start", session, RolloutEngineSession)
         self.named, self.session = named, session
-        if hasattr(session, "submit"):
-            self.submit, self.finished = self._submit, self._finished
+        self.single_requests, self.adapter = session.single_requests, session.adapter
         self._asked: dict[Any, Sampling] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.session, name)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
         with blaming(self.named, "generate"):
@@ -164,12 +166,21 @@ class CheckedEngine:
             self._check("generate", completion, sampling)
         return completions
 
-    def _submit(self, key: Any, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self.session.sync(weights)
+
+    def sleep(self) -> bool:
+        return self.session.sleep()
+
+    def close(self) -> None:
+        self.session.close()
+
+    def submit(self, key: Any, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
         self._asked[key] = sampling
         with blaming(self.named, "submit"):
             self.session.submit(key, prompt, sampling, seed)
 
-    def _finished(self) -> list[tuple[Any, Completion]]:
+    def finished(self) -> list[tuple[Any, Completion]]:
         with blaming(self.named, "finished"):
             done = self.session.finished()
         for key, completion in done:

@@ -41,7 +41,7 @@ def collect(
     conversations = [
         Conversation(environment, rollout, template, group, member) for group in seeds for member in range(group_size)
     ]
-    if hasattr(engine, "submit"):
+    if engine.single_requests:
         _play_at_own_pace(conversations, engine, sampling, seed)
     else:
         _play_by_turns(conversations, engine, sampling, seed, seeds)

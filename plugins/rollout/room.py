@@ -34,7 +34,7 @@ class Prompt:
 
 def tasks_of(environment: Environment, seeds: range) -> Sequence[int] | None:
     """The distinct tasks behind ``seeds``, in their order; ``None`` where tasks are generated without end."""
-    count = getattr(environment, "tasks", None)
+    count = environment.tasks
     if count is None:
         return None
     return range(count) if len(seeds) >= count else [seed % count for seed in seeds]
@@ -57,7 +57,7 @@ def too_long(environment: Environment, rollout: Rollout, template: Template, tas
         tokens = len(Conversation(environment, unbounded, template, task).prompt)
         around = tokens if around is None else min(around, tokens)  # what stands around the text, and more
         if tokens > room:
-            yield Prompt(getattr(env, "place", "") or f"task {task}", tokens, len(text))
+            yield Prompt(env.place or f"task {task}", tokens, len(text))
 
 
 def require_room(

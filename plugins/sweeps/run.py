@@ -212,7 +212,7 @@ def command_of(point: Prepared, launcher: Any) -> list[str]:
     """The process that trains a point, begun or not."""
     words = [sys.executable, "-m", "uncollapse.cli.main", "train", str(point.run.config_file)]
     words += ["--run-dir", str(point.run.path), "--resume"]
-    ranks = getattr(launcher, "gpus_per_job", 1)
+    ranks = launcher.gpus_per_job
     return [*words, "--ranks", str(ranks)] if ranks > 1 else words
 
 

@@ -149,7 +149,7 @@ class Sweep:
         if self.missing:
             raise RequestError(f"the sweep {self.title} cannot run here: {self.missing}")
         made = make_launcher(launcher, **resources)
-        points = self.prepared(root, getattr(made, "gpus_per_job", 1))
+        points = self.prepared(root, made.gpus_per_job)
         return run_points(self.record(points), points, made, options or Options())
 
     def record(self, points: Sequence[Prepared]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def make_launcher(launcher: Launcher | str | Mapping[str, Any], **resources: obj
 
     Raises RequestError if there is none of the name, it has no such parameter, or a value makes no sense.
     """
-    if not isinstance(launcher, str | Mapping) and hasattr(launcher, "run"):
+    if isinstance(launcher, Launcher):
         return launcher
     spec = read_spec(launcher)
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from ...core.components import Scores
-from ...core.compose.blame import blaming
+from ...core.components import Scores, TrainEngine
+from ...core.compose.blame import blaming, require_session
 from ...core.compose.combinations import check_ranks, needs
 from ...core.compose.config import validation_environment
 from ...core.compose.experiment import Experiment
@@ -107,7 +107,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     values_by = experiment.critic if "values" in needed else None
     if values_by is not None and values_by.shared:
         policy = with_value_head(policy, values_by, saved_critic).to(ranks.device)
-    own = getattr(serving, "own_weights", False)
+    own = serving.own_weights
     sharded = training and trainer.zero_stage == 3
     sampled: Any = policy
     if sharded and not own:  # no rank keeps a whole model, so the engine is given one: plain, as adapters come merged
@@ -118,8 +118,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             session = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
         engine = CheckedEngine(experiment.rollout.engine, session)
         undo.callback(engine.close)
-        if hasattr(engine, "sleep"):
-            engine.sleep()  # the optimizer is about to want the memory
+        engine.sleep()  # the optimizer is about to want the memory
 
         def start(module: Any, optimizer: Any, **options: Any) -> Any:
             with blaming(trainer.backend, "start"):
@@ -132,6 +131,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
                     offload=trainer.offload,
                     **options,
                 )
+            require_session(trainer.backend, "start", started, TrainEngine)
             undo.callback(started.close)
             return started
 
@@ -176,9 +176,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
 def _check_machine(experiment: Experiment, ranks: Ranks, training: bool) -> None:
     """Raises RequestError where these processes, or the libraries that are installed, cannot do what is asked for."""
     check_ranks(experiment, ranks.size)
-    serving = experiment.rollout.engine.component
-    if hasattr(serving, "require"):
-        serving.require(ranks.size)
+    experiment.rollout.engine.component.require(ranks.size)
     if training and experiment.model.liger:
         fused_layers.require()
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def require_rooms(experiment: Experiment) -> None:
-    """Measure the prompts of training and of validation; nothing is loaded where the environment has no ``tasks``.
+    """Measure the prompts of training and of validation; nothing is loaded where the environment has no end of tasks.
 
     Raises:
         RequestError: a prompt leaves no room for a turn, or the data set, the model's name or its tokenizer is wrong.
     """
     training, rollout, validation = experiment.environment.component, experiment.rollout, experiment.validation
-    if not hasattr(training, "tasks"):
+    if training.tasks is None:
         return
     template = Template(load_tokenizer(prepare_model(experiment)), rollout.think)
     seeds = range(rollout.seed, rollout.seed + experiment.trainer.steps * rollout.groups)

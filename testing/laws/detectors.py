@@ -84,12 +84,9 @@ def context() -> Any:
     return SimpleNamespace(experiment=experiment_that_learns(), tokenizer=tokenizer)
 
 
-def _session_has_its_methods(named: Named) -> None:
-    """A detector's session has measure, judge, state_dict and load_state_dict."""
-    session = _started(named).sessions[named.name]
-    for method in ("measure", "judge", "state_dict", "load_state_dict"):
-        require(named, "start", callable(getattr(session, method, None)), f"gave a session without {method}")
-    apart = _started(named).sessions[named.name] is not session
+def _has_a_session_of_its_own(named: Named) -> None:
+    """A detector starts a CollapseSession, another one for each run."""
+    apart = _started(named).sessions[named.name] is not _started(named).sessions[named.name]
     require(named, "start", apart, "gave the same session twice: each run has one of its own")
 
 
@@ -97,7 +94,7 @@ def _measures(named: Named) -> None:
     """A detector measures finite numbers under names of its own and leaves the rollouts as they are."""
     detectors = _started(named)
     for _ in range(3):
-        detectors.measure(samples.rollouts(getattr(named.component, "needs", ())), UniformScorer())
+        detectors.measure(samples.rollouts(named.component.needs), UniformScorer())
 
 
 def _judges(named: Named) -> None:
@@ -128,4 +125,4 @@ def _goes_on_from_its_state(named: Named) -> None:
         require(named, "load_state_dict", same, f"judges step {step} otherwise after a resume: {verdicts[1]}")
 
 
-LAWS = {"collapse": laws(_session_has_its_methods, _measures, _judges, _goes_on_from_its_state)}
+LAWS = {"collapse": laws(_has_a_session_of_its_own, _measures, _judges, _goes_on_from_its_state)}

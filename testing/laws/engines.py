@@ -47,16 +47,14 @@ def tiny_model() -> tuple[Any, Any]:
 @contextmanager
 def _serving(named: Named) -> Iterator[CheckedEngine]:
     model, tokenizer = tiny_model()
-    if (require_ranks := getattr(named.component, "require", None)) is not None:
-        require_ranks(1)
+    named.component.require(1)
     with confined(named, "start"):
         session = named.component.start(model, tokenizer, max_context=64)
+    engine = CheckedEngine(named, session)
     try:
-        for method in ("generate", "sync", "close"):
-            require(named, "start", callable(getattr(session, method, None)), f"gave a session without {method}")
-        yield CheckedEngine(named, session)
+        yield engine
     finally:
-        session.close()
+        engine.close()
 
 
 def _completes(named: Named) -> None:

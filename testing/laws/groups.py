@@ -30,7 +30,7 @@ def _refuses_nan(named: Named) -> None:
     """A filter raises RunError where a score is NaN."""
     scores_P = samples.scores_P()
     scores_P[2] = torch.nan
-    if getattr(named.component, "keeps_all", False):
+    if named.component.keeps_all:
         return  # the scores are not computed then
     try:
         CheckedFilter(named).select(scores_P)

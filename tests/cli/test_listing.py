@@ -23,10 +23,11 @@ from __future__ import annotations
 import attrs
 
 from uncollapse import hookimpl
+from uncollapse.core.components import RolloutFilter
 
 
 @attrs.frozen
-class Mine:
+class Mine(RolloutFilter):
     """Keep what is mine.
 
     scores > share

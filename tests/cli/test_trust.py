@@ -11,11 +11,12 @@ from pathlib import Path
 
 import attrs
 from uncollapse import hookimpl
+from uncollapse.core.components import RolloutFilter
 
 Path(__file__).with_name("executed").touch()
 
 @attrs.frozen
-class Never:
+class Never(RolloutFilter):
     def select(self, scores_P):
         return scores_P < 0
 

@@ -12,8 +12,9 @@ from uncollapse.core.registry import Registry
 
 GOOD = """
     from uncollapse import hookimpl
+    from uncollapse.core.components import RolloutFilter
 
-    class Nothing:
+    class Nothing(RolloutFilter):
         def select(self, scores_P):
             return scores_P < 0
 

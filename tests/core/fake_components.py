@@ -6,10 +6,18 @@ from typing import ClassVar, Literal
 
 import attrs
 from uncollapse import hookimpl
+from uncollapse.core import components
 from uncollapse.core.errors import MissingExtraError
 
+KINDS = (
+    *(components.RolloutFilter, components.GroupMetric, components.KlVariant, components.KlController),
+    *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
+    *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
+    *(components.ModelBuilder, components.Tracker),
+)
 
-class Anything:
+
+class Anything(*KINDS):
     """Stands in for the behaviour of any kind; composition only looks whether the methods are there."""
 
     greedy: ClassVar[bool] = True

@@ -17,10 +17,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import attrs
+from uncollapse.core.components import GroupMetric, KlVariant, RolloutFilter
 
 
 @attrs.frozen
-class Base:
+class Base(RolloutFilter):
     share: float = attrs.field(default=0.5, validator=[attrs.validators.instance_of(float), attrs.validators.le(1.0)])
     """Of the groups,
     in (0, 1]."""
@@ -46,7 +47,7 @@ class Filter(Base):
 
 
 @attrs.frozen
-class Required:
+class Required(RolloutFilter):
     value: int
 
     def select(self, scores_P):
@@ -54,13 +55,13 @@ class Required:
 
 
 @attrs.frozen
-class Metric:
+class Metric(GroupMetric):
     def score(self, rollouts):
         return rollouts
 
 
 @attrs.frozen
-class Variant:
+class Variant(KlVariant):
     """A variant."""
 
     value_bias: ClassVar[str] = "none"
@@ -71,8 +72,14 @@ class Variant:
 
 
 @attrs.frozen
-class Silent:
+class Silent(KlVariant):
     """Not callable."""
+
+
+@attrs.frozen
+class Alone:
+    def select(self, scores_P):
+        return scores_P > 0
 
 
 def twice(share=0.25):
@@ -82,6 +89,10 @@ def twice(share=0.25):
 
 def wrong():
     return Metric()
+
+
+def made_alone():
+    return Alone()
 
 
 def experiment():
@@ -99,6 +110,8 @@ def register_rollout_filters(register):
     register("metric", "kit.components:Metric")
     register("twice", "kit.components:twice")
     register("wrong", "kit.components:wrong")
+    register("alone", "kit.components:Alone")
+    register("made_alone", "kit.components:made_alone")
     register("torchy", "kit.torchy:Filter")
     register("vanished", "kit.components:Vanished")
 
@@ -295,12 +308,24 @@ def test_a_component_without_the_methods_of_its_kind(kit):
     assert str(caught.value) == (
         "rollout_filter 'metric' lacks select\n"
         "  where: kit.components:Metric of plugin 'kit' (kit-dist 0.3)\n"
-        "  fix:   give Metric the methods of uncollapse.core.components.RolloutFilter"
+        "  fix:   write class Metric(uncollapse.api.RolloutFilter), with select: uncollapse show rollout_filter"
     )
     with pytest.raises(SignatureError, match="kl 'silent' lacks __call__"):
         kit.resolve("kl", "silent")
     with pytest.raises(SignatureError, match="rollout_filter 'wrong' lacks select"):
         kit.create("rollout_filter", "wrong")
+
+
+@pytest.mark.parametrize("name", ["alone", "made_alone"])
+def test_a_component_that_does_not_derive_from_the_base_class_of_its_kind(kit, name):
+    with pytest.raises(SignatureError) as caught:
+        kit.create("rollout_filter", name)
+    target = {"alone": "Alone", "made_alone": "made_alone"}[name]
+    assert str(caught.value) == (
+        f"rollout_filter {name!r} does not derive from RolloutFilter\n"
+        f"  where: kit.components:{target} of plugin 'kit' (kit-dist 0.3)\n"
+        "  fix:   write class Alone(uncollapse.api.RolloutFilter)"
+    )
 
 
 def test_a_target_that_cannot_be_imported(kit):
@@ -334,6 +359,7 @@ def test_check_imports_everything_and_says_what_failed(site, kit, monkeypatch):
     failed = {entry.name: type(error) for entry, error in kit.check() if entry.plugin.name == "kit"}
     assert failed == {
         "metric": SignatureError,
+        "alone": SignatureError,
         "torchy": MissingExtraError,
         "vanished": PluginLoadError,
         "silent": SignatureError,
@@ -342,7 +368,7 @@ def test_check_imports_everything_and_says_what_failed(site, kit, monkeypatch):
     }
     (plugin,) = (plugin for plugin in kit.plugins if plugin.name == "kit")
     assert not any(isinstance(error, MissingExtraError) for error in plugin.errors)
-    assert len(plugin.errors) == 5
+    assert len(plugin.errors) == 6
 
 
 # --- experiments and sweeps -------------------------------------------------------------------------------------------

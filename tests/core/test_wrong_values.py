@@ -6,6 +6,7 @@ import time
 
 import attrs
 import pytest
+from uncollapse.core.components import CollapseDetector
 from uncollapse.core.compose.config import compose
 from uncollapse.core.compose.converter import make_converter, structure_component
 from uncollapse.core.compose.experiment import keys
@@ -116,7 +117,7 @@ def test_a_count_has_a_largest_value(key):
 
 
 @attrs.frozen
-class Broken:
+class Broken(CollapseDetector):
     """A detector with a mistake, which its parameter names."""
 
     mistake: str = "check"

@@ -6,11 +6,31 @@ from types import SimpleNamespace
 import attrs
 import torch
 from uncollapse import hookimpl
-from uncollapse.core.components import Advantages, LossOutput, Step, TokenScores, Verdict
+from uncollapse.core.components import (
+    AdvantageEstimator,
+    Advantages,
+    CollapseDetector,
+    CollapseSession,
+    Env,
+    Environment,
+    GroupMetric,
+    KlController,
+    KlControllerSession,
+    KlVariant,
+    LossOutput,
+    PolicyLoss,
+    RolloutFilter,
+    SamplerCorrection,
+    Step,
+    TokenHead,
+    TokenScores,
+    VarianceEstimator,
+    Verdict,
+)
 
 
 @attrs.frozen
-class FirstHalf:
+class FirstHalf(RolloutFilter):
     def select(self, scores_P):
         if not scores_P.isfinite().all():
             raise ValueError("NaN")
@@ -18,13 +38,13 @@ class FirstHalf:
 
 
 @attrs.frozen
-class TakesNan:
+class TakesNan(RolloutFilter):
     def select(self, scores_P):
         return scores_P >= scores_P.nanmean()
 
 
 @attrs.frozen
-class ByPlace:
+class ByPlace(GroupMetric):
     """Reads rewards in the order of episodes, not of groups."""
 
     needs = frozenset()
@@ -34,38 +54,44 @@ class ByPlace:
 
 
 @attrs.frozen
-class NotZeroWhereEqual:
+class NotZeroWhereEqual(KlVariant):
     def __call__(self, logprobs, ref_logprobs):
         return (logprobs - ref_logprobs) + 0.1
 
 
 @attrs.frozen
-class Constant:
+class Constant(KlVariant):
     def __call__(self, logprobs, ref_logprobs):
         return (logprobs - ref_logprobs).detach()
 
 
 @attrs.frozen
-class Forgetful:
+class Forgetful(KlController):
     """A controller whose session forgets its coefficient."""
 
     def start(self, coef):
-        session = SimpleNamespace(coef=coef, state_dict=dict, load_state_dict=lambda state: None)
-
-        def update(kl, episodes):
-            session.coef *= 1.5
-
-        session.update = update
-        return session
+        return ForgetfulSession(coef, 1.5)
 
 
-SHARED = SimpleNamespace(
-    coef=0.1, update=lambda kl, episodes: None, state_dict=dict, load_state_dict=lambda state: None
-)
+class ForgetfulSession(KlControllerSession):
+    def __init__(self, coef, factor):
+        self.coef, self.factor = coef, factor
+
+    def update(self, kl, episodes):
+        self.coef *= self.factor
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+SHARED = ForgetfulSession(0.1, 1.0)
 
 
 @attrs.frozen
-class OneForAll:
+class OneForAll(KlController):
     """A controller whose runs share one session."""
 
     def start(self, coef):
@@ -73,7 +99,7 @@ class OneForAll:
 
 
 @attrs.frozen
-class PairsOfNeighbours:
+class PairsOfNeighbours(AdvantageEstimator):
     """Credit that depends on which row comes next."""
 
     needs = frozenset()
@@ -85,7 +111,7 @@ class PairsOfNeighbours:
 
 
 @attrs.frozen
-class MeanOverPadding:
+class MeanOverPadding(AdvantageEstimator):
     needs = frozenset()
 
     def compute(self, batch):
@@ -94,7 +120,7 @@ class MeanOverPadding:
 
 
 @attrs.frozen
-class CouplesRows:
+class CouplesRows(PolicyLoss):
     """Ranks the tokens of its own micro-batch."""
 
     def __call__(self, inputs):
@@ -104,20 +130,20 @@ class CouplesRows:
 
 
 @attrs.frozen
-class MetricOfMicroBatch:
+class MetricOfMicroBatch(PolicyLoss):
     def __call__(self, inputs):
         loss = torch.where(inputs.mask, -inputs.advantages * inputs.logprobs, 0.0)
         return LossOutput(loss, {"largest": (inputs.advantages.abs().max(), torch.tensor(1.0))})
 
 
 @attrs.frozen
-class Unmasked:
+class Unmasked(PolicyLoss):
     def __call__(self, inputs):
         return LossOutput(-(inputs.advantages + 1) * inputs.logprobs, {})
 
 
 @attrs.frozen
-class SpreadsNan:
+class SpreadsNan(PolicyLoss):
     """Masks by multiplying, so that NaN off the mask stays NaN."""
 
     def __call__(self, inputs):
@@ -126,7 +152,7 @@ class SpreadsNan:
 
 
 @attrs.frozen
-class ByEntropy:
+class ByEntropy(PolicyLoss):
     """Reads entropies in prepare, and does not say that it needs them."""
 
     def prepare(self, batch):
@@ -138,26 +164,26 @@ class ByEntropy:
 
 
 @attrs.frozen
-class AgainstTheReference:
+class AgainstTheReference(PolicyLoss):
     def __call__(self, inputs):
         distance = torch.where(inputs.mask, inputs.logprobs - inputs.ref_logprobs, 0.0)
         return LossOutput(distance**2, {})
 
 
 @attrs.frozen
-class MeanOfTheBatch:
+class MeanOfTheBatch(SamplerCorrection):
     def correction(self, old_logprobs, sampler_logprobs, mask):
         weights = torch.where(mask, (old_logprobs - sampler_logprobs).exp(), 0.0)
         return weights / weights.sum() * mask.sum(), {}
 
 
 @attrs.frozen
-class OffTheMask:
+class OffTheMask(SamplerCorrection):
     def correction(self, old_logprobs, sampler_logprobs, mask):
         return torch.ones_like(old_logprobs), {}
 
 
-class Session:
+class Session(CollapseSession):
     def __init__(self, measured=None, verdict=None):
         self.seen, self.measured, self.verdict = 0, measured or {}, verdict
 
@@ -177,12 +203,14 @@ class Session:
 
 def detector(**options):
     return attrs.frozen(
-        type("Detector", (), {"__annotations__": {}, "start": lambda self, context: Session(**options)})
+        type(
+            "Detector", (CollapseDetector,), {"__annotations__": {}, "start": lambda self, context: Session(**options)}
+        )
     )
 
 
 @attrs.frozen
-class WithoutState:
+class WithoutState(CollapseDetector):
     def start(self, context):
         return SimpleNamespace(measure=lambda rollouts, scorer: {}, judge=lambda step, metrics: None)
 
@@ -192,20 +220,29 @@ def after_three(session, step, metrics):
 
 
 @attrs.frozen
-class Dice:
+class Dice(Environment):
     """An environment whose rewards are drawn from the process's own random numbers."""
 
     instruction = "Roll."
     actions = ("Roll",)
 
     def make(self, seed, member=0):
-        return SimpleNamespace(
-            initial_observation=lambda: f"die {seed}", step=lambda action: Step("rolled", random.random(), done=True)
-        )
+        return Episode(f"die {seed}", lambda action: Step("rolled", random.random(), done=True))
+
+
+class Episode(Env):
+    def __init__(self, observation, answer):
+        self.observation, self.answer = observation, answer
+
+    def initial_observation(self):
+        return self.observation
+
+    def step(self, action):
+        return self.answer(action)
 
 
 @attrs.frozen
-class OneBoard:
+class OneBoard(Environment):
     """An environment whose episodes move on one board."""
 
     instruction = "Walk."
@@ -219,11 +256,11 @@ class OneBoard:
             self.board["at"] += 1 if action == "Up" else 2
             return Step(f"at {self.board['at']}", 0.0)
 
-        return SimpleNamespace(initial_observation=lambda: f"at {seed}", step=step)
+        return Episode(f"at {seed}", step)
 
 
 @attrs.frozen
-class WithoutTemperature:
+class WithoutTemperature(TokenHead):
     def on(self, device):
         return self
 
@@ -234,7 +271,7 @@ class WithoutTemperature:
 
 
 @attrs.frozen
-class Bare:
+class Bare(VarianceEstimator):
     estimand = "whatever"
     needs = frozenset({"s_M"})
 
@@ -243,7 +280,7 @@ class Bare:
 
 
 @attrs.frozen
-class NeedsTooMuch:
+class NeedsTooMuch(GroupMetric):
     needs = frozenset({"entropy"})
 
     def score(self, rollouts):
@@ -251,7 +288,7 @@ class NeedsTooMuch:
 
 
 @attrs.define
-class Remembers:
+class Remembers(RolloutFilter):
     """A component with state of its own."""
 
     value: float = 0.5

@@ -3,7 +3,7 @@
 import attrs
 import pytest
 import torch
-from uncollapse.core.components import LossOutput
+from uncollapse.core.components import KlVariant, LossOutput, PolicyLoss
 from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import UnknownNameError, registry
 from uncollapse.testing import NotExercisedError, Problem, check, conformance
@@ -13,11 +13,12 @@ PLUGIN = """
 import attrs
 {imports}
 from uncollapse import hookimpl
+from uncollapse.core.components import RolloutFilter
 from uncollapse.core.errors import RunError
 
 
 @attrs.frozen
-class Above:
+class Above(RolloutFilter):
     least: float
 
     def select(self, scores_P):
@@ -27,7 +28,7 @@ class Above:
 
 
 @attrs.frozen
-class First:
+class First(RolloutFilter):
     def select(self, scores_P):
         return scores_P.new_tensor([True] + [False] * (len(scores_P) - 1)).bool()
 
@@ -101,7 +102,7 @@ def test_registration_that_imports_torch_or_forgets_the_summary_is_a_problem(ins
 
 def test_an_instance_needs_no_name():
     @attrs.frozen
-    class Mean:
+    class Mean(PolicyLoss):
         def __call__(self, inputs):
             return LossOutput((inputs.logprobs * inputs.advantages)[inputs.mask].mean(), {})
 
@@ -111,7 +112,7 @@ def test_an_instance_needs_no_name():
     assert problem.where.endswith("Mean")
 
     @attrs.frozen
-    class Sound:
+    class Sound(PolicyLoss):
         def __call__(self, inputs):
             ratio = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0).exp()
             return LossOutput(torch.where(inputs.mask, -inputs.advantages * ratio, 0.0), {})
@@ -132,7 +133,7 @@ def test_what_cannot_be_tried_says_why():
 
 def test_process_wide_changes_are_put_back_and_told():
     @attrs.frozen
-    class Changes:
+    class Changes(KlVariant):
         def __call__(self, logprobs, ref_logprobs):
             torch.set_default_dtype(torch.float64)
             return logprobs - ref_logprobs

@@ -92,7 +92,7 @@ assert_type(registry().describe("kl", "mse"), Description)
 
 
 @attrs.frozen
-class AboveMean:
+class AboveMean(RolloutFilter):
     """Keeps the groups that score above the mean."""
 
     def select(self, scores_P: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class AboveMean:
 
 
 @attrs.frozen
-class MeanReward:
+class MeanReward(GroupMetric):
     """Scores a group by its mean reward."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -111,7 +111,7 @@ class MeanReward:
 
 
 @attrs.frozen
-class Squared:
+class Squared(KlVariant):
     """Estimates KL by half of the squared log-ratio."""
 
     value_bias: ClassVar[str] = "biased"
@@ -122,7 +122,7 @@ class Squared:
 
 
 @attrs.frozen
-class Plain:
+class Plain(AdvantageEstimator):
     """Gives each token the reward of its row."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -134,7 +134,7 @@ class Plain:
 
 
 @attrs.frozen
-class Reinforce:
+class Reinforce(PolicyLoss):
     """Weights log-probs by advantages."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
@@ -143,7 +143,7 @@ class Reinforce:
 
 
 @attrs.frozen
-class Even:
+class Even(SamplerCorrection):
     """Corrects nothing."""
 
     def correction(
@@ -153,17 +153,17 @@ class Even:
 
 
 @attrs.frozen
-class Coin:
+class Coin(Environment):
     """Rewards the word heads."""
 
     instruction: str = "Say heads or tails."
-    actions: tuple[str, ...] = ("heads", "tails")
+    actions: tuple[str, ...] | None = ("heads", "tails")
 
     def make(self, seed: int, member: int = 0) -> Env:
         return Toss()
 
 
-class Toss:
+class Toss(Env):
     """Plays one throw."""
 
     def initial_observation(self) -> str:
@@ -174,7 +174,7 @@ class Toss:
 
 
 @attrs.frozen
-class Printer:
+class Printer(Tracker):
     """Prints the metrics of each step."""
 
     def start(self, run: RunDirectory) -> object:

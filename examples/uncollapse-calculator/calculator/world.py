@@ -5,13 +5,13 @@ from __future__ import annotations
 from random import Random
 
 import attrs
-from uncollapse.core.components import Step
+from uncollapse.core.components import Env, Environment, Step
 
 from .arithmetic import value_of
 
 
 @attrs.frozen
-class Calculator:
+class Calculator(Environment):
     """Asks for the value of a product and a sum. An action is a call of the calculator or the answer, as free text.
 
     ``calc: 17 * 23`` is answered with the value and costs ``price``; ``answer: 391`` ends the episode, with reward 1
@@ -33,7 +33,7 @@ class Calculator:
         return Episode(f"{first} * {second} + {third}", self.price)
 
 
-class Episode:
+class Episode(Env):
     """One task; used once."""
 
     def __init__(self, task: str, price: float) -> None:

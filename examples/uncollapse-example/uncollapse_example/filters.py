@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+from uncollapse.core.components import RolloutFilter
 from uncollapse.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class MedianUp:
+class MedianUp(RolloutFilter):
     """Keep the groups whose score is at or above the median.
 
     Between two middle scores the median is their mean, so an even number of distinct scores loses exactly half. Equal

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
+from uncollapse.core.components import KlVariant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @attrs.frozen
-class Jeffreys:
+class Jeffreys(KlVariant):
     """Half of Jeffreys' divergence, ``r * (1 - exp(-r)) / 2`` with ``r = logprob - ref_logprob`` of the sampled token.
 
     Its mean under the policy is ``(KL(policy || ref) + KL(ref || policy)) / 2``: the two directions together, halved so

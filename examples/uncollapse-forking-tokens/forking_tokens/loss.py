@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import attrs
 import torch
-from uncollapse.core.components import LossInputs, LossOutput
+from uncollapse.core.components import LossInputs, LossOutput, PolicyLoss
 
 
 @attrs.frozen
-class ForkingTokens:
+class ForkingTokens(PolicyLoss):
     """Trains on the share of tokens with the highest entropy: those at which a response could have gone another way.
 
     ``loss = -A exp(logprob - old_logprob)``, clipped as in PPO, where the token's entropy is among the highest

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import attrs
-from uncollapse.core.components import Rollouts, Verdict
+from uncollapse.core.components import CollapseDetector, CollapseSession, Rollouts, Verdict
 
 METRIC = "collapse/repetition"
 
 
 @attrs.frozen
-class Repetition:
+class Repetition(CollapseDetector):
     """Speaks when too large a share of the phrases in a row has been said before in that row.
 
     A phrase is ``length`` sampled tokens in a row. ``collapse/repetition`` is the mean over rows of 1 - distinct / all
@@ -33,7 +33,7 @@ class Repetition:
         return Session(self)
 
 
-class Session:
+class Session(CollapseSession):
     """What a detector does in one run; only sessions have state."""
 
     def __init__(self, rule: Repetition) -> None:

@@ -92,7 +92,7 @@ def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool
     made = make_launcher(launcher, **_resources(launcher, resources))
     print_notices(sweep)
     if dry_run:
-        _dry_run(sweep.prepared(root, getattr(made, "gpus_per_job", 1)), made, how)
+        _dry_run(sweep.prepared(root, made.gpus_per_job), made, how)
         return
     never_fail()
     result = sweep.run(root, made, how)

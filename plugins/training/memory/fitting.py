@@ -52,9 +52,8 @@ class Request:
         Raises:
             RequestError: the engine cannot be spread over the GPUs as it is asked to.
         """
-        shapes, serving = self.shapes, self.experiment.rollout.engine.component
-        if hasattr(serving, "check_spread"):
-            serving.check_spread(shapes[0].heads, self.ranks)
+        shapes = self.shapes
+        self.experiment.rollout.engine.component.check_spread(shapes[0].heads, self.ranks)
         return plan(*shapes, self.experiment, self.ranks, memory)
 
     def fits(self, memory: int, *changes: Change) -> bool:

@@ -286,7 +286,7 @@ def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: in
     row = 0 if shape.unclear else kv_row(shape, rollout.max_context, b)
     weights = _share(shape.parameters * b, parallel)
     share = getattr(component, "gpu_memory_utilization", None)
-    if getattr(component, "own_weights", False):
+    if component.own_weights:
         gpus = set(getattr(component, "gpus", ()))
         if gpus and not gpus & set(range(ranks)):  # it has GPUs of its own
             return Engine(True, 0, 0, 0)

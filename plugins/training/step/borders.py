@@ -10,7 +10,7 @@ checked at its first call in a run, since every look at a GPU's numbers makes it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any
@@ -19,8 +19,22 @@ import attrs
 import torch
 from torch import Tensor
 
-from ....core.components import Advantages, CreditInputs, LossInputs, Rollouts
-from ....core.compose.blame import blaming, confined, wrong
+from ....core.components import (
+    AdvantageEstimator,
+    Advantages,
+    Component,
+    CreditInputs,
+    GroupMetric,
+    KlController,
+    KlControllerSession,
+    KlVariant,
+    LossInputs,
+    PolicyLoss,
+    RolloutFilter,
+    Rollouts,
+    SamplerCorrection,
+)
+from ....core.compose.blame import blaming, confined, require_session, wrong
 from ....core.compose.experiment import Experiment, Named
 
 RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
@@ -49,19 +63,27 @@ def _with(named: Named, checked: type[Checked]) -> Named:
     return named if isinstance(named.component, Checked) else attrs.evolve(named, component=checked(named))
 
 
-class Checked:
-    """A component and its name; attributes that are not checked are the component's own."""
+class Checked(Component):
+    """A component and its name, with what a component of any kind says."""
 
     def __init__(self, named: Named) -> None:
         self.named, self.component = named, named.component
         self.seen = False
         """Whether a first result has been checked."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.component, name)
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return self.component.needs
+
+    def check(self, experiment: Experiment) -> Iterable[str]:
+        return self.component.check(experiment)
 
 
-class CheckedFilter(Checked):
+class CheckedFilter(Checked, RolloutFilter):
+    @property
+    def keeps_all(self) -> bool:
+        return self.component.keeps_all
+
     def select(self, scores_P: Tensor) -> Tensor:
         with _calling(self.named, "select", scores=scores_P):
             keep_P = self.component.select(scores_P)
@@ -69,7 +91,7 @@ class CheckedFilter(Checked):
         return keep_P
 
 
-class CheckedMetric(Checked):
+class CheckedMetric(Checked, GroupMetric):
     def score(self, rollouts: Rollouts) -> Tensor:
         with _calling(self.named, "score", **tensors(rollouts)):
             scores_P = self.component.score(rollouts)
@@ -78,7 +100,7 @@ class CheckedMetric(Checked):
         return scores_P
 
 
-class CheckedKl(Checked):
+class CheckedKl(Checked, KlVariant):
     def __call__(self, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
         with _calling(self.named, "call", logprobs=logprobs, ref_logprobs=ref_logprobs):
             kl_B_T = self.component(logprobs, ref_logprobs)
@@ -90,24 +112,22 @@ class CheckedKl(Checked):
         return kl_B_T
 
 
-class CheckedController(Checked):
+class CheckedController(Checked, KlController):
     def start(self, coef: float) -> CheckedControllerSession:
         with blaming(self.named, "start"):
             session = self.component.start(coef)
-        for method in ("update", "state_dict", "load_state_dict"):
-            if not callable(getattr(session, method, None)):
-                raise wrong(self.named, "start", f"gave a session without {method}")
+        require_session(self.named, "start", session, KlControllerSession)
         return CheckedControllerSession(self.named, session)
 
 
-class CheckedControllerSession:
+class CheckedControllerSession(KlControllerSession):
     """A running KL controller."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
 
     @property
-    def coef(self) -> float:
+    def coef(self) -> float:  # type: ignore[override]
         with blaming(self.named, "coef"):
             coef = self.session.coef
         if not isinstance(coef, Real) or not math.isfinite(coef):
@@ -127,7 +147,7 @@ class CheckedControllerSession:
             self.session.load_state_dict(state)
 
 
-class CheckedAdvantage(Checked):
+class CheckedAdvantage(Checked, AdvantageEstimator):
     def compute(self, batch: CreditInputs) -> Advantages:
         with _calling(self.named, "compute", **tensors(batch)):
             result = self.component.compute(batch)
@@ -145,13 +165,8 @@ class CheckedAdvantage(Checked):
         return result
 
 
-class CheckedLoss(Checked):
-    def __init__(self, named: Named) -> None:
-        super().__init__(named)
-        if callable(getattr(named.component, "prepare", None)):
-            self.prepare = self._prepare
-
-    def _prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
+class CheckedLoss(Checked, PolicyLoss):
+    def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
         with _calling(self.named, "prepare", **tensors(batch)):
             prepared = self.component.prepare(batch)
         if prepared is None:
@@ -192,7 +207,11 @@ class CheckedLoss(Checked):
         return result
 
 
-class CheckedCorrection(Checked):
+class CheckedCorrection(Checked, SamplerCorrection):
+    @property
+    def idle(self) -> bool:  # type: ignore[override]
+        return self.component.idle
+
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Any:
         given = {"old_logprobs": old_logprobs, "sampler_logprobs": sampler_logprobs, "mask": mask}
         with _calling(self.named, "correction", **given):

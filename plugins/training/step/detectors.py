@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ....core.components import Rollouts, Verdict
+from torch import Tensor
+
+from ....core.components import CollapseSession, Rollouts, Verdict
 from ....core.compose.blame import is_foreign, told
 from ....core.compose.experiment import Named
 from ....core.errors import RunError
@@ -25,25 +27,28 @@ class Detectors:
     """
 
     def __init__(self, named: Sequence[Named], context: Any) -> None:
-        self.sessions: dict[str, Any] = {}
+        self.sessions: dict[str, CollapseSession] = {}
         self.broken: dict[str, str] = {}
         """Name -> why it was left out."""
-        self._fatal = {detector.name: getattr(detector.component, "fatal", True) for detector in named}
+        self._fatal = {detector.name: detector.component.fatal for detector in named}
         for detector in named:
             with self._guarded(detector.name, "start"):
-                self.sessions[detector.name] = detector.component.start(context)
+                session = detector.component.start(context)
+                if not isinstance(session, CollapseSession):
+                    raise TypeError(f"it gave a {type(session).__name__}, not a CollapseSession")
+                self.sessions[detector.name] = session
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
         """The metrics of this step's rollouts. Raises RunError for a broken detector."""
-        return self._metrics("measure", rollouts, scorer)
+        return self._metrics("measure", lambda session: session.measure(rollouts, scorer), tensors(rollouts))
 
     def before_update(self, update: PendingUpdate) -> dict[str, float]:
         """The metrics of those detectors that look at the policy update. Raises RunError for a broken detector."""
-        return self._metrics("before_update", update)
+        return self._metrics("before_update", lambda session: session.before_update(update))
 
     def after_update(self, update: PendingUpdate) -> dict[str, float]:
         """The same, once the update has been made. Raises RunError for a broken detector."""
-        return self._metrics("after_update", update)
+        return self._metrics("after_update", lambda session: session.after_update(update))
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> list[Verdict]:
         """What every detector that has something to say says of this step. Raises RunError for a broken detector."""
@@ -71,18 +76,16 @@ class Detectors:
                 with self._guarded(name, "load_state_dict"):
                     session.load_state_dict(state[name])
 
-    def _metrics(self, method: str, *arguments: Any) -> dict[str, float]:
-        """What the sessions that have this method measure."""
+    def _metrics(
+        self, method: str, call: Callable[[CollapseSession], Any], given: Mapping[str, Tensor] | None = None
+    ) -> dict[str, float]:
+        """What the sessions measure, with what they were ``given`` and must not change."""
         metrics: dict[str, float] = {}
         for name, session in list(self.sessions.items()):
-            if (measure := getattr(session, method, None)) is None:
-                continue
             with self._guarded(name, method):
-                rollouts = [argument for argument in arguments if isinstance(argument, Rollouts)]
-                given = {key: value for each in rollouts for key, value in tensors(each).items()}
-                before = contents(given)
-                own = measure(*arguments)
-                if changed := changes(given, before):
+                before = contents(given or {})
+                own = call(session)
+                if changed := changes(given or {}, before):
                     raise ValueError(f"it changed {changed[0]} in place, which others still need: clone it first")
                 metrics |= _checked(own)
         return metrics

@@ -285,7 +285,7 @@ class Loop:
 
     @property
     def _corrects(self) -> bool:
-        return not getattr(self.experiment.correction.component, "idle", False)
+        return not self.experiment.correction.component.idle
 
     @property
     def _distrusts_sampler(self) -> bool:

@@ -96,9 +96,6 @@ class PolicyObjective:
             batch: all rows of the training step, with the weights of this optimizer step; on the CPU.
             current: log-probs and entropies [B, T] of the policy before the optimizer step, where the loss needs them.
         """
-        prepare = getattr(self.policy_loss, "prepare", None)
-        if prepare is None:
-            return batch
         assert batch.weights is not None
         rows = (batch.weights > 0).any(1).nonzero().flatten()
         step = batch.take(rows)
@@ -109,8 +106,9 @@ class PolicyObjective:
             width = step.tokens.shape[1]
             assert current.logprobs is not None and current.entropies is not None
             logprobs, entropies = current.logprobs[rows, :width], current.entropies[rows, :width]
+        inputs = self.inputs(step, logprobs, old, entropies, step.mask & (step.weights > 0))
         with torch.no_grad():
-            prepared = prepare(self.inputs(step, logprobs, old, entropies, step.mask & (step.weights > 0)))
+            prepared = self.policy_loss.prepare(inputs)
         return attrs.evolve(batch, prepared=_placed(prepared or {}, rows, batch.mask.shape))
 
 

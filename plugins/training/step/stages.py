@@ -99,7 +99,7 @@ class Sampler:
 
 def needs_of(named: Named) -> frozenset[str]:
     """What a component declares to need."""
-    return frozenset(getattr(named.component, "needs", ()))
+    return frozenset(named.component.needs)
 
 
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:
@@ -173,7 +173,7 @@ def select(experiment: Experiment, rollouts: Rollouts) -> tuple[Tensor, dict[str
     Where the filter keeps every group whatever its score, the metric is not asked: what it needs was not computed.
     """
     chosen = experiment.filter
-    idle = getattr(chosen.select.component, "keeps_all", False)
+    idle = chosen.select.component.keeps_all
     scores_P = (RewardVariance() if idle else chosen.metric.component).score(rollouts)
     keep_P = torch.ones(len(scores_P), dtype=torch.bool) if idle else chosen.select.component.select(scores_P)
     return keep_P, selection_metrics(scores_P, keep_P, rollouts)

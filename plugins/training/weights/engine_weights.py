@@ -30,11 +30,11 @@ class EngineWeights:
 
     def sleep(self) -> None:
         """After a rollout: the engine gives its memory to the trainer, where it can."""
-        if self._own and hasattr(self._engine, "sleep") and self._engine.sleep():
+        if self._own and self._engine.sleep():
             self._stale = True
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        if getattr(self._engine, "adapter", False):
+        if self._engine.adapter:
             weights = adapter_weights(self._policy, self._policy.module)
         else:
             weights = full_weights(self._policy, self._policy.module)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import uncollapse
 from rollout_worlds import Counter, says, tiny_model
+from uncollapse.core.components import RolloutEngineSession
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
@@ -49,7 +50,7 @@ class Named(Counter):
         return super().make(seed)
 
 
-class Says:
+class Says(RolloutEngineSession):
     """Says the name of its group, or of member ``silent`` nothing."""
 
     def __init__(self, names, silent=()):
@@ -60,6 +61,12 @@ class Says:
             says(TEMPLATE, "" if index in self.silent else f"{name}</think><answer>Up</answer>")
             for index, name in enumerate(self.names[: len(prompts)])
         ]
+
+    def sync(self, weights):
+        raise NotImplementedError
+
+    def close(self):
+        raise NotImplementedError
 
 
 def rollouts(names=("name0", "name0", "name1", "name1", "name2", "name2"), silent=(), mode="full"):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rollout_worlds import LLAMA3, THINKING, says, tokenizer
 from rollout_worlds import Counter as NumberLine
+from uncollapse.core.components import RolloutEngineSession
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.collapse.mutual_information_samples import (
     Turn,
@@ -88,7 +89,7 @@ def test_the_boundary_is_that_of_the_characters(inside, after):
 
 
 @attrs.frozen
-class Talks:
+class Talks(RolloutEngineSession):
     """Says another thing in every turn to every prompt."""
 
     template: Template
@@ -99,6 +100,12 @@ class Talks:
         turn = len(self.asked)
         texts = [f"{'a ' * (index + 1)}{'b ' * turn}" for index in range(len(prompts))]
         return [says(self.template, f"{text}</think><answer>Up</answer>") for text in texts]
+
+    def sync(self, weights):
+        raise NotImplementedError
+
+    def close(self):
+        raise NotImplementedError
 
 
 class Members(NumberLine):

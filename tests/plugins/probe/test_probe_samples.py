@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from uncollapse.core.components import Completion, Step
+from uncollapse.core.components import Completion, Env, Environment, RolloutEngineSession, Step
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RequestError
 from uncollapse.plugins.environments.bandit import Bandit
@@ -58,7 +58,7 @@ def sample(source, engine, **how):
     return draw(source, engine, WORDS, **{**given, **how})
 
 
-class Scripted:
+class Scripted(RolloutEngineSession):
     """An engine that gives its completions in turn, and keeps what it was asked."""
 
     def __init__(self, *texts, end="stop"):
@@ -70,12 +70,18 @@ class Scripted:
         encoded = [tuple(WORDS.encode(text, add_special_tokens=False)) for text in texts]
         return [Completion(tokens, (-0.5,) * len(tokens), self.end) for tokens in encoded]
 
+    def sync(self, weights):
+        raise NotImplementedError
+
+    def close(self):
+        raise NotImplementedError
+
 
 # --- prompts --------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
-class Doors:
+class Doors(Environment):
     """A world of ``tasks`` doors whose noise is its member: what is drawn can be seen."""
 
     tasks: int = 5
@@ -87,7 +93,7 @@ class Doors:
 
 
 @attrs.define
-class Door:
+class Door(Env):
     seed: int
     member: int
 

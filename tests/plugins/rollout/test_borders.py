@@ -4,7 +4,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from uncollapse.core.components import Step
+from uncollapse.core.components import Env, Environment, Step
 from uncollapse.core.compose.experiment import Named
 from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
@@ -12,7 +12,7 @@ from uncollapse.plugins.rollout.borders import CheckedEnvironment
 
 
 @attrs.frozen
-class World:
+class World(Environment, Env):
     """One question; the step is what it was made with."""
 
     given: Step

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
-from uncollapse.core.components import Completion, Sampling
+from uncollapse.core.components import Completion, RolloutEngineSession, Sampling
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.probe.sampling.prompts import PROMPT, PromptSource
@@ -28,10 +28,16 @@ TEMPLATE = Template(WORDS)
 def test_with_engine_hf_no_text_of_an_environment_becomes_a_control_token():
     session, seen = HfEngine().start(tiny_model(len(WORDS)), WORDS), []
 
-    class Watched:
+    class Watched(RolloutEngineSession):
         def generate(self, prompts, sampling, seed):
             seen.append([*prompts])
             return session.generate(prompts, sampling, seed)
+
+        def sync(self, weights):
+            raise NotImplementedError
+
+        def close(self):
+            raise NotImplementedError
 
     settings = Rollout(max_turns=3, max_tokens=12)
     episodes = collect(Parrot(), settings, Watched(), TEMPLATE, seeds=[0, 1], group_size=2, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from uncollapse.core import components
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.launch.job import Job
 from uncollapse.plugins.sweeps.sweep import Sweep
@@ -18,7 +19,7 @@ def sweep(**options) -> Sweep:
     return Sweep(BASE, AXES, name="test", **options)
 
 
-class Launcher:
+class Launcher(components.Launcher):
     """Ends each job at once as ``outcomes`` says for it, as ``uncollapse train`` would; a list is one per attempt.
 
     ``died`` is a process that says nothing, ``refused`` one that refuses before it trains, ``ended`` one that finds its

@@ -25,10 +25,11 @@ import os
 import attrs
 
 from uncollapse import hookimpl
+from uncollapse.core.components import Tracker
 
 
 @attrs.frozen
-class Heartbeat:
+class Heartbeat(Tracker):
     """A line per step with the process that did it, never taken back."""
 
     def start(self, run):

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from sweep_help import AXES, BASE, LABELS, TITLES, Launcher, statuses, sweep
+from uncollapse.core import components
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import loads
@@ -523,7 +524,7 @@ def test_a_failing_upload_is_recorded_told_and_tried_again_and_fails_nothing(tmp
 
 
 def test_a_run_that_another_sweep_has_ended_meanwhile_stays_as_it_ended(tmp_path):
-    class Late:
+    class Late(components.Launcher):
         """Each job finds that its run has ended, as ``train --resume`` does, and changes nothing."""
 
         def describe(self):

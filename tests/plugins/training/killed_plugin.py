@@ -3,12 +3,12 @@
 import json
 
 import attrs
-from uncollapse.core.components import Verdict
+from uncollapse.core.components import CollapseDetector, CollapseSession, Tracker, Verdict
 from uncollapse.core.hookspecs import hookimpl
 
 
 @attrs.frozen
-class Points:
+class Points(Tracker):
     def start(self, run):
         return PointsSession()
 
@@ -21,12 +21,12 @@ class PointsSession:
 
 
 @attrs.frozen
-class Talker:
+class Talker(CollapseDetector):
     def start(self, context):
         return TalkerSession()
 
 
-class TalkerSession:
+class TalkerSession(CollapseSession):
     def __init__(self):
         self.steps = []
 

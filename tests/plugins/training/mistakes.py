@@ -5,7 +5,9 @@ import os
 import attrs
 import torch
 from uncollapse import hookimpl
-from uncollapse.core.components import Advantages, Completion, Step
+from uncollapse.core import components
+from uncollapse.core.components import Advantages, Completion, KlControllerSession, RolloutEngineSession, Step
+from uncollapse.core.kinds import KINDS
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 
 
@@ -29,7 +31,7 @@ def advantages_of(value):
     return {"needs": frozenset(), "compute": compute}
 
 
-class Controller:
+class Controller(KlControllerSession):
     """A session whose coefficient is no number after the first update, or that lacks what a checkpoint needs."""
 
     coef = 0.1
@@ -51,7 +53,7 @@ class Stateless:
         pass
 
 
-class Env:
+class Env(components.Env):
     """One question; ``answer`` says what a step gives."""
 
     def __init__(self, answer, observation="Which arm?"):
@@ -70,14 +72,17 @@ def world(answer=lambda: Step("ok", 1.0, done=True), actions=("Up", "Down"), obs
     )
 
 
-class Engine:
+class Engine(RolloutEngineSession):
     """The real engine, whose completions are changed."""
 
     def __init__(self, session, change):
         self.session, self.change = session, change
 
-    def __getattr__(self, name):
-        return getattr(self.session, name)
+    def sync(self, weights):
+        self.session.sync(weights)
+
+    def close(self):
+        self.session.close()
 
     def generate(self, prompts, sampling, seed):
         return self.change(self.session.generate(prompts, sampling, seed))
@@ -210,7 +215,9 @@ MISTAKES = {
 def _register(kind):
     def registrar(register):
         for name, cls in MISTAKES[kind].items():
-            register(f"{kind}_{name}", cls, summary="a mistake")
+            base = getattr(components, KINDS[kind].contract)
+            own = cls if issubclass(cls, base) else attrs.frozen(type("Mistaken", (cls, base), {}))
+            register(f"{kind}_{name}", own, summary="a mistake")
 
     return registrar
 

@@ -2,7 +2,7 @@ import attrs
 import pytest
 import torch
 import uncollapse
-from uncollapse.core.components import Rollouts, Verdict
+from uncollapse.core.components import CollapseDetector, CollapseSession, Rollouts, Verdict
 from uncollapse.core.compose.config import compose
 from uncollapse.core.compose.experiment import Named
 from uncollapse.core.errors import RunError
@@ -13,7 +13,7 @@ from uncollapse.plugins.training.step.detectors import Detectors
 
 
 @attrs.frozen
-class Broken:
+class Broken(CollapseDetector):
     """Fails where it is told to."""
 
     where: str = "measure"
@@ -61,7 +61,7 @@ def test_a_broken_detector_is_named_or_left_out(where, reason):
 
 
 def run_once(found):
-    metrics = found.measure(None, None)
+    metrics = found.measure(rollouts_of_two(), None)
     return metrics, found.judge(1, metrics)
 
 
@@ -92,7 +92,7 @@ def test_a_verdict_that_stops_is_the_outcome(bandit, tmp_path):
 
 
 @attrs.frozen
-class BrokenEarly:
+class BrokenEarly(CollapseDetector):
     where: str = "start"
     fatal: bool = True
 
@@ -125,11 +125,11 @@ def test_memory_that_runs_out_is_not_the_detectors_fault():
         watched = detectors(BrokenEarly("judge", fatal=fatal))
         watched.sessions["d0"].measure = measure
         with pytest.raises(torch.OutOfMemoryError, match="no more"):
-            watched.measure(None, None)
+            watched.measure(rollouts_of_two(), None)
 
 
 @attrs.frozen
-class Watching:
+class Watching(CollapseDetector):
     """Looks at every update of the policy."""
 
     value: float = 1.0
@@ -175,7 +175,7 @@ def test_the_update_is_the_one_that_is_made(bandit, tmp_path, monkeypatch):
     assert int((weights > 0).any(1).sum()) == len(rows) == 4
 
 
-class Rude:
+class Rude(CollapseDetector, CollapseSession):
     """Measures, judges and keeps what it is told to."""
 
     def __init__(self, measured=None, state=None):
@@ -192,6 +192,9 @@ class Rude:
 
     def state_dict(self):
         return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
 
 
 def rollouts_of_two():

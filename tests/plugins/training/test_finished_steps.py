@@ -206,11 +206,12 @@ TRACKER = """
 import time
 
 import attrs
+from uncollapse.core.components import Tracker
 from uncollapse.core.hookspecs import hookimpl
 
 
 @attrs.frozen
-class Down:
+class Down(Tracker):
     error: str = "OSError"
 
     def start(self, run):
@@ -230,7 +231,7 @@ class Session:
 
 
 @attrs.frozen
-class Slow:
+class Slow(Tracker):
     def start(self, run):
         return Sleeper()
 
@@ -242,7 +243,7 @@ class Sleeper:
 
 
 @attrs.frozen
-class Tidy:
+class Tidy(Tracker):
     # it forgets what it has passed on
 
     def start(self, run):

@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 import uncollapse
-from uncollapse.core.components import LossOutput, Scores
+from uncollapse.core.components import LossOutput, PolicyLoss, Scores
 from uncollapse.core.registry import registry
 from uncollapse.estimators.aggregation import token_weights
 from uncollapse.plugins.training.networks.models import Policy
@@ -13,7 +13,7 @@ from uncollapse.plugins.training.step.losses import CriticObjective, JointObject
 
 
 @attrs.frozen
-class LargestHalf:
+class LargestHalf(PolicyLoss):
     """Trains on the half of the tokens of an optimizer step whose advantages are largest in size."""
 
     def prepare(self, batch):
@@ -103,14 +103,14 @@ def test_prepare_sees_the_rows_of_its_optimizer_step_and_no_other(batch):
 PLUGIN = """
 import attrs
 import torch
-from uncollapse.core.components import Advantages, LossOutput
+from uncollapse.core.components import AdvantageEstimator, Advantages, LossOutput, PolicyLoss
 from uncollapse.core.hookspecs import hookimpl
 
 SEEN = {"credit": [], "loss": [], "prepare": []}
 
 
 @attrs.frozen
-class Greedy:
+class Greedy(AdvantageEstimator):
     needs = frozenset({"logprobs", "entropies", "second_moments"})
 
     def compute(self, batch):
@@ -120,7 +120,7 @@ class Greedy:
 
 
 @attrs.frozen
-class Seeing:
+class Seeing(PolicyLoss):
     needs = frozenset({"minibatch"})
 
     def prepare(self, batch):

@@ -25,6 +25,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from uncollapse.cli.main import main
+from uncollapse.core.components import RolloutEngine
 from uncollapse.core.compose.experiment import Lora, Model, Trainer
 from uncollapse.estimators.aggregation import token_weights
 from uncollapse.estimators.policy_loss.clipped import Ppo
@@ -459,7 +460,7 @@ def test_zero_3_samples_from_a_copy(tmp_path):
 
 
 @attrs.frozen
-class Own:
+class Own(RolloutEngine):
     """An engine with weights of its own, as the planner sees one."""
 
     own_weights = True
@@ -468,6 +469,9 @@ class Own:
     tensor_parallel: int = 1
     gpus: tuple[int, ...] = ()
     kv_cache_gib: float | None = None
+
+    def start(self, model, tokenizer, *, max_context=None):
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 import uncollapse
 from heads_help import need, oracle
-from uncollapse.core.components import TokenScores
+from uncollapse.core.components import TokenHead, TokenScores
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RequestError
 from uncollapse.plugins.probe.estimation.passes import Passes, trained
@@ -37,7 +37,7 @@ def absent(monkeypatch):
     return hide
 
 
-class Recording:
+class Recording(TokenHead):
     """Torch's head, and what it was asked for."""
 
     def __init__(self):
