@@ -65,7 +65,7 @@ def test_what_is_sound_is_not_blamed(reported):
         ("neighbours", "the same rows came in another order"),
         ("padding", "when the batch was padded further"),
         ("mean_of_the_batch", "other weights in a smaller micro-batch"),
-        ("without_state", "a session without state_dict"),
+        ("without_state", "gave a SimpleNamespace, not a CollapseSession"),
         ("forgets", "otherwise after a resume"),
         ("by_entropy", "name in needs what it reads: uncollapse show policy_loss"),
         ("against_the_reference", "failed in call: TypeError"),
