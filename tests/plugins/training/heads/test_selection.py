@@ -1,13 +1,12 @@
 """Which head computes: names, what each refuses, and how a policy and the probe choose."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 import uncollapse
 from heads_help import need, oracle
-from uncollapse.core.components import TokenHead, TokenScores
+from uncollapse.core.components import TokenHead, TokenScores, TrainEngine
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RequestError
 from uncollapse.plugins.probe.estimation.passes import Passes, trained
@@ -95,9 +94,21 @@ def test_a_missing_library_is_a_problem_of_the_experiment(bandit, absent, name):
     uncollapse.compose({**bandit, "model": {**bandit["model"], "head": name}})
 
 
+class Kept(TrainEngine):
+    """A model that nothing trains."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def close(self):
+        pass
+
+    score = update = weights = optimizer_state = load_optimizer_state = close
+
+
 def test_the_experiment_chooses_the_head_of_policy_and_reference(bandit, monkeypatch):
     def start(self, module, optimizer, **settings):
-        return SimpleNamespace(module=module, close=lambda: None)
+        return Kept(module)
 
     monkeypatch.setattr(DeepSpeed, "start", start)
     changes = {"model": {**bandit["model"], "head": "torch(chunk_elements=77)"}, "kl": {"coef": 0.1}, "critic": None}
