@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def require_rooms(experiment: Experiment) -> None:
-    """Measure the prompts of training and of validation; nothing is loaded where the environment has no end of tasks.
+    """Measure the prompts of training and of validation; nothing is loaded where ``tasks`` is ``None``.
 
     Raises:
         RequestError: a prompt leaves no room for a turn, or the data set, the model's name or its tokenizer is wrong.
