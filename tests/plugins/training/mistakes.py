@@ -46,7 +46,7 @@ class Controller(KlControllerSession):
         pass
 
 
-class Stateless:
+class Stateless(KlControllerSession):
     coef = 0.1
 
     def update(self, kl, episodes):

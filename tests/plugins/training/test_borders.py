@@ -23,7 +23,7 @@ SAYS = {
     "kl_is_nan": "call gave values that are NaN or infinite",
     "kl_is_summed": "gave a tensor of shape [",
     "kl_controller_becomes_nan": "coef is nan, which is not a finite number",
-    "kl_controller_has_no_state": "start gave a session without state_dict",
+    "kl_controller_has_no_state": "start: TypeError: Can't instantiate abstract class Stateless",
     "advantage_per_row": "compute (advantages) gave a tensor of shape [8], not [8,",
     "advantage_off_the_mask": "compute (advantages) is not zero off the mask",
     "advantage_nan": "compute (advantages) gave values that are NaN or infinite",
