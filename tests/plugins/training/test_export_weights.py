@@ -227,7 +227,7 @@ def test_lora_under_zero_3_samples_from_the_merged_weights(bandit):
     ranks = start_ranks()
     experiment = uncollapse.compose(bandit, overrides)
     loop = Loop(experiment, assemble.assemble(experiment, ranks), ranks)
-    sampled = loop.parts.sampler.engine.model
+    sampled = loop.parts.sampler.engine.session.model
     assert not hasattr(sampled, "peft_config")
     start = {name: tensor.clone() for name, tensor in sampled.state_dict().items()}
     gaps = [loop.train_step()["rollout/logprob_gap"] for _ in range(2)]
