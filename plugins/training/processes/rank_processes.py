@@ -41,7 +41,7 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
     processes: list[subprocess.Popen[bytes]] = []
     signals: list[int] = []
 
-    # The handler only takes note: a signal that comes while the ranks are being started must reach those that are not yet there.
+    # The handler only takes note: a signal that comes while ranks are being started must reach those not yet there.
     def note(number: int, frame: FrameType | None) -> None:
         signals.append(number)
 
