@@ -185,5 +185,6 @@ def _state(named: Named, session: Any) -> dict[str, Any]:
 
 
 def _restore(named: Named, session: Any, state: Mapping[str, Any]) -> None:
+    restored = from_plain(state)
     with confined(named, "load_state_dict"):
-        session.load_state_dict(from_plain(state))
+        session.load_state_dict(restored)

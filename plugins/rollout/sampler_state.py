@@ -88,7 +88,7 @@ def _episode(data: Mapping[str, Any]) -> Episode:
 @functools.cache
 def _converter() -> cattrs.Converter:
     """Episodes and turns <-> plain data, whatever fields they have."""
-    converter = cattrs.Converter()
+    converter = cattrs.Converter(detailed_validation=False)
     for number in (int, float):
         hint = tuple[number, ...]  # type: ignore[valid-type]
         converter.register_unstructure_hook_func(hint.__eq__, _text)
