@@ -55,14 +55,16 @@ class CheckedTaskSampler(TaskSampler):
 
 
 class CheckedTaskSamplerSession(TaskSamplerSession):
-    """A running task sampler; :meth:`begin_step` says where a step begins, in which no seed comes twice."""
+    """A running task sampler, in whose steps no seed comes twice."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
         self._drawn: set[int] = set()
 
-    def begin_step(self) -> None:
+    def begin_step(self, step: int) -> None:
         self._drawn.clear()
+        with confined(self.named, "begin_step"):
+            self.session.begin_step(step)
 
     def draw(self, count: int) -> list[int]:
         with confined(self.named, "draw"):

@@ -59,7 +59,7 @@ class Sampler:
 
     def train(self, step: int) -> list[Group]:
         """The groups of training step ``step`` (from 0), ordered by their seeds."""
-        self.tasks.begin_step()
+        self.tasks.begin_step(step)
         groups = self.batches.collect(StepPool(self, step), step)
         self.stale = any(group.step < step for group in groups)
         return groups
