@@ -9,6 +9,7 @@ from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.rollout.episode import Episode, Turn
 from uncollapse.plugins.rollout.parsing import Answer
+from uncollapse.plugins.training.commands.dry_run import describe
 from uncollapse.plugins.training.step import sampling
 from uncollapse.plugins.training.step.stages import derived_seed
 
@@ -240,3 +241,34 @@ def test_a_pool_is_asked_for_a_number_of_groups(asked, count):
         pool.sample(count)
     assert pool.sample(0) == asked == []
     assert pool.rounds == 0
+
+
+# --- before a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ((), ["8 x 16 episodes of at most 5 turns", "environment seeds 500 to 739", "at most 4 per step"]),
+        (
+            ("rollout.tasks=rated",),
+            ["8 x 16 episodes of at most 5 turns", "rated draws them as the run goes on", "at most 4 per step"],
+        ),
+        (
+            ("rollout.batch=hoards(2)",),
+            [
+                "as many groups as hoards(more=2) collects x 16 episodes of at most 5 turns",
+                "sequential draws them as the run goes on",
+                "as many as the groups need",
+            ],
+        ),
+        (
+            ("rollout.context_window=single_turn",),
+            ["8 x 16 episodes of at most 5 turns", "environment seeds 500 to 739", "as many as the turns need"],
+        ),
+    ],
+)
+def test_a_dry_run_says_as_much_as_is_known(settings, says):
+    text = describe(uncollapse.compose("tiny-sokoban", ("rollout.seed=500", *settings)), Path("run"))
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines())
+    assert [lines[name] for name in ("each step", "tasks", "optimizer steps")] == says
