@@ -77,6 +77,14 @@ def test_transcripts_tell_of_the_groups_that_make_the_step(whole):
     assert not left & set(groups[-1])
 
 
+def test_stale_groups_are_scored_anew_where_new_ones_are_not(hoarding, tmp_path):
+    """One optimizer step under dropout: new groups are taken at the sampler's word."""
+    settings = ("trainer.mini_batch=8", "trainer.steps=2", "model.lora={rank: 4, dropout: 0.5}", "validation.every=0")
+    run = RunDirectory.open(uncollapse.train(uncollapse.compose(hoarding, settings), tmp_path / "run").path)
+    assert ["mismatch/abs" in record for record in run.metrics()] == [False, True]
+    assert [record["rollout/old_groups"] for record in run.metrics()] == [0, 2]
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_run_that_keeps_groups_is_resumed_as_if_it_had_never_ended(hoarding, whole, tmp_path, monkeypatch, step):
     train_step = Loop.train_step
