@@ -1,6 +1,7 @@
 """What a step samples: tasks in their order, rounds with noise of their own, groups as the batch sampler collects."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,25 @@ def test_a_pool_is_asked_for_a_number_of_groups(asked, count):
         pool.sample(count)
     assert pool.sample(0) == asked == []
     assert pool.rounds == 0
+
+
+def test_what_fails_while_episodes_are_played_is_not_the_samplers_fault(monkeypatch):
+    def lost(*given, **options):
+        raise ConnectionError("the other rank is gone")
+
+    monkeypatch.setattr(sampling, "collect", lost)
+    with pytest.raises(ConnectionError, match=r"^the other rank is gone$") as caught:
+        sampler().train(0)
+    assert caught.value.__suppress_context__
+
+
+def test_samplers_may_be_objects_of_a_program(asked):
+    plugin = registry().entry("task_sampler", "rated").target.__module__
+    rated, hoards = (getattr(sys.modules[plugin], name) for name in ("Rated", "Hoards"))
+    settings = {"rollout.tasks": rated(), "rollout.batch": hoards(more=3), "rollout.groups": 4, "rollout.group_size": 8}
+    played = sampling.Sampler(uncollapse.compose("tiny-sokoban", settings), None, None, Alone())
+    assert len(played.train(0)) == 4
+    assert [len(each) for each, *_ in asked] == [4, 3]
 
 
 # --- before a run ---------------------------------------------------------------------------------------------------
