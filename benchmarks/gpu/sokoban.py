@@ -100,6 +100,7 @@ def calibrate(options: argparse.Namespace) -> None:
     from uncollapse.plugins.training.networks.prepare import prepare_model
     from uncollapse.plugins.training.processes.ranks import start_ranks
     from uncollapse.plugins.training.step.metrics import validation_metrics
+    from uncollapse.plugins.training.step.sampling import Sampler
 
     torch.set_float32_matmul_precision("high")
     changed = {**overrides(options), "rollout.engine": "hf"}
@@ -117,7 +118,8 @@ def calibrate(options: argparse.Namespace) -> None:
         parts = assemble(experiment, start_ranks(), training=False)
         for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
             validation = attrs.evolve(experiment.validation, temperature=temperature)
-            sampler = attrs.evolve(parts.sampler, experiment=attrs.evolve(experiment, validation=validation))
+            changed_experiment = attrs.evolve(experiment, validation=validation)
+            sampler = Sampler(changed_experiment, parts.sampler.engine, parts.sampler.template, parts.sampler.ranks)
             metrics = validation_metrics(sampler.validate(parts.validation_environment))
             row |= {name: metrics["validation/success"], f"{name}_se": metrics["validation/success_se"]}
         row |= {"invalid": metrics["validation/invalid_turn_rate"], **common.setting()}
