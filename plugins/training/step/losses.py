@@ -99,8 +99,8 @@ class PolicyObjective:
         assert batch.weights is not None
         rows = (batch.weights > 0).any(1).nonzero().flatten()
         step = batch.take(rows)
-        assert step.weights is not None and step.sampler_logprobs is not None
         old = step.sampler_logprobs if step.old_logprobs is None else step.old_logprobs
+        assert step.weights is not None and old is not None
         logprobs, entropies = old, step.old_entropies
         if current is not None:
             width = step.tokens.shape[1]
