@@ -62,6 +62,13 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("variance", "register_variance_estimators", "standard errors of the entropy probe", "VarianceEstimator"),
         Kind("environment", "register_environments", "environments, which make tasks and play them", "Environment"),
+        Kind("task_sampler", "register_task_samplers", "task samplers: which tasks come next", "TaskSampler"),
+        Kind(
+            "batch_sampler",
+            "register_batch_samplers",
+            "batch samplers: which groups make a training step",
+            "BatchSampler",
+        ),
         Kind("rollout_engine", "register_rollout_engines", "engines that sample completions", "RolloutEngine"),
         Kind(
             "token_head",

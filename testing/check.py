@@ -29,6 +29,8 @@ ROOMS = {
     "collapse": "detectors",
     "variance": "standard_errors",
     "environment": "environments",
+    "task_sampler": "samplers",
+    "batch_sampler": "samplers",
     "rollout_engine": "engines",
     "token_head": "heads",
     "model_builder": "builders",

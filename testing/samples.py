@@ -9,7 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..core.components import CreditInputs, LossInputs, Rollouts
+from ..core.components import CreditInputs, Group, LossInputs, Rollouts
+from ..plugins.rollout.episode import Episode, Turn
+from ..plugins.rollout.parsing import Answer
+from ..plugins.rollout.sampler_state import group_of
 
 ROWS, TOKENS, GROUP = 8, 7, 2
 LENGTHS = (7, 3, 5, 1, 7, 4, 2, 6)
@@ -67,6 +70,20 @@ def rollouts(needs: Iterable[str] = ("entropies",)) -> Rollouts:
         success_E=raw_rewards_E > 0.9,
         truncated_E=raw_rewards_E < 0,
     )
+
+
+def group(seed: int, step: int, size: int) -> Group:
+    """Episodes of two turns; rewards differ between and within groups, and some groups fail as a whole."""
+    episodes = []
+    for member in range(size):
+        reward = float((seed % 3) * member) / 2
+        prompts = (2, 5, seed % 7), (2, 5, seed % 7, 11 + member, 3, 4)
+        turns = (
+            Turn(prompt, (11 + member, 3), (-0.1, -1 / 3), "eos", "?", "!", Answer("", ("Wait",), 1), 1, reward, 0.1)
+            for prompt in prompts
+        )
+        episodes.append(Episode(seed, member, "system", tuple(turns), "success" if reward else "done", {"seen": 0.5}))
+    return group_of(episodes, step)
 
 
 def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:

@@ -12,7 +12,19 @@ before it): no shift is stored.
 """
 
 from .component import Component
-from .data import NEEDS, Advantages, Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
+from .data import (
+    NEEDS,
+    Advantages,
+    Completion,
+    Group,
+    Rollouts,
+    Sampling,
+    Scores,
+    Step,
+    TokenScores,
+    Verdict,
+    Wanted,
+)
 from .engines import (
     CollapseDetector,
     CollapseSession,
@@ -40,11 +52,14 @@ from .estimators import (
     VarianceEstimator,
 )
 from .inputs import CreditInputs, LossInputs, LossOutput
+from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
 
 __all__ = [
     "NEEDS",
     "AdvantageEstimator",
     "Advantages",
+    "BatchSampler",
+    "BatchSamplerSession",
     "CollapseDetector",
     "CollapseSession",
     "Completion",
@@ -53,7 +68,9 @@ __all__ = [
     "Dialect",
     "Env",
     "Environment",
+    "Group",
     "GroupMetric",
+    "GroupPool",
     "KlController",
     "KlControllerSession",
     "KlVariant",
@@ -70,6 +87,8 @@ __all__ = [
     "Sampling",
     "Scores",
     "Step",
+    "TaskSampler",
+    "TaskSamplerSession",
     "TokenHead",
     "TokenScores",
     "Tracker",

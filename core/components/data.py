@@ -112,6 +112,25 @@ class Rollouts:
         )
 
 
+@attrs.frozen
+class Group:
+    """The episodes of one task that one policy has played: what task samplers learn from, and batch samplers collect.
+
+    A checkpoint keeps a group as it is, wherever it stands in the state of a sampler.
+    """
+
+    seed: int
+    """The environment seed, which names the task."""
+    episodes: tuple[Any, ...]
+    """``plugins.rollout.episode.Episode``: the members, in their order."""
+    rewards: tuple[float, ...]
+    """Reward units: of each episode, raw, with format penalties."""
+    successes: tuple[bool, ...]
+    """Whether each episode succeeded."""
+    step: int
+    """The training step, from 0, whose policy has sampled it."""
+
+
 @attrs.frozen(eq=False)
 class Advantages:
     """What an advantage estimator returns; both are zero off the mask."""

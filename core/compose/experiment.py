@@ -118,8 +118,12 @@ class Rollout:
     """Whether the model is asked to think (``<think>...</think>``) before it answers."""
     format_penalty: float = number(0.1, 0)
     """Taken from the episode reward for each turn with an unreadable or invalid answer."""
+    tasks: Named = component("task_sampler", "sequential")
+    """Which tasks come next."""
+    batch: Named = component("batch_sampler", "fixed")
+    """Which groups make a training step: ``fixed`` samples ``groups`` of them."""
     seed: int = seed(10000)
-    """Seed of the first training group; step k (from 0) uses ``seed + k * groups`` and up."""
+    """Seed of the first training group; ``sequential`` tasks have the seeds from it upwards."""
     step_timeout: float | None = number(600.0, 0, above=True)
     """Seconds that an environment may take for one step, or to make an episode; ``None`` has no limit."""
 

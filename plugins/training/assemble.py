@@ -29,7 +29,8 @@ from .step.batch import Batch
 from .step.borders import CheckedController
 from .step.detectors import Detectors
 from .step.loop import Parts
-from .step.stages import Sampler, derived_seed
+from .step.sampling import Sampler
+from .step.stages import derived_seed
 from .weights import start_model
 
 if TYPE_CHECKING:

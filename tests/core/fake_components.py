@@ -13,7 +13,7 @@ KINDS = (
     *(components.RolloutFilter, components.GroupMetric, components.KlVariant, components.KlController),
     *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
     *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
-    *(components.ModelBuilder, components.Tracker),
+    *(components.ModelBuilder, components.Tracker, components.TaskSampler, components.BatchSampler),
 )
 
 
@@ -197,6 +197,16 @@ def register_collapse_detectors(register):
 def register_environments(register):
     register("sokoban", Grid)
     register("bandit", Plain)
+
+
+@hookimpl
+def register_task_samplers(register):
+    register("sequential", Plain)
+
+
+@hookimpl
+def register_batch_samplers(register):
+    register("fixed", Plain)
 
 
 @hookimpl

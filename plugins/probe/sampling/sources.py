@@ -17,7 +17,7 @@ from ...training.step.stages import derived_seed
 
 _ENDLESS = range(2**62)
 """The seeds of an environment that generates its tasks."""
-_UNUSED = ("engine", "groups", "group_size", "seed", "temperature", "max_tokens")
+_UNUSED = ("engine", "groups", "group_size", "tasks", "batch", "seed", "temperature", "max_tokens")
 """Keys of ``rollout`` that do not describe a source: a draw has its own, or they decide nothing."""
 
 

@@ -29,6 +29,7 @@ from .mismatch import mismatch
 from .own_pass import OwnPass
 from .pairwise import Scorer
 from .pending import PendingUpdate
+from .sampling import Sampler
 
 OF_POLICY = frozenset({"logprobs", "entropies", "second_moments", "minibatch"})
 """Needs for which the sampling policy is scored before the update."""
@@ -38,7 +39,7 @@ OF_POLICY = frozenset({"logprobs", "entropies", "second_moments", "minibatch"})
 class Parts:
     """Everything that :func:`.assemble.assemble` started for a run."""
 
-    sampler: stages.Sampler
+    sampler: Sampler
     policy: Any
     critic: Any | None
     """``policy`` itself where the critic is a head on its trunk."""
@@ -85,13 +86,15 @@ class Loop:
         with self._time("sync"):
             self._engine_weights.fresh()
         with self._time("rollout"):
-            self.episodes = parts.sampler.train(self.step)
+            groups = parts.sampler.train(self.step)
+            self.episodes = [episode for group in groups for episode in group.episodes]
             rollouts = stages.to_rollouts(self.episodes, experiment)
-            greedy_P = self._greedy_rewards()
+            greedy_P = parts.sampler.greedy_rewards(groups) if "greedy_rewards" in parts.needs else None
         self.on_rollouts(rollouts)
         with self._time("sync"):
             self._engine_weights.sleep()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
+        metrics |= parts.sampler.batches.metrics()
         old: Scores | None = None
         if "entropies" in parts.needs:
             with self._time("score"):
@@ -264,12 +267,18 @@ class Loop:
         return {f"timing_s/{name}": seconds for name, seconds in self._seconds.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside weights and optimizers; seeds and data follow from the step."""
-        controller, detectors = self.parts.controller, self.parts.detectors
-        return {"step": self.step, "kl_controller": controller.state_dict(), "detectors": detectors.state_dict()}
+        """All that a resumed run needs beside weights and optimizers; seeds of noise follow from the step."""
+        parts = self.parts
+        return {
+            "step": self.step,
+            "samplers": parts.sampler.state_dict(),
+            "kl_controller": parts.controller.state_dict(),
+            "detectors": parts.detectors.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
+        self.parts.sampler.load_state_dict(state["samplers"])
         self.parts.controller.load_state_dict(state["kl_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])
 
@@ -289,8 +298,8 @@ class Loop:
 
     @property
     def _distrusts_sampler(self) -> bool:
-        """Whether its log-probs must be held against the trainer's: they are corrected, or of a copy of the policy."""
-        return self._corrects or self.parts.synced
+        """Whether its log-probs must be held against the trainer's: corrected, or of a copy or older weights."""
+        return self._corrects or self.parts.synced or self.parts.sampler.stale
 
     def _critic_alone(self) -> bool:
         critic = self.experiment.critic
@@ -315,12 +324,6 @@ class Loop:
     def _lr_scale(self, optimizer: Any) -> float:
         steps = self.experiment.trainer.steps
         return stages.lr_scale(optimizer.lr_schedule, optimizer.warmup_steps, self.step, steps)
-
-    def _greedy_rewards(self) -> torch.Tensor | None:
-        """[P] raw reward of a greedy episode of each group, where an estimator needs it."""
-        if "greedy_rewards" not in self.parts.needs:
-            return None
-        return torch.tensor([episode.reward for episode in self.parts.sampler.greedy(self.step)])
 
     @contextmanager
     def _time(self, stage: str) -> Iterator[None]:

@@ -20,10 +20,8 @@ from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_
 from ....estimators.aggregation import token_weights
 from ....filters.metrics import RewardVariance
 from ....filters.report import selection_metrics
-from ...rollout.borders import CheckedEnvironment
-from ...rollout.collect import collect
 from ...rollout.episode import Episode
-from ...rollout.rows import build, in_order, raw_rewards
+from ...rollout.rows import build, raw_rewards
 from ..processes.ranks import Ranks
 from .batch import Batch, parts, shares
 from .budget import SCORE_FACTOR, by_tokens
@@ -33,68 +31,6 @@ from .rewards import normalize
 def derived_seed(*parts: object) -> int:
     """A seed that depends on nothing but its parts: a resumed run draws what the uninterrupted one would have drawn."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-# --- rollout --------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(eq=False)
-class Sampler:
-    """Collects episodes for the whole batch: each rank plays its share of the groups."""
-
-    experiment: Experiment
-    engine: Any
-    template: Any
-    ranks: Ranks
-    environment: Any = attrs.field(init=False)
-
-    @environment.default
-    def _checked_environment(self) -> CheckedEnvironment:
-        return CheckedEnvironment(self.experiment.environment)
-
-    def train(self, step: int) -> list[Episode]:
-        """The episodes of training step ``step`` (from 0)."""
-        rollout = self.experiment.rollout
-        first = rollout.seed + step * rollout.groups
-        return self._play(
-            self.environment,
-            range(first, first + rollout.groups),
-            rollout.group_size,
-            derived_seed(self.experiment.seed, "train", step),
-            rollout.temperature,
-        )
-
-    def greedy(self, step: int) -> list[Episode]:
-        """One greedy episode for each training group of ``step``."""
-        rollout = self.experiment.rollout
-        first = rollout.seed + step * rollout.groups
-        return self._play(self.environment, range(first, first + rollout.groups), 1, 0, 0.0)
-
-    def validate(self, environment: Any) -> list[Episode]:
-        """The same groups and the same noise at every validation."""
-        settings = self.experiment.validation
-        return self._play(
-            environment,
-            range(settings.seed, settings.seed + settings.groups),
-            settings.group_size,
-            derived_seed(self.experiment.seed, "validation"),
-            settings.temperature,
-        )
-
-    def _play(self, environment: Any, seeds: range, size: int, seed: int, temperature: float) -> list[Episode]:
-        def play() -> list[Episode]:
-            return collect(
-                environment,
-                self.experiment.rollout,
-                self.engine,
-                self.template,
-                seeds=seeds[self.ranks.rank :: self.ranks.size],
-                group_size=size,
-                seed=seed,
-                temperature=temperature,
-            )
-
-        return in_order(episode for own in self.ranks.gather_work(play) for episode in own)
 
 
 def needs_of(named: Named) -> frozenset[str]:

@@ -19,6 +19,8 @@ SETTINGS = {
     "advantage": ["advantage={}"],
     "policy_loss": ["policy_loss={}"],
     "sampler_correction": ["correction={}"],
+    "task_sampler": ["rollout.tasks={}"],
+    "batch_sampler": ["rollout.batch={}"],
     "environment": ["environment={}"],
     "rollout_engine": ["rollout.engine={}"],
 }
@@ -35,6 +37,7 @@ def ending(base, own, kind, name):
         if kind == "environment":  # the model has not learnt to name an action yet
             parts.sampler.environment.make(0).step("Up")
         loop.train_step()
+        loop.state_dict()
     except RunError as error:
         return str(error)
     except BaseException as error:
