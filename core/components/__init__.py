@@ -30,16 +30,20 @@ from .engines import (
 )
 from .estimators import (
     AdvantageEstimator,
+    EntropyController,
+    EntropyControllerSession,
+    EpisodeFilter,
     GroupMetric,
     KlController,
     KlControllerSession,
     KlVariant,
     PolicyLoss,
+    RewardShaping,
     RolloutFilter,
     SamplerCorrection,
     VarianceEstimator,
 )
-from .inputs import CreditInputs, LossInputs, LossOutput
+from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
 
 __all__ = [
     "NEEDS",
@@ -51,8 +55,11 @@ __all__ = [
     "Component",
     "CreditInputs",
     "Dialect",
+    "EntropyController",
+    "EntropyControllerSession",
     "Env",
     "Environment",
+    "EpisodeFilter",
     "GroupMetric",
     "KlController",
     "KlControllerSession",
@@ -62,6 +69,7 @@ __all__ = [
     "LossOutput",
     "ModelBuilder",
     "PolicyLoss",
+    "RewardShaping",
     "RolloutEngine",
     "RolloutEngineSession",
     "RolloutFilter",
@@ -69,6 +77,7 @@ __all__ = [
     "SamplerCorrection",
     "Sampling",
     "Scores",
+    "ShapingInputs",
     "Step",
     "TokenHead",
     "TokenScores",

@@ -112,7 +112,7 @@ def _of_run(run: OwnRun) -> PolicyGradient:
         kl_coef=run.kl_coef if experiment.kl.coef else 0.0,
         kl_placement=experiment.kl.placement,
         kl_weight=experiment.kl.weight,
-        entropy_coeff=experiment.entropy_coeff,
+        entropy_coeff=run.entropy_coef,
         max_grad_norm=experiment.trainer.grad_clip,
         soft_advantage_reweight=experiment.soft_advantage_reweight,
         zero_task_advantage=experiment.zero_task_advantage,
