@@ -42,16 +42,20 @@ from .engines import (
 )
 from .estimators import (
     AdvantageEstimator,
+    EntropyController,
+    EntropyControllerSession,
+    EpisodeFilter,
     GroupMetric,
     KlController,
     KlControllerSession,
     KlVariant,
     PolicyLoss,
+    RewardShaping,
     RolloutFilter,
     SamplerCorrection,
     VarianceEstimator,
 )
-from .inputs import CreditInputs, LossInputs, LossOutput
+from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
 from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
 
 __all__ = [
@@ -66,8 +70,11 @@ __all__ = [
     "Component",
     "CreditInputs",
     "Dialect",
+    "EntropyController",
+    "EntropyControllerSession",
     "Env",
     "Environment",
+    "EpisodeFilter",
     "Group",
     "GroupMetric",
     "GroupPool",
@@ -79,6 +86,7 @@ __all__ = [
     "LossOutput",
     "ModelBuilder",
     "PolicyLoss",
+    "RewardShaping",
     "RolloutEngine",
     "RolloutEngineSession",
     "RolloutFilter",
@@ -86,6 +94,7 @@ __all__ = [
     "SamplerCorrection",
     "Sampling",
     "Scores",
+    "ShapingInputs",
     "Step",
     "TaskSampler",
     "TaskSamplerSession",

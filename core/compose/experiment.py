@@ -130,8 +130,10 @@ class Rollout:
 
 @attrs.frozen
 class Reward:
-    """Where the reward is put, and how it is normalised before the advantages (never before the filter)."""
+    """What advantages are made of: where the reward is put, how it is shaped and normalised (never for the filter)."""
 
+    shaping: Named = component("reward_shaping", "none")
+    """What becomes of an episode's reward before it is normalised; filters, detectors and validation see it raw."""
     placement: Literal["episode", "turn"] = "episode"
     """On the last sampled token of the episode, or each turn's reward on the last sampled token of the turn."""
     normalization: Literal["identity", "mean", "mean_std", "asym_clip"] = "identity"
@@ -140,12 +142,14 @@ class Reward:
 
 @attrs.frozen
 class Filter:
-    """Which groups train, and what is done about those that do not."""
+    """Which groups train, which of their episodes, and what is done about those that do not."""
 
     select: Named = component("rollout_filter", "nofilter")
     metric: Named = component("group_metric", "reward_variance")
+    episodes: Named = component("episode_filter", "all")
+    """Which episodes of the kept groups train."""
     loss_scaling: Literal["none", "linear", "sqrt"] = "none"
-    """Multiply the policy's advantages by the kept ratio r, or by its square root."""
+    """Multiply the policy's advantages by the kept ratio r of groups, or by its square root."""
     empty_stop_steps: int = count(5, 0)
     """``empty_filter`` stops the run after this many consecutive steps without any group; 0 never."""
 
@@ -160,6 +164,16 @@ class Kl:
     weight: Literal["none", "detached", "differentiable"] = "none"
     """Importance weight pi / pi_old on the loss term."""
     controller: Named = component("kl_controller", "fixed")
+
+
+@attrs.frozen
+class Entropy:
+    """The entropy bonus: loss - coef * mean token entropy. ``entropy_coeff`` is a short spelling of ``coef``."""
+
+    coef: float = number(0.0, -math.inf)
+    """Per nat; a negative one takes entropy away. A controller starts from it."""
+    controller: Named = component("entropy_controller", "fixed")
+    """How the coefficient moves."""
 
 
 @attrs.frozen
@@ -253,12 +267,11 @@ class Experiment:
     reward: Reward = section(Reward)
     filter: Filter = section(Filter)
     kl: Kl = section(Kl)
+    entropy: Entropy = section(Entropy)
     advantage: Named = component("advantage", "gae")
     policy_loss: Named = component("policy_loss", "ppo")
     correction: Named = component("sampler_correction", "none")
     """Weights on the policy loss for a sampler whose log-probs are not the trainer's."""
-    entropy_coeff: float = number(0.0, -math.inf)
-    """Weight of the entropy bonus: loss - coeff * mean token entropy (nats)."""
     soft_advantage_reweight: bool = False
     """Weight each group's advantages by its reward std over the largest one. Needs a group estimator."""
     zero_task_advantage: bool = False

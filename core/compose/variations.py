@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .combinations import combination_problems
-from .config import Source, compose, merge, nest, validation_problems
+from .config import Source, compose, merge, validation_problems
 from .converter import make_converter, plain, read_field
 from .experiment import Experiment
 from .identity import UNCOUNTED, digest
+from .overrides import nest
 from .problems import CompositionError, Invalid, Problem, unique
+from .spellings import full, given_twice, written_out
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -60,7 +62,7 @@ class Variations:
         """
         by_key: dict[str, dict[str, Any]] = {}
         for dotted, value in overrides.items():
-            by_key.setdefault(dotted.partition(".")[0], {})[dotted] = value
+            by_key.setdefault(full(dotted).partition(".")[0], {})[dotted] = value
         if ALWAYS_WHOLE in by_key:
             experiment = compose(self.base, overrides, self.registry)
             return experiment, digest({key: _json(plain(getattr(experiment, key))) for key in self._json})
@@ -82,9 +84,11 @@ class Variations:
 
     def _read(self, key: str, changes: dict[str, Any]) -> _Section:
         try:
-            data = self._data
-            for nested in nest(changes.items()):
-                data = merge(self.registry, data, nested)
+            data, layers = self._data, nest(changes.items())
+            if twice := list(given_twice(layers)):
+                raise Invalid(*twice)
+            for layer in layers:
+                data = merge(self.registry, data, written_out(layer))
             value = read_field(self._converter, self.registry, self._fields[key], self._hints[key], data[key])
             attrs.evolve(self.base, **{key: value})  # the validators of the field itself
         except (Invalid, KeyError, ValueError, TypeError):

@@ -8,10 +8,13 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.experiment import Reward
 from ...core.errors import RequestError
 from ..rollout.engine_hf import HfEngine
 from ..training.processes.ranks import Ranks, start_ranks
+from ..training.step.borders import CheckedShaping
 from ..training.step.losses import PolicyObjective
+from ..training.step.rewards import Shaping
 from .checkpoint.adam_state import AdamState, read_adam_state
 from .checkpoint.files import find_checkpoint
 from .checkpoint.load import Loaded, load_checkpoint
@@ -160,7 +163,13 @@ class Session:
             except ValueError as error:
                 reason = f"the environment {named.name} has no split {split!r}: {error.args[0]}"
                 raise RequestError(reason, f"batch_config.{which}_split", "name one that it has") from error
-        return EnvironmentSource(environment, self.rollout, config.reward)
+        return EnvironmentSource(environment, self.rollout, config.reward, self._shaping(config.reward))
+
+    def _shaping(self, reward: Reward) -> Shaping:
+        """Of the rewards, as in the training step that follows the checkpoint."""
+        run = self.run
+        step, steps = (run.step, run.experiment.trainer.steps) if run is not None else (0, 1)
+        return Shaping(CheckedShaping(reward.shaping), self.max_tokens, step, steps)
 
     # --- computing --------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def used(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
         config,
         batch_config=batches,
         rollout=rollout,
-        reward=config.reward or (run.experiment.reward if run is not None else Reward()),
+        reward=config.reward or (run.experiment.reward if run is not None else _default(Reward)),
         generation=attrs.evolve(
             generation,
             temperature=generation.temperature or (rollout.temperature if plays_own else 1.0),

@@ -22,6 +22,7 @@ from ...core.compose.converter import component_mapping, plain
 from ...core.compose.experiment import Experiment, keys
 from ...core.compose.problems import ABSENT, CompositionError, Invalid, Problem, unique
 from ...core.compose.spec import format_value
+from ...core.compose.spellings import full
 from ...core.compose.variations import Variations
 from ...core.errors import RequestError, nearest
 from ...core.registry import Registry
@@ -134,7 +135,7 @@ def _settings(
     crossed = [_Setting(case, parts) for case in named for parts in itertools.product(*read)]
     excluded = {number: _canonical_all(registry, item) for number, item in enumerate(exclude)}
     if excluded:
-        known = {key for setting in crossed for key in setting.overrides}
+        known = {full(key) for setting in crossed for key in setting.overrides}
         places = [_canonical_all(registry, setting.overrides) for setting in crossed]
         hit = [{number for number, item in excluded.items() if _agrees(place, item)} for place in places]
         _refuse_idle(list(excluded.values()), known, set().union(*hit))
@@ -180,7 +181,7 @@ def _agrees(place: Overrides, exclusion: Overrides) -> bool:
 
 
 def _canonical_all(registry: Registry, overrides: Overrides) -> dict[str, Any]:
-    return {key: _canonical(registry, key, value) for key, value in overrides.items()}
+    return {full(key): _canonical(registry, full(key), value) for key, value in overrides.items()}
 
 
 def _canonical(registry: Registry, key: str, value: Any) -> Any:
@@ -252,7 +253,7 @@ def _case_labels(variations: Variations, settings: Sequence[_Setting]) -> list[s
 
 
 def _stands_in(data: Mapping[str, Any], overrides: Overrides) -> bool:
-    return all(_same(_at(data, key), value) for key, value in overrides.items())
+    return all(_same(_at(data, full(key)), value) for key, value in overrides.items())
 
 
 def _at(data: Any, key: str) -> Any:

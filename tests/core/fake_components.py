@@ -14,6 +14,7 @@ KINDS = (
     *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
     *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
     *(components.ModelBuilder, components.Tracker, components.TaskSampler, components.BatchSampler),
+    *(components.EpisodeFilter, components.RewardShaping, components.EntropyController),
 )
 
 
@@ -25,7 +26,7 @@ class Anything(*KINDS):
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = start = compute = make = build = correction = on = __call__ = _do
+    select = score = shape = start = compute = make = build = correction = on = __call__ = _do
     actions = None
     instruction = ""
 
@@ -52,6 +53,11 @@ class TopK(Anything):
 @attrs.frozen
 class NoFilter(Anything):
     keeps_all: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Idle(Anything):
+    idle: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -147,6 +153,21 @@ def register_rollout_filters(register):
     register("top_p", TopP)
     register("top_k", TopK, aliases=("top_k_abs",))
     register("nofilter", NoFilter)
+
+
+@hookimpl
+def register_episode_filters(register):
+    register("all", NoFilter)
+
+
+@hookimpl
+def register_reward_shapings(register):
+    register("none", Idle)
+
+
+@hookimpl
+def register_entropy_controllers(register):
+    register("fixed", Idle)
 
 
 @hookimpl

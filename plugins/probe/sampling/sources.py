@@ -13,6 +13,7 @@ from ....core.compose.experiment import Reward, Rollout
 from ...rollout.collect import collect
 from ...rollout.episode import Episode
 from ...rollout.template import Template
+from ...training.step.rewards import Shaping
 from ...training.step.stages import derived_seed
 
 _ENDLESS = range(2**62)
@@ -29,6 +30,11 @@ class Source(Protocol):
 
     @property
     def reward(self) -> Reward: ...
+
+    @property
+    def shaping(self) -> Shaping | None:
+        """What becomes of the rewards before they are normalised; ``None`` where nothing does."""
+        ...
 
     def check(self) -> None:
         """Raises RequestError if there is nothing to draw from, before any model is loaded."""
@@ -67,6 +73,8 @@ class EnvironmentSource:
     rollout: Rollout
     """``temperature`` and ``max_tokens`` are the draw's."""
     reward: Reward = attrs.field(factory=Reward)
+    shaping: Shaping | None = None
+    """That of ``reward``, in the training step that is predicted; played episodes are kept as they were rewarded."""
 
     def check(self) -> None:
         self.pool(None)
@@ -107,7 +115,7 @@ class EnvironmentSource:
             "parameters": attrs.asdict(cast(Any, self.environment)),
             "content": self.environment.digest,
             "rollout": rollout,
-            "reward": attrs.asdict(self.reward),
+            "reward": attrs.asdict(self.reward, filter=lambda field, _: field.name != "shaping"),
         }
 
 

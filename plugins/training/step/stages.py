@@ -25,7 +25,7 @@ from ...rollout.rows import build, raw_rewards
 from ..processes.ranks import Ranks
 from .batch import Batch, parts, shares
 from .budget import SCORE_FACTOR, by_tokens
-from .rewards import normalize
+from .rewards import Shaping, normalize
 
 
 def derived_seed(*parts: object) -> int:
@@ -38,10 +38,12 @@ def needs_of(named: Named) -> frozenset[str]:
     return frozenset(named.component.needs)
 
 
-def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:
-    raw_rewards_E, groups_E = raw_rewards(episodes)
-    rewards_E = normalize(raw_rewards_E, groups_E, experiment.reward.normalization, experiment.reward.over)
-    return build(episodes, experiment.rollout, experiment.reward, rewards_E)
+def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int = 0) -> Rollouts:
+    """The rows of all episodes of training step ``step`` (from 0), with rewards as advantages see them."""
+    rollout, reward = experiment.rollout, experiment.reward
+    shaped_E = Shaping(reward.shaping.component, rollout.max_tokens, step, experiment.trainer.steps)(episodes)
+    rewards_E = normalize(shaped_E, raw_rewards(episodes)[1], reward.normalization, reward.over)
+    return build(episodes, rollout, reward, rewards_E, shaped_E)
 
 
 # --- scoring --------------------------------------------------------------------------------------------------------
@@ -113,6 +115,16 @@ def select(experiment: Experiment, rollouts: Rollouts) -> tuple[Tensor, dict[str
     scores_P = (RewardVariance() if idle else chosen.metric.component).score(rollouts)
     keep_P = torch.ones(len(scores_P), dtype=torch.bool) if idle else chosen.select.component.select(scores_P)
     return keep_P, selection_metrics(scores_P, keep_P, rollouts)
+
+
+def select_episodes(experiment: Experiment, rollouts: Rollouts, keep_P: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """[E] which episodes of the kept groups train, and the metrics of that: none where all of them do."""
+    chosen, keep_E = experiment.filter.episodes.component, rollouts.episodes_of(keep_P)
+    if chosen.keeps_all or not bool(keep_E.any()):
+        return keep_E, {}
+    own_E = chosen.select(rollouts.select(keep_P))
+    keep_E[keep_E.nonzero().flatten()] = own_E
+    return keep_E, {"rollout/episode_kept_ratio": float(own_E.float().mean())}
 
 
 # --- credit ---------------------------------------------------------------------------------------------------------
