@@ -26,6 +26,7 @@ from .core.components import (
     KlControllerSession,
     KlVariant,
     Launcher,
+    LossAggregation,
     LossInputs,
     LossOutput,
     ModelBuilder,
@@ -45,6 +46,7 @@ from .core.components import (
     TrainEngine,
     VarianceEstimator,
     Verdict,
+    Verifier,
     Wanted,
 )
 from .core.errors import MissingExtraError, RequestError, RunError, UncollapseError
@@ -52,6 +54,7 @@ from .core.errors import MissingExtraError, RequestError, RunError, UncollapseEr
 if TYPE_CHECKING:
     from .core.compose.config import compose, problems, to_dict
     from .core.compose.experiment import Experiment, Named
+    from .core.compose.fields import component
     from .core.compose.problems import CompositionError, Problem
     from .core.describe import Description
     from .core.hookspecs import Register, hookimpl
@@ -93,6 +96,7 @@ __all__ = [
     "KlVariant",
     "Launcher",
     "Layout",
+    "LossAggregation",
     "LossInputs",
     "LossOutput",
     "MissingExtraError",
@@ -130,7 +134,9 @@ __all__ = [
     "UnknownNameError",
     "VarianceEstimator",
     "Verdict",
+    "Verifier",
     "Wanted",
+    "component",
     "compose",
     "hookimpl",
     "load_sweep",
@@ -163,6 +169,7 @@ HOMES = {
     "SweepResult": ".plugins.sweeps.run:Result",
     "UnknownHookError": ".core.plugins:UnknownHookError",
     "UnknownNameError": ".core.registry:UnknownNameError",
+    "component": ".core.compose.fields:component",
     "compose": ".core.compose.config:compose",
     "hookimpl": ".core.hookspecs:hookimpl",
     "load_sweep": ".plugins.sweeps.sweep:load",

@@ -55,6 +55,12 @@ KINDS: dict[str, Kind] = {
             "SamplerCorrection",
         ),
         Kind(
+            "loss_aggregation",
+            "register_loss_aggregations",
+            "weights of tokens: the losses of an optimizer step -> one number",
+            "LossAggregation",
+        ),
+        Kind(
             "collapse",
             "register_collapse_detectors",
             "detectors that watch a run and may stop it",
@@ -62,6 +68,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("variance", "register_variance_estimators", "standard errors of the entropy probe", "VarianceEstimator"),
         Kind("environment", "register_environments", "environments, which make tasks and play them", "Environment"),
+        Kind("verifier", "register_verifiers", "verifiers: is an answer right, and how good", "Verifier"),
         Kind("rollout_engine", "register_rollout_engines", "engines that sample completions", "RolloutEngine"),
         Kind(
             "token_head",

@@ -34,12 +34,14 @@ from .estimators import (
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     PolicyLoss,
     RolloutFilter,
     SamplerCorrection,
     VarianceEstimator,
 )
 from .inputs import CreditInputs, LossInputs, LossOutput
+from .verifier import Verifier
 
 __all__ = [
     "NEEDS",
@@ -58,6 +60,7 @@ __all__ = [
     "KlControllerSession",
     "KlVariant",
     "Launcher",
+    "LossAggregation",
     "LossInputs",
     "LossOutput",
     "ModelBuilder",
@@ -77,5 +80,6 @@ __all__ = [
     "TrainEngine",
     "VarianceEstimator",
     "Verdict",
+    "Verifier",
     "Wanted",
 ]

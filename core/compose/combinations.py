@@ -22,16 +22,18 @@ EPISODES = 1 << 18
 
 
 def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
-    """Every component of an experiment, with its dotted key."""
+    """Every component of an experiment, with its dotted key; those inside of others come after them."""
     return _named("", experiment)
 
 
 def _named(key: str, value: object) -> Iterator[tuple[str, Named]]:
     if isinstance(value, Named):
         yield key, value
+        for name, held in value.inner:
+            yield from _named(f"{key}.{name}", held)
     elif isinstance(value, tuple):
         for item in value:
-            yield f"{key}.{item.name}", item
+            yield from _named(f"{key}.{item.name}", item)
     elif value is not None:
         section: type = type(value)
         for name in _holders(section):
@@ -56,12 +58,16 @@ def wants(experiment: Experiment) -> list[tuple[str, Named, frozenset[str]]]:
     The group metric takes no part where the filter keeps every group (a filter says so by ``keeps_all``), nor does the
     KL variant where the coefficient is 0.
     """
-    idle = set()
+    idle = []
     if experiment.filter.select.component.keeps_all:
-        idle.add("filter.metric")
+        idle.append("filter.metric")
     if experiment.kl.coef == 0:
-        idle.add("kl.estimator")
-    return [(key, named, frozenset(named.component.needs)) for key, named in components(experiment) if key not in idle]
+        idle.append("kl.estimator")
+    return [
+        (key, named, frozenset(named.component.needs))
+        for key, named in components(experiment)
+        if not any(key == each or key.startswith(f"{each}.") for each in idle)
+    ]
 
 
 def needs(experiment: Experiment) -> frozenset[str]:
@@ -195,7 +201,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         yield Problem(reason, "kl.weight", kl.weight, "set kl.weight to none, or kl.placement to loss")
     if experiment.soft_advantage_reweight:
         key = "soft_advantage_reweight"
-        if "groups" not in experiment.advantage.component.needs:
+        if "groups" not in experiment.advantage.needs:
             reason = f"reweights advantages that compare a group's episodes, and {experiment.advantage.name} does not"
             yield Problem(reason, key, True, "choose a group estimator, such as those that need groups")
         if experiment.rollout.group_size == 1:
@@ -205,7 +211,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"
         fix = "set it to identity, or reward.placement to episode"
         yield Problem(reason, "reward.normalization", reward.normalization, fix)
-    if reward.normalization != "identity" and "greedy_rewards" in experiment.advantage.component.needs:
+    if reward.normalization != "identity" and "greedy_rewards" in experiment.advantage.needs:
         name = experiment.advantage.name
         reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")

@@ -13,7 +13,7 @@ KINDS = (
     *(components.RolloutFilter, components.GroupMetric, components.KlVariant, components.KlController),
     *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
     *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
-    *(components.ModelBuilder, components.Tracker),
+    *(components.ModelBuilder, components.Tracker, components.LossAggregation, components.Verifier),
 )
 
 
@@ -25,7 +25,7 @@ class Anything(*KINDS):
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = start = compute = make = build = correction = on = __call__ = _do
+    select = score = start = compute = make = build = correction = on = weights = verify = __call__ = _do
     actions = None
     instruction = ""
 
@@ -183,6 +183,12 @@ def register_policy_losses(register):
 @hookimpl
 def register_sampler_corrections(register):
     register("none", Plain)
+
+
+@hookimpl
+def register_loss_aggregations(register):
+    for name in ("token-mean", "token-sum", "seq-mean-token-mean"):
+        register(name, Plain)
 
 
 @hookimpl

@@ -10,7 +10,7 @@ checked at its first call in a run, since every look at a GPU's numbers makes it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any
@@ -28,6 +28,7 @@ from ....core.components import (
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     LossInputs,
     PolicyLoss,
     RolloutFilter,
@@ -36,19 +37,22 @@ from ....core.components import (
 )
 from ....core.compose.blame import blaming, confined, require_session, wrong
 from ....core.compose.experiment import Experiment, Named
+from ....core.compose.inner import checked_inner
+from ...rollout.borders import CHECKED as OF_ROLLOUTS
 
 RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
 """First parts of names of metrics that are the run's own."""
 
 
 def guarded(experiment: Experiment) -> Experiment:
-    """The same experiment, with filter, metric, KL, controller, advantage, loss and correction checked.
+    """The same experiment, with filter, metric, KL, controller, advantage, loss, its aggregation and correction checked.
 
     A component that hands over what its contract does not allow, or raises, ends the run with an error that names it.
     """
     select, metric = _with(experiment.filter.select, CheckedFilter), _with(experiment.filter.metric, CheckedMetric)
     estimator = _with(experiment.kl.estimator, CheckedKl)
     controller = _with(experiment.kl.controller, CheckedController)
+    aggregation = _with(experiment.trainer.loss_aggregation, CheckedAggregation)
     return attrs.evolve(
         experiment,
         filter=attrs.evolve(experiment.filter, select=select, metric=metric),
@@ -56,6 +60,7 @@ def guarded(experiment: Experiment) -> Experiment:
         advantage=_with(experiment.advantage, CheckedAdvantage),
         policy_loss=_with(experiment.policy_loss, CheckedLoss),
         correction=_with(experiment.correction, CheckedCorrection),
+        trainer=attrs.evolve(experiment.trainer, loss_aggregation=aggregation),
     )
 
 
@@ -67,13 +72,13 @@ class Checked(Component):
     """A component and its name, with what a component of any kind says."""
 
     def __init__(self, named: Named) -> None:
-        self.named, self.component = named, named.component
+        self.named, self.component = named, checked_inner(named, named.component, CHECKED)
         self.seen = False
         """Whether a first result has been checked."""
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.component.needs
+        return self.named.needs
 
     def check(self, experiment: Experiment) -> Iterable[str]:
         return self.component.check(experiment)
@@ -230,6 +235,33 @@ class CheckedCorrection(Checked, SamplerCorrection):
                 raise wrong(self.named, "correction", "gave negative weights, which would turn gradients around")
         self.seen = True
         return result
+
+
+class CheckedAggregation(Checked, LossAggregation):
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        with _calling(self.named, "weights", mask_B_T=mask_B_T):
+            weights_B_T = self.component.weights(mask_B_T, max_length)
+        _tensor(self.named, "weights", weights_B_T, mask_B_T.shape, "[B, T]", torch.float32)
+        _finite(self.named, "weights", weights_B_T)
+        if bool((weights_B_T < 0).any()):
+            raise wrong(self.named, "weights", "gave negative weights, which would turn gradients around")
+        if bool((weights_B_T[~mask_B_T] != 0).any()):
+            raise wrong(self.named, "weights", "gave weights off the mask, to tokens that were not sampled")
+        return weights_B_T
+
+
+CHECKED: dict[str, Callable[[Named], Any]] = {
+    **OF_ROLLOUTS,
+    "rollout_filter": CheckedFilter,
+    "group_metric": CheckedMetric,
+    "kl": CheckedKl,
+    "kl_controller": CheckedController,
+    "advantage": CheckedAdvantage,
+    "policy_loss": CheckedLoss,
+    "sampler_correction": CheckedCorrection,
+    "loss_aggregation": CheckedAggregation,
+}
+"""Kind -> what checks its components where they stand inside of others."""
 
 
 @contextmanager
