@@ -54,7 +54,7 @@ from .core.errors import MissingExtraError, RequestError, RunError, UncollapseEr
 if TYPE_CHECKING:
     from .core.compose.config import compose, problems, to_dict
     from .core.compose.experiment import Experiment, Named
-    from .core.compose.fields import component
+    from .core.compose.fields import component, components
     from .core.compose.problems import CompositionError, Problem
     from .core.describe import Description
     from .core.hookspecs import Register, hookimpl
@@ -137,6 +137,7 @@ __all__ = [
     "Verifier",
     "Wanted",
     "component",
+    "components",
     "compose",
     "hookimpl",
     "load_sweep",
@@ -170,6 +171,7 @@ HOMES = {
     "UnknownHookError": ".core.plugins:UnknownHookError",
     "UnknownNameError": ".core.registry:UnknownNameError",
     "component": ".core.compose.fields:component",
+    "components": ".core.compose.fields:components",
     "compose": ".core.compose.config:compose",
     "hookimpl": ".core.hookspecs:hookimpl",
     "load_sweep": ".plugins.sweeps.sweep:load",

@@ -51,7 +51,7 @@ class Named:
     @property
     def described(self) -> str:
         """For messages: kind, name and plugin, and what it is inside of."""
-        within = f" (in the {self.within})" if self.within else ""
+        within = f", in {self.within}" if self.within else ""
         return f"{self.kind} {self.name!r}{f' of {self.plugin}' if self.plugin else ''}{within}"
 
     @property

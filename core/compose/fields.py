@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ..describe import allows_none
 from ..paths import unusable
 
 COUNT = 10**7
@@ -25,6 +26,8 @@ def component(kind: str, default: str | None = None) -> Any:
     def read(value: object, attribute: attrs.Attribute[Any]) -> Any:
         from .inner import named_of
 
+        if value is None and allows_none(attribute.type):
+            return None
         return named_of(kind, value, attribute.name)
 
     return attrs.field(default=default, metadata={"kind": kind}, converter=attrs.Converter(read, takes_field=True))

@@ -37,9 +37,10 @@ def checked_inner(named: Named, component: Any, checked: Mapping[str, Callable[[
 
     ``checked`` makes that: kind -> a class that is given the :class:`Named`, and does the same for what is inside.
     """
+    outer = f"{named.kind} {named.name!r}{f', in {named.within}' if named.within else ''}"
 
     def check(held: Named) -> Named:
-        held = attrs.evolve(held, within=named.described)
+        held = attrs.evolve(held, within=outer)
         if held.kind in checked:
             return attrs.evolve(held, component=checked[held.kind](held))
         return attrs.evolve(held, component=checked_inner(held, held.component, checked))
@@ -47,21 +48,21 @@ def checked_inner(named: Named, component: Any, checked: Mapping[str, Callable[[
     return with_inner(component, check)
 
 
-def named_of(kind: str, value: object, field: str) -> Named | None:
-    """What ``field``, for a component of ``kind``, holds of what a program gives it. ``None`` is none.
+def named_of(kind: str, value: object, field: str) -> Named:
+    """What ``field``, for a component of ``kind``, holds of what a program gives it.
 
     Raises:
         ValueError: it is no such component, nor the spelling of one.
         MissingExtraError: it needs a library of an extra that is not installed.
     """
-    if value is None or (isinstance(value, Named) and value.kind == kind):
+    if isinstance(value, Named) and value.kind == kind:
         return value
     if isinstance(value, str | Mapping):
         try:
             return structure_component(make_converter(registry()), registry(), kind, value)
         except Invalid as error:
             raise ValueError("; ".join(str(problem.under(field)) for problem in error.problems)) from error
-    if isinstance(value, Named | type) or breach(kind, type(value)):
+    if isinstance(value, Named | type) or value is None or breach(kind, type(value)):
         raise ValueError(f"{field} must be a component of the kind {kind}, its name or its spelling, not {value!r}")
     cls = type(value)
     name = name_of(cls, registry(), kind)
@@ -78,4 +79,4 @@ def all_named(kind: str, values: object, field: str) -> tuple[Named, ...]:
         raise ValueError(f"{field}: {error}") from error
     if not isinstance(items, list | tuple):
         raise ValueError(f"{field} must be a list of components of the kind {kind}, not {values!r}")
-    return tuple(named for item in items if (named := named_of(kind, item, field)) is not None)
+    return tuple(named_of(kind, item, field) for item in items)

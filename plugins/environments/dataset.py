@@ -39,7 +39,7 @@ class Dataset(Environment):
     """Column of the questions: text, or chat messages. ``a.b`` is the field b of the records in column a."""
     answer: str = "answer"
     """Column of the right answers: a value, or a list of values each of which is right."""
-    verifier: Any = component("verifier", "math")
+    verifier: Any = component("verifier", "math")  # noqa: RUF009 - makes an attrs field
     """Which answers are right. ``math``: equal as mathematics; ``exact``: equal as text, but for case and white space;
     ``choice``: the same option of a multiple choice; or another ``verifier``."""
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 from uncollapse import hookimpl
 from uncollapse.core import components
+from uncollapse.core.compose import fields
 from uncollapse.core.errors import MissingExtraError
 
 KINDS = (
@@ -134,6 +135,37 @@ class Wandb(Anything):
     tags: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
+@attrs.frozen
+class Wraps(Anything):
+    share: float = attrs.field(default=0.2, validator=share)
+    of: Any = fields.component("policy_loss", "ppo")
+
+
+@attrs.frozen
+class Takes(Anything):
+    of: Any = fields.component("policy_loss")
+
+
+@attrs.frozen
+class Exact(Anything):
+    case: bool = False
+
+
+@attrs.frozen
+class Greedy(Anything):
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy_rewards"})
+
+
+@attrs.frozen
+class Quiz(Anything):
+    """A task with a verifier, and with hints that are verifiers, too."""
+
+    path: str = "quiz"
+    verifier: Any = fields.component("verifier", "exact")
+    hints: Any = fields.components("verifier")
+    judge: Any | None = fields.component("verifier")
+
+
 def make_function(depth: int = 1):
     return Plain()
 
@@ -178,6 +210,8 @@ def register_advantage_estimators(register):
 @hookimpl
 def register_policy_losses(register):
     register("ppo", Ppo)
+    register("wraps", Wraps)
+    register("takes", Takes)
 
 
 @hookimpl
@@ -203,6 +237,14 @@ def register_collapse_detectors(register):
 def register_environments(register):
     register("sokoban", Grid)
     register("bandit", Plain)
+    register("quiz", Quiz)
+
+
+@hookimpl
+def register_verifiers(register):
+    register("exact", Exact)
+    register("greedy", Greedy)
+    register("patience", Patience)
 
 
 @hookimpl

@@ -45,7 +45,7 @@ RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
 
 
 def guarded(experiment: Experiment) -> Experiment:
-    """The same experiment, with filter, metric, KL, controller, advantage, loss, its aggregation and correction checked.
+    """The same experiment, with filter, metric, KL, controller, advantage, loss, correction and aggregation checked.
 
     A component that hands over what its contract does not allow, or raises, ends the run with an error that names it.
     """

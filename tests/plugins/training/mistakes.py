@@ -190,6 +190,19 @@ MISTAKES = {
         "changes_log_probs": component(correction=lambda self, old, sampler, mask: (old.zero_() + 1, {})),
         "per_row": component(correction=lambda self, old, sampler, mask: (torch.ones(len(old)), {})),
     },
+    "loss_aggregation": {
+        "per_row": component(weights=lambda self, mask, longest: mask.sum(1).float()),
+        "off_the_mask": component(weights=lambda self, mask, longest: torch.ones(mask.shape)),
+        "negative": component(weights=lambda self, mask, longest: -mask.float()),
+        "in_double": component(weights=lambda self, mask, longest: mask.double()),
+        "infinite": component(weights=lambda self, mask, longest: mask / torch.zeros(())),
+    },
+    "verifier": {
+        "says_a_word": component(verify=lambda self, answer, golds: "right"),
+        "gives_percent": component(verify=lambda self, answer, golds: 80),
+        "is_nan": component(verify=lambda self, answer, golds: float("nan")),
+        "breaks": component(verify=lambda self, answer, golds: golds["first"]),
+    },
     "environment": {
         "actions_are_a_text": world(actions="Up"),
         "gives_a_pair": world(answer=lambda: ("ok", 1.0)),
@@ -229,5 +242,7 @@ register_kl_controllers = hookimpl(_register("kl_controller"), specname="registe
 register_estimators = hookimpl(_register("advantage"), specname="register_advantage_estimators")
 register_policy_losses = hookimpl(_register("policy_loss"), specname="register_policy_losses")
 register_corrections = hookimpl(_register("sampler_correction"), specname="register_sampler_corrections")
+register_aggregations = hookimpl(_register("loss_aggregation"), specname="register_loss_aggregations")
+register_verifiers = hookimpl(_register("verifier"), specname="register_verifiers")
 register_worlds = hookimpl(_register("environment"), specname="register_environments")
 register_engines = hookimpl(_register("rollout_engine"), specname="register_rollout_engines")

@@ -19,6 +19,8 @@ SETTINGS = {
     "advantage": ["advantage={}"],
     "policy_loss": ["policy_loss={}"],
     "sampler_correction": ["correction={}"],
+    "loss_aggregation": ["trainer.loss_aggregation={}"],
+    "verifier": ["environment=dataset(arithmetic, verifier={})"],
     "environment": ["environment={}"],
     "rollout_engine": ["rollout.engine={}"],
 }
@@ -32,7 +34,7 @@ def ending(base, own, kind, name):
         parts = assemble.assemble(experiment, own)
         loop = Loop(experiment, parts, own)
         loop.train_step()
-        if kind == "environment":  # the model has not learnt to name an action yet
+        if kind in ("environment", "verifier"):  # the model has not learnt to name an action yet
             parts.sampler.environment.make(0).step("Up")
         loop.train_step()
     except RunError as error:
