@@ -33,6 +33,7 @@ from .core.components import (
     KlControllerSession,
     KlVariant,
     Launcher,
+    LossAggregation,
     LossInputs,
     LossOutput,
     ModelBuilder,
@@ -56,6 +57,7 @@ from .core.components import (
     TrainEngine,
     VarianceEstimator,
     Verdict,
+    Verifier,
     Wanted,
 )
 from .core.errors import MissingExtraError, RequestError, RunError, UncollapseError
@@ -63,6 +65,7 @@ from .core.errors import MissingExtraError, RequestError, RunError, UncollapseEr
 if TYPE_CHECKING:
     from .core.compose.config import compose, problems, to_dict
     from .core.compose.experiment import Experiment, Named
+    from .core.compose.fields import component, components
     from .core.compose.problems import CompositionError, Problem
     from .core.describe import Description
     from .core.hookspecs import Register, hookimpl
@@ -111,6 +114,7 @@ __all__ = [
     "KlVariant",
     "Launcher",
     "Layout",
+    "LossAggregation",
     "LossInputs",
     "LossOutput",
     "MissingExtraError",
@@ -152,7 +156,10 @@ __all__ = [
     "UnknownNameError",
     "VarianceEstimator",
     "Verdict",
+    "Verifier",
     "Wanted",
+    "component",
+    "components",
     "compose",
     "hookimpl",
     "load_sweep",
@@ -185,6 +192,8 @@ HOMES = {
     "SweepResult": ".plugins.sweeps.run:Result",
     "UnknownHookError": ".core.plugins:UnknownHookError",
     "UnknownNameError": ".core.registry:UnknownNameError",
+    "component": ".core.compose.fields:component",
+    "components": ".core.compose.fields:components",
     "compose": ".core.compose.config:compose",
     "hookimpl": ".core.hookspecs:hookimpl",
     "load_sweep": ".plugins.sweeps.sweep:load",

@@ -73,6 +73,12 @@ KINDS: dict[str, Kind] = {
             "SamplerCorrection",
         ),
         Kind(
+            "loss_aggregation",
+            "register_loss_aggregations",
+            "weights of tokens: the losses of an optimizer step -> one number",
+            "LossAggregation",
+        ),
+        Kind(
             "collapse",
             "register_collapse_detectors",
             "detectors that watch a run and may stop it",
@@ -87,6 +93,7 @@ KINDS: dict[str, Kind] = {
             "batch samplers: which groups make a training step",
             "BatchSampler",
         ),
+        Kind("verifier", "register_verifiers", "verifiers: is an answer right, and how good", "Verifier"),
         Kind("rollout_engine", "register_rollout_engines", "engines that sample completions", "RolloutEngine"),
         Kind(
             "token_head",

@@ -66,6 +66,22 @@ def register_sampler_corrections(register: Register) -> None:
 
 
 @hookimpl
+def register_loss_aggregations(register: Register) -> None:
+    module = "uncollapse.estimators.aggregation"
+    register("token-mean", f"{module}:TokenMean", summary="1 / N: mean over all tokens of the optimizer step")
+    register("token-sum", f"{module}:TokenSum", summary="1: sum over all tokens")
+    register("seq-mean-token-sum", f"{module}:SeqMeanTokenSum", summary="1 / R: mean over rows of sums over tokens")
+    register(
+        "seq-mean-token-mean", f"{module}:SeqMeanTokenMean", summary="1 / (R n_b): mean over rows of means over tokens"
+    )
+    register(
+        "seq-mean-token-sum-norm",
+        f"{module}:SeqMeanTokenSumNorm",
+        summary="1 / max_context: sum over all tokens over a constant length",
+    )
+
+
+@hookimpl
 def register_advantage_estimators(register: Register) -> None:
     package = "uncollapse.estimators.advantage"
     register("gae", f"{package}.gae:Gae", summary="generalised advantage estimation over the sampled tokens")

@@ -49,6 +49,7 @@ from .estimators import (
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     PolicyLoss,
     RewardShaping,
     RolloutFilter,
@@ -57,6 +58,7 @@ from .estimators import (
 )
 from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
 from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
+from .verifier import Verifier
 
 __all__ = [
     "NEEDS",
@@ -82,6 +84,7 @@ __all__ = [
     "KlControllerSession",
     "KlVariant",
     "Launcher",
+    "LossAggregation",
     "LossInputs",
     "LossOutput",
     "ModelBuilder",
@@ -105,5 +108,6 @@ __all__ = [
     "TrainEngine",
     "VarianceEstimator",
     "Verdict",
+    "Verifier",
     "Wanted",
 ]

@@ -224,6 +224,25 @@ class SamplerCorrection(Component):
         """
 
 
+class LossAggregation(Component):
+    """Kind ``loss_aggregation``: how the losses of all tokens of an optimizer step become one number.
+
+    The weights are computed once, from the rows of every micro-batch of every rank, and travel with the rows: so no
+    split of the rows changes the loss.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        """[B, T] float32 weights, finite, not negative and zero off the mask: loss = sum(weights * loss_B_T).
+
+        ``mask_B_T`` has the sampled tokens of all rows of one optimizer step; their order and what padding stands
+        behind them must not matter, and where it is empty all weights are 0. ``max_length`` is the most tokens that a
+        row of the run can have (``rollout.max_context``).
+        """
+
+
 class VarianceEstimator(Component):
     """Kind ``variance``: the standard error of a stated estimand of the entropy probe, in float64.
 

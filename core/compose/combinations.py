@@ -29,16 +29,18 @@ GIVEN = {
 
 
 def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
-    """Every component of an experiment, with its dotted key."""
+    """Every component of an experiment, with its dotted key; those inside of others come after them."""
     return _named("", experiment)
 
 
 def _named(key: str, value: object) -> Iterator[tuple[str, Named]]:
     if isinstance(value, Named):
         yield key, value
+        for name, held in value.inner:
+            yield from _named(f"{key}.{name}", held)
     elif isinstance(value, tuple):
         for item in value:
-            yield f"{key}.{item.name}", item
+            yield from _named(f"{key}.{item.name}", item)
     elif value is not None:
         section: type = type(value)
         for name in _holders(section):
@@ -70,8 +72,11 @@ def wants(experiment: Experiment) -> list[tuple[str, Named, frozenset[str]]]:
         "kl.estimator": experiment.kl.coef == 0,
         "entropy.controller": experiment.entropy.controller.component.idle,
     }
+    silent = [key for key, is_idle in idle.items() if is_idle]
     return [
-        (key, named, frozenset(named.component.needs)) for key, named in components(experiment) if not idle.get(key)
+        (key, named, frozenset(named.component.needs))
+        for key, named in components(experiment)
+        if not any(key == each or key.startswith(f"{each}.") for each in silent)
     ]
 
 
@@ -210,7 +215,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         yield Problem(reason, "kl.weight", kl.weight, "set kl.weight to none, or kl.placement to loss")
     if experiment.soft_advantage_reweight:
         key = "soft_advantage_reweight"
-        if "groups" not in experiment.advantage.component.needs:
+        if "groups" not in experiment.advantage.needs:
             reason = f"reweights advantages that compare a group's episodes, and {experiment.advantage.name} does not"
             yield Problem(reason, key, True, "choose a group estimator, such as those that need groups")
         if experiment.rollout.group_size == 1:
@@ -220,7 +225,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"
         fix = "set it to identity, or reward.placement to episode"
         yield Problem(reason, "reward.normalization", reward.normalization, fix)
-    if reward.normalization != "identity" and "greedy_rewards" in experiment.advantage.component.needs:
+    if reward.normalization != "identity" and "greedy_rewards" in experiment.advantage.needs:
         name = experiment.advantage.name
         reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")

@@ -21,7 +21,7 @@ from ..paths import expanded, is_there, read_text, shown_path
 from ..yaml import SyntaxProblem, dumps, loads
 from .combinations import combination_problems
 from .converter import UNKNOWN_KEY, component_mapping, make_converter, plain, structure_component
-from .experiment import Experiment, keys, section_of
+from .experiment import Experiment, inner_fields, keys, section_of
 from .instances import with_names
 from .overrides import Overrides, read_overrides
 from .plain_data import plain_problems
@@ -84,7 +84,7 @@ def validation_environment(experiment: Experiment, registry: Registry | None = N
     """
     registry = registry or _registry()
     named = experiment.environment
-    spelled = {"name": named.name, **named.params, **experiment.validation.environment}
+    spelled = merge_component(registry, "environment", plain(named), experiment.validation.environment)
     return structure_component(make_converter(registry), registry, "environment", spelled).component
 
 
@@ -303,7 +303,7 @@ def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str
             return _merge_list(registry, kind, there, value)
         if "name" in value or there in (None, attrs.NOTHING):
             return value
-        return {**component_mapping(registry, kind, there), **value}
+        return merge_component(registry, kind, there, value)
     section = section_of(hint)
     if section is None and typing.get_origin(hint) is not dict:
         return value  # structuring says what it is
@@ -311,6 +311,23 @@ def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str
         raise wrong(there, "a mapping of keys to values, to change one of them")
     below = there or {}
     return merge(registry, below, value, section) if section else {**below, **value}
+
+
+def merge_component(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The component that ``there`` spells, as a mapping, with changed parameters; those that are components merge too.
+
+    Raises Invalid.
+    """
+    merged, found = component_mapping(registry, kind, there), []
+    fields = inner_fields(registry.resolve(kind, merged["name"]))
+    for key, value in changes.items():
+        try:
+            merged[key] = _merge_field(registry, fields[key], Any, merged, value) if key in fields else value
+        except Invalid as error:
+            found += [problem.under(key) for problem in error.problems]
+    if found:
+        raise Invalid(*found)
+    return merged
 
 
 def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -329,7 +346,7 @@ def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[s
         elif not isinstance(params, Mapping):
             found.append(Problem("must be a mapping of parameters to values", name, params))
         else:
-            spelled[name] |= params
+            spelled[name] = merge_component(registry, kind, spelled[name], params)
     if found:
         raise Invalid(*found)
     return list(spelled.values())

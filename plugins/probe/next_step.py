@@ -14,9 +14,10 @@ import attrs
 
 from ...core.compose.converter import make_converter, structure_component
 from ...core.compose.experiment import Named
-from ...core.compose.problems import Problem
+from ...core.compose.problems import Invalid, Problem
 from ...core.registry import registry
-from .config import PolicyGradient, ProbeConfig, Weighting
+from .config import OWN_WEIGHTINGS, PolicyGradient, ProbeConfig
+from .estimation.update import aggregation
 from .own_run import OwnRun
 from .read_config import ConfigError
 
@@ -85,7 +86,7 @@ def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
     rows = experiment.rollout.groups * experiment.rollout.group_size
     steps = trainer.epochs * math.ceil(rows / trainer.mini_batch)
     batches, critic = config.batch_config, experiment.critic
-    needs_values = "values" in experiment.advantage.component.needs
+    needs_values = "values" in experiment.advantage.needs
     if steps > 1:
         yield f"the run makes {steps} or more optimizer steps of a batch; predicted is one, on all of U"
     if (experiment.rollout.groups, experiment.rollout.group_size) != (batches.B_U, batches.G):
@@ -141,8 +142,8 @@ def _dr_grpo() -> PolicyGradient:
     )
 
 
-def _weighting(run: OwnRun | None) -> Weighting:
-    return run.experiment.trainer.loss_aggregation if run is not None else "dr_grpo"
+def _weighting(run: OwnRun | None) -> str:
+    return str(run.experiment.trainer.loss_aggregation) if run is not None else "dr_grpo"
 
 
 def _named(kind: str, name: str) -> Named:
@@ -151,9 +152,10 @@ def _named(kind: str, name: str) -> Named:
 
 def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None) -> Iterator[Problem]:
     """Why a step of these parts cannot be predicted."""
+    yield from _weighting_problems(config.probe_rework.weighting_mode)
     named: Any = gradient.advantage
     key = "policy_gradient.advantage"
-    needs: frozenset[str] = named.component.needs
+    needs: frozenset[str] = named.needs
     fix = "choose one that needs neither, such as dr_grpo, grpo or rloo"
     has_critic = run is not None and (run.checkpoint / "critic").is_dir()
     if "values" in needs and not has_critic:
@@ -170,3 +172,14 @@ def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None)
         yield Problem("a KL term has an estimator and a coefficient", both, fix="name an estimator, such as low_var_kl")
     if config.policy_gradient.kl is not None and not gradient.kl_coef:
         yield Problem("a KL term has an estimator and a coefficient", both, fix="give a coefficient above 0")
+
+
+def _weighting_problems(weighting: str | None) -> Iterator[Problem]:
+    if weighting is None or weighting in OWN_WEIGHTINGS:
+        return
+    try:
+        aggregation(weighting)
+    except Invalid as error:
+        fix = f"one of {', '.join((*OWN_WEIGHTINGS, *registry().names('loss_aggregation')))}"
+        for problem in error.problems:
+            yield attrs.evolve(problem.under("probe_rework.weighting_mode"), fix=problem.fix or fix)

@@ -44,7 +44,7 @@ class OwnRun:
     def trains_critic_alone(self) -> bool:
         """Whether the next training step leaves the policy to its critic's losses."""
         critic = self.experiment.critic
-        needs_values = "values" in self.experiment.advantage.component.needs
+        needs_values = "values" in self.experiment.advantage.needs
         return critic is not None and needs_values and self.step < critic.policy_after
 
     @cached_property

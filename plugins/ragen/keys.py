@@ -58,7 +58,7 @@ def _keys(point: Prepared, project: str | None, engine: Mapping[str, Any]) -> di
         f"{ACTOR}.entropy_from_logits_with_chunking": True,
         **_kl(experiment),
         **_filter(experiment),
-        f"{ACTOR}.loss_agg_mode": trainer.loss_aggregation,
+        f"{ACTOR}.loss_agg_mode": str(trainer.loss_aggregation),
         f"{ACTOR}.ppo_mini_batch_size": trainer.mini_batch,
         f"{ACTOR}.ppo_micro_batch_size_per_gpu": trainer.micro_batch,
         "critic.ppo_mini_batch_size": trainer.mini_batch,

@@ -82,12 +82,12 @@ def _keeps_all_as_it_says(named: Named) -> None:
 
 def _scores(named: Named) -> None:
     """A metric gives one finite number for each group and leaves the rollouts as they are."""
-    CheckedMetric(named).score(samples.rollouts(named.component.needs))
+    CheckedMetric(named).score(samples.rollouts(named.needs))
 
 
 def _scores_by_group(named: Named) -> None:
     """A metric's score of a group does not depend on the other groups, or on their order."""
-    sampled = samples.rollouts(named.component.needs)
+    sampled = samples.rollouts(named.needs)
     score = CheckedMetric(named).score
     scores_P, order_P = score(sampled), torch.tensor([2, 0, 3, 1])
     moved_P = score(samples.reordered(samples.rollouts(), order_P))

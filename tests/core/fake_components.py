@@ -1,12 +1,15 @@
 """A plugin with small components of every kind that an experiment names, without torch."""
 
+# ruff: noqa: RUF009 - the calls in the class bodies make attrs fields
+
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 from uncollapse import hookimpl
 from uncollapse.core import components
+from uncollapse.core.compose import fields
 from uncollapse.core.errors import MissingExtraError
 
 KINDS = (
@@ -15,6 +18,7 @@ KINDS = (
     *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
     *(components.ModelBuilder, components.Tracker, components.TaskSampler, components.BatchSampler),
     *(components.EpisodeFilter, components.RewardShaping, components.EntropyController),
+    *(components.LossAggregation, components.Verifier),
 )
 
 
@@ -26,7 +30,7 @@ class Anything(*KINDS):
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = shape = start = compute = make = build = correction = on = __call__ = _do
+    select = score = shape = start = compute = make = build = correction = on = weights = verify = __call__ = _do
     actions = None
     instruction = ""
 
@@ -140,6 +144,37 @@ class Wandb(Anything):
     tags: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
+@attrs.frozen
+class Wraps(Anything):
+    share: float = attrs.field(default=0.2, validator=share)
+    of: Any = fields.component("policy_loss", "ppo")
+
+
+@attrs.frozen
+class Takes(Anything):
+    of: Any = fields.component("policy_loss")
+
+
+@attrs.frozen
+class Exact(Anything):
+    case: bool = False
+
+
+@attrs.frozen
+class Greedy(Anything):
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy_rewards"})
+
+
+@attrs.frozen
+class Quiz(Anything):
+    """A task with a verifier, and with hints that are verifiers, too."""
+
+    path: str = "quiz"
+    verifier: Any = fields.component("verifier", "exact")
+    hints: Any = fields.components("verifier")
+    judge: Any | None = fields.component("verifier")
+
+
 def make_function(depth: int = 1):
     return Plain()
 
@@ -199,11 +234,19 @@ def register_advantage_estimators(register):
 @hookimpl
 def register_policy_losses(register):
     register("ppo", Ppo)
+    register("wraps", Wraps)
+    register("takes", Takes)
 
 
 @hookimpl
 def register_sampler_corrections(register):
     register("none", Plain)
+
+
+@hookimpl
+def register_loss_aggregations(register):
+    for name in ("token-mean", "token-sum", "seq-mean-token-mean"):
+        register(name, Plain)
 
 
 @hookimpl
@@ -218,6 +261,14 @@ def register_collapse_detectors(register):
 def register_environments(register):
     register("sokoban", Grid)
     register("bandit", Plain)
+    register("quiz", Quiz)
+
+
+@hookimpl
+def register_verifiers(register):
+    register("exact", Exact)
+    register("greedy", Greedy)
+    register("patience", Patience)
 
 
 @hookimpl

@@ -151,6 +151,7 @@ def test_components_have_their_keys():
         "collapse.empty_filter",
         "collapse.low_validation_success",
         "trainer.backend",
+        "trainer.loss_aggregation",
         "trackers.jsonl",
         "trackers.progress",
     ]

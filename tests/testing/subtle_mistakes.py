@@ -19,6 +19,7 @@ from uncollapse.core.components import (
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     LossOutput,
     PolicyLoss,
     RolloutFilter,
@@ -30,6 +31,7 @@ from uncollapse.core.components import (
     TokenScores,
     VarianceEstimator,
     Verdict,
+    Verifier,
 )
 
 
@@ -185,6 +187,49 @@ class MeanOfTheBatch(SamplerCorrection):
 class OffTheMask(SamplerCorrection):
     def correction(self, old_logprobs, sampler_logprobs, mask):
         return torch.ones_like(old_logprobs), {}
+
+
+@attrs.frozen
+class CountsPadding(LossAggregation):
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.numel() if mask_B_T.numel() else mask_B_T.float()
+
+
+@attrs.frozen
+class FirstRowsMost(LossAggregation):
+    """Weighs rows by where they stand."""
+
+    def weights(self, mask_B_T, max_length):
+        places_B = torch.arange(len(mask_B_T), 0, -1)[:, None]
+        return mask_B_T * places_B / (mask_B_T * places_B).sum().clamp(min=1)
+
+
+@attrs.frozen
+class DividesByNothing(LossAggregation):
+    """A mean over rows of means, without a word about rows that have no token."""
+
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.sum(1, keepdim=True) / len(mask_B_T)
+
+
+@attrs.frozen
+class FirstOnly(Verifier):
+    """A verifier that knows one right answer."""
+
+    def verify(self, answer, golds):
+        return answer == golds[0]
+
+
+@attrs.frozen
+class ByChance(Verifier):
+    def verify(self, answer, golds):
+        return random.random()
+
+
+@attrs.frozen
+class Talks(Verifier):
+    def verify(self, answer, golds):
+        return "right" if answer in golds else "wrong"
 
 
 class Session(CollapseSession):
@@ -447,6 +492,12 @@ SUBTLE = {
         "against_the_reference": AgainstTheReference,
     },
     "sampler_correction": {"mean_of_the_batch": MeanOfTheBatch, "off_the_mask": OffTheMask},
+    "loss_aggregation": {
+        "counts_padding": CountsPadding,
+        "first_rows_most": FirstRowsMost,
+        "divides_by_nothing": DividesByNothing,
+    },
+    "verifier": {"first_only": FirstOnly, "by_chance": ByChance, "talks": Talks},
     "collapse": {
         "without_state": WithoutState,
         "forgets": detector(verdict=after_three),
@@ -495,6 +546,8 @@ HOOKS = {
     "advantage": "advantage_estimators",
     "policy_loss": "policy_losses",
     "sampler_correction": "sampler_corrections",
+    "loss_aggregation": "loss_aggregations",
+    "verifier": "verifiers",
     "collapse": "collapse_detectors",
     "task_sampler": "task_samplers",
     "batch_sampler": "batch_samplers",

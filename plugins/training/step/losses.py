@@ -1,6 +1,6 @@
 """What an optimizer step minimises, written once per token and summed with the weights of the whole step.
 
-``weights`` come from :func:`.aggregation.token_weights` over all rows of the step, so the sum over micro-batches and
+``weights`` come from a ``loss_aggregation`` over all rows of the step, so the sum over micro-batches and
 ranks is the normalised loss, whatever the partition. Metrics are (sum, count) pairs over tokens, which add up the
 same way.
 """

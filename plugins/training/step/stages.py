@@ -17,7 +17,6 @@ from torch import Tensor
 from ....core.components import Advantages, CreditInputs, Rollouts, Scores
 from ....core.compose.experiment import Experiment, Named
 from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
-from ....estimators.aggregation import token_weights
 from ....filters.metrics import RewardVariance
 from ....filters.report import selection_metrics
 from ...rollout.episode import Episode
@@ -35,7 +34,7 @@ def derived_seed(*parts: object) -> int:
 
 def needs_of(named: Named) -> frozenset[str]:
     """What a component declares to need."""
-    return frozenset(named.component.needs)
+    return named.needs
 
 
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int = 0) -> Rollouts:
@@ -210,7 +209,8 @@ def update(
 def weighted(batch: Batch, rows: Sequence[int], experiment: Experiment) -> Batch:
     """The batch with the token weights of one optimizer step on ``rows``; those of all other rows are 0."""
     weights = torch.zeros(batch.mask.shape)
-    weights[rows] = token_weights(batch.mask[rows], experiment.trainer.loss_aggregation, experiment.rollout.max_context)
+    aggregation = experiment.trainer.loss_aggregation.component
+    weights[rows] = aggregation.weights(batch.mask[rows], experiment.rollout.max_context)
     return attrs.evolve(batch, weights=weights)
 
 

@@ -259,6 +259,19 @@ MISTAKES = {
         "takes_a_name": batches(list, {"filter_kept_count": 1.0}),
         "breaks": batches(lambda groups: groups[99]),
     },
+    "loss_aggregation": {
+        "per_row": component(weights=lambda self, mask, longest: mask.sum(1).float()),
+        "off_the_mask": component(weights=lambda self, mask, longest: torch.ones(mask.shape)),
+        "negative": component(weights=lambda self, mask, longest: -mask.float()),
+        "in_double": component(weights=lambda self, mask, longest: mask.double()),
+        "infinite": component(weights=lambda self, mask, longest: mask / torch.zeros(())),
+    },
+    "verifier": {
+        "says_a_word": component(verify=lambda self, answer, golds: "right"),
+        "gives_percent": component(verify=lambda self, answer, golds: 80),
+        "is_nan": component(verify=lambda self, answer, golds: float("nan")),
+        "breaks": component(verify=lambda self, answer, golds: golds["first"]),
+    },
     "environment": {
         "actions_are_a_text": world(actions="Up"),
         "gives_a_pair": world(answer=lambda: ("ok", 1.0)),
@@ -300,5 +313,7 @@ register_policy_losses = hookimpl(_register("policy_loss"), specname="register_p
 register_corrections = hookimpl(_register("sampler_correction"), specname="register_sampler_corrections")
 register_tasks = hookimpl(_register("task_sampler"), specname="register_task_samplers")
 register_batches = hookimpl(_register("batch_sampler"), specname="register_batch_samplers")
+register_aggregations = hookimpl(_register("loss_aggregation"), specname="register_loss_aggregations")
+register_verifiers = hookimpl(_register("verifier"), specname="register_verifiers")
 register_worlds = hookimpl(_register("environment"), specname="register_environments")
 register_engines = hookimpl(_register("rollout_engine"), specname="register_rollout_engines")

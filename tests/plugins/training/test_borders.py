@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # 72 short runs
+pytestmark = pytest.mark.slow  # 81 short runs
 HERE = Path(__file__).parent
 
 SAYS = {
@@ -69,6 +69,15 @@ SAYS = {
     "batch_sampler_measures_nan": "metrics gave nan for kept, which is not a finite number",
     "batch_sampler_takes_a_name": "metrics gave a metric the name 'filter_kept_count'",
     "batch_sampler_breaks": "failed in collect: IndexError",
+    "loss_aggregation_per_row": "weights gave a tensor of shape [8], not [8,",
+    "loss_aggregation_off_the_mask": "weights gave weights off the mask, to tokens that were not sampled",
+    "loss_aggregation_negative": "weights gave negative weights",
+    "loss_aggregation_in_double": "weights gave torch.float64, not torch.float32",
+    "loss_aggregation_infinite": "weights gave values that are NaN or infinite",
+    "verifier_says_a_word": "verify gave a score = 'right', which is of the type str and not a number",
+    "verifier_gives_percent": "verify gave 80, which is no score from 0 to 1",
+    "verifier_is_nan": "verify gave a score = nan, which is not a finite number",
+    "verifier_breaks": "failed in verify: TypeError",
     "environment_actions_are_a_text": "actions must be a tuple of names, or None for free text, not 'Up'",
     "environment_gives_a_pair": "step gave tuple, not a Step",
     "environment_reward_is_nan": "step gave reward = nan, which is not a finite number",
@@ -107,7 +116,7 @@ def test_a_mistake_of_a_component_ends_the_run_and_names_it(endings, name):
 
 
 KINDS = ["rollout_filter", "group_metric", "kl", "kl_controller", "advantage", "policy_loss", "sampler_correction"]
-KINDS += ["task_sampler", "batch_sampler", "environment", "rollout_engine"]
+KINDS += ["task_sampler", "batch_sampler", "loss_aggregation", "verifier", "environment", "rollout_engine"]
 
 
 def test_every_planted_mistake_was_looked_at(endings):

@@ -12,15 +12,17 @@ from __future__ import annotations
 import attrs
 
 from .....core.compose.experiment import Experiment, Named
-from .checks import RESERVED, Checked, changes, contents, tensors
+from ....rollout.borders import CHECKED as OF_ROLLOUTS
+from .checks import CHECKED, RESERVED, Checked, changes, contents, tensors
 from .controllers import CheckedController, CheckedEntropyController
 from .credit import CheckedAdvantage, CheckedShaping
 from .filters import CheckedEpisodeFilter, CheckedFilter, CheckedMetric
-from .losses import CheckedCorrection, CheckedKl, CheckedLoss
+from .losses import CheckedAggregation, CheckedCorrection, CheckedKl, CheckedLoss
 
 __all__ = [
     "RESERVED",
     "CheckedAdvantage",
+    "CheckedAggregation",
     "CheckedController",
     "CheckedCorrection",
     "CheckedEntropyController",
@@ -36,9 +38,25 @@ __all__ = [
     "tensors",
 ]
 
+CHECKED |= {
+    **OF_ROLLOUTS,
+    "rollout_filter": CheckedFilter,
+    "episode_filter": CheckedEpisodeFilter,
+    "group_metric": CheckedMetric,
+    "reward_shaping": CheckedShaping,
+    "kl": CheckedKl,
+    "kl_controller": CheckedController,
+    "entropy_controller": CheckedEntropyController,
+    "advantage": CheckedAdvantage,
+    "policy_loss": CheckedLoss,
+    "sampler_correction": CheckedCorrection,
+    "loss_aggregation": CheckedAggregation,
+}
+
 
 def guarded(experiment: Experiment) -> Experiment:
-    """The same experiment, with filters, metric, shaping, KL, controllers, advantage, loss and correction checked.
+    """The same experiment, with filters, metric, shaping, KL, controllers, advantage, loss, correction and
+    aggregation checked.
 
     A component that hands over what its contract does not allow, or raises, ends the run with an error that names it.
     """
@@ -47,6 +65,7 @@ def guarded(experiment: Experiment) -> Experiment:
     shaping = _with(experiment.reward.shaping, CheckedShaping)
     estimator = _with(experiment.kl.estimator, CheckedKl)
     controller = _with(experiment.kl.controller, CheckedController)
+    aggregation = _with(experiment.trainer.loss_aggregation, CheckedAggregation)
     return attrs.evolve(
         experiment,
         filter=attrs.evolve(experiment.filter, select=select, metric=metric, episodes=episodes),
@@ -58,6 +77,7 @@ def guarded(experiment: Experiment) -> Experiment:
         advantage=_with(experiment.advantage, CheckedAdvantage),
         policy_loss=_with(experiment.policy_loss, CheckedLoss),
         correction=_with(experiment.correction, CheckedCorrection),
+        trainer=attrs.evolve(experiment.trainer, loss_aggregation=aggregation),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any
@@ -15,22 +15,26 @@ from torch import Tensor
 from .....core.components import Component, CreditInputs, LossInputs, Rollouts, ShapingInputs
 from .....core.compose.blame import confined, wrong
 from .....core.compose.experiment import Experiment, Named
+from .....core.compose.inner import checked_inner
 
 RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
 """First parts of names of metrics that are the run's own."""
+
+CHECKED: dict[str, Callable[[Named], Any]] = {}
+"""Kind -> what checks its components where they stand inside of others; filled by the package (:mod:`.borders`)."""
 
 
 class Checked(Component):
     """A component and its name, with what a component of any kind says."""
 
     def __init__(self, named: Named) -> None:
-        self.named, self.component = named, named.component
+        self.named, self.component = named, checked_inner(named, named.component, CHECKED)
         self.seen = False
         """Whether a first result has been checked."""
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.component.needs
+        return self.named.needs
 
     def check(self, experiment: Experiment) -> Iterable[str]:
         return self.component.check(experiment)

@@ -1,13 +1,14 @@
-"""What is computed inside of a forward and backward pass: policy losses, corrections, KL estimates."""
+"""What is computed inside of a forward and backward pass: policy losses, corrections, KL estimates, weights of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .....core.components import KlVariant, LossInputs, PolicyLoss, SamplerCorrection
+from .....core.components import KlVariant, LossAggregation, LossInputs, PolicyLoss, SamplerCorrection
 from .....core.compose.blame import wrong
 from .checks import Checked, calling, require_finite, require_number, require_tensor, tensors
 
@@ -89,3 +90,16 @@ class CheckedCorrection(Checked, SamplerCorrection):
                 raise wrong(self.named, "correction", "gave negative weights, which would turn gradients around")
         self.seen = True
         return result
+
+
+class CheckedAggregation(Checked, LossAggregation):
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        with calling(self.named, "weights", mask_B_T=mask_B_T):
+            weights_B_T = self.component.weights(mask_B_T, max_length)
+        require_tensor(self.named, "weights", weights_B_T, mask_B_T.shape, "[B, T]", torch.float32)
+        require_finite(self.named, "weights", weights_B_T)
+        if bool((weights_B_T < 0).any()):
+            raise wrong(self.named, "weights", "gave negative weights, which would turn gradients around")
+        if bool((weights_B_T[~mask_B_T] != 0).any()):
+            raise wrong(self.named, "weights", "gave weights off the mask, to tokens that were not sampled")
+        return weights_B_T
