@@ -62,6 +62,12 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("variance", "register_variance_estimators", "standard errors of the entropy probe", "VarianceEstimator"),
         Kind("environment", "register_environments", "environments, which make tasks and play them", "Environment"),
+        Kind(
+            "dialogue",
+            "register_dialogues",
+            "dialogues: a task -> messages, a response -> actions",
+            "Dialogue",
+        ),
         Kind("rollout_engine", "register_rollout_engines", "engines that sample completions", "RolloutEngine"),
         Kind(
             "token_head",

@@ -29,6 +29,7 @@ ROOMS = {
     "collapse": "detectors",
     "variance": "standard_errors",
     "environment": "environments",
+    "dialogue": "dialogues",
     "rollout_engine": "engines",
     "token_head": "heads",
     "model_builder": "builders",

@@ -13,6 +13,7 @@ before it): no shift is stored.
 
 from .component import Component
 from .data import NEEDS, Advantages, Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
+from .dialogue import Answer, Dialogue, Setting
 from .engines import (
     CollapseDetector,
     CollapseSession,
@@ -45,12 +46,14 @@ __all__ = [
     "NEEDS",
     "AdvantageEstimator",
     "Advantages",
+    "Answer",
     "CollapseDetector",
     "CollapseSession",
     "Completion",
     "Component",
     "CreditInputs",
     "Dialect",
+    "Dialogue",
     "Env",
     "Environment",
     "GroupMetric",
@@ -69,6 +72,7 @@ __all__ = [
     "SamplerCorrection",
     "Sampling",
     "Scores",
+    "Setting",
     "Step",
     "TokenHead",
     "TokenScores",

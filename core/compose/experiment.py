@@ -121,7 +121,8 @@ class Rollout:
     seed: int = seed(10000)
     """Seed of the first training group; step k (from 0) uses ``seed + k * groups`` and up."""
     step_timeout: float | None = number(600.0, 0, above=True)
-    """Seconds that an environment may take for one step, or to make an episode; ``None`` has no limit."""
+    """Seconds that an environment may take for one step, or to make an episode, and a dialogue to read an answer;
+    ``None`` has no limit."""
 
 
 @attrs.frozen
@@ -244,6 +245,8 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     environment: Named = component("environment")
+    dialogue: Named = component("dialogue", "think_answer")
+    """How a task becomes messages, and a response becomes actions."""
     model: Model = section(Model)
     rollout: Rollout = section(Rollout)
     reward: Reward = section(Reward)

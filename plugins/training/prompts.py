@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...core.compose.config import validation_environment
+from ..rollout.dialogue import CheckedDialogue
 from ..rollout.room import require_room
 from ..rollout.template import Template
 from .networks.models import load_tokenizer
@@ -23,7 +24,8 @@ def require_rooms(experiment: Experiment) -> None:
     training, rollout, validation = experiment.environment.component, experiment.rollout, experiment.validation
     if training.tasks is None:
         return
-    template = Template(load_tokenizer(prepare_model(experiment)), rollout.think)
+    tokenizer = load_tokenizer(prepare_model(experiment))
+    template = Template(tokenizer, CheckedDialogue(experiment.dialogue), rollout.think)
     seeds = range(rollout.seed, rollout.seed + experiment.trainer.steps * rollout.groups)
     require_room(training, rollout, template, seeds)
     if validation.every:

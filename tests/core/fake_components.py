@@ -12,8 +12,8 @@ from uncollapse.core.errors import MissingExtraError
 KINDS = (
     *(components.RolloutFilter, components.GroupMetric, components.KlVariant, components.KlController),
     *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
-    *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
-    *(components.ModelBuilder, components.Tracker),
+    *(components.Environment, components.Dialogue, components.RolloutEngine, components.TokenHead),
+    *(components.TrainBackend, components.ModelBuilder, components.Tracker),
 )
 
 
@@ -26,6 +26,7 @@ class Anything(*KINDS):
         raise NotImplementedError
 
     select = score = start = compute = make = build = correction = on = __call__ = _do
+    system = ask = summary = parse = respond = _do
     actions = None
     instruction = ""
 
@@ -197,6 +198,11 @@ def register_collapse_detectors(register):
 def register_environments(register):
     register("sokoban", Grid)
     register("bandit", Plain)
+
+
+@hookimpl
+def register_dialogues(register):
+    register("think_answer", Plain)
 
 
 @hookimpl
