@@ -96,8 +96,9 @@ def _reads_anything(named: Named) -> None:
     for setting in settings():
         opening = dialogue.opening(setting.think)
         whole = dialogue.respond("so", (setting.actions or _TEXTS)[:1], setting)
+        many = dialogue.respond("", (setting.actions or _TEXTS) * 4, attrs.evolve(setting, max_actions_per_turn=100))
         cut = [whole[:length] for length in range(len(opening), len(whole))]
-        for response in [*(opening + text for text in _RESPONSES), *cut, whole * 20]:
+        for response in [*(opening + text for text in _RESPONSES), *cut, whole * 20, many]:
             same = dialogue.parse(response, setting) == dialogue.parse(response, setting)
             require(named, "parse", same, f"reads {response[:80]!r} otherwise the second time")
 

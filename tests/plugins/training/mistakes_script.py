@@ -20,6 +20,7 @@ SETTINGS = {
     "policy_loss": ["policy_loss={}"],
     "sampler_correction": ["correction={}"],
     "environment": ["environment={}"],
+    "dialogue": ["dialogue={}", "rollout.max_turns=2", "rollout.max_actions=2"],
     "rollout_engine": ["rollout.engine={}"],
 }
 
