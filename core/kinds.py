@@ -94,6 +94,12 @@ KINDS: dict[str, Kind] = {
             "BatchSampler",
         ),
         Kind("verifier", "register_verifiers", "verifiers: is an answer right, and how good", "Verifier"),
+        Kind(
+            "dialogue",
+            "register_dialogues",
+            "dialogues: a task -> messages, a response -> actions",
+            "Dialogue",
+        ),
         Kind("rollout_engine", "register_rollout_engines", "engines that sample completions", "RolloutEngine"),
         Kind(
             "token_head",

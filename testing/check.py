@@ -37,6 +37,7 @@ ROOMS = {
     "task_sampler": "samplers",
     "batch_sampler": "samplers",
     "verifier": "verifiers",
+    "dialogue": "dialogues",
     "rollout_engine": "engines",
     "token_head": "heads",
     "model_builder": "builders",

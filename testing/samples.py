@@ -9,9 +9,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..core.components import CreditInputs, Group, LossInputs, Rollouts, ShapingInputs
+from ..core.components import Answer, CreditInputs, Group, LossInputs, Rollouts, ShapingInputs
 from ..plugins.rollout.episode import Episode, Turn
-from ..plugins.rollout.parsing import Answer
 from ..plugins.rollout.sampler_state import group_of
 
 ROWS, TOKENS, GROUP = 8, 7, 2

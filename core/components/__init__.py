@@ -25,6 +25,7 @@ from .data import (
     Verdict,
     Wanted,
 )
+from .dialogue import Answer, Dialogue, Setting
 from .engines import (
     CollapseDetector,
     CollapseSession,
@@ -64,6 +65,7 @@ __all__ = [
     "NEEDS",
     "AdvantageEstimator",
     "Advantages",
+    "Answer",
     "BatchSampler",
     "BatchSamplerSession",
     "CollapseDetector",
@@ -72,6 +74,7 @@ __all__ = [
     "Component",
     "CreditInputs",
     "Dialect",
+    "Dialogue",
     "EntropyController",
     "EntropyControllerSession",
     "Env",
@@ -97,6 +100,7 @@ __all__ = [
     "SamplerCorrection",
     "Sampling",
     "Scores",
+    "Setting",
     "ShapingInputs",
     "Step",
     "TaskSampler",

@@ -82,7 +82,8 @@ def inner_fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
 
 def inner(component: object) -> Iterator[tuple[str, Named]]:
     """What :attr:`Named.inner` says of a component."""
-    for alias, field in inner_fields(type(component)).items():
+    cls: type = type(component)
+    for alias, field in inner_fields(cls).items():
         held = getattr(component, field.name)
         if isinstance(held, Named):
             yield alias, held
@@ -157,7 +158,8 @@ class Rollout:
     seed: int = seed(10000)
     """Seed of the first training group; ``sequential`` tasks have the seeds from it upwards."""
     step_timeout: float | None = number(600.0, 0, above=True)
-    """Seconds that an environment may take for one step, or to make an episode; ``None`` has no limit."""
+    """Seconds that an environment may take for one step, or to make an episode, and a dialogue to read an answer;
+    ``None`` has no limit."""
 
 
 @attrs.frozen
@@ -293,6 +295,8 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     environment: Named = component("environment")
+    dialogue: Named = component("dialogue", "think_answer")
+    """How a task becomes messages, and a response becomes actions."""
     model: Model = section(Model)
     rollout: Rollout = section(Rollout)
     reward: Reward = section(Reward)

@@ -23,7 +23,8 @@ from .spec import SpecError, split_list
 def with_inner(component: Any, change: Callable[[Named], Named]) -> Any:
     """The component with each one that it holds changed; those further down are the affair of ``change``."""
     changed: dict[str, Any] = {}
-    for alias, field in inner_fields(type(component)).items():
+    cls: type = type(component)
+    for alias, field in inner_fields(cls).items():
         held = getattr(component, field.name)
         if isinstance(held, Named):
             changed[alias] = change(held)

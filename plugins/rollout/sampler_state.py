@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -91,8 +92,10 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=False)
     for number in (int, float):
         hint = tuple[number, ...]  # type: ignore[valid-type]
-        converter.register_unstructure_hook_func(hint.__eq__, _text)
-        converter.register_structure_hook_func(hint.__eq__, functools.partial(_numbers, number))
+        converter.register_unstructure_hook_func(functools.partial(operator.eq, hint), _text)
+        converter.register_structure_hook_func(
+            functools.partial(operator.eq, hint), functools.partial(_numbers, number)
+        )
     return converter
 
 

@@ -15,6 +15,7 @@ from ...core.compose.combinations import check_ranks, needs
 from ...core.compose.config import validation_environment
 from ...core.compose.experiment import Experiment
 from ..rollout.borders import CheckedEngine, CheckedEnvironment
+from ..rollout.dialogue import CheckedDialogue
 from ..rollout.template import Template
 from .memory.model_shape import empty_policy
 from .networks import fused_layers
@@ -86,7 +87,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     saved_policy = checkpoint / "model" if checkpoint else None
     notes = _check_model(experiment, path if settings.lora else saved_policy or path)
     tokenizer = load_tokenizer(saved_policy or path)
-    template = Template(tokenizer, experiment.rollout.think)
+    template = Template(tokenizer, CheckedDialogue(experiment.dialogue), experiment.rollout.think)
     saved_critic = checkpoint / "critic" if checkpoint else None
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy, head)

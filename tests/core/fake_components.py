@@ -15,10 +15,10 @@ from uncollapse.core.errors import MissingExtraError
 KINDS = (
     *(components.RolloutFilter, components.GroupMetric, components.KlVariant, components.KlController),
     *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
-    *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
-    *(components.ModelBuilder, components.Tracker, components.TaskSampler, components.BatchSampler),
+    *(components.Environment, components.Dialogue, components.RolloutEngine, components.TokenHead),
+    *(components.TrainBackend, components.ModelBuilder, components.Tracker),
+    *(components.TaskSampler, components.BatchSampler, components.LossAggregation, components.Verifier),
     *(components.EpisodeFilter, components.RewardShaping, components.EntropyController),
-    *(components.LossAggregation, components.Verifier),
 )
 
 
@@ -31,6 +31,7 @@ class Anything(*KINDS):
         raise NotImplementedError
 
     select = score = shape = start = compute = make = build = correction = on = weights = verify = __call__ = _do
+    system = ask = summary = parse = respond = _do
     actions = None
     instruction = ""
 
@@ -279,6 +280,11 @@ def register_task_samplers(register):
 @hookimpl
 def register_batch_samplers(register):
     register("fixed", Plain)
+
+
+@hookimpl
+def register_dialogues(register):
+    register("think_answer", Plain)
 
 
 @hookimpl

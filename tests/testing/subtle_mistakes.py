@@ -1,6 +1,7 @@
 """Mistakes whose results have the right shape; what is wrong with them shows only when a law is tried."""
 
 import random
+import re
 from types import SimpleNamespace
 
 import attrs
@@ -9,6 +10,7 @@ from uncollapse import hookimpl
 from uncollapse.core.components import (
     AdvantageEstimator,
     Advantages,
+    Answer,
     BatchSampler,
     BatchSamplerSession,
     CollapseDetector,
@@ -33,6 +35,7 @@ from uncollapse.core.components import (
     Verdict,
     Verifier,
 )
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 
 
 @attrs.frozen
@@ -428,6 +431,50 @@ class OneBoard(Environment):
 
 
 @attrs.frozen
+class RemembersTurns(ThinkAnswer):
+    """A dialogue that says how often it was asked, over all episodes."""
+
+    asked: list = attrs.field(factory=list)
+
+    def ask(self, number, observation, actions_left, setting):
+        self.asked.append(number)
+        return f"{observation} ({len(self.asked)})"
+
+
+@attrs.frozen
+class CaseSensitive(ThinkAnswer):
+    """A dialogue that reads small letters alone."""
+
+    def parse(self, response, setting):
+        names = re.findall("<answer>([a-z ]+)</answer>", response)
+        listed = [name for name in setting.actions or names if name in names]
+        return Answer("", tuple(listed[:1]), min(len(names), 1))
+
+
+@attrs.frozen
+class HidesTheTask(ThinkAnswer):
+    def system(self, setting):
+        return self.reply(setting)
+
+
+@attrs.frozen
+class TakesAnything(ThinkAnswer):
+    """A dialogue that takes the first action where it finds none."""
+
+    def parse(self, response, setting):
+        answer = super().parse(response, setting)
+        return answer if answer.valid else Answer("", (setting.actions or ("?",))[:1], 1)
+
+
+@attrs.frozen
+class KeepsAll(ThinkAnswer):
+    """A dialogue that does not cut what is beyond the turn's limit."""
+
+    def parse(self, response, setting):
+        return super().parse(response, attrs.evolve(setting, max_actions_per_turn=100))
+
+
+@attrs.frozen
 class WithoutTemperature(TokenHead):
     def on(self, device):
         return self
@@ -521,6 +568,13 @@ SUBTLE = {
         "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
     },
     "environment": {"dice": Dice, "one_board": OneBoard},
+    "dialogue": {
+        "remembers_turns": RemembersTurns,
+        "case_sensitive": CaseSensitive,
+        "hides_the_task": HidesTheTask,
+        "takes_anything": TakesAnything,
+        "keeps_all": KeepsAll,
+    },
     "token_head": {"no_temperature": WithoutTemperature},
     "variance": {"bare": Bare},
     "experiment": {"wrong_key": {"extends": "tiny-sokoban", "kl": {"ceof": 0.1}}},
@@ -552,6 +606,7 @@ HOOKS = {
     "task_sampler": "task_samplers",
     "batch_sampler": "batch_samplers",
     "environment": "environments",
+    "dialogue": "dialogues",
     "token_head": "token_heads",
     "variance": "variance_estimators",
     "experiment": "experiments",

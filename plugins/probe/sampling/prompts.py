@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import attrs
 from attrs.validators import ge
 
-from ....core.components import Completion, RolloutEngineSession, Sampling
+from ....core.components import Answer, Completion, RolloutEngineSession, Sampling
 from ....core.compose.converter import plain
 from ....core.compose.experiment import Reward, Rollout
 from ....core.errors import RequestError
@@ -17,7 +17,6 @@ from ...environments.dataset import Dataset
 from ...environments.verifiers import tagged
 from ...rollout.control_tokens import TextEncoder
 from ...rollout.episode import Episode, Turn
-from ...rollout.parsing import Answer
 
 PROMPT = (
     "Work out the problem below. Write your reasoning between <think> and </think>, "

@@ -24,6 +24,7 @@ SETTINGS = {
     "loss_aggregation": ["trainer.loss_aggregation={}"],
     "verifier": ["environment=dataset(arithmetic, verifier={})"],
     "environment": ["environment={}"],
+    "dialogue": ["dialogue={}", "rollout.max_turns=2", "rollout.max_actions=2"],
     "rollout_engine": ["rollout.engine={}"],
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # 81 short runs
+pytestmark = pytest.mark.slow  # 90 short runs
 HERE = Path(__file__).parent
 
 SAYS = {
@@ -86,6 +86,16 @@ SAYS = {
     "environment_observes_a_number": "initial_observation gave int 7, not a text",
     "environment_members_differ": "differs between the members of group 10000, which must see the same first prompt",
     "environment_breaks": "failed in step(",
+    "dialogue_system_is_bytes": "system gave bytes b'Answer.', not a text",
+    "dialogue_reply_is_elsewhere": "reply gave 'Reply as you like.', which is no part of the system message",
+    "dialogue_asks_nothing": "ask gave no text for turn 1",
+    "dialogue_outcome_is_a_number": "outcome gave float ",
+    "dialogue_parses_nothing": "parse gave NoneType, not an Answer",
+    "dialogue_parses_too_many": "gave 5 actions and parsed = 5, where actions <= parsed <= 1",
+    "dialogue_parses_a_list": "gave actions = ['a'], which is not a tuple of texts",
+    "dialogue_tags_are_a_text": "tags must be a tuple of texts, not '<think>'",
+    "dialogue_changes_the_directory": "changed the working directory (it was ",
+    "dialogue_breaks": "failed in parse(",
     "rollout_engine_fewer_logprobs": "generate gave 1 log-probs for ",
     "rollout_engine_positive_logprobs": "which is no log-prob of a sampled token",
     "rollout_engine_nan_logprobs": "generate gave the log-prob nan",
@@ -116,7 +126,7 @@ def test_a_mistake_of_a_component_ends_the_run_and_names_it(endings, name):
 
 
 KINDS = ["rollout_filter", "group_metric", "kl", "kl_controller", "advantage", "policy_loss", "sampler_correction"]
-KINDS += ["task_sampler", "batch_sampler", "loss_aggregation", "verifier", "environment", "rollout_engine"]
+KINDS += ["task_sampler", "batch_sampler", "loss_aggregation", "verifier", "environment", "dialogue", "rollout_engine"]
 
 
 def test_every_planted_mistake_was_looked_at(endings):

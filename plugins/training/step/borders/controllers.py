@@ -56,7 +56,7 @@ class _CheckedSession:
             self.session.load_state_dict(state)
 
 
-class CheckedControllerSession(_CheckedSession, KlControllerSession):
+class CheckedControllerSession(_CheckedSession, KlControllerSession):  # type: ignore[override]
     """A running KL controller."""
 
     def update(self, kl: float, episodes: int) -> None:
@@ -64,7 +64,7 @@ class CheckedControllerSession(_CheckedSession, KlControllerSession):
             self.session.update(kl, episodes)
 
 
-class CheckedEntropyControllerSession(_CheckedSession, EntropyControllerSession):
+class CheckedEntropyControllerSession(_CheckedSession, EntropyControllerSession):  # type: ignore[override]
     """A running entropy controller."""
 
     def update(self, entropy: float, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What is computed inside of a forward and backward pass: policy losses, corrections, KL estimates, weights of tokens."""
+"""What is computed inside of a forward and backward pass: policy losses, corrections, KL estimates, token weights."""
 
 from __future__ import annotations
 
