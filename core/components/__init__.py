@@ -21,8 +21,6 @@ from .engines import (
     Environment,
     Launcher,
     ModelBuilder,
-    RolloutEngine,
-    RolloutEngineSession,
     TokenHead,
     Tracker,
     TrainBackend,
@@ -40,6 +38,7 @@ from .estimators import (
     VarianceEstimator,
 )
 from .inputs import CreditInputs, LossInputs, LossOutput
+from .rollout_engine import EngineMemory, RolloutEngine, RolloutEngineSession, SamplingLoad, Shortage
 
 __all__ = [
     "NEEDS",
@@ -51,6 +50,7 @@ __all__ = [
     "Component",
     "CreditInputs",
     "Dialect",
+    "EngineMemory",
     "Env",
     "Environment",
     "GroupMetric",
@@ -68,7 +68,9 @@ __all__ = [
     "Rollouts",
     "SamplerCorrection",
     "Sampling",
+    "SamplingLoad",
     "Scores",
+    "Shortage",
     "Step",
     "TokenHead",
     "TokenScores",
