@@ -34,8 +34,6 @@ from .engines import (
     Environment,
     Launcher,
     ModelBuilder,
-    RolloutEngine,
-    RolloutEngineSession,
     TokenHead,
     Tracker,
     TrainBackend,
@@ -58,6 +56,7 @@ from .estimators import (
     VarianceEstimator,
 )
 from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
+from .rollout_engine import EngineMemory, RolloutEngine, RolloutEngineSession, SamplingLoad, Shortage
 from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
 from .verifier import Verifier
 
@@ -75,6 +74,7 @@ __all__ = [
     "CreditInputs",
     "Dialect",
     "Dialogue",
+    "EngineMemory",
     "EntropyController",
     "EntropyControllerSession",
     "Env",
@@ -99,9 +99,11 @@ __all__ = [
     "Rollouts",
     "SamplerCorrection",
     "Sampling",
+    "SamplingLoad",
     "Scores",
     "Setting",
     "ShapingInputs",
+    "Shortage",
     "Step",
     "TaskSampler",
     "TaskSamplerSession",

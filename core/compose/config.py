@@ -20,11 +20,13 @@ from ..errors import MissingExtraError, RequestError, nearest
 from ..paths import expanded, is_there, read_text, shown_path
 from ..yaml import SyntaxProblem, dumps, loads
 from .combinations import combination_problems
-from .converter import UNKNOWN_KEY, component_mapping, make_converter, plain, structure_component
-from .experiment import Experiment, inner_fields, keys, section_of
+from .component import component_mapping
+from .containers import UNKNOWN_KEY
+from .converter import make_converter, structure_component
+from .experiment import Experiment, inner_fields, keys, section_of, type_hints
 from .instances import with_names
 from .overrides import Overrides, read_overrides
-from .plain_data import plain_problems
+from .plain_data import plain, plain_problems
 from .problems import CompositionError, Invalid, Problem, unique
 from .scalars import wrong
 from .spec import SpecError, split_list
@@ -169,6 +171,8 @@ def _elsewhere(problem: Problem) -> Problem:
 
 def _layers(source: Source, registry: Registry, seen: tuple[str, ...]) -> list[dict[str, Any]]:
     """The plain data of a source, after that of the experiments that it extends. Raises Invalid."""
+    if isinstance(source, Experiment):
+        return [plain(source)]
     data, directory = _read(source, registry)
     if not isinstance(data, Mapping):
         raise Invalid(Problem("an experiment is a mapping of keys to values", value=data))
@@ -196,10 +200,10 @@ def _layers(source: Source, registry: Registry, seen: tuple[str, ...]) -> list[d
         ) from error
 
 
-def _read(source: Source, registry: Registry) -> tuple[Any, Path]:
+def _read(source: str | Path | Mapping[str, Any], registry: Registry) -> tuple[Any, Path]:
     """The raw data of a source and the directory that its relative paths start from."""
-    if isinstance(source, Mapping | Experiment):
-        return plain(source) if isinstance(source, Experiment) else source, Path()
+    if isinstance(source, Mapping):
+        return source, Path()
     if not isinstance(source, str | Path):
         raise Invalid(Problem("an experiment is a name, the path of a file or a mapping", value=source))
     if isinstance(source, Path) or source.endswith(SUFFIXES):
@@ -276,7 +280,7 @@ def merge(
 
     Raises Invalid.
     """
-    fields, hints = {field.alias: field for field in attrs.fields(cls)}, typing.get_type_hints(cls)
+    fields, hints = {field.alias: field for field in attrs.fields(cls)}, type_hints(cls)
     merged, found = dict(base), []
     for key, value in over.items():
         if key not in fields:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import attrs
 
+from ..errors import UncollapseError
 from .fields import (
     RANK,
     TOKENS,
@@ -332,9 +333,21 @@ def section_of(hint: Any) -> type | None:
 
 
 @functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Field -> its type, of any attrs class. Raises UncollapseError where a type is imported for type checkers only."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError as error:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        raise UncollapseError(
+            f"the types of the parameters of {name} cannot be read: {error}", name, "import them at run time, too"
+        ) from error
+
+
+@functools.cache
 def keys(cls: type = Experiment) -> dict[str, attrs.Attribute[Any]]:
     """Every dotted key of an experiment (or of a section) with its field; the sections themselves are among them."""
-    found, hints = {}, typing.get_type_hints(cls)
+    found, hints = {}, type_hints(cls)
     for field in attrs.fields(cls):
         found[field.name] = field
         if section := section_of(hints[field.name]):

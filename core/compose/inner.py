@@ -13,9 +13,10 @@ import attrs
 
 from ..registry import registry
 from ..targets import breach
-from .converter import make_converter, plain, structure_component
+from .converter import make_converter, structure_component
 from .experiment import Named, inner_fields
 from .instances import name_of
+from .plain_data import plain
 from .problems import Invalid
 from .spec import SpecError, split_list
 

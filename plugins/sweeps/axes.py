@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.converter import plain
 from ...core.compose.experiment import keys
+from ...core.compose.plain_data import plain
 from ...core.compose.problems import show
 from ...core.compose.spec import SpecError, parse_value, split_list
 from ...core.compose.spellings import full, is_key

@@ -10,8 +10,8 @@ import attrs
 from attrs.validators import ge
 
 from ....core.components import Answer, Completion, RolloutEngineSession, Sampling
-from ....core.compose.converter import plain
 from ....core.compose.experiment import Reward, Rollout
+from ....core.compose.plain_data import plain
 from ....core.errors import RequestError
 from ...environments.dataset import Dataset
 from ...environments.verifiers import tagged
