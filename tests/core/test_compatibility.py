@@ -135,9 +135,12 @@ def test_components_have_their_keys():
     )
     assert list(found) == [
         "environment",
+        "dialogue",
         "model.build",
         "model.head",
         "rollout.engine",
+        "rollout.tasks",
+        "rollout.batch",
         "reward.shaping",
         "filter.select",
         "filter.metric",
