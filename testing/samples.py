@@ -9,9 +9,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..core.components import CreditInputs, Group, LossInputs, Rollouts
+from ..core.components import Answer, CreditInputs, Group, LossInputs, Rollouts, ShapingInputs
 from ..plugins.rollout.episode import Episode, Turn
-from ..plugins.rollout.parsing import Answer
 from ..plugins.rollout.sampler_state import group_of
 
 ROWS, TOKENS, GROUP = 8, 7, 2
@@ -94,6 +93,30 @@ def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
     moved: dict[str, Any] = {name: value if value is None else value[order] for name, value in per_row.items()}
     per_episode = {name: getattr(sampled, name)[order] for name in ("raw_rewards_E", "success_E", "truncated_E")}
     return attrs.evolve(sampled, **moved, **per_episode, group_ids_P=sampled.group_ids_P[order_P])
+
+
+def shaping_inputs() -> ShapingInputs:
+    """The episodes of :func:`rollouts`, as a reward shaping is given them."""
+    sampled = rollouts()
+    assert sampled.success_E is not None and sampled.truncated_E is not None
+    return ShapingInputs(
+        rewards_E=sampled.raw_rewards_E,
+        groups_E=sampled.groups_of_episodes(),
+        lengths_E=sampled.mask.sum(1),
+        turns_E=sampled.turns.amax(1) + 1,
+        success_E=sampled.success_E,
+        truncated_E=sampled.truncated_E,
+        max_tokens=5,
+        step=3,
+        steps=10,
+    )
+
+
+def rows_of_shaping(inputs: ShapingInputs, order: Tensor) -> ShapingInputs:
+    """Some of the episodes, in another order."""
+    fields = attrs.asdict(inputs, recurse=False)
+    moved: dict[str, Any] = {name: value[order] for name, value in fields.items() if isinstance(value, Tensor)}
+    return attrs.evolve(inputs, **moved)
 
 
 def credit(needs: Iterable[str]) -> CreditInputs:

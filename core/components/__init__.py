@@ -25,6 +25,7 @@ from .data import (
     Verdict,
     Wanted,
 )
+from .dialogue import Answer, Dialogue, Setting
 from .engines import (
     CollapseDetector,
     CollapseSession,
@@ -33,8 +34,6 @@ from .engines import (
     Environment,
     Launcher,
     ModelBuilder,
-    RolloutEngine,
-    RolloutEngineSession,
     TokenHead,
     Tracker,
     TrainBackend,
@@ -42,22 +41,30 @@ from .engines import (
 )
 from .estimators import (
     AdvantageEstimator,
+    EntropyController,
+    EntropyControllerSession,
+    EpisodeFilter,
     GroupMetric,
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     PolicyLoss,
+    RewardShaping,
     RolloutFilter,
     SamplerCorrection,
     VarianceEstimator,
 )
-from .inputs import CreditInputs, LossInputs, LossOutput
+from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
+from .rollout_engine import EngineMemory, RolloutEngine, RolloutEngineSession, SamplingLoad, Shortage
 from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
+from .verifier import Verifier
 
 __all__ = [
     "NEEDS",
     "AdvantageEstimator",
     "Advantages",
+    "Answer",
     "BatchSampler",
     "BatchSamplerSession",
     "CollapseDetector",
@@ -66,8 +73,13 @@ __all__ = [
     "Component",
     "CreditInputs",
     "Dialect",
+    "Dialogue",
+    "EngineMemory",
+    "EntropyController",
+    "EntropyControllerSession",
     "Env",
     "Environment",
+    "EpisodeFilter",
     "Group",
     "GroupMetric",
     "GroupPool",
@@ -75,17 +87,23 @@ __all__ = [
     "KlControllerSession",
     "KlVariant",
     "Launcher",
+    "LossAggregation",
     "LossInputs",
     "LossOutput",
     "ModelBuilder",
     "PolicyLoss",
+    "RewardShaping",
     "RolloutEngine",
     "RolloutEngineSession",
     "RolloutFilter",
     "Rollouts",
     "SamplerCorrection",
     "Sampling",
+    "SamplingLoad",
     "Scores",
+    "Setting",
+    "ShapingInputs",
+    "Shortage",
     "Step",
     "TaskSampler",
     "TaskSamplerSession",
@@ -96,5 +114,6 @@ __all__ = [
     "TrainEngine",
     "VarianceEstimator",
     "Verdict",
+    "Verifier",
     "Wanted",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...core.compose.config import validation_environment
+from ..rollout.dialogue import CheckedDialogue
 from ..rollout.foreseen import training_seeds
 from ..rollout.room import require_room
 from ..rollout.template import Template
@@ -29,7 +30,7 @@ def require_rooms(experiment: Experiment) -> None:
     training, rollout, validation = experiment.environment.component, experiment.rollout, experiment.validation
     if training.tasks is None:
         return
-    template = Template(load_tokenizer(prepare_model(experiment)), rollout.think)
+    template = Template(load_tokenizer(prepare_model(experiment)), CheckedDialogue(experiment.dialogue), rollout.think)
     seeds = training_seeds(experiment)
     require_room(training, rollout, template, range(min(training.tasks, MEASURED)) if seeds is None else seeds)
     if validation.every:

@@ -1,6 +1,7 @@
 """Mistakes whose results have the right shape; what is wrong with them shows only when a law is tried."""
 
 import random
+import re
 from types import SimpleNamespace
 
 import attrs
@@ -9,6 +10,7 @@ from uncollapse import hookimpl
 from uncollapse.core.components import (
     AdvantageEstimator,
     Advantages,
+    Answer,
     BatchSampler,
     BatchSamplerSession,
     CollapseDetector,
@@ -19,6 +21,7 @@ from uncollapse.core.components import (
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     LossOutput,
     PolicyLoss,
     RolloutFilter,
@@ -30,7 +33,9 @@ from uncollapse.core.components import (
     TokenScores,
     VarianceEstimator,
     Verdict,
+    Verifier,
 )
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 
 
 @attrs.frozen
@@ -185,6 +190,49 @@ class MeanOfTheBatch(SamplerCorrection):
 class OffTheMask(SamplerCorrection):
     def correction(self, old_logprobs, sampler_logprobs, mask):
         return torch.ones_like(old_logprobs), {}
+
+
+@attrs.frozen
+class CountsPadding(LossAggregation):
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.numel() if mask_B_T.numel() else mask_B_T.float()
+
+
+@attrs.frozen
+class FirstRowsMost(LossAggregation):
+    """Weighs rows by where they stand."""
+
+    def weights(self, mask_B_T, max_length):
+        places_B = torch.arange(len(mask_B_T), 0, -1)[:, None]
+        return mask_B_T * places_B / (mask_B_T * places_B).sum().clamp(min=1)
+
+
+@attrs.frozen
+class DividesByNothing(LossAggregation):
+    """A mean over rows of means, without a word about rows that have no token."""
+
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.sum(1, keepdim=True) / len(mask_B_T)
+
+
+@attrs.frozen
+class FirstOnly(Verifier):
+    """A verifier that knows one right answer."""
+
+    def verify(self, answer, golds):
+        return answer == golds[0]
+
+
+@attrs.frozen
+class ByChance(Verifier):
+    def verify(self, answer, golds):
+        return random.random()
+
+
+@attrs.frozen
+class Talks(Verifier):
+    def verify(self, answer, golds):
+        return "right" if answer in golds else "wrong"
 
 
 class Session(CollapseSession):
@@ -383,6 +431,50 @@ class OneBoard(Environment):
 
 
 @attrs.frozen
+class RemembersTurns(ThinkAnswer):
+    """A dialogue that says how often it was asked, over all episodes."""
+
+    asked: list = attrs.field(factory=list)
+
+    def ask(self, number, observation, actions_left, setting):
+        self.asked.append(number)
+        return f"{observation} ({len(self.asked)})"
+
+
+@attrs.frozen
+class CaseSensitive(ThinkAnswer):
+    """A dialogue that reads small letters alone."""
+
+    def parse(self, response, setting):
+        names = re.findall("<answer>([a-z ]+)</answer>", response)
+        listed = [name for name in setting.actions or names if name in names]
+        return Answer("", tuple(listed[:1]), min(len(names), 1))
+
+
+@attrs.frozen
+class HidesTheTask(ThinkAnswer):
+    def system(self, setting):
+        return self.reply(setting)
+
+
+@attrs.frozen
+class TakesAnything(ThinkAnswer):
+    """A dialogue that takes the first action where it finds none."""
+
+    def parse(self, response, setting):
+        answer = super().parse(response, setting)
+        return answer if answer.valid else Answer("", (setting.actions or ("?",))[:1], 1)
+
+
+@attrs.frozen
+class KeepsAll(ThinkAnswer):
+    """A dialogue that does not cut what is beyond the turn's limit."""
+
+    def parse(self, response, setting):
+        return super().parse(response, attrs.evolve(setting, max_actions_per_turn=100))
+
+
+@attrs.frozen
 class WithoutTemperature(TokenHead):
     def on(self, device):
         return self
@@ -447,6 +539,12 @@ SUBTLE = {
         "against_the_reference": AgainstTheReference,
     },
     "sampler_correction": {"mean_of_the_batch": MeanOfTheBatch, "off_the_mask": OffTheMask},
+    "loss_aggregation": {
+        "counts_padding": CountsPadding,
+        "first_rows_most": FirstRowsMost,
+        "divides_by_nothing": DividesByNothing,
+    },
+    "verifier": {"first_only": FirstOnly, "by_chance": ByChance, "talks": Talks},
     "collapse": {
         "without_state": WithoutState,
         "forgets": detector(verdict=after_three),
@@ -470,6 +568,13 @@ SUBTLE = {
         "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
     },
     "environment": {"dice": Dice, "one_board": OneBoard},
+    "dialogue": {
+        "remembers_turns": RemembersTurns,
+        "case_sensitive": CaseSensitive,
+        "hides_the_task": HidesTheTask,
+        "takes_anything": TakesAnything,
+        "keeps_all": KeepsAll,
+    },
     "token_head": {"no_temperature": WithoutTemperature},
     "variance": {"bare": Bare},
     "experiment": {"wrong_key": {"extends": "tiny-sokoban", "kl": {"ceof": 0.1}}},
@@ -495,10 +600,13 @@ HOOKS = {
     "advantage": "advantage_estimators",
     "policy_loss": "policy_losses",
     "sampler_correction": "sampler_corrections",
+    "loss_aggregation": "loss_aggregations",
+    "verifier": "verifiers",
     "collapse": "collapse_detectors",
     "task_sampler": "task_samplers",
     "batch_sampler": "batch_samplers",
     "environment": "environments",
+    "dialogue": "dialogues",
     "token_head": "token_heads",
     "variance": "variance_estimators",
     "experiment": "experiments",

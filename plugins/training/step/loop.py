@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,41 +23,16 @@ from . import stages
 from .batch import Batch
 from .borders import guarded
 from .budget import SCORE_FACTOR
-from .detectors import Detectors
 from .losses import CriticObjective, JointObjective, PolicyObjective
 from .metrics import advantage_metrics, validation_metrics
 from .mismatch import mismatch
 from .own_pass import OwnPass
 from .pairwise import Scorer
+from .parts import Parts
 from .pending import PendingUpdate
-from .sampling import Sampler
 
 OF_POLICY = frozenset({"logprobs", "entropies", "second_moments", "minibatch"})
 """Needs for which the sampling policy is scored before the update."""
-
-
-@attrs.frozen(eq=False)
-class Parts:
-    """Everything that :func:`.assemble.assemble` started for a run."""
-
-    sampler: Sampler
-    policy: Any
-    critic: Any | None
-    """``policy`` itself where the critic is a head on its trunk."""
-    reference: Any | None
-    controller: Any
-    """The session of the KL controller."""
-    detectors: Detectors
-    validation_environment: Any
-    needs: frozenset[str]
-    synced: bool
-    """Whether the engine samples with weights of its own, which must be copied before each rollout."""
-    close: Callable[[], None]
-    """Ends the engine and the processes behind it, and gives all memory back."""
-    notes: tuple[str, ...] = ()
-    """What a user should know of the models, said once."""
-    start_sums: Mapping[str, Any] = attrs.field(factory=dict)
-    """Checksums of the start model's weights, where checkpoints rest on it (:mod:`.start_model`)."""
 
 
 class Loop:
@@ -88,7 +64,7 @@ class Loop:
         with self._time("rollout"):
             groups = parts.sampler.train(self.step)
             self.episodes = [episode for group in groups for episode in group.episodes]
-            rollouts = stages.to_rollouts(self.episodes, experiment)
+            rollouts = stages.to_rollouts(self.episodes, experiment, self.step)
             greedy_P = parts.sampler.greedy_rewards(groups) if "greedy_rewards" in parts.needs else None
         self.on_rollouts(rollouts)
         with self._time("sync"):
@@ -102,15 +78,16 @@ class Loop:
                 rollouts = attrs.evolve(rollouts, entropies=old.entropies)
         with self._time("filter"):
             keep_P, own = stages.select(experiment, rollouts)
-            metrics |= own
+            keep_E, of_episodes = stages.select_episodes(experiment, rollouts, keep_P)
+            metrics |= own | of_episodes
         with self._time("detectors"):
             metrics |= parts.detectors.measure(rollouts, self.scorer)
-        if bool(keep_P.any()):
-            kept_rows = rollouts.rows_of(keep_P)
+        if bool(keep_E.any()):
+            kept_rows = keep_E[rollouts.episodes]
             old = old and _rows(old, kept_rows)
             greedy_B = None if greedy_P is None else greedy_P[rollouts.groups][kept_rows]
             kept_ratio = float(keep_P.float().mean())
-            metrics |= self._train(rollouts.select(keep_P), old, greedy_B, kept_ratio)
+            metrics |= self._train(rollouts.select_episodes(keep_E), old, greedy_B, kept_ratio)
         self.step += 1
         return metrics
 
@@ -174,8 +151,10 @@ class Loop:
             metrics |= {f"critic/{name}": value for name, value in own.items()}
         pending: PendingUpdate | None = None
         if shared or not critic_alone:
-            objective = self._objective(shared, critic_alone)
-            entropy = "none" if critic_alone else "gradient" if experiment.entropy_coeff else "value"
+            entropy_coef, own = (0.0, {}) if critic_alone else self._entropy_coef(old, batch.mask)
+            metrics |= own
+            objective = self._objective(shared, critic_alone, entropy_coef)
+            entropy = "none" if critic_alone else "gradient" if entropy_coef else "value"
             if not critic_alone:
                 with self._time("detectors"):
                     pending = PendingUpdate(
@@ -207,13 +186,25 @@ class Loop:
         metrics |= self._of_sampling_policy(old, rollouts, ref_logprobs)
         return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
 
-    def _objective(self, shared: bool, critic_alone: bool) -> Any:
+    def _entropy_coef(self, old: Scores | None, mask: torch.Tensor) -> tuple[float, dict[str, float]]:
+        """The coefficient of this step's entropy bonus, once its controller has been told of the sampling policy."""
+        settings, session = self.experiment.entropy, self.parts.entropy_controller
+        if settings.controller.component.idle:
+            return session.coef, {}
+        entropy = math.nan
+        if "entropies" in stages.needs_of(settings.controller):
+            assert old is not None and old.entropies is not None
+            entropy = stages.masked_mean(old.entropies, mask)
+        session.update(entropy, self.step)
+        return session.coef, {"actor/entropy_coef": session.coef}
+
+    def _objective(self, shared: bool, critic_alone: bool, entropy_coef: float) -> Any:
         """What the policy's update minimises; of a critic on its trunk, too."""
         experiment, critic = self.experiment, self.experiment.critic
         in_loss = self.parts.reference is not None and experiment.kl.placement != "reward"
         policy = PolicyObjective(
             experiment.policy_loss.component,
-            experiment.entropy_coeff,
+            entropy_coef,
             experiment.kl.estimator.component if in_loss else None,
             self.parts.controller.coef,
             experiment.kl.weight,
@@ -273,6 +264,7 @@ class Loop:
             "step": self.step,
             "samplers": parts.sampler.state_dict(),
             "kl_controller": parts.controller.state_dict(),
+            "entropy_controller": parts.entropy_controller.state_dict(),
             "detectors": parts.detectors.state_dict(),
         }
 
@@ -280,6 +272,7 @@ class Loop:
         self.step = state["step"]
         self.parts.sampler.load_state_dict(state["samplers"])
         self.parts.controller.load_state_dict(state["kl_controller"])
+        self.parts.entropy_controller.load_state_dict(state["entropy_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])
 
     @property

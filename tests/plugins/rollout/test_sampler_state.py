@@ -7,9 +7,9 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uncollapse.core.components import Answer
 from uncollapse.core.files import to_json
 from uncollapse.plugins.rollout.episode import Episode, Turn
-from uncollapse.plugins.rollout.parsing import Answer
 from uncollapse.plugins.rollout.sampler_state import from_plain, group_of, to_plain
 
 TOKENS = st.lists(st.integers(0, 200_000), max_size=6).map(tuple)

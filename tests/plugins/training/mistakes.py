@@ -6,8 +6,9 @@ import attrs
 import torch
 from uncollapse import hookimpl
 from uncollapse.core import components
-from uncollapse.core.components import Advantages, Completion, KlControllerSession, RolloutEngineSession, Step
+from uncollapse.core.components import Advantages, Answer, Completion, KlControllerSession, RolloutEngineSession, Step
 from uncollapse.core.kinds import KINDS
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 
 
@@ -259,6 +260,19 @@ MISTAKES = {
         "takes_a_name": batches(list, {"filter_kept_count": 1.0}),
         "breaks": batches(lambda groups: groups[99]),
     },
+    "loss_aggregation": {
+        "per_row": component(weights=lambda self, mask, longest: mask.sum(1).float()),
+        "off_the_mask": component(weights=lambda self, mask, longest: torch.ones(mask.shape)),
+        "negative": component(weights=lambda self, mask, longest: -mask.float()),
+        "in_double": component(weights=lambda self, mask, longest: mask.double()),
+        "infinite": component(weights=lambda self, mask, longest: mask / torch.zeros(())),
+    },
+    "verifier": {
+        "says_a_word": component(verify=lambda self, answer, golds: "right"),
+        "gives_percent": component(verify=lambda self, answer, golds: 80),
+        "is_nan": component(verify=lambda self, answer, golds: float("nan")),
+        "breaks": component(verify=lambda self, answer, golds: golds["first"]),
+    },
     "environment": {
         "actions_are_a_text": world(actions="Up"),
         "gives_a_pair": world(answer=lambda: ("ok", 1.0)),
@@ -268,6 +282,20 @@ MISTAKES = {
         "reward_is_a_tensor": world(answer=lambda: Step("ok", torch.tensor(1.0), done=True)),
         "changes_the_directory": world(answer=lambda: os.chdir("/") or Step("ok", 1.0, done=True)),
         "breaks": world(answer=lambda: {}["key"]),
+    },
+    "dialogue": {
+        "system_is_bytes": component(ThinkAnswer, system=lambda self, setting: b"Answer."),
+        "reply_is_elsewhere": component(
+            ThinkAnswer, reply=lambda self, s: "Reply as you like.", system=lambda self, s: ThinkAnswer().system(s)
+        ),
+        "asks_nothing": component(ThinkAnswer, ask=lambda self, *given: ""),
+        "outcome_is_a_number": component(ThinkAnswer, outcome=lambda self, reward, answer, setting: reward),
+        "parses_nothing": component(ThinkAnswer, parse=lambda self, response, setting: None),
+        "parses_too_many": component(ThinkAnswer, parse=lambda self, *given: Answer("", ("a",) * 5, 5)),
+        "parses_a_list": component(ThinkAnswer, parse=lambda self, *given: Answer("", ["a"], 1)),
+        "tags_are_a_text": component(ThinkAnswer, tags="<think>"),
+        "changes_the_directory": component(ThinkAnswer, parse=lambda self, *given: os.chdir("/") or Answer()),
+        "breaks": component(ThinkAnswer, parse=lambda self, response, setting: response["text"]),
     },
     "rollout_engine": {
         "fewer_logprobs": each(logprobs=lambda logprobs: logprobs[:1]),
@@ -300,5 +328,8 @@ register_policy_losses = hookimpl(_register("policy_loss"), specname="register_p
 register_corrections = hookimpl(_register("sampler_correction"), specname="register_sampler_corrections")
 register_tasks = hookimpl(_register("task_sampler"), specname="register_task_samplers")
 register_batches = hookimpl(_register("batch_sampler"), specname="register_batch_samplers")
+register_aggregations = hookimpl(_register("loss_aggregation"), specname="register_loss_aggregations")
+register_verifiers = hookimpl(_register("verifier"), specname="register_verifiers")
 register_worlds = hookimpl(_register("environment"), specname="register_environments")
+register_dialogues = hookimpl(_register("dialogue"), specname="register_dialogues")
 register_engines = hookimpl(_register("rollout_engine"), specname="register_rollout_engines")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # 72 short runs
+pytestmark = pytest.mark.slow  # 90 short runs
 HERE = Path(__file__).parent
 
 SAYS = {
@@ -69,6 +69,15 @@ SAYS = {
     "batch_sampler_measures_nan": "metrics gave nan for kept, which is not a finite number",
     "batch_sampler_takes_a_name": "metrics gave a metric the name 'filter_kept_count'",
     "batch_sampler_breaks": "failed in collect: IndexError",
+    "loss_aggregation_per_row": "weights gave a tensor of shape [8], not [8,",
+    "loss_aggregation_off_the_mask": "weights gave weights off the mask, to tokens that were not sampled",
+    "loss_aggregation_negative": "weights gave negative weights",
+    "loss_aggregation_in_double": "weights gave torch.float64, not torch.float32",
+    "loss_aggregation_infinite": "weights gave values that are NaN or infinite",
+    "verifier_says_a_word": "verify gave a score = 'right', which is of the type str and not a number",
+    "verifier_gives_percent": "verify gave 80, which is no score from 0 to 1",
+    "verifier_is_nan": "verify gave a score = nan, which is not a finite number",
+    "verifier_breaks": "failed in verify: TypeError",
     "environment_actions_are_a_text": "actions must be a tuple of names, or None for free text, not 'Up'",
     "environment_gives_a_pair": "step gave tuple, not a Step",
     "environment_reward_is_nan": "step gave reward = nan, which is not a finite number",
@@ -77,6 +86,16 @@ SAYS = {
     "environment_observes_a_number": "initial_observation gave int 7, not a text",
     "environment_members_differ": "differs between the members of group 10000, which must see the same first prompt",
     "environment_breaks": "failed in step(",
+    "dialogue_system_is_bytes": "system gave bytes b'Answer.', not a text",
+    "dialogue_reply_is_elsewhere": "reply gave 'Reply as you like.', which is no part of the system message",
+    "dialogue_asks_nothing": "ask gave no text for turn 1",
+    "dialogue_outcome_is_a_number": "outcome gave float ",
+    "dialogue_parses_nothing": "parse gave NoneType, not an Answer",
+    "dialogue_parses_too_many": "gave 5 actions and parsed = 5, where actions <= parsed <= 1",
+    "dialogue_parses_a_list": "gave actions = ['a'], which is not a tuple of texts",
+    "dialogue_tags_are_a_text": "tags must be a tuple of texts, not '<think>'",
+    "dialogue_changes_the_directory": "changed the working directory (it was ",
+    "dialogue_breaks": "failed in parse(",
     "rollout_engine_fewer_logprobs": "generate gave 1 log-probs for ",
     "rollout_engine_positive_logprobs": "which is no log-prob of a sampled token",
     "rollout_engine_nan_logprobs": "generate gave the log-prob nan",
@@ -107,7 +126,7 @@ def test_a_mistake_of_a_component_ends_the_run_and_names_it(endings, name):
 
 
 KINDS = ["rollout_filter", "group_metric", "kl", "kl_controller", "advantage", "policy_loss", "sampler_correction"]
-KINDS += ["task_sampler", "batch_sampler", "environment", "rollout_engine"]
+KINDS += ["task_sampler", "batch_sampler", "loss_aggregation", "verifier", "environment", "dialogue", "rollout_engine"]
 
 
 def test_every_planted_mistake_was_looked_at(endings):

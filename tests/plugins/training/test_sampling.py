@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import uncollapse
+from uncollapse.core.components import Answer
 from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.rollout.episode import Episode, Turn
-from uncollapse.plugins.rollout.parsing import Answer
 from uncollapse.plugins.training.commands.dry_run import describe
 from uncollapse.plugins.training.step import sampling
 from uncollapse.plugins.training.step.stages import derived_seed
