@@ -1,5 +1,7 @@
 """A plugin with small components of every kind that an experiment names, without torch."""
 
+# ruff: noqa: RUF009 - the calls in the class bodies make attrs fields
+
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal

@@ -49,7 +49,7 @@ SAYS = {
     "sampler_correction_changes_log_probs": "correction changed old_logprobs in place",
     "sampler_correction_is_alone": "correction must give a pair",
     "sampler_correction_per_row": "correction gave a tensor of shape [",
-    "loss_aggregation_per_row": "weights gave a tensor of shape [8], not [8,",
+    "loss_aggregation_per_row": "weights gave a tensor of shape [",
     "loss_aggregation_off_the_mask": "weights gave weights off the mask, to tokens that were not sampled",
     "loss_aggregation_negative": "weights gave negative weights",
     "loss_aggregation_in_double": "weights gave torch.float64, not torch.float32",
