@@ -36,6 +36,16 @@ def register_kl_controllers(register: Register) -> None:
 
 
 @hookimpl
+def register_entropy_controllers(register: Register) -> None:
+    register("fixed", "uncollapse.estimators.entropy.controllers:Fixed", summary="the coefficient stays")
+
+
+@hookimpl
+def register_reward_shapings(register: Register) -> None:
+    register("none", "uncollapse.estimators.reward.shaping:NoShaping", summary="every episode keeps its reward")
+
+
+@hookimpl
 def register_sampler_corrections(register: Register) -> None:
     package = "uncollapse.estimators.correction"
     register("none", f"{package}.token:NoCorrection", summary="every token weighs 1")

@@ -20,6 +20,13 @@ from .problems import CompositionError, Problem, failure
 EPISODES = 1 << 18
 """Of one step, at most: with a few KiB each they fit any machine, and real steps have a tenth of them."""
 
+GIVEN = {
+    "episode_filter": frozenset({"groups", "turns", "entropies", "sampler_logprobs"}),
+    "reward_shaping": frozenset({"groups", "turns"}),
+    "entropy_controller": frozenset({"entropies"}),
+}
+"""Kind -> what its components can be given, where that is less than there is."""
+
 
 def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
     """Every component of an experiment, with its dotted key; those inside of others come after them."""
@@ -56,17 +63,20 @@ def wants(experiment: Experiment) -> list[tuple[str, Named, frozenset[str]]]:
     """The components that take part, with what each needs.
 
     The group metric takes no part where the filter keeps every group (a filter says so by ``keeps_all``), nor does the
-    KL variant where the coefficient is 0.
+    KL variant where the coefficient is 0, nor what says itself that it does nothing (``keeps_all``, ``idle``).
     """
-    idle = []
-    if experiment.filter.select.component.keeps_all:
-        idle.append("filter.metric")
-    if experiment.kl.coef == 0:
-        idle.append("kl.estimator")
+    idle = {
+        "filter.metric": experiment.filter.select.component.keeps_all,
+        "filter.episodes": experiment.filter.episodes.component.keeps_all,
+        "reward.shaping": experiment.reward.shaping.component.idle,
+        "kl.estimator": experiment.kl.coef == 0,
+        "entropy.controller": experiment.entropy.controller.component.idle,
+    }
+    silent = [key for key, is_idle in idle.items() if is_idle]
     return [
         (key, named, frozenset(named.component.needs))
         for key, named in components(experiment)
-        if not any(key == each or key.startswith(f"{each}.") for each in idle)
+        if not any(key == each or key.startswith(f"{each}.") for each in silent)
     ]
 
 
@@ -120,6 +130,10 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
         for unknown in sorted(needed - NEEDS):
             reason = f"{named.name} declares a need {unknown!r}, which nothing provides: a mistake in its plugin"
             yield Problem(reason, key, fix=nearest(unknown, NEEDS))
+        for never in sorted((needed & NEEDS) - GIVEN.get(named.kind, NEEDS)):
+            kind = named.kind.replace("_", " ")
+            reason = f"{named.name} declares a need {never!r}, which no {kind} is given: a mistake in its plugin"
+            yield Problem(reason, key, fix=f"it can be given {', '.join(sorted(GIVEN[named.kind]))}")
         if "values" in needed and experiment.critic is None:
             yield Problem(
                 f"{named.name} needs a critic's values, and critic is null", key, fix="leave critic out of the file"
@@ -215,6 +229,10 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         name = experiment.advantage.name
         reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")
+    if "greedy_rewards" in experiment.advantage.component.needs and not reward.shaping.component.idle:
+        name = experiment.advantage.name
+        reason = f"shapes the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
+        yield Problem(reason, "reward.shaping", reward.shaping.name, "set it to none")
     if critic is not None and critic.policy_after > 0 and "values" not in needs(experiment):
         reason = "waits for a critic, and nothing in the experiment needs its values, so that it is never built"
         yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")
@@ -261,8 +279,10 @@ def _broken(experiment: Experiment) -> list[Problem]:
             needed = frozenset(named.component.needs)
             if odd := [need for need in needed if not isinstance(need, str)]:
                 raise TypeError(f"{odd[0]!r} is not the name of a need")
-            if named.kind == "rollout_filter":
+            if named.kind in ("rollout_filter", "episode_filter"):
                 bool(named.component.keeps_all)
+            if named.kind in ("reward_shaping", "entropy_controller"):
+                bool(named.component.idle)
         except Exception as error:
             found.append(failure(named.described, "needs", error).under(key))
     return found

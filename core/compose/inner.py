@@ -13,9 +13,10 @@ import attrs
 
 from ..registry import registry
 from ..targets import breach
-from .converter import make_converter, plain, structure_component
+from .converter import make_converter, structure_component
 from .experiment import Named, inner_fields
 from .instances import name_of
+from .plain_data import plain
 from .problems import Invalid
 from .spec import SpecError, split_list
 
@@ -23,7 +24,8 @@ from .spec import SpecError, split_list
 def with_inner(component: Any, change: Callable[[Named], Named]) -> Any:
     """The component with each one that it holds changed; those further down are the affair of ``change``."""
     changed: dict[str, Any] = {}
-    for alias, field in inner_fields(type(component)).items():
+    cls: type = type(component)
+    for alias, field in inner_fields(cls).items():
         held = getattr(component, field.name)
         if isinstance(held, Named):
             changed[alias] = change(held)

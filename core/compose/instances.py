@@ -57,8 +57,8 @@ def _inner(value: object, registry: Registry, key: str) -> object:
     if isinstance(value, Named):
         if not value.plugin:
             return _spelled(value.component, registry, key, value.kind)
-        fields = inner_fields(type(value.component))
-        held = {alias: getattr(value.component, field.name) for alias, field in fields.items()}
+        cls: type = type(value.component)
+        held = {alias: getattr(value.component, field.name) for alias, field in inner_fields(cls).items()}
         inside = {alias: _inner(each, registry, f"{key}.{alias}") for alias, each in held.items()}
         return {"name": value.name, **value.params, **inside}
     if isinstance(value, tuple) and any(isinstance(item, Named) for item in value):

@@ -248,6 +248,8 @@ class ProbeConfig:
     rollout: Rollout | None = None
     """How ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, else as
     ``uncollapse train`` does by default."""
+    dialogue: Named | None = component("dialogue")
+    """In which ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, too."""
     reward: Reward | None = None
     generation: Generation = section(Generation)
     probe_rework: Computation = section(Computation)

@@ -94,6 +94,13 @@ def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
         yield f"a batch of the run has {own} episodes; U has {batches.B_U} x {batches.G}"
     if not experiment.filter.select.component.keeps_all:
         yield f"the run's filter {experiment.filter.select} is not applied: all groups of U train"
+    if not experiment.filter.episodes.component.keeps_all:
+        yield f"the run's filter of episodes {experiment.filter.episodes} is not applied: all episodes of U train"
+    if batches.dataset_name is not None and not experiment.reward.shaping.component.idle:
+        yield f"the run's reward shaping {experiment.reward.shaping} is not applied to the data set's rewards"
+    controller = experiment.entropy.controller
+    if not controller.component.idle:
+        yield f"the entropy controller {controller} is not told of U: its coefficient is the one that it has reached"
     if critic is not None and run.trains_critic_alone:
         yield f"until step {critic.policy_after} the run trains its critic alone, and no policy loss moves the trunk"
     if critic is not None and needs_values and critic.shared and not critic.detach:
@@ -113,7 +120,7 @@ def _of_run(run: OwnRun) -> PolicyGradient:
         kl_coef=run.kl_coef if experiment.kl.coef else 0.0,
         kl_placement=experiment.kl.placement,
         kl_weight=experiment.kl.weight,
-        entropy_coeff=experiment.entropy_coeff,
+        entropy_coeff=run.entropy_coef,
         max_grad_norm=experiment.trainer.grad_clip,
         soft_advantage_reweight=experiment.soft_advantage_reweight,
         zero_task_advantage=experiment.zero_task_advantage,

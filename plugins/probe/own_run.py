@@ -56,6 +56,15 @@ class OwnRun:
             controller.load_state_dict(saved)
         return float(controller.coef)
 
+    @property
+    def entropy_coef(self) -> float:
+        """The coefficient of the entropy bonus that the run's controller has reached."""
+        settings = self.experiment.entropy
+        session = settings.controller.component.start(settings.coef, self.experiment.trainer.steps)
+        if (saved := self.state.get("entropy_controller")) is not None:
+            session.load_state_dict(saved)
+        return float(session.coef)
+
 
 def own_run(path: str | Path) -> OwnRun | None:
     """The run that wrote the checkpoint at ``path``; ``None`` if no run of this package did.

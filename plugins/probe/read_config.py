@@ -8,7 +8,8 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.converter import make_converter, plain
+from ...core.compose.converter import make_converter
+from ...core.compose.plain_data import plain
 from ...core.compose.problems import Invalid, Problem
 from ...core.errors import RequestError
 from ...core.yaml import SyntaxProblem, dumps, loads

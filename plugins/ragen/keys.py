@@ -54,7 +54,7 @@ def _keys(point: Prepared, project: str | None, engine: Mapping[str, Any]) -> di
         "trainer.logger": _loggers(experiment),
         "algorithm.adv_estimator": experiment.advantage.name,
         "algorithm.zero_task_advantage": experiment.zero_task_advantage,
-        f"{ACTOR}.entropy_coeff": experiment.entropy_coeff,
+        f"{ACTOR}.entropy_coeff": experiment.entropy.coef,
         f"{ACTOR}.entropy_from_logits_with_chunking": True,
         **_kl(experiment),
         **_filter(experiment),

@@ -11,11 +11,10 @@ import attrs
 from torch import Tensor
 
 from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Verifier
+from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, wrong
 from ...core.compose.experiment import Named
 from ...core.compose.inner import checked_inner
-from .parsing import SEPARATOR
-from .parsing import key as key_of
 
 ROUNDING = 1e-3
 """Nats by which a log-prob may lie above 0 (bfloat16 logits round)."""
@@ -133,10 +132,10 @@ CHECKED: dict[str, Callable[[Named], Any]] = {"environment": CheckedEnvironment,
 """Kind -> what checks its components where they stand inside of others."""
 
 
-def name_of(environment: Any) -> str:
-    """What to call an environment in a message."""
-    checked = isinstance(environment, CheckedEnvironment)
-    return environment.named.name if checked else type(environment).__name__
+def name_of(component: Any) -> str:
+    """What to call a component, checked or not, in a message."""
+    named = getattr(component, "named", None)
+    return named.name if isinstance(named, Named) else type(component).__name__
 
 
 def _text(named: Named, method: str, value: Any) -> str:
@@ -168,14 +167,12 @@ def _truth(named: Named, name: str, value: Any) -> bool:
 
 
 def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that an answer can name, each of them one action."""
+    """Names that can be told apart. (Whether answers can name them is for the dialogue to say.)"""
     if not actions:
         raise wrong(named, "actions", "is empty: give the names of actions, or None for free text")
-    for action in actions:
-        if not key_of(action) or SEPARATOR in action or "</answer>" in action:
-            what = f"holds {action!r}, which no answer can name: actions are parted by {SEPARATOR} in an answer"
-            raise wrong(named, "actions", what)
-    if len({key_of(action) for action in actions}) < len(actions):
+    if blank := [action for action in actions if not action_key(action)]:
+        raise wrong(named, "actions", f"holds {blank[0]!r}, which no answer can name")
+    if len({action_key(action) for action in actions}) < len(actions):
         raise wrong(named, "actions", f"holds names that differ in case and white space alone: {', '.join(actions)}")
     return actions
 

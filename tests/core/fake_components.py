@@ -15,8 +15,10 @@ from uncollapse.core.errors import MissingExtraError
 KINDS = (
     *(components.RolloutFilter, components.GroupMetric, components.KlVariant, components.KlController),
     *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
-    *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
-    *(components.ModelBuilder, components.Tracker, components.LossAggregation, components.Verifier),
+    *(components.Environment, components.Dialogue, components.RolloutEngine, components.TokenHead),
+    *(components.TrainBackend, components.ModelBuilder, components.Tracker),
+    *(components.TaskSampler, components.BatchSampler, components.LossAggregation, components.Verifier),
+    *(components.EpisodeFilter, components.RewardShaping, components.EntropyController),
 )
 
 
@@ -28,7 +30,8 @@ class Anything(*KINDS):
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = start = compute = make = build = correction = on = weights = verify = __call__ = _do
+    select = score = shape = start = compute = make = build = correction = on = weights = verify = __call__ = _do
+    system = ask = summary = parse = respond = _do
     actions = None
     instruction = ""
 
@@ -55,6 +58,11 @@ class TopK(Anything):
 @attrs.frozen
 class NoFilter(Anything):
     keeps_all: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Idle(Anything):
+    idle: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -184,6 +192,21 @@ def register_rollout_filters(register):
 
 
 @hookimpl
+def register_episode_filters(register):
+    register("all", NoFilter)
+
+
+@hookimpl
+def register_reward_shapings(register):
+    register("none", Idle)
+
+
+@hookimpl
+def register_entropy_controllers(register):
+    register("fixed", Idle)
+
+
+@hookimpl
 def register_group_metrics(register):
     register("reward_variance", Spread, aliases=("reward_std",))
     register("entropy", Entropy)
@@ -247,6 +270,21 @@ def register_verifiers(register):
     register("exact", Exact)
     register("greedy", Greedy)
     register("patience", Patience)
+
+
+@hookimpl
+def register_task_samplers(register):
+    register("sequential", Plain)
+
+
+@hookimpl
+def register_batch_samplers(register):
+    register("fixed", Plain)
+
+
+@hookimpl
+def register_dialogues(register):
+    register("think_answer", Plain)
 
 
 @hookimpl

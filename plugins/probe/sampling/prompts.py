@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 import attrs
 from attrs.validators import ge
 
-from ....core.components import Completion, RolloutEngineSession, Sampling
-from ....core.compose.converter import plain
+from ....core.components import Answer, Completion, RolloutEngineSession, Sampling
 from ....core.compose.experiment import Reward, Rollout
+from ....core.compose.plain_data import plain
 from ....core.errors import RequestError
 from ...environments.dataset import Dataset
 from ...environments.verifiers import tagged
 from ...rollout.control_tokens import TextEncoder
 from ...rollout.episode import Episode, Turn
-from ...rollout.parsing import Answer
 
 PROMPT = (
     "Work out the problem below. Write your reasoning between <think> and </think>, "
@@ -59,6 +58,10 @@ class PromptSource:
     @property
     def reward(self) -> Reward:
         return Reward()
+
+    @property
+    def shaping(self) -> None:
+        """A data set is no environment of the run: what counts is whether a response is right."""
 
     def check(self) -> None:
         _ = self.dataset.tasks

@@ -48,7 +48,7 @@ def pending(policy, rollouts, steps=2):
     """An update of ``steps`` optimizer steps that share the rows, with advantages as in GRPO without the deviation."""
     rewards = rollouts.raw_rewards_E.reshape(GROUPS, SIZE)
     advantages = (rewards - rewards.mean(1, keepdim=True)).reshape(-1, 1).expand(rollouts.mask.shape)
-    batch = attrs.evolve(to_batch(rollouts), advantages=advantages.clone())
+    batch = attrs.evolve(to_batch(rollouts), advantages=advantages.clone(), sampler_logprobs=rollouts.logprobs)
     trainer = SimpleNamespace(lr=LR, grad_clip=0.0, micro_batch=64, score_batch=64)
     trainer.loss_aggregation = SimpleNamespace(component=TokenMean())
     # a second moment of the size of these gradients, and little momentum: it is the batch that moves the policy

@@ -34,7 +34,7 @@ def test_policy_objective_by_hand():
     logprobs = torch.tensor([[0.0, -1.0, -1.0]])
     batch = one_row(old_logprobs=[0.0, -1.0, -1.0 - 0.6931472], advantages=[9.0, 1.0, 1.0], weights=[0.0, 0.5, 0.5])
     scores = Scores(logprobs=logprobs, entropies=torch.tensor([[7.0, 0.4, 0.6]]))
-    loss, metrics = PolicyObjective(Ppo(), entropy_coeff=0.1)(scores, batch)
+    loss, metrics = PolicyObjective(Ppo(), entropy_coef=0.1)(scores, batch)
     assert float(loss) == pytest.approx(-1.14 - 0.1 * 0.5, abs=1e-5)
     assert [float(x) for x in metrics["entropy"]] == pytest.approx([1.0, 2])
     assert [float(x) for x in metrics["pg_clipfrac"]] == pytest.approx([1.0, 2])
@@ -136,7 +136,7 @@ def test_nothing_off_the_mask_can_reach_the_loss():
     nan = float("nan")
     batch = one_row(old_logprobs=[nan, -1.0, -1.0], advantages=[nan, 1.0, 1.0], weights=[0.0, 0.5, 0.5])
     logprobs = torch.tensor([[nan, -1.0, -1.0]], requires_grad=True)
-    loss, _ = PolicyObjective(Ppo(), entropy_coeff=0.1)(Scores(logprobs=logprobs, entropies=torch.zeros(1, 3)), batch)
+    loss, _ = PolicyObjective(Ppo(), entropy_coef=0.1)(Scores(logprobs=logprobs, entropies=torch.zeros(1, 3)), batch)
     assert float(loss) == pytest.approx(-1.0)
     gradient = torch.autograd.grad(loss, logprobs)[0]
     assert gradient[0, 1:].tolist() == [-0.5, -0.5]
