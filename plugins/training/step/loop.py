@@ -266,7 +266,12 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside weights and optimizers; seeds and data follow from the step."""
         controller, detectors = self.parts.controller, self.parts.detectors
-        return {"step": self.step, "kl_controller": controller.state_dict(), "detectors": detectors.state_dict()}
+        return {
+            "step": self.step,
+            "steps": self.experiment.trainer.steps,  # for readers: a run that is trained further gets others
+            "kl_controller": controller.state_dict(),
+            "detectors": detectors.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
