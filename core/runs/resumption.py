@@ -47,7 +47,7 @@ class Resumption:
     def words(self) -> list[str]:
         """What changes, as lines of a log."""
         return [
-            *(f"resuming with {key}: {new} (it was {old})" for key, old, new in self.changes),
+            *(f"resuming with {key}: {old} -> {new}" for key, old, new in self.changes),
             *(f"resuming past the verdict of {name}, which does not stop the run again" for name in self.overruled),
         ]
 

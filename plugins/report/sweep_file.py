@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ from ...core.files import read_bytes
 from ...core.runs.directory import RunDirectory
 from ...core.runs.labels import titles
 from ...core.runs.sweep_record import loads
-
-STEPS = re.compile(r"\btrainer\.steps=(\d+)")
-"""Also within the value of a joint axis: ``kl.coef=0, trainer.steps=40``."""
 
 
 @attrs.frozen
@@ -30,7 +26,9 @@ class PointFile:
     hash: str = ""
     """Of its configuration; empty if the file does not say."""
     steps: int | None = None
-    """Its training steps, where the file says so."""
+    """Its training steps, if the file says so."""
+    seed: int | None = None
+    """Its ``seed``, if the file says so."""
     title: str = ""
     """What people read: ``kl 0.01, seed 0``."""
 
@@ -71,7 +69,7 @@ class SweepFile:
         except (OSError, ValueError) as error:
             raise _damaged(file, str(error)) from error
         try:
-            points = [_point(root, record, point) for point in record["points"]]
+            points = [_point(root, point) for point in record["points"]]
             name = str(record["name"])
         except (KeyError, TypeError, AttributeError) as error:
             raise _damaged(file, "name and points are not there, or not as a sweep writes them") from error
@@ -81,12 +79,19 @@ class SweepFile:
         return cls(name, root, [attrs.evolve(each, title=title) for each, title in zip(points, names, strict=True)])
 
 
-def _point(root: Path, record: Mapping[str, Any], point: Mapping[str, Any]) -> PointFile:
+def _point(root: Path, point: Mapping[str, Any]) -> PointFile:
     values = {str(axis): str(value) for axis, value in point["values"].items()}
-    own = STEPS.search("; ".join(f"{axis}={value}" for axis, value in values.items()))
-    steps = int(own[1]) if own else (record.get("experiment") or {}).get("trainer", {}).get("steps")
     run = RunDirectory(root / point.get("path", point["label"]))
-    return PointFile(point["label"], run, values, point.get("hash", ""), steps)
+    steps, seed = (_number(point, key) for key in ("steps", "seed"))
+    return PointFile(point["label"], run, values, point.get("hash", ""), steps, seed)
+
+
+def _number(point: Mapping[str, Any], key: str) -> int | None:
+    """A whole number of a point, if it is there. Raises TypeError for anything else."""
+    number = point.get(key)
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        raise TypeError(f"{key} is {number!r}")
+    return number
 
 
 def _damaged(file: Path, reason: str) -> RequestError:

@@ -27,8 +27,8 @@ from ..tracking.wandb_sync import Syncer
 from . import summary
 from .aside import matches, move_aside
 from .prepare import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
+from .result import INTERRUPTED, Result
 
-INTERRUPTED = 130
 OTHER_ROOT = in_python("--output-root", "root=...")
 MOMENT_S = 1.0
 """Others hold a run for a moment to see whether somebody trains it."""
@@ -59,22 +59,6 @@ class Options:
     are (those that have not ended are resumed, and their manifests tell), or train them anew."""
     wandb_sync: Literal["each", "end", "never"] = "never"
     """When W&B runs that were recorded offline are uploaded."""
-
-
-@attrs.frozen
-class Result:
-    """How the points of a sweep stand."""
-
-    home: Path
-    """The directory of ``sweep.yaml`` and the report."""
-    statuses: Mapping[str, str]
-    """Label -> status."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 if every run used its budget or was stopped by a detector, 130 if one was interrupted, 1 otherwise."""
-        left = {status for status in self.statuses.values() if not matches(status, ("success", "stopped"))}
-        return (INTERRUPTED if left == {"interrupted"} else 1) if left else 0
 
 
 def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: Any, options: Options) -> Result:

@@ -28,7 +28,8 @@ from .layout import Layout, check_name
 from .places import refuse_shared
 from .points import Case, Point, axis_values, expand
 from .prepare import Prepared
-from .run import Options, Result, run_points
+from .result import Result
+from .run import Options, run_points
 
 
 @attrs.frozen
@@ -171,6 +172,8 @@ class Sweep:
                     "path": os.path.relpath(point.place.run, points[0].place.home),
                     "hash": point.hash,
                     "values": dict(point.values),
+                    "seed": point.experiment.seed,
+                    "steps": point.experiment.trainer.steps,
                 }
                 for point in points
             ],

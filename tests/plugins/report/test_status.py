@@ -55,9 +55,10 @@ def directory(tmp_path):
     runs["old"].set_status("success", hash="of another configuration")
     runs["stopped"].set_status("interrupted", step=1)
     points = [
-        {"label": label, "path": f"runs/{label}", "hash": runs["good"].status()["hash"], "values": {}} for label in runs
+        {"label": label, "path": f"runs/{label}", "hash": runs["good"].status()["hash"], "values": {}, "steps": 10}
+        for label in runs
     ]
-    points[0]["values"] = {"trainer.steps": "8"}
+    points[0]["steps"] = 8
     record = {"name": "test", "experiment": {"trainer": {"steps": 10}}, "axes": {}, "points": points}
     (tmp_path / "sweep.yaml").write_text(dumps(record))
     with runs["live"].hold():

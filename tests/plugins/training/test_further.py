@@ -92,7 +92,7 @@ def test_a_finished_run_that_is_trained_further_equals_one_that_was_longer_from_
     assert attempt["changed"] == {"trainer.steps": {"from": "2", "to": "4"}}
     assert attempt["began"] >= before["ended"][:19]
     log = (finished / "log.txt").read_text()
-    assert "resuming with trainer.steps: 4 (it was 2)" in log
+    assert "resuming with trainer.steps: 2 -> 4" in log
     assert "resuming from step_2" in log
 
 
