@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -11,15 +11,15 @@ from ...core.errors import RequestError, in_python
 from ...core.registry import registry
 from .axes import axis_values, choices
 from .decided import decided, lost, touched
+from .definition import Definition
 
-if TYPE_CHECKING:
-    from .sweep import Sweep
-
+Changed = TypeVar("Changed", bound=Definition)
+"""A sweep, which stays of its class."""
 Alternatives = list[tuple[str, list[frozenset[str]]]]
 """How the sweep lays something over its overrides, and the keys that each of its cases or values decides."""
 
 
-def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Sweep:
+def changed(sweep: Changed, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Changed:
     """The sweep with further ``overrides``, and with further or other ``axes``.
 
     Raises RequestError where that would have no effect, or change what names and files tell of.
@@ -50,7 +50,7 @@ def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any])
     return result
 
 
-def refuse_idle(sweep: Sweep) -> None:
+def refuse_idle(sweep: Definition) -> None:
     """Raises RequestError if an override of the sweep is taken back at every point."""
     if not sweep.overrides:
         return
@@ -67,7 +67,7 @@ def _taken(key: str, value: Any, alternatives: Sequence[frozenset[str]]) -> bool
     return bool(alternatives) and all(lost(keys, one) for one in alternatives)
 
 
-def _alternatives(sweep: Sweep) -> Alternatives:
+def _alternatives(sweep: Definition) -> Alternatives:
     cases: Alternatives = [("case by case", [decided(registry(), case.overrides) for case in sweep.cases])]
     return cases + [
         (f"on the axis {axis}", [choice.decided for choice in choices(registry(), axis, values)])
@@ -75,7 +75,7 @@ def _alternatives(sweep: Sweep) -> Alternatives:
     ]
 
 
-def _owned(sweep: Sweep, key: str, how: str, asked: str) -> RequestError:
+def _owned(sweep: Definition, key: str, how: str, asked: str) -> RequestError:
     """``key`` belongs to the cases or to an axis, and ``asked`` would change it."""
     option = next((option for owned, option in sweep.options.items() if touched([key], owned)), "")
     if option:

@@ -25,7 +25,7 @@ from ..launch.job import Job
 from ..report.status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
-from .aside import matches, move_aside
+from .aside import move_aside
 from .prepare import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 from .result import INTERRUPTED, Result
 

@@ -11,7 +11,7 @@ import attrs
 
 from ...core.components import Launcher
 from ...core.compose.combinations import check_ranks
-from ...core.compose.config import Source, compose, to_dict
+from ...core.compose.config import compose, to_dict
 from ...core.compose.converter import make_converter, plain, structure_component
 from ...core.compose.experiment import Experiment, Named
 from ...core.compose.identity import config_hash
@@ -24,6 +24,7 @@ from ...core.runs.labels import titles
 from ...core.runs.sweep_record import LONGEST, loads
 from ...core.yaml import SyntaxProblem
 from .changes import changed, refuse_idle
+from .definition import Definition
 from .layout import Layout, check_name
 from .places import refuse_shared
 from .points import Case, Point, axis_values, expand
@@ -56,43 +57,11 @@ class _File:
 
 
 @attrs.frozen
-class Sweep:
+class Sweep(Definition):
     """Every combination of the values of ``axes``, each an experiment with a run directory of its own.
 
     >>> Sweep("tiny-sokoban", axes={"filter.select": ["nofilter", "top_p(0.9)"], "seed": [0, 1]}).run()
     """
-
-    experiment: Source
-    """A registered name, the path of a YAML file, a mapping, or a composed experiment."""
-    axes: Mapping[str, Any] = attrs.field(factory=dict)
-    """Dotted key -> values; see :mod:`.points` for joint axes. The last axis varies fastest."""
-    name: str | None = None
-    overrides: Mapping[str, Any] = attrs.field(factory=dict)
-    """Dotted key -> value, laid over the experiment before the axes."""
-    exclude: Sequence[Mapping[str, Any]] = ()
-    """Combinations to leave out."""
-    root: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
-    """Where it runs unless :meth:`run` is told; ``None``: ``runs/<name>``."""
-    cases: Sequence[Case] = ()
-    """Settings with names of their own; the axes are crossed with each."""
-    layout: Layout = attrs.field(factory=Layout)
-    """Where the runs are below the root, and what they are called."""
-    project: str | None = None
-    """Where the runs go at W&B, unless the experiment says."""
-    engine: Mapping[str, Any] = attrs.field(factory=dict)
-    """Parameters of the rollout engine, for engines that have them: resources, which change no result."""
-    notices: Sequence[str] = ()
-    """What whoever runs it should know."""
-    missing: str = ""
-    """Why it can be shown, but not run here."""
-    fixed: Mapping[str, str] = attrs.field(factory=dict)
-    """Keys that names and files tell of -> why they cannot be changed from outside."""
-    options: Mapping[str, str] = attrs.field(factory=dict)
-    """Keys that the sweep has an option for -> the option, for messages."""
-
-    @property
-    def title(self) -> str:
-        return self.name or (Path(self.experiment).stem if isinstance(self.experiment, str | Path) else "sweep")
 
     def changed(self, overrides: Mapping[str, Any] | None = None, axes: Mapping[str, Any] | None = None) -> Sweep:
         """The sweep with further ``overrides``, and with further or other ``axes``, as its user asks for them.
