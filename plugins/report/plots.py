@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from ...core.errors import MissingExtraError
 from .data import SEED_AXIS, RunData, SweepData
 from .metrics import CURVES, SUCCESS
 
@@ -34,13 +33,7 @@ class Plot:
 
 
 def plots(sweep: SweepData) -> list[Plot]:
-    """Every plot for which at least one run has data. Raises MissingExtraError without matplotlib."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "the plots of a report need matplotlib", str(error), "pip install 'uncollapse[train]'"
-        ) from error
+    """Every plot for which at least one run has data; they need matplotlib."""
     return [*_finals(sweep), *_curves(sweep), *_seconds(sweep.runs)]
 
 

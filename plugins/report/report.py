@@ -11,6 +11,7 @@ from rich.console import Console
 from .data import SweepData
 from .html import page
 from .metrics import SUCCESS
+from .page import require_libraries
 from .plots import plots
 from .statistics import Difference, against_first, main_effects
 from .table import (
@@ -75,8 +76,9 @@ class Report:
         """Write ``report/``: the page, ``runs.csv`` and a PNG per metric; returns the page.
 
         Raises:
-            MissingExtraError: matplotlib is not installed.
+            MissingExtraError: matplotlib or jinja2 is not installed.
         """
+        require_libraries()
         directory = self.sweep.root / "report"
         drawn = plots(self.sweep)
         directory.mkdir(exist_ok=True)

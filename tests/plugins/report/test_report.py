@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from html import escape
 from html.parser import HTMLParser
 
 import attrs
@@ -17,6 +18,8 @@ from uncollapse.cli.main import main
 from uncollapse.core.errors import MissingExtraError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps, loads
+from uncollapse.plugins.report.page import Card, Chip, Episode, Fold, Section, render
+from uncollapse.plugins.report.plots import Plot
 from uncollapse.plugins.report.report import report
 from uncollapse.plugins.report.table import run_cells, seconds_cells, timing_cells, verdict_cells
 
@@ -168,7 +171,7 @@ def test_a_damaged_run_is_in_the_page_with_the_reason(sweep_directory):
     found = report(sweep_directory)
     text = found.write().read_text(encoding="utf-8")
     assert "<span class='chip damaged'>damaged</span>" in text
-    assert "the run&#x27;s status is damaged" in text
+    assert "the run&#39;s status is damaged" in text
     assert found.to_dict()["runs"][0]["status"] == "damaged"
     # (nofilter-0, top_p-0) is no pair any more, and (nofilter-0.01, top_p-0.01) never was
     assert found.effects[0].left_out == (
@@ -196,6 +199,18 @@ def test_the_page_escapes_names(sweep_directory):
     record = sweep_directory / "sweep.yaml"
     record.write_text(record.read_text().replace("name: test", "name: <script>alert(1)</script>"))
     assert "script" not in Loads(report(sweep_directory).write().read_text(encoding="utf-8")).tags
+
+
+def test_every_part_of_a_page_is_text():
+    """In attributes quotes would end them, so that they too are escaped."""
+    bad = "<i>'\"&"
+    fold = Fold(bad, bad, bad, bad, [Episode(bad, [("user", bad)], 1)])
+    cells = {bad: Chip(bad, bad), "plain": bad}
+    section = Section(bad, bad, [cells], [Plot("p", bad, b"", (bad,))], [bad], bad, [fold])
+    text = render(bad, bad, [Card(bad, bad, bad, bad)], [section])
+    assert "i" not in Loads(text).tags
+    assert text.count(escape(bad).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) == 23
+    assert "<i>" not in text and bad not in text
 
 
 def test_csv_has_the_final_values(written):
