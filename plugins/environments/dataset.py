@@ -8,6 +8,7 @@ from attrs.validators import ge, in_, optional
 from ...core.components import Env, Environment, Step
 from .common import refuse_after_end
 from .dataset_rows import Row, Rows, forget_changed, load, refuse_numbers_for_letters
+from .metrics import ACCEPTED
 from .verifiers import VERIFIERS, is_right
 
 _INSTRUCTIONS = {
@@ -22,8 +23,8 @@ class Dataset(Environment):
     """Questions with known answers: a local file or folder, a data set of the hub, or generated word problems.
 
     The answer is free text. Reward 1 if it is right, which is success; otherwise 0. One answer ends the episode.
-    Metric: ``action_is_valid`` (the answer can be read: as mathematics; with ``verifier=exact`` any text can, with
-    ``verifier=choice`` what names one option).
+    Metric: ``share_of_played_actions_accepted`` (the answer can be read: as mathematics; with ``verifier=exact``
+    any text can, with ``verifier=choice`` what names one option).
 
     Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only what follows ``####`` counts. Seed s is
     row s modulo the number of rows, so training goes through the rows in their order, again and again.
@@ -117,5 +118,5 @@ class DatasetEnv(Env):
             float(right or 0.0),
             done=True,
             success=right is True,
-            metrics={"action_is_valid": float(right is not None)},
+            metrics={ACCEPTED: float(right is not None)},
         )

@@ -67,7 +67,8 @@ def test_they_train_together_and_the_command_reads_the_run(installed, bandit, tm
     assert last["step"] == 2
     assert 0.4 <= last["actor/forking"] <= 0.65  # a share of 0.5, and ties
     assert 0 <= last["collapse/repetition"] <= 1
-    assert (last["train/success"], last["train/invalid_turn_rate"]) == (0, 1)  # a random model does not know the words
+    # a random model does not know the words
+    assert (last["train/success"], last["train/share_of_turns_invalid"]) == (0, 1)
     manifest = json.loads((run / "manifest.json").read_text())
     assert {f"uncollapse-{name}" for name in PACKAGES} <= {plugin["distribution"] for plugin in manifest["plugins"]}
     lines = call(installed, *program, "lengths", run).splitlines()
