@@ -96,13 +96,13 @@ def in_order(values: Sequence[str]) -> list[str]:
 
 def marks(runs: Sequence[RunData]) -> dict[str, str]:
     """The mark of each detector that stopped one of the runs."""
-    names = dict.fromkeys(run.standing.detector for run in runs if run.failed_regime)
+    names = dict.fromkeys(run.run_status.detector for run in runs if run.failed_regime)
     return dict(zip(names, cycle(MARKS), strict=False))
 
 
 def mark_handles(runs: Sequence[RunData], shapes: Mapping[str, str]) -> list[Line2D]:
     """Entries of the legend: each detector with how many runs it stopped."""
-    stopped = [run.standing.detector for run in runs if run.failed_regime]
+    stopped = [run.run_status.detector for run in runs if run.failed_regime]
     return [
         Line2D(
             [], [], ls="", marker=shape, color=INK, mec="white", ms=8, label=f"{name} ({stopped.count(name)} stopped)"

@@ -30,9 +30,9 @@ def by_settings(curve: Curve, runs: Sequence[RunData]) -> bytes:
         if not same:
             continue
         if len(same) == 1:
-            _run(axes, curve, same[0], colour, style)
+            _draw_run(axes, curve, same[0], colour, style)
         else:
-            _seeds(axes, curve, same, colour, style)
+            _draw_seeds(axes, curve, same, colour, style)
         _marks(axes, curve, same, [colour] * len(same), shapes)
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=_stops(name, same)))
     _steps(axes, curve)
@@ -70,7 +70,7 @@ def by_values(axis: str, order: Sequence[str], tables: Mapping[Curve, Table], ru
     return png(drawn, handles)
 
 
-def _run(axes: Axes, curve: Curve, run: RunData, colour: Any, style: str) -> None:
+def _draw_run(axes: Axes, curve: Curve, run: RunData, colour: Any, style: str) -> None:
     """One run: bold, its single steps faint behind it, or with the standard errors of its validations."""
     steps, logged, errors = zip(*run.measured(curve.metric), strict=True)
     shown: Sequence[float] | Floats = logged
@@ -83,7 +83,7 @@ def _run(axes: Axes, curve: Curve, run: RunData, colour: Any, style: str) -> Non
     axes.plot(steps, shown, style, color=colour, lw=1.8, marker="" if curve.smooth else "o", markersize=3.5)
 
 
-def _seeds(axes: Axes, curve: Curve, same: Sequence[RunData], colour: Any, style: str) -> None:
+def _draw_seeds(axes: Axes, curve: Curve, same: Sequence[RunData], colour: Any, style: str) -> None:
     """The mean over the seeds that no detector stopped; those that one did stop as thin lines."""
     steps, table = values(same, curve.metric)
     going = np.array([not run.failed_regime for run in same])
@@ -108,7 +108,7 @@ def _marks(
         ends = [
             (series[-1][0], _end(curve, run), colour)
             for run, colour in zip(runs, colours, strict=True)
-            if run.standing.detector == detector and (series := run.series(curve.metric))
+            if run.run_status.detector == detector and (series := run.series(curve.metric))
         ]
         if ends:
             steps, last, own = zip(*ends, strict=True)

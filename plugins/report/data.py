@@ -19,7 +19,7 @@ from ...core.runs.sources import differing
 from ...core.runs.timings import timings
 from ...core.yaml import loads
 from .metrics import SHOWN, STAGES, TAIL
-from .standing import Standing, damaged, read_standing
+from .run_status import RunStatus, damaged, read_run_status
 from .sweep_file import PointFile, SweepFile
 
 SEED_AXIS = "seed"
@@ -38,7 +38,7 @@ class RunData:
     path: Path
     point: Mapping[str, str]
     """Axis -> value, both as text."""
-    standing: Standing
+    run_status: RunStatus
     logged: Mapping[str, Series] = attrs.field(factory=dict)
     """Metric -> its series; of the metrics that reports show."""
     steps: int = 0
@@ -57,15 +57,15 @@ class RunData:
 
     @property
     def status(self) -> str:
-        return self.standing.status
+        return self.run_status.status
 
     @property
     def failed_regime(self) -> bool:
-        return self.standing.failed_regime
+        return self.run_status.failed_regime
 
     @property
-    def outcome(self) -> str:
-        return self.standing.outcome
+    def status_text(self) -> str:
+        return self.run_status.status_text
 
     @property
     def seed(self) -> str:
@@ -159,19 +159,19 @@ def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
 
 
 def _read_run(point: PointFile) -> RunData:
-    run, standing = point.run, read_standing(point.run, point.hash, records=False)
-    if standing.status in ("not started", "damaged"):
-        return RunData(point.label, run.path, point.values, standing, title=point.title)
+    run, run_status = point.run, read_run_status(point.run, point.hash, records=False)
+    if run_status.status in ("not started", "damaged"):
+        return RunData(point.label, run.path, point.values, run_status, title=point.title)
     try:
         records, config = run.metrics(), read_bytes(run.config_file).decode()
         return RunData(
             label=point.label,
             path=run.path,
             point=point.values,
-            standing=standing,
+            run_status=run_status,
             logged=collect(records),
             steps=max((int(record["step"]) for record in records), default=0),
-            timings=_timings(standing, records),
+            timings=_timings(run_status, records),
             config=config,
             settings=_settings(config),
             title=point.title,
@@ -202,10 +202,10 @@ def _section(text: str) -> dict[str, str]:
     return dict(_flatten(loads(text)))
 
 
-def _timings(standing: Standing, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    wall = standing.lasted() if "ended" in standing.record else None
+def _timings(run_status: RunStatus, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    wall = run_status.lasted() if "ended" in run_status.record else None
     found = {} if wall is None else {"wall": wall}
-    return {**found, **(standing.timings or timings(records))}
+    return {**found, **(run_status.timings or timings(records))}
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ def by_axis(axis: str, order: Sequence[str], runs: Sequence[RunData]) -> bytes:
         places = _spread(at + 0.25, len(stopped))
         for detector, shape in shapes.items():
             marked = [
-                (x, _last(run)) for x, run in zip(places, stopped, strict=True) if run.standing.detector == detector
+                (x, _last(run)) for x, run in zip(places, stopped, strict=True) if run.run_status.detector == detector
             ]
             if marked:
                 x, y = zip(*marked, strict=True)

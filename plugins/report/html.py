@@ -92,9 +92,9 @@ def _finding(effect: Difference) -> Card:
 def _failed_regimes(runs: Sequence[RunData]) -> Iterator[Card]:
     failed = [run for run in runs if run.failed_regime]
     if len(failed) <= CARDS:
-        names = "; ".join(f"{run.title}: {run.outcome} after {run.steps} steps" for run in failed)
+        names = "; ".join(f"{run.title}: {run.status_text} after {run.steps} steps" for run in failed)
     else:
-        names = ", ".join(f"{outcome}: {n} runs" for outcome, n in Counter(run.outcome for run in failed).items())
+        names = ", ".join(f"{outcome}: {n} runs" for outcome, n in Counter(run.status_text for run in failed).items())
     if failed:
         yield Card("stopped early", f"{len(failed)} of {len(runs)} runs", names, "failed")
 
@@ -114,7 +114,7 @@ def _rows(rows: Iterable[dict[str, str]]) -> list[Mapping[str, Cell]]:
     """The rows of a table without its empty columns, and with outcomes and verdicts in colour."""
     return [
         {
-            column: Chip(text, _first_word(text)) if column in ("outcome", "verdict") else text
+            column: Chip(text, _first_word(text)) if column in ("status", "verdict") else text
             for column, text in row.items()
         }
         for row in without_empty(list(rows))

@@ -97,7 +97,7 @@ def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> 
         se=se,
         se_from="" if se is None else se_from,
         pairs=len(measured),
-        left_out=tuple(dict.fromkeys([*(f"{run.title}: {run.outcome}" for run in unmeasured), *apart])),
+        left_out=tuple(dict.fromkeys([*(f"{run.title}: {run.status_text}" for run in unmeasured), *apart])),
         verdict=_verdict(difference, se) if measured or not pairs else _why_none(pairs, final),
     )
 

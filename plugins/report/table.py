@@ -69,11 +69,11 @@ def summary(run: RunData) -> dict[str, Any]:
     other = seconds.get("other", 0.0) + seconds.get("validation", 0.0) if seconds else None
     row |= {f"{stage}_s": other if stage == "other" else seconds.get(stage) for stage in STAGES}
     row |= {f"{timing}_s": run.timings.get(timing) for timing in TIMINGS}
-    record = run.standing.record
+    record = run.run_status.record
     return {
         **row,
         **{key: record.get(key) for key in ("gpu", "host")},
-        "why": run.standing.reason,
+        "why": run.run_status.reason,
         "path": str(run.path),
     }
 
@@ -87,12 +87,12 @@ def run_cells(run: RunData) -> dict[str, str]:
     ]
     return {
         "run": run.title,
-        "outcome": run.outcome,
+        "status": run.status_text,
         "steps": str(run.steps),
         "validation success": " → ".join(success) if row["success_last"] is not None else "–",
         **{column: number(row[column.lower().replace(" ", "_")]) for column in ENDS},
         "directory": "" if run.label == run.title else run.label,
-        "why": run.standing.reason,
+        "why": run.run_status.reason,
     }
 
 
@@ -106,7 +106,7 @@ def seconds_cells(run: RunData) -> dict[str, str]:
 def timing_cells(run: RunData) -> dict[str, str]:
     """One line of the table of a run's times: column -> text."""
     cells = {column: duration(run.timings.get(timing)) for timing, column in TIMINGS.items()}
-    return {"run": run.title, **cells, "gpu": str(run.standing.record.get("gpu") or "–")}
+    return {"run": run.title, **cells, "gpu": str(run.run_status.record.get("gpu") or "–")}
 
 
 def duration(seconds: float | None) -> str:
@@ -128,7 +128,7 @@ def verdict_cells(runs: Sequence[RunData]) -> list[dict[str, str]]:
             "evidence": ", ".join(f"{key} {_evidence(value)}" for key, value in verdict.get("evidence", {}).items()),
         }
         for run in runs
-        for verdict in run.standing.verdicts
+        for verdict in run.run_status.verdicts
     ]
 
 

@@ -11,9 +11,9 @@ import attrs
 from ...core.compose.spec import SpecError, parse_value
 from ...core.console.options import columns
 from ...core.errors import MissingExtraError, UncollapseError
-from ..report.standing import read_standing
-from ..report.status import status
+from ..report.run_status import read_run_status
 from ..report.sweep_file import PointFile, SweepFile
+from ..report.sweep_status import read_sweep_status
 from ..report.table import without_empty
 from .aside import matches
 
@@ -42,7 +42,7 @@ class Result:
         Raises RequestError if no sweep is there.
         """
         file = SweepFile.read(Path(home))
-        return cls(file.root, {point.label: read_standing(point.run, point.hash).status for point in file.points})
+        return cls(file.root, {point.label: read_run_status(point.run, point.hash).status for point in file.points})
 
     @property
     def exit_code(self) -> int:
@@ -62,7 +62,7 @@ class Result:
         """
         file = SweepFile.read(self.home)
         names = {axis: f"point.{axis}" if axis in COLUMNS and axis != SEED else axis for axis in file.axes}
-        records = [read_standing(point.run, point.hash, records=False).record for point in file.points]
+        records = [read_run_status(point.run, point.hash, records=False).record for point in file.points]
         logged = sorted({name for record in records for name in record.get("metrics", {})})
         rows = []
         for point, record in zip(file.points, records, strict=True):
@@ -91,14 +91,14 @@ class Result:
             MissingExtraError: matplotlib is not installed.
             RequestError: as of :meth:`rows`.
         """
-        from ..report.report import report
+        from ..report.sweep_report import read_report
 
-        return report(self.home).write()
+        return read_report(self.home).write()
 
     def __str__(self) -> str:
         """A table with a line per run, and how many ended how."""
         try:
-            now = status(self.home)
+            now = read_sweep_status(self.home)
         except UncollapseError:  # its directory is gone; printing is no reason to fail
             return "\n".join(columns([("run", "status"), *self.statuses.items()]))
         cells = without_empty([row.cells() for row in now.rows])

@@ -22,7 +22,7 @@ from ...core.runs.sweep_record import dumps, loads
 from ...core.yaml import SyntaxProblem
 from ..launch.exit_codes import how_it_ended
 from ..launch.job import Job
-from ..report.status import shown
+from ..report.sweep_status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
 from .aside import move_aside

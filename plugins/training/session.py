@@ -130,7 +130,7 @@ class Session:
             self._mark_whole(finished)
         elif finished.step:
             self._mark_whole(finished)
-        self.status = self._standing(finished, self.ranks.any(stop.asked))
+        self.status = self._status_after(finished, self.ranks.any(stop.asked))
         if not saved:
             self._checkpoint(finished)
         if not told:
@@ -147,7 +147,7 @@ class Session:
         finished.hear(loop.judge(finished.metrics), loop.parts.detectors.broken)
         finished.judged = True
 
-    def _standing(self, finished: FinishedStep, asked: bool) -> str:
+    def _status_after(self, finished: FinishedStep, asked: bool) -> str:
         if finished.verdict is not None:
             return f"stopped:{finished.verdict['detector']}"
         if finished.step >= self.experiment.trainer.steps:

@@ -105,14 +105,14 @@ def _train(session: Session, checkpoint: Path | None) -> Outcome:
     ranks = session.ranks
     with stop_request(ranks.first) as stop:
         try:
-            outcome = _run(session, checkpoint, stop)
+            outcome = _run_session(session, checkpoint, stop)
         except KeyboardInterrupt:
             return Outcome("interrupted", session.path, session.metrics)
         ranks.barrier()  # launchers end whoever is still at work once one has left with a code of its own
         return outcome
 
 
-def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
+def _run_session(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
     try:
         with last_words(session.fail):
             return session.run(checkpoint, stop)

@@ -13,7 +13,7 @@ from ....core.console.streams import never_fail
 from ....core.errors import RequestError, UncollapseError
 from ....core.terminal import escaped
 from .group import print_notices, sweep_of, what_options
-from .report import write_report
+from .print_report import print_report
 
 if TYPE_CHECKING:
     from ..prepare import Prepared
@@ -32,7 +32,7 @@ RESOURCES = {
 
 def run_command(command: click.Command) -> click.Command:
     """``sweep run NAME``."""
-    command.callback = _run
+    command.callback = _run_points
     what_options(command)
     for option in (
         click.option("--dry-run", is_flag=True, help="Print points, commands and slots, and stop."),
@@ -76,7 +76,7 @@ def run_command(command: click.Command) -> click.Command:
 
 
 @click.pass_context
-def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool, **options: Any) -> None:
+def _run_points(context: click.Context, root: Path | None, launcher: str, dry_run: bool, **options: Any) -> None:
     """Run every point that is not to be skipped, resume what has begun, and write the report."""
     from ..run import Options
     from ..sweep import make_launcher
@@ -97,7 +97,7 @@ def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool
     never_fail()
     result = sweep.run(root, made, how)
     try:
-        write_report(result.home)
+        print_report(result.home)
     except (UncollapseError, OSError) as error:  # how the runs ended is none the worse
         click.echo(escaped(f"no report was written: {error}"), err=True)
     context.exit(result.exit_code)

@@ -13,7 +13,7 @@ from .group import print_notices, sweep_of, what_options
 
 def show_command(command: click.Command) -> click.Command:
     """``sweep show NAME``."""
-    command.callback = _show
+    command.callback = _show_points
     what_options(command)
     json_option(command)
     click.option("--as", "style", metavar="DIALECT", help="In the words of another program: uncollapse list dialect.")(
@@ -23,7 +23,7 @@ def show_command(command: click.Command) -> click.Command:
 
 
 @click.pass_context
-def _show(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
+def _show_points(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
     from ....core.compose.config import to_dict
     from ....core.registry import registry
 

@@ -67,7 +67,9 @@ class Report:
             "runs": [summary(run) for run in self.sweep.runs],
             "left_out": self.sweep.left_out(),
             "sources": self.sweep.differing_sources(),
-            "verdicts": {run.label: list(run.standing.verdicts) for run in self.sweep.runs if run.standing.verdicts},
+            "verdicts": {
+                run.label: list(run.run_status.verdicts) for run in self.sweep.runs if run.run_status.verdicts
+            },
             "effects": [attrs.asdict(effect) for effect in self.effects],
             "points": [attrs.asdict(effect) for effect in self.points],
         }
@@ -90,7 +92,7 @@ class Report:
         return file
 
 
-def report(root: str | Path) -> Report:
+def read_report(root: str | Path) -> Report:
     """Read the sweep under ``root``, finished or not. Raises RequestError if there is none."""
     sweep = SweepData.read(Path(root))
     effects = main_effects(sweep.runs, sweep.axes, SUCCESS)

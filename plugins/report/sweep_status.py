@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ...core.errors import UncollapseError
 from .metrics import ENDS, SUCCESS
-from .standing import Standing, read_standing
+from .run_status import RunStatus, read_run_status
 from .sweep_file import PointFile, SweepFile
 
 UNDER_WAY = ("not started", "queued", "running")
@@ -34,7 +34,7 @@ STYLES = {
     "damaged": "red",
     "interrupted": "magenta",
 }
-SHORTENED = ("run", "directory", "outcome", "host", "why")
+SHORTENED = ("run", "directory", "status", "host", "why")
 """Columns that give way where a terminal is narrow; numbers do not."""
 FRAME = 5
 """Lines around those of the runs: title, names of the columns, and counts, which may take more than one."""
@@ -50,7 +50,7 @@ class Row:
     """What people read: ``kl 0.01, seed 0``."""
     status: str
     """As in status.json, or ``not started``, ``killed``, ``damaged``."""
-    outcome: str
+    status_text: str
     """The status in words: ``failed regime (<detector>)`` for ``stopped:<detector>``."""
     step: int | None
     steps: int | None
@@ -73,7 +73,7 @@ class Row:
         steps = "" if self.steps is None else f"/{self.steps}"
         return {
             "run": self.title,
-            "outcome": self.outcome,
+            "status": self.status_text,
             "step": "–" if self.step is None else f"{self.step}{steps}",
             "time": "–" if self.seconds is None else str(timedelta(seconds=round(self.seconds))),
             "validation success": success,
@@ -87,7 +87,7 @@ class Row:
 
 
 @attrs.frozen
-class Status:
+class SweepStatus:
     """How the runs of a sweep stand at one moment."""
 
     name: str
@@ -99,7 +99,7 @@ class Status:
     @property
     def counts(self) -> dict[str, int]:
         """Outcome -> how many runs; each run counts once."""
-        return dict(Counter(row.outcome for row in self.rows))
+        return dict(Counter(row.status_text for row in self.rows))
 
     @property
     def ended(self) -> bool:
@@ -110,7 +110,7 @@ class Status:
     @property
     def summary(self) -> str:
         """The counts in a line, and whether nobody is there to start what is left."""
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items())
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         left = sum(row.status in (*UNDER_WAY[:2], "killed") for row in self.rows)
         alone = f"; nobody runs the sweep: run it again for the {left} that are left" if left and self.ended else ""
         return f"{len(self.rows)} runs: {counts}{alone}"
@@ -146,12 +146,12 @@ class Status:
             )
             table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=whole)
         for row, cells in zip(rows, lines, strict=True):
-            style = STYLES.get(row.outcome.partition(" (")[0], "dim")
-            table.add_row(*(Text(text, style if column == "outcome" else "") for column, text in cells.items()))
+            style = STYLES.get(row.status_text.partition(" (")[0], "dim")
+            table.add_row(*(Text(text, style if column == "status" else "") for column, text in cells.items()))
         return Group(table, Text(f"{hidden}{self.summary}", "dim"))
 
 
-def status(directory: str | Path) -> Status:
+def read_sweep_status(directory: str | Path) -> SweepStatus:
     """Read ``sweep.yaml``, every ``status.json``, and whether the records of runs that have ended are whole.
 
     Raises RequestError if no sweep is there.
@@ -159,28 +159,28 @@ def status(directory: str | Path) -> Status:
     return _status(SweepFile.read(Path(directory)))
 
 
-def watch(directory: str | Path, console: Console, every_s: float = 2.0) -> Status:
+def watch(directory: str | Path, console: Console, every_s: float = 2.0) -> SweepStatus:
     """Show the table and keep it current until no run is under way, nobody runs the sweep, or Ctrl-C; the last state.
 
-    Not on a terminal, the lines of :meth:`Status.print` once, and again after the last run has ended.
+    Not on a terminal, the lines of :meth:`SweepStatus.print` once, and again after the last run has ended.
 
     Raises:
         RequestError: no sweep is there.
     """
-    now = status(directory)
+    now = read_sweep_status(directory)
     try:
         if console.is_terminal:
             with Live(now.table(console.height), console=console, auto_refresh=False) as live:
                 while not now.ended:
                     time.sleep(every_s)
-                    now = status(directory)
+                    now = read_sweep_status(directory)
                     live.update(now.table(console.height), refresh=True)
         else:
             now.print(console)
             under_way = not now.ended
             while not now.ended:
                 time.sleep(every_s)
-                now = status(directory)
+                now = read_sweep_status(directory)
             if under_way:
                 now.print(console)
     except KeyboardInterrupt:
@@ -188,39 +188,39 @@ def watch(directory: str | Path, console: Console, every_s: float = 2.0) -> Stat
     return now
 
 
-def _status(file: SweepFile) -> Status:
+def _status(file: SweepFile) -> SweepStatus:
     now = datetime.now(UTC)
     scheduled = file.scheduled  # before the runs: a sweep that ends in between is looked at once more
-    rows = [_row(point, read_standing(point.run, point.hash), now) for point in file.points]
-    return Status(file.name, file.root, rows, scheduled)
+    rows = [_row(point, read_run_status(point.run, point.hash), now) for point in file.points]
+    return SweepStatus(file.name, file.root, rows, scheduled)
 
 
-def _row(point: PointFile, standing: Standing, now: datetime) -> Row:
-    record = standing.record
+def _row(point: PointFile, run_status: RunStatus, now: datetime) -> Row:
+    record = run_status.record
     metrics = record.get("metrics", {})
     return Row(
         label=point.label,
         title=point.title,
-        status=standing.status,
-        outcome=standing.outcome,
+        status=run_status.status,
+        status_text=run_status.status_text,
         step=record.get("step"),
         steps=point.steps,
-        seconds=_seconds(standing, now),
+        seconds=_seconds(run_status, now),
         success=metrics.get(SUCCESS),
         success_se=metrics.get(f"{SUCCESS}_se"),
         reward=metrics.get(ENDS["reward"]),
         entropy=metrics.get(ENDS["entropy"]),
         gpu=str(record.get("gpu", "")),
         host=str(record.get("host", "")),
-        reason=standing.reason,
+        reason=run_status.reason,
     )
 
 
-def _seconds(standing: Standing, now: datetime) -> float | None:
-    running = standing.status == "running"
-    if not running and "total" in standing.timings:
-        return standing.timings["total"]
-    return standing.lasted(now if running else None)  # of several attempts, without the time between them
+def _seconds(run_status: RunStatus, now: datetime) -> float | None:
+    running = run_status.status == "running"
+    if not running and "total" in run_status.timings:
+        return run_status.timings["total"]
+    return run_status.lasted(now if running else None)  # of several attempts, without the time between them
 
 
 def _number(value: float | None) -> str:
@@ -255,6 +255,6 @@ class _Ticker:
     def _tick(self) -> None:
         while True:
             with suppress(UncollapseError, OSError):  # a table that cannot be shown never ends a sweep
-                self._live.update(status(self._directory).table(self._live.console.height), refresh=True)
+                self._live.update(read_sweep_status(self._directory).table(self._live.console.height), refresh=True)
             if self._over.wait(self._every_s):
                 return

@@ -19,7 +19,7 @@ ANOTHER = "its directory holds a run of another configuration"
 
 
 @attrs.frozen
-class Standing:
+class RunStatus:
     """A run's status and what is known beside it."""
 
     status: str
@@ -40,7 +40,7 @@ class Standing:
         return self.status.partition(":")[2]
 
     @property
-    def outcome(self) -> str:
+    def status_text(self) -> str:
         """The status in words."""
         return f"failed regime ({self.detector})" if self.failed_regime else self.status
 
@@ -59,7 +59,7 @@ class Standing:
         return seconds(self.record, now)
 
 
-def read_standing(run: RunDirectory, digest: str = "", records: bool = True) -> Standing:
+def read_run_status(run: RunDirectory, digest: str = "", records: bool = True) -> RunStatus:
     """How ``run`` stands.
 
     Args:
@@ -69,24 +69,24 @@ def read_standing(run: RunDirectory, digest: str = "", records: bool = True) -> 
     try:
         record = run.status()
     except (UncollapseError, OSError) as error:
-        return Standing("damaged", _line(error))
+        return RunStatus("damaged", _line(error))
     if "status" not in record:
-        return Standing("damaged", "it has no status.json") if run.config_file.exists() else Standing("not started")
+        return RunStatus("damaged", "it has no status.json") if run.config_file.exists() else RunStatus("not started")
     if digest and record.get("hash", digest) != digest:
-        return Standing("not started", ANOTHER)
+        return RunStatus("not started", ANOTHER)
     status = record["status"]
     if status == "running" and not run.locked():
-        return Standing("killed", DIED, record)
+        return RunStatus("killed", DIED, record)
     if records and has_ended(record) and (damage := _damage(run, _stamp(run))):
-        return Standing("damaged", damage, record)
+        return RunStatus("damaged", damage, record)
     verdict = record.get("verdict", {})
     reason = verdict.get("reason", "") if status.startswith("stopped:") else _line(record.get("error") or "")
-    return Standing(status, reason, record)
+    return RunStatus(status, reason, record)
 
 
-def damaged(error: Exception) -> Standing:
-    """The standing of a run of which a file cannot be read."""
-    return Standing("damaged", _damage_line(error))
+def damaged(error: Exception) -> RunStatus:
+    """The run_status of a run of which a file cannot be read."""
+    return RunStatus("damaged", _damage_line(error))
 
 
 def _damage_line(error: Exception) -> str:
