@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ...core.compose.spec import format_value, read_spec
 from ...core.errors import UncollapseError
 from ...core.files import read_bytes
 from ...core.runs.directory import RunDirectory
 from ...core.runs.sources import differing
 from ...core.runs.timings import timings
-from ...core.yaml import loads
 from .metrics import SHOWN, STAGES, TAIL
 from .run_status import RunStatus, damaged, read_run_status
 from .sweep_file import PointFile, SweepFile
@@ -49,7 +45,7 @@ class RunData:
     config: str = ""
     """``config.yaml``: the resolved experiment."""
     settings: Mapping[str, str] = attrs.field(factory=dict)
-    """The same by dotted key, values as text; a component is one value."""
+    """The settings in which it differs from other runs of its sweep: dotted key -> value as text."""
     title: str = attrs.field(default=attrs.Factory(lambda self: self.label, takes_self=True))
     """What people read: ``kl 0.01, seed 0``."""
     manifest: Mapping[str, Any] = attrs.field(factory=dict)
@@ -173,7 +169,7 @@ def _read_run(point: PointFile) -> RunData:
             steps=max((int(record["step"]) for record in records), default=0),
             timings=_timings(run_status, records),
             config=config,
-            settings=_settings(config),
+            settings=point.settings,
             title=point.title,
             manifest=_manifest(run),
         )
@@ -189,29 +185,7 @@ def _manifest(run: RunDirectory) -> Mapping[str, Any]:
         return {}
 
 
-def _settings(config: str) -> dict[str, str]:
-    """Dotted key -> value as text, section by section: YAML is slow to read, and runs of a sweep share most of it."""
-    settings: dict[str, str] = {}
-    for section in re.split(r"\n(?=\w)", config):
-        settings |= _section(section)
-    return settings
-
-
-@lru_cache(maxsize=1024)
-def _section(text: str) -> dict[str, str]:
-    return dict(_flatten(loads(text)))
-
-
 def _timings(run_status: RunStatus, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     wall = run_status.lasted() if "ended" in run_status.record else None
     found = {} if wall is None else {"wall": wall}
     return {**found, **(run_status.timings or timings(records))}
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key -> value as text; a component is one value."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and "name" not in value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(read_spec(value)) if isinstance(value, Mapping) else format_value(value)

@@ -29,6 +29,8 @@ class PointFile:
     """Its training steps, if the file says so."""
     seed: int | None = None
     """Its ``seed``, if the file says so."""
+    settings: Mapping[str, str] = attrs.field(factory=dict)
+    """The settings in which it differs from other points of the sweep, by dotted key as text, if the file says so."""
     title: str = ""
     """What people read: ``kl 0.01, seed 0``."""
 
@@ -83,7 +85,8 @@ def _point(root: Path, point: Mapping[str, Any]) -> PointFile:
     values = {str(axis): str(value) for axis, value in point["values"].items()}
     run = RunDirectory(root / point.get("path", point["label"]))
     steps, seed = (_number(point, key) for key in ("steps", "seed"))
-    return PointFile(point["label"], run, values, point.get("hash", ""), steps, seed)
+    settings = {str(key): str(value) for key, value in point.get("settings", {}).items()}
+    return PointFile(point["label"], run, values, point.get("hash", ""), steps, seed, settings)
 
 
 def _number(point: Mapping[str, Any], key: str) -> int | None:

@@ -14,6 +14,7 @@ from ...core.compose.combinations import check_ranks
 from ...core.compose.config import compose, to_dict
 from ...core.compose.converter import make_converter, plain, structure_component
 from ...core.compose.experiment import Experiment, Named
+from ...core.compose.flat import differing
 from ...core.compose.identity import config_hash
 from ...core.compose.problems import CompositionError, Invalid, Problem, unique
 from ...core.compose.spec import read_spec
@@ -124,6 +125,7 @@ class Sweep(Definition):
 
     def record(self, points: Sequence[Prepared]) -> dict[str, Any]:
         """What ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
+        settings = differing(point.experiment for point in points)
         return {
             "name": self.title,
             "experiment": to_dict(compose(self.experiment, self.overrides)),
@@ -143,8 +145,9 @@ class Sweep(Definition):
                     "values": dict(point.values),
                     "seed": point.experiment.seed,
                     "steps": point.experiment.trainer.steps,
+                    "settings": own_settings,
                 }
-                for point in points
+                for point, own_settings in zip(points, settings, strict=True)
             ],
         }
 

@@ -25,6 +25,7 @@ def show_command(command: click.Command) -> click.Command:
 @click.pass_context
 def _show_points(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
     from ....core.compose.config import to_dict
+    from ....core.compose.flat import flat
     from ....core.registry import registry
 
     dialect = registry().create("dialect", style) if style else None
@@ -33,7 +34,7 @@ def _show_points(context: click.Context, root: Path | None, as_json: bool, style
     if dialect:
         settings = {point.place.name: dialect.keys(point, sweep) for point in points}
     else:
-        settings = {point.label: _flat(to_dict(point.experiment)) for point in points}
+        settings = {point.label: flat(to_dict(point.experiment)) for point in points}
     if as_json:
         print_json(settings)
         return
@@ -56,18 +57,3 @@ def _show_points(context: click.Context, root: Path | None, as_json: bool, style
         click.echo(f"{title}  [{point.hash}]  {point.place.run}")
         rows = [(key, value) for key, value in keys.items() if len(points) == 1 or (key, value) not in shared]
         print_columns(rows or [("–", "")], "  ")
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted key -> value as text; a component in one word."""
-    from ....core.compose.spec import format_value, read_spec
-
-    if not isinstance(data, dict):
-        return {prefix: format_value(data)}
-    if "name" in data:
-        return {prefix: str(read_spec(data))}
-    return {
-        dotted: text
-        for key, value in data.items()
-        for dotted, text in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }

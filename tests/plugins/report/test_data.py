@@ -89,8 +89,6 @@ def test_numbers_that_are_not_finite_are_not_measurements():
         ("status.json", '{"status": "suc', "status is damaged"),
         ("status.json", "[]", "no record"),
         ("status.json", '{"status": "success", "started": "yesterday"}', "started is 'yesterday'"),
-        ("config.yaml", "filter: {select: top_p(0.9)\nkl: [", "expected"),
-        ("config.yaml", "", "NoneType"),
         ("metrics.jsonl", '{"step": 0}\n{"step": 1, "actor/en\n{"step": 2}\n', "record of the metrics is damaged"),
         ("metrics.jsonl", '{"step": 0}\n[1]\n', "it is no object"),
     ],
@@ -101,6 +99,14 @@ def test_one_damaged_file_costs_one_run(sweep_directory, file, text, reason):
     assert (first.status, first.status_text, first.steps, first.logged) == ("damaged", "damaged", 0, {})
     assert reason in first.run_status.reason
     assert [run.steps for run in others] == [12, 12, 6]
+
+
+@pytest.mark.parametrize("text", ["filter: {select: top_p(0.9)\nkl: [", ""])
+def test_a_damaged_configuration_costs_no_numbers_and_settings_are_those_of_the_point(sweep_directory, text):
+    (sweep_directory / "nofilter-0" / "config.yaml").write_text(text)
+    first = SweepData.read(sweep_directory).runs[0]
+    assert (first.status, first.steps) == ("success", 12)
+    assert first.settings == {"filter.select": "nofilter", "kl.coef": "0"}
 
 
 def test_runs_may_be_anywhere(sweep_directory):
