@@ -1,4 +1,4 @@
-"""The queue that every launcher works off: a free slot takes the next job at once."""
+"""Every launcher works off one queue: a free slot takes the next job at once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .job import Job
 
 POLL_S = 0.02
 INSISTING = (signal.SIGINT, signal.SIGTERM)
-"""A second one of these moves on at once."""
+"""Signals of which a second one moves on at once."""
 SIGNALS = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What interrupts: Ctrl-C, a closed terminal, and the warnings of batch systems, which would end the process."""
+"""Signals that interrupt: Ctrl-C, a closed terminal, and the warnings of batch systems, which would end the process."""
 SlotT = TypeVar("SlotT")
 HandleT = TypeVar("HandleT", bound="Handle")
 
 
 class Handle(Protocol):
-    """A job that has been started or handed over."""
+    """A running job has been started or handed over."""
 
     def poll(self) -> int | None:
-        """Its exit code, once it has ended."""
+        """Return its exit code, once it has ended."""
         ...
 
 
@@ -38,7 +38,7 @@ def run_queue(
     cooldown_s: float = 0.0,
     poll_s: float = POLL_S,
 ) -> list[int]:
-    """The last exit code of each job, in order.
+    """Run the jobs and return the last exit code of each, in order.
 
     Args:
         start: makes a job run on a slot.
@@ -87,7 +87,7 @@ def run_queue(
 
 
 def _change(received: list[int]) -> Callable[[], bool]:
-    """Tells whether somebody insisted since it was last asked: batch systems repeat their warnings."""
+    """A call says whether somebody insisted since it was last asked: batch systems repeat their warnings."""
     seen = sum(map(INSISTING.count, received))
 
     def changed() -> bool:

@@ -1,4 +1,4 @@
-"""How one run stands, from its ``status.json`` alone: a small file, and whole at any moment unless the disk was not."""
+"""The status of one run is read from its ``status.json`` alone: a small file, which is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ANOTHER = "its directory holds a run of another configuration"
 
 @attrs.frozen
 class RunStatus:
-    """A run's status and what is known beside it."""
+    """A run's status, with the reason and the record that belong to it."""
 
     status: str
-    """As in status.json, or ``not started``, ``killed`` (``running``, but no process holds it) or ``damaged``."""
+    """Status as in status.json, or ``not started``, ``killed`` (``running``, but no process holds it), ``damaged``."""
     reason: str = ""
-    """Why, in a line: the verdict of the detector that stopped it, the error it failed with, the damage."""
+    """Reason in a line: the verdict of the detector that stopped it, the error it failed with, the damage."""
     record: Mapping[str, Any] = attrs.field(factory=dict)
-    """What status.json says."""
+    """Content of status.json."""
 
     @property
     def failed_regime(self) -> bool:
-        """A detector stopped it: by the protocol of the sweeps the setting failed, the run did not."""
+        """Whether a detector stopped it: by the protocol of the sweeps the setting failed, the run did not."""
         return self.status.startswith("stopped:")
 
     @property
@@ -46,7 +46,7 @@ class RunStatus:
 
     @property
     def verdicts(self) -> Sequence[Mapping[str, Any]]:
-        """What each detector said first, whether that stopped the run or not."""
+        """The first verdict of each detector, whether that stopped the run or not."""
         return self.record.get("verdicts", [])
 
     @property
@@ -60,7 +60,7 @@ class RunStatus:
 
 
 def read_run_status(run: RunDirectory, digest: str = "", records: bool = True) -> RunStatus:
-    """How ``run`` stands.
+    """Say how ``run`` stands.
 
     Args:
         digest: the hash of the configuration that it should have, empty if not known.
@@ -85,7 +85,7 @@ def read_run_status(run: RunDirectory, digest: str = "", records: bool = True) -
 
 
 def damaged(error: Exception) -> RunStatus:
-    """The run_status of a run of which a file cannot be read."""
+    """Return the status of a run of which a file cannot be read."""
     return RunStatus("damaged", _damage_line(error))
 
 
@@ -95,7 +95,7 @@ def _damage_line(error: Exception) -> str:
 
 
 def _stamp(run: RunDirectory) -> tuple[int, ...]:
-    """Changes when the records or the status do, so that a table that is kept current reads them once."""
+    """Return numbers that change when the records or the status do, so that a table kept current reads them once."""
     stats = [file.stat() for file in (run.metrics_file, run.status_file) if file.exists()]
     return tuple(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))
 

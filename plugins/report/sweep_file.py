@@ -1,4 +1,4 @@
-"""What ``sweep.yaml`` says of a sweep: its points, where their runs are, and their place on the axes."""
+"""``sweep.yaml`` says of a sweep which points it has, where their runs are, and their place on the axes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ...core.runs.sweep_record import loads
 
 @attrs.frozen
 class PointFile:
-    """One point of the file."""
+    """A point as the file describes it."""
 
     label: str
     run: RunDirectory
     values: Mapping[str, str]
-    """Axis -> value, both as text."""
+    """Value of each axis, both as text."""
     hash: str = ""
-    """Of its configuration; empty if the file does not say."""
+    """Hash of its configuration; empty if the file does not say."""
     steps: int | None = None
-    """Its training steps, if the file says so."""
+    """Training steps of the point, if the file says so."""
     seed: int | None = None
-    """Its ``seed``, if the file says so."""
+    """Seed of the point, if the file says so."""
     settings: Mapping[str, str] = attrs.field(factory=dict)
-    """The settings in which it differs from other points of the sweep, by dotted key as text, if the file says so."""
+    """Settings in which it differs from other points, by dotted key as text, if the file says so."""
     title: str = ""
-    """What people read: ``kl 0.01, seed 0``."""
+    """Name that people read: ``kl 0.01, seed 0``."""
 
 
 @attrs.frozen
 class SweepFile:
-    """The points of a sweep, of which no run has been looked at yet."""
+    """A sweep file lists the points of a sweep; no run has been looked at yet."""
 
     name: str
     root: Path
@@ -53,7 +53,7 @@ class SweepFile:
 
     @property
     def axes(self) -> dict[str, list[str]]:
-        """Axis -> the values that occur on it, in the order of the points."""
+        """The values that occur on each axis, in the order of the points."""
         axes: dict[str, dict[str, None]] = {}
         for point in self.points:
             for axis, value in point.values.items():
@@ -62,7 +62,7 @@ class SweepFile:
 
     @classmethod
     def read(cls, root: Path) -> SweepFile:
-        """Raises RequestError if no sweep is in the directory ``root``, or if its file is damaged."""
+        """Read the file of the sweep in ``root``. Raises RequestError if there is none, or if it is damaged."""
         file = root / "sweep.yaml"
         try:
             record = loads(read_bytes(file).decode())
@@ -90,7 +90,7 @@ def _point(root: Path, point: Mapping[str, Any]) -> PointFile:
 
 
 def _number(point: Mapping[str, Any], key: str) -> int | None:
-    """A whole number of a point, if it is there. Raises TypeError for anything else."""
+    """Return a whole number of a point, if it is there. Raises TypeError for anything else."""
     number = point.get(key)
     if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
         raise TypeError(f"{key} is {number!r}")

@@ -1,4 +1,4 @@
-"""``uncollapse sweep report``: everything that is known about a sweep, in one directory."""
+"""``uncollapse sweep report`` puts everything that is known about a sweep into one directory."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from .table import (
 )
 
 MANY = 40
-"""Lines of a comparison that a terminal is given; more are left to the page."""
+"""Lines of a comparison that a terminal is given at most; more are left to the page."""
 
 
 @attrs.frozen(eq=False)
 class Report:
-    """The runs of a sweep and how they differ."""
+    """A report has the runs of a sweep and says how they differ."""
 
     sweep: SweepData
     effects: list[Difference]
-    """Each value of each axis against the axis's first one."""
+    """Differences of each value of each axis from the axis's first one."""
     points: list[Difference]
-    """Each point against the first one; empty where a single axis makes that the same comparison."""
+    """Differences of each point from the first one; empty where a single axis makes that the same comparison."""
 
     def print(self, console: Console) -> None:
-        """The tables, for a terminal."""
+        """Print the tables on a terminal."""
         print_table(f"Sweep {self.sweep.name}", [run_cells(run) for run in self.sweep.runs], console)
         console.print(NOTE, style="dim", highlight=False)
         if damaged := self.sweep.left_out():
@@ -54,13 +54,15 @@ class Report:
         print_table("\nWhat the detectors said", verdict_cells(self.sweep.runs), console)
         print_table("\nTime of each run", [timing_cells(run) for run in self.sweep.runs], console)
         print_table("\nSeconds per step", [seconds_cells(run) for run in self.sweep.runs], console)
-        for what, found in (("each setting", self.effects), ("each point", self.points)):
-            print_table(f"\nValidation success: {what}", [difference_cells(e) for e in found[:MANY]], console)
-            if len(found) > MANY:
-                console.print(f"{len(found) - MANY} more are in the page", style="dim", highlight=False)
+        for what, effects in (("each setting", self.effects), ("each point", self.points)):
+            print_table(
+                f"\nValidation success: {what}", [difference_cells(effect) for effect in effects[:MANY]], console
+            )
+            if len(effects) > MANY:
+                console.print(f"{len(effects) - MANY} more are in the page", style="dim", highlight=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers of the tables, unrounded, as plain data."""
+        """Return the numbers of the tables, unrounded, as plain data."""
         return {
             "sweep": self.sweep.name,
             "axes": dict(self.sweep.axes),

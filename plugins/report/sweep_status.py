@@ -1,4 +1,4 @@
-"""``uncollapse sweep status``: how every run of a sweep stands, now, from one small file per run."""
+"""``uncollapse sweep status`` says how every run of a sweep stands now, from one small file per run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .run_status import RunStatus, read_run_status
 from .sweep_file import PointFile, SweepFile
 
 UNDER_WAY = ("not started", "queued", "running")
-"""Outcomes that will change while the sweep runs."""
+"""Statuses that will change while the sweep runs."""
 
 STYLES = {
     "success": "green",
@@ -42,21 +42,21 @@ FRAME = 5
 
 @attrs.frozen
 class Row:
-    """One run, as far as its ``status.json`` tells."""
+    """A row is one run, as far as its ``status.json`` tells."""
 
     label: str
     """The name of its directory."""
     title: str
-    """What people read: ``kl 0.01, seed 0``."""
+    """Name that people read: ``kl 0.01, seed 0``."""
     status: str
-    """As in status.json, or ``not started``, ``killed``, ``damaged``."""
+    """Status as in status.json, or ``not started``, ``killed``, ``damaged``."""
     status_text: str
-    """The status in words: ``failed regime (<detector>)`` for ``stopped:<detector>``."""
+    """Status in words: ``failed regime (<detector>)`` for ``stopped:<detector>``."""
     step: int | None
     steps: int | None
-    """How many it is to do."""
+    """Number of steps that it is to do."""
     seconds: float | None
-    """That it trained for, as it recorded; else in its processes to their end, or to now if it runs."""
+    """Seconds that it trained for, as it recorded; else in its processes to their end, or to now if it runs."""
     success: float | None
     """Validation success, if the last step was validated; this and the rest are those of the last step."""
     success_se: float | None
@@ -65,10 +65,10 @@ class Row:
     gpu: str
     host: str
     reason: str
-    """Why: the verdict, the first line of the error, the damage."""
+    """Reason of the status: the verdict, the first line of the error, the damage."""
 
     def cells(self) -> dict[str, str]:
-        """Column -> text."""
+        """Return the text of each column."""
         success = _number(self.success) + (f" ± {self.success_se:.3f}" if self.success_se is not None else "")
         steps = "" if self.steps is None else f"/{self.steps}"
         return {
@@ -88,7 +88,7 @@ class Row:
 
 @attrs.frozen
 class SweepStatus:
-    """How the runs of a sweep stand at one moment."""
+    """The status of a sweep is how its runs stand at one moment."""
 
     name: str
     root: Path
@@ -116,12 +116,12 @@ class SweepStatus:
         return f"{len(self.rows)} runs: {counts}{alone}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; what is not known is ``None`` or empty."""
+        """Return plain data; what is not known is ``None`` or empty."""
         rows = [attrs.asdict(row) for row in self.rows]
         return {"sweep": self.name, "directory": str(self.root), "counts": self.counts, "runs": rows}
 
     def print(self, console: Console) -> None:
-        """A table for a terminal; elsewhere one line per run, its columns apart by tabs, under a line of names."""
+        """Print a table on a terminal; elsewhere one line per run, its columns apart by tabs, under a line of names."""
         if console.is_terminal:
             console.print(self.table())
             return
@@ -130,7 +130,7 @@ class SweepStatus:
             console.file.write("\t".join(line) + "\n")
 
     def table(self, height: int | None = None) -> RenderableType:
-        """The table; with ``height``, at most so many lines, where runs that do not run give way."""
+        """Return the table; with ``height``, at most so many lines, where runs that do not run give way."""
         rows, hidden = list(self.rows), ""
         if height is not None and len(rows) > height - FRAME:
             by_interest = sorted(range(len(rows)), key=lambda at: rows[at].status != "running")
@@ -160,9 +160,10 @@ def read_sweep_status(directory: str | Path) -> SweepStatus:
 
 
 def watch(directory: str | Path, console: Console, every_s: float = 2.0) -> SweepStatus:
-    """Show the table and keep it current until no run is under way, nobody runs the sweep, or Ctrl-C; the last state.
+    """Show the table and keep it current until no run is under way, nobody runs the sweep, or Ctrl-C.
 
-    Not on a terminal, the lines of :meth:`SweepStatus.print` once, and again after the last run has ended.
+    Not on a terminal it prints the lines of :meth:`SweepStatus.print` once, and again after the last run has ended.
+    Returns the last status.
 
     Raises:
         RequestError: no sweep is there.
@@ -229,7 +230,7 @@ def _number(value: float | None) -> str:
 
 @contextmanager
 def shown(directory: Path, console: Console, every_s: float = 2.0) -> Iterator[None]:
-    """The table of a sweep, kept current below whatever else is printed as long as this lasts, on a terminal."""
+    """Show the table of a sweep on a terminal, below whatever else is printed, kept current as long as this lasts."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield
         return
@@ -238,10 +239,11 @@ def shown(directory: Path, console: Console, every_s: float = 2.0) -> Iterator[N
 
 
 class _Ticker:
-    """A thread that reads how the sweep stands, and shows it."""
+    """A ticker is a thread that reads how the sweep stands, and shows it."""
 
     def __init__(self, directory: Path, live: Live, every_s: float) -> None:
-        self._directory, self._live, self._every_s = directory, live, every_s
+        self._directory, self._live = directory, live
+        self._every_s = every_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True)
 

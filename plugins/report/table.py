@@ -1,4 +1,4 @@
-"""The tables of a report, for a terminal, as CSV and as plain data."""
+"""The tables of a report are made for a terminal, as CSV and as plain data."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ TIMINGS = {
     "total": "total",
     "wall": "wall",
 }
-"""Timing of a run -> column."""
+"""Column of each timing of a run."""
 
 
 def summary(run: RunData) -> dict[str, Any]:
-    """Everything that the tables show of a run, unrounded; ``None`` where it was not measured.
+    """Return everything that the tables show of a run, unrounded; ``None`` where it was not measured.
 
     ``point`` holds the values of the axes, which may be called like anything else here.
     """
@@ -79,7 +79,7 @@ def summary(run: RunData) -> dict[str, Any]:
 
 
 def run_cells(run: RunData) -> dict[str, str]:
-    """One line of the table of runs: column -> text; see :data:`NOTE`."""
+    """Return one line of the table of runs: column -> text; see :data:`NOTE`."""
     row = summary(run)
     success = [
         number(row[f"success_{end}"]) + (f" ± {number(se)}" if (se := row[f"success_{end}_se"]) is not None else "")
@@ -97,27 +97,27 @@ def run_cells(run: RunData) -> dict[str, str]:
 
 
 def seconds_cells(run: RunData) -> dict[str, str]:
-    """One line of the table of times: column -> text."""
+    """Return one line of the table of times: column -> text."""
     row = summary(run)
     stages = {f"{stage} s": number(row[f"{stage}_s"], 2) for stage in STAGES}
     return {"run": run.title, **stages}
 
 
 def timing_cells(run: RunData) -> dict[str, str]:
-    """One line of the table of a run's times: column -> text."""
+    """Return one line of the table of a run's times: column -> text."""
     cells = {column: duration(run.timings.get(timing)) for timing, column in TIMINGS.items()}
     return {"run": run.title, **cells, "gpu": str(run.run_status.record.get("gpu") or "–")}
 
 
 def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds."""
+    """Return hours, minutes and seconds as text."""
     if seconds is None or not abs(seconds) < LONGEST_S:
         return "–"
     return str(timedelta(seconds=round(seconds)))
 
 
 def verdict_cells(runs: Sequence[RunData]) -> list[dict[str, str]]:
-    """One line per verdict of the runs' detectors: column -> text."""
+    """Return one line per verdict of the runs' detectors: column -> text."""
     return [
         {
             "run": run.title,
@@ -143,7 +143,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def difference_cells(effect: Difference) -> dict[str, str]:
-    """One line of the table of differences: column -> text."""
+    """Return one line of the table of differences: column -> text."""
     error = "" if effect.se is None else f" ± {number(effect.se)}"
     return {
         "setting": f"{effect.axis}: {effect.value}" if effect.axis else effect.value,
@@ -157,7 +157,7 @@ def difference_cells(effect: Difference) -> dict[str, str]:
 
 
 def without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows without the columns in which no row has anything."""
+    """Return the rows without the columns in which no row has anything."""
     used = {column: None for row in rows for column, text in row.items() if text not in ("", "–")}
     return [{column: text for column, text in row.items() if column in used} for row in rows]
 
@@ -175,7 +175,7 @@ def print_table(title: str, rows: Sequence[dict[str, str]], console: Console) ->
 
 
 def write_csv(path: Path, runs: Sequence[RunData]) -> None:
-    """One line per run with its final values; an empty field was not measured."""
+    """Write one line per run with its final values; an empty field was not measured."""
     rows = []
     for run in runs:
         row = summary(run)

@@ -1,4 +1,4 @@
-"""What somebody who runs a sweep may change about it: never what its cases and axes would take back, or names deny."""
+"""Who runs a sweep may change it, but not so that its cases and axes take that back, or its names deny it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .decided import decided, lost, touched
 from .definition import Definition
 
 Changed = TypeVar("Changed", bound=Definition)
-"""A sweep, which stays of its class."""
+"""Type of a sweep, which stays of its class."""
 Alternatives = list[tuple[str, list[frozenset[str]]]]
-"""How the sweep lays something over its overrides, and the keys that each of its cases or values decides."""
+"""Ways in which the sweep lays something over its overrides, each with the keys that its cases or values decide."""
 
 
 def changed(sweep: Changed, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Changed:
-    """The sweep with further ``overrides``, and with further or other ``axes``.
+    """Return the sweep with further ``overrides``, and with further or other ``axes``.
 
     Raises RequestError where that would have no effect, or change what names and files tell of.
     """
@@ -51,7 +51,7 @@ def changed(sweep: Changed, overrides: Mapping[str, Any], axes: Mapping[str, Any
 
 
 def refuse_idle(sweep: Definition) -> None:
-    """Raises RequestError if an override of the sweep is taken back at every point."""
+    """Raise RequestError if an override of the sweep is taken back at every point."""
     if not sweep.overrides:
         return
     laid_over = _alternatives(sweep)
@@ -62,7 +62,7 @@ def refuse_idle(sweep: Definition) -> None:
 
 
 def _taken(key: str, value: Any, alternatives: Sequence[frozenset[str]]) -> bool:
-    """Whether every alternative takes back what the override decides, or a part of it."""
+    """Say whether every alternative takes back what the override decides, or a part of it."""
     keys = decided(registry(), {key: value})
     return bool(alternatives) and all(lost(keys, one) for one in alternatives)
 
@@ -76,7 +76,7 @@ def _alternatives(sweep: Definition) -> Alternatives:
 
 
 def _owned(sweep: Definition, key: str, how: str, asked: str) -> RequestError:
-    """``key`` belongs to the cases or to an axis, and ``asked`` would change it."""
+    """Return the error that ``key`` belongs to the cases or to an axis, and that ``asked`` would change it."""
     option = next((option for owned, option in sweep.options.items() if touched([key], owned)), "")
     if option:
         name = option.strip("-").replace("-", "_")
@@ -92,5 +92,5 @@ def _owned(sweep: Definition, key: str, how: str, asked: str) -> RequestError:
 
 
 def _may_match(exclusion: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
-    """Whether an exclusion still says something where ``axes`` stand in place of those that it was written for."""
+    """Say whether an exclusion still excludes something once ``axes`` replace those that it was written for."""
     return not any(key in axes and value not in axis_values(key, axes[key]) for key, value in exclusion.items())

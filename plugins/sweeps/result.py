@@ -1,4 +1,4 @@
-"""What running a sweep gives back: how its points ended, as rows, as a DataFrame, as text and as a report."""
+"""Running a sweep gives back how its points ended: as rows, as a DataFrame, as text and as a report."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ COLUMNS = ("label", SEED, "status", "step", "path")
 
 @attrs.frozen
 class Result:
-    """How the points of a sweep ended; whatever it says beyond that is read from the directory of the sweep."""
+    """A result says how the points of a sweep ended; whatever else it says is read from the sweep's directory."""
 
     home: Path
     """The directory of ``sweep.yaml`` and the report."""
     statuses: Mapping[str, str]
-    """Label -> status."""
+    """Status of each point, by its label."""
 
     @classmethod
     def read(cls, home: str | Path) -> Result:
-        """The result of a sweep that has run, or still runs, in the directory ``home``.
+        """Return the result of a sweep that has run, or still runs, in the directory ``home``.
 
         Raises RequestError if no sweep is there.
         """
@@ -46,12 +46,12 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """0 if every run used its budget or was stopped by a detector, 130 if one was interrupted, 1 otherwise."""
+        """The exit code: 0 if every run used its budget or was stopped by a detector, 130 if interrupted, else 1."""
         left = {status for status in self.statuses.values() if not matches(status, ("success", "stopped"))}
         return (INTERRUPTED if left == {"interrupted"} else 1) if left else 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per point, all with the same columns; what a run has not measured is ``None``.
+        """Return one row per point, all with the same columns; what a run has not measured is ``None``.
 
         The columns are ``label``, the axes by their keys, ``seed``, ``status``, ``step`` (the last one), ``path`` (the
         run directory), and the final metrics under the names that the run has logged them by: those of its last step,
@@ -72,7 +72,7 @@ class Result:
         return rows
 
     def to_pandas(self) -> DataFrame:
-        """The :meth:`rows` as a DataFrame.
+        """Return the :meth:`rows` as a DataFrame.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -96,7 +96,7 @@ class Result:
         return read_report(self.home).write()
 
     def __str__(self) -> str:
-        """A table with a line per run, and how many ended how."""
+        """Return a table with a line per run, and how many ended how."""
         try:
             now = read_sweep_status(self.home)
         except UncollapseError:  # its directory is gone; printing is no reason to fail
@@ -106,7 +106,7 @@ class Result:
         return "\n".join([*columns(lines), f"{now.summary}, in {self.home}"])
 
     def _row(self, point: PointFile, names: Mapping[str, str], step: int | None) -> dict[str, Any]:
-        """The columns of a point without its metrics."""
+        """Return the columns of a point without its metrics."""
         axes = {name: _value(point.values.get(axis)) for axis, name in names.items()}
         return {
             "label": point.label,
@@ -119,7 +119,7 @@ class Result:
 
 
 def _value(text: str | None) -> Any:
-    """A value of an axis as a number or a truth value where it is one, so that tables can be sorted and grouped."""
+    """Return a value of an axis as a number or a truth value if it is one, so that tables can be sorted and grouped."""
     if text is None:
         return None
     try:

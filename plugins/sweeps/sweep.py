@@ -1,4 +1,4 @@
-"""A sweep: one experiment, and what is varied about it."""
+"""A sweep is one experiment, and what is varied about it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .run import Options, run_points
 
 @attrs.frozen
 class _File:
-    """The keys of a sweep file."""
+    """A sweep file has these keys."""
 
     experiment: str | dict[str, Any]
     name: str | None = None
@@ -54,7 +54,7 @@ class _File:
     fixed: dict[str, str] = attrs.field(factory=dict)
     options: dict[str, str] = attrs.field(factory=dict)
     points: Any = None
-    """What a sweep directory's own ``sweep.yaml`` adds; it follows from the rest."""
+    """Points that a sweep directory's own ``sweep.yaml`` adds; they follow from the rest."""
 
 
 @attrs.frozen
@@ -65,21 +65,21 @@ class Sweep(Definition):
     """
 
     def changed(self, overrides: Mapping[str, Any] | None = None, axes: Mapping[str, Any] | None = None) -> Sweep:
-        """The sweep with further ``overrides``, and with further or other ``axes``, as its user asks for them.
+        """Return the sweep with further ``overrides``, and with further or other ``axes``, as its user asks for them.
 
         Raises RequestError where that would have no effect, or change what names and files tell of.
         """
         return changed(self, overrides or {}, axes or {})
 
     def points(self) -> list[Point]:
-        """Every experiment of the sweep. Raises RequestError with everything that is wrong with any of them."""
+        """Return every experiment of the sweep. Raises RequestError with everything that is wrong with any of them."""
         check_name(self.title)
         base = compose(self.experiment, self.overrides)
         refuse_idle(self)
         return expand(base, self.axes, self.exclude, cases=self.cases)
 
     def prepared(self, root: str | Path | None = None, ranks: int = 1) -> list[Prepared]:
-        """Every point with its place below ``root`` and with what the sweep says of trackers and resources.
+        """Return every point with its place below ``root`` and with what the sweep says of trackers and resources.
 
         Raises RequestError as :meth:`points`, if two points would have one directory, and if a point cannot be shared
         out to ``ranks`` processes.
@@ -88,14 +88,14 @@ class Sweep(Definition):
         _check_ranks([point.experiment for point in points], ranks)
         base = Path(root or self.root or Path("runs") / self.title)
         names = titles([point.label for point in points], [point.values for point in points])
-        found = []
+        prepared = []
         for point, title in zip(points, names, strict=True):
             place = self.layout.place(base, point)
             experiment = _with_resources(self._tracked(point.experiment, place.name), self.engine)
             digest = point.hash if experiment.rollout is point.experiment.rollout else config_hash(experiment)
-            found.append(Prepared(point.label, digest, experiment, place, point.values, title))
-        refuse_shared(found)
-        return found
+            prepared.append(Prepared(point.label, digest, experiment, place, point.values, title))
+        refuse_shared(prepared)
+        return prepared
 
     def run(
         self,
@@ -124,7 +124,7 @@ class Sweep(Definition):
         return run_points(self.record(points), points, made, options or Options())
 
     def record(self, points: Sequence[Prepared]) -> dict[str, Any]:
-        """What ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
+        """Return what ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
         settings = differing(point.experiment for point in points)
         return {
             "name": self.title,
@@ -152,16 +152,16 @@ class Sweep(Definition):
         }
 
     def _tracked(self, experiment: Experiment, name: str) -> Experiment:
-        """The W&B tracker, if there is one, gets the run's name, the sweep's as the group, and the project."""
-        own = {"run_name": name, "group": self.title, **({"project": self.project} if self.project else {})}
+        """Give the W&B tracker, if there is one, the run's name, the sweep's as the group, and the project."""
+        settings = {"run_name": name, "group": self.title, **({"project": self.project} if self.project else {})}
         return attrs.evolve(
             experiment,
-            trackers=tuple(_where_default(t, own) if t.name == "wandb" else t for t in experiment.trackers),
+            trackers=tuple(_where_default(t, settings) if t.name == "wandb" else t for t in experiment.trackers),
         )
 
 
 def make_launcher(launcher: Launcher | str | Mapping[str, Any], **resources: object) -> Launcher:
-    """A launcher from its spelling, with further parameters; one that is made already is left as it is.
+    """Return a launcher from its spelling, with further parameters; one that is made already is left as it is.
 
     Raises RequestError if there is none of the name, it has no such parameter, or a value makes no sense.
     """
@@ -181,7 +181,7 @@ LARGEST = 2**18
 
 
 def load(source: str | Path, **options: Any) -> Sweep:
-    """A sweep by its registered name, with its own options, or from a YAML file.
+    """Return a sweep by its registered name, with its own options, or from a YAML file.
 
     Raises RequestError if it cannot be read.
     """
@@ -221,14 +221,14 @@ def load(source: str | Path, **options: Any) -> Sweep:
 
 
 def _check_ranks(experiments: Sequence[Experiment], ranks: int) -> None:
-    found: list[Problem] = []
+    all_problems: list[Problem] = []
     for experiment in experiments if ranks > 1 else ():
         try:
             check_ranks(experiment, ranks)
         except CompositionError as error:
-            found += error.problems
-    if found:
-        raise CompositionError(unique(found))
+            all_problems += error.problems
+    if all_problems:
+        raise CompositionError(unique(all_problems))
 
 
 def _with_resources(experiment: Experiment, resources: Mapping[str, Any]) -> Experiment:
@@ -239,7 +239,7 @@ def _with_resources(experiment: Experiment, resources: Mapping[str, Any]) -> Exp
 
 
 def _where_default(named: Named, changes: Mapping[str, Any]) -> Named:
-    """The component with new values for those of its parameters that it has and that still have their defaults."""
+    """Return the component with new values for those of its parameters that still have their defaults."""
     defaults = {field.name: field.default for field in attrs.fields(type(named.component))}
     new = {
         key: value

@@ -1,4 +1,4 @@
-"""The report of a sweep, printed and written: after ``sweep run``, and by ``sweep report``."""
+"""``sweep run`` and ``sweep report`` print the report of a sweep, and write it."""
 
 from __future__ import annotations
 

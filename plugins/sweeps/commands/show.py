@@ -1,4 +1,4 @@
-"""``uncollapse sweep show``."""
+"""``uncollapse sweep show`` prints the points of a sweep with their settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .group import print_notices, sweep_of, what_options
 
 
 def show_command(command: click.Command) -> click.Command:
-    """``sweep show NAME``."""
+    """Add the options of ``sweep show NAME``."""
     command.callback = _show_points
     what_options(command)
     json_option(command)
@@ -46,8 +46,8 @@ def _show_points(context: click.Context, root: Path | None, as_json: bool, style
         return
     click.echo(f"sweep {sweep.title}: {len(points)} points of {sweep.experiment}")
     print_notices(sweep)
-    if own := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
-        click.echo(f"whatever the experiment says, the sweep sets {', '.join(own)}")
+    if keys_set := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
+        click.echo(f"whatever the experiment says, the sweep sets {', '.join(keys_set)}")
     shared = dict.fromkeys(set.intersection(*(set(s.items()) for s in settings.values())))
     if len(points) > 1:
         click.echo("all points")
