@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from .converter import plain
+from .plain_data import plain
 from .experiment import Experiment
 from .identity import UNCOUNTED
 from .spec import format_value, read_spec
