@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from .plain_data import plain
 from .experiment import Experiment
 from .identity import UNCOUNTED
+from .plain_data import plain
 from .spec import format_value, read_spec
 
 
