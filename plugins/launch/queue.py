@@ -63,15 +63,11 @@ def run_queue(
                 while queue and free:
                     (position, job), slot = queue.popleft(), free.popleft()
                     running.append((position, job, slot, start(job, slot)))
-                going, ended = [], []
-                for entry in running:
-                    code = entry[-1].poll()
-                    if code is None:
-                        going.append(entry)
-                    else:
-                        ended.append((entry, code))
-                running = going
+                polled = [(entry, entry[-1].poll()) for entry in running]
+                running = [entry for entry, code in polled if code is None]
+                ended = [(entry, code) for entry, code in polled if code is not None]
                 for (position, job, slot, _), code in ended:
+                    # the rest of the slot begins now, not once all that on_finish does for the job is done
                     resting.append((time.monotonic() + cooldown_s, slot))
                     codes[position] = code
                     again = on_finish(job, code) if on_finish else None
@@ -79,7 +75,7 @@ def run_queue(
                         queue.append((position, again))
                 if not ended:
                     time.sleep(poll_s)
-        finally:
+        finally:  # whatever was raised, no job goes on without its launcher
             stop([handle for *_, handle in running], _change(received))
     if received:
         raise KeyboardInterrupt

@@ -61,8 +61,9 @@ class Ray(Launcher):
         on_start: Callable[[Job], None] | None = None,
         on_finish: Callable[[Job, int], Job | None] | None = None,
     ) -> list[int]:
-        """As :meth:`.local.Local.run`; ``on_start(job)`` is called soon after it has begun, and 137 is the code of a
-        job whose Ray worker or node died.
+        """Run the jobs as :meth:`.local.Local.run` does, and return their exit codes.
+
+        ``on_start(job)`` is called soon after it has begun, and 137 is the code of a job whose Ray worker or node died.
 
         Raises:
             RequestError: there is no such cluster, or no node of it holds a job; nothing was started.

@@ -157,7 +157,7 @@ def _check_ids(ids: list[str]) -> None:
             f"leave {in_python('--gpus', 'gpus')} out to train on the CPU, or mend the driver: uncollapse doctor",
         )
     installed = _installed_gpus()
-    if not installed:
+    if not installed:  # nvidia-smi cannot tell: an id that could be one is left to the driver
         if odd := [gpu for gpu in ids if not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[\w/-]+", gpu)]:
             raise RequestError(f"{odd[0]!r:.40} is no id of a GPU", f"GPUs: {','.join(ids)[:80]}", "write 0,1")
         return

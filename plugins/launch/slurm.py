@@ -70,8 +70,10 @@ class Slurm(Launcher):
         on_start: Callable[[Job], None] | None = None,
         on_finish: Callable[[Job, int], Job | None] | None = None,
     ) -> list[int]:
-        """As :meth:`.local.Local.run`; ``on_start(job)`` is called soon after it has begun, and 137 is the code of a
-        job that Slurm has ended without a word.
+        """Run the jobs as :meth:`.local.Local.run` does, and return their exit codes.
+
+        ``on_start(job)`` is called soon after it has begun, and 137 is the code of a job that Slurm has ended without
+        a word.
 
         Raises:
             RequestError: there is no such cluster, it does not know a parameter, or Slurm refuses a job.
@@ -84,6 +86,7 @@ class Slurm(Launcher):
 
         def start(job: Job, slot: int) -> _Submitted:
             executor.update_parameters(name=re.sub(r"[^\w.-]", "_", job.name))
+            # what Slurm says of a job's state is old by seconds: the job itself leaves a file when it begins
             mark = folder.absolute() / f"{uuid.uuid4().hex}.began"
             arguments = (with_whole_path(job), job_environment(self.cpus_per_job), directory, NODE_GRACE_S, mark)
             begin = (lambda: on_start(job)) if on_start else lambda: None

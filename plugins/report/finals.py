@@ -39,6 +39,7 @@ def by_axis(axis: str, order: Sequence[str], runs: Sequence[RunData]) -> bytes:
     for at, (value, colour) in enumerate(zip(order, scale(order), strict=True)):
         here = [run for run in measured if run.point.get(axis) == value]
         _value(axes, at, [run for run in here if run.status == "success"], colour)
+        # beside the others, and no part of their mean: a setting that failed has no final value
         stopped = [run for run in here if run.failed_regime]
         places = _spread(at + 0.25, len(stopped))
         for detector, shape in shapes.items():

@@ -66,6 +66,7 @@ def summary(run: RunData) -> dict[str, Any]:
         "success_last_se": last[2],
     }
     row |= {column.lower().replace(" ", "_"): run.tail(metric) for column, metric in ENDS.items()}
+    # the tables have no column for validation, which most steps do not have
     other = seconds.get("other", 0.0) + seconds.get("validation", 0.0) if seconds else None
     row |= {f"{stage}_s": other if stage == "other" else seconds.get(stage) for stage in STAGES}
     row |= {f"{timing}_s": run.timings.get(timing) for timing in TIMINGS}

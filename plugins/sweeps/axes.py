@@ -91,6 +91,7 @@ def choices(registry: Registry, name: str, values: Any) -> list[Choice]:
     else:
         settings = [{name: item} for item in items]
     _refuse_unknown_keys(f"the axis {name}", settings)
+    # a single key is told by its value alone, several keys also by their names
     single = all(list(overrides) == [name] for overrides in settings)
     return [
         Choice(

@@ -126,6 +126,7 @@ class Sweep(Definition):
 
     def record(self, points: Sequence[Prepared]) -> dict[str, Any]:
         """Return what ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
+        # for reports, which would have to read the configuration of every run to find out
         settings = differing(point.experiment for point in points)
         return {
             "name": self.title,
@@ -203,22 +204,8 @@ def load(source: str | Path, **options: Any) -> Sweep:
         raise RequestError(f"the sweep cannot be read:\n  {reasons}", str(source)) from error
     if not {"axes", "cases"} & record.keys():
         raise RequestError("a sweep needs axes or cases", str(source))
-    return Sweep(
-        experiment=file.experiment,
-        axes=file.axes,
-        name=file.name or name,
-        overrides=file.overrides,
-        exclude=file.exclude,
-        root=file.root,
-        cases=file.cases,
-        layout=file.layout,
-        project=file.project,
-        engine=file.engine,
-        notices=file.notices,
-        missing=file.missing,
-        fixed=file.fixed,
-        options=file.options,
-    )
+    words = {field.name: getattr(file, field.name) for field in attrs.fields(Definition)}
+    return Sweep(**{**words, "name": file.name or name})
 
 
 def _check_ranks(experiments: Sequence[Experiment], ranks: int) -> None:
