@@ -11,7 +11,7 @@ from attrs import validators
 from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession, Streaks
 
-INVALID, THINKING, LENGTH = "train/invalid_turn_rate", "collapse/valid_thinking_rate", "train/response_length"
+INVALID, THINKING, LENGTH = "train/share_of_turns_invalid", "collapse/valid_thinking_rate", "train/response_length"
 LOST = 2 / 3
 """Part of the best share so far below which form is lost: a share that goes up and down around its limit is not."""
 share = validators.and_(validators.ge(0.0), validators.le(1.0))
@@ -24,9 +24,9 @@ class FormatCollapse(CollapseDetector):
     Only what a run had can be lost: a share of valid answers, or of thoughts, must have been within its limit, and must
     have fallen below two thirds of its best. A run that is invalid from the first step on is left to ``no_signal``.
 
-    Watches the share of turns without a valid answer (``train/invalid_turn_rate``), the share of turns with a thought
-    (``collapse/valid_thinking_rate``, where the detector ``mutual_information`` logs it) and the sampled tokens per
-    episode (``train/response_length``) against their mean over the first ``baseline_steps`` steps.
+    Watches three metrics against their mean over the first ``baseline_steps`` steps: the share of turns without a valid
+    answer (``train/share_of_turns_invalid``), the share of turns with a thought (``collapse/valid_thinking_rate``, if
+    the detector ``mutual_information`` logs it) and the sampled tokens per episode (``train/response_length``).
     """
 
     max_invalid: float = attrs.field(default=0.5, validator=share)

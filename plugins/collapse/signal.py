@@ -11,7 +11,7 @@ from attrs import validators
 from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession
 
-SPREAD, INVALID = "rollout/in_group_reward_std", "train/invalid_turn_rate"
+SPREAD, INVALID = "rollout/in_group_reward_std", "train/share_of_turns_invalid"
 SAMPLES = ("collapse_first_turn_sample", "collapse_trajectory_sample", "collapse_turn_sample")
 """Where the detector ``mutual_information`` logs, by the way in which it drew."""
 MIN_SPREAD = 1e-6
@@ -31,7 +31,7 @@ class NoSignal(CollapseDetector):
 
     Watches, from the first step on and until the run has it for the first time:
 
-    * form: a valid answer (``train/invalid_turn_rate`` below 1)
+    * form: a valid answer (``train/share_of_turns_invalid`` below 1)
     * spread: a standard deviation of rewards within groups (``rollout/in_group_reward_std`` above 1e-6 reward units;
       not for groups of one episode)
     * information: a mutual information of reasonings and prompts of more than two standard errors

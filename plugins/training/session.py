@@ -83,6 +83,8 @@ class Session:
             self._say(note)
         loop.on_rollouts = self._rollouts_collected
         finished = load_checkpoint(loop, checkpoint) if checkpoint else FinishedStep(0, {}, judged=True)
+        # a run that is told to go on says so in its status, before a checkpoint can
+        finished.overrule(self.ranks.broadcast(self.directory.status().get("overruled", []) if self.directory else []))
         told = self._take_up(checkpoint, finished)
         self._on_rank_0(lambda: self._start_listeners(finished.step))
         stop.waits = "finishing the step, then writing a checkpoint"
@@ -128,7 +130,7 @@ class Session:
             self._mark_whole(finished)
         elif finished.step:
             self._mark_whole(finished)
-        self.status = self._standing(finished, self.ranks.any(stop.asked))
+        self.status = self._status_after(finished, self.ranks.any(stop.asked))
         if not saved:
             self._checkpoint(finished)
         if not told:
@@ -145,7 +147,7 @@ class Session:
         finished.hear(loop.judge(finished.metrics), loop.parts.detectors.broken)
         finished.judged = True
 
-    def _standing(self, finished: FinishedStep, asked: bool) -> str:
+    def _status_after(self, finished: FinishedStep, asked: bool) -> str:
         if finished.verdict is not None:
             return f"stopped:{finished.verdict['detector']}"
         if finished.step >= self.experiment.trainer.steps:
