@@ -1,14 +1,15 @@
-"""The head ``triton``: cuBLAS makes tiles of logits over the vocabulary, fused kernels read each of them once.
+"""The head ``triton`` makes tiles of logits over the vocabulary with cuBLAS; fused kernels read each of them once.
 
-Forward: each tile is folded into running sums per row (:mod:`.triton_kernels`), from which log-prob, entropy and second
-moment follow. Backward: each tile is made again and turned in place into the gradient by its logits, which two further
-matrix products take to hidden states and weight; both are summed in fp32. Derivatives, with l = log p:
+In the forward pass each tile is folded into running sums per row (:mod:`.triton_kernels`), from which log-prob, entropy
+and second moment follow. In the backward pass each tile is made again and turned in place into the gradient by its
+logits; two more matrix products give the gradients by hidden states and weight, both summed in fp32. The derivatives,
+with l = log p, are
 
     d l_y / d x_v = [v = y] - p_v
     d H / d x_v   = -p_v (l_v + H)
     d M / d x_v   =  p_v (l_v^2 + 2 l_v + 2 H - M)
 
-so that whatever is asked for, the gradient by x is p times a polynomial in log p, plus one number at the target.
+so that in all cases the gradient by x is p times a polynomial in log p, plus one number at the target.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from ....core.components import TokenHead, TokenScores, Wanted
 from ....core.errors import RequestError
 
 ALIGNMENT = 128
-"""Rows of a tile are stored a multiple of this many numbers apart: cuBLAS and whole cache lines like that."""
+"""Multiple of numbers that the rows of a tile are stored apart, for the speed of cuBLAS and whole cache lines."""
 
 
 @attrs.frozen
 class Triton(TokenHead):
-    """Tiles of the vocabulary from cuBLAS, folded and differentiated by fused Triton kernels; on GPUs.
+    """Fold and differentiate tiles of the vocabulary, which cuBLAS makes, with fused Triton kernels; on GPUs.
 
     Everything after a tile of logits is fp32, and so are the sums over tiles. Beside the gradients themselves, memory
     is one tile, the fp32 sum of the hidden states' gradient and, only where there are more rows than ``rows``, that of
@@ -42,16 +43,19 @@ class Triton(TokenHead):
     """
 
     rows: int = attrs.field(default=8192, validator=[validators.ge(1), validators.le(1 << 24)])
-    """Rows of a tile at most; more rows are cut into equal parts."""
+    """Largest number of rows in a tile; more rows are cut into equal parts."""
     columns: int = attrs.field(default=16896, validator=[validators.ge(1), validators.le(1 << 24)])
-    """Columns of the vocabulary in a tile of ``rows`` rows; fewer rows get proportionally more. The default is a whole
-    number of waves of 128 x 256 blocks on the 132 multiprocessors of an H100 (264 MiB of bfloat16)."""
+    """Number of columns of the vocabulary in a tile of ``rows`` rows; fewer rows get proportionally more. The default
+    is a whole number of waves of 128 x 256 blocks on the 132 multiprocessors of an H100 (264 MiB of bfloat16)."""
     float32_logits: bool = False
-    """Keep the logits of a bfloat16 model in fp32, as they come out of the matrix product. Rounded, a logit of size 20
-    is off by up to 1/16, and so is its log-prob; but a tile and its gradient then take three times the memory."""
+    """Whether the logits of a bfloat16 model stay in fp32, as the matrix product gives them. Rounded, a logit of size
+    20 is off by up to 1/16, and so is its log-prob; but in fp32 a tile and its gradient take three times the memory."""
 
     def check(self, experiment: Any) -> Iterator[str]:
-        """Why it cannot work here. GPUs are not looked for before training starts: it may start on another machine."""
+        """Yield the reasons why it cannot work on this machine.
+
+        GPUs are not looked for, because training may start on another machine.
+        """
         if not find_spec("triton"):
             yield "needs Triton, which is not installed"
 
@@ -95,12 +99,13 @@ class Triton(TokenHead):
         )
 
     def _columns(self, rows: int, vocabulary: int) -> int:
+        """Return the width of tiles of ``rows`` rows, so that a tile has about as many numbers as a full one."""
         fitting = self.rows * self.columns // max(rows, 1) // ALIGNMENT * ALIGNMENT
         return min(max(fitting, self.columns), vocabulary)
 
 
 class _Scores(torch.autograd.Function):
-    """Log-probs, entropies and second moments [N]; the last two are ``None`` where they are not wanted."""
+    """The differentiable function returns log-probs, entropies and second moments, [N] or ``None`` if not wanted."""
 
     @staticmethod
     def forward(
@@ -218,19 +223,19 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        """Raises RequestError: there is no forward-mode derivative, and zeros in its place would be wrong."""
+        """Raise RequestError: there is no forward-mode derivative, and zeros in its place would be wrong."""
         raise RequestError(
             "the token head triton has no forward-mode derivative", "model.head", "differentiate with the head torch"
         )
 
 
 def _buffer(hidden: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """[rows, columns] to make tiles in; rows begin where cuBLAS' fast kernels want them to."""
+    """Allocate memory for a tile, [rows, columns], whose rows begin where cuBLAS' fast kernels want them to."""
     return hidden.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT, dtype=dtype)[:, :columns]
 
 
 def _logits(hidden: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
-    """``hidden @ weight.T`` in the upper left corner of the buffer."""
+    """Compute ``hidden @ weight.T`` in the upper left corner of the buffer."""
     logits = buffer[: len(hidden), : len(weight)]
     if logits.dtype == hidden.dtype:
         return torch.mm(hidden, weight.T, out=logits)
@@ -240,16 +245,17 @@ def _logits(hidden: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
 
 
 def _ranges(total: int, size: int) -> list[tuple[int, int]]:
+    """Cut ``total`` numbers into ranges of ``size``, the last of which may be shorter."""
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 def _parts(total: int, most: int) -> list[tuple[int, int]]:
-    """The fewest equal ranges of at most ``most``; none for nothing."""
+    """Cut ``total`` numbers into the fewest equal ranges of at most ``most``; 0 numbers give no range."""
     return _ranges(total, -(-total // -(-total // most))) if total else []
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``total += a @ b`` in fp32. Rounded products would add up to a biased sum."""
+    """Add ``a @ b`` to ``total`` in fp32, because rounded products would add up to a biased sum."""
     if a.dtype == torch.float32:
         total.addmm_(a, b)
     elif _widens(a):
@@ -259,5 +265,5 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _widens(factor: Tensor) -> bool:
-    """Whether products of such 16-bit matrices can be had in fp32: on a GPU, from torch 2.8 on."""
+    """Say whether torch can give products of such 16-bit matrices in fp32: on a GPU, from torch 2.8 on."""
     return factor.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out")

@@ -1,4 +1,4 @@
-"""The head ``trl``: an adapter to ``trl.kernels.ChunkedLogProbFunction``, for comparisons and as a second opinion."""
+"""The head ``trl`` adapts ``trl.kernels.ChunkedLogProbFunction``, so that results can be compared with it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MISSING = "needs trl 1.16 or newer, which is not installed"
 
 @attrs.frozen
 class Trl(TokenHead):
-    """The chunked log-prob kernel of TRL (``trl.kernels``, 1.16): tiles of 4,096 tokens, folded by Triton on a GPU.
+    """Use the chunked log-prob kernel of TRL (``trl.kernels``, 1.16): tiles of 4,096 tokens, folded by Triton on a GPU.
 
-    It knows one temperature for all rows and no second moments; both are refused.
+    It takes one temperature for all rows and computes no second moments; other requests are refused.
     """
 
     columns: int = attrs.field(default=32768, validator=[validators.ge(1), validators.le(1 << 24)])
-    """Columns of the vocabulary in one tile; the default is that of TRL's trainers."""
+    """Number of columns of the vocabulary in one tile; the default is that of TRL's trainers."""
 
     def check(self, experiment: Any) -> Iterator[str]:
-        """Why it cannot work here."""
+        """Yield the reasons why it cannot work on this machine."""
         if not find_spec("trl"):
             yield MISSING
 
