@@ -1,4 +1,4 @@
-"""A loss is normalised in one place, which gives the weight of every token of an optimizer step.
+"""The one place where a loss is normalised: the weight of every token of an optimizer step.
 
 The weights are computed once, from the mask of all rows of the step (every micro-batch of every rank), and travel with
 the rows. A micro-batch contributes ``sum(weights * loss)``, and the contributions are added, never averaged. So any
@@ -18,9 +18,9 @@ Mode = Literal["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-
 
 
 def token_weights(mask_B_T: Tensor, mode: Mode = "token-mean", max_length: int | None = None) -> Tensor:
-    """Return weights with which the loss of the step is ``sum(weights * loss_B_T)``: [B, T] float32, zero off the mask.
+    """[B, T] float32 weights with loss = sum(weights * loss_B_T), zero off the mask.
 
-    With N sampled tokens in all, n_b of them in row b, and R rows that have at least one, the weight of a token is
+    N sampled tokens in all, n_b of them in row b, R rows with at least one:
 
     * ``token-mean``: 1 / N
     * ``token-sum``: 1
@@ -29,11 +29,11 @@ def token_weights(mask_B_T: Tensor, mode: Mode = "token-mean", max_length: int |
     * ``seq-mean-token-sum-norm``: 1 / max_length, the sum over **all** tokens and rows over a constant length. (Despite
       its name it is not divided by the number of rows; this is the formula of verl 0.6.1.)
 
-    A row without a sampled token does not count in R. An empty mask gives zero weights, not NaN.
+    A row without a sampled token counts nowhere, and an empty mask has zero weights: no NaN.
 
     Args:
         mask_B_T: [B, T] bool, all rows of one optimizer step.
-        mode: one of the names above.
+        mode: one of the above.
         max_length: the normaliser of ``seq-mean-token-sum-norm`` in tokens; by default T, the padded length of the
             step. Pass a constant (the longest row that there can be), or the loss scales with the longest row.
 

@@ -1,4 +1,4 @@
-"""A run's model comes from a name or directory, or from a builder, whose model is made once and kept."""
+"""Where a run's model comes from: a name or directory, or a local build that is made once and kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 
 def cache_directory() -> Path:
-    """Return the directory of built models: ``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
+    """``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
     return Path(os.environ.get("UNCOLLAPSE_CACHE") or Path.home() / ".cache" / "uncollapse")
 
 
 def prepare_model(experiment: Experiment) -> Path | str:
-    """Return the start model: ``model.path`` as it is, or the directory of the built one, which may be made first.
+    """The start model: ``model.path`` as it is, or the directory of the built one.
+
+    A build is kept under a hash of the builder's and the environment's parameters and of the source of both packages,
+    and is made by one process at a time.
 
     Raises:
         RequestError: the builder wrote no model, or the cache cannot be written.
@@ -43,17 +46,7 @@ def prepare_model(experiment: Experiment) -> Path | str:
         "source": [_source_hash(builder), _source_hash(environment)],
     }
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    return _kept_build(
-        cache_directory() / "models" / f"{model.build.name}-{digest}", model.build.name, builder, environment
-    )
-
-
-def _kept_build(directory: Path, name: str, builder: Any, environment: Any) -> Path:
-    """Return ``directory``, in which the builder's model is, or is built now.
-
-    The directory is named by a hash of the builder's and the environment's parameters and of the source of both
-    packages. One process at a time builds.
-    """
+    directory = cache_directory() / "models" / f"{model.build.name}-{digest}"
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,21 +55,22 @@ def _kept_build(directory: Path, name: str, builder: Any, environment: Any) -> P
     with (directory.parent / f"{directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
-            # built beside it and renamed, so that a build that was killed is never taken for a whole one
             partial = directory.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             quiet_libraries()
-            say(f"building the start model {name} in {directory} (once; it is kept there)")
+            say(f"building the start model {model.build.name} in {directory} (once; it is kept there)")
             builder.build(partial, environment)
             if not (partial / "config.json").exists():
-                raise RequestError(f"model builder {name!r} wrote no model", str(partial), "see the plugin's author")
+                raise RequestError(
+                    f"model builder {model.build.name!r} wrote no model", str(partial), "see the plugin's author"
+                )
             partial.rename(directory)
     return directory
 
 
 def _source_hash(component: object) -> str:
-    """Hash every module of the package that defines the component: the built model may depend on any of them."""
+    """Of every module in the package that defines the component: what it builds may depend on any of them."""
     module = sys.modules[type(component).__module__]
     files = sorted(Path(module.__file__ or "").parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
