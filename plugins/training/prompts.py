@@ -1,4 +1,4 @@
-"""The first prompts that a run will use are measured before it starts, where its tasks are a finite data set."""
+"""If the tasks of a run are a finite data set, the prompts that it will use are measured before it starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 def require_rooms(experiment: Experiment) -> None:
-    """Measure the prompts of training and of validation; nothing is loaded where ``tasks`` is ``None``.
+    """Measure the prompts of training and of validation; nothing is loaded if ``tasks`` is ``None``.
 
     Raises:
         RequestError: a prompt leaves no room for a turn, or the data set, the model's name or its tokenizer is wrong.
     """
-    training, rollout, validation = experiment.environment.component, experiment.rollout, experiment.validation
+    training = experiment.environment.component
+    rollout = experiment.rollout
+    validation = experiment.validation
     if training.tasks is None:
         return
     template = Template(load_tokenizer(prepare_model(experiment)), rollout.think)
