@@ -72,13 +72,14 @@ class Estimator(VarianceEstimator):
             result = self.measure(terms)
             if not (math.isfinite(result.value) and math.isfinite(result.var or 0.0)):
                 raise Degenerate("non_finite", "a sum overflows float64 or divides by 0", result.n)
-        except Degenerate as why:
+        except Degenerate as no_variance:
+            # without a variance there is no number that could mislead, only the reason
             return Estimate(
                 estimand=self.estimand,
                 units=self.units,
-                n=why.n,
-                status=why.status,
-                reason=str(why),
+                n=no_variance.n,
+                status=no_variance.status,
+                reason=str(no_variance),
                 measured_in=self.measured_in(terms),
             )
         return Estimate(

@@ -84,11 +84,11 @@ class UstatTwoTermFit(_OfRepeats):
         design_L_2 = torch.stack([torch.ones_like(B_L), 1 / (B_L - 1)], 1) * freedom_L.sqrt()[:, None]
         law_2_1 = torch.linalg.lstsq(design_L_2, (B_L * var_L * freedom_L.sqrt())[:, None]).solution
         first, second = law_2_1.flatten().tolist()
-        at = self.at or int(B_L.max())
-        var = first / at + second / (at * (at - 1))
+        size = self.at or int(B_L.max())
+        var = first / size + second / (size * (size - 1))
         if var <= 0:
             raise Degenerate(
-                "undefined", f"the fitted law gives {var:.3g} at {at} prompts: too few repetitions", len(x_K)
+                "undefined", f"the fitted law gives {var:.3g} at {size} prompts: too few repetitions", len(x_K)
             )
         return Result(float(x_K.mean()), var, len(x_K), {"zeta1": first / 4, "zeta2": second / 2})
 

@@ -54,10 +54,8 @@ class _MismatchSession(MetricSession):
             tokens=None if k2 is None else k2 > rule.max_k2, rows=None if ess is None else ess < rule.min_ess
         )
         condition = streaks.reached(rule.window)
-        if condition == "tokens":
-            metric, limit, side = TOKENS, rule.max_k2, "above"
-        else:
-            metric, limit, side = ROWS, rule.min_ess, "below"
+        metric, limit = (TOKENS, rule.max_k2) if condition == "tokens" else (ROWS, rule.min_ess)
+        side = "above" if condition == "tokens" else "below"
         # a step that did not measure the condition gives no second verdict
         if condition is None or metrics.get(metric) is None:
             return None

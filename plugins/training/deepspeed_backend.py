@@ -325,8 +325,8 @@ class DeepSpeedEngine(TrainEngine):
     def _withhold_gradients(self, *_: Any) -> None:
         """Take the gradients from the frozen groups: AdamW does not touch parameters without a gradient."""
         # ZeRO makes a gradient of zeros for them, and may reuse its memory, so it is given back after the step.
-        frozen = [group for group in self.adamw.param_groups if any(group is other for other in self._frozen)]
-        flats = [flat for group in frozen for flat in group["params"]]
+        frozen = {id(group) for group in self._frozen}
+        flats = [flat for group in self.adamw.param_groups if id(group) in frozen for flat in group["params"]]
         self._withheld = [(flat, flat.grad) for flat in flats]
         for flat in flats:
             flat.grad = None

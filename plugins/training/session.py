@@ -74,6 +74,7 @@ class Session:
         self._hooks_s = 0.0
         """Seconds that trackers and hooks of plugins took since the record of the last step."""
         if run:
+            # step 0 is the validation before training
             first = 0 if experiment.validation.before_train and experiment.validation.every else 1
             run.begin(first_step=first, error=None, gpu=gpu_label(gpu_names(), ranks.size))
 

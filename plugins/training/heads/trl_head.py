@@ -59,6 +59,7 @@ class Trl(TokenHead):
             raise RequestError(f"the token head trl knows no {what}", "model.head", "use torch, triton or auto")
         from trl.kernels import ChunkedLogProbFunction
 
+        # if only the value of the entropy is wanted, it is detached below: TRL's function gives it a gradient
         outputs = () if entropy == "none" else ("entropy",)
         logprobs_N, entropies_N, *_ = ChunkedLogProbFunction.apply(
             hidden_N_H, weight_V_H, None, targets_N, temperature, self.columns, softcap or None, 1.0, outputs

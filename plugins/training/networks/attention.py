@@ -108,6 +108,7 @@ def _row_by_row(
     """Compute one fused attention per row of ``lengths`` tokens: [1, N, heads, head size]."""
     key, value = _for_each_head(query, key, value)
     rows = []
+    # a mask for all rows together would be [N, N]
     for row_query, row_key, row_value in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
         window_T_T = _window(row_query, sliding_window)
         rows.append(
