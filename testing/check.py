@@ -150,7 +150,7 @@ def _is_a_value(named: Named) -> None:
 
 
 def _needs_what_there_is(named: Named) -> None:
-    """It declares only needs that there are."""
+    """It declares no needs but those that exist."""
     needs: Any = named.component.needs
     require(named, "needs", isinstance(needs, frozenset | set), f"is {needs!r}, not a frozenset of words")
     unknown = sorted(map(str, needs - NEEDS)) if named.kind != "variance" else []

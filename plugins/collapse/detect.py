@@ -47,7 +47,7 @@ def command(directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: 
     if scores:
         click.echo()
         columns = [field.name for field in attrs.fields(type(scores[0]))]
-        rows = [tuple(_text(getattr(item, column)) for column in columns) for item in scores]
+        rows = [tuple(map(_text, attrs.astuple(item))) for item in scores]
         print_columns([tuple(columns), *rows])
 
 

@@ -65,8 +65,8 @@ def _rows(data: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Any:
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
             raise RequestError(f"the columns are not of one length: {listed}", where, "give every row every column")
-        values_of_rows = zip(*(lists[key] for key in columns), strict=True)
-        return [dict(zip(columns, values, strict=True)) for values in values_of_rows]
+        values_by_column = [lists[key] for key in columns]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*values_by_column, strict=True)]
     if set(columns) <= data.keys():
         return [data]
     tables = [key for key, value in lists.items() if value and all(isinstance(item, Mapping) for item in value)]

@@ -136,19 +136,23 @@ def _adamw(
     module: torch.nn.Module, groups: Sequence[ParameterGroup], optimizer: Trainer | Critic, fused: bool | None
 ) -> torch.optim.AdamW:
     """Make AdamW over the groups of parameters."""
-    parameters = [{"params": [module.get_parameter(name) for name in group.names]} for group in groups]
+    parameters = []
+    for group in groups:
+        parameters.append({"params": [module.get_parameter(name) for name in group.names]})
     return torch.optim.AdamW(
         parameters, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=fused
     )
 
 
-def stage_in_effect(zero_stage: int, ranks: int, offload: str = "none", own: Mapping[str, Any] | None = None) -> int:
-    """Return the ZeRO stage that is run; with ``own`` settings of the user for ZeRO it is always the one asked for.
+def stage_in_effect(
+    zero_stage: int, ranks: int, offload: str = "none", user_settings: Mapping[str, Any] | None = None
+) -> int:
+    """Return the ZeRO stage that is run; with settings of the user for ZeRO it is always the one that was asked for.
 
     One rank has no gradients to partition: stage 1 computes the same numbers as stage 2, but holds gradients once
     instead of twice and reduces them once an optimizer step rather than after each micro-batch.
     """
-    return 1 if (zero_stage, ranks, offload) == (2, 1, "none") and not own else zero_stage
+    return 1 if (zero_stage, ranks, offload) == (2, 1, "none") and not user_settings else zero_stage
 
 
 def _offload(what: str) -> dict[str, Any]:

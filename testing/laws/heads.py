@@ -14,7 +14,9 @@ from ...core.errors import RequestError
 from .. import samples
 from ..problems import laws, require
 
-N, H, V = 9, 16, 37
+N = 9
+H = 16
+V = 37
 Settings = tuple[tuple[float | Tensor, float | None], ...]
 
 

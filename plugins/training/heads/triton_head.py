@@ -10,6 +10,8 @@ with l = log p, are
     d M / d x_v   =  p_v (l_v^2 + 2 l_v + 2 H - M)
 
 so that in all cases the gradient by x is p times a polynomial in log p, plus one number at the target.
+
+Shapes of a tile are written in small letters: n rows of N, v columns of V.
 """
 
 from __future__ import annotations
@@ -110,116 +112,78 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        scales: Tensor,
+        hidden_N_H: Tensor,
+        weight_V_H: Tensor,
+        targets_N: Tensor,
+        scales_N: Tensor,
         softcap: float | None,
         wanted: tuple[Wanted, Wanted],
         rows: int,
         columns: int,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        from . import triton_kernels as kernels
-
+        """Fold all tiles of ``rows`` times ``columns`` logits, and compute the scores from the running sums."""
         ctx.set_materialize_grads(False)
+        ctx.softcap = softcap
+        ctx.rows = rows
+        ctx.columns = columns
+        ctx.dtype = dtype
         moments = 2 if wanted[1] != "none" else int(wanted[0] != "none")
-        state = torch.zeros(kernels.STATE, len(targets), device=hidden.device)
-        state[0].fill_(-torch.inf)
-        state[4].fill_(torch.nan)  # what a target outside of the vocabulary leaves
-        whole = len(targets) <= rows and columns == len(weight)
-        buffer = _buffer(hidden, min(len(targets), rows), columns, dtype)
-        for start, stop in _ranges(len(weight), columns):
-            for first, last in _parts(len(targets), rows):
-                logits = _logits(hidden[first:last], weight[start:stop], buffer)
-                kernels.fold_kernel[(last - first,)](
-                    logits,
-                    logits.stride(0),
-                    stop - start,
-                    start,
-                    targets[first:last],
-                    scales[first:last],
-                    state[:, first:last],
-                    state.stride(0),
-                    softcap or 1.0,
-                    SOFTCAP=softcap is not None,
-                    MOMENTS=moments,
-                    BLOCK=kernels.FOLD.block,
-                    num_warps=kernels.FOLD.warps,
-                )
-        largest, total, first_moment, second_moment, target = state
-        log_total = total.log()
-        mean = first_moment / total
-        entropies = log_total - mean if moments >= 1 else None
-        squares = second_moment / total - log_total * (2 * mean - log_total) if moments == 2 else None
-        ctx.softcap, ctx.rows, ctx.columns, ctx.dtype = softcap, rows, columns, dtype
-        kept = buffer if whole and any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(hidden, weight, targets, scales, largest, log_total, entropies, squares, kept)
-        outputs = [entropies if wanted[0] != "none" else None, squares]
-        constant = [x for x, how in zip(outputs, wanted, strict=True) if how == "value"]
+        buffer = _buffer(hidden_N_H, min(len(targets_N), rows), columns, dtype)
+        state_5_N = _folded(ctx, hidden_N_H, weight_V_H, targets_N, scales_N, moments, buffer)
+        largest_N, total_N, first_N, second_N, target_N = state_5_N
+        log_total_N = total_N.log()
+        mean_N = first_N / total_N
+        entropies_N = log_total_N - mean_N if moments >= 1 else None
+        squares_N = second_N / total_N - log_total_N * (2 * mean_N - log_total_N) if moments == 2 else None
+        # if all logits fit one tile, the backward pass need not make them again
+        is_whole = len(targets_N) <= rows and columns == len(weight_V_H)
+        kept = buffer if is_whole and any(ctx.needs_input_grad) else None
+        saved = (hidden_N_H, weight_V_H, targets_N, scales_N, largest_N, log_total_N, entropies_N, squares_N, kept)
+        ctx.save_for_backward(*saved)
+        outputs = [entropies_N if wanted[0] != "none" else None, squares_N]
+        constant = [x_N for x_N, how in zip(outputs, wanted, strict=True) if how == "value"]
         ctx.mark_non_differentiable(*constant)
-        return target - largest - log_total, *outputs
+        return target_N - largest_N - log_total_N, *outputs
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, by_logprobs: Tensor | None, by_entropies: Tensor | None, by_squares: Tensor | None
+        ctx: Any, by_logprobs_N: Tensor | None, by_entropies_N: Tensor | None, by_squares_N: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        from . import triton_kernels as kernels
-
-        hidden, weight, targets, scales, largest, log_total, entropies, squares, kept = ctx.saved_tensors
-        degree = 2 if by_squares is not None else int(by_entropies is not None)
-        table = torch.zeros(kernels.ROW, len(targets), device=hidden.device)
-        table[0], table[1], table[2] = largest, log_total, scales
-        if by_logprobs is not None:
-            table[3] = by_logprobs
-            table[4] -= by_logprobs
-        if by_entropies is not None:
-            table[4] -= by_entropies * entropies
-            table[5] -= by_entropies
-        if by_squares is not None:
-            table[4] += by_squares * (2 * entropies - squares)
-            table[5] += 2 * by_squares
-            table[6] = by_squares
-        parts = _parts(len(targets), ctx.rows)
-        by_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
-        by_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        shape = min(len(targets), ctx.rows), ctx.columns
-        gradients = _buffer(hidden, *shape, hidden.dtype)
-        buffer = gradients if kept is not None or ctx.dtype == hidden.dtype else _buffer(hidden, *shape, ctx.dtype)
-        for start, stop in _ranges(len(weight), ctx.columns):
+        """Turn each tile into the gradient by its logits, and add up the gradients by hidden states and weight."""
+        hidden_N_H, weight_V_H, targets_N, *_, kept = ctx.saved_tensors
+        degree = 2 if by_squares_N is not None else int(by_entropies_N is not None)
+        table_7_N = _gradient_table(ctx, by_logprobs_N, by_entropies_N, by_squares_N)
+        parts = _parts(len(targets_N), ctx.rows)
+        by_hidden_N_H = torch.zeros_like(hidden_N_H, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        by_weight_V_H = torch.empty_like(weight_V_H) if ctx.needs_input_grad[1] else None
+        shape = min(len(targets_N), ctx.rows), ctx.columns
+        gradients = _buffer(hidden_N_H, *shape, hidden_N_H.dtype)
+        # a tile of another type than the gradient cannot be overwritten by it
+        same_type = kept is not None or ctx.dtype == hidden_N_H.dtype
+        buffer = gradients if same_type else _buffer(hidden_N_H, *shape, ctx.dtype)
+        for start, stop in _ranges(len(weight_V_H), ctx.columns):
             # one part is the product itself, several are summed in fp32 first
-            sums = None
-            if by_weight is not None and len(parts) != 1:
-                sums = torch.zeros(stop - start, hidden.shape[1], device=hidden.device)
+            sums_v_H = None
+            if by_weight_V_H is not None and len(parts) != 1:
+                sums_v_H = torch.zeros(stop - start, hidden_N_H.shape[1], device=hidden_N_H.device)
             for first, last in parts:
-                logits = kept if kept is not None else _logits(hidden[first:last], weight[start:stop], buffer)
-                gradient = gradients[: last - first, : stop - start]
-                grid = (last - first, -(-(stop - start) // kernels.DIFFERENTIATE.block))
-                kernels.differentiate_kernel[grid](
-                    logits,
-                    gradient,
-                    gradient.stride(0),
-                    stop - start,
-                    start,
-                    targets[first:last],
-                    table[:, first:last],
-                    table.stride(0),
-                    ctx.softcap or 1.0,
-                    SOFTCAP=ctx.softcap is not None,
-                    DEGREE=degree,
-                    BLOCK=kernels.DIFFERENTIATE.block,
-                    num_warps=kernels.DIFFERENTIATE.warps,
-                )
-                if by_hidden is not None:
-                    _add_product(by_hidden[first:last], gradient, weight[start:stop])
-                if sums is not None:
-                    _add_product(sums, gradient.T, hidden[first:last])
-                elif by_weight is not None:
-                    torch.mm(gradient.T, hidden[first:last], out=by_weight[start:stop])
-            if by_weight is not None and sums is not None:
-                by_weight[start:stop] = sums
-        return None if by_hidden is None else by_hidden.to(hidden.dtype), by_weight, *[None] * 7
+                hidden_n_H, weight_v_H = hidden_N_H[first:last], weight_V_H[start:stop]
+                logits_n_v = kept if kept is not None else _logits(hidden_n_H, weight_v_H, buffer)
+                gradient_n_v = gradients[: last - first, : stop - start]
+                part = slice(first, last)
+                _differentiate(ctx, logits_n_v, gradient_n_v, start, targets_N[part], table_7_N[:, part], degree)
+                if by_hidden_N_H is not None:
+                    _add_product(by_hidden_N_H[first:last], gradient_n_v, weight_v_H)
+                if sums_v_H is not None:
+                    _add_product(sums_v_H, gradient_n_v.T, hidden_n_H)
+                elif by_weight_V_H is not None:
+                    torch.mm(gradient_n_v.T, hidden_n_H, out=by_weight_V_H[start:stop])
+            if by_weight_V_H is not None and sums_v_H is not None:
+                by_weight_V_H[start:stop] = sums_v_H
+        by_hidden = None if by_hidden_N_H is None else by_hidden_N_H.to(hidden_N_H.dtype)
+        return by_hidden, by_weight_V_H, *[None] * 7
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
@@ -229,19 +193,105 @@ class _Scores(torch.autograd.Function):
         )
 
 
-def _buffer(hidden: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+def _folded(
+    ctx: Any,
+    hidden_N_H: Tensor,
+    weight_V_H: Tensor,
+    targets_N: Tensor,
+    scales_N: Tensor,
+    moments: int,
+    buffer: Tensor,
+) -> Tensor:
+    """Make every tile of logits and fold it into the state of its rows, [5, N]; see :data:`.triton_kernels.STATE`."""
+    from . import triton_kernels as kernels
+
+    state_5_N = torch.zeros(kernels.STATE, len(targets_N), device=hidden_N_H.device)
+    state_5_N[0].fill_(-torch.inf)
+    # a target outside of the vocabulary leaves the NaN where it is
+    state_5_N[4].fill_(torch.nan)
+    for start, stop in _ranges(len(weight_V_H), ctx.columns):
+        for first, last in _parts(len(targets_N), ctx.rows):
+            logits_n_v = _logits(hidden_N_H[first:last], weight_V_H[start:stop], buffer)
+            kernels.fold_kernel[(last - first,)](
+                logits_n_v,
+                logits_n_v.stride(0),
+                stop - start,
+                start,
+                targets_N[first:last],
+                scales_N[first:last],
+                state_5_N[:, first:last],
+                state_5_N.stride(0),
+                ctx.softcap or 1.0,
+                SOFTCAP=ctx.softcap is not None,
+                MOMENTS=moments,
+                BLOCK=kernels.FOLD.block,
+                num_warps=kernels.FOLD.warps,
+            )
+    return state_5_N
+
+
+def _gradient_table(
+    ctx: Any, by_logprobs_N: Tensor | None, by_entropies_N: Tensor | None, by_squares_N: Tensor | None
+) -> Tensor:
+    """Collect what the gradient of a row needs, [7, N]; see :func:`.triton_kernels.differentiate_kernel`."""
+    from . import triton_kernels as kernels
+
+    *_, scales_N, largest_N, log_total_N, entropies_N, squares_N, _ = ctx.saved_tensors
+    table_7_N = torch.zeros(kernels.ROW, len(scales_N), device=scales_N.device)
+    table_7_N[0] = largest_N
+    table_7_N[1] = log_total_N
+    table_7_N[2] = scales_N
+    if by_logprobs_N is not None:
+        table_7_N[3] = by_logprobs_N
+        table_7_N[4] -= by_logprobs_N
+    if by_entropies_N is not None:
+        table_7_N[4] -= by_entropies_N * entropies_N
+        table_7_N[5] -= by_entropies_N
+    if by_squares_N is not None:
+        table_7_N[4] += by_squares_N * (2 * entropies_N - squares_N)
+        table_7_N[5] += 2 * by_squares_N
+        table_7_N[6] = by_squares_N
+    return table_7_N
+
+
+def _differentiate(
+    ctx: Any, logits_n_v: Tensor, gradient_n_v: Tensor, start: int, targets_n: Tensor, table_7_n: Tensor, degree: int
+) -> None:
+    """Write the gradient by a tile's logits, which begins at token id ``start``, into ``gradient_n_v``."""
+    from . import triton_kernels as kernels
+
+    rows, columns = gradient_n_v.shape
+    kernels.differentiate_kernel[(rows, -(-columns // kernels.DIFFERENTIATE.block))](
+        logits_n_v,
+        gradient_n_v,
+        gradient_n_v.stride(0),
+        columns,
+        start,
+        targets_n,
+        table_7_n,
+        table_7_n.stride(0),
+        ctx.softcap or 1.0,
+        SOFTCAP=ctx.softcap is not None,
+        DEGREE=degree,
+        BLOCK=kernels.DIFFERENTIATE.block,
+        num_warps=kernels.DIFFERENTIATE.warps,
+    )
+
+
+def _buffer(hidden_N_H: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """Allocate memory for a tile, [rows, columns], whose rows begin where cuBLAS' fast kernels want them to."""
-    return hidden.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT, dtype=dtype)[:, :columns]
+    return hidden_N_H.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT, dtype=dtype)[:, :columns]
 
 
-def _logits(hidden: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
-    """Compute ``hidden @ weight.T`` in the upper left corner of the buffer."""
-    logits = buffer[: len(hidden), : len(weight)]
-    if logits.dtype == hidden.dtype:
-        return torch.mm(hidden, weight.T, out=logits)
-    if _widens(hidden):
-        return torch.mm(hidden, weight.T, out_dtype=logits.dtype, out=logits)
-    return torch.mm(hidden.to(logits.dtype), weight.T.to(logits.dtype), out=logits)
+def _logits(hidden_n_H: Tensor, weight_v_H: Tensor, buffer: Tensor) -> Tensor:
+    """Compute the logits of a tile, [n, v], in the upper left corner of the buffer."""
+    logits_n_v = buffer[: len(hidden_n_H), : len(weight_v_H)]
+    dtype = logits_n_v.dtype
+    if dtype == hidden_n_H.dtype:
+        return torch.mm(hidden_n_H, weight_v_H.T, out=logits_n_v)
+    if _widens(hidden_n_H):
+        return torch.mm(hidden_n_H, weight_v_H.T, out_dtype=dtype, out=logits_n_v)
+    return torch.mm(hidden_n_H.to(dtype), weight_v_H.T.to(dtype), out=logits_n_v)
 
 
 def _ranges(total: int, size: int) -> list[tuple[int, int]]:

@@ -139,6 +139,7 @@ def differentiate_kernel(
     By x_v it is  g [v = target] + p_v (c_0 + c_1 log p_v + c_2 (log p_v)^2),  where a row of ``table`` holds m,
     log s_0, 1 / temperature, g, c_0, c_1, c_2. ``DEGREE`` is that of the polynomial.
     """
+    # in 64 bits, because a tile may have more than 2^31 numbers
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = lanes < columns

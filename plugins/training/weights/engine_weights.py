@@ -16,17 +16,17 @@ class EngineWeights:
     An engine that samples with the trainer's own model needs nothing, and every method then does nothing.
     """
 
-    def __init__(self, engine: Any, policy: Any, own: bool) -> None:
+    def __init__(self, engine: Any, policy: Any, own_weights: bool) -> None:
         """Begin with weights that are out of date.
 
         Args:
             engine: the rollout engine.
             policy: the train engine.
-            own: whether the rollout engine has weights of its own.
+            own_weights: whether the rollout engine has weights of its own.
         """
         self._engine = engine
         self._policy = policy
-        self._has_own_weights = own
+        self._has_own_weights = own_weights
         self._stale = True
 
     def fresh(self) -> None:
