@@ -120,11 +120,12 @@ def _save_networks(loop: Loop, gathered: Mapping[str, Any], directory: Path) -> 
     save_model(loop.parts.policy.module, weights, directory / "model")
     torch.save(_renamed(optimizer, lambda key: key.removeprefix(PREFIX)), directory / "optimizer.pt")
     if "critic" in gathered:
+        critic: Any = loop.parts.critic
         weights, optimizer = gathered["critic"]
         if _has_shared_critic(loop):
             shared_critic.save_head(weights, directory / "critic")
         else:
-            save_model(loop.parts.critic.module, weights, directory / "critic")
+            save_model(critic.module, weights, directory / "critic")
         torch.save(optimizer, directory / "critic" / "optimizer.pt")
 
 
