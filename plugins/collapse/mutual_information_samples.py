@@ -15,7 +15,6 @@ import attrs
 
 from ...core.components import Rollouts
 
-TAG = "</think>"
 Tokens = tuple[int, ...]
 
 
@@ -30,9 +29,9 @@ class Turn:
     number: int
     """Number of the turn in its episode, from 0."""
     prompt: Tokens
-    """Tokens before the first sampled one; they end with the forced ``<think>``."""
+    """Tokens before the first sampled one; they end with the forced opening."""
     thought: Tokens
-    """Sampled tokens before the first that belongs to ``</think>``; empty if there is no valid thought."""
+    """Sampled tokens before the first that belongs to the tag; empty if there is no valid thought."""
 
 
 @attrs.frozen
@@ -49,8 +48,8 @@ class Pairs:
     """Task of each column, as the first prompt of its episode."""
 
 
-def turns_of(rollouts: Rollouts, tokenizer: Any) -> list[Turn]:
-    """List every sampled turn, in the order of rows."""
+def turns_of(rollouts: Rollouts, tokenizer: Any, tag: str) -> list[Turn]:
+    """List every sampled turn, in the order of rows; ``tag`` is what ends a thought in the run's dialogue."""
     turns = []
     rows = zip(
         rollouts.tokens.tolist(),
@@ -65,25 +64,25 @@ def turns_of(rollouts: Rollouts, tokenizer: Any) -> list[Turn]:
             if number >= 0:
                 sampled = tokens[positions[0] : positions[-1] + 1]
                 prompt = tuple(tokens[: positions[0]])
-                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer)))
+                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer, tag)))
     return turns
 
 
-def thought(sampled: Sequence[int], tokenizer: Any) -> Tokens:
-    """Return the leading tokens that lie wholly before ``</think>``; empty without a tag, or with only space before it.
+def thought(sampled: Sequence[int], tokenizer: Any, tag: str) -> Tokens:
+    """Return the leading tokens that lie wholly before ``tag``; empty without it, or with only space before it.
 
-    A token that contains the tag's first letter and something before it is left out.
+    A token that contains the tag's first letter and something before it is left out. An empty ``tag`` ends no thought.
     """
 
     def text(start: int, end: int) -> str:
         return str(tokenizer.decode(list(sampled[start:end]), clean_up_tokenization_spaces=False))
 
     count = len(sampled)
-    if TAG not in text(0, count):
+    if not tag or tag not in text(0, count):
         return ()
     # end: the least number of tokens whose text has the whole tag; start: the last token from which it still has it
-    end = bisect_left(range(count), True, key=lambda length: TAG in text(0, length))
-    start = next(start for start in reversed(range(end)) if TAG in text(start, end))
+    end = bisect_left(range(count), True, key=lambda length: tag in text(0, length))
+    start = next(start for start in reversed(range(end)) if tag in text(start, end))
     return tuple(sampled[:start]) if text(0, start).strip() else ()
 
 

@@ -1,4 +1,4 @@
-"""Detectors are replayed over finished runs: when would each have spoken, and which runs does it call collapsed?"""
+"""Detectors are replayed over finished runs, to show when each would have spoken and how well it finds collapses."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def make_detector(spelling: str) -> Named:
     except Invalid as error:
         problem = error.problems[0]
         raise RequestError(str(problem), "--detector", "uncollapse list collapse") from error
-    if "scorer" in detector.component.needs:
+    if "scorer" in detector.needs:
         raise RequestError(
             f"{detector.name} measures rollouts, and a finished run has only metrics", fix="name a detector that judges"
         )

@@ -78,7 +78,7 @@ def _knows_no_micro_batches(named: Named) -> None:
 def _inputs(named: Named) -> LossInputs:
     """Make the inputs, with reference log-probs only for a loss that needs them: a run may have no reference."""
     inputs = samples.loss_inputs()
-    needed = "reference" in named.component.needs
+    needed = "reference" in named.needs
     return inputs if needed else attrs.evolve(inputs, ref_logprobs=None)
 
 
@@ -101,7 +101,7 @@ def _of_split(named: Named, inputs: LossInputs, sizes: tuple[int, ...]) -> tuple
 def _prepared(named: Named, inputs: LossInputs) -> LossInputs:
     loss = CheckedLoss(named)
     # without a need for them, nobody has computed them before the optimizer step
-    wanted = {"entropies", "minibatch"} & set(named.component.needs)
+    wanted = {"entropies", "minibatch"} & set(named.needs)
     entropies = inputs.entropies if wanted else None
     seen = attrs.evolve(inputs, logprobs=inputs.logprobs.detach(), entropies=entropies, prepared={})
     with torch.no_grad():
