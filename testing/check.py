@@ -162,9 +162,9 @@ def _needs_what_there_is(named: Named) -> None:
     """It declares no needs but those that exist."""
     needs: Any = named.component.needs
     require(named, "needs", isinstance(needs, frozenset | set), f"is {needs!r}, not a frozenset of words")
-    known = GIVEN.get(named.kind, NEEDS)
-    unknown = sorted(map(str, needs - known)) if named.kind != "variance" else []
-    require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    possible = GIVEN.get(named.kind, NEEDS)
+    unknown = sorted(map(str, needs - possible)) if named.kind != "variance" else []
+    require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(possible))}")
 
 
 def _survives_a_pickle(named: Named) -> None:

@@ -98,7 +98,7 @@ def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
 
 
 def shaping_inputs() -> ShapingInputs:
-    """The episodes of :func:`rollouts`, as a reward shaping is given them."""
+    """Make the inputs of a reward shaping from the episodes of :func:`rollouts`."""
     sampled = rollouts()
     assert sampled.success_E is not None and sampled.truncated_E is not None
     return ShapingInputs(
@@ -115,7 +115,7 @@ def shaping_inputs() -> ShapingInputs:
 
 
 def rows_of_shaping(inputs: ShapingInputs, order: Tensor) -> ShapingInputs:
-    """Some of the episodes, in another order."""
+    """Return some of the episodes, in another order."""
     fields = attrs.asdict(inputs, recurse=False)
     moved: dict[str, Any] = {name: value[order] for name, value in fields.items() if isinstance(value, Tensor)}
     return attrs.evolve(inputs, **moved)

@@ -23,7 +23,7 @@ from .dataset_values import answer_texts, question_text
 GENERATED = "arithmetic"
 _FORMATS = (".jsonl", ".json", ".parquet")
 Table = Iterable[tuple[str, Mapping[str, Any]]]
-"""Which row it is, for messages, and its columns."""
+"""Place of each row, for messages, with its columns."""
 
 
 def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def _ask(function: str, where: str, fix: str, **arguments: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def refuse_unverifiable(rows: Rows, verifier: Named) -> None:
-    """Raises RequestError with the first row of which no answer could ever be found right."""
+    """Raise RequestError with the first row for which no answer can be right."""
     for row in rows.rows:
         if objection := verifier.component.objection(row.question, row.answers):
             fix = "mend the row, or choose another verifier"
