@@ -119,7 +119,7 @@ class DeepSpeed(TrainBackend):
         return {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
-            # ZeRO computes the norm of the gradient only if it clips; without ZeRO the engine clips itself
+            # 1e30 clips nothing; without ZeRO, _clip_gradients clips
             "gradient_clipping": 0.0 if zero_stage == 0 else grad_clip or 1e30,
             "bf16": {"enabled": dtype == "bfloat16"},
             "zero_force_ds_cpu_optimizer": False,
