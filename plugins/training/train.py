@@ -1,4 +1,4 @@
-"""``uncollapse.train``: one run from its directory to its status, whatever happens on the way."""
+"""``uncollapse.train`` makes one run, from its directory to its status, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .session import Outcome, Session
 __all__ = ["Outcome", "train"]
 
 WAIT_S = 30.0
-"""How long to wait for a process that still holds the run directory."""
+"""Seconds to wait for a process that still holds the run directory."""
 
 
 def train(
@@ -72,7 +72,8 @@ def train(
         run = refusal = None
         if ranks.first:
             try:
-                if not resume:  # a refusal leaves no directory behind
+                if not resume:
+                    # checked before the directory is made, so that a refusal leaves none behind
                     require_place(path)
                     check_models(experiment, ranks)
                     require_rooms(experiment)
@@ -92,11 +93,12 @@ def train(
 
 
 def _hold(path: Path, resume: bool) -> AbstractContextManager[None]:
-    """The lock of the run directory; the process that had it may be dying."""
+    """Lock the run directory, and wait for the lock, because the process that has it may be about to end."""
     if not resume:
         make_directory(path)
     run = RunDirectory(path)
-    if resume and not run.status_file.exists():  # which may have to say what is lost
+    if resume and not run.status_file.exists():
+        # open says what is missing
         run = RunDirectory.open(path)
     return run.hold(WAIT_S)
 
@@ -108,11 +110,13 @@ def _train(session: Session, checkpoint: Path | None) -> Outcome:
             outcome = _run_session(session, checkpoint, stop)
         except KeyboardInterrupt:
             return Outcome("interrupted", session.path, session.metrics)
-        ranks.barrier()  # launchers end whoever is still at work once one has left with a code of its own
+        # launchers kill the other ranks as soon as one has ended with an exit code other than 0
+        ranks.barrier()
         return outcome
 
 
 def _run_session(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
+    """Run a session, keep a checkpoint if an error ends it, and close it in any case."""
     try:
         with last_words(session.fail):
             return session.run(checkpoint, stop)
@@ -135,7 +139,7 @@ def _run_session(session: Session, checkpoint: Path | None, stop: StopRequest) -
 
 
 def _explained(error: BaseException, session: Session) -> BaseException:
-    """The error with what a person can do about it, where that is known."""
+    """Return an error that says what a person can do about it, where that is known."""
     if isinstance(error, torch.OutOfMemoryError):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -143,6 +147,7 @@ def _explained(error: BaseException, session: Session) -> BaseException:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         fix = f"free some space and continue with {RESUME}; earlier checkpoints are intact"
         return RunError(f"the disk is full: {error}", session.where, fix)
-    if isinstance(error, OSError) and error.filename is not None:  # of the work, not of the request
+    if isinstance(error, OSError) and error.filename is not None:
+        # the request was right, and the work failed
         return RunError(f"{error.strerror}: {error.filename}", session.where)
     return error

@@ -1,4 +1,4 @@
-"""``uncollapse train``."""
+"""The command ``uncollapse train``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_models(experiment: Experiment) -> None:
-    """Raises RequestError, before anything large is imported, if a model is neither a directory nor on the hub."""
+    """Raise RequestError, before anything large is imported, if a model is neither a directory nor on the hub."""
     from ....core.compose import hub
     from ....core.paths import is_folder
 
