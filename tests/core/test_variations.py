@@ -21,6 +21,8 @@ VALUES = {
     "filter.select": ["nofilter", "top_p(0.9)", {"name": "top_p", "value": 0.5}, "top_p(3)", "top_q"],
     "filter.select.value": [0.2, 7],
     "entropy_coeff": [0, 0.5, "much"],
+    "entropy.coef": [0, 0.5, "much"],
+    "entropy": [{"coef": 0.5}, {"controller": "fixed"}, 3],
     "seed": [0, 3, -1],
     "trainer.steps": [5, 0],
     "trainer.mini_batch": [32, 48],
