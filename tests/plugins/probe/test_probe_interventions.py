@@ -20,7 +20,7 @@ from uncollapse.plugins.rollout.episode import Episode, Turn
 from uncollapse.plugins.rollout.parsing import Answer
 from uncollapse.plugins.training.step.rewards import Shaping
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import interventions_plugin as parts
 
 
@@ -29,7 +29,7 @@ def run(bandit, tmp_path):
     experiment = uncollapse.compose(bandit, ["advantage=rloo", "entropy_coeff=-0.5"])
     entropy, chosen = experiment.entropy, experiment.filter
     controller = attrs.evolve(entropy.controller, component=parts.Halving())
-    first = attrs.evolve(chosen.episodes, component=parts.First())
+    first = attrs.evolve(chosen.episodes, component=parts.Second())
     return OwnRun(
         tmp_path,
         attrs.evolve(
@@ -82,7 +82,7 @@ def test_a_run_with_parts_of_a_plugin_is_probed_with_them(bandit, tmp_path):
     base.write_text(json.dumps(bandit))
     settings = (
         *("advantage=rloo", "entropy={coef: 0.5, controller: halving}", "reward.shaping=brief"),
-        *("filter.episodes=first", "trainer.steps=2", "validation.every=0", "collapse=[]"),
+        *("filter.episodes=second", "trainer.steps=2", "validation.every=0", "collapse=[]"),
     )
 
     def uncollapse_(*words):
@@ -101,4 +101,4 @@ def test_a_run_with_parts_of_a_plugin_is_probed_with_them(bandit, tmp_path):
     )
     assert "entropy bonus 0.125" in said
     assert "the entropy controller halving is not told of U" in said
-    assert "the run's filter of episodes first is not applied" in said
+    assert "the run's filter of episodes second is not applied" in said

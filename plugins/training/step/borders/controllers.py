@@ -86,6 +86,8 @@ def _coef(named: Named, session: Any) -> float:
 def _state(named: Named, session: Any) -> dict[str, Any]:
     with blaming(named, "state_dict"):
         state: dict[str, Any] = session.state_dict()
+    if not isinstance(state, dict):
+        raise wrong(named, "state_dict", f"gave {type(state).__name__}, not a dict")
     return state
 
 

@@ -1,6 +1,7 @@
-"""A plugin with an entropy controller, a reward shaping and an episode filter."""
+"""A plugin with entropy controllers, a reward shaping and an episode filter."""
 
 import attrs
+import torch
 from uncollapse.api import EntropyController, EntropyControllerSession, EpisodeFilter, RewardShaping, hookimpl
 
 
@@ -27,6 +28,21 @@ class Session(EntropyControllerSession):
 
 
 @attrs.frozen
+class Following(EntropyController):
+    """Makes the entropy of the sampling policy the coefficient."""
+
+    needs = frozenset({"entropies"})
+
+    def start(self, coef, steps):
+        return FollowingSession(coef)
+
+
+class FollowingSession(Session):
+    def update(self, entropy, step):
+        self.coef = entropy
+
+
+@attrs.frozen
 class Brief(RewardShaping):
     """Takes a quarter for each sampled token."""
 
@@ -35,16 +51,19 @@ class Brief(RewardShaping):
 
 
 @attrs.frozen
-class First(EpisodeFilter):
-    """Keeps the first episode."""
+class Second(EpisodeFilter):
+    """Keeps every second episode of each group."""
 
     def select(self, rollouts):
-        return rollouts.raw_rewards_E.cumsum(0) == rollouts.raw_rewards_E.cumsum(0)
+        groups_E = rollouts.groups_of_episodes()
+        places = [int((groups_E[:number] == group).sum()) for number, group in enumerate(groups_E)]
+        return torch.tensor(places) % 2 == 0
 
 
 @hookimpl
 def register_entropy_controllers(register):
     register("halving", Halving)
+    register("following", Following)
 
 
 @hookimpl
@@ -54,4 +73,4 @@ def register_reward_shapings(register):
 
 @hookimpl
 def register_episode_filters(register):
-    register("first", First)
+    register("second", Second)
