@@ -30,7 +30,7 @@ from .plain_data import plain, plain_problems
 from .problems import CompositionError, Invalid, Problem, unique
 from .scalars import wrong
 from .spec import SpecError, split_list
-from .spellings import as_written, given_twice, written_out
+from .spellings import SHORT, as_written, given_twice, written_out
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -115,17 +115,19 @@ def _compose(
     except Invalid as error:
         return None, [*found, *error.problems]
     malformed += [problem for change in changes for problem in plain_problems(change)]
-    malformed += [problem for given in (*([layer] for layer in layers), changes) for problem in given_twice(given)]
     if found or malformed:
         return None, [*found, *malformed]
+    twice = [problem for given in (*([layer] for layer in layers), changes) for problem in given_twice(given)]
     layers += changes
-    experiment, found = _structured(layers, registry)
+    experiment, found = _structured(layers, registry, twice)
     return experiment, unique(as_written(found, layers))
 
 
-def _structured(layers: list[dict[str, Any]], registry: Registry) -> tuple[Experiment | None, list[Problem]]:
-    """What layers of plain data say together, each laid over those before it."""
-    found = _load_plugins(layers, registry)
+def _structured(
+    layers: list[dict[str, Any]], registry: Registry, twice: list[Problem]
+) -> tuple[Experiment | None, list[Problem]]:
+    """What layers of plain data say together, each laid over those before it; ``twice``: what they say in two ways."""
+    found = [*twice, *_load_plugins(layers, registry)]
     data: dict[str, Any] = {}
     for layer in layers:
         try:
@@ -139,6 +141,8 @@ def _structured(layers: list[dict[str, Any]], registry: Registry) -> tuple[Exper
         experiment = converter.structure(data, Experiment)
     except Invalid as error:
         return None, [*map(_elsewhere, error.problems), *found]
+    if twice:
+        return None, found
     return experiment, [*found, *combination_problems(experiment), *validation_problems(experiment, registry)]
 
 
@@ -158,11 +162,14 @@ def _of_validation(problem: Problem) -> Problem:
 
 
 def _elsewhere(problem: Problem) -> Problem:
-    """An unknown key that is the end of a known one: ``lr`` is ``trainer.lr`` or ``critic.lr``."""
+    """An unknown key that is the end of a known one (``lr`` is ``trainer.lr`` or ``critic.lr``), or close to one."""
     last = problem.key.rpartition(".")[2]
     homes = [key for key in keys() if key == last or key.endswith(f".{last}")]
-    if problem.reason != UNKNOWN_KEY or not homes:
+    if problem.reason != UNKNOWN_KEY:
         return problem
+    if not homes:
+        top = [*(key for key in keys() if "." not in key), *SHORT]
+        return problem if "." in problem.key else attrs.evolve(problem, fix=nearest(problem.key, top))
     return attrs.evolve(problem, fix=f"did you mean {' or '.join(homes)}?")
 
 
