@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -33,10 +33,8 @@ def _makes_episodes(named: Named) -> None:
 
 def _can_be_played(named: Named) -> None:
     """An environment has actions that answers in the dialogue by default can name."""
-    world, dialogue = (
-        CheckedEnvironment(named),
-        registry().create("dialogue", attrs.fields(Experiment).dialogue.default),
-    )
+    world, default = CheckedEnvironment(named), cast(str, attrs.fields(Experiment).dialogue.default)
+    dialogue = registry().create("dialogue", default)
     require_nameable(world, dialogue, setting_of(world, Rollout()))
 
 
