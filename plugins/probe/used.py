@@ -54,7 +54,7 @@ def used(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
         batch_config=batches,
         rollout=rollout,
         dialogue=config.dialogue or (run.experiment.dialogue if run is not None else _default_dialogue()),
-        reward=config.reward or (run.experiment.reward if run is not None else Reward()),
+        reward=config.reward or (run.experiment.reward if run is not None else _default(Reward)),
         generation=attrs.evolve(
             generation,
             temperature=generation.temperature or (rollout.temperature if plays_own else 1.0),

@@ -27,10 +27,11 @@ from .networks.positions import check_positions
 from .networks.prepare import prepare_model
 from .networks.shared_critic import HEAD, with_value_head
 from .step.batch import Batch
-from .step.borders import CheckedController
+from .step.borders import CheckedController, CheckedEntropyController
 from .step.detectors import Detectors
-from .step.loop import Parts
-from .step.stages import Sampler, derived_seed
+from .step.parts import Parts
+from .step.sampling import Sampler
+from .step.stages import derived_seed
 from .weights import start_model
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             critic=critic,
             reference=reference,
             controller=CheckedController(experiment.kl.controller).start(experiment.kl.coef),
+            entropy_controller=CheckedEntropyController(experiment.entropy.controller).start(
+                experiment.entropy.coef, trainer.steps
+            ),
             detectors=Detectors(experiment.collapse if training else (), context),
             validation_environment=CheckedEnvironment(experiment.environment, validation_environment(experiment)),
             needs=needed,

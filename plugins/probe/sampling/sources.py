@@ -14,11 +14,12 @@ from ...rollout.collect import collect
 from ...rollout.dialogue import CheckedDialogue
 from ...rollout.episode import Episode
 from ...rollout.template import Template
+from ...training.step.rewards import Shaping
 from ...training.step.stages import derived_seed
 
 _ENDLESS = range(2**62)
 """The seeds of an environment that generates its tasks."""
-_UNUSED = ("engine", "groups", "group_size", "seed", "temperature", "max_tokens")
+_UNUSED = ("engine", "groups", "group_size", "tasks", "batch", "seed", "temperature", "max_tokens")
 """Keys of ``rollout`` that do not describe a source: a draw has its own, or they decide nothing."""
 
 
@@ -30,6 +31,11 @@ class Source(Protocol):
 
     @property
     def reward(self) -> Reward: ...
+
+    @property
+    def shaping(self) -> Shaping | None:
+        """What becomes of the rewards before they are normalised; ``None`` where nothing does."""
+        ...
 
     def check(self) -> None:
         """Raises RequestError if there is nothing to draw from, before any model is loaded."""
@@ -69,6 +75,8 @@ class EnvironmentSource:
     rollout: Rollout
     """``temperature`` and ``max_tokens`` are the draw's."""
     reward: Reward = attrs.field(factory=Reward)
+    shaping: Shaping | None = None
+    """That of ``reward``, in the training step that is predicted; played episodes are kept as they were rewarded."""
 
     def check(self) -> None:
         self.pool(None)
@@ -111,7 +119,7 @@ class EnvironmentSource:
             "dialogue": _place_of(dialogue),
             "wording": attrs.asdict(cast(Any, dialogue)),
             "rollout": rollout,
-            "reward": attrs.asdict(self.reward),
+            "reward": attrs.asdict(self.reward, filter=lambda field, _: field.name != "shaping"),
         }
 
 

@@ -63,7 +63,7 @@ def test_full_size_sokoban_composes_to_the_published_settings():
     trainer = experiment.trainer
     assert (trainer.steps, trainer.mini_batch, trainer.micro_batch, trainer.score_batch) == (400, 32, 4, 8)
     assert (trainer.lr, experiment.critic.lr, trainer.save_every) == (1e-6, 1e-5, -1)
-    assert (experiment.kl.coef, experiment.kl.placement, experiment.entropy_coeff) == (0.001, "loss", 0.001)
+    assert (experiment.kl.coef, experiment.kl.placement, experiment.entropy.coef) == (0.001, "loss", 0.001)
     assert (experiment.validation.groups, experiment.validation.every) == (512, 10)
     assert experiment.validation.temperature == 0.5
 
