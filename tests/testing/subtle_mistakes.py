@@ -512,6 +512,17 @@ class Episode(Env):
 
 
 @attrs.frozen
+class Unsayable(Environment):
+    """An environment with an action that is two in an answer."""
+
+    instruction = "Walk."
+    actions = ("Up", "Up || Down")
+
+    def make(self, seed, member=0):
+        return Episode(f"at {seed}", lambda action: Step("there", 0.0, done=True))
+
+
+@attrs.frozen
 class OneBoard(Environment):
     """An environment whose episodes move on one board."""
 
@@ -678,7 +689,7 @@ SUBTLE = {
         "forever_batches": batches(ForeverBatches),
         "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
     },
-    "environment": {"dice": Dice, "one_board": OneBoard},
+    "environment": {"dice": Dice, "one_board": OneBoard, "unsayable": Unsayable},
     "dialogue": {
         "remembers_turns": RemembersTurns,
         "case_sensitive": CaseSensitive,

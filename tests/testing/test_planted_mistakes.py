@@ -39,7 +39,7 @@ def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
 
 def test_every_mistake_that_would_train_in_silence_is_found(reported):
     registered, messages = reported["subtle_mistakes"]
-    assert len(registered) == 62
+    assert len(registered) == 63
     assert missed(registered, messages) == []
 
 
@@ -101,6 +101,7 @@ def test_what_is_sound_is_not_blamed(reported):
         ("hides_the_task", "leaves the instruction out, or changes it"),
         ("takes_anything", "read ('Up',) in a response of nothing at all"),
         ("keeps_all", "where actions <= parsed <= 1 (a turn's)"),
+        ("unsayable", "holds 'Up || Down', which no answer in the dialogue ThinkAnswer can name"),
         ("dice", "another episode of the same seed, member and actions"),
         ("needs_too_much", "holds entropy; there are"),
         ("remembers", "can be changed after it was made"),

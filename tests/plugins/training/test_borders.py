@@ -103,7 +103,7 @@ SAYS = {
     "dialogue_asks_nothing": "ask gave no text for turn 1",
     "dialogue_outcome_is_a_number": "outcome gave float ",
     "dialogue_parses_nothing": "parse gave NoneType, not an Answer",
-    "dialogue_parses_too_many": "gave 5 actions and parsed = 5, where actions <= parsed <= 1",
+    "dialogue_parses_too_many": "gave 5 actions and parsed = 5, where actions <= parsed <= ",
     "dialogue_parses_a_list": "gave actions = ['a'], which is not a tuple of texts",
     "dialogue_tags_are_a_text": "tags must be a tuple of texts, not '<think>'",
     "dialogue_changes_the_directory": "changed the working directory (it was ",
