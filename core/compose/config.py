@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,11 @@ from .combinations import combination_problems
 from .converter import UNKNOWN_KEY, component_mapping, make_converter, plain, structure_component
 from .experiment import Experiment, keys, section_of
 from .instances import with_names
+from .overrides import Overrides, read_overrides
 from .plain_data import plain_problems
-from .problems import CompositionError, Invalid, Problem, show, unique
+from .problems import CompositionError, Invalid, Problem, unique
 from .scalars import wrong
-from .spec import SpecError, parse_value, split_list
+from .spec import SpecError, split_list
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -37,9 +38,6 @@ LARGEST_FILE = 1 << 16
 """Bytes of an experiment file."""
 LONGEST_CHAIN = 32
 """Experiments that extend each other."""
-DEEPEST_KEY = 16
-"""Dots of an override's key."""
-Overrides = Iterable[str] | Mapping[str, Any]
 
 
 def compose(source: Source, overrides: Overrides = (), registry: Registry | None = None) -> Experiment:
@@ -109,21 +107,12 @@ def _compose(
         layers = _layers(source, registry, ())
     except Invalid as error:
         found += error.problems
-    try:
-        changes, malformed = _read_overrides(overrides, registry)
-    except Invalid as error:
-        return None, [*found, *error.problems]
+    changes, malformed = read_overrides(overrides, registry)
     malformed += [problem for change in changes for problem in plain_problems(change)]
     if found or malformed:
         return None, [*found, *malformed]
     layers += changes
-    found += _load_plugins(layers, registry)
-    data: dict[str, Any] = {}
-    for layer in layers:
-        try:
-            data = merge(registry, data, layer)
-        except Invalid as error:
-            found += error.problems
+    data, found = merged(registry, layers)
     data["plugins"] = list(registry.files())
     found += _model_problems(data.get("model"))
     converter = make_converter(registry)
@@ -198,18 +187,19 @@ def _read(source: Source, registry: Registry) -> tuple[Any, Path]:
     if not isinstance(source, str | Path):
         raise Invalid(Problem("an experiment is a name, the path of a file or a mapping", value=source))
     if isinstance(source, Path) or source.endswith(SUFFIXES):
-        return _read_file(source)
+        return read_file(source)
     try:
         return registry.resolve("experiment", source), Path()
     except MissingExtraError:
         raise
     except RequestError as error:
         if is_there(source):
-            return _read_file(source)
+            return read_file(source)
         raise Invalid(Problem(error.what, fix=f"{error.fix}, or give the path of a YAML file")) from error
 
 
-def _read_file(path: str | Path) -> tuple[Any, Path]:
+def read_file(path: str | Path) -> tuple[Any, Path]:
+    """The raw data of a YAML file and the directory that it is in. Raises Invalid."""
     try:
         return loads(read_text(path, LARGEST_FILE)), expanded(path).parent
     except SyntaxProblem as error:
@@ -261,41 +251,21 @@ def _model_problems(model: object) -> list[Problem]:
     return [Problem(f"needs exactly one of path and build, and has {'both' if given else 'neither'}", "model", fix=fix)]
 
 
-# --- overrides ------------------------------------------------------------------------------------------------------
-
-
-def _read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Each override as a nested mapping, and the problems of those that cannot be read."""
-    pairs, found = [], []
-    overrides = [overrides] if isinstance(overrides, str) else overrides
-    for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
-        key, equals, text = item.partition("=") if isinstance(item, str) else (str(item[0]), "=", item[1])
-        key = key.strip()
-        try:
-            if not equals or not key:
-                raise SpecError(f"the override {show(item)} has no {'value' if key else 'key'}", fix="write KEY=VALUE")
-            if not all(part.strip() for part in key.split(".")):
-                raise SpecError("an empty name stands in the key", fix="write names with single dots between them")
-            if key.count(".") > DEEPEST_KEY:
-                raise SpecError(f"the key has more than {DEEPEST_KEY} dots")
-            value = parse_value(text) if isinstance(item, str) else with_names(text, registry, key)
-            pairs.append((key, value))
-        except SpecError as error:
-            found.append(Problem(error.what, key, fix=error.fix))
-    return nest(pairs), found
-
-
-def nest(pairs: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """Each (dotted key, value) as a nested mapping."""
-    nested = []
-    for key, value in pairs:
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested.append(value)
-    return nested
-
-
 # --- merging --------------------------------------------------------------------------------------------------------
+
+
+def merged(
+    registry: Registry, layers: list[dict[str, Any]], cls: type = Experiment
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Layers of plain data laid over each other, with their plugin files loaded, and what was wrong with them."""
+    data: dict[str, Any] = {}
+    found = _load_plugins(layers, registry)
+    for layer in layers:
+        try:
+            data = merge(registry, data, layer, cls)
+        except Invalid as error:
+            found += error.problems
+    return data, found
 
 
 def merge(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .combinations import combination_problems
-from .config import Source, compose, merge, nest, validation_problems
+from .config import Source, compose, merge, validation_problems
 from .converter import make_converter, plain, read_field
 from .experiment import Experiment
 from .identity import UNCOUNTED, digest
+from .overrides import nest
 from .problems import CompositionError, Invalid, Problem, unique
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """The schema of a probe's configuration: what every key means, its type, its unit and its default.
 
-The sections and keys are those of the research code that the probe replaces, so that its files run; keys that nothing
-reads any more are in :mod:`.legacy_keys`. :mod:`.read_config` turns a file into a :class:`ProbeConfig`.
+The sections and keys are those of the research code that the probe replaces, so that its files run, and each class
+bears the name of its section; what else older files may say is in :mod:`.legacy_keys`. :mod:`.read_config` turns a file
+into a :class:`ProbeConfig`.
 """
 
 # ruff: noqa: RUF009 - the calls in the class bodies make attrs fields
@@ -80,7 +81,7 @@ def _sizes(instance: Any, attribute: Any, values: tuple[int, ...] | None) -> Non
 
 
 @attrs.frozen
-class Batches:
+class BatchConfig:
     """The evaluation batch E, on which the entropy is measured, and the update batch U, which makes the step."""
 
     dataset_name: str | None = None
@@ -128,8 +129,8 @@ class Generation:
 
 
 @attrs.frozen
-class Computation:
-    """What is computed (``probe_rework`` in older files)."""
+class ProbeRework:
+    """What is computed (``computation_options`` in newer files of the research code)."""
 
     compute_delta_h1: bool = True
     """The prediction."""
@@ -175,8 +176,8 @@ class PolicyGradient:
 
 
 @attrs.frozen
-class Truth:
-    """The measurement by importance sampling (``true_delta_h`` in newer files)."""
+class Importance:
+    """The measurement by importance sampling (``true_delta_h`` in newer files of the research code)."""
 
     enabled: bool = False
     is_mode: Literal["snis", "snis_rb", "clip", "psis", "is"] = "snis"
@@ -197,7 +198,7 @@ class Truth:
 
 
 @attrs.frozen
-class WeightQuality:
+class ImportanceSampling:
     """When the report warns of the importance weights."""
 
     ess_threshold: float = number(0.5, 0, 1)
@@ -205,7 +206,7 @@ class WeightQuality:
 
 
 @attrs.frozen
-class Memory:
+class MemoryConfig:
     """What bounds the memory."""
 
     microbatch_size: int = number(8, 1)
@@ -224,7 +225,7 @@ class Memory:
 
 
 @attrs.frozen
-class Reuse:
+class ProbeReuse:
     """Batches kept in files: written if they don't exist, read if they hold what would be sampled, else refused.
 
     An experiment of several runs may keep U, which they share, but not E, which each draws for itself.
@@ -251,22 +252,22 @@ class ProbeConfig:
     """Everything that decides what a probe computes."""
 
     checkpoint: Checkpoint = section(Checkpoint)
-    batch_config: Batches = section(Batches)
+    batch_config: BatchConfig = section(BatchConfig)
     rollout: Rollout | None = None
     """How ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, else as
     ``uncollapse train`` does by default."""
     reward: Reward | None = None
     generation: Generation = section(Generation)
-    probe_rework: Computation = section(Computation)
+    probe_rework: ProbeRework = section(ProbeRework)
     policy_gradient: PolicyGradient = section(PolicyGradient)
-    importance: Truth = section(Truth)
-    importance_sampling: WeightQuality = section(WeightQuality)
+    importance: Importance = section(Importance)
+    importance_sampling: ImportanceSampling = section(ImportanceSampling)
     variance: tuple[Named, ...] = components("variance")
     """Further standard errors, by registered names; only the passes that they need are run. What needs no pass of its
     own is always there: ``deriv_delta`` for the prediction, ``snis_delta`` and ``snis_ess`` for the truth, and
     ``paired_difference`` (curvature) where both are computed."""
-    memory_config: Memory = section(Memory)
-    probe_reuse: Reuse = section(Reuse)
+    memory_config: MemoryConfig = section(MemoryConfig)
+    probe_reuse: ProbeReuse = section(ProbeReuse)
     learning_rate: float | None = attrs.field(default=None, validator=_positive)
     """eta of the step; by default that of the run's next step by its schedule, or the base rate that the checkpoint has
     recorded where the schedule has ended at 0."""

@@ -16,8 +16,8 @@ from ..training.networks.models import load_critic, load_reference
 from ..training.networks.prepare import prepare_model
 from ..training.networks.shared_critic import with_value_head
 from ..training.step.stages import kl_in_reward, to_batch
-from .checkpoint.backbones import backbone_path
 from .estimation.passes import Passes
+from .legacy_keys import backbone_path
 from .own_run import OwnRun
 
 if TYPE_CHECKING:

@@ -1,6 +1,14 @@
-"""Keys of older configuration files: other spellings of sections, keys that nothing reads, keys that are refused."""
+"""The door for the research code that the probe replaces: what its files say that nothing else here says.
+
+On the way in, other spellings of sections, keys that nothing reads, keys that are refused, and short names of models.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.compose.problems import Invalid, Problem
 
 SECTIONS = {"computation_options": "probe_rework", "true_delta_h": "importance"}
 """Spelling in newer files of the research code -> the section's name here."""
@@ -45,3 +53,51 @@ REFUSED = {
     "batch_config.B": "one batch is not both E and U any more: write B_E (or B_E_values) and B_U",
 }
 """Dotted key -> what to write instead."""
+
+BACKBONES = {
+    "phi2": "microsoft/phi-2",
+    "phi1_5": "microsoft/phi-1_5",
+    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "mistral7b": "mistralai/Mistral-7B-Instruct-v0.3",
+    "mixtral8x7b": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "gemma2b": "google/gemma-2b-it",
+    "orcamath": "microsoft/orca-math-7b",
+    "codellama7b": "codellama/CodeLlama-7b-hf",
+    "qwen2": "Qwen/Qwen2-0.5B",
+    "qwen2_5_15": "Qwen/Qwen2.5-1.5B",
+    "qwen2_5_05": "Qwen/Qwen2.5-0.5B",
+}
+"""Value of ``checkpoint.backbone`` -> name on the hub."""
+
+
+def backbone_path(name: str) -> str:
+    """The hub name behind a short name; any other text is a hub name or a directory already."""
+    return BACKBONES.get(name, name)
+
+
+def renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with the names of sections that they have here. Raises Invalid if a section is there twice."""
+    found = [
+        Problem(f"is the same section as {name}", other, fix="keep one of them")
+        for other, name in SECTIONS.items()
+        if other in data and name in data
+    ]
+    if found:
+        raise Invalid(*found)
+    return {SECTIONS.get(key, key): value for key, value in data.items()}
+
+
+def take_out(data: dict[str, Any]) -> tuple[tuple[str, ...], list[Problem]]:
+    """Take the keys that nothing reads out of the data. -> ``key: why`` of each, and those that are refused."""
+    refused, ignored = [], []
+    for dotted in [*REFUSED, *IGNORED]:
+        section, _, key = dotted.partition(".")
+        holder = data if not key else data.get(section)
+        if not isinstance(holder, dict) or (key or section) not in holder:
+            continue
+        value = holder.pop(key or section)
+        if dotted in REFUSED:
+            refused.append(Problem("is not a key any more", dotted, value, REFUSED[dotted]))
+        else:
+            ignored.append(f"{dotted}: {IGNORED[dotted]}")
+    return tuple(ignored), refused

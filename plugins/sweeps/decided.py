@@ -12,9 +12,9 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.config import nest
 from ...core.compose.converter import component_mapping
 from ...core.compose.experiment import Experiment, section_of
+from ...core.compose.overrides import nest
 from ...core.compose.problems import Invalid
 from ...core.registry import Registry
 

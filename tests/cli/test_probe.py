@@ -163,7 +163,7 @@ def test_levels_of_messages(made, words, level):
         (("single", "--set", "policy_gradient.kl_coef=-1"), "policy_gradient.kl_coef"),
         (("single", "--config", "experiment.yaml", "--checkpoint", "x"), "unknown key"),
         (("single", "--set", "batch_config.nothing=1"), "batch_config.nothing"),
-        (("single", "--set", "batch_config.G"), "is not KEY=VALUE"),
+        (("single", "--set", "batch_config.G"), "'batch_config.G' has no value; write KEY=VALUE"),
         (("single", "--set", "batch_config.G=[1"), "is not a YAML value"),
         (("single", "--set", "generation.top_p=0.9"), "generation.top_p"),
         (("single", "--set", "learning_rate=0"), "learning_rate"),
