@@ -1,6 +1,7 @@
 """The door for the research code that the probe replaces: what its files say that nothing else here says.
 
-On the way in, other spellings of sections, keys that nothing reads, keys that are refused, and short names of models.
+On the way in: other spellings of sections, keys that nothing reads, keys that are refused, and short names of models.
+On the way out: the flat keys of older results.
 """
 
 from __future__ import annotations
@@ -101,3 +102,40 @@ def take_out(data: dict[str, Any]) -> tuple[tuple[str, ...], list[Problem]]:
         else:
             ignored.append(f"{dotted}: {IGNORED[dotted]}")
     return tuple(ignored), refused
+
+
+RESULTS = (
+    "bars_dot", "deltaH1", "SE_conditional", "V_X", "V_Y", "SE_deltaH1", "H_orig", "H_upd", "deltaH_true",
+)  # fmt: skip
+"""The names of older results, which are also there together, under ``legacy``."""
+
+
+def older_results(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat keys that older results have for numbers of ``prediction``, ``truth`` and ``variance``.
+
+    Keys that end in ``_tok`` are per token. Errors that stand on few prompts are widened.
+    """
+    older: dict[str, Any] = dict.fromkeys(("bars_dot", "deltaH1", "deltaH_true", "SE_conditional"))
+    prediction, variance = found["prediction"], found["variance"]
+    for end in ("", "_tok") if prediction is not None else ():
+        older[f"bars_dot{end}"] = prediction[f"deltaH1{end}"] / prediction["eta"]
+        older[f"deltaH1{end}"] = prediction[f"deltaH1{end}"]
+        older[f"deltaH1{end}_se"] = prediction[f"se{end}"]
+    for end in [end for end in ("", "_tok") if f"H_orig{end}" in found]:
+        first = found["truth"][0]
+        older[f"H_upd{end}"] = found[f"H_orig{end}"] + first[f"deltaH{end}"]
+        older[f"deltaH_true{end}"] = first[f"deltaH{end}"]
+        older[f"deltaH_true{end}_se"] = first[f"se{end}"]
+
+    wider = (found["small_sample"] or {}).get("widened_by", 1.0)
+
+    def stated(name: str) -> float | None:
+        se = (variance.get(name) or {}).get("se")
+        return None if se is None else se * wider
+
+    older["SE_conditional"] = stated("conditional_E")
+    if (both := variance.get("vx_vy")) is not None:
+        older |= {"SE_deltaH1": stated("vx_vy"), "V_X": both["extra"].get("V_X"), "V_Y": both["extra"].get("V_Y")}
+    se = older["SE_conditional"] or stated("deriv_delta")
+    older["se_over_deltaH1"] = abs(se / older["deltaH1"]) if se is not None and older["deltaH1"] else None
+    return {**older, "legacy": {name: {**found, **older}.get(name) for name in RESULTS}}
