@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ....core.console.options import print_columns, print_json
+from ..messages import heard
 
 if TYPE_CHECKING:
     from ..experiments.experiments import Outcome
@@ -40,20 +40,11 @@ class Verbosity(Enum):
         return {Verbosity.VERBOSE: "DEBUG", Verbosity.MINIMAL: "INFO"}.get(self)
 
 
-@contextmanager
-def console(verbosity: Verbosity) -> Iterator[None]:
+def console(verbosity: Verbosity) -> AbstractContextManager[None]:
     """Messages of the probe go to standard error, if the user wants messages and this is the first process."""
     if verbosity in (Verbosity.MINIMAL, Verbosity.QUIET) or os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    messages = logging.getLogger("uncollapse.plugins.probe")
-    messages.addHandler(handler)
-    try:
-        yield
-    finally:
-        messages.removeHandler(handler)
+        return nullcontext()
+    return heard(None, "%(levelname)s %(message)s")
 
 
 def print_run(record: Mapping[str, Any], verbosity: Verbosity) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from ....core.errors import RunError
 from ....core.files import replace_text, to_json
 from ....core.yaml import dumps
 from ..log_settings import LEVELS, DetailedLogging
-from ..messages import messages
+from ..messages import heard, messages
 from . import batch as log_batch
 from .batch import LoggedBatch
 from .files import LogFiles, prune
@@ -64,8 +65,7 @@ class DetailedLogger:
     _started: float = attrs.field(default=math.nan, init=False)
     _phases: dict[str, float] = attrs.field(factory=dict, init=False)
     """Phases that have not ended -> when they started, in seconds."""
-    _console: logging.Handler | None = attrs.field(default=None, init=False)
-    _console_level: int = attrs.field(default=logging.NOTSET, init=False)
+    _console: ExitStack = attrs.field(factory=ExitStack, init=False)
 
     # --- the run ---
 
@@ -94,7 +94,8 @@ class DetailedLogger:
             "environment": _environment(),
             "files": self._files.names(),
         }
-        self._open_console()
+        level = logging.INFO if messages.level == logging.NOTSET else None
+        self._console.enter_context(heard(self._files.console, "%(asctime)s %(levelname)s %(message)s", level))
         messages.info("probing %s", checkpoint_path)
         return self._files.log
 
@@ -213,7 +214,7 @@ class DetailedLogger:
         metadata = self._log["run_metadata"]
         metadata |= {"status": status, "ended": datetime.now().astimezone().isoformat()}
         messages.info("%s after %.3f s: %s", status, timing["total_time"], metadata["error"] or files.log)
-        self._close_console()
+        self._console.close()
         self._files = None
         non_finite: dict[str, None] = {}
         log = {name: _readable(plain(self._log[name]), name, non_finite) for name in SECTIONS}
@@ -226,21 +227,6 @@ class DetailedLogger:
             raise RunError(reason, str(files.log), "make room, or choose a lower level") from error
         prune(Path(self.settings.output_directory), self.settings.max_files)
         return files.log
-
-    def _open_console(self) -> None:
-        assert self._files is not None
-        self._console = logging.FileHandler(self._files.console, encoding="utf-8", errors="backslashreplace")
-        self._console.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._console_level = messages.level
-        messages.addHandler(self._console)
-        if messages.level == logging.NOTSET:
-            messages.setLevel(logging.INFO)
-
-    def _close_console(self) -> None:
-        assert self._console is not None
-        messages.removeHandler(self._console)
-        messages.setLevel(self._console_level)
-        self._console.close()
 
 
 def _summary(log: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ...rollout.episode import Episode
 from ..probed import Probed
 from ..sampling.samples import Sample
 from .batch import LoggedBatch
@@ -60,14 +59,10 @@ def _batch(name: Any, sample: Sample, tokenizer: Any, **known: Any) -> LoggedBat
         groups=groups,
         prompt_ids=[sample.tasks[group] for group in groups.tolist()],
         prompt_texts=[tokenizer.decode(list(episode.turns[0].prompt)) for episode in sample.episodes],
-        response_texts=[_response(episode) for episode in sample.episodes],
+        response_texts=[episode.response for episode in sample.episodes],
         prompt_lengths=[len(episode.turns[0].prompt) for episode in sample.episodes],
         generation_lengths=sample.lengths,
         rewards=sample.rewards,
         token_text=lambda token: tokenizer.decode([token]),
         **known,
     )
-
-
-def _response(episode: Episode) -> str:
-    return "\n".join(turn.response for turn in episode.turns)
