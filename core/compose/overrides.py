@@ -19,7 +19,8 @@ Overrides = Iterable[str] | Mapping[str, Any]
 
 def read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Each override as a nested mapping, and the problems of those that cannot be read."""
-    pairs, found = [], []
+    pairs: list[tuple[str, Any]] = []
+    found: list[Problem] = []
     overrides = [overrides] if isinstance(overrides, str) else overrides
     for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
         try:
@@ -31,6 +32,7 @@ def read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[
 
 def read_override(item: str | tuple[object, object], registry: Registry) -> tuple[str, Any]:
     """The dotted key and the value of ``"kl.coef=0.01"``, or of a key with plain data or components. Raises Invalid."""
+    text: Any
     key, equals, text = item.partition("=") if isinstance(item, str) else (str(item[0]), "=", item[1])
     key = key.strip()
     try:
