@@ -38,21 +38,6 @@ def _is(expected: Any, fix: str) -> Any:
     return attrs.field(default=expected, validator=check)
 
 
-def _positive(instance: Any, attribute: Any, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError("must be above 0 and finite")
-
-
-def _at_least_0(instance: Any, attribute: Any, value: float | None) -> None:
-    if value is not None and not 0 <= value < math.inf:
-        raise ValueError("must be at least 0 and finite")
-
-
-def _finite(instance: Any, attribute: Any, value: float | None) -> None:
-    if value is not None and not math.isfinite(value):
-        raise ValueError("must be finite")
-
-
 def _steps(instance: Any, attribute: Any, values: tuple[float, ...] | None) -> None:
     if not all(value and math.isfinite(value) for value in values or ()):
         raise ValueError("must be finite numbers other than 0: without a step there is no change to measure")
@@ -92,7 +77,7 @@ class BatchConfig:
     split: str = "train"
     E_split: str | None = None
     U_split: str | None = None
-    B_E: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    B_E: int | None = number(None, 1)
     """Prompts of E, drawn uniformly with replacement."""
     B_E_values: tuple[int, ...] | None = attrs.field(default=None, validator=_sizes)
     """Several sizes of E, for ``batch-scaling`` and ``debug``."""
@@ -113,13 +98,13 @@ class BatchConfig:
 class Generation:
     """How E and U are sampled. Nothing is cut off the distribution: importance weights need all of it."""
 
-    temperature: float | None = attrs.field(default=None, validator=_positive)
+    temperature: float | None = number(None, 0, above=True)
     """Divides the logits in sampling, in log-probs, in entropies and in the gradient alike; by default that of the run
     whose environment is played, else 1."""
     top_p: float = _is(1.0, "a token outside the nucleus would have the weight 0 or infinity")
     top_k: int | None = attrs.field(default=None)
     do_sample: bool = _is(True, "the estimates are means over samples of the policy")
-    max_new_tokens: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    max_new_tokens: int | None = number(None, 1)
     """Of one turn; by default that of the run whose environment is played, else 256."""
 
     @top_k.validator
@@ -164,12 +149,12 @@ class PolicyGradient:
     policy_loss: Named | None = component("policy_loss")
     kl: Named | None = component("kl")
     """A KL term to the policy that training started from: an adapter's base, or ``checkpoint.backbone``."""
-    kl_coef: float | None = attrs.field(default=None, validator=_at_least_0)
+    kl_coef: float | None = number(None, 0)
     """0 is no KL term. A run's is the one that its controller has reached."""
     kl_placement: Literal["loss", "reward"] | None = None
     kl_weight: Literal["none", "detached", "differentiable"] | None = None
-    entropy_coeff: float | None = attrs.field(default=None, validator=_finite)
-    max_grad_norm: float | None = attrs.field(default=None, validator=_at_least_0)
+    entropy_coeff: float | None = number(None, -math.inf)
+    max_grad_norm: float | None = number(None, 0)
     """Global norm that the gradient is clipped to before an ``adamw`` step; 0 does not clip."""
     soft_advantage_reweight: bool | None = None
     zero_task_advantage: bool | None = None
@@ -211,9 +196,7 @@ class MemoryConfig:
 
     microbatch_size: int = number(8, 1)
     """Rows per pass with a gradient, which keeps what its backward pass needs."""
-    teacher_force_microbatch_size: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
-    )
+    teacher_force_microbatch_size: int | None = number(None, 1)
     """Rows per pass without one (predictions and truth); by default four times ``microbatch_size``."""
 
     @property
@@ -268,7 +251,7 @@ class ProbeConfig:
     ``paired_difference`` (curvature) where both are computed."""
     memory_config: MemoryConfig = section(MemoryConfig)
     probe_reuse: ProbeReuse = section(ProbeReuse)
-    learning_rate: float | None = attrs.field(default=None, validator=_positive)
+    learning_rate: float | None = number(None, 0, above=True)
     """eta of the step; by default that of the run's next step by its schedule, or the base rate that the checkpoint has
     recorded where the schedule has ended at 0."""
     entropy_unit: EntropyUnit = "per_sequence"

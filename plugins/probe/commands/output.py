@@ -17,7 +17,6 @@ from ..messages import heard
 if TYPE_CHECKING:
     from ..experiments.experiments import Outcome
 
-
 OF_PAGE = {"estimand", "mean weight", "clipped", "over the smallest", "if it were 1 / B_E"}
 """Columns that a terminal has no room for."""
 
