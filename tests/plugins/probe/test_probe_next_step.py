@@ -234,7 +234,7 @@ def test_every_eta_is_printed_with_its_sample_size_and_low_ones_are_flagged(run,
     text = cli("single", "--checkpoint", run, "--results", tmp_path, "--quiet", *settings(SMALL | etas))
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert "%" in lines["0.0005"] and "%" in lines["0.0001"] and "too low" not in lines["0.0001"]
-    assert "too low to trust" in lines["50"]
+    assert "%, too low" in lines["50"]
     assert "at eta 50 " in text
     (file,) = tmp_path.glob("single_run/*/BE004_BU002/results.json")
     assert [point["ESS_too_low"] for point in json.loads(file.read_text())["truth"]] == [False, False, True]
