@@ -102,6 +102,21 @@ def test_no_module_imports_itself_on_a_way_round():
         visit(module)
 
 
+HINTS_BOTH_WAYS = {("plugins.probe.credit", "plugins.probe.session")}
+"""Modules that know each other, one of them by its type hints alone."""
+
+
+def test_no_two_modules_know_each_other_even_by_their_type_hints():
+    targets = {module: set(imported(module, path)) for module, path in modules().items()}
+    pairs = {
+        tuple(sorted((module, target)))
+        for module, others in targets.items()
+        for target in others
+        if target != module and module in targets.get(target, ())
+    }
+    assert pairs <= HINTS_BOTH_WAYS
+
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 

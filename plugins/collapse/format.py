@@ -11,7 +11,7 @@ from attrs import validators
 from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession, Streaks
 
-INVALID = "train/invalid_turn_rate"
+INVALID = "train/share_of_turns_invalid"
 THINKING = "collapse/valid_thinking_rate"
 LENGTH = "train/response_length"
 LOST = 2 / 3
@@ -27,9 +27,10 @@ class FormatCollapse(CollapseDetector):
     and must have fallen below two thirds of its best. For a run that is invalid from the first step on there is
     ``no_signal``.
 
-    The detector watches the share of turns without a valid answer (``train/invalid_turn_rate``), the share of turns
-    with a thought (``collapse/valid_thinking_rate``, where the detector ``mutual_information`` logs it) and the sampled
-    tokens per episode (``train/response_length``), compared with their mean over the first ``baseline_steps`` steps.
+    The detector watches the share of turns without a valid answer (``train/share_of_turns_invalid``), the share of
+    turns with a thought (``collapse/valid_thinking_rate``, where the detector ``mutual_information`` logs it) and the
+    sampled tokens per episode (``train/response_length``), compared with their mean over the first ``baseline_steps``
+    steps.
     """
 
     max_invalid: float = attrs.field(default=0.5, validator=share)

@@ -12,7 +12,7 @@ from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession
 
 SPREAD = "rollout/in_group_reward_std"
-INVALID = "train/invalid_turn_rate"
+INVALID = "train/share_of_turns_invalid"
 SAMPLES = ("collapse_first_turn_sample", "collapse_trajectory_sample", "collapse_turn_sample")
 """Namespaces of the detector ``mutual_information``, one for each way to draw."""
 MIN_SPREAD = 1e-6
@@ -33,7 +33,7 @@ class NoSignal(CollapseDetector):
 
     From the first step on, and until the run has it for the first time, the detector watches
 
-    * form: a valid answer (``train/invalid_turn_rate`` below 1)
+    * form: a valid answer (``train/share_of_turns_invalid`` below 1)
     * spread: a standard deviation of rewards within groups (``rollout/in_group_reward_std`` above 1e-6 reward units;
       not for groups of one episode)
     * information: a mutual information of reasonings and prompts of more than two standard errors

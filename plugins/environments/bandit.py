@@ -9,6 +9,7 @@ from attrs.validators import and_, ge, in_, le
 
 from ...core.components import Env, Environment, Step
 from .common import refuse_after_end, seeded
+from .metrics import ACCEPTED
 
 Split = Literal["train", "validation"]
 
@@ -47,7 +48,9 @@ class Bandit(Environment):
 
     The risky arm pays ``high`` with probability ``probability``, otherwise 0; choosing it is success, even when it pays
     nothing, because it pays more on average (0.25 against 0.1). One choice ends the episode. The answer is the name of
-    an arm as free text, without regard to case; any other text earns nothing. Metric: ``action_is_valid``.
+    an arm as free text, without regard to case; any other text earns nothing.
+
+    Metric: ``share_of_played_actions_accepted`` (the text names an arm).
 
     The seed fixes the two names and their order, so all members of a group see the same prompt; what the risky arm pays
     depends on seed and member. (In RAGEN names and order differ within a group, which mixes the prompts of a baseline.)
@@ -111,5 +114,5 @@ class BanditEnv(Env):
         for name, payoff in self.payoffs.items():
             if name.lower() == wanted:
                 text = f"{name} pays {payoff:g}."
-                return Step(text, payoff, done=True, success=name == self.risky, metrics={"action_is_valid": 1.0})
-        return Step("There is no such machine.", 0.0, done=True, metrics={"action_is_valid": 0.0})
+                return Step(text, payoff, done=True, success=name == self.risky, metrics={ACCEPTED: 1.0})
+        return Step("There is no such machine.", 0.0, done=True, metrics={ACCEPTED: 0.0})

@@ -12,6 +12,7 @@ from attrs.validators import and_, ge, in_, le
 from ...core.components import Env, Environment, Step
 from .arithmetic import parse
 from .common import Split, draw_task, refuse_after_end, seeded
+from .metrics import ACCEPTED
 
 
 @attrs.frozen
@@ -71,7 +72,9 @@ class Countdown(Environment):
 
     The answer is one expression, such as ``(1 + 2) * 3``, as free text. Reward 1 if it equals the target exactly
     (fractions, no rounding), which is success; 0.1 if it uses exactly the given numbers; 0 otherwise. One answer ends
-    the episode. Metric: ``action_is_valid`` (the answer is an expression that uses exactly the given numbers).
+    the episode.
+
+    Metric: ``share_of_played_actions_accepted`` (the answer is an expression that uses exactly the given numbers).
 
     The puzzles are generated from a solution, so each has one; the target is none of the numbers. Answers are parsed as
     arithmetic, never evaluated as Python; a sign before a number, ``=`` and text around the expression are refused.
@@ -137,4 +140,4 @@ class CountdownEnv(Env):
         return self._end(f"The expression is {shown}, not {self.puzzle.target}.", 0.1)
 
     def _end(self, text: str, reward: float) -> Step:
-        return Step(text, reward, done=True, success=reward == 1.0, metrics={"action_is_valid": float(reward > 0)})
+        return Step(text, reward, done=True, success=reward == 1.0, metrics={ACCEPTED: float(reward > 0)})

@@ -11,6 +11,7 @@ from ...core.components import Env, Environment, Step, Verifier
 from ...core.compose.fields import component
 from .common import refuse_after_end
 from .dataset_rows import Row, Rows, forget_changed, load, refuse_unverifiable
+from .metrics import ACCEPTED
 
 
 @attrs.frozen
@@ -18,8 +19,8 @@ class Dataset(Environment):
     """Ask questions with known answers, from a local file or folder, the hub, or generated word problems.
 
     The answer is free text. Reward 1 if it is right, which is success; otherwise 0, or the verifier's score between
-    them. One answer ends the episode. Metric: ``action_is_valid`` (the answer can be read: as mathematics; with
-    ``verifier=exact`` any text can, with ``verifier=choice`` what names one option).
+    them. One answer ends the episode. Metric: ``share_of_played_actions_accepted`` (the answer can be read: as
+    mathematics; with ``verifier=exact`` any text can, with ``verifier=choice`` what names one option).
 
     Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only what follows ``####`` counts. Seed s is
     row s modulo the number of rows, so training goes through the rows in their order, again and again.
@@ -111,7 +112,7 @@ class DatasetEnv(Env):
             float(score or 0.0),
             done=True,
             success=score == 1,
-            metrics={"action_is_valid": float(score is not None)},
+            metrics={ACCEPTED: float(score is not None)},
         )
 
 

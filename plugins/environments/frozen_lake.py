@@ -11,6 +11,7 @@ from attrs.validators import and_, ge, gt, in_, le
 
 from ...core.components import Env, Environment, Step
 from .common import Split, action_named, draw_task, refuse_after_end, seeded
+from .metrics import ACCEPTED, EFFECTIVE
 from .views import coordinates, legend, observation
 
 View = Literal["grid", "coord", "grid_coord"]
@@ -103,7 +104,7 @@ class FrozenLake(Environment):
     Each cell but start and goal is ice with probability ``frozen``, otherwise a hole. A step goes the intended way with
     probability ``success_rate``, and each of the two perpendicular ways with half of the rest; the edge holds the
     player back. Reward 1 for reaching the goal, which is success, otherwise 0; goal and holes end the episode. Metrics:
-    ``action_is_effective`` (the player moved), ``action_is_valid`` (always 1).
+    ``share_of_played_actions_effective`` (the player moved), ``share_of_played_actions_accepted`` (always 1).
 
     The lake depends on the seed alone, the slips on seed and member: the members of a group see the same lake and slip
     independently (in RAGEN they share the noise, which understates the variance within a group).
@@ -171,5 +172,5 @@ class FrozenLakeEnv(Env):
             float(success),
             done=self.done,
             success=success,
-            metrics={"action_is_effective": float(self.player != before), "action_is_valid": 1.0},
+            metrics={EFFECTIVE: float(self.player != before), ACCEPTED: 1.0},
         )

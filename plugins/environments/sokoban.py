@@ -10,6 +10,7 @@ from attrs.validators import and_, ge, in_, le, optional
 
 from ...core.components import Env, Environment, Step
 from .common import Split, action_named, refuse_after_end
+from .metrics import ACCEPTED, EFFECTIVE
 from .sokoban_rooms import room
 from .sokoban_rules import (
     ACTIONS,
@@ -53,7 +54,8 @@ class Sokoban(Environment):
 
     Reward of an action: -0.1, +1 for a box pushed onto a target, -1 for one pushed off, +10 when all boxes are on
     targets; so the best last action earns 10.9. An episode ends when the room is solved, which is success, or after
-    ``max_steps`` actions. Metrics: ``action_is_effective`` (the player moved), ``action_is_valid`` (always 1).
+    ``max_steps`` actions. Metrics: ``share_of_played_actions_effective`` (the player moved) and
+    ``share_of_played_actions_accepted`` (always 1).
 
     A seed gives the same room in every process and to every member of a group. No room starts with a box on a target;
     the lengths of shortest solutions that are possible in a drawn room are equally likely. With ``split`` the rooms of
@@ -172,7 +174,7 @@ class SokobanEnv(Env):
             reward(before, after),
             done=after.solved or self.steps >= self.task.max_steps,
             success=after.solved,
-            metrics={"action_is_effective": float(after is not before), "action_is_valid": 1.0},
+            metrics={EFFECTIVE: float(after is not before), ACCEPTED: 1.0},
         )
 
 

@@ -90,6 +90,8 @@ class Session:
             self._say(note)
         loop.on_rollouts = self._rollouts_collected
         finished = load_checkpoint(loop, checkpoint) if checkpoint else FinishedStep(0, {}, judged=True)
+        # a run that is told to go on says so in its status, before a checkpoint can
+        finished.overrule(self.ranks.broadcast(self.directory.status().get("overruled", []) if self.directory else []))
         recorded = self._rewind_record(checkpoint, finished)
         self._on_rank_0(lambda: self._start_listeners(finished.step))
         stop.waits = "finishing the step, then writing a checkpoint"

@@ -80,7 +80,7 @@ def _drawing(named: Named, world: Environment) -> CheckedTaskSamplerSession:
 
 def _step(session: CheckedTaskSamplerSession, step: int) -> list[int]:
     """Draw the seeds of a step of two rounds, from each of which the sampler learns."""
-    session.begin_step()
+    session.begin_step(step)
     seeds = []
     for count in (COUNT, 1):
         drawn = session.draw(count)

@@ -11,6 +11,8 @@ from torch import Tensor
 from uncollapse.api import (
     AdvantageEstimator,
     Advantages,
+    BatchSampler,
+    BatchSamplerSession,
     CompositionError,
     CreditInputs,
     Description,
@@ -18,7 +20,9 @@ from uncollapse.api import (
     Env,
     Environment,
     Experiment,
+    Group,
     GroupMetric,
+    GroupPool,
     KlVariant,
     LossInputs,
     LossOutput,
@@ -38,6 +42,8 @@ from uncollapse.api import (
     Sweep,
     SweepOptions,
     SweepResult,
+    TaskSampler,
+    TaskSamplerSession,
     Tracker,
     UncollapseError,
     compose,
@@ -63,6 +69,7 @@ assert_type(to_dict(experiment), dict[str, Any])
 outcome = train(experiment, "runs/mine")
 assert_type(outcome, Outcome)
 assert_type(train("tiny-sokoban", Path("runs/mine"), resume=True, callbacks=[object()]), Outcome)
+assert_type(train("tiny-sokoban", "runs/mine", resume=True, steps=300, overrule=True), Outcome)
 assert_type(outcome.status, str)
 assert_type(outcome.metrics, dict[str, float])
 assert_type(outcome.exit_code, int)
@@ -73,6 +80,10 @@ assert_type(load_sweep("demo"), Sweep)
 result = sweep.run(launcher="local(slots=2)", options=SweepOptions(stale="keep", retries=1))
 assert_type(result, SweepResult)
 assert_type(result.statuses, Mapping[str, str])
+assert_type(result.rows(), list[dict[str, Any]])
+assert_type(result.report(), Path)
+assert_type(SweepResult.read("runs/mine"), SweepResult)
+print(result.to_pandas().head())
 
 run = RunDirectory.open("runs/mine")
 assert_type(run, RunDirectory)
@@ -153,6 +164,59 @@ class Even(SamplerCorrection):
 
 
 @attrs.frozen
+class Odd(TaskSampler):
+    """Draws odd seeds."""
+
+    def start(self, first: int, environment: Environment, seed: int) -> TaskSamplerSession:
+        assert_type(environment.tasks, int | None)
+        return OddSession(2 * first + 1)
+
+
+@attrs.define
+class OddSession(TaskSamplerSession):
+    """Counts in twos."""
+
+    next: int
+
+    def draw(self, count: int) -> list[int]:
+        self.next += 2 * count
+        return list(range(self.next - 2 * count, self.next, 2))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.next = state["next"]
+
+
+@attrs.frozen
+class Twice(BatchSampler):
+    """Samples twice as many groups, and takes those that teach."""
+
+    def start(self, groups: int, group_size: int) -> BatchSamplerSession:
+        return TwiceSession(groups)
+
+
+@attrs.define
+class TwiceSession(BatchSamplerSession):
+    """Collects for one run."""
+
+    groups: int
+
+    def collect(self, pool: GroupPool, step: int) -> list[Group]:
+        sampled = pool.sample(2 * self.groups)
+        teaching = [group for group, teaches in zip(sampled, pool.teaches(sampled), strict=True) if teaches]
+        assert_type(sampled[0].rewards, tuple[float, ...])
+        return teaching[: self.groups] or sampled[: self.groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+@attrs.frozen
 class Coin(Environment):
     """Rewards the word heads."""
 
@@ -195,6 +259,8 @@ kl: KlVariant = Squared()
 advantage: AdvantageEstimator = Plain()
 loss: PolicyLoss = Reinforce()
 correction: SamplerCorrection = Even()
+tasks: TaskSampler = Odd()
+batch: BatchSampler = Twice()
 environment: Environment = Coin()
 tracker: Tracker = Printer()
 

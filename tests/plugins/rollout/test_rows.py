@@ -198,9 +198,9 @@ def test_metrics():
             "turns": 1.5,
             "actions": 1.5,
             "response_length": sum(lengths) / 2,
-            "valid_action_rate": 3 / 4,
-            "invalid_turn_rate": 2 / 3,
-            "cut_turn_rate": 0.0,
+            "share_of_named_actions_known": 3 / 4,
+            "share_of_turns_invalid": 2 / 3,
+            "share_of_turns_cut": 0.0,
             "up": 1.0,
         }
     )
@@ -209,7 +209,7 @@ def test_metrics():
 def test_metrics_when_no_action_was_ever_read():
     _, episodes = scripted(BAD)
     metrics = rows.episode_metrics(episodes)
-    assert metrics["valid_action_rate"] == 0.0
+    assert metrics["share_of_named_actions_known"] == 0.0
     assert metrics["pass@1"] == 0.0
     assert "up" not in metrics
 

@@ -209,7 +209,7 @@ def test_a_score_between_right_and_wrong_is_the_reward_and_no_success(tmp_path):
     said = [dataset.make(0).step(answer) for answer in ("abcd", "ax", "xyz", "")]
     assert [step.reward for step in said] == [1.0, 0.25, 0.0, 0.0]
     assert [step.success for step in said] == [True, False, False, False]
-    assert [step.metrics["action_is_valid"] for step in said] == [1.0, 1.0, 1.0, 0.0]
+    assert [step.metrics["share_of_played_actions_accepted"] for step in said] == [1.0, 1.0, 1.0, 0.0]
     assert dataset.verifier.described == "verifier 'Share'"
     assert dataset.instruction == "Answer the question."
 
