@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
+
+import attrs
 
 from ...core.components import Step
 from ...core.compose.blame import told
-from ...core.compose.experiment import Named
+from ...core.compose.experiment import Experiment, Named, Rollout
 from ...core.errors import RunError
+from ...core.registry import registry
 from ...plugins.rollout.borders import CheckedEnvironment
+from ...plugins.rollout.dialogue import require_nameable, setting_of
 from ..problems import laws, require
 
 SEEDS = (0, 1, 12345)
@@ -25,6 +29,13 @@ def _makes_episodes(named: Named) -> None:
     _ = world.actions
     for seed in SEEDS:
         world.make(seed)
+
+
+def _can_be_played(named: Named) -> None:
+    """An environment has actions that answers in the dialogue by default can name."""
+    world, default = CheckedEnvironment(named), cast(str, attrs.fields(Experiment).dialogue.default)
+    dialogue = registry().create("dialogue", default)
+    require_nameable(world, dialogue, setting_of(world, Rollout()))
 
 
 def _members_share_the_prompt(named: Named) -> None:
@@ -104,6 +115,7 @@ def _content(step: Step) -> tuple[str, float, bool, bool]:
 LAWS = {
     "environment": laws(
         _makes_episodes,
+        _can_be_played,
         _members_share_the_prompt,
         _answers,
         _repeats_itself,

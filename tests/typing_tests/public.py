@@ -16,9 +16,12 @@ from uncollapse.api import (
     CompositionError,
     CreditInputs,
     Description,
+    EntropyController,
+    EntropyControllerSession,
     Entry,
     Env,
     Environment,
+    EpisodeFilter,
     Experiment,
     Group,
     GroupMetric,
@@ -33,11 +36,13 @@ from uncollapse.api import (
     Register,
     Registry,
     RequestError,
+    RewardShaping,
     RolloutFilter,
     Rollouts,
     RunDirectory,
     RunError,
     SamplerCorrection,
+    ShapingInputs,
     Step,
     Sweep,
     SweepOptions,
@@ -60,6 +65,7 @@ from uncollapse.api import (
 experiment = compose("tiny-sokoban", ["kl.coef=0.01"])
 assert_type(experiment, Experiment)
 assert_type(experiment.kl.coef, float)
+assert_type(experiment.entropy.coef, float)
 assert_type(experiment.rollout.groups, int)
 assert_type(experiment.filter.select, Named)
 assert_type(compose({"extends": "tiny-sokoban"}, {"kl.coef": 0.01}, registry()), Experiment)
@@ -119,6 +125,49 @@ class MeanReward(GroupMetric):
     def score(self, rollouts: Rollouts) -> Tensor:
         assert_type(rollouts.entropies, Tensor | None)
         return rollouts.raw_rewards_E
+
+
+@attrs.frozen
+class Untruncated(EpisodeFilter):
+    """Drops the episodes that a limit has ended."""
+
+    def select(self, rollouts: Rollouts) -> Tensor:
+        assert rollouts.truncated_E is not None
+        return ~rollouts.truncated_E
+
+
+@attrs.frozen
+class Brief(RewardShaping):
+    """Lets each token cost a little."""
+
+    def shape(self, inputs: ShapingInputs) -> Tensor:
+        assert_type(inputs.max_tokens, int)
+        return inputs.rewards_E - 0.001 * inputs.lengths_E
+
+
+@attrs.frozen
+class Fading(EntropyController):
+    """Lets the coefficient fade to 0."""
+
+    def start(self, coef: float, steps: int) -> "FadingSession":
+        return FadingSession(coef, steps)
+
+
+@attrs.define
+class FadingSession(EntropyControllerSession):
+    """Fades in one run."""
+
+    coef: float
+    steps: int
+
+    def update(self, entropy: float, step: int) -> None:
+        self.coef *= 1 - step / self.steps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.coef = state["coef"]
 
 
 @attrs.frozen
@@ -255,6 +304,9 @@ class PrinterSession:
 
 select: RolloutFilter = AboveMean()
 metric: GroupMetric = MeanReward()
+episodes: EpisodeFilter = Untruncated()
+shaping: RewardShaping = Brief()
+controller: EntropyController = Fading()
 kl: KlVariant = Squared()
 advantage: AdvantageEstimator = Plain()
 loss: PolicyLoss = Reinforce()
