@@ -466,7 +466,7 @@ def test_status(ran, here):
     assert data["runs"][0]["success"] == 0.25
     for words in ((), ("--watch",)):
         lines = invoke("status", home, *words).stdout.splitlines()
-        assert lines[0].split("\t")[:2] == ["run", "outcome"]
+        assert lines[0].split("\t")[:2] == ["run", "status"]
         assert [line.split("\t")[1] for line in lines[1:4]] == ["success", "failed regime (empty_filter)", "damaged"]
         assert lines[4].startswith("3 runs: ")
 
