@@ -112,7 +112,7 @@ def test_training_evaluation_and_probe_speak_the_dialogue_of_the_experiment(tmp_
     assert not any(THEIRS.search(turn["user"] + turn["response"]) for turn in turns)
     assert sum(turn["valid"] for turn in turns) > len(turns) / 2  # the model was cloned in it
     found = json.loads(run("eval", tmp_path / "run", "--groups", 8, "--json"))
-    assert found["validation/valid_action_rate"] > 0.5
+    assert found["validation/share_of_named_actions_known"] > 0.5
     sampled = ("--be", 8, "--bu", 2, "--results", tmp_path / "out", "--set", "output.save_samples=true")
     run("probe", "single", "--checkpoint", tmp_path / "run", *sampled)
     (samples,) = (tmp_path / "out").rglob("samples.jsonl")
