@@ -8,8 +8,7 @@ import attrs
 import torch
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
-
-LOG_RATIO_LIMIT = 20.0
+from .ratios import advantages_of, log_ratio_of, policy_kl, share
 
 
 def _above_one(instance: object, attribute: Any, value: float | None) -> None:
@@ -41,12 +40,8 @@ class Ppo(PolicyLoss):
     """Bound on the ratio where the advantage is negative; ``null`` sets none."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask = inputs.mask
-        # Masked before any arithmetic: a NaN off the mask must reach neither the loss nor the gradient.
-        log_ratio = torch.where(mask, inputs.logprobs - inputs.old_logprobs, 0.0).clamp(
-            -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
-        )
-        advantages = torch.where(mask, inputs.advantages, 0.0)
+        mask, advantages = inputs.mask, advantages_of(inputs)
+        log_ratio = log_ratio_of(inputs)
         ratio = log_ratio.exp()
         unclipped = -advantages * ratio
         clipped = -advantages * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
@@ -56,10 +51,9 @@ class Ppo(PolicyLoss):
             bound = -advantages * self.dual_clip
             beyond = (advantages < 0) & (loss > bound)
             loss = torch.where(beyond, bound, loss)
-        count = mask.sum()
         metrics = {
-            "pg_clipfrac": ((clipped > unclipped).sum(), count),
-            "pg_clipfrac_lower": (beyond.sum(), count),
-            "ppo_kl": (-log_ratio.detach().sum(), count),
+            "pg_clipfrac": share(clipped > unclipped, mask),
+            "pg_clipfrac_lower": share(beyond, mask),
+            "ppo_kl": policy_kl(log_ratio, mask),
         }
         return LossOutput(loss, metrics)
