@@ -40,8 +40,8 @@ class ClipCov(Ppo):
     is drawn at random and its loss set to 0. The means are over the optimizer step, log pi is that before it.
 
     Source: Cui et al. 2025 (arXiv 2505.22617) with its published bounds (of the ratio, too); formula as in verl 0.9.1
-    (``clip_cov``), which has no dual clip, draws without a seed, and takes each micro-batch by itself; here the draw follows from the training step and its
-    rows, and no split into micro-batches changes it.
+    (``clip_cov``), which has no dual clip, draws without a seed, and takes each micro-batch by itself; here the draw
+    follows from the training step and its rows, and no split into micro-batches changes it.
     """
 
     clip_low: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
