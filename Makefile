@@ -37,7 +37,7 @@ test-slow: .venv/dev
 # What there is without torch, always installed anew: PINS=constraints-lowest.txt takes the oldest releases that are allowed,
 # PINS=/dev/null the newest.
 PINS ?= constraints.txt
-LIGHT := compatibility config registry runs spec streams sweep sweep_record timings variations
+LIGHT := compatibility config registry runs spec streams sweep sweep_record timings
 test-light:
 	rm -rf .venv-light
 	$(PYTHON) -m venv .venv-light

@@ -81,6 +81,8 @@ class Registry:
         self.trusts_runs = False
         """Whether plugin files that run directories name may be executed (``--trust``)."""
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}  # by every spelling
+        self._resolved: dict[Entry, Any] = {}
+        self._signatures: dict[Entry, inspect.Signature] = {}
         for plugin in plugins:
             self._add(plugin)
 
@@ -130,13 +132,30 @@ class Registry:
             RequestError: an option is unknown or refused.
         """
         entry = self.entry(kind, name)
+        if entry in self._resolved:
+            return self._resolved[entry]
         target = _load(entry)
         if KINDS[kind].is_mapping:
             if options:
                 _check_parameters(entry, target, (), options)
             return _mapping(entry, target, options)
         _check_target(entry, target)
+        self._resolved[entry] = target
         return target
+
+    def signature(self, kind: str, name: str) -> inspect.Signature:
+        """The parameters of a component, or the options of an experiment or a sweep.
+
+        Raises what :meth:`resolve` raises; SignatureError where a target has none that can be read.
+        """
+        entry = self.entry(kind, name)
+        if entry not in self._signatures:
+            try:
+                self._signatures[entry] = inspect.signature(self.resolve(kind, name))
+            except (ValueError, TypeError) as error:
+                what = f"the parameters of {entry} cannot be read: {error}"
+                raise SignatureError(what, str(entry.plugin), "mend its plugin") from error
+        return self._signatures[entry]
 
     def create(self, kind: str, name: str, *args: object, **params: object) -> Any:
         """A component with these parameters; positional ones fill the first fields.

@@ -10,6 +10,7 @@ import attrs
 
 from ..core.components import NEEDS
 from ..core.compose.blame import told
+from ..core.compose.combinations import GIVEN
 from ..core.compose.experiment import Named
 from ..core.compose.spec import Spec, parse_spec
 from ..core.errors import MissingExtraError, RequestError, RunError
@@ -20,15 +21,23 @@ from .problems import Law, NotExercisedError, Problem, broken, laws, require
 
 ROOMS = {
     "rollout_filter": "groups",
+    "episode_filter": "groups",
     "group_metric": "groups",
+    "reward_shaping": "shaping",
     "kl": "kl",
     "kl_controller": "kl",
+    "entropy_controller": "entropy",
     "advantage": "credit",
     "policy_loss": "losses",
     "sampler_correction": "corrections",
+    "loss_aggregation": "aggregations",
     "collapse": "detectors",
     "variance": "standard_errors",
     "environment": "environments",
+    "task_sampler": "samplers",
+    "batch_sampler": "samplers",
+    "verifier": "verifiers",
+    "dialogue": "dialogues",
     "rollout_engine": "engines",
     "token_head": "heads",
     "model_builder": "builders",
@@ -149,8 +158,9 @@ def _needs_what_there_is(named: Named) -> None:
     """It declares to need nothing but what there is."""
     needs: Any = named.component.needs
     require(named, "needs", isinstance(needs, frozenset | set), f"is {needs!r}, not a frozenset of words")
-    unknown = sorted(map(str, needs - NEEDS)) if named.kind != "variance" else []
-    require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(NEEDS))}")
+    known = GIVEN.get(named.kind, NEEDS)
+    unknown = sorted(map(str, needs - known)) if named.kind != "variance" else []
+    require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 
 def _survives_a_pickle(named: Named) -> None:

@@ -9,7 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..core.components import CreditInputs, LossInputs, Rollouts
+from ..core.components import Answer, CreditInputs, Group, LossInputs, Rollouts, ShapingInputs
+from ..plugins.rollout.episode import Episode, Turn
+from ..plugins.rollout.sampler_state import group_of
 
 ROWS, TOKENS, GROUP = 8, 7, 2
 LENGTHS = (7, 3, 5, 1, 7, 4, 2, 6)
@@ -69,6 +71,20 @@ def rollouts(needs: Iterable[str] = ("entropies",)) -> Rollouts:
     )
 
 
+def group(seed: int, step: int, size: int) -> Group:
+    """Episodes of two turns; rewards differ between and within groups, and some groups fail as a whole."""
+    episodes = []
+    for member in range(size):
+        reward = float((seed % 3) * member) / 2
+        prompts = (2, 5, seed % 7), (2, 5, seed % 7, 11 + member, 3, 4)
+        turns = (
+            Turn(prompt, (11 + member, 3), (-0.1, -1 / 3), "eos", "?", "!", Answer("", ("Wait",), 1), 1, reward, 0.1)
+            for prompt in prompts
+        )
+        episodes.append(Episode(seed, member, "system", tuple(turns), "success" if reward else "done", {"seen": 0.5}))
+    return group_of(episodes, step)
+
+
 def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
     """The same rollouts, with the groups in another order: rows and episodes move with them."""
     order = torch.cat([(sampled.groups == sampled.group_ids_P[p]).nonzero().flatten() for p in order_P])
@@ -77,6 +93,30 @@ def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
     moved: dict[str, Any] = {name: value if value is None else value[order] for name, value in per_row.items()}
     per_episode = {name: getattr(sampled, name)[order] for name in ("raw_rewards_E", "success_E", "truncated_E")}
     return attrs.evolve(sampled, **moved, **per_episode, group_ids_P=sampled.group_ids_P[order_P])
+
+
+def shaping_inputs() -> ShapingInputs:
+    """The episodes of :func:`rollouts`, as a reward shaping is given them."""
+    sampled = rollouts()
+    assert sampled.success_E is not None and sampled.truncated_E is not None
+    return ShapingInputs(
+        rewards_E=sampled.raw_rewards_E,
+        groups_E=sampled.groups_of_episodes(),
+        lengths_E=sampled.mask.sum(1),
+        turns_E=sampled.turns.amax(1) + 1,
+        success_E=sampled.success_E,
+        truncated_E=sampled.truncated_E,
+        max_tokens=5,
+        step=3,
+        steps=10,
+    )
+
+
+def rows_of_shaping(inputs: ShapingInputs, order: Tensor) -> ShapingInputs:
+    """Some of the episodes, in another order."""
+    fields = attrs.asdict(inputs, recurse=False)
+    moved: dict[str, Any] = {name: value[order] for name, value in fields.items() if isinstance(value, Tensor)}
+    return attrs.evolve(inputs, **moved)
 
 
 def credit(needs: Iterable[str]) -> CreditInputs:

@@ -15,7 +15,10 @@ LAYERS = (
     {"core.runs"},
     {"estimators"},
     {"filters"},
-    {"plugins.environments", "plugins.launch", "plugins.report", "plugins.rollout", "plugins.tracking"},
+    {
+        *("plugins.dialogue", "plugins.environments", "plugins.launch"),
+        *("plugins.report", "plugins.rollout", "plugins.tracking"),
+    },
     {"plugins.experiments", "plugins.training"},
     {"plugins.collapse", "plugins.sweeps"},
     {"plugins.probe", "plugins.ragen"},

@@ -1,9 +1,9 @@
-"""Base classes of what plays, samples, trains, watches and records: environments, engines, detectors, launchers."""
+"""Base classes of what plays, trains, watches and records: environments, backends, detectors, launchers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .component import Component
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..runs.directory import RunDirectory
-    from .data import Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
+    from .data import Rollouts, Scores, Step, TokenScores, Verdict, Wanted
+    from .dialogue import Dialogue
 
 
 class Env(ABC):
@@ -54,67 +55,6 @@ class Environment(Component):
     def digest(self) -> str | None:
         """A hash of data that the parameters do not determine, such as a file's; ``None`` where there is none."""
         return None
-
-
-class RolloutEngine(Component):
-    """Kind ``rollout_engine``: token ids in, token ids and log-probs out."""
-
-    __slots__ = ()
-
-    greedy: ClassVar[bool] = True
-    """Whether it can decode greedily (``greedy_rewards`` need that)."""
-    own_weights: ClassVar[bool] = False
-    """Whether it samples with a copy of the policy, which must be synced."""
-
-    @abstractmethod
-    def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> RolloutEngineSession:
-        """Begin to serve.
-
-        Args:
-            model: a Hugging Face causal language model, shared with the trainer where the engine can do that.
-            tokenizer: the model's.
-            max_context: the longest prompt and response together (tokens), for engines that reserve memory.
-        """
-
-    def require(self, ranks: int = 1) -> None:
-        """Raises RequestError where it cannot run on this machine beside so many trainers; no model is loaded yet."""
-
-    def check_spread(self, heads: int, ranks: int = 1) -> None:
-        """Raises RequestError where a model of ``heads`` attention heads cannot be spread over its GPUs as asked."""
-
-
-class RolloutEngineSession(ABC):
-    """A running engine."""
-
-    __slots__ = ()
-
-    single_requests: bool = False
-    """Whether it takes single requests: then ``submit`` and ``finished`` are called rather than ``generate``."""
-    adapter: bool = False
-    """Whether ``sync`` takes the tensors of a LoRA adapter, by peft's names."""
-
-    @abstractmethod
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
-        """One completion per prompt, in order; the same seed and prompts give the same completions."""
-
-    @abstractmethod
-    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the trainer's weights (full tensors by Hugging Face name), and wake up."""
-
-    def submit(self, key: Any, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
-        """Queue one request, where it takes ``single_requests``."""
-        raise NotImplementedError
-
-    def finished(self) -> list[tuple[Any, Completion]]:
-        """Wait until at least one queued request is done. -> the keys and completions of those that are."""
-        raise NotImplementedError
-
-    def sleep(self) -> bool:
-        """Give memory back while the trainer works. -> whether it did: ``sync`` then comes before the next request."""
-        return False
-
-    @abstractmethod
-    def close(self) -> None: ...
 
 
 class TokenHead(Component):
@@ -326,8 +266,11 @@ class ModelBuilder(Component):
     __slots__ = ()
 
     @abstractmethod
-    def build(self, directory: Path, environment: Environment) -> None:
-        """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``."""
+    def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
+        """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``.
+
+        ``environment`` and ``dialogue`` are the experiment's: what the model is going to read and to say.
+        """
 
 
 class Dialect(Component):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,17 @@ from ..errors import MissingExtraError, RequestError, nearest
 from ..paths import expanded, is_there, read_text, shown_path
 from ..yaml import SyntaxProblem, dumps, loads
 from .combinations import combination_problems
-from .converter import UNKNOWN_KEY, component_mapping, make_converter, plain, structure_component
-from .experiment import Experiment, keys, section_of
+from .component import component_mapping
+from .containers import UNKNOWN_KEY
+from .converter import make_converter, structure_component
+from .experiment import Experiment, inner_fields, keys, section_of, type_hints
 from .instances import with_names
-from .plain_data import plain_problems
-from .problems import CompositionError, Invalid, Problem, show, unique
+from .overrides import Overrides, read_overrides
+from .plain_data import plain, plain_problems
+from .problems import CompositionError, Invalid, Problem, unique
 from .scalars import wrong
-from .spec import SpecError, parse_value, split_list
+from .spec import SpecError, split_list
+from .spellings import as_written, given_twice, written_out
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -37,9 +41,6 @@ LARGEST_FILE = 1 << 16
 """Bytes of an experiment file."""
 LONGEST_CHAIN = 32
 """Experiments that extend each other."""
-DEEPEST_KEY = 16
-"""Dots of an override's key."""
-Overrides = Iterable[str] | Mapping[str, Any]
 
 
 def compose(source: Source, overrides: Overrides = (), registry: Registry | None = None) -> Experiment:
@@ -85,7 +86,7 @@ def validation_environment(experiment: Experiment, registry: Registry | None = N
     """
     registry = registry or _registry()
     named = experiment.environment
-    spelled = {"name": named.name, **named.params, **experiment.validation.environment}
+    spelled = merge_component(registry, "environment", plain(named), experiment.validation.environment)
     return structure_component(make_converter(registry), registry, "environment", spelled).component
 
 
@@ -110,18 +111,25 @@ def _compose(
     except Invalid as error:
         found += error.problems
     try:
-        changes, malformed = _read_overrides(overrides, registry)
+        changes, malformed = read_overrides(overrides, registry)
     except Invalid as error:
         return None, [*found, *error.problems]
     malformed += [problem for change in changes for problem in plain_problems(change)]
+    malformed += [problem for given in (*([layer] for layer in layers), changes) for problem in given_twice(given)]
     if found or malformed:
         return None, [*found, *malformed]
     layers += changes
-    found += _load_plugins(layers, registry)
+    experiment, found = _structured(layers, registry)
+    return experiment, unique(as_written(found, layers))
+
+
+def _structured(layers: list[dict[str, Any]], registry: Registry) -> tuple[Experiment | None, list[Problem]]:
+    """What layers of plain data say together, each laid over those before it."""
+    found = _load_plugins(layers, registry)
     data: dict[str, Any] = {}
     for layer in layers:
         try:
-            data = merge(registry, data, layer)
+            data = merge(registry, data, written_out(layer))
         except Invalid as error:
             found += error.problems
     data["plugins"] = list(registry.files())
@@ -130,9 +138,8 @@ def _compose(
     try:
         experiment = converter.structure(data, Experiment)
     except Invalid as error:
-        return None, unique([*map(_elsewhere, error.problems), *found])
-    found += [*combination_problems(experiment), *validation_problems(experiment, registry)]
-    return experiment, unique(found)
+        return None, [*map(_elsewhere, error.problems), *found]
+    return experiment, [*found, *combination_problems(experiment), *validation_problems(experiment, registry)]
 
 
 def validation_problems(experiment: Experiment, registry: Registry) -> list[Problem]:
@@ -164,6 +171,8 @@ def _elsewhere(problem: Problem) -> Problem:
 
 def _layers(source: Source, registry: Registry, seen: tuple[str, ...]) -> list[dict[str, Any]]:
     """The plain data of a source, after that of the experiments that it extends. Raises Invalid."""
+    if isinstance(source, Experiment):
+        return [plain(source)]
     data, directory = _read(source, registry)
     if not isinstance(data, Mapping):
         raise Invalid(Problem("an experiment is a mapping of keys to values", value=data))
@@ -191,10 +200,10 @@ def _layers(source: Source, registry: Registry, seen: tuple[str, ...]) -> list[d
         ) from error
 
 
-def _read(source: Source, registry: Registry) -> tuple[Any, Path]:
+def _read(source: str | Path | Mapping[str, Any], registry: Registry) -> tuple[Any, Path]:
     """The raw data of a source and the directory that its relative paths start from."""
-    if isinstance(source, Mapping | Experiment):
-        return plain(source) if isinstance(source, Experiment) else source, Path()
+    if isinstance(source, Mapping):
+        return source, Path()
     if not isinstance(source, str | Path):
         raise Invalid(Problem("an experiment is a name, the path of a file or a mapping", value=source))
     if isinstance(source, Path) or source.endswith(SUFFIXES):
@@ -261,40 +270,6 @@ def _model_problems(model: object) -> list[Problem]:
     return [Problem(f"needs exactly one of path and build, and has {'both' if given else 'neither'}", "model", fix=fix)]
 
 
-# --- overrides ------------------------------------------------------------------------------------------------------
-
-
-def _read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Each override as a nested mapping, and the problems of those that cannot be read."""
-    pairs, found = [], []
-    overrides = [overrides] if isinstance(overrides, str) else overrides
-    for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
-        key, equals, text = item.partition("=") if isinstance(item, str) else (str(item[0]), "=", item[1])
-        key = key.strip()
-        try:
-            if not equals or not key:
-                raise SpecError(f"the override {show(item)} has no {'value' if key else 'key'}", fix="write KEY=VALUE")
-            if not all(part.strip() for part in key.split(".")):
-                raise SpecError("an empty name stands in the key", fix="write names with single dots between them")
-            if key.count(".") > DEEPEST_KEY:
-                raise SpecError(f"the key has more than {DEEPEST_KEY} dots")
-            value = parse_value(text) if isinstance(item, str) else with_names(text, registry, key)
-            pairs.append((key, value))
-        except SpecError as error:
-            found.append(Problem(error.what, key, fix=error.fix))
-    return nest(pairs), found
-
-
-def nest(pairs: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """Each (dotted key, value) as a nested mapping."""
-    nested = []
-    for key, value in pairs:
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested.append(value)
-    return nested
-
-
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
@@ -305,7 +280,7 @@ def merge(
 
     Raises Invalid.
     """
-    fields, hints = {field.alias: field for field in attrs.fields(cls)}, typing.get_type_hints(cls)
+    fields, hints = {field.alias: field for field in attrs.fields(cls)}, type_hints(cls)
     merged, found = dict(base), []
     for key, value in over.items():
         if key not in fields:
@@ -332,7 +307,7 @@ def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str
             return _merge_list(registry, kind, there, value)
         if "name" in value or there in (None, attrs.NOTHING):
             return value
-        return {**component_mapping(registry, kind, there), **value}
+        return merge_component(registry, kind, there, value)
     section = section_of(hint)
     if section is None and typing.get_origin(hint) is not dict:
         return value  # structuring says what it is
@@ -340,6 +315,23 @@ def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str
         raise wrong(there, "a mapping of keys to values, to change one of them")
     below = there or {}
     return merge(registry, below, value, section) if section else {**below, **value}
+
+
+def merge_component(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The component that ``there`` spells, as a mapping, with changed parameters; those that are components merge too.
+
+    Raises Invalid.
+    """
+    merged, found = component_mapping(registry, kind, there), []
+    fields = inner_fields(registry.resolve(kind, merged["name"]))
+    for key, value in changes.items():
+        try:
+            merged[key] = _merge_field(registry, fields[key], Any, merged, value) if key in fields else value
+        except Invalid as error:
+            found += [problem.under(key) for problem in error.problems]
+    if found:
+        raise Invalid(*found)
+    return merged
 
 
 def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -358,7 +350,7 @@ def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[s
         elif not isinstance(params, Mapping):
             found.append(Problem("must be a mapping of parameters to values", name, params))
         else:
-            spelled[name] |= params
+            spelled[name] = merge_component(registry, kind, spelled[name], params)
     if found:
         raise Invalid(*found)
     return list(spelled.values())

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
-from .converter import plain
 from .experiment import Experiment
+from .plain_data import plain
 from .problems import show
 
 UNCOUNTED = ("plugins", "trackers", "strict_trackers")
@@ -42,14 +42,8 @@ def _engine(experiment: Mapping[str, Any]) -> object:
 
 def config_hash(experiment: Experiment | Mapping[str, Any]) -> str:
     """16 hexadecimal digits of the SHA-256 of an experiment, composed or as :func:`~.config.to_dict` gives it."""
-    data = plain(experiment).items()
-    return digest({key: json.dumps(value, sort_keys=True) for key, value in data if key not in UNCOUNTED})
-
-
-def digest(sections: Mapping[str, str]) -> str:
-    """The hash of an experiment whose counted sections are these, each as JSON with sorted keys."""
-    text = ", ".join(f"{json.dumps(key)}: {sections[key]}" for key in sorted(sections))
-    return sha256(f"{{{text}}}".encode()).hexdigest()[:16]
+    counted = {key: value for key, value in plain(experiment).items() if key not in UNCOUNTED}
+    return sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -1,11 +1,15 @@
-"""Bounds of the plain data that an experiment is composed from, whatever wrote it: a file, an override, a program."""
+"""The plain data of an experiment: what one is written as, and the bounds of what one is composed from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import attrs
+
 from ..yaml import DEPTH, WHOLE
+from .experiment import Named
 from .problems import Problem, show
 from .scalars import text_reason
 
@@ -13,6 +17,21 @@ VALUES = 100_000
 """Values altogether; what stands in two places counts twice."""
 ENTRIES = 1000
 """Keys of one mapping."""
+
+
+def plain(value: object) -> Any:
+    """The plain data (mappings, lists, text, numbers) that structures back to an equal value."""
+    if value is None or isinstance(value, str | int | float):  # most values are: they come first for speed
+        return value
+    if isinstance(value, Named):
+        return {"name": value.name, **plain(value.params)} if value.params else value.name
+    if attrs.has(cls := type(value)):
+        return {field.alias: plain(getattr(value, field.name)) for field in attrs.fields(cls) if field.init}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def plain_problems(data: object, key: str = "") -> list[Problem]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..compose.converter import plain
 from ..compose.experiment import keys
+from ..compose.plain_data import plain
 from ..compose.spec import SpecError, format_value, read_spec
 
 LABEL_LENGTH = 120

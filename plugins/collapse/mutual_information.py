@@ -34,7 +34,7 @@ class MutualInformation(CollapseDetector):
         mi_estimate = mean_i (a_ic - ln mean_j exp a_ij)        mi_seq_estimate: the same of l        both at most ln N
 
     ``retrieval_accuracy`` is the share of reasonings that their own prompt explains best. A reasoning is what was
-    sampled before ``</think>``. docs/mutual-information.md says how to read each metric.
+    sampled before the end of the thought (``</think>``). docs/mutual-information.md says how to read each metric.
 
     Each of the three ways to draw logs metrics of its own, at step 1 and at every step that ``compute_freq`` divides.
     """
@@ -60,6 +60,8 @@ class MutualInformation(CollapseDetector):
         """Why it cannot measure this experiment."""
         if not experiment.rollout.think:
             yield "measures thoughts, and rollout.think is false: there are none"
+        elif not experiment.dialogue.component.thought_end:
+            yield f"measures thoughts, and the dialogue {experiment.dialogue.name} does not say where one ends"
 
     def start(self, context: Any) -> _Session:
         return _Session(self, context)
@@ -78,7 +80,7 @@ class _Session(CollapseSession):
         settings = self._settings
         if self.steps > 1 and self.steps % settings.compute_freq:
             return {}
-        turns = turns_of(rollouts, self._context.tokenizer)
+        turns = turns_of(rollouts, self._context.tokenizer, self._context.experiment.dialogue.component.thought_end)
         metrics = _counts(turns)
         if settings.first_turn:
             metrics |= self._family("collapse_first_turn_sample", first_turns, "first_turn", turns, scorer)

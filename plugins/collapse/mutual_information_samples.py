@@ -15,7 +15,6 @@ import attrs
 
 from ...core.components import Rollouts
 
-TAG = "</think>"
 Tokens = tuple[int, ...]
 
 
@@ -28,9 +27,9 @@ class Turn:
     number: int
     """From 0."""
     prompt: Tokens
-    """All tokens before the first sampled one; they end with the forced ``<think>``."""
+    """All tokens before the first sampled one; they end with the forced opening."""
     thought: Tokens
-    """The sampled tokens before the first that belongs to ``</think>``; empty where there is no valid thought."""
+    """The sampled tokens before the first that belongs to the tag; empty where there is no valid thought."""
 
 
 @attrs.frozen
@@ -46,8 +45,8 @@ class Pairs:
     """The task of each column: the first prompt of its episode."""
 
 
-def turns_of(rollouts: Rollouts, tokenizer: Any) -> list[Turn]:
-    """Every sampled turn, in the order of rows."""
+def turns_of(rollouts: Rollouts, tokenizer: Any, tag: str) -> list[Turn]:
+    """Every sampled turn, in the order of rows; ``tag`` is what ends a thought in the run's dialogue."""
     turns = []
     rows = zip(
         rollouts.tokens.tolist(),
@@ -62,24 +61,24 @@ def turns_of(rollouts: Rollouts, tokenizer: Any) -> list[Turn]:
             if number >= 0:
                 sampled = tokens[positions[0] : positions[-1] + 1]
                 prompt = tuple(tokens[: positions[0]])
-                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer)))
+                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer, tag)))
     return turns
 
 
-def thought(sampled: Sequence[int], tokenizer: Any) -> Tokens:
-    """The leading tokens that lie wholly before ``</think>``; empty if there is no tag, or nothing but space before it.
+def thought(sampled: Sequence[int], tokenizer: Any, tag: str) -> Tokens:
+    """The leading tokens that lie wholly before ``tag``; empty if there is none, or nothing but space before it.
 
-    A token that holds the tag's first letter and something before it is left out.
+    A token that holds the tag's first letter and something before it is left out. An empty ``tag`` ends no thought.
     """
 
     def text(start: int, end: int) -> str:
         return str(tokenizer.decode(list(sampled[start:end]), clean_up_tokenization_spaces=False))
 
     count = len(sampled)
-    if TAG not in text(0, count):
+    if not tag or tag not in text(0, count):
         return ()
-    end = bisect_left(range(count), True, key=lambda length: TAG in text(0, length))
-    start = next(start for start in reversed(range(end)) if TAG in text(start, end))
+    end = bisect_left(range(count), True, key=lambda length: tag in text(0, length))
+    start = next(start for start in reversed(range(end)) if tag in text(start, end))
     return tuple(sampled[:start]) if text(0, start).strip() else ()
 
 

@@ -153,7 +153,7 @@ def make_detector(spelling: str) -> Named:
     except Invalid as error:
         problem = error.problems[0]
         raise RequestError(str(problem), "--detector", "uncollapse list collapse") from error
-    if "scorer" in detector.component.needs:
+    if "scorer" in detector.needs:
         raise RequestError(
             f"{detector.name} measures rollouts, and a finished run has only metrics", fix="name a detector that judges"
         )

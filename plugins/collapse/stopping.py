@@ -103,7 +103,7 @@ class _LowValidationSession(MetricSession):
 
 @attrs.frozen
 class EmptyFilter(CollapseDetector):
-    """Stop when the rollout filter kept no group in ``filter.empty_stop_steps`` consecutive steps (0: never)."""
+    """Stop when the filters kept no group or no episode in ``filter.empty_stop_steps`` consecutive steps (0: never)."""
 
     def start(self, context: Any) -> _EmptyFilterSession:
         return _EmptyFilterSession(context.experiment.filter.empty_stop_steps)
@@ -118,12 +118,14 @@ class _EmptyFilterSession(MetricSession):
         kept = metrics.get("rollout/filter_kept_count")
         if kept is None:
             return None
-        self.empty = self.empty + 1 if kept == 0 else 0
+        without_episodes = metrics.get("rollout/episode_kept_ratio") == 0
+        self.empty = self.empty + 1 if kept == 0 or without_episodes else 0
         if not self._steps or self.empty < self._steps:
             return None
+        what = "episode filter kept no episode" if without_episodes else "rollout filter kept no group"
         return Verdict(
             "empty_filter",
             step,
-            f"the rollout filter kept no group for {self.empty} consecutive steps",
+            f"the {what} for {self.empty} consecutive steps",
             {"steps": self.empty, "scores_at_zero": metrics.get("rollout/filter_zero_count")},
         )

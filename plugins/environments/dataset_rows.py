@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import attrs
 
 from ...core.compose import hub
+from ...core.compose.experiment import Named
 from ...core.errors import MissingExtraError, RequestError, nearest
 from ...core.paths import expanded
 from . import word_problems
@@ -22,9 +22,6 @@ from .dataset_values import answer_texts, question_text
 
 GENERATED = "arithmetic"
 _FORMATS = (".jsonl", ".json", ".parquet")
-OPTION = re.compile(r"^\s*\(?([A-Z])[).:]", re.MULTILINE)
-"""The letter of an option that stands on a line of its own."""
-
 Table = Iterable[tuple[str, Mapping[str, Any]]]
 """Which row it is, for messages, and its columns."""
 
@@ -220,13 +217,9 @@ def _ask(function: str, where: str, fix: str, **arguments: Any) -> Any:
 
 
 @lru_cache(maxsize=16)
-def refuse_numbers_for_letters(rows: Rows) -> None:
-    """Raises RequestError if a question lists its options by letters and its right answers are numbers alone.
-
-    Data sets that give the index of the right option do so, and no answer would ever be right.
-    """
+def refuse_unverifiable(rows: Rows, verifier: Named) -> None:
+    """Raises RequestError with the first row of which no answer could ever be found right."""
     for row in rows.rows:
-        letters = set(OPTION.findall(row.question))
-        if {"A", "B"} <= letters and all(answer.strip().isdigit() for answer in row.answers):
-            what = f"{row.place}: the right answer is {row.answer}, and the question lists its options by letters"
-            raise RequestError(what, "verifier: choice", "write the letter of the right option in its place")
+        if objection := verifier.component.objection(row.question, row.answers):
+            fix = "mend the row, or choose another verifier"
+            raise RequestError(f"{row.place}: {objection}", f"verifier: {verifier.name}", fix)

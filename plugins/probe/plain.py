@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...core.compose.converter import plain
+from ...core.compose.plain_data import plain
 
 
 def number(value: float) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 
-from ...core.compose.converter import plain
+from ...core.compose.plain_data import plain
 from ...core.files import make_directory, replace_text, to_json
 from ..training.processes.ranks import Ranks
 from .config import ProbeConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StopStringCriteria
 
-from ...core.components import Completion, RolloutEngine, RolloutEngineSession, Sampling
+from ...core.components import (
+    Completion,
+    EngineMemory,
+    RolloutEngine,
+    RolloutEngineSession,
+    Sampling,
+    SamplingLoad,
+)
 from ...core.errors import RunError
 from .template import end_ids
 
@@ -42,6 +49,17 @@ class HfEngine(RolloutEngine):
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> HfSession:
         """``max_context`` is not needed: the cache grows with the conversations."""
         return HfSession(model, tokenizer, self.batch)
+
+    def memory(self, load: SamplingLoad) -> EngineMemory:
+        """No more than ``batch`` conversations are sampled at once."""
+        return super().memory(attrs.evolve(load, rows=min(self.batch, load.rows)))
+
+    def smaller(self) -> Iterator[Mapping[str, Any]]:
+        """Half of the batch, a quarter of it, and so on."""
+        batch = self.batch
+        while batch > 1:
+            batch //= 2
+            yield {"batch": batch}
 
 
 class HfSession(RolloutEngineSession):

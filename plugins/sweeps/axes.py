@@ -9,10 +9,11 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.converter import plain
 from ...core.compose.experiment import keys
+from ...core.compose.plain_data import plain
 from ...core.compose.problems import show
 from ...core.compose.spec import SpecError, parse_value, split_list
+from ...core.compose.spellings import full, is_key
 from ...core.errors import RequestError, nearest
 from ...core.registry import Registry
 from ...core.runs.labels import label_of, text_of
@@ -79,13 +80,13 @@ def choices(registry: Registry, name: str, values: Any) -> list[Choice]:
     items = axis_values(name, values)
     names = [part.strip() for part in name.split(",")]
     if len(names) > 1:
-        if len(set(names)) < len(names):
+        if len(set(map(full, names))) < len(names):
             raise RequestError(f"the axis {name} names a key twice")
         for item in items:
             if not isinstance(item, list | tuple) or len(item) != len(names):
                 raise RequestError(f"the axis {name} takes lists of {len(names)} values, not {show(plain(item))}")
         found = [dict(zip(names, item, strict=True)) for item in items]
-    elif name.split(".")[0] not in keys() and all(isinstance(item, Mapping) for item in items):
+    elif not is_key(name) and all(isinstance(item, Mapping) for item in items):
         found = [{str(key): value for key, value in item.items()} for item in items]
     else:
         found = [{name: item} for item in items]
@@ -109,5 +110,5 @@ def _joint_text(overrides: Mapping[str, Any]) -> str:
 
 def _refuse_unknown_keys(what: str, found: Iterable[Mapping[str, Any]]) -> None:
     for key in {key for overrides in found for key in overrides}:
-        if key.split(".")[0] not in keys():
+        if not is_key(key):
             raise RequestError(f"{what} changes {key!r}, which is no key of an experiment", fix=nearest(key, keys()))

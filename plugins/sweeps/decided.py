@@ -12,16 +12,18 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.config import nest
-from ...core.compose.converter import component_mapping
+from ...core.compose.component import component_mapping
 from ...core.compose.experiment import Experiment, section_of
+from ...core.compose.overrides import nest
 from ...core.compose.problems import Invalid
+from ...core.compose.spellings import written_out
 from ...core.registry import Registry
 
 
 def decided(registry: Registry, overrides: Mapping[str, Any]) -> frozenset[str]:
     """The dotted keys that ``overrides`` (dotted key -> plain data) decide; keys that nobody knows are among them."""
-    return frozenset(key for nested in nest(overrides.items()) for key in _of_section(registry, Experiment, nested, ""))
+    layers = map(written_out, nest(overrides.items()))
+    return frozenset(key for layer in layers for key in _of_section(registry, Experiment, layer, ""))
 
 
 def lost(earlier: Iterable[str], later: Iterable[str]) -> list[str]:

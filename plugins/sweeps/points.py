@@ -17,14 +17,17 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.config import Source
-from ...core.compose.converter import component_mapping, plain
+from ...core.compose.component import component_mapping
+from ...core.compose.config import Source, compose
 from ...core.compose.experiment import Experiment, keys
+from ...core.compose.identity import config_hash
+from ...core.compose.plain_data import plain
 from ...core.compose.problems import ABSENT, CompositionError, Invalid, Problem, unique
 from ...core.compose.spec import format_value
-from ...core.compose.variations import Variations
+from ...core.compose.spellings import full
 from ...core.errors import RequestError, nearest
 from ...core.registry import Registry
+from ...core.registry import registry as shared_registry
 from ...core.runs.labels import CASE, LABEL_LENGTH, safe, text_of
 from .axes import MOST, Choice, axis_values, choices, parse_axis
 from .decided import decided, lost
@@ -84,17 +87,19 @@ def expand(
             points are the same experiment, or there are too many.
         CompositionError: with every problem of every point.
     """
-    variations = Variations(source, registry)
-    kept = _settings(variations.registry, axes, exclude, cases)
-    labels = _case_labels(variations, kept) if cases else _labels(variations, kept)
+    registry = registry or shared_registry()
+    base = compose(source, registry=registry)
+    kept = _settings(registry, axes, exclude, cases)
+    labels = _case_labels(base, kept) if cases else _labels(base, kept)
     found: list[Problem] = []
     points = []
     for setting, label in zip(kept, labels, strict=True):
         try:
-            experiment, digest = variations.compose(setting.overrides)
+            experiment = compose(base, setting.overrides, registry)
         except CompositionError as error:
             found += error.problems
         else:
+            digest = config_hash(experiment)
             points.append(Point(setting.overrides, label, setting.values, tuple(axes), digest, experiment))
     if found:
         raise CompositionError(unique(found), str(source) if isinstance(source, str) else "")
@@ -134,7 +139,7 @@ def _settings(
     crossed = [_Setting(case, parts) for case in named for parts in itertools.product(*read)]
     excluded = {number: _canonical_all(registry, item) for number, item in enumerate(exclude)}
     if excluded:
-        known = {key for setting in crossed for key in setting.overrides}
+        known = {full(key) for setting in crossed for key in setting.overrides}
         places = [_canonical_all(registry, setting.overrides) for setting in crossed]
         hit = [{number for number, item in excluded.items() if _agrees(place, item)} for place in places]
         _refuse_idle(list(excluded.values()), known, set().union(*hit))
@@ -180,7 +185,7 @@ def _agrees(place: Overrides, exclusion: Overrides) -> bool:
 
 
 def _canonical_all(registry: Registry, overrides: Overrides) -> dict[str, Any]:
-    return {key: _canonical(registry, key, value) for key, value in overrides.items()}
+    return {full(key): _canonical(registry, full(key), value) for key, value in overrides.items()}
 
 
 def _canonical(registry: Registry, key: str, value: Any) -> Any:
@@ -214,9 +219,9 @@ def _refuse_twins(points: list[Point]) -> None:
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
-def _labels(variations: Variations, settings: Sequence[_Setting]) -> list[str]:
+def _labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
     """The values of all axes; the base's own seed is left out where another axis tells of the point."""
-    own_seed = {"seed": variations.base.seed}
+    own_seed = {"seed": base.seed}
     labels = []
     for setting in settings:
         words = [choice.label for choice in setting.choices if choice.overrides != own_seed]
@@ -230,13 +235,13 @@ def _labels(variations: Variations, settings: Sequence[_Setting]) -> list[str]:
     ]
 
 
-def _case_labels(variations: Variations, settings: Sequence[_Setting]) -> list[str]:
+def _case_labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
     """The case's own name, then what the axes change about the base."""
-    base = plain(variations.base)
+    data = plain(base)
     labels = []
     for setting in settings:
         assert setting.case is not None
-        changes = [choice.label for choice in setting.choices if not _stands_in(base, choice.overrides)]
+        changes = [choice.label for choice in setting.choices if not _stands_in(data, choice.overrides)]
         labels.append("__".join([safe(setting.case.label), *changes]))
         if len(labels[-1]) > LABEL_LENGTH:
             raise RequestError(
@@ -252,7 +257,7 @@ def _case_labels(variations: Variations, settings: Sequence[_Setting]) -> list[s
 
 
 def _stands_in(data: Mapping[str, Any], overrides: Overrides) -> bool:
-    return all(_same(_at(data, key), value) for key, value in overrides.items())
+    return all(_same(_at(data, full(key)), value) for key, value in overrides.items())
 
 
 def _at(data: Any, key: str) -> Any:

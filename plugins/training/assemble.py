@@ -15,6 +15,7 @@ from ...core.compose.combinations import check_ranks, needs
 from ...core.compose.config import validation_environment
 from ...core.compose.experiment import Experiment
 from ..rollout.borders import CheckedEngine, CheckedEnvironment
+from ..rollout.dialogue import CheckedDialogue
 from ..rollout.template import Template
 from .memory.model_shape import empty_policy
 from .networks import fused_layers
@@ -26,10 +27,11 @@ from .networks.positions import check_positions
 from .networks.prepare import prepare_model
 from .networks.shared_critic import HEAD, with_value_head
 from .step.batch import Batch
-from .step.borders import CheckedController
+from .step.borders import CheckedController, CheckedEntropyController
 from .step.detectors import Detectors
-from .step.loop import Parts
-from .step.stages import Sampler, derived_seed
+from .step.parts import Parts
+from .step.sampling import Sampler
+from .step.stages import derived_seed
 from .weights import start_model
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     saved_policy = checkpoint / "model" if checkpoint else None
     notes = _check_model(experiment, path if settings.lora else saved_policy or path)
     tokenizer = load_tokenizer(saved_policy or path)
-    template = Template(tokenizer, experiment.rollout.think)
+    template = Template(tokenizer, CheckedDialogue(experiment.dialogue), experiment.rollout.think)
     saved_critic = checkpoint / "critic" if checkpoint else None
     temperature = experiment.rollout.temperature
     policy = load_policy(settings, path, temperature, saved_policy, head)
@@ -163,6 +165,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             critic=critic,
             reference=reference,
             controller=CheckedController(experiment.kl.controller).start(experiment.kl.coef),
+            entropy_controller=CheckedEntropyController(experiment.entropy.controller).start(
+                experiment.entropy.coef, trainer.steps
+            ),
             detectors=Detectors(experiment.collapse if training else (), context),
             validation_environment=CheckedEnvironment(experiment.environment, validation_environment(experiment)),
             needs=needed,

@@ -94,7 +94,7 @@ def _measures(named: Named) -> None:
     """A detector measures finite numbers under names of its own and leaves the rollouts as they are."""
     detectors = _started(named)
     for _ in range(3):
-        detectors.measure(samples.rollouts(named.component.needs), UniformScorer())
+        detectors.measure(samples.rollouts(named.needs), UniformScorer())
 
 
 def _judges(named: Named) -> None:

@@ -73,7 +73,7 @@ def _knows_no_micro_batches(named: Named) -> None:
 def _inputs(named: Named) -> LossInputs:
     """Reference log-probs only for a loss that needs them: otherwise a run may have no reference."""
     inputs = samples.loss_inputs()
-    needed = "reference" in named.component.needs
+    needed = "reference" in named.needs
     return inputs if needed else attrs.evolve(inputs, ref_logprobs=None)
 
 
@@ -94,7 +94,7 @@ def _of_split(named: Named, inputs: LossInputs, sizes: tuple[int, ...]) -> tuple
 def _prepared(named: Named, inputs: LossInputs) -> LossInputs:
     loss = CheckedLoss(named)
     # without a need for them, nobody has computed them before the optimizer step
-    known = {"entropies", "minibatch"} & set(named.component.needs)
+    known = {"entropies", "minibatch"} & set(named.needs)
     entropies = inputs.entropies if known else None
     seen = attrs.evolve(inputs, logprobs=inputs.logprobs.detach(), entropies=entropies, prepared={})
     with torch.no_grad():

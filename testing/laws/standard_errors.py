@@ -69,7 +69,7 @@ def _estimates(named: Named) -> None:
 
 def _misses_what_it_needs(named: Named) -> None:
     """An estimator raises RunError where a term that it needs was not measured."""
-    if not named.component.needs:
+    if not named.needs:
         return
     try:
         with confined(named, "estimate"):
@@ -82,7 +82,7 @@ def _misses_what_it_needs(named: Named) -> None:
 
 def _needs_terms(named: Named) -> None:
     """An estimator needs fields of the terms."""
-    unknown = [name for name in named.component.needs if not hasattr(Terms(), name)]
+    unknown = [name for name in named.needs if not hasattr(Terms(), name)]
     require(named, "needs", not unknown, f"holds {', '.join(unknown)}, which are no fields of Terms")
 
 

@@ -157,7 +157,7 @@ def test_problems_of_all_points_are_reported_once():
     with pytest.raises(CompositionError) as caught:
         points({"kl.coef": [-1, 0], "filter.select": ["top_q", "top_p(3)"], "trainer.lrr": [0]})
     assert [problem.key for problem in caught.value.problems] == (
-        ["kl.coef", "filter.select", "trainer.lrr", "filter.select.value"]
+        ["filter.select", "kl.coef", "trainer.lrr", "filter.select.value"]
     )
 
 

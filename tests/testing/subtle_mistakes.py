@@ -1,6 +1,7 @@
 """Mistakes whose results have the right shape; what is wrong with them shows only when a law is tried."""
 
 import random
+import re
 from types import SimpleNamespace
 
 import attrs
@@ -9,6 +10,9 @@ from uncollapse import hookimpl
 from uncollapse.core.components import (
     AdvantageEstimator,
     Advantages,
+    Answer,
+    BatchSampler,
+    BatchSamplerSession,
     CollapseDetector,
     CollapseSession,
     Env,
@@ -17,16 +21,21 @@ from uncollapse.core.components import (
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     LossOutput,
     PolicyLoss,
     RolloutFilter,
     SamplerCorrection,
     Step,
+    TaskSampler,
+    TaskSamplerSession,
     TokenHead,
     TokenScores,
     VarianceEstimator,
     Verdict,
+    Verifier,
 )
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 
 
 @attrs.frozen
@@ -183,6 +192,49 @@ class OffTheMask(SamplerCorrection):
         return torch.ones_like(old_logprobs), {}
 
 
+@attrs.frozen
+class CountsPadding(LossAggregation):
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.numel() if mask_B_T.numel() else mask_B_T.float()
+
+
+@attrs.frozen
+class FirstRowsMost(LossAggregation):
+    """Weighs rows by where they stand."""
+
+    def weights(self, mask_B_T, max_length):
+        places_B = torch.arange(len(mask_B_T), 0, -1)[:, None]
+        return mask_B_T * places_B / (mask_B_T * places_B).sum().clamp(min=1)
+
+
+@attrs.frozen
+class DividesByNothing(LossAggregation):
+    """A mean over rows of means, without a word about rows that have no token."""
+
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.sum(1, keepdim=True) / len(mask_B_T)
+
+
+@attrs.frozen
+class FirstOnly(Verifier):
+    """A verifier that knows one right answer."""
+
+    def verify(self, answer, golds):
+        return answer == golds[0]
+
+
+@attrs.frozen
+class ByChance(Verifier):
+    def verify(self, answer, golds):
+        return random.random()
+
+
+@attrs.frozen
+class Talks(Verifier):
+    def verify(self, answer, golds):
+        return "right" if answer in golds else "wrong"
+
+
 class Session(CollapseSession):
     def __init__(self, measured=None, verdict=None):
         self.seen, self.measured, self.verdict = 0, measured or {}, verdict
@@ -217,6 +269,125 @@ class WithoutState(CollapseDetector):
 
 def after_three(session, step, metrics):
     return Verdict("forgets", step, "three steps") if session.seen >= 3 else None
+
+
+class Tasks(TaskSamplerSession):
+    """Sequential tasks."""
+
+    def __init__(self, first):
+        self.next = first
+
+    def draw(self, count):
+        self.next += count
+        return list(range(self.next - count, self.next))
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+class DiceTasks(Tasks):
+    """Draws by the random numbers of the process."""
+
+    def draw(self, count):
+        return random.sample(range(1000), count)
+
+
+class OneCounterTasks(Tasks):
+    """Counts for all runs of the process."""
+
+    counted = 0
+
+    def draw(self, count):
+        OneCounterTasks.counted += count
+        return list(range(OneCounterTasks.counted - count, OneCounterTasks.counted))
+
+
+class ForgetfulTasks(Tasks):
+    def load_state_dict(self, state):
+        pass
+
+
+class NumberedTasks(Tasks):
+    """Keeps rewards by seed, which a checkpoint would make texts."""
+
+    def __init__(self, first):
+        super().__init__(first)
+        self.rewards = {}
+
+    def learn(self, groups):
+        self.rewards |= {group.seed: sum(group.rewards) for group in groups}
+
+    def state_dict(self):
+        return {"next": self.next, "rewards": self.rewards}
+
+
+@attrs.frozen
+class WrappedTasks(TaskSampler):
+    """Repeats a task in a step where there are few of them."""
+
+    def start(self, first, environment, seed):
+        session, draw = Tasks(first), Tasks.draw
+        session.draw = lambda count: [task % (environment.tasks or 10**9) for task in draw(session, count)]
+        return session
+
+
+def tasks(session, foreseen=None):
+    methods = {"start": lambda self, first, environment, seed: session(first)}
+    if foreseen:
+        methods["foreseen"] = foreseen
+    return attrs.frozen(type("Sampler", (TaskSampler,), {"__annotations__": {}, **methods}))
+
+
+class Batches(BatchSamplerSession):
+    """Keeps the last group of a step for the next one."""
+
+    def __init__(self, groups):
+        self.groups, self.left = groups, []
+
+    def collect(self, pool, step):
+        groups = self.left + pool.sample(self.groups)
+        self.left = groups[self.groups :]
+        return groups[: self.groups]
+
+    def state_dict(self):
+        return {"left": self.left}
+
+    def load_state_dict(self, state):
+        self.left = state["left"]
+
+
+class ForgetfulBatches(Batches):
+    """Forgets the groups that are left over."""
+
+    def collect(self, pool, step):
+        self.left = self.left or pool.sample(1)
+        return super().collect(pool, step)
+
+    def state_dict(self):
+        return {"left": []}
+
+
+class DiceBatches(Batches):
+    def collect(self, pool, step):
+        groups = pool.sample(2 * self.groups)
+        return random.sample(groups, self.groups)
+
+
+class ForeverBatches(Batches):
+    """Gives a group of the step before once more beside its new self."""
+
+    def collect(self, pool, step):
+        groups = self.left + pool.sample(self.groups)
+        self.left = groups[:1]
+        return [*groups, *groups[:1]]
+
+
+def batches(session, **methods):
+    methods["start"] = lambda self, groups, group_size: session(groups)
+    return attrs.frozen(type("Sampler", (BatchSampler,), {"__annotations__": {}, **methods}))
 
 
 @attrs.frozen
@@ -257,6 +428,50 @@ class OneBoard(Environment):
             return Step(f"at {self.board['at']}", 0.0)
 
         return Episode(f"at {seed}", step)
+
+
+@attrs.frozen
+class RemembersTurns(ThinkAnswer):
+    """A dialogue that says how often it was asked, over all episodes."""
+
+    asked: list = attrs.field(factory=list)
+
+    def ask(self, number, observation, actions_left, setting):
+        self.asked.append(number)
+        return f"{observation} ({len(self.asked)})"
+
+
+@attrs.frozen
+class CaseSensitive(ThinkAnswer):
+    """A dialogue that reads small letters alone."""
+
+    def parse(self, response, setting):
+        names = re.findall("<answer>([a-z ]+)</answer>", response)
+        listed = [name for name in setting.actions or names if name in names]
+        return Answer("", tuple(listed[:1]), min(len(names), 1))
+
+
+@attrs.frozen
+class HidesTheTask(ThinkAnswer):
+    def system(self, setting):
+        return self.reply(setting)
+
+
+@attrs.frozen
+class TakesAnything(ThinkAnswer):
+    """A dialogue that takes the first action where it finds none."""
+
+    def parse(self, response, setting):
+        answer = super().parse(response, setting)
+        return answer if answer.valid else Answer("", (setting.actions or ("?",))[:1], 1)
+
+
+@attrs.frozen
+class KeepsAll(ThinkAnswer):
+    """A dialogue that does not cut what is beyond the turn's limit."""
+
+    def parse(self, response, setting):
+        return super().parse(response, attrs.evolve(setting, max_actions_per_turn=100))
 
 
 @attrs.frozen
@@ -324,6 +539,12 @@ SUBTLE = {
         "against_the_reference": AgainstTheReference,
     },
     "sampler_correction": {"mean_of_the_batch": MeanOfTheBatch, "off_the_mask": OffTheMask},
+    "loss_aggregation": {
+        "counts_padding": CountsPadding,
+        "first_rows_most": FirstRowsMost,
+        "divides_by_nothing": DividesByNothing,
+    },
+    "verifier": {"first_only": FirstOnly, "by_chance": ByChance, "talks": Talks},
     "collapse": {
         "without_state": WithoutState,
         "forgets": detector(verdict=after_three),
@@ -332,7 +553,28 @@ SUBTLE = {
         "judges_by_text": detector(verdict=lambda session, step, metrics: "stop"),
         "wants_a_metric": detector(verdict=lambda session, step, metrics: metrics["actor/entropy"] and None),
     },
+    "task_sampler": {
+        "dice_tasks": tasks(DiceTasks),
+        "one_counter": tasks(OneCounterTasks),
+        "forgetful_tasks": tasks(ForgetfulTasks),
+        "numbered_tasks": tasks(NumberedTasks),
+        "foresees_others": tasks(Tasks, foreseen=lambda self, first, groups: range(groups)),
+        "wrapped_tasks": WrappedTasks,
+    },
+    "batch_sampler": {
+        "forgetful_batches": batches(ForgetfulBatches),
+        "dice_batches": batches(DiceBatches),
+        "forever_batches": batches(ForeverBatches),
+        "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
+    },
     "environment": {"dice": Dice, "one_board": OneBoard},
+    "dialogue": {
+        "remembers_turns": RemembersTurns,
+        "case_sensitive": CaseSensitive,
+        "hides_the_task": HidesTheTask,
+        "takes_anything": TakesAnything,
+        "keeps_all": KeepsAll,
+    },
     "token_head": {"no_temperature": WithoutTemperature},
     "variance": {"bare": Bare},
     "experiment": {"wrong_key": {"extends": "tiny-sokoban", "kl": {"ceof": 0.1}}},
@@ -358,8 +600,13 @@ HOOKS = {
     "advantage": "advantage_estimators",
     "policy_loss": "policy_losses",
     "sampler_correction": "sampler_corrections",
+    "loss_aggregation": "loss_aggregations",
+    "verifier": "verifiers",
     "collapse": "collapse_detectors",
+    "task_sampler": "task_samplers",
+    "batch_sampler": "batch_samplers",
     "environment": "environments",
+    "dialogue": "dialogues",
     "token_head": "token_heads",
     "variance": "variance_estimators",
     "experiment": "experiments",

@@ -44,7 +44,8 @@ def test_the_objects_that_a_kind_is_given_are_shown_with_their_fields():
     assert {"CreditInputs", "Advantages"} == set(objects("advantage"))
     assert {"CollapseSession", "Rollouts", "Verdict"} <= set(objects("collapse"))
     assert {"Env", "Step"} == set(objects("environment"))
-    assert {"RolloutEngineSession", "Sampling", "Completion"} == set(objects("rollout_engine"))
+    memory = {"SamplingLoad", "EngineMemory", "Shortage"}
+    assert {"RolloutEngineSession", "Sampling", "Completion", *memory} == set(objects("rollout_engine"))
     assert "Job" in objects("launcher")
     assert {"Terms", "Estimate"} <= set(objects("variance"))
     session = {

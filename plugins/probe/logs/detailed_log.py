@@ -21,7 +21,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ....core.compose.converter import plain
+from ....core.compose.plain_data import plain
 from ....core.errors import RunError
 from ....core.files import replace_text, to_json
 from ....core.yaml import dumps

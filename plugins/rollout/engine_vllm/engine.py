@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
-from ....core.components import RolloutEngine
+from ....core.components import EngineMemory, RolloutEngine, SamplingLoad, Shortage
 from ....core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -105,6 +106,39 @@ class VllmEngine(RolloutEngine):
                 "rollout.engine: vllm",
                 "leave gpus and tensor_parallel out, or train with one rank",
             )
+
+    def memory(self, load: SamplingLoad) -> EngineMemory:
+        """Weights, cache and passes live within its share of the GPU; without knowing that, the least is one row."""
+        if self.gpus and not set(self.gpus) & set(range(load.ranks)):  # it has GPUs of its own
+            return EngineMemory(whole=True)
+        weights = math.ceil(load.weights / self.tensor_parallel)
+        least = weights + math.ceil(load.row / self.tensor_parallel)
+        taken = int(self.gpu_memory_utilization * load.gpu) or least
+        if self.kv_cache_gib:
+            taken = max(least, weights + int(self.kv_cache_gib * 2**30))
+        return EngineMemory(
+            whole=True,
+            loading=weights,
+            resting=0 if self.sleep else max(taken, least),
+            working=max(taken, least),
+            shortage=self._shortage(least, load.gpu) if taken < least else None,
+        )
+
+    def _shortage(self, least: int, gpu: int) -> Shortage:
+        share = least / gpu + 0.05
+        elsewhere = "a GPU with more memory, rollout.engine.tensor_parallel or GPUs of its own (rollout.engine.gpus)"
+        fix = f"set it to {share:.2f} or more, or lower rollout.max_context" if share <= 0.95 else elsewhere
+        return Shortage(least, "gpu_memory_utilization", fix)
+
+    def smaller(self) -> Iterator[Mapping[str, Any]]:
+        """To sleep while the trainer works, then a smaller share of the GPU."""
+        asleep = {} if self.sleep else {"sleep": True}
+        if asleep:
+            yield asleep
+        share = self.gpu_memory_utilization
+        while share > 0.1:
+            share = round(share - 0.05, 2)
+            yield {**asleep, "gpu_memory_utilization": share}
 
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> VllmSession:
         """``max_context``: the longest prompt and response together, in tokens; the model's own limit unless given."""

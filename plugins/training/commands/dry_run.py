@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ....core.compose.combinations import needs
 from ....core.compose.experiment import Experiment
+from ...rollout.foreseen import training_seeds
 
 
 def describe(experiment: Experiment, run_dir: Path) -> str:
@@ -13,7 +14,9 @@ def describe(experiment: Experiment, run_dir: Path) -> str:
     rollout, trainer, validation = experiment.rollout, experiment.trainer, experiment.validation
     episodes = rollout.groups * rollout.group_size
     full = rollout.context_window == "full"
-    updates = -(-episodes // trainer.mini_batch) * trainer.epochs if full else None
+    seeds, drawn = training_seeds(experiment), rollout.batch.component.draws(rollout.groups)
+    usual = drawn == rollout.groups
+    updates = -(-episodes // trainer.mini_batch) * trainer.epochs if full and usual else None
     needed = needs(experiment)
     models = ["policy (trains)"]
     if "values" in needed:
@@ -25,8 +28,18 @@ def describe(experiment: Experiment, run_dir: Path) -> str:
     lines = {
         "run directory": str(run_dir),
         "models": ", ".join(models),
-        "each step": f"{rollout.groups} x {rollout.group_size} episodes of at most {rollout.max_turns} turns",
-        "optimizer steps": f"at most {updates} per step" if updates else "as many as the turns need",
+        "each step": (
+            f"{rollout.groups if usual else f'as many groups as {rollout.batch} collects'} x {rollout.group_size} "
+            f"episodes of at most {rollout.max_turns} turns"
+        ),
+        "tasks": (
+            f"{rollout.tasks} draws them as the run goes on"
+            if seeds is None
+            else f"environment seeds {seeds.start} to {seeds.stop - 1}"
+        ),
+        "optimizer steps": (
+            f"at most {updates} per step" if updates else f"as many as the {'turns' if usual else 'groups'} need"
+        ),
         "steps": str(trainer.steps),
         "validation": (
             f"{validation.groups} x {validation.group_size} episodes every {validation.every} steps"

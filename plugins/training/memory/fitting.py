@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ....core.compose.blame import blaming
 from ....core.compose.combinations import check_ranks
 from ....core.compose.config import compose
+from ....core.compose.spec import format_value
 from ....core.errors import RequestError
 from .model_shape import Shape, read_shapes
 from .planner import Phase, Plan, plan
@@ -65,7 +67,7 @@ class Request:
             made = Request(experiment, ranks).plan(memory)
         except RequestError:
             return False
-        return not made.engine_needs and made.fullest.total <= USABLE * memory
+        return made.shortage is None and made.fullest.total <= USABLE * memory
 
 
 Step = Callable[[Request], Iterator[Change]]
@@ -81,14 +83,9 @@ def require(request: Request, memory: int, certain: bool = False) -> None:
         RequestError: it cannot fit.
     """
     made = request.plan(memory)
-    if made.engine_needs:
-        share = made.engine_needs / memory + 0.05
-        elsewhere = "a GPU with more memory, rollout.engine.tensor_parallel or GPUs of its own (rollout.engine.gpus)"
-        raise RequestError(
-            f"the engine's share of the GPU does not hold its weights and one row: {made.engine_needs / GIB:.1f} GiB",
-            "rollout.engine.gpu_memory_utilization",
-            f"set it to {share:.2f} or more, or lower rollout.max_context" if share <= 0.95 else elsewhere,
-        )
+    if short := made.shortage:
+        what = f"the engine's share of the GPU does not hold its weights and one row: {short.need / GIB:.1f} GiB"
+        raise RequestError(what, f"rollout.engine.{short.key}", short.fix)
     phase = made.fullest_at_least if certain else made.fullest
     need, there = (phase.least, memory) if certain else (phase.total, int(USABLE * memory))
     if need <= there:
@@ -196,17 +193,10 @@ def adapter(request: Request) -> Iterator[Change]:
 
 
 def smaller_engine(request: Request) -> Iterator[Change]:
-    engine = request.experiment.rollout.engine.component
-    share, batch = getattr(engine, "gpu_memory_utilization", None), getattr(engine, "batch", None)
-    asleep = ("rollout.engine.sleep=true",) if getattr(engine, "sleep", None) is False else ()
-    if asleep:
-        yield Change(asleep)
-    while share is not None and share > 0.1:
-        share = round(share - 0.05, 2)
-        yield Change((*asleep, f"rollout.engine.gpu_memory_utilization={share}"))
-    while batch is not None and batch > 1:
-        batch //= 2
-        yield Change((f"rollout.engine.batch={batch}",))
+    engine = request.experiment.rollout.engine
+    with blaming(engine, "smaller"):
+        for parameters in engine.component.smaller():
+            yield Change(tuple(f"rollout.engine.{key}={format_value(value)}" for key, value in parameters.items()))
 
 
 LADDER: tuple[Step, ...] = (checkpointing, smaller_micro_batches, offload, more_ranks, adapter, smaller_engine)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ....core.components import EngineMemory, SamplingLoad, Shortage
+from ....core.compose.blame import blaming
 from ....core.compose.combinations import needs
 from ..deepspeed_backend import stage_in_effect
 from ..networks.token_head import CHUNK_ELEMENTS
@@ -51,8 +53,8 @@ class Plan:
     phases: tuple[Phase, ...]
     host: int = 0
     """What each rank keeps in the machine's own memory."""
-    engine_needs: int = 0
-    """Its weights and one row, where they are more than the engine's share of the GPU."""
+    shortage: Shortage | None = None
+    """What the engine lacks, where its own parameters allow it too little."""
     unclear: str = ""
     """What of the models cannot be counted: activations and KV cache are left out then, and sums are lower bounds."""
 
@@ -229,7 +231,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     engine = _engine(experiment, policy, b, ranks, memory)
 
     loading = {f"{name} weights": model.shape.parameters * b for name, model in zip(names, models, strict=True)}
-    loading |= {"reference weights": reference, "engine": engine.copy}
+    loading |= {"reference weights": reference, "engine": engine.loading}
     held = {f"{name} weights": model.weights() for name, model in zip(names, models, strict=True)}
     held |= {
         "reference weights": reference,
@@ -245,10 +247,10 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     unclear = next((shape.unclear for shape in (policy, critic) if shape is not None and shape.unclear), "")
     omitted = {"activations", "KV cache"} if unclear else ()
     gathered = max(model.gathered() for model in models)
-    sampling = {"engine": engine.working, "kv_cache": engine.cache, "activations": engine.activations}
+    sampling = {"engine": engine.working, "kv_cache": engine.cache, "activations": engine.passes}
     phases = [
         Phase("loading", {key: value for key, value in loading.items() if value}),
-        phase("rollout", **sampling, gathered=0 if engine.own else models[0].gathered()),
+        phase("rollout", **sampling, gathered=0 if engine.whole else models[0].gathered()),
         phase(
             "scoring",
             gathered=gathered,
@@ -263,43 +265,23 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
             passes["token_head"] = head_training(shape, tokens, b, trains=settings.lora is None)
         phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
         phases.append(phase(f"{name} step", gradients=model.step()))
-    return Plan(tuple(phases), sum(model.host() for model in models), engine.short, unclear)
+    return Plan(tuple(phases), sum(model.host() for model in models), engine.shortage, unclear)
 
 
-@attrs.frozen
-class Engine:
-    """What sampling holds: always (``resting``), when it is loaded (``copy``), and during a rollout."""
-
-    own: bool
-    copy: int
-    resting: int
-    working: int
-    cache: int = 0
-    activations: int = 0
-    short: int = 0
-
-
-def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, memory: int) -> Engine:
-    rollout, validation, component = experiment.rollout, experiment.validation, experiment.rollout.engine.component
+def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, gpu: int) -> EngineMemory:
+    """What sampling takes, as the engine itself tells it."""
+    rollout, validation = experiment.rollout, experiment.validation
     episodes = max(rollout.groups * rollout.group_size, validation.every and validation.groups * validation.group_size)
-    parallel = getattr(component, "tensor_parallel", 1)
-    row = 0 if shape.unclear else kv_row(shape, rollout.max_context, b)
-    weights = _share(shape.parameters * b, parallel)
-    share = getattr(component, "gpu_memory_utilization", None)
-    if component.own_weights:
-        gpus = set(getattr(component, "gpus", ()))
-        if gpus and not gpus & set(range(ranks)):  # it has GPUs of its own
-            return Engine(True, 0, 0, 0)
-        # weights, cache and passes live within the share; without knowing it, the least is one row
-        least = weights + _share(row, parallel)
-        taken = int(share * memory) if share and memory else least
-        if gib := getattr(component, "kv_cache_gib", None):
-            taken = max(least, weights + int(gib * 2**30))
-        resting = 0 if getattr(component, "sleep", False) else max(taken, least)
-        return Engine(True, weights, resting, max(taken, least), short=least if taken < least else 0)
-    rows = min(getattr(component, "batch", episodes), _share(episodes, ranks))
-    tokens = rows * rollout.max_context
-    # ZeRO 3 leaves no rank with a whole model to sample from
-    copy = shape.parameters * b if experiment.trainer.zero_stage == 3 else 0
-    draw = 24 * rows * shape.vocabulary  # log-softmax in fp32 and its running sum in fp64
-    return Engine(bool(copy), copy, copy, copy, rows * row, tokens * layer_working(shape, b) + draw)
+    drawn = 24 * shape.vocabulary  # log-softmax in fp32 and its running sum in fp64
+    load = SamplingLoad(
+        weights=shape.parameters * b,
+        row=0 if shape.unclear else kv_row(shape, rollout.max_context, b),
+        row_pass=rollout.max_context * layer_working(shape, b) + drawn,
+        rows=_share(episodes, ranks),
+        ranks=ranks,
+        sharded=experiment.trainer.zero_stage == 3,
+        gpu=gpu,
+    )
+    with blaming(rollout.engine, "memory"):
+        memory: EngineMemory = rollout.engine.component.memory(load)
+    return memory

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ....core.compose.blame import blaming
 from ....core.console.streams import say
 from ....core.errors import RequestError
+from ...rollout.dialogue import CheckedDialogue
 from ..processes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -29,11 +31,12 @@ def cache_directory() -> Path:
 def prepare_model(experiment: Experiment) -> Path | str:
     """The start model: ``model.path`` as it is, or the directory of the built one.
 
-    A build is kept under a hash of the builder's and the environment's parameters and of the source of both packages,
-    and is made by one process at a time.
+    A build is kept under a hash of the parameters of builder, environment and dialogue and of the source of their
+    packages, and is made by one process at a time.
 
     Raises:
         RequestError: the builder wrote no model, or the cache cannot be written.
+        RunError: the builder failed; names it.
     """
     model = experiment.model
     if model.build is None:
@@ -43,7 +46,8 @@ def prepare_model(experiment: Experiment) -> Path | str:
     parameters = {
         "builder": [model.build.name, attrs.asdict(builder)],
         "environment": [experiment.environment.name, attrs.asdict(environment)],
-        "source": [_source_hash(builder), _source_hash(environment)],
+        "dialogue": [experiment.dialogue.name, attrs.asdict(experiment.dialogue.component)],
+        "source": [_source_hash(part) for part in (builder, environment, experiment.dialogue.component)],
     }
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:12]
     directory = cache_directory() / "models" / f"{model.build.name}-{digest}"
@@ -60,7 +64,8 @@ def prepare_model(experiment: Experiment) -> Path | str:
             partial.mkdir()
             quiet_libraries()
             say(f"building the start model {model.build.name} in {directory} (once; it is kept there)")
-            builder.build(partial, environment)
+            with blaming(model.build, "build"):
+                builder.build(partial, environment, CheckedDialogue(experiment.dialogue))
             if not (partial / "config.json").exists():
                 raise RequestError(
                     f"model builder {model.build.name!r} wrote no model", str(partial), "see the plugin's author"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 import torch
-from uncollapse.core.compose.converter import plain
+from uncollapse.core.compose.plain_data import plain
 from uncollapse.plugins.probe.probe import OfflineEntropyProbe
 from uncollapse.plugins.training.processes.ranks import start_ranks
 

@@ -9,12 +9,13 @@ from rollout_worlds import CHATML, LLAMA3, Counter, Scripted, says, tiny_model, 
 from uncollapse.core.components import Step
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RunError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template
 
-TEMPLATE = Template(tokenizer())
+TEMPLATE = Template(tokenizer(), ThinkAnswer())
 MODES = ["full", "limited_multi_turn", "single_turn"]
 UP, DOWN, BAD = "a</think><answer>Up</answer>", "bb</think><answer>Down</answer>", "?"
 
@@ -39,7 +40,7 @@ def sampled(**settings):
 
 @pytest.mark.parametrize("family", [CHATML, LLAMA3])
 def test_a_prompt_begins_with_the_turns_before_it(family):
-    template = Template(tokenizer(family))
+    template = Template(tokenizer(family), ThinkAnswer())
     engine = HfEngine().start(tiny_model(len(template.tokenizer)), template.tokenizer)
     engine.end_ids = [*engine.end_ids, *range(0, 300, 9)]
     episodes = collect(Counter(), Rollout(max_tokens=10), engine, template, seeds=[3, 4], group_size=3, seed=1)

@@ -116,7 +116,7 @@ def test_top_p_filters_by_softmax_and_tells_its_two_conditions_of_all_mass_apart
         assert experiment.filter.select.params["prob_mode"] == "softmax"
         assert experiment.filter.select.params["type"] == "largest"
         kl = experiment.kl
-        assert (kl.estimator.name, kl.coef, kl.placement, experiment.entropy_coeff) == ("kl", 0.001, "loss", 0.001)
+        assert (kl.estimator.name, kl.coef, kl.placement, experiment.entropy.coef) == ("kl", 0.001, "loss", 0.001)
 
 
 def test_a_coefficient_of_zero_has_no_reference_pass():
@@ -125,7 +125,7 @@ def test_a_coefficient_of_zero_has_no_reference_pass():
         {value: value != "0" for value in COEFS}
     )
     assert {experiment.kl.coef for experiment in experiments.values()} == {float(value) for value in COEFS}
-    assert {experiment.entropy_coeff for experiment in experiments.values()} == {0.0}
+    assert {experiment.entropy.coef for experiment in experiments.values()} == {0.0}
     for point in load("entropy").points():
         assert (point.experiment.kl.coef, "reference" in needs(point.experiment)) == (0.0, False)
 
@@ -170,7 +170,7 @@ def test_smoke_grids(group, runs):
     points = smoke(groups=group).points()
     assert len(points) == runs
     kls = sorted({point.experiment.kl.coef for point in points})
-    entropies = sorted({point.experiment.entropy_coeff for point in points})
+    entropies = sorted({point.experiment.entropy.coef for point in points})
     values = [0.001, 0.003, 0.01, 0.03]
     assert kls == (values if group in "145" else [0.0])
     assert entropies == (values if group in "245" else [0.0])

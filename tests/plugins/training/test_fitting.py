@@ -10,8 +10,8 @@ import uncollapse
 from click.testing import CliRunner
 from transformers import Qwen2Config
 from uncollapse.cli.main import main
-from uncollapse.core.components import RolloutEngine
 from uncollapse.core.errors import RequestError
+from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.training.memory import fitting
 from uncollapse.plugins.training.memory.fitting import GIB, USABLE, Request, require, suggestions
 
@@ -110,17 +110,8 @@ def test_train_checks_before_it_loads_or_writes(base, tmp_path, monkeypatch):
 
 
 def test_an_engine_whose_share_is_too_small_is_told_how_large(base):
-    @attrs.frozen
-    class Own(RolloutEngine):
-        own_weights = True
-        gpu_memory_utilization: float = 0.01
-        sleep: bool = True
-
-        def start(self, model, tokenizer, *, max_context=None):
-            raise NotImplementedError
-
     experiment = uncollapse.compose(base)
-    engine = attrs.evolve(experiment.rollout.engine, component=Own())
+    engine = attrs.evolve(experiment.rollout.engine, component=VllmEngine(0.01))
     asked = Request(attrs.evolve(experiment, rollout=attrs.evolve(experiment.rollout, engine=engine)))
     with pytest.raises(RequestError, match=r"does not hold its weights and one row: 0\.9 GiB") as refused:
         require(asked, 80 * GIB)

@@ -25,11 +25,14 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from uncollapse.cli.main import main
-from uncollapse.core.components import RolloutEngine
+from uncollapse.core.components import EngineMemory, RolloutEngine
 from uncollapse.core.compose.experiment import Lora, Model, Trainer
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.core.errors import RunError
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
+from uncollapse.plugins.training.memory.fitting import Change, Request, smaller_engine
 from uncollapse.plugins.training.memory.model_shape import Shape, critic_shape, policy_shape
 from uncollapse.plugins.training.memory.planner import (
     Trained,
@@ -92,7 +95,7 @@ def batch(rows, width, vocabulary=1000):
     mask[:, 0] = False
     tokens, noise = torch.randint(0, vocabulary, (rows, width)), torch.randn(rows, width)
     lengths = torch.full((rows,), width)
-    return Batch(tokens, mask, lengths, weights=token_weights(mask), old_logprobs=noise, advantages=noise)
+    return Batch(tokens, mask, lengths, weights=TokenMean().weights(mask, 1), old_logprobs=noise, advantages=noise)
 
 
 def peak(function):
@@ -459,44 +462,82 @@ def test_zero_3_samples_from_a_copy(tmp_path):
     assert phases["policy backward"]["gathered"] == 2000
 
 
-@attrs.frozen
-class Own(RolloutEngine):
-    """An engine with weights of its own, as the planner sees one."""
-
-    own_weights = True
-    gpu_memory_utilization: float = 0.5
-    sleep: bool = True
-    tensor_parallel: int = 1
-    gpus: tuple[int, ...] = ()
-    kv_cache_gib: float | None = None
-
-    def start(self, model, tokenizer, *, max_context=None):
-        raise NotImplementedError
+def with_engine(tmp_path, engine):
+    settings = experiment(tmp_path, "advantage=grpo")
+    named = attrs.evolve(settings.rollout.engine, component=engine)
+    return attrs.evolve(settings, rollout=attrs.evolve(settings.rollout, engine=named))
 
 
 @pytest.mark.parametrize(
     ("engine", "rollout", "elsewhere", "short"),
     [
-        (Own(), 50_000, 0, 0),
-        (Own(sleep=False), 50_000, 50_000, 0),
-        (Own(gpu_memory_utilization=0.01), 2000 + 32 * 100, 0, 5200),  # no room for a row: what one takes
-        (Own(gpu_memory_utilization=0.01, tensor_parallel=2), 1000 + 16 * 100, 0, 2600),
-        (Own(kv_cache_gib=1.0, sleep=False), 2000 + GIB, 2000 + GIB, 0),
-        (Own(gpus=(1,)), 0, 0, 0),
+        (VllmEngine(0.5), 50_000, 0, 0),
+        (VllmEngine(0.5, sleep=False), 50_000, 50_000, 0),
+        (VllmEngine(0.01), 2000 + 32 * 100, 0, 5200),  # no room for a row: what one takes
+        (VllmEngine(0.01, tensor_parallel=2), 1000 + 16 * 100, 0, 2600),
+        (VllmEngine(kv_cache_gib=1.0, sleep=False), 2000 + GIB, 2000 + GIB, 0),
+        (VllmEngine(gpus=(1,)), 0, 0, 0),
     ],
 )
 def test_an_engine_with_a_share_of_the_gpu(tmp_path, engine, rollout, elsewhere, short):
-    settings = experiment(tmp_path, "advantage=grpo")
-    named = attrs.evolve(settings.rollout.engine, component=engine)
-    settings = attrs.evolve(settings, rollout=attrs.evolve(settings.rollout, engine=named))
+    settings = with_engine(tmp_path, engine)
     made = plan(SMALL, None, settings, memory=100_000)
     phases = {phase.name: phase for phase in made.phases}
-    assert made.engine_needs == short
+    assert (made.shortage.need if made.shortage else 0) == short
     if engine.kv_cache_gib is None and not engine.gpus:  # of a GPU that is not known, the least
         assert plan(SMALL, None, settings).phases[1].items["engine"] == 5200 / engine.tensor_parallel
     assert phases["rollout"].items.get("engine", 0) == rollout
     assert "KV cache" not in phases["rollout"].items
     assert phases["policy step"].items.get("engine", 0) == elsewhere
+
+
+@attrs.frozen
+class Foreign(RolloutEngine):
+    """An engine of somebody else's: its parameters are called as others', and mean something else."""
+
+    batch: int = 1
+    gpu_memory_utilization: float = 0.9
+    kv_cache_gib: float = 40.0
+
+    def start(self, model, tokenizer, *, max_context=None):
+        raise NotImplementedError
+
+
+class Copying(Foreign):
+    own_weights = True
+
+
+class Telling(Foreign):
+    def memory(self, load):
+        assert (load.weights, load.row, load.rows, load.ranks, load.gpu) == (2000, 3200, 16, 1, 100_000)
+        return EngineMemory(whole=True, loading=1, resting=2, working=3, cache=4, passes=5)
+
+    def smaller(self):
+        yield {"batch": 7, "gpu_memory_utilization": 0.5}
+
+
+def test_an_engine_of_somebody_else_is_planned_as_it_says(tmp_path):
+    def held(engine):
+        made = plan(SMALL, None, with_engine(tmp_path, engine), memory=100_000)
+        keys = ("engine", "KV cache", "activations")
+        return [[phase.items.get(key, 0) for key in keys] for phase in (*made.phases[:2], made.phases[-1])]
+
+    passes = 16 * (100 * 2 * (3 * 16 + 4 * 8) + 24 * 32)
+    assert held(Foreign()) == [[0, 0, 0], [0, 16 * 3200, passes], [0, 0, 0]]
+    assert held(Copying()) == [[2000, 0, 0], [5200, 0, 0], [5200, 0, 0]]
+    assert held(Telling()) == [[1, 0, 0], [3, 4, 5], [2, 0, 0]]
+    assert list(smaller_engine(Request(with_engine(tmp_path, Foreign())))) == []
+    change = Change(("rollout.engine.batch=7", "rollout.engine.gpu_memory_utilization=0.5"))
+    assert list(smaller_engine(Request(with_engine(tmp_path, Telling())))) == [change]
+
+
+def test_a_mistake_in_what_an_engine_tells_of_its_memory_names_the_engine(tmp_path):
+    class Mistaken(Foreign):
+        def memory(self, load):
+            return 1 / 0
+
+    with pytest.raises(RunError, match=r"rollout_engine 'hf'.*failed in memory: ZeroDivisionError"):
+        plan(SMALL, None, with_engine(tmp_path, Mistaken()))
 
 
 def test_an_optimizer_in_the_memory_of_the_machine(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from uncollapse import compose, train
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.rollout import room
 from uncollapse.plugins.rollout.conversation import Conversation
@@ -37,7 +38,7 @@ def sums(tmp_path):
 
 def refusal(path, rollout=ROLLOUT, seeds=range(100), **parameters):
     with pytest.raises(RequestError) as caught:
-        require_room(Dataset(path, **parameters), rollout, Template(tokenizer()), seeds)
+        require_room(Dataset(path, **parameters), rollout, Template(tokenizer(), ThinkAnswer()), seeds)
     return caught.value
 
 
@@ -64,14 +65,25 @@ def test_a_run_with_an_over_long_row_is_refused_before_it_starts(bandit, sums, t
 
 def test_the_message_says_what_would_do(sums):
     path = sums(long=(1, 4, 9))
-    tokens = len(Conversation(Dataset(path), attrs.evolve(ROLLOUT, max_context=2000), Template(tokenizer()), 9).prompt)
+    tokens = len(
+        Conversation(
+            Dataset(path), attrs.evolve(ROLLOUT, max_context=2000), Template(tokenizer(), ThinkAnswer()), 9
+        ).prompt
+    )
     error = refusal(path)
     assert error.what.count("897 characters") == 3
     assert f"set rollout.max_context to {tokens + 6} or more" in error.fix
-    require_room(Dataset(path), attrs.evolve(ROLLOUT, max_context=tokens + 6), Template(tokenizer()), range(100))
+    require_room(
+        Dataset(path), attrs.evolve(ROLLOUT, max_context=tokens + 6), Template(tokenizer(), ThinkAnswer()), range(100)
+    )
     with pytest.raises(RequestError):
-        require_room(Dataset(path), attrs.evolve(ROLLOUT, max_context=tokens + 5), Template(tokenizer()), range(100))
-    require_room(Dataset(path, longest=896), ROLLOUT, Template(tokenizer()), range(100))
+        require_room(
+            Dataset(path),
+            attrs.evolve(ROLLOUT, max_context=tokens + 5),
+            Template(tokenizer(), ThinkAnswer()),
+            range(100),
+        )
+    require_room(Dataset(path, longest=896), ROLLOUT, Template(tokenizer(), ThinkAnswer()), range(100))
     several = refusal(sums(long=range(12), name="all.jsonl"))
     assert several.what.startswith("12 of 12 first prompts")
     assert "row 4 (line 5)" in several.what
@@ -81,7 +93,7 @@ def test_the_message_says_what_would_do(sums):
 
 def test_only_the_rows_that_are_used_count(sums):
     path = sums()
-    require_room(Dataset(path), ROLLOUT, Template(tokenizer()), range(10000, 10005))  # rows 4 to 8
+    require_room(Dataset(path), ROLLOUT, Template(tokenizer(), ThinkAnswer()), range(10000, 10005))  # rows 4 to 8
     assert "1 of 6 first prompts" in refusal(path, seeds=range(10000, 10006)).what
     assert tasks_of(Dataset(path), range(10000, 10005)) == [4, 5, 6, 7, 8]
     assert tasks_of(Dataset(path), range(10**12)) == range(12)
@@ -113,7 +125,7 @@ def test_validation_is_measured_too(bandit, sums, tmp_path):
 def test_short_rows_are_not_tokenised(sums, monkeypatch):
     measured = []
     monkeypatch.setattr(room, "Conversation", lambda *given: measured.append(given[-1]) or Conversation(*given))
-    require_room(Dataset(sums(long=(), rows=500)), ROLLOUT, Template(tokenizer()), range(500))
+    require_room(Dataset(sums(long=(), rows=500)), ROLLOUT, Template(tokenizer(), ThinkAnswer()), range(500))
     assert measured == [0]  # that tells how much stands around a question
 
 
@@ -127,5 +139,5 @@ def test_environments_of_an_author_with_a_number_of_tasks():
             return env
 
     with pytest.raises(RequestError, match=r"1 of 3 first prompts .*: task 2 \(\d+ tokens, 900 characters\)") as caught:
-        require_room(World(), ROLLOUT, Template(tokenizer()), range(50))
+        require_room(World(), ROLLOUT, Template(tokenizer(), ThinkAnswer()), range(50))
     assert "longest" not in caught.value.fix

@@ -1,0 +1,48 @@
+"""Overrides: dotted keys with their values, as texts or as a mapping, -> nested mappings, one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .instances import with_names
+from .problems import Problem, show
+from .spec import SpecError, parse_value
+
+if TYPE_CHECKING:
+    from ..registry import Registry
+
+DEEPEST_KEY = 16
+"""Dots of an override's key."""
+Overrides = Iterable[str] | Mapping[str, Any]
+
+
+def read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Each override as a nested mapping, and the problems of those that cannot be read."""
+    pairs, found = [], []
+    overrides = [overrides] if isinstance(overrides, str) else overrides
+    for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
+        key, equals, text = item.partition("=") if isinstance(item, str) else (str(item[0]), "=", item[1])
+        key = key.strip()
+        try:
+            if not equals or not key:
+                raise SpecError(f"the override {show(item)} has no {'value' if key else 'key'}", fix="write KEY=VALUE")
+            if not all(part.strip() for part in key.split(".")):
+                raise SpecError("an empty name stands in the key", fix="write names with single dots between them")
+            if key.count(".") > DEEPEST_KEY:
+                raise SpecError(f"the key has more than {DEEPEST_KEY} dots")
+            value = parse_value(text) if isinstance(item, str) else with_names(text, registry, key)
+            pairs.append((key, value))
+        except SpecError as error:
+            found.append(Problem(error.what, key, fix=error.fix))
+    return nest(pairs), found
+
+
+def nest(pairs: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """Each (dotted key, value) as a nested mapping."""
+    nested = []
+    for key, value in pairs:
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested.append(value)
+    return nested

@@ -1,0 +1,1 @@
+"""Rules by which the coefficient of the entropy bonus moves."""

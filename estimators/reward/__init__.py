@@ -1,0 +1,1 @@
+"""Reward shaping: from the rewards of episodes to those that advantages see."""
