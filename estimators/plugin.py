@@ -186,3 +186,7 @@ def register_policy_losses(register: Register) -> None:
     register("m2po", f"{package}.gates:M2po", summary="ppo without the stalest tokens")
     register("clip_cov", f"{package}.covariance:ClipCov", summary="ppo; a few tokens of high covariance are held back")
     register("kl_cov", f"{package}.covariance:KlCov", summary="the tokens of highest covariance pay for moving")
+    register("top_entropy", f"{package}.wrappers:TopEntropy", summary="another loss on the most uncertain tokens")
+    register(
+        "off_policy_mask", f"{package}.wrappers:OffPolicyMask", summary="another loss without bad rows that are stale"
+    )

@@ -31,12 +31,12 @@ CASES = (
     ("gspo(clip_low=0.2, clip_high=0.28)", {"loss_type": "grpo", **ROW}, "seq-mean-token-mean"),
     ("luspo(clip_low=0.2, clip_high=0.28)", {"loss_type": "luspo", **ROW}, "seq-mean-token-mean"),
     (
-        "top_entropy(share=0.3, of='ppo(dual_clip=null)')",
+        "top_entropy(share=0.3, of=ppo(dual_clip=null))",
         {"loss_type": "bnpo", "top_entropy_quantile": 0.3},
         "token-mean",
     ),
     (
-        "off_policy_mask(threshold=0.05, of='ppo(dual_clip=null)')",
+        "off_policy_mask(threshold=0.05, of=ppo(dual_clip=null))",
         {"loss_type": "bnpo", "off_policy_mask_threshold": 0.05},
         "token-mean",
     ),

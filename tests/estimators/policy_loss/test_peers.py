@@ -7,9 +7,8 @@ import attrs
 import pytest
 import torch
 from uncollapse.core.components import LossInputs
-from uncollapse.core.compose.spec import read_spec
+from uncollapse.core.compose.inner import named_of
 from uncollapse.core.registry import registry
-from uncollapse.estimators.aggregation import token_weights
 
 PEERS = Path(__file__).parents[2] / "peers"
 
@@ -22,21 +21,17 @@ def cases():
             yield pytest.param(case, content["inputs"][case["inputs"]], id=name)
 
 
-def create(spelling):
-    spec = read_spec(spelling)
-    return registry().create("policy_loss", spec.name, **spec.params)
-
-
 @pytest.mark.parametrize(("case", "given"), list(cases()))
 def test_value_and_gradient_are_those_of_the_peer(case, given):
     tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in given.items() if name != "mask"}
     mask = torch.tensor(given["mask"])
     inputs = LossInputs(**tensors, mask=mask, groups=torch.arange(len(mask)), rows=torch.arange(len(mask)))
-    loss = create(case["ours"])
+    loss = named_of("policy_loss", case["ours"], "policy_loss").component
+    aggregation = registry().create("loss_aggregation", case["aggregation"])
     prepared = loss.prepare(inputs) or {}
     logprobs = tensors["logprobs"].clone().requires_grad_()
     result = loss(attrs.evolve(inputs, logprobs=logprobs, prepared=prepared))
-    total = (token_weights(mask, case["aggregation"]).double() * result.loss_B_T).sum()
+    total = (aggregation.weights(mask, mask.shape[1]).double() * result.loss_B_T).sum()
     total.backward()
     assert total.item() == pytest.approx(case["loss"], abs=1e-6)
     torch.testing.assert_close(logprobs.grad, torch.tensor(case["gradient"], dtype=torch.float64), atol=1e-6, rtol=1e-6)
