@@ -81,8 +81,8 @@ if TYPE_CHECKING:
     from .plugins.launch.job import Job
     from .plugins.sweeps.layout import Layout
     from .plugins.sweeps.points import Case
+    from .plugins.sweeps.result import Result as SweepResult
     from .plugins.sweeps.run import Options as SweepOptions
-    from .plugins.sweeps.run import Result as SweepResult
     from .plugins.sweeps.sweep import Sweep
     from .plugins.sweeps.sweep import load as load_sweep
     from .plugins.training.session import Outcome
@@ -201,7 +201,7 @@ HOMES = {
     "SignatureError": ".core.plugins:SignatureError",
     "Sweep": ".plugins.sweeps.sweep:Sweep",
     "SweepOptions": ".plugins.sweeps.run:Options",
-    "SweepResult": ".plugins.sweeps.run:Result",
+    "SweepResult": ".plugins.sweeps.result:Result",
     "UnknownHookError": ".core.plugins:UnknownHookError",
     "UnknownNameError": ".core.registry:UnknownNameError",
     "component": ".core.compose.fields:component",

@@ -1,4 +1,4 @@
-"""The one place where a loss is normalised: the weight of every token of an optimizer step.
+"""A loss is normalised in one place, which gives the weight of every token of an optimizer step.
 
 The weights are computed once, from the mask of all rows of the step (every micro-batch of every rank), and travel with
 the rows. A micro-batch contributes ``sum(weights * loss)``, and the contributions are added, never averaged. So any
@@ -7,7 +7,7 @@ of micro-batch means, as RAGEN-2 and verl 0.6.1 compute it, changes with the spl
 over ranks or micro-batches, as DeepSpeed does, has that undone by whoever drives it.
 
 In the formulas there are N sampled tokens in all, n_b of them in row b, and R rows with at least one. A row without a
-sampled token counts nowhere, and an empty mask has zero weights: no NaN.
+sampled token does not count in R, and an empty mask gives zero weights, not NaN.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..core.components import LossAggregation
 
 @attrs.frozen
 class TokenMean(LossAggregation):
-    """The mean over all tokens of the optimizer step: each weighs 1 / N. DAPO (Yu et al. 2025), and verl's default."""
+    """Average over all tokens of the optimizer step: each weighs 1 / N. DAPO (Yu et al. 2025), and verl's default."""
 
     def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
         return mask_B_T / mask_B_T.sum().clamp(min=1)
@@ -29,7 +29,7 @@ class TokenMean(LossAggregation):
 
 @attrs.frozen
 class TokenSum(LossAggregation):
-    """The sum over all tokens: each weighs 1, so that a step grows with the number of tokens."""
+    """Sum over all tokens: each weighs 1, so that a step grows with the number of tokens."""
 
     def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
         return mask_B_T.float()
@@ -37,7 +37,7 @@ class TokenSum(LossAggregation):
 
 @attrs.frozen
 class SeqMeanTokenSum(LossAggregation):
-    """The mean over rows of the sums over their tokens: each token weighs 1 / R."""
+    """Average over rows the sums over their tokens: each token weighs 1 / R."""
 
     def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
         return mask_B_T / _rows(mask_B_T).clamp(min=1)
@@ -45,7 +45,7 @@ class SeqMeanTokenSum(LossAggregation):
 
 @attrs.frozen
 class SeqMeanTokenMean(LossAggregation):
-    """The mean over rows of the means over their tokens: each token weighs 1 / (R * n_b). GRPO (Shao et al. 2024)."""
+    """Average over rows the means over their tokens: each token weighs 1 / (R * n_b). GRPO (Shao et al. 2024)."""
 
     def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
         tokens_B = mask_B_T.sum(1)
@@ -54,7 +54,7 @@ class SeqMeanTokenMean(LossAggregation):
 
 @attrs.frozen
 class SeqMeanTokenSumNorm(LossAggregation):
-    """The sum over all tokens of all rows over a constant length: each weighs 1 / ``rollout.max_context``.
+    """Divide the sum over all tokens of all rows by a constant length: each weighs 1 / ``rollout.max_context``.
 
     Despite its name it is not divided by the number of rows; this is the formula of verl 0.6.1. Dr. GRPO (Liu et al.
     2025) divides by a constant, too, so that long rows do not weigh less.
@@ -67,4 +67,5 @@ class SeqMeanTokenSumNorm(LossAggregation):
 
 
 def _rows(mask_B_T: Tensor) -> Tensor:
+    """Count the rows with a sampled token."""
     return mask_B_T.any(1).sum()

@@ -1,4 +1,4 @@
-"""Episode filters: which episodes of the kept groups train."""
+"""Episode filters say which episodes of the kept groups train."""
 
 from __future__ import annotations
 

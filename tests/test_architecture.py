@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 import uncollapse
 
 ROOT = Path(uncollapse.__file__).parent
@@ -82,10 +83,13 @@ def test_rooms_import_from_lower_rooms_only():
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_module_imports_itself_on_a_way_round():
+@pytest.mark.parametrize(("start", "typing"), [("", False), ("plugins.probe", True), ("plugins.report", True)])
+def test_no_module_imports_itself_on_a_way_round(start, typing):
+    """In the rooms that are named not for type hints either."""
     graph = {
-        module: {target for target in imported(module, path, typing=False) if target != module}
+        module: {target for target in imported(module, path, typing) if target != module}
         for module, path in modules().items()
+        if module.startswith(start)
     }
     done, under_way = set(), []
 
@@ -100,6 +104,21 @@ def test_no_module_imports_itself_on_a_way_round():
 
     for module in sorted(graph):
         visit(module)
+
+
+HINTS_BOTH_WAYS = {("plugins.probe.credit", "plugins.probe.session")}
+"""Modules that know each other, one of them by its type hints alone."""
+
+
+def test_no_two_modules_know_each_other_even_by_their_type_hints():
+    targets = {module: set(imported(module, path)) for module, path in modules().items()}
+    pairs = {
+        tuple(sorted((module, target)))
+        for module, others in targets.items()
+        for target in others
+        if target != module and module in targets.get(target, ())
+    }
+    assert pairs <= HINTS_BOTH_WAYS
 
 
 SVG = "{http://www.w3.org/2000/svg}"

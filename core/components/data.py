@@ -169,7 +169,7 @@ class Step:
     done: bool = False
     success: bool = False
     metrics: Mapping[str, float] = attrs.field(factory=dict)
-    """Numbers about this action, e.g. ``{"action_is_effective": 1.0}``; averaged over the actions of an episode."""
+    """Numbers about this action, e.g. ``{"tool_called": 1.0}``; an episode logs the mean over all that it played."""
 
 
 @attrs.frozen

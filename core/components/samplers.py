@@ -44,11 +44,15 @@ class TaskSamplerSession(ABC):
 
     __slots__ = ()
 
+    def begin_step(self, step: int) -> None:  # noqa: B027 - those that never come back to a task need not write it
+        """Training step ``step`` (from 0) begins: the seeds that are drawn from here to the next one must differ."""
+
     @abstractmethod
     def draw(self, count: int) -> list[int]:
         """The environment seeds of the next ``count`` groups: from 0 below 2^63, and distinct within a step.
 
-        It is called at least once a step; once for each round of a batch sampler that goes on sampling.
+        It is called once for each round of sampling: not at all in a step that is made of older groups, and more than
+        once where a batch sampler goes on.
         """
 
     def learn(self, groups: Sequence[Group]) -> None:  # noqa: B027 - those that do not learn need not write it

@@ -30,7 +30,7 @@ from .plain_data import plain, plain_problems
 from .problems import CompositionError, Invalid, Problem, unique
 from .scalars import wrong
 from .spec import SpecError, split_list
-from .spellings import as_written, given_twice, written_out
+from .spellings import SHORT, as_written, given_twice, written_out
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -110,28 +110,22 @@ def _compose(
         layers = _layers(source, registry, ())
     except Invalid as error:
         found += error.problems
-    try:
-        changes, malformed = read_overrides(overrides, registry)
-    except Invalid as error:
-        return None, [*found, *error.problems]
+    changes, malformed = read_overrides(overrides, registry)
     malformed += [problem for change in changes for problem in plain_problems(change)]
-    malformed += [problem for given in (*([layer] for layer in layers), changes) for problem in given_twice(given)]
     if found or malformed:
         return None, [*found, *malformed]
+    twice = [problem for given in (*([layer] for layer in layers), changes) for problem in given_twice(given)]
     layers += changes
-    experiment, found = _structured(layers, registry)
+    experiment, found = _structured(layers, registry, twice)
     return experiment, unique(as_written(found, layers))
 
 
-def _structured(layers: list[dict[str, Any]], registry: Registry) -> tuple[Experiment | None, list[Problem]]:
-    """What layers of plain data say together, each laid over those before it."""
-    found = _load_plugins(layers, registry)
-    data: dict[str, Any] = {}
-    for layer in layers:
-        try:
-            data = merge(registry, data, written_out(layer))
-        except Invalid as error:
-            found += error.problems
+def _structured(
+    layers: list[dict[str, Any]], registry: Registry, twice: list[Problem]
+) -> tuple[Experiment | None, list[Problem]]:
+    """What layers of plain data say together, each laid over those before it; ``twice``: what they say in two ways."""
+    data, problems = merged(registry, [written_out(layer) for layer in layers])
+    found = [*twice, *problems]
     data["plugins"] = list(registry.files())
     found += _model_problems(data.get("model"))
     converter = make_converter(registry)
@@ -139,6 +133,8 @@ def _structured(layers: list[dict[str, Any]], registry: Registry) -> tuple[Exper
         experiment = converter.structure(data, Experiment)
     except Invalid as error:
         return None, [*map(_elsewhere, error.problems), *found]
+    if twice:
+        return None, found
     return experiment, [*found, *combination_problems(experiment), *validation_problems(experiment, registry)]
 
 
@@ -158,11 +154,14 @@ def _of_validation(problem: Problem) -> Problem:
 
 
 def _elsewhere(problem: Problem) -> Problem:
-    """An unknown key that is the end of a known one: ``lr`` is ``trainer.lr`` or ``critic.lr``."""
+    """An unknown key that is the end of a known one (``lr`` is ``trainer.lr`` or ``critic.lr``), or close to one."""
     last = problem.key.rpartition(".")[2]
     homes = [key for key in keys() if key == last or key.endswith(f".{last}")]
-    if problem.reason != UNKNOWN_KEY or not homes:
+    if problem.reason != UNKNOWN_KEY:
         return problem
+    if not homes:
+        top = [*(key for key in keys() if "." not in key), *SHORT]
+        return problem if "." in problem.key else attrs.evolve(problem, fix=nearest(problem.key, top))
     return attrs.evolve(problem, fix=f"did you mean {' or '.join(homes)}?")
 
 
@@ -207,18 +206,19 @@ def _read(source: str | Path | Mapping[str, Any], registry: Registry) -> tuple[A
     if not isinstance(source, str | Path):
         raise Invalid(Problem("an experiment is a name, the path of a file or a mapping", value=source))
     if isinstance(source, Path) or source.endswith(SUFFIXES):
-        return _read_file(source)
+        return read_file(source)
     try:
         return registry.resolve("experiment", source), Path()
     except MissingExtraError:
         raise
     except RequestError as error:
         if is_there(source):
-            return _read_file(source)
+            return read_file(source)
         raise Invalid(Problem(error.what, fix=f"{error.fix}, or give the path of a YAML file")) from error
 
 
-def _read_file(path: str | Path) -> tuple[Any, Path]:
+def read_file(path: str | Path) -> tuple[Any, Path]:
+    """The raw data of a YAML file and the directory that it is in. Raises Invalid."""
     try:
         return loads(read_text(path, LARGEST_FILE)), expanded(path).parent
     except SyntaxProblem as error:
@@ -271,6 +271,20 @@ def _model_problems(model: object) -> list[Problem]:
 
 
 # --- merging --------------------------------------------------------------------------------------------------------
+
+
+def merged(
+    registry: Registry, layers: list[dict[str, Any]], cls: type = Experiment
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Layers of plain data laid over each other, with their plugin files loaded, and what was wrong with them."""
+    data: dict[str, Any] = {}
+    found = _load_plugins(layers, registry)
+    for layer in layers:
+        try:
+            data = merge(registry, data, layer, cls)
+        except Invalid as error:
+            found += error.problems
+    return data, found
 
 
 def merge(

@@ -74,7 +74,6 @@ class Named:
         return str(Spec(self.name, params=given))
 
 
-@functools.cache
 def inner_fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
     """The fields of a component class that hold components, by the names of their parameters."""
     fields: Any = attrs.fields(cls) if attrs.has(cls) else ()

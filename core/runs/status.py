@@ -15,7 +15,7 @@ from ..files import encode, is_number, read_bytes, replace_text, to_json
 STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
 KINDS: Mapping[str, type] = {
     "status": str, "step": int, "first_step": int, "attempts": int, "metrics": dict, "timings": dict, "verdict": dict,
-    "verdicts": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
+    "verdicts": list, "overruled": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
 }  # fmt: skip
 """Field -> what it is, where it is there."""
 LONGEST_S = 1e11

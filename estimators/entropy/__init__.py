@@ -1,1 +1,1 @@
-"""Rules by which the coefficient of the entropy bonus moves."""
+"""Entropy controllers move the coefficient of the entropy bonus."""

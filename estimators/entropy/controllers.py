@@ -1,4 +1,4 @@
-"""How the coefficient of the entropy bonus moves from step to step."""
+"""Controllers of the entropy coefficient: they say how it moves from step to step."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ...core.components import EntropyController, EntropyControllerSession
 
 @attrs.define
 class FixedSession(EntropyControllerSession):
-    """A coefficient that stays."""
+    """The session of ``fixed``, whose coefficient stays."""
 
     coef: float
 
     def update(self, entropy: float, step: int) -> None:
-        """Nothing moves."""
+        """Do nothing: the coefficient stays."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to restore: the coefficient is the experiment's."""
+        """Restore nothing: the coefficient stands in the experiment."""
 
 
 @attrs.frozen
 class Fixed(EntropyController):
-    """The coefficient stays ``entropy.coef``, and no pass is made for it."""
+    """Keep the coefficient at ``entropy.coef``; no pass is made for it."""
 
     idle: ClassVar[bool] = True
 

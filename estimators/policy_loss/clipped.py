@@ -18,13 +18,13 @@ def _above_one(instance: object, attribute: Any, value: float | None) -> None:
 
 @attrs.frozen
 class Ppo(PolicyLoss):
-    """The clipped surrogate loss of PPO, with separate bounds and a dual clip.
+    """Compute the clipped surrogate loss of PPO, with separate bounds and a dual clip.
 
     With ``r = exp(clamp(logprob - old_logprob, -20, 20))`` and the advantage A of each token,
     ``loss = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))``, and where A < 0 at most ``-A dual_clip``: an unlikely
-    token with a bad advantage that has become likely would otherwise pull without bound.
+    token with a negative advantage that has become likely would otherwise have a gradient without bound.
 
-    Zero off the mask whatever stands there. Metrics, as sums and counts over tokens on the mask:
+    The loss is zero off the mask, whatever stands there. Metrics, as sums and counts over tokens on the mask:
     ``pg_clipfrac`` (the clipped term is the larger one), ``pg_clipfrac_lower`` (the dual clip acts) and ``ppo_kl``
     (mean of old_logprob - logprob in nats: an estimate of KL(old || new)).
 
@@ -33,27 +33,27 @@ class Ppo(PolicyLoss):
     """
 
     clip_low: float = attrs.field(default=0.2, validator=attrs.validators.ge(0))
-    """The ratio stops counting below 1 minus this."""
+    """Distance below 1 at which the ratio stops counting."""
     clip_high: float = attrs.field(default=0.28, validator=attrs.validators.ge(0))
-    """The ratio stops counting above 1 plus this."""
+    """Distance above 1 at which the ratio stops counting."""
     dual_clip: float | None = attrs.field(default=3.0, validator=_above_one)
     """Bound on the ratio where the advantage is negative; ``null`` sets none."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask, advantages = inputs.mask, advantages_of(inputs)
-        log_ratio = log_ratio_of(inputs)
-        ratio = log_ratio.exp()
-        unclipped = -advantages * ratio
-        clipped = -advantages * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        loss = torch.maximum(unclipped, clipped)
-        beyond = torch.zeros_like(mask)
+        mask_B_T, advantages_B_T = inputs.mask, advantages_of(inputs)
+        log_ratios_B_T = log_ratio_of(inputs)
+        ratios_B_T = log_ratios_B_T.exp()
+        unclipped_B_T = -advantages_B_T * ratios_B_T
+        clipped_B_T = -advantages_B_T * ratios_B_T.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss_B_T = torch.maximum(unclipped_B_T, clipped_B_T)
+        bounded_B_T = torch.zeros_like(mask_B_T)
         if self.dual_clip is not None:
-            bound = -advantages * self.dual_clip
-            beyond = (advantages < 0) & (loss > bound)
-            loss = torch.where(beyond, bound, loss)
+            bound_B_T = -advantages_B_T * self.dual_clip
+            bounded_B_T = (advantages_B_T < 0) & (loss_B_T > bound_B_T)
+            loss_B_T = torch.where(bounded_B_T, bound_B_T, loss_B_T)
         metrics = {
-            "pg_clipfrac": share(clipped > unclipped, mask),
-            "pg_clipfrac_lower": share(beyond, mask),
-            "ppo_kl": policy_kl(log_ratio, mask),
+            "pg_clipfrac": share(clipped_B_T > unclipped_B_T, mask_B_T),
+            "pg_clipfrac_lower": share(bounded_B_T, mask_B_T),
+            "ppo_kl": policy_kl(log_ratios_B_T, mask_B_T),
         }
-        return LossOutput(loss, metrics)
+        return LossOutput(loss_B_T, metrics)

@@ -20,15 +20,15 @@ def covariances(batch: LossInputs) -> Tensor:
 
     Their mean is the covariance of advantage and log-prob, which to first order says how fast entropy falls.
     """
-    advantages, logprobs = batch.advantages[batch.mask], batch.logprobs[batch.mask]
-    products = batch.logprobs.new_full(batch.mask.shape, -torch.inf)
-    products[batch.mask] = (advantages - advantages.mean()) * (logprobs - logprobs.mean())
-    return products
+    advantages_B_T, logprobs_B_T = batch.advantages[batch.mask], batch.logprobs[batch.mask]
+    products_B_T = batch.logprobs.new_full(batch.mask.shape, -torch.inf)
+    products_B_T[batch.mask] = (advantages_B_T - advantages_B_T.mean()) * (logprobs_B_T - logprobs_B_T.mean())
+    return products_B_T
 
 
-def count_of(ratio: float, mask: Tensor) -> int:
+def count_of(ratio: float, mask_B_T: Tensor) -> int:
     """How many tokens a share is: rounded down, at least one."""
-    return max(int(ratio * int(mask.sum())), 1)
+    return max(int(ratio * int(mask_B_T.sum())), 1)
 
 
 @attrs.frozen
@@ -60,25 +60,25 @@ class ClipCov(Ppo):
     needs = frozenset({"minibatch", "logprobs"})
 
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
-        products = covariances(batch)
-        candidates = (products > self.cov_low) & (products < self.cov_high) & ~self._clipped(batch)
-        places = candidates.nonzero()
+        products_B_T = covariances(batch)
+        candidates_B_T = (products_B_T > self.cov_low) & (products_B_T < self.cov_high) & ~self._clipped(batch)
+        places = candidates_B_T.nonzero()
         generator = torch.Generator().manual_seed(_seed(batch))
         drawn = places[torch.randperm(len(places), generator=generator)[: count_of(self.ratio, batch.mask)]]
-        held = torch.zeros_like(batch.mask)
-        held[drawn[:, 0], drawn[:, 1]] = True
-        return {"held": held}
+        held_B_T = torch.zeros_like(batch.mask)
+        held_B_T[drawn[:, 0], drawn[:, 1]] = True
+        return {"held": held_B_T}
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        held = inputs.prepared["held"]
-        loss, metrics = super().__call__(inputs)
-        return LossOutput(torch.where(held, 0.0, loss), {**metrics, "cov_held": share(held, inputs.mask)})
+        held_B_T = inputs.prepared["held"]
+        loss_B_T, metrics = super().__call__(inputs)
+        return LossOutput(torch.where(held_B_T, 0.0, loss_B_T), {**metrics, "cov_held": share(held_B_T, inputs.mask)})
 
     def _clipped(self, batch: LossInputs) -> Tensor:
         """[B, T] bool: tokens that the clip already keeps from training."""
-        ratio, advantages = log_ratio_of(batch).exp(), advantages_of(batch)
-        held = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        return -advantages * held > -advantages * ratio
+        ratios_B_T, advantages_B_T = log_ratio_of(batch).exp(), advantages_of(batch)
+        held_B_T = ratios_B_T.clamp(1 - self.clip_low, 1 + self.clip_high)
+        return -advantages_B_T * held_B_T > -advantages_B_T * ratios_B_T
 
 
 @attrs.frozen
@@ -101,18 +101,20 @@ class KlCov(PolicyLoss):
     needs = frozenset({"minibatch", "logprobs"})
 
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
-        products = covariances(batch).flatten()
-        largest = products.topk(count_of(self.ratio, batch.mask)).indices
-        held = torch.zeros_like(products, dtype=torch.bool)
-        held[largest] = True
-        return {"held": held.reshape(batch.mask.shape) & batch.mask}
+        products_B_T = covariances(batch).flatten()
+        largest = products_B_T.topk(count_of(self.ratio, batch.mask)).indices
+        held_B_T = torch.zeros_like(products_B_T, dtype=torch.bool)
+        held_B_T[largest] = True
+        return {"held": held_B_T.reshape(batch.mask.shape) & batch.mask}
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask, held = inputs.mask, inputs.prepared["held"]
-        log_ratio = log_ratio_of(inputs)
-        penalty = torch.where(held, self.coef * log_ratio.abs(), 0.0)
-        loss = penalty - advantages_of(inputs) * log_ratio.exp()
-        return LossOutput(loss, {"cov_held": share(held, mask), "ppo_kl": policy_kl(log_ratio, mask)})
+        mask_B_T, held_B_T = inputs.mask, inputs.prepared["held"]
+        log_ratios_B_T = log_ratio_of(inputs)
+        penalty_B_T = torch.where(held_B_T, self.coef * log_ratios_B_T.abs(), 0.0)
+        loss_B_T = penalty_B_T - advantages_of(inputs) * log_ratios_B_T.exp()
+        return LossOutput(
+            loss_B_T, {"cov_held": share(held_B_T, mask_B_T), "ppo_kl": policy_kl(log_ratios_B_T, mask_B_T)}
+        )
 
 
 def _seed(batch: LossInputs) -> int:

@@ -30,10 +30,10 @@ class Sapo(PolicyLoss):
     """Sharpness of the gate elsewhere: a little more, since bad tokens are the less stable ones."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        log_ratio, advantages = log_ratio_of(inputs), advantages_of(inputs)
-        tau = torch.where(advantages > 0, self.tau_pos, self.tau_neg)
-        gate = torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau
-        return LossOutput(-gate * advantages, {"ppo_kl": policy_kl(log_ratio, inputs.mask)})
+        log_ratios_B_T, advantages_B_T = log_ratio_of(inputs), advantages_of(inputs)
+        tau_B_T = torch.where(advantages_B_T > 0, self.tau_pos, self.tau_neg)
+        gate_B_T = torch.sigmoid(tau_B_T * (log_ratios_B_T.exp() - 1)) * 4 / tau_B_T
+        return LossOutput(-gate_B_T * advantages_B_T, {"ppo_kl": policy_kl(log_ratios_B_T, inputs.mask)})
 
 
 class _Dppo(PolicyLoss):
@@ -54,29 +54,29 @@ class _Dppo(PolicyLoss):
                 "set correction: none"
             )
 
-    def divergence(self, logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
+    def divergence(self, logprobs_B_T: Tensor, sampler_logprobs_B_T: Tensor) -> Tensor:
         """[B, T] nats, [B, T] nats -> [B, T]: how far the token's probability is from that of the sampler."""
         raise NotImplementedError
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
         assert inputs.sampler_logprobs is not None
-        mask, advantages, logprobs = inputs.mask, advantages_of(inputs), logprobs_of(inputs)
-        sampler = torch.where(mask, inputs.sampler_logprobs, 0.0)
-        log_ratio = log_ratio_of(inputs, inputs.sampler_logprobs)
+        mask_B_T, advantages_B_T, logprobs_B_T = inputs.mask, advantages_of(inputs), logprobs_of(inputs)
+        sampler_B_T = torch.where(mask_B_T, inputs.sampler_logprobs, 0.0)
+        log_ratios_B_T = log_ratio_of(inputs, inputs.sampler_logprobs)
         with torch.no_grad():
-            ratio = log_ratio.exp()
-            moved = self.divergence(logprobs, sampler)
+            ratios_B_T = log_ratios_B_T.exp()
+            moved_B_T = self.divergence(logprobs_B_T, sampler_B_T)
             # only a step that would go on in the direction in which the probability has moved is stopped
-            above = (advantages > 0) & (logprobs > sampler) & (moved > self.clip_high)
-            below = (advantages <= 0) & (logprobs < sampler) & (moved > self.clip_low)
-            stopped = above | below
-            weights = torch.where(stopped, 0.0, ratio.clamp(max=self.max_ratio))
+            above_B_T = (advantages_B_T > 0) & (logprobs_B_T > sampler_B_T) & (moved_B_T > self.clip_high)
+            below_B_T = (advantages_B_T <= 0) & (logprobs_B_T < sampler_B_T) & (moved_B_T > self.clip_low)
+            stopped_B_T = above_B_T | below_B_T
+            weights_B_T = torch.where(stopped_B_T, 0.0, ratios_B_T.clamp(max=self.max_ratio))
         metrics = {
-            "pg_clipfrac": share(stopped, mask),
-            "pg_clipfrac_lower": share(~stopped & (ratio > self.max_ratio), mask),
-            "ppo_kl": policy_kl(log_ratio, mask),
+            "pg_clipfrac": share(stopped_B_T, mask_B_T),
+            "pg_clipfrac_lower": share(~stopped_B_T & (ratios_B_T > self.max_ratio), mask_B_T),
+            "ppo_kl": policy_kl(log_ratios_B_T, mask_B_T),
         }
-        return LossOutput(-weights * advantages * logprobs, metrics)
+        return LossOutput(-weights_B_T * advantages_B_T * logprobs_B_T, metrics)
 
 
 @attrs.frozen
@@ -98,8 +98,8 @@ class DppoTv(_Dppo):
     max_ratio: float = attrs.field(default=20.0, validator=attrs.validators.gt(1))
     """The largest weight of a token."""
 
-    def divergence(self, logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
-        return (logprobs.exp() - sampler_logprobs.exp()).abs()
+    def divergence(self, logprobs_B_T: Tensor, sampler_logprobs_B_T: Tensor) -> Tensor:
+        return (logprobs_B_T.exp() - sampler_logprobs_B_T.exp()).abs()
 
 
 @attrs.frozen
@@ -119,11 +119,11 @@ class DppoKl(_Dppo):
     max_ratio: float = attrs.field(default=20.0, validator=attrs.validators.gt(1))
     """The largest weight of a token."""
 
-    def divergence(self, logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
-        prob, sampler_prob = logprobs.exp(), sampler_logprobs.exp()
+    def divergence(self, logprobs_B_T: Tensor, sampler_logprobs_B_T: Tensor) -> Tensor:
+        probs_B_T, sampler_probs_B_T = logprobs_B_T.exp(), sampler_logprobs_B_T.exp()
         tiny = 1e-8  # verl's: a probability of 1 leaves nothing for the other tokens
-        others = (1 - sampler_prob) * ((1 - sampler_prob + tiny) / (1 - prob + tiny)).log()
-        return sampler_prob * (sampler_logprobs - logprobs) + others
+        others_B_T = (1 - sampler_probs_B_T) * ((1 - sampler_probs_B_T + tiny) / (1 - probs_B_T + tiny)).log()
+        return sampler_probs_B_T * (sampler_logprobs_B_T - logprobs_B_T) + others_B_T
 
 
 @attrs.frozen
@@ -145,15 +145,17 @@ class M2po(Ppo):
 
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
         assert batch.sampler_logprobs is not None
-        squares = log_ratio_of(attrs.evolve(batch, logprobs=batch.old_logprobs), batch.sampler_logprobs).square()
-        ascending = squares[batch.mask].sort().values
+        squares_B_T = log_ratio_of(attrs.evolve(batch, logprobs=batch.old_logprobs), batch.sampler_logprobs).square()
+        ascending = squares_B_T[batch.mask].sort().values
         counts = torch.arange(1, len(ascending) + 1, device=ascending.device)
         within = (ascending.cumsum(0) / counts < self.threshold).nonzero().flatten()
         # at least the token that has moved least stays, as in AReaL
         largest = ascending[within[-1]] if len(within) else ascending[:1].sum()
-        return {"kept": (squares <= largest) & batch.mask}
+        return {"kept": (squares_B_T <= largest) & batch.mask}
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        kept = inputs.prepared["kept"]
-        loss, metrics = super().__call__(inputs)
-        return LossOutput(torch.where(kept, loss, 0.0), {**metrics, "m2po_dropped": share(~kept, inputs.mask)})
+        kept_B_T = inputs.prepared["kept"]
+        loss_B_T, metrics = super().__call__(inputs)
+        return LossOutput(
+            torch.where(kept_B_T, loss_B_T, 0.0), {**metrics, "m2po_dropped": share(~kept_B_T, inputs.mask)}
+        )

@@ -17,8 +17,8 @@ def log_ratio_of(inputs: LossInputs, old_logprobs: Tensor | None = None) -> Tens
     ``old_logprobs`` stands in for those of the sampling policy by the trainer. The values are masked before any
     arithmetic: a NaN off the mask must reach neither the loss nor the gradient.
     """
-    old = inputs.old_logprobs if old_logprobs is None else old_logprobs
-    return torch.where(inputs.mask, inputs.logprobs - old, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    old_B_T = inputs.old_logprobs if old_logprobs is None else old_logprobs
+    return torch.where(inputs.mask, inputs.logprobs - old_B_T, 0.0).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def logprobs_of(inputs: LossInputs) -> Tensor:

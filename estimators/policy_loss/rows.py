@@ -34,14 +34,20 @@ class Gspo(PolicyLoss):
     """The row's ratio stops counting above 1 plus this."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask, advantages = inputs.mask, advantages_of(inputs)
-        log_ratio, logprobs = log_ratio_of(inputs), logprobs_of(inputs)
-        log_row_B_1 = row_mean(log_ratio.detach(), mask)
-        ratio = (logprobs - logprobs.detach() + log_row_B_1).clamp(max=ROW_LOG_RATIO_LIMIT).exp()
-        unclipped = -advantages * ratio
-        clipped = -advantages * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        loss = torch.where(mask, torch.maximum(unclipped, clipped), 0.0)
-        return LossOutput(loss, {"pg_clipfrac": share(clipped > unclipped, mask), "ppo_kl": policy_kl(log_ratio, mask)})
+        mask_B_T, advantages_B_T = inputs.mask, advantages_of(inputs)
+        log_ratios_B_T, logprobs_B_T = log_ratio_of(inputs), logprobs_of(inputs)
+        log_row_B_1 = row_mean(log_ratios_B_T.detach(), mask_B_T)
+        ratios_B_T = (logprobs_B_T - logprobs_B_T.detach() + log_row_B_1).clamp(max=ROW_LOG_RATIO_LIMIT).exp()
+        unclipped_B_T = -advantages_B_T * ratios_B_T
+        clipped_B_T = -advantages_B_T * ratios_B_T.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss_B_T = torch.where(mask_B_T, torch.maximum(unclipped_B_T, clipped_B_T), 0.0)
+        return LossOutput(
+            loss_B_T,
+            {
+                "pg_clipfrac": share(clipped_B_T > unclipped_B_T, mask_B_T),
+                "ppo_kl": policy_kl(log_ratios_B_T, mask_B_T),
+            },
+        )
 
 
 @attrs.frozen
@@ -55,8 +61,8 @@ class Luspo(Gspo):
     """
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        loss, metrics = super().__call__(inputs)
-        return LossOutput(loss * inputs.mask.sum(1, keepdim=True), metrics)
+        loss_B_T, metrics = super().__call__(inputs)
+        return LossOutput(loss_B_T * inputs.mask.sum(1, keepdim=True), metrics)
 
 
 @attrs.frozen
@@ -77,18 +83,18 @@ class Gmpo(PolicyLoss):
     """Nats that a token's log-ratio counts above 0."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask, advantages = inputs.mask, advantages_of(inputs)
-        log_ratio, sign = log_ratio_of(inputs), advantages_of(inputs).sign()
-        held = log_ratio.clamp(-self.clip_low, self.clip_high)
-        clipped = sign * torch.minimum(sign * log_ratio, sign * held)
-        loss_B_1 = -row_mean(advantages, mask) * row_mean(clipped, mask).exp()
-        outside = log_ratio != held
+        mask_B_T, advantages_B_T = inputs.mask, advantages_of(inputs)
+        log_ratios_B_T, sign_B_T = log_ratio_of(inputs), advantages_of(inputs).sign()
+        held_B_T = log_ratios_B_T.clamp(-self.clip_low, self.clip_high)
+        clipped_B_T = sign_B_T * torch.minimum(sign_B_T * log_ratios_B_T, sign_B_T * held_B_T)
+        loss_B_1 = -row_mean(advantages_B_T, mask_B_T) * row_mean(clipped_B_T, mask_B_T).exp()
+        outside_B_T = log_ratios_B_T != held_B_T
         metrics = {
-            "pg_clipfrac": share(outside & (advantages > 0), mask),
-            "pg_clipfrac_lower": share(outside & (advantages < 0), mask),
-            "ppo_kl": policy_kl(log_ratio, mask),
+            "pg_clipfrac": share(outside_B_T & (advantages_B_T > 0), mask_B_T),
+            "pg_clipfrac_lower": share(outside_B_T & (advantages_B_T < 0), mask_B_T),
+            "ppo_kl": policy_kl(log_ratios_B_T, mask_B_T),
         }
-        return LossOutput(torch.where(mask, loss_B_1, 0.0), metrics)
+        return LossOutput(torch.where(mask_B_T, loss_B_1, 0.0), metrics)
 
 
 @attrs.frozen
@@ -113,19 +119,23 @@ class Vespo(PolicyLoss):
     """Decay lambda where the advantage is negative."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask, advantages = inputs.mask, advantages_of(inputs)
-        log_ratio = log_ratio_of(inputs)
+        mask_B_T, advantages_B_T = inputs.mask, advantages_of(inputs)
+        log_ratios_B_T = log_ratio_of(inputs)
         # the least weight of a row that TRL tells from none
-        log_w_B_1 = log_ratio.detach().sum(1, keepdim=True).clamp(math.log(1e-8), LOG_RATIO_LIMIT)
-        weights = self._phi(log_w_B_1, advantages)
-        loss = -weights * advantages * logprobs_of(inputs)
+        log_w_B_1 = log_ratios_B_T.detach().sum(1, keepdim=True).clamp(math.log(1e-8), LOG_RATIO_LIMIT)
+        weights_B_T = self._phi(log_w_B_1, advantages_B_T)
+        loss_B_T = -weights_B_T * advantages_B_T * logprobs_of(inputs)
         return LossOutput(
-            loss, {"vespo_weight": (weights[mask].sum(), mask.sum()), "ppo_kl": policy_kl(log_ratio, mask)}
+            loss_B_T,
+            {
+                "vespo_weight": (weights_B_T[mask_B_T].sum(), mask_B_T.sum()),
+                "ppo_kl": policy_kl(log_ratios_B_T, mask_B_T),
+            },
         )
 
-    def _phi(self, log_w_B_1: Tensor, advantages: Tensor) -> Tensor:
+    def _phi(self, log_w_B_1: Tensor, advantages_B_T: Tensor) -> Tensor:
         """[B, 1] log-weights and [B, T] advantages -> [B, T]: phi, computed from its logarithm."""
-        good = advantages >= 0
-        k = torch.where(good, self.k_pos, self.k_neg)
-        decay = torch.where(good, self.lambda_pos, self.lambda_neg)
-        return (decay + k * log_w_B_1 - decay * log_w_B_1.exp()).exp()
+        good_B_T = advantages_B_T >= 0
+        k_B_T = torch.where(good_B_T, self.k_pos, self.k_neg)
+        decay_B_T = torch.where(good_B_T, self.lambda_pos, self.lambda_neg)
+        return (decay_B_T + k_B_T * log_w_B_1 - decay_B_T * log_w_B_1.exp()).exp()

@@ -18,19 +18,20 @@ class _Weighted(PolicyLoss):
     __slots__ = ()
 
     @abstractmethod
-    def weights(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+    def weights(self, ratios_B_T: Tensor, advantages_B_T: Tensor) -> Tensor:
         """[B, T] ratios pi / pi_old and [B, T] advantages -> [B, T] weights; their gradient is not used."""
 
-    def metrics(self, ratio: Tensor, weights: Tensor, mask: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
-        return {"pg_clipfrac": share(weights != ratio, mask)}
+    def metrics(self, ratios_B_T: Tensor, weights_B_T: Tensor, mask_B_T: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        return {"pg_clipfrac": share(weights_B_T != ratios_B_T, mask_B_T)}
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        log_ratio, advantages = log_ratio_of(inputs), advantages_of(inputs)
-        ratio = log_ratio.detach().exp()
-        weights = self.weights(ratio, advantages)
-        loss = -weights * advantages * logprobs_of(inputs)
+        log_ratios_B_T, advantages_B_T = log_ratio_of(inputs), advantages_of(inputs)
+        ratios_B_T = log_ratios_B_T.detach().exp()
+        weights_B_T = self.weights(ratios_B_T, advantages_B_T)
+        loss_B_T = -weights_B_T * advantages_B_T * logprobs_of(inputs)
         return LossOutput(
-            loss, {**self.metrics(ratio, weights, inputs.mask), "ppo_kl": policy_kl(log_ratio, inputs.mask)}
+            loss_B_T,
+            {**self.metrics(ratios_B_T, weights_B_T, inputs.mask), "ppo_kl": policy_kl(log_ratios_B_T, inputs.mask)},
         )
 
 
@@ -44,10 +45,10 @@ class Reinforce(_Weighted):
     Source: Williams 1992; formula as in verl 0.9.1 (``gpg``).
     """
 
-    def weights(self, ratio: Tensor, advantages: Tensor) -> Tensor:
-        return ratio.new_ones(ratio.shape)
+    def weights(self, ratios_B_T: Tensor, advantages_B_T: Tensor) -> Tensor:
+        return ratios_B_T.new_ones(ratios_B_T.shape)
 
-    def metrics(self, ratio: Tensor, weights: Tensor, mask: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def metrics(self, ratios_B_T: Tensor, weights_B_T: Tensor, mask_B_T: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
         return {}
 
 
@@ -78,8 +79,8 @@ class Cispo(_Weighted):
     clip_high: float = attrs.field(default=4.0, validator=attrs.validators.ge(0))
     """How far above 1 the weight may go."""
 
-    def weights(self, ratio: Tensor, advantages: Tensor) -> Tensor:
-        return ratio.clamp(None if self.clip_low is None else 1 - self.clip_low, 1 + self.clip_high)
+    def weights(self, ratios_B_T: Tensor, advantages_B_T: Tensor) -> Tensor:
+        return ratios_B_T.clamp(None if self.clip_low is None else 1 - self.clip_low, 1 + self.clip_high)
 
 
 @attrs.frozen
@@ -96,11 +97,11 @@ class Topr(_Weighted):
     max_ratio: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
     """The largest weight of a token whose advantage is not positive."""
 
-    def weights(self, ratio: Tensor, advantages: Tensor) -> Tensor:
-        return ratio.clamp(max=self.max_ratio).where(advantages <= 0, 1.0)
+    def weights(self, ratios_B_T: Tensor, advantages_B_T: Tensor) -> Tensor:
+        return ratios_B_T.clamp(max=self.max_ratio).where(advantages_B_T <= 0, 1.0)
 
-    def metrics(self, ratio: Tensor, weights: Tensor, mask: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
-        return {"pg_clipfrac": share((weights == self.max_ratio) & (ratio > self.max_ratio), mask)}
+    def metrics(self, ratios_B_T: Tensor, weights_B_T: Tensor, mask_B_T: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        return {"pg_clipfrac": share((weights_B_T == self.max_ratio) & (ratios_B_T > self.max_ratio), mask_B_T)}
 
 
 @attrs.frozen
@@ -119,6 +120,6 @@ class Dro(PolicyLoss):
     """Weight of the penalty, per nat."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        log_ratio = log_ratio_of(inputs)
-        loss = 0.5 * self.beta * log_ratio.square() - advantages_of(inputs) * logprobs_of(inputs)
-        return LossOutput(loss, {"ppo_kl": policy_kl(log_ratio, inputs.mask)})
+        log_ratios_B_T = log_ratio_of(inputs)
+        loss_B_T = 0.5 * self.beta * log_ratios_B_T.square() - advantages_of(inputs) * logprobs_of(inputs)
+        return LossOutput(loss_B_T, {"ppo_kl": policy_kl(log_ratios_B_T, inputs.mask)})

@@ -37,14 +37,15 @@ class TopEntropy(PolicyLoss):
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
         assert batch.entropies is not None
         threshold = batch.entropies[batch.mask].quantile(1 - self.share)
-        uncertain = (batch.entropies >= threshold) & batch.mask
-        return {**(self.of.component.prepare(batch) or {}), "top_entropy": uncertain}
+        uncertain_B_T = (batch.entropies >= threshold) & batch.mask
+        return {**(self.of.component.prepare(batch) or {}), "top_entropy": uncertain_B_T}
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        uncertain = inputs.prepared["top_entropy"]
-        loss, metrics = self.of.component(inputs)
+        uncertain_B_T = inputs.prepared["top_entropy"]
+        loss_B_T, metrics = self.of.component(inputs)
         return LossOutput(
-            torch.where(uncertain, loss, 0.0), {**metrics, "top_entropy_share": share(uncertain, inputs.mask)}
+            torch.where(uncertain_B_T, loss_B_T, 0.0),
+            {**metrics, "top_entropy_share": share(uncertain_B_T, inputs.mask)},
         )
 
 
@@ -73,8 +74,8 @@ class OffPolicyMask(PolicyLoss):
     def __call__(self, inputs: LossInputs) -> LossOutput:
         assert inputs.sampler_logprobs is not None
         moved_B_1 = row_mean(inputs.sampler_logprobs - inputs.logprobs.detach(), inputs.mask)
-        dropped = (inputs.advantages < 0) & (moved_B_1 > self.threshold) & inputs.mask
-        loss, metrics = self.of.component(inputs)
+        dropped_B_T = (inputs.advantages < 0) & (moved_B_1 > self.threshold) & inputs.mask
+        loss_B_T, metrics = self.of.component(inputs)
         return LossOutput(
-            torch.where(dropped, 0.0, loss), {**metrics, "off_policy_dropped": share(dropped, inputs.mask)}
+            torch.where(dropped_B_T, 0.0, loss_B_T), {**metrics, "off_policy_dropped": share(dropped_B_T, inputs.mask)}
         )

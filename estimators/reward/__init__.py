@@ -1,1 +1,1 @@
-"""Reward shaping: from the rewards of episodes to those that advantages see."""
+"""Reward shaping turns the rewards of episodes into those that advantages see."""

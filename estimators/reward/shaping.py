@@ -1,4 +1,4 @@
-"""What becomes of the rewards of episodes before they are normalised."""
+"""Reward shaping changes the rewards of episodes before they are normalised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.components import RewardShaping, ShapingInputs
 
 @attrs.frozen
 class NoShaping(RewardShaping):
-    """No shaping: every episode keeps its reward, and nothing is computed for it."""
+    """Leave every episode its reward; nothing is computed for it."""
 
     idle: ClassVar[bool] = True
 

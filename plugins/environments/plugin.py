@@ -1,4 +1,4 @@
-"""Registers the built-in environments."""
+"""The plugin of environments registers the built-in ones."""
 
 from __future__ import annotations
 

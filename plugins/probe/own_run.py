@@ -41,6 +41,11 @@ class OwnRun:
         return int(self.state.get("step", 0))
 
     @property
+    def steps(self) -> int:
+        """Training steps of the run as it was planned then; one that was trained further has more now."""
+        return int(self.state.get("steps", self.experiment.trainer.steps))
+
+    @property
     def trains_critic_alone(self) -> bool:
         """Whether the next training step leaves the policy to its critic's losses."""
         critic = self.experiment.critic

@@ -79,7 +79,7 @@ def learning_rate(config: ProbeConfig, adam: AdamState, run: OwnRun | None, spar
     if run is not None:
         trainer = run.experiment.trainer
         base = adam.base_lr or trainer.lr
-        share = lr_scale(trainer.lr_schedule, trainer.warmup_steps, run.step, trainer.steps)
+        share = lr_scale(trainer.lr_schedule, trainer.warmup_steps, run.step, run.steps)
         if base and share:
             return (
                 base * share,

@@ -114,11 +114,14 @@ def _trained_turns(episode: Episode, whole: bool) -> list[list[tuple[int, Turn]]
 def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """What the episodes of a step, or of a validation, were like.
 
+    What is called ``share_of_X_Y`` is the share of X that are Y.
+
     * shares of episodes: ``success``, ``truncated``
     * share of groups with at least one success among ``G`` members: ``pass@G``
     * means per episode: ``reward`` (raw), ``turns``, ``actions`` (executed), ``response_length`` (sampled tokens)
-    * share of the actions that were read: ``valid_action_rate``
-    * shares of turns: ``invalid_turn_rate``, ``cut_turn_rate`` (ended by ``max_tokens``)
+    * ``share_of_turns_invalid``: turns without an answer, or with one that names an action which there is not
+    * ``share_of_turns_cut``: turns that ``max_tokens`` has ended
+    * ``share_of_named_actions_known``: of the actions that answers name, those which there are
     * the environment's own metrics, averaged over the episodes that have them; the names above win over these
     """
     turns = [turn for episode in episodes for turn in episode.turns]
@@ -134,9 +137,9 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "turns": len(turns) / len(episodes),
         "actions": sum(turn.executed for turn in turns) / len(episodes),
         "response_length": sum(len(turn.tokens) for turn in turns) / len(episodes),
-        "valid_action_rate": sum(len(turn.answer.actions) for turn in turns) / parsed if parsed else 0.0,
-        "invalid_turn_rate": fmean(not turn.answer.valid for turn in turns),
-        "cut_turn_rate": fmean(turn.stop_reason == "length" for turn in turns),
+        "share_of_named_actions_known": sum(len(turn.answer.actions) for turn in turns) / parsed if parsed else 0.0,
+        "share_of_turns_invalid": fmean(not turn.answer.valid for turn in turns),
+        "share_of_turns_cut": fmean(turn.stop_reason == "length" for turn in turns),
     }
 
 

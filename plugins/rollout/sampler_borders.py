@@ -6,7 +6,8 @@ A task that was played twice, or a group that was changed on its way, would trai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
@@ -22,6 +23,7 @@ from ...core.components import (
 )
 from ...core.compose.blame import blaming, confined, require_session, wrong
 from ...core.compose.experiment import Named
+from ...core.errors import RunError
 from .sampler_state import from_plain, group_of, to_plain
 
 SEEDS = 2**63
@@ -55,14 +57,16 @@ class CheckedTaskSampler(TaskSampler):
 
 
 class CheckedTaskSamplerSession(TaskSamplerSession):
-    """A running task sampler; :meth:`begin_step` says where a step begins, in which no seed comes twice."""
+    """A running task sampler, in whose steps no seed comes twice."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
         self._drawn: set[int] = set()
 
-    def begin_step(self) -> None:
+    def begin_step(self, step: int) -> None:
         self._drawn.clear()
+        with confined(self.named, "begin_step"):
+            self.session.begin_step(step)
 
     def draw(self, count: int) -> list[int]:
         with confined(self.named, "draw"):
@@ -126,8 +130,14 @@ class CheckedBatchSamplerSession(BatchSamplerSession):
 
     def collect(self, pool: GroupPool, step: int) -> list[Group]:
         """The groups of the step, by their seeds."""
-        with blaming(self.named, "collect"):  # the pool plays episodes meanwhile, whose parts are confined themselves
-            groups = self.session.collect(pool, step)
+        watched = _WatchedPool(pool)
+        try:
+            with blaming(self.named, "collect"):  # not confined: engines sample meanwhile
+                groups = self.session.collect(watched, step)
+        except RunError as error:
+            if error.__cause__ is None or error.__cause__ is not watched.failure:
+                raise
+            raise watched.failure from None  # not the sampler's
         if not isinstance(groups, list | tuple):
             raise wrong(self.named, "collect", f"gave {type(groups).__name__}, not a list of groups")
         if not groups:
@@ -170,6 +180,30 @@ class CheckedBatchSamplerSession(BatchSamplerSession):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         _restore(self.named, self.session, state)
+
+
+class _WatchedPool(GroupPool):
+    """A pool that remembers what it has raised itself."""
+
+    def __init__(self, pool: GroupPool) -> None:
+        self._pool = pool
+        self.failure: BaseException | None = None
+
+    def sample(self, groups: int) -> list[Group]:
+        with self._watching():
+            return self._pool.sample(groups)
+
+    def teaches(self, groups: Sequence[Group]) -> list[bool]:
+        with self._watching():
+            return self._pool.teaches(groups)
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.failure = error
+            raise
 
 
 def _state(named: Named, session: Any) -> dict[str, Any]:

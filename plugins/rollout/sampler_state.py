@@ -91,11 +91,9 @@ def _converter() -> cattrs.Converter:
     """Episodes and turns <-> plain data, whatever fields they have."""
     converter = cattrs.Converter(detailed_validation=False)
     for number in (int, float):
-        hint = tuple[number, ...]  # type: ignore[valid-type]
-        converter.register_unstructure_hook_func(functools.partial(operator.eq, hint), _text)
-        converter.register_structure_hook_func(
-            functools.partial(operator.eq, hint), functools.partial(_numbers, number)
-        )
+        is_hint = functools.partial(operator.eq, tuple[number, ...])  # type: ignore[valid-type]
+        converter.register_unstructure_hook_func(is_hint, _text)
+        converter.register_structure_hook_func(is_hint, functools.partial(_numbers, number))
     return converter
 
 

@@ -1,9 +1,9 @@
-"""What somebody who runs a sweep may change about it: never what its cases and axes would take back, or names deny."""
+"""Who runs a sweep may change it, but not so that its cases and axes take that back, or its names deny it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -12,16 +12,16 @@ from ...core.errors import RequestError, in_python
 from ...core.registry import registry
 from .axes import axis_values, choices
 from .decided import decided, lost, touched
+from .definition import Definition
 
-if TYPE_CHECKING:
-    from .sweep import Sweep
-
+Changed = TypeVar("Changed", bound=Definition)
+"""Type of a sweep, which stays of its class."""
 Alternatives = list[tuple[str, list[frozenset[str]]]]
-"""How the sweep lays something over its overrides, and the keys that each of its cases or values decides."""
+"""Ways in which the sweep lays something over its overrides, each with the keys that its cases or values decide."""
 
 
-def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Sweep:
-    """The sweep with further ``overrides``, and with further or other ``axes``.
+def changed(sweep: Changed, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Changed:
+    """Return the sweep with further ``overrides``, and with further or other ``axes``.
 
     Raises RequestError where that would have no effect, or change what names and files tell of.
     """
@@ -54,8 +54,8 @@ def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any])
     return result
 
 
-def refuse_idle(sweep: Sweep) -> None:
-    """Raises RequestError if an override of the sweep is taken back at every point."""
+def refuse_idle(sweep: Definition) -> None:
+    """Raise RequestError if an override of the sweep is taken back at every point."""
     if not sweep.overrides:
         return
     laid_over = _alternatives(sweep)
@@ -66,12 +66,12 @@ def refuse_idle(sweep: Sweep) -> None:
 
 
 def _taken(key: str, value: Any, alternatives: Sequence[frozenset[str]]) -> bool:
-    """Whether every alternative takes back what the override decides, or a part of it."""
+    """Say whether every alternative takes back what the override decides, or a part of it."""
     keys = decided(registry(), {key: value})
     return bool(alternatives) and all(lost(keys, one) for one in alternatives)
 
 
-def _alternatives(sweep: Sweep) -> Alternatives:
+def _alternatives(sweep: Definition) -> Alternatives:
     cases: Alternatives = [("case by case", [decided(registry(), case.overrides) for case in sweep.cases])]
     return cases + [
         (f"on the axis {axis}", [choice.decided for choice in choices(registry(), axis, values)])
@@ -79,8 +79,8 @@ def _alternatives(sweep: Sweep) -> Alternatives:
     ]
 
 
-def _owned(sweep: Sweep, key: str, how: str, asked: str) -> RequestError:
-    """``key`` belongs to the cases or to an axis, and ``asked`` would change it."""
+def _owned(sweep: Definition, key: str, how: str, asked: str) -> RequestError:
+    """Return the error that ``key`` belongs to the cases or to an axis, and that ``asked`` would change it."""
     option = next((option for owned, option in sweep.options.items() if touched([key], full(owned))), "")
     if option:
         name = option.strip("-").replace("-", "_")
@@ -96,6 +96,6 @@ def _owned(sweep: Sweep, key: str, how: str, asked: str) -> RequestError:
 
 
 def _may_match(exclusion: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
-    """Whether an exclusion still says something where ``axes`` stand in place of those that it was written for."""
+    """Say whether an exclusion still excludes something once ``axes`` replace those that it was written for."""
     values = {full(axis): axis_values(axis, values) for axis, values in axes.items()}
     return not any(full(key) in values and value not in values[full(key)] for key, value in exclusion.items())

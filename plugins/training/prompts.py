@@ -1,4 +1,4 @@
-"""The first prompts that a run will use are measured before it starts, where its tasks are a finite data set."""
+"""If the tasks of a run are a finite data set, the prompts that it will use are measured before it starts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ MEASURED = 10_000
 
 
 def require_rooms(experiment: Experiment) -> None:
-    """Measure the prompts of training and of validation; nothing is loaded where ``tasks`` is ``None``.
+    """Measure the prompts of training and of validation; nothing is loaded if ``tasks`` is ``None``.
 
     Where it is not known which tasks a run will use, the first :data:`MEASURED` of the data set are measured.
 
     Raises:
         RequestError: a prompt leaves no room for a turn, or the data set, the model's name or its tokenizer is wrong.
     """
-    training, rollout, validation = experiment.environment.component, experiment.rollout, experiment.validation
+    training = experiment.environment.component
+    rollout = experiment.rollout
+    validation = experiment.validation
     if training.tasks is None:
         return
     template = Template(load_tokenizer(prepare_model(experiment)), CheckedDialogue(experiment.dialogue), rollout.think)

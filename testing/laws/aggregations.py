@@ -1,4 +1,4 @@
-"""Laws of loss aggregations."""
+"""The laws of loss aggregations."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .. import samples
 from ..problems import laws, require
 
 LONGEST = 16
-"""Tokens of a row at most, as the run would say."""
+"""Largest number of tokens of a row, which a run would give."""
 
 
 def _weighs(named: Named) -> None:
-    """An aggregation gives every token a finite float32 weight, not negative and zero off the mask."""
+    """An aggregation gives every token a finite float32 weight that is not negative, and zero off the mask."""
     weights_B_T = _weights(named, samples.masks()[0])
     what = "gave every token a weight of 0: nothing would train"
     require(named, "weights", bool((weights_B_T > 0).any()), what)
 
 
 def _knows_no_order(named: Named) -> None:
-    """An aggregation weighs a row alike wherever it stands among the others."""
+    """An aggregation gives a row the same weights wherever it stands among the others."""
     mask_B_T, _ = samples.masks()
     order = torch.randperm(len(mask_B_T), generator=samples.generator(3))
     same = torch.allclose(_weights(named, mask_B_T[order]), _weights(named, mask_B_T)[order], atol=1e-7)
@@ -38,7 +38,7 @@ def _knows_no_padding(named: Named) -> None:
 
 
 def _bears_an_empty_mask(named: Named) -> None:
-    """An aggregation gives zeros where no token was sampled, and a row without tokens its zeros."""
+    """An aggregation gives zeros if no token was sampled, and to a row without tokens."""
     mask_B_T, _ = samples.masks()
     _weights(named, torch.zeros_like(mask_B_T))
     _weights(named, torch.cat([mask_B_T, torch.zeros_like(mask_B_T[:1])]))

@@ -1,4 +1,4 @@
-"""Laws of model builders, tried with the environment that they were made for: tiny-sokoban's."""
+"""The laws of model builders are tried with the environment of the experiment ``tiny-sokoban``."""
 
 from __future__ import annotations
 

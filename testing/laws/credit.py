@@ -1,4 +1,4 @@
-"""Laws of advantage estimators."""
+"""The laws of advantage estimators."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..problems import laws, require
 
 
 def _gives_credit(named: Named) -> None:
-    """An estimator gives finite advantages and returns of every token, which are zero off the mask."""
+    """An estimator gives every token a finite advantage and return, which are zero off the mask."""
     result = _computed(named)
-    dtype = samples.rollouts().rewards.dtype
+    expected = samples.rollouts().rewards.dtype
     for name in ("advantages", "returns"):
-        given = getattr(result, name).dtype
-        require(named, f"compute ({name})", given == dtype, f"gave {given} for rewards of {dtype}")
+        dtype = getattr(result, name).dtype
+        require(named, f"compute ({name})", dtype == expected, f"gave {dtype} for rewards of {expected}")
 
 
 def _follows_the_rows(named: Named) -> None:

@@ -1,4 +1,4 @@
-"""Laws of dialogues."""
+"""The laws of dialogues."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _INVALID = Answer(parsed=1)
 
 
 def settings() -> Iterator[Setting]:
-    """With names and free text, one action a turn and several, with and without a thought."""
+    """Yield settings with names and free text, one action a turn and several, with and without a thought."""
     for actions, several, think in product((_NAMES, None), (1, 3), (True, False)):
         yield Setting(
             instruction="Walk to the goal.\nIt is marked {x}.",
@@ -48,9 +48,10 @@ def settings() -> Iterator[Setting]:
 
 def _writes(named: Named) -> None:
     """A dialogue writes a text for each part of a conversation, and each time the same."""
-    dialogue, answers = CheckedDialogue(named), (Answer(), Answer("t", ("Up",), 1), _INVALID)
+    dialogue = CheckedDialogue(named)
+    answers = (Answer(), Answer("t", ("Up",), 1), _INVALID)
 
-    def said(setting: Setting) -> dict[str, list[str]]:
+    def written(setting: Setting) -> dict[str, list[str]]:
         return {
             "opening": [dialogue.opening(setting.think)],
             "system": [dialogue.system(setting)],
@@ -61,7 +62,7 @@ def _writes(named: Named) -> None:
         }
 
     for setting in settings():
-        first, second = said(setting), said(setting)
+        first, second = written(setting), written(setting)
         for method, texts in first.items():
             require(named, method, texts == second[method], "says something else the second time")
 
@@ -82,8 +83,10 @@ def _reads_what_it_says(named: Named) -> None:
     """A dialogue reads the actions of its own responses: each alone, and as many as a turn may have."""
     dialogue = CheckedDialogue(named)
     for setting in settings():
-        several = () if setting.actions is None else (setting.actions[: setting.max_actions_per_turn],)
-        for actions, thought in product([*((each,) for each in setting.actions or _TEXTS), *several], _THOUGHTS):
+        choices: list[tuple[str, ...]] = [(action,) for action in setting.actions or _TEXTS]
+        if setting.actions is not None:
+            choices.append(setting.actions[: setting.max_actions_per_turn])
+        for actions, thought in product(choices, _THOUGHTS):
             text = dialogue.respond(thought, actions, setting)
             answer = dialogue.parse(text, setting)
             what = f"read {answer} in {text!r}, which respond says for {actions}"
@@ -91,7 +94,7 @@ def _reads_what_it_says(named: Named) -> None:
 
 
 def _reads_anything(named: Named) -> None:
-    """A dialogue reads any text at all, each time alike, and never more actions than a turn may have."""
+    """A dialogue reads any text, each time in the same way, and never more actions than a turn may have."""
     dialogue = CheckedDialogue(named)
     for setting in settings():
         opening = dialogue.opening(setting.think)
@@ -104,7 +107,7 @@ def _reads_anything(named: Named) -> None:
 
 
 def _finds_no_action_in_nothing(named: Named) -> None:
-    """A dialogue finds no action where a response says nothing, and none that the environment does not have."""
+    """A dialogue finds no action in a response that says nothing, and none that the environment does not have."""
     dialogue = CheckedDialogue(named)
     for setting in settings():
         answer = dialogue.parse(dialogue.opening(setting.think), setting)

@@ -1,4 +1,4 @@
-"""Laws of controllers of the entropy coefficient."""
+"""The laws of controllers of the entropy coefficient."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .kl import through_json
 
 COEF, STEPS = 0.01, 50
 ENTROPIES = (1.2, 0.7, 0.7, 0.2, 0.0, 3.5)
-"""Nats per token, step by step."""
+"""Entropies in nats per token, step by step."""
 
 
-def _told(named: Named, entropy: float) -> float:
-    """The entropy as a run tells it."""
+def _given(named: Named, entropy: float) -> float:
+    """Return the entropy as a run gives it: NaN if the component does not need it."""
     return entropy if "entropies" in named.component.needs else math.nan
 
 
@@ -25,7 +25,7 @@ def _moves(named: Named) -> None:
         session = CheckedEntropyController(named).start(coef, STEPS)
         coefs = [session.coef]
         for step, entropy in enumerate(ENTROPIES):
-            session.update(_told(named, entropy), step)
+            session.update(_given(named, entropy), step)
             coefs.append(session.coef)
         still = not named.component.idle or set(coefs) == {coef}
         what = f"moves the coefficient from {coef} to {coefs[-1]} although it says that it is idle, and is never asked"
@@ -33,21 +33,21 @@ def _moves(named: Named) -> None:
 
 
 def _has_one_session_for_each_run(named: Named) -> None:
-    """A controller starts a session of its own for each run."""
+    """A controller starts a new session for each run."""
     first, second = (CheckedEntropyController(named).start(COEF, STEPS) for _ in range(2))
     require(named, "start", first.session is not second.session, "gave the same session twice: each run has its own")
 
 
 def _comes_back(named: Named) -> None:
-    """A controller's session goes on from its state as if nothing had happened."""
+    """A controller's session that goes on from its state gives the same coefficients as an uninterrupted one."""
     first, second = (CheckedEntropyController(named).start(COEF, STEPS) for _ in range(2))
     for step, entropy in enumerate(ENTROPIES[:3]):
-        first.update(_told(named, entropy), step)
+        first.update(_given(named, entropy), step)
     second.load_state_dict(through_json(named, first.state_dict()))
     _require_same(named, first.coef, second.coef)
     for step, entropy in enumerate(ENTROPIES[3:], 3):
         for session in (first, second):
-            session.update(_told(named, entropy), step)
+            session.update(_given(named, entropy), step)
         _require_same(named, first.coef, second.coef)
 
 

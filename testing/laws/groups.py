@@ -1,4 +1,4 @@
-"""Laws of filters, of groups and of episodes, and of group metrics."""
+"""The laws of filters, of groups and of episodes, and of group metrics."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def _refuses_nan(named: Named) -> None:
     """A filter raises RunError where a score is NaN."""
     scores_P = samples.scores_P()
     scores_P[2] = torch.nan
+    # such a filter is not asked, because nobody computes scores for it
     if named.component.keeps_all:
-        return  # the scores are not computed then
+        return
     try:
         CheckedFilter(named).select(scores_P)
     except RunError:
@@ -40,7 +41,7 @@ def _refuses_nan(named: Named) -> None:
 
 
 def _follows_the_groups(named: Named) -> None:
-    """A filter keeps a group for its score, not for its place."""
+    """A filter keeps a group because of its score, not because of its position."""
     scores_P = samples.scores_P()
     select = CheckedFilter(named).select
     same = torch.equal(select(scores_P[ORDER]), select(scores_P)[ORDER])

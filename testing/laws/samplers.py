@@ -1,4 +1,4 @@
-"""Laws of task samplers and batch samplers: every rank and every resumed run samples the same."""
+"""The laws of task samplers and batch samplers say that every rank and every resumed run samples the same."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class World(Environment):
 
 
 WORLDS = (World(), World(3 * COUNT), World(COUNT - 1))
-"""Without end, with a few tasks, with fewer tasks than a step has groups."""
+"""Environments without end, with a few tasks, and with fewer tasks than a step has groups."""
 
 
 class Pool(GroupPool):
-    """New groups with every call, of which every other one teaches."""
+    """A pool gives new groups with every call, of which every other one teaches."""
 
     def __init__(self, step: int, first: int) -> None:
         self.step, self.next = step, first
@@ -60,7 +60,7 @@ class Pool(GroupPool):
 
 @contextmanager
 def _own_random(seed: int) -> Iterator[None]:
-    """The random numbers of the process are others for a while, as they are in another process."""
+    """Give this process other random numbers for a while, as another process has them."""
     python, of_torch = random.getstate(), torch.get_rng_state()
     try:
         random.seed(seed)
@@ -79,8 +79,8 @@ def _drawing(named: Named, world: Environment) -> CheckedTaskSamplerSession:
 
 
 def _step(session: CheckedTaskSamplerSession, step: int) -> list[int]:
-    """The seeds of a step of two rounds, from each of which the sampler learns."""
-    session.begin_step()
+    """Draw the seeds of a step of two rounds, from each of which the sampler learns."""
+    session.begin_step(step)
     seeds = []
     for count in (COUNT, 1):
         drawn = session.draw(count)
@@ -98,7 +98,7 @@ def _draws(named: Named) -> None:
 
 
 def _draws_alike(named: Named) -> None:
-    """A task sampler draws the same in every process that has played the same."""
+    """A task sampler draws the same in every process with the same episodes."""
     for world in WORLDS:
         runs = []
         for process in (1, 2):
@@ -156,7 +156,7 @@ def _collects(named: Named) -> None:
 
 
 def _collects_alike(named: Named) -> None:
-    """A batch sampler collects the same in every process that has played the same."""
+    """A batch sampler collects the same in every process with the same episodes."""
     runs = []
     for process in (1, 2):
         with _own_random(process):
@@ -181,13 +181,13 @@ def _collects_after_a_resume(named: Named) -> None:
 
 
 def _draws_what_it_says(named: Named) -> None:
-    """A batch sampler samples as many groups in a step as it says that it does."""
-    said = CheckedBatchSampler(named).draws(COUNT)
+    """A batch sampler samples as many groups in a step as ``draws`` says."""
+    stated = CheckedBatchSampler(named).draws(COUNT)
     session = _collecting(named)
-    for step in range(STEPS if said is not None else 0):
+    for step in range(STEPS if stated is not None else 0):
         pool = Pool(step, 0)
         session.collect(pool, step)
-        require(named, "draws", pool.next == said, f"gave {said}, and a step samples {pool.next} groups")
+        require(named, "draws", pool.next == stated, f"gave {stated}, and a step samples {pool.next} groups")
 
 
 def _apart(named: Named, first: Any, second: Any) -> None:
@@ -195,7 +195,7 @@ def _apart(named: Named, first: Any, second: Any) -> None:
 
 
 def _saved(session: Any) -> Any:
-    """The state as a checkpoint gives it back."""
+    """Return the state as a checkpoint gives it back."""
     return json.loads(to_json(session.state_dict()))
 
 

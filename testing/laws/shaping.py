@@ -1,4 +1,4 @@
-"""Laws of reward shaping."""
+"""The laws of reward shaping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ORDER = torch.tensor([5, 2, 7, 0, 3, 6, 1, 4])
 
 
 def _shapes(named: Named) -> None:
-    """A shaping gives one finite reward for each episode and leaves what it is given as it is."""
+    """A shaping gives one finite reward for each episode and does not change its inputs."""
     shape = CheckedShaping(named).shape
     shape(samples.shaping_inputs())
     shape(samples.rows_of_shaping(samples.shaping_inputs(), torch.tensor([3])))

@@ -194,16 +194,20 @@ def register_rollout_filters(register):
 @hookimpl
 def register_episode_filters(register):
     register("all", NoFilter)
+    register("best", Spread)
 
 
 @hookimpl
 def register_reward_shapings(register):
     register("none", Idle)
+    register("brief", Plain)
+    register("greedy", Gae)
 
 
 @hookimpl
 def register_entropy_controllers(register):
     register("fixed", Idle)
+    register("greedy", Gae)
 
 
 @hookimpl

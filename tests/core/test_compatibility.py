@@ -78,6 +78,14 @@ def wrong(*overrides):
             "is of an optimizer of its own, and a shared critic trains in the policy's: trainer has the same key",
         ),
         (["critic={shared: true, path: org/other}"], "critic.path", "the shared one is a head on the policy's trunk"),
+        (["reward.shaping=brief", "advantage=remax"], "reward.shaping", "compares with the raw rewards of greedy ones"),
+        (["reward.shaping=greedy"], "reward.shaping", "declares a need 'values', which no reward shaping is given"),
+        (["entropy.controller=greedy"], "entropy.controller", "it can be given entropies"),
+        (
+            ["filter.episodes=best", "rollout.group_size=1", "trainer.mini_batch=8"],
+            "filter.episodes",
+            "rollout.group_size is 1",
+        ),
         (["critic.coef=0.5"], "critic.coef", "shares the policy's trunk, and critic.shared is false"),
         (["critic.detach=true"], "critic.detach", "set critic.shared to true"),
         (

@@ -15,8 +15,11 @@ from uncollapse.core.components import (
     BatchSamplerSession,
     CollapseDetector,
     CollapseSession,
+    EntropyController,
+    EntropyControllerSession,
     Env,
     Environment,
+    EpisodeFilter,
     GroupMetric,
     KlController,
     KlControllerSession,
@@ -24,6 +27,7 @@ from uncollapse.core.components import (
     LossAggregation,
     LossOutput,
     PolicyLoss,
+    RewardShaping,
     RolloutFilter,
     SamplerCorrection,
     Step,
@@ -50,6 +54,101 @@ class FirstHalf(RolloutFilter):
 class TakesNan(RolloutFilter):
     def select(self, scores_P):
         return scores_P >= scores_P.nanmean()
+
+
+@attrs.frozen
+class FirstEpisodes(EpisodeFilter):
+    """Keeps episodes for their place in the batch."""
+
+    def select(self, rollouts):
+        return torch.arange(len(rollouts.raw_rewards_E)) < 3
+
+
+@attrs.frozen
+class SaysItKeepsAll(EpisodeFilter):
+    keeps_all = True
+
+    def select(self, rollouts):
+        return rollouts.success_E
+
+
+@attrs.frozen
+class AboveTheOneBefore(RewardShaping):
+    """Compares each episode with its neighbour, whosever group that is in."""
+
+    def shape(self, inputs):
+        return inputs.rewards_E - inputs.rewards_E.roll(1)
+
+
+@attrs.frozen
+class SaysItIsIdle(RewardShaping):
+    idle = True
+
+    def shape(self, inputs):
+        return inputs.rewards_E - 0.01 * inputs.lengths_E
+
+
+CALLS = []
+
+
+@attrs.frozen
+class CountsCalls(RewardShaping):
+    """Remembers, outside of any checkpoint, how often it was asked."""
+
+    def shape(self, inputs):
+        CALLS.append(1)
+        return inputs.rewards_E / len(CALLS)
+
+
+@attrs.frozen
+class ReadsTheEntropy(EntropyController):
+    """Does not say that it needs entropies."""
+
+    def start(self, coef, steps):
+        return FollowsSession(coef)
+
+
+class FollowsSession(EntropyControllerSession):
+    def __init__(self, coef):
+        self.coef = coef
+
+    def update(self, entropy, step):
+        self.coef = 0.9 * self.coef + 0.001 * entropy
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@attrs.frozen
+class ForgetsItsCoefficient(EntropyController):
+    needs = frozenset({"entropies"})
+
+    def start(self, coef, steps):
+        return FollowsSession(coef)
+
+
+OF_ALL_RUNS = FollowsSession(0.1)
+
+
+@attrs.frozen
+class ForAllRuns(EntropyController):
+    """Starts the same session for each run."""
+
+    needs = frozenset({"entropies"})
+
+    def start(self, coef, steps):
+        return OF_ALL_RUNS
+
+
+@attrs.frozen
+class NeedsValues(EntropyController):
+    needs = frozenset({"values"})
+
+    def start(self, coef, steps):
+        return FollowsSession(coef)
 
 
 @attrs.frozen
@@ -413,6 +512,17 @@ class Episode(Env):
 
 
 @attrs.frozen
+class Unsayable(Environment):
+    """An environment with an action that is two in an answer."""
+
+    instruction = "Walk."
+    actions = ("Up", "Up || Down")
+
+    def make(self, seed, member=0):
+        return Episode(f"at {seed}", lambda action: Step("there", 0.0, done=True))
+
+
+@attrs.frozen
 class OneBoard(Environment):
     """An environment whose episodes move on one board."""
 
@@ -526,6 +636,18 @@ def no_command():
 
 SUBTLE = {
     "rollout_filter": {"first_half": FirstHalf, "takes_nan": TakesNan, "remembers": Remembers},
+    "episode_filter": {"first_episodes": FirstEpisodes, "says_it_keeps_all": SaysItKeepsAll},
+    "reward_shaping": {
+        "above_the_one_before": AboveTheOneBefore,
+        "says_it_is_idle": SaysItIsIdle,
+        "counts_calls": CountsCalls,
+    },
+    "entropy_controller": {
+        "reads_the_entropy": ReadsTheEntropy,
+        "forgets_its_coefficient": ForgetsItsCoefficient,
+        "for_all_runs": ForAllRuns,
+        "needs_values": NeedsValues,
+    },
     "group_metric": {"by_place": ByPlace, "needs_too_much": NeedsTooMuch},
     "kl": {"not_zero": NotZeroWhereEqual, "constant": Constant},
     "kl_controller": {"forgetful": Forgetful, "one_for_all": OneForAll},
@@ -567,7 +689,7 @@ SUBTLE = {
         "forever_batches": batches(ForeverBatches),
         "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
     },
-    "environment": {"dice": Dice, "one_board": OneBoard},
+    "environment": {"dice": Dice, "one_board": OneBoard, "unsayable": Unsayable},
     "dialogue": {
         "remembers_turns": RemembersTurns,
         "case_sensitive": CaseSensitive,
@@ -594,6 +716,9 @@ def _register(kind):
 
 HOOKS = {
     "rollout_filter": "rollout_filters",
+    "episode_filter": "episode_filters",
+    "reward_shaping": "reward_shapings",
+    "entropy_controller": "entropy_controllers",
     "group_metric": "group_metrics",
     "kl": "kl_variants",
     "kl_controller": "kl_controllers",

@@ -39,7 +39,7 @@ def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
 
 def test_every_mistake_that_would_train_in_silence_is_found(reported):
     registered, messages = reported["subtle_mistakes"]
-    assert len(registered) == 53
+    assert len(registered) == 63
     assert missed(registered, messages) == []
 
 
@@ -58,6 +58,15 @@ def test_what_is_sound_is_not_blamed(reported):
         ("unmasked", "is not zero off the mask"),
         ("first_half", "when the same groups came in another order"),
         ("takes_nan", "took a score of NaN"),
+        ("first_episodes", "kept other episodes when the groups came in another order"),
+        ("says_it_keeps_all", "drops episodes although it says that it keeps all"),
+        ("above_the_one_before", "another reward when the episodes came in another order"),
+        ("says_it_is_idle", "changes rewards although it says that it is idle"),
+        ("counts_calls", "gave other rewards at a second call"),
+        ("reads_the_entropy", "coef is nan, which is not a finite number"),
+        ("forgets_its_coefficient", "does not restore the coefficient"),
+        ("for_all_runs", "the same session twice"),
+        ("needs_values", "holds values; there are entropies"),
         ("by_place", "when the groups came in another order"),
         ("not_zero", "is not 0 where both log-probs are equal"),
         ("constant", "does not depend on the log-probs"),
@@ -92,6 +101,7 @@ def test_what_is_sound_is_not_blamed(reported):
         ("hides_the_task", "leaves the instruction out, or changes it"),
         ("takes_anything", "read ('Up',) in a response of nothing at all"),
         ("keeps_all", "where actions <= parsed <= 1 (a turn's)"),
+        ("unsayable", "holds 'Up || Down', which no answer in the dialogue ThinkAnswer can name"),
         ("dice", "another episode of the same seed, member and actions"),
         ("needs_too_much", "holds entropy; there are"),
         ("remembers", "can be changed after it was made"),

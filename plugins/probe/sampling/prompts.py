@@ -14,6 +14,7 @@ from ....core.compose.experiment import Reward, Rollout
 from ....core.compose.plain_data import plain
 from ....core.errors import RequestError
 from ...environments.dataset import Dataset
+from ...environments.metrics import ACCEPTED
 from ...environments.verifiers import tagged
 from ...rollout.control_tokens import TextEncoder
 from ...rollout.episode import Episode, Turn
@@ -126,7 +127,7 @@ class PromptSource:
             penalty=0.0,
         )
         stop = "success" if right else "done" if answer else "max_turns"
-        return Episode(unit, member, "", (turn,), stop, {"action_is_valid": float(bool(answer))})
+        return Episode(unit, member, "", (turn,), stop, {ACCEPTED: float(bool(answer))})
 
 
 @lru_cache(maxsize=8)

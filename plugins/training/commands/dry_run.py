@@ -1,4 +1,4 @@
-"""What a run would do, in words: ``uncollapse train --dry-run``."""
+"""``uncollapse train --dry-run`` says in words what a run would do."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from ...rollout.foreseen import training_seeds
 
 
 def describe(experiment: Experiment, run_dir: Path) -> str:
-    """A few lines: rows, optimizer steps, passes and what is loaded."""
-    rollout, trainer, validation = experiment.rollout, experiment.trainer, experiment.validation
+    """Describe a run in a few lines: rows, optimizer steps, passes and what is loaded."""
+    rollout = experiment.rollout
+    trainer = experiment.trainer
+    validation = experiment.validation
     episodes = rollout.groups * rollout.group_size
-    full = rollout.context_window == "full"
+    # an episode is one row in a full window; in the others its turns are rows, and nobody knows how many
+    one_row_per_episode = rollout.context_window == "full"
     seeds, drawn = training_seeds(experiment), rollout.batch.component.draws(rollout.groups)
     usual = drawn == rollout.groups
-    updates = -(-episodes // trainer.mini_batch) * trainer.epochs if full and usual else None
+    updates = -(-episodes // trainer.mini_batch) * trainer.epochs if one_row_per_episode and usual else None
     needed = needs(experiment)
     models = ["policy (trains)"]
     if "values" in needed:

@@ -1,4 +1,4 @@
-"""Where a run's model comes from: a name or directory, or a local build that is made once and kept."""
+"""A run's model comes from a name or directory, or from a builder, whose model is made once and kept."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def cache_directory() -> Path:
-    """``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
+    """Return the directory of built models: ``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
     return Path(os.environ.get("UNCOLLAPSE_CACHE") or Path.home() / ".cache" / "uncollapse")
 
 
 def prepare_model(experiment: Experiment) -> Path | str:
-    """The start model: ``model.path`` as it is, or the directory of the built one.
+    """Return the start model: ``model.path`` as it is, or the directory of the built one, which may be made first.
 
     A build is kept under a hash of the parameters of builder, environment and dialogue and of the source of their
     packages, and is made by one process at a time.
@@ -75,7 +75,7 @@ def prepare_model(experiment: Experiment) -> Path | str:
 
 
 def _source_hash(component: object) -> str:
-    """Of every module in the package that defines the component: what it builds may depend on any of them."""
+    """Hash every module of the package that defines the component: the built model may depend on any of them."""
     module = sys.modules[type(component).__module__]
     files = sorted(Path(module.__file__ or "").parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

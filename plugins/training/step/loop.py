@@ -262,6 +262,7 @@ class Loop:
         parts = self.parts
         return {
             "step": self.step,
+            "steps": self.experiment.trainer.steps,  # for readers: a run that is trained further gets others
             "samplers": parts.sampler.state_dict(),
             "kl_controller": parts.controller.state_dict(),
             "entropy_controller": parts.entropy_controller.state_dict(),

@@ -59,7 +59,7 @@ class Sampler:
 
     def train(self, step: int) -> list[Group]:
         """The groups of training step ``step`` (from 0), ordered by their seeds."""
-        self.tasks.begin_step()
+        self.tasks.begin_step(step)
         groups = self.batches.collect(StepPool(self, step), step)
         self.stale = any(group.step < step for group in groups)
         return groups
@@ -144,11 +144,11 @@ class StepPool(GroupPool):
             raise wrong(self.sampler.experiment.rollout.tasks, "draw", what)
 
     def teaches(self, groups: Sequence[Group]) -> list[bool]:
-        experiment = self.sampler.experiment
+        experiment = guarded(self.sampler.experiment)
         metric, batch = experiment.filter.metric, experiment.rollout.batch
         if experiment.filter.select.component.keeps_all:
             return [True] * len(groups)
-        if missing := sorted(metric.component.needs - BEFORE_SCORING):
+        if missing := sorted(stages.needs_of(metric) - BEFORE_SCORING):
             raise RunError(
                 f"{batch.described} asks which groups teach, and {metric.described} tells that from "
                 f"{', '.join(missing)}, which are not there before the policy scores them",
@@ -158,6 +158,6 @@ class StepPool(GroupPool):
         if not groups:
             return []
         episodes = [episode for group in groups for episode in group.episodes]
-        keep_P, _ = stages.select(guarded(experiment), stages.to_rollouts(episodes, experiment))
+        keep_P, _ = stages.select(experiment, stages.to_rollouts(episodes, experiment, self.step))
         kept = dict(zip(sorted(group.seed for group in groups), keep_P.tolist(), strict=True))
         return [kept[group.seed] for group in groups]

@@ -180,7 +180,7 @@ def test_the_library_is_only_missed_when_it_is_used(jsonl, monkeypatch):
 def test_rewards(answer, reward, valid, text):
     step = DatasetEnv(Row("What is 6 times 7?", "42"), Math()).step(answer)
     assert (step.reward, step.success, step.done, step.observation) == (reward, reward == 1.0, True, text)
-    assert step.metrics == {"action_is_valid": valid}
+    assert step.metrics == {"share_of_played_actions_accepted": valid}
 
 
 def test_one_answer_ends_the_episode():

@@ -77,6 +77,16 @@ def test_another_draw_is_refused_by_name(engine, tmp_path, name, was, value):
     assert caught.value.where == str(path)
 
 
+@attrs.frozen
+class Loud(ThinkAnswer):
+    """The same with a sign at the end of every turn."""
+
+    sign: str = "!"
+
+    def ask(self, *given):
+        return f"{super().ask(*given)}{self.sign}"
+
+
 @pytest.mark.parametrize(
     ("source", "other", "item"),
     [
@@ -86,6 +96,11 @@ def test_another_draw_is_refused_by_name(engine, tmp_path, name, was, value):
             LAKES,
             EnvironmentSource(FrozenLake(), ThinkAnswer(), Rollout(max_turns=3)),
             "source.rollout.max_turns 2, now 3",
+        ),
+        (
+            EnvironmentSource(FrozenLake(), Loud(), LAKES.rollout),
+            EnvironmentSource(FrozenLake(), Loud("?"), LAKES.rollout),
+            'source.wording.sign "!", now "?"',
         ),
     ],
 )

@@ -6,7 +6,15 @@ import attrs
 import torch
 from uncollapse import hookimpl
 from uncollapse.core import components
-from uncollapse.core.components import Advantages, Answer, Completion, KlControllerSession, RolloutEngineSession, Step
+from uncollapse.core.components import (
+    Advantages,
+    Answer,
+    Completion,
+    EntropyControllerSession,
+    KlControllerSession,
+    RolloutEngineSession,
+    Step,
+)
 from uncollapse.core.kinds import KINDS
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.engine_hf import HfEngine
@@ -99,6 +107,26 @@ class Stateless(KlControllerSession):
         pass
 
 
+class EntropySession(EntropyControllerSession):
+    """A session whose coefficient is what ``move`` makes of the entropy."""
+
+    def __init__(self, move):
+        self.coef, self.move = 0.1, move
+
+    def update(self, entropy, step):
+        self.coef = self.move(entropy)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def steered(move):
+    return component(needs=frozenset({"entropies"}), start=lambda self, coef, steps: EntropySession(move))
+
+
 class Env(components.Env):
     """One question; ``answer`` says what a step gives."""
 
@@ -178,6 +206,24 @@ MISTAKES = {
         "gives_a_list": component(select=lambda self, scores: [True] * len(scores)),
         "gives_places": component(select=lambda self, scores: torch.arange(len(scores))),
         "gives_one_too_few": component(select=lambda self, scores: torch.ones(len(scores) - 1, dtype=torch.bool)),
+    },
+    "episode_filter": {
+        "gives_numbers": component(select=lambda self, rollouts: rollouts.raw_rewards_E),
+        "gives_groups": component(select=lambda self, rollouts: torch.ones(len(rollouts.group_ids_P)) > 0),
+        "changes_rewards": component(select=lambda self, rollouts: rollouts.raw_rewards_E.add_(1.0) > 0),
+    },
+    "reward_shaping": {
+        "is_nan": component(shape=lambda self, inputs: inputs.rewards_E / 0 * 0),
+        "per_group": component(shape=lambda self, inputs: inputs.rewards_E[:1]),
+        "counts": component(shape=lambda self, inputs: inputs.lengths_E),
+        "changes_rewards": component(shape=lambda self, inputs: inputs.rewards_E.mul_(0.5)),
+        "is_none": component(shape=lambda self, inputs: None),
+    },
+    "entropy_controller": {
+        "becomes_infinite": steered(lambda entropy: float("inf")),
+        "becomes_a_text": steered(lambda entropy: "much"),
+        "divides_by_zero": steered(lambda entropy: 1 / 0),
+        "has_no_session": component(start=lambda self, coef, steps: coef),
     },
     "group_metric": {
         "scores_rows": component(needs=frozenset(), score=lambda self, rollouts: rollouts.rewards.sum(1)),
@@ -320,6 +366,9 @@ def _register(kind):
 
 
 register_rollout_filters = hookimpl(_register("rollout_filter"), specname="register_rollout_filters")
+register_episode_filters = hookimpl(_register("episode_filter"), specname="register_episode_filters")
+register_shapings = hookimpl(_register("reward_shaping"), specname="register_reward_shapings")
+register_entropies = hookimpl(_register("entropy_controller"), specname="register_entropy_controllers")
 register_group_metrics = hookimpl(_register("group_metric"), specname="register_group_metrics")
 register_kl_variants = hookimpl(_register("kl"), specname="register_kl_variants")
 register_kl_controllers = hookimpl(_register("kl_controller"), specname="register_kl_controllers")

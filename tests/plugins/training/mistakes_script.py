@@ -13,6 +13,9 @@ from uncollapse.plugins.training.step.loop import Loop
 
 SETTINGS = {
     "rollout_filter": ["filter.select={}"],
+    "episode_filter": ["filter.episodes={}"],
+    "reward_shaping": ["reward.shaping={}"],
+    "entropy_controller": ["entropy.controller={}"],
     "group_metric": ["filter.metric={}", "filter.select=top_k(1)"],
     "kl": ["kl.estimator={}", "kl.coef=0.1"],
     "kl_controller": ["kl.controller={}", "kl.coef=0.1"],

@@ -9,7 +9,7 @@ from uncollapse.core.components import BatchSampler, BatchSamplerSession, TaskSa
 
 @attrs.frozen
 class Rated(TaskSampler):
-    """Draws tasks at random in front of the best one so far."""
+    """Draws tasks at random near the best one so far, which may come again."""
 
     def start(self, first, environment, seed):
         return RatedSession(first, random.Random(seed))
@@ -17,11 +17,17 @@ class Rated(TaskSampler):
 
 class RatedSession(TaskSamplerSession):
     def __init__(self, base, random):
-        self.base, self.random, self.rewards = base, random, {}
+        self.base, self.random, self.rewards, self.drawn = base, random, {}, set()
+
+    def begin_step(self, step):
+        self.drawn = set()
 
     def draw(self, count):
         best = max(self.rewards, key=self.rewards.get, default=self.base)
-        return [best + distance for distance in self.random.sample(range(1, 200), count)]
+        near = [task for task in range(best, best + 20) if task not in self.drawn]
+        seeds = self.random.sample(near, count)
+        self.drawn |= set(seeds)
+        return seeds
 
     def learn(self, groups):
         self.rewards |= {group.seed: sum(group.rewards) / len(group.rewards) for group in groups}

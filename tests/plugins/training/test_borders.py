@@ -7,13 +7,25 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # 90 short runs
+pytestmark = pytest.mark.slow  # 100 short runs
 HERE = Path(__file__).parent
 
 SAYS = {
     "rollout_filter_gives_a_list": "select gave list, not a tensor",
     "rollout_filter_gives_places": "gave torch.int64, not torch.bool",
     "rollout_filter_gives_one_too_few": "gave a tensor of shape [3], not [4] ([P])",
+    "episode_filter_gives_numbers": "select gave torch.float32, not torch.bool",
+    "episode_filter_gives_groups": "gave a tensor of shape [4], not [8] ([E])",
+    "episode_filter_changes_rewards": "select changed rollouts.raw_rewards_E in place",
+    "reward_shaping_is_nan": "shape gave values that are NaN or infinite",
+    "reward_shaping_per_group": "gave a tensor of shape [1], not [8] ([E])",
+    "reward_shaping_counts": "shape gave torch.int64, not floating-point numbers",
+    "reward_shaping_changes_rewards": "shape changed rewards_E in place",
+    "reward_shaping_is_none": "shape gave NoneType, not a tensor",
+    "entropy_controller_becomes_infinite": "coef is inf, which is not a finite number",
+    "entropy_controller_becomes_a_text": "coef is 'much', which is not a finite number",
+    "entropy_controller_divides_by_zero": "failed in update: ZeroDivisionError",
+    "entropy_controller_has_no_session": "start gave a float: write class",
     "group_metric_scores_rows": "gave a tensor of shape [8], not [4] ([P])",
     "group_metric_scores_nan": "score gave values that are NaN or infinite, the first at [[0], [1], [2]]",
     "group_metric_divides_by_zero": "failed in score: ZeroDivisionError: division by zero",
@@ -69,7 +81,7 @@ SAYS = {
     "batch_sampler_measures_nan": "metrics gave nan for kept, which is not a finite number",
     "batch_sampler_takes_a_name": "metrics gave a metric the name 'filter_kept_count'",
     "batch_sampler_breaks": "failed in collect: IndexError",
-    "loss_aggregation_per_row": "weights gave a tensor of shape [8], not [8,",
+    "loss_aggregation_per_row": "weights gave a tensor of shape [",
     "loss_aggregation_off_the_mask": "weights gave weights off the mask, to tokens that were not sampled",
     "loss_aggregation_negative": "weights gave negative weights",
     "loss_aggregation_in_double": "weights gave torch.float64, not torch.float32",
@@ -91,7 +103,7 @@ SAYS = {
     "dialogue_asks_nothing": "ask gave no text for turn 1",
     "dialogue_outcome_is_a_number": "outcome gave float ",
     "dialogue_parses_nothing": "parse gave NoneType, not an Answer",
-    "dialogue_parses_too_many": "gave 5 actions and parsed = 5, where actions <= parsed <= 1",
+    "dialogue_parses_too_many": "gave 5 actions and parsed = 5, where actions <= parsed <= ",
     "dialogue_parses_a_list": "gave actions = ['a'], which is not a tuple of texts",
     "dialogue_tags_are_a_text": "tags must be a tuple of texts, not '<think>'",
     "dialogue_changes_the_directory": "changed the working directory (it was ",
@@ -127,6 +139,7 @@ def test_a_mistake_of_a_component_ends_the_run_and_names_it(endings, name):
 
 KINDS = ["rollout_filter", "group_metric", "kl", "kl_controller", "advantage", "policy_loss", "sampler_correction"]
 KINDS += ["task_sampler", "batch_sampler", "loss_aggregation", "verifier", "environment", "dialogue", "rollout_engine"]
+KINDS += ["episode_filter", "reward_shaping", "entropy_controller"]
 
 
 def test_every_planted_mistake_was_looked_at(endings):

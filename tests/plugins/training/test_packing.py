@@ -268,7 +268,7 @@ def test_flash_attention_is_called_with_what_equals_the_loop_over_rows(monkeypat
     boundaries = torch.tensor([0, 7, 8, 12], dtype=torch.int32)
     options = {"scaling": 0.4, "sliding_window": window, "cu_seq_lens_q": boundaries, "max_length_q": 7}
     loop, _ = attention.attention(None, query, key, value, None, **options)
-    monkeypatch.setattr(attention, "_flashes", lambda *_: True)
+    monkeypatch.setattr(attention, "_flash_is_possible", lambda *_: True)
     with monkeypatch.context() as patch:
         patch.setattr(attention, "flash_attention", flash_by_hand)
         flash, _ = attention.attention(None, query, key, value, None, **options)
@@ -370,7 +370,7 @@ def test_flash_attention_on_a_gpu(models, batches):
     padded, padded_gradients = backward(rounded, batch)
     enable_packing(rounded.model)
     states = torch.zeros(1, 4, 8, 8, device="cuda", dtype=torch.bfloat16)
-    assert attention._flashes(states, states, 0.0)
+    assert attention._flash_is_possible(states, states, 0.0)
     found, found_gradients = backward(rounded, batch, packed=True)
 
     def error(found, expected):

@@ -10,12 +10,15 @@ import pytest
 from uncollapse import compose, train
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
+from uncollapse.core.registry import registry
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.rollout import room
 from uncollapse.plugins.rollout.conversation import Conversation
 from uncollapse.plugins.rollout.room import require_room, tasks_of
 from uncollapse.plugins.rollout.template import Template
+from uncollapse.plugins.training import prompts
+from uncollapse.plugins.training.prompts import require_rooms
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 from rollout_worlds import Counter, tokenizer
@@ -98,6 +101,28 @@ def test_only_the_rows_that_are_used_count(sums):
     assert tasks_of(Dataset(path), range(10000, 10005)) == [4, 5, 6, 7, 8]
     assert tasks_of(Dataset(path), range(10**12)) == range(12)
     assert tasks_of(Counter(), range(5)) is None
+
+
+def test_where_nobody_knows_which_rows_are_used_the_first_ones_of_all_count(bandit, sums, monkeypatch):
+    """Also where a batch sampler goes on for as long as it likes, and where the tasks are in no order."""
+    registry().load_file(Path(__file__).with_name("samplers_plugin.py"))
+    base = {
+        **bandit,
+        "environment": {"name": "dataset", "path": sums(), "verifier": "exact"},
+        "rollout": {**bandit["rollout"], "max_context": 700, "groups": 1, "group_size": 4},
+        "validation": {"every": 0},
+        "advantage": "grpo",
+    }
+    steps = "trainer.steps=4"
+    require_rooms(compose(base, [steps, "rollout.seed=0"]))  # rows 0 to 3
+    for samplers in (["rollout.batch=hoards"], ["rollout.tasks=rated"], ["trainer.steps=10", "rollout.seed=8"]):
+        with pytest.raises(RequestError, match=r"^1 of 1[02] first prompts .* row 9 \(line 10\)"):
+            require_rooms(compose(base, [steps, "rollout.seed=0", *samplers]))
+    monkeypatch.setattr(prompts, "MEASURED", 9)
+    require_rooms(compose(base, [steps, "rollout.tasks=rated"]))
+    monkeypatch.setattr(prompts, "MEASURED", 10)
+    with pytest.raises(RequestError, match=r"^1 of 10 first prompts"):
+        require_rooms(compose(base, [steps, "rollout.tasks=rated"]))
 
 
 def test_few_characters_can_be_many_tokens(sums):

@@ -1,6 +1,7 @@
 """What a step samples: tasks in their order, rounds with noise of their own, groups as the batch sampler collects."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from uncollapse.core.components import Answer
 from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.rollout.episode import Episode, Turn
+from uncollapse.plugins.training.commands.dry_run import describe
 from uncollapse.plugins.training.step import sampling
 from uncollapse.plugins.training.step.stages import derived_seed
 
@@ -240,3 +242,53 @@ def test_a_pool_is_asked_for_a_number_of_groups(asked, count):
         pool.sample(count)
     assert pool.sample(0) == asked == []
     assert pool.rounds == 0
+
+
+def test_what_fails_while_episodes_are_played_is_not_the_samplers_fault(monkeypatch):
+    def lost(*given, **options):
+        raise ConnectionError("the other rank is gone")
+
+    monkeypatch.setattr(sampling, "collect", lost)
+    with pytest.raises(ConnectionError, match=r"^the other rank is gone$") as caught:
+        sampler().train(0)
+    assert caught.value.__suppress_context__
+
+
+def test_samplers_may_be_objects_of_a_program(asked):
+    plugin = registry().entry("task_sampler", "rated").target.__module__
+    rated, hoards = (getattr(sys.modules[plugin], name) for name in ("Rated", "Hoards"))
+    settings = {"rollout.tasks": rated(), "rollout.batch": hoards(more=3), "rollout.groups": 4, "rollout.group_size": 8}
+    played = sampling.Sampler(uncollapse.compose("tiny-sokoban", settings), None, None, Alone())
+    assert len(played.train(0)) == 4
+    assert [len(each) for each, *_ in asked] == [4, 3]
+
+
+# --- before a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ((), ["8 x 16 episodes of at most 5 turns", "environment seeds 500 to 739", "at most 4 per step"]),
+        (
+            ("rollout.tasks=rated",),
+            ["8 x 16 episodes of at most 5 turns", "rated draws them as the run goes on", "at most 4 per step"],
+        ),
+        (
+            ("rollout.batch=hoards(2)",),
+            [
+                "as many groups as hoards(more=2) collects x 16 episodes of at most 5 turns",
+                "sequential draws them as the run goes on",
+                "as many as the groups need",
+            ],
+        ),
+        (
+            ("rollout.context_window=single_turn",),
+            ["8 x 16 episodes of at most 5 turns", "environment seeds 500 to 739", "as many as the turns need"],
+        ),
+    ],
+)
+def test_a_dry_run_says_as_much_as_is_known(settings, says):
+    text = describe(uncollapse.compose("tiny-sokoban", ("rollout.seed=500", *settings)), Path("run"))
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines())
+    assert [lines[name] for name in ("each step", "tasks", "optimizer steps")] == says

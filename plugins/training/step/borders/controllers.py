@@ -33,40 +33,64 @@ class CheckedEntropyController(Checked, EntropyController):
         return CheckedEntropyControllerSession(self.named, session)
 
 
-class _CheckedSession:
-    """A running controller, whose coefficient is a finite number."""
+class CheckedControllerSession(KlControllerSession):
+    """A running KL controller."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
 
     @property
-    def coef(self) -> float:
-        with blaming(self.named, "coef"):
-            coef = self.session.coef
-        if not isinstance(coef, Real) or not math.isfinite(coef):
-            raise wrong(self.named, "coef", f"is {coef!r}, which is not a finite number")
-        return float(coef)
-
-    def state_dict(self) -> dict[str, Any]:
-        with blaming(self.named, "state_dict"):
-            return self.session.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        with blaming(self.named, "load_state_dict"):
-            self.session.load_state_dict(state)
-
-
-class CheckedControllerSession(_CheckedSession, KlControllerSession):  # type: ignore[override]
-    """A running KL controller."""
+    def coef(self) -> float:  # type: ignore[override]
+        return _coef(self.named, self.session)
 
     def update(self, kl: float, episodes: int) -> None:
         with blaming(self.named, "update"):
             self.session.update(kl, episodes)
 
+    def state_dict(self) -> dict[str, Any]:
+        return _state(self.named, self.session)
 
-class CheckedEntropyControllerSession(_CheckedSession, EntropyControllerSession):  # type: ignore[override]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _load(self.named, self.session, state)
+
+
+class CheckedEntropyControllerSession(EntropyControllerSession):
     """A running entropy controller."""
+
+    def __init__(self, named: Named, session: Any) -> None:
+        self.named, self.session = named, session
+
+    @property
+    def coef(self) -> float:  # type: ignore[override]
+        return _coef(self.named, self.session)
 
     def update(self, entropy: float, step: int) -> None:
         with blaming(self.named, "update"):
             self.session.update(entropy, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return _state(self.named, self.session)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _load(self.named, self.session, state)
+
+
+def _coef(named: Named, session: Any) -> float:
+    with blaming(named, "coef"):
+        coef = session.coef
+    if not isinstance(coef, Real) or not math.isfinite(coef):
+        raise wrong(named, "coef", f"is {coef!r}, which is not a finite number")
+    return float(coef)
+
+
+def _state(named: Named, session: Any) -> dict[str, Any]:
+    with blaming(named, "state_dict"):
+        state: dict[str, Any] = session.state_dict()
+    if not isinstance(state, dict):
+        raise wrong(named, "state_dict", f"gave {type(state).__name__}, not a dict")
+    return state
+
+
+def _load(named: Named, session: Any, state: Mapping[str, Any]) -> None:
+    with blaming(named, "load_state_dict"):
+        session.load_state_dict(state)

@@ -56,7 +56,7 @@ def _line(process):
 
 
 def sync(session, network):
-    EngineWeights(session, Untrained(Policy(network, 1.0)), own=True).fresh()
+    EngineWeights(session, Untrained(Policy(network, 1.0)), own_weights=True).fresh()
 
 
 def teacher_forced(network, prompt, completion, temperature):
