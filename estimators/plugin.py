@@ -166,8 +166,27 @@ def register_variance_estimators(register: Register) -> None:
 
 @hookimpl
 def register_policy_losses(register: Register) -> None:
+    package = "uncollapse.estimators.policy_loss"
+    clipped, weighted = f"{package}.clipped", f"{package}.score_function"
+    register("ppo", f"{clipped}:Ppo", summary="clipped surrogate with separate bounds and a dual clip")
+    register("reinforce", f"{weighted}:Reinforce", summary="plain policy gradient, without a ratio")
+    register("gpg", f"{weighted}:Gpg", summary="plain policy gradient, the loss of group policy gradient")
+    register("cispo", f"{weighted}:Cispo", summary="policy gradient weighed by a clipped ratio; no token loses its own")
+    register("topr", f"{weighted}:Topr", summary="ratio tapered to 1 for bad tokens, none for good ones")
+    register("dro", f"{weighted}:Dro", summary="policy gradient with a quadratic penalty on the log-ratio")
+    register("gspo", f"{package}.rows:Gspo", summary="clipped geometric mean of the row's ratios")
+    register("luspo", f"{package}.rows:Luspo", summary="gspo times the row's length")
     register(
-        "ppo",
-        "uncollapse.estimators.policy_loss.clipped:Ppo",
-        summary="clipped surrogate with separate bounds and a dual clip",
+        "gmpo", f"{package}.rows:Gmpo", summary="geometric mean of the row's clipped ratios", aliases=("geo_mean",)
+    )
+    register("vespo", f"{package}.rows:Vespo", summary="policy gradient weighed smoothly by the row's whole ratio")
+    register("sapo", f"{package}.gates:Sapo", summary="soft gate on the ratio in place of the clip")
+    register("dppo_tv", f"{package}.gates:DppoTv", summary="a token stops where its probability has moved too far")
+    register("dppo_kl", f"{package}.gates:DppoKl", summary="a token stops where its binary KL has grown too large")
+    register("m2po", f"{package}.gates:M2po", summary="ppo without the stalest tokens")
+    register("clip_cov", f"{package}.covariance:ClipCov", summary="ppo; a few tokens of high covariance are held back")
+    register("kl_cov", f"{package}.covariance:KlCov", summary="the tokens of highest covariance pay for moving")
+    register("top_entropy", f"{package}.wrappers:TopEntropy", summary="another loss on the most uncertain tokens")
+    register(
+        "off_policy_mask", f"{package}.wrappers:OffPolicyMask", summary="another loss without bad rows that are stale"
     )

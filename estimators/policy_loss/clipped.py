@@ -8,8 +8,7 @@ import attrs
 import torch
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
-
-LOG_RATIO_LIMIT = 20.0
+from .ratios import advantages_of, log_ratio_of, policy_kl, share
 
 
 def _above_one(instance: object, attribute: Any, value: float | None) -> None:
@@ -41,12 +40,8 @@ class Ppo(PolicyLoss):
     """Bound on the ratio where the advantage is negative; ``null`` sets none."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask_B_T = inputs.mask
-        # Masked before any arithmetic: a NaN off the mask must reach neither the loss nor the gradient.
-        log_ratios_B_T = torch.where(mask_B_T, inputs.logprobs - inputs.old_logprobs, 0.0).clamp(
-            -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
-        )
-        advantages_B_T = torch.where(mask_B_T, inputs.advantages, 0.0)
+        mask_B_T, advantages_B_T = inputs.mask, advantages_of(inputs)
+        log_ratios_B_T = log_ratio_of(inputs)
         ratios_B_T = log_ratios_B_T.exp()
         unclipped_B_T = -advantages_B_T * ratios_B_T
         clipped_B_T = -advantages_B_T * ratios_B_T.clamp(1 - self.clip_low, 1 + self.clip_high)
@@ -56,10 +51,9 @@ class Ppo(PolicyLoss):
             bound_B_T = -advantages_B_T * self.dual_clip
             bounded_B_T = (advantages_B_T < 0) & (loss_B_T > bound_B_T)
             loss_B_T = torch.where(bounded_B_T, bound_B_T, loss_B_T)
-        count = mask_B_T.sum()
         metrics = {
-            "pg_clipfrac": ((clipped_B_T > unclipped_B_T).sum(), count),
-            "pg_clipfrac_lower": (bounded_B_T.sum(), count),
-            "ppo_kl": (-log_ratios_B_T.detach().sum(), count),
+            "pg_clipfrac": share(clipped_B_T > unclipped_B_T, mask_B_T),
+            "pg_clipfrac_lower": share(bounded_B_T, mask_B_T),
+            "ppo_kl": policy_kl(log_ratios_B_T, mask_B_T),
         }
         return LossOutput(loss_B_T, metrics)

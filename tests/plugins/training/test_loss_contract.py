@@ -45,6 +45,7 @@ def gradient(loss, batch, model, size, ranks):
         batch,
         weights=TokenMean().weights(batch.mask, 1).double(),
         sampler_logprobs=batch.old_logprobs,
+        old_entropies=batch.old_logprobs.abs(),
         rows=torch.arange(len(batch)),
         groups=torch.arange(len(batch)) // 2,
     )
