@@ -12,7 +12,7 @@ from ...core.components import LossInputs, LossOutput, PolicyLoss
 from .clipped import Ppo
 from .ratios import advantages_of, log_ratio_of, policy_kl, share
 
-SHARE = attrs.validators.and_(attrs.validators.gt(0), attrs.validators.le(1))
+SHARE = attrs.validators.and_(attrs.validators.gt(0.0), attrs.validators.le(1.0))
 
 
 def covariances(batch: LossInputs) -> Tensor:
