@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from ..core.console.options import json_option, mention_plugins, plugin_option, print_columns, print_json
-from ..core.registry import Entry, registry
+from ..core.entry import Entry
+from ..core.registry import registry
 
 
 @click.command("list")

@@ -110,7 +110,7 @@ def _refused_output() -> Iterator[None]:
 
 def _report(error: UncollapseError | ImportError) -> int:
     """Print what went wrong, as a traceback where ``UNCOLLAPSE_TRACE`` asks for one; the exit code."""
-    from ..core.plugins import tracing
+    from ..core.calling import tracing
     from ..core.targets import missing_extra
 
     if isinstance(error, ImportError):

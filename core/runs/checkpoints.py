@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import RequestError, RunError
 from ..files import open_plain, read_bytes, replace_text, to_json
-from ..locks import take
+from .locks import take
 
 HASHED = 64 * 2**20
 """Bytes up to which a file is hashed; of larger ones only the size is recorded."""

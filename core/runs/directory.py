@@ -24,11 +24,12 @@ import attrs
 
 from ..compose.identity import config_hash, differences, only_memory
 from ..errors import RESUME, RequestError, RunError
-from ..files import encode, make_directory, open_plain, read_bytes, remove_temporaries, replace_text, to_json
-from ..locks import take
+from ..files import encode, make_directory, open_plain, read_bytes, replace_text, to_json
 from ..yaml import SyntaxProblem, dumps, loads
 from . import checkpoints, records
 from . import status as status_file
+from .damage import remove_temporaries
+from .locks import take
 from .manifest import build_manifest
 from .timings import timings
 

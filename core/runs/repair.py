@@ -8,8 +8,9 @@ from typing import Any
 
 from ..compose.identity import config_hash
 from ..errors import RequestError, RunError
-from ..files import clear_ways, keep_aside, replace_text
+from ..files import replace_text
 from . import checkpoints, records, status
+from .damage import clear_ways, keep_aside
 from .directory import RunDirectory
 
 FILES = ("config.yaml", "manifest.json", "status.json", records.COPY, "log.txt", ".lock")

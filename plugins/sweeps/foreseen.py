@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError
-from ...core.files import what_is
+from ...core.runs.damage import what_is
 from ...core.runs.records import outlook
 from ...core.runs.repair import FILES
 from .aside import matches

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...core import plugins
+from ...core.calling import call
 from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
 from ...core.errors import RequestError
@@ -48,7 +48,7 @@ class Listeners:
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Raises RunError for a hook of a plugin that raised; so for a tracker, if it is not forgiven."""
-        plugins.call(self._manager, hook, forgive=self._forgive, run=self._run, **arguments)
+        call(self._manager, hook, forgive=self._forgive, run=self._run, **arguments)
 
     def _forgive(self, session: Any, hook: str, error: BaseException) -> bool:
         name = next((name for name, each in self._sessions if each is session), None)

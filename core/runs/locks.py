@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-from typing import IO
+from typing import IO, Any
 
 
-def take(file: IO[bytes], shared: bool = False) -> bool:
+def take(file: IO[Any], shared: bool = False, wait: bool = False) -> bool:
     """Lock an open file until it is closed, for oneself or, if ``shared``, beside others who share it.
 
     Returns:
-        Whether the lock could be had at once.
+        Whether the lock could be had, which is certain if this may ``wait`` for it.
     """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
