@@ -31,6 +31,7 @@ from . import status as status_file
 from .damage import remove_temporaries
 from .locks import take
 from .manifest import build_manifest
+from .status import Status
 from .timings import timings
 
 __all__ = ["RunDirectory", "build_manifest"]
@@ -55,8 +56,9 @@ class RunDirectory:
         run = cls(path)
         if run.config_file.exists():
             status = run.status().get("status")
-            begun = status not in ("queued", "failed", "interrupted") or run.metrics() or run.checkpoints()
-            if begun or status == "queued":
+            unbegun = status in (Status.QUEUED, Status.FAILED, Status.INTERRUPTED)
+            begun = not unbegun or run.metrics() or run.checkpoints()
+            if begun or status == Status.QUEUED:
                 run._refuse_another(config)
             if begun:
                 raise RequestError(
@@ -69,7 +71,7 @@ class RunDirectory:
             raise RequestError("there is a run that has lost its config.yaml", str(run.path), fix)
         make_directory(run.path)
         replace_text(run.path / "manifest.json", to_json(manifest, indent=1))
-        run.set_status("queued", hash=config_hash(config))
+        run.set_status(Status.QUEUED, hash=config_hash(config))
         # Last: a directory is a run from here on.
         replace_text(run.config_file, dumps(dict(config)))
         return run
@@ -191,21 +193,22 @@ class RunDirectory:
         fields["attempts"] = record.get("attempts", 0) + 1
         fields["earlier_s"] = status_file.seconds(record)
         fields["resumed"] = status_file.now() if "started" in record else None
-        self.set_status("running", **fields)
+        self.set_status(Status.RUNNING, **fields)
 
     def set_status(self, status: str, **fields: object) -> None:
         """Record how the run stands; ``fields`` are kept until they are set anew, ``None`` removes one.
 
-        ``status`` is queued, running, success, stopped:<detector>, failed or interrupted. Times are UTC in ISO 8601.
+        ``status`` is a :class:`~.status.Status`, with the detector if one has stopped the run. Times are in UTC.
+
+        Raises ValueError if it is none.
         """
-        if not status_file.STATE.fullmatch(status):
-            raise ValueError(f"{status!r} is no status of a run")
+        Status.of(status)
         now, record = status_file.now(), self.status()
-        if status == "running":
+        if status == Status.RUNNING:
             record = {"started": now} | record | {"pid": os.getpid(), "host": socket.gethostname(), "ended": None}
-        elif status != "queued":
+        elif status != Status.QUEUED:
             record["ended"] = now
-        status_file.write(self.status_file, record | fields | {"status": status, "updated": now})
+        status_file.write(self.status_file, record | fields | {"status": str(status), "updated": now})
 
     def annotate(self, **fields: object) -> None:
         """Add to the record of a run that nobody trains, and leave how it stands as it is, also on a full disk."""

@@ -14,6 +14,7 @@ from typing import IO, Any
 from ..errors import RESUME, RunError
 from ..files import encode, is_number, open_plain, read_bytes, to_json
 from .checkpoints import step_of
+from .status import Status, is_status
 
 Record = dict[str, Any]
 COPY = "metrics.jsonl"
@@ -99,8 +100,8 @@ def check_against(status: Mapping[str, Any], records: Sequence[Record], file: Pa
 
 def has_ended(status: Mapping[str, Any]) -> bool:
     """Whether a status is that of a run which nothing continues: its last step is done, or a detector stopped it."""
-    word = str(status.get("status", ""))
-    return word == "success" or word.startswith("stopped:")
+    written = str(status.get("status", ""))
+    return is_status(written) and Status.of(written) in (Status.SUCCESS, Status.STOPPED)
 
 
 def line(step: int, metrics: Mapping[str, float | None]) -> bytes:

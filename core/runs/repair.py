@@ -12,6 +12,7 @@ from ..files import replace_text
 from . import checkpoints, records, status
 from .damage import clear_ways, keep_aside
 from .directory import RunDirectory
+from .status import Status
 
 FILES = ("config.yaml", "manifest.json", "status.json", records.COPY, "log.txt", ".lock")
 
@@ -35,10 +36,10 @@ def repair(run: RunDirectory) -> str:
     if run.metrics_file.exists():
         keep_aside(run.metrics_file)
     step = rewind(run, checkpoint)
-    if step != known.get("step") and known.get("status") != "queued":
+    if step != known.get("step") and known.get("status") != Status.QUEUED:
         why = f"{damage.what} ({damage.where})"
         ended = known.get("ended", known.get("updated"))
-        run.set_status("interrupted", error=why, verdict=None, step=step if step >= 0 else None, ended=ended)
+        run.set_status(Status.INTERRUPTED, error=why, verdict=None, step=step if step >= 0 else None, ended=ended)
     where = f"restored from {checkpoint.name}" if checkpoint else "begun anew: there is no whole checkpoint"
     return f"{damage.what} ({damage.where}): the records were {where}"
 
@@ -55,7 +56,7 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
         known = run.status()
     except RequestError as error:
         keep_aside(run.status_file)
-        known = {"status": "interrupted", "error": error.what}
+        known = {"status": str(Status.INTERRUPTED), "error": error.what}
         status.write(run.status_file, known)
         done.append(f"{error.what}; it is begun anew")
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import RequestError
 from ..files import replace_text, to_json
 from .directory import RunDirectory
+from .status import Status
 
 ATTEMPTS = "attempts"
 """Key of a manifest: what each attempt after the first one was made with."""
@@ -31,7 +32,7 @@ def with_attempt(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 def record_attempt(run: RunDirectory, now: Mapping[str, Any]) -> None:
     """Add to a run's manifest what an attempt to train is made with, ``now``; of the first attempt it is all."""
     try:
-        known = None if run.status().get("status") == "queued" else run.manifest()
+        known = None if run.status().get("status") == Status.QUEUED else run.manifest()
     except RequestError:
         known = None
     manifest = now if known is None else with_attempt(known, now)

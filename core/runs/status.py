@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ..errors import RESUME, RequestError
 from ..files import encode, is_number, read_bytes, replace_text, to_json
 
-STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
+
+class Status(StrEnum):
+    """How a run stands. One that a detector has stopped says by which: ``stopped:<detector>``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCESS = "success"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @classmethod
+    def of(cls, written: str) -> Status:
+        """The status that a record says. Raises ValueError if it is none."""
+        word, _, detector = written.partition(":")
+        is_whole = bool(detector) if word == cls.STOPPED else word == written
+        if word not in list(cls) or not is_whole:
+            raise ValueError(f"{written!r} is no status of a run")
+        return cls(word)
+
+
+def is_status(written: str) -> bool:
+    """Whether a text is the status of a run."""
+    try:
+        Status.of(written)
+    except ValueError:
+        return False
+    return True
+
+
+def stopped_by(detector: str) -> str:
+    """The status of a run that a detector has stopped, as it is written."""
+    return f"{Status.STOPPED}:{detector}"
+
+
 KINDS: Mapping[str, type] = {
     "status": str, "step": int, "first_step": int, "attempts": int, "metrics": dict, "timings": dict, "verdict": dict,
     "verdicts": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
@@ -64,7 +98,7 @@ def _wrong(record: object) -> str:
     for verdict in [record.get("verdict", {}), *record.get("verdicts", [])]:
         if not _is_verdict(verdict):
             return f"a verdict is {verdict!r}"
-    if "status" in record and not STATE.fullmatch(record["status"]):
+    if "status" in record and not is_status(record["status"]):
         return f"status is {record['status']!r}"
     for key in set(TIMES) & record.keys():
         try:

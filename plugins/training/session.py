@@ -17,6 +17,7 @@ from ...core.console.streams import say
 from ...core.errors import RESUME
 from ...core.runs.directory import RunDirectory
 from ...core.runs.repair import rewind
+from ...core.runs.status import Status, stopped_by
 from ..rollout.rows import transcript
 from .assemble import assemble
 from .listeners import Listeners
@@ -39,7 +40,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        return {"success": 0, "failed": 1, "interrupted": 130}.get(self.status, 3)
+        return {Status.SUCCESS: 0, Status.FAILED: 1, Status.INTERRUPTED: 130, Status.STOPPED: 3}[Status.of(self.status)]
 
 
 class Session:
@@ -55,7 +56,7 @@ class Session:
     ) -> None:
         self.experiment, self.ranks, self.directory, self.path = experiment, ranks, run, path
         self.callbacks = callbacks
-        self.status = "running"
+        self.status: str = Status.RUNNING
         self.error: BaseException | None = None
         self.metrics: dict[str, float] = {}
         self.validation: dict[str, float] = {}
@@ -91,14 +92,14 @@ class Session:
             self._complete(finished, stop, saved=True, told=told)
         elif self.experiment.validation.before_train and self.experiment.validation.every:
             self._complete(attrs.evolve(finished, metrics=self._validate(0) | loop.timings()), stop, saved=True)
-        while self.status == "running":
+        while self.status == Status.RUNNING:
             started = time.perf_counter()
             metrics = loop.train_step()
             metrics |= loop.timings() | {"timing_s/step": time.perf_counter() - started}
             metrics["timing_s/hooks"], self._hooks_s = self._hooks_s, 0.0
             finished = attrs.evolve(finished, step=loop.step, metrics=metrics, judged=False, transcript=self._texts())
             self._complete(finished, stop)
-        return Outcome(self.status, self.path, self.metrics)
+        return Outcome(str(self.status), self.path, self.metrics)
 
     def _rollouts_collected(self, rollouts: Rollouts) -> None:
         step = self._running().step + 1
@@ -112,7 +113,7 @@ class Session:
             told = finished.judged and step is not None and step >= finished.step
             last = finished.step if finished.judged else finished.step - 1
             reached = None if checkpoint is None or step is None else min(step, last) or None
-            run.set_status("running", step=reached, **self._spoken(finished))
+            run.set_status(Status.RUNNING, step=reached, **self._spoken(finished))
             rewind(run, checkpoint)
             run.prune(self.experiment.trainer.keep)
             for record in run.metrics():
@@ -147,10 +148,10 @@ class Session:
 
     def _standing(self, finished: FinishedStep, asked: bool) -> str:
         if finished.verdict is not None:
-            return f"stopped:{finished.verdict['detector']}"
+            return stopped_by(finished.verdict["detector"])
         if finished.step >= self.experiment.trainer.steps:
-            return "success"
-        return "interrupted" if asked else "running"
+            return Status.SUCCESS
+        return Status.INTERRUPTED if asked else Status.RUNNING
 
     def _validation_due(self, step: int) -> bool:
         every = self.experiment.validation.every
@@ -175,7 +176,7 @@ class Session:
     def _checkpoint(self, finished: FinishedStep) -> None:
         trainer, step = self.experiment.trainer, finished.step
         periodic = trainer.save_every > 0 and step % trainer.save_every == 0
-        ends = self.status != "running" and (trainer.save_last or self.status == "interrupted")
+        ends = self.status != Status.RUNNING and (trainer.save_last or self.status == Status.INTERRUPTED)
         if not step or not (periodic or ends):
             return
         started = time.perf_counter()
@@ -197,7 +198,7 @@ class Session:
             run.write_rollouts(step, finished.transcript)
         self._call("step_finished", step=step, metrics=finished.metrics)
         self._remember(finished.metrics)
-        run.set_status("running", step=step, metrics=self.validation | finished.metrics, **self._spoken(finished))
+        run.set_status(Status.RUNNING, step=step, metrics=self.validation | finished.metrics, **self._spoken(finished))
 
     def _remember(self, metrics: Mapping[str, float]) -> None:
         """Keep those of the last validation."""
@@ -239,7 +240,7 @@ class Session:
 
     def fail(self, error: BaseException) -> None:
         """Write down that the run failed, when nothing else can be done any more."""
-        self.status, self.error = "failed", error
+        self.status, self.error = Status.FAILED, error
         self._record_end()
 
     def close(self) -> None:
@@ -258,9 +259,9 @@ class Session:
         if self.error is not None:
             with suppress(OSError):  # the status is what counts, and the disk may be full
                 run.log("".join(traceback.format_exception(self.error)))
-        if self.status == "interrupted":
+        if self.status == Status.INTERRUPTED:
             self._say(f"interrupted: the same command with {RESUME} goes on from the last checkpoint")
-        self._call("run_finished", status=self.status, metrics=self.metrics)
+        self._call("run_finished", status=str(self.status), metrics=self.metrics)
         if self.listeners is not None:
             self.listeners.sum_up()
 

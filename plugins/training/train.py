@@ -18,6 +18,7 @@ from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest
 from ...core.runs.repair import mend, repair
 from ...core.runs.sources import record_attempt
+from ...core.runs.status import Status
 from ..rollout.time_limit import last_words
 from .assemble import check_models
 from .memory.fitting import Request, require
@@ -95,7 +96,7 @@ def _train(session: Session, checkpoint: Path | None) -> Outcome:
         try:
             outcome = _run(session, checkpoint, stop)
         except KeyboardInterrupt:
-            return Outcome("interrupted", session.path, session.metrics)
+            return Outcome(str(Status.INTERRUPTED), session.path, session.metrics)
         ranks.barrier()  # launchers end whoever is still at work once one has left with a code of its own
         return outcome
 
@@ -105,12 +106,12 @@ def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcom
         with last_words(session.fail):
             return session.run(checkpoint, stop)
     except KeyboardInterrupt:
-        session.status = "interrupted"
+        session.status = Status.INTERRUPTED
         stop.waits = "writing a checkpoint of the last finished step"
         session.keep()
         raise
     except BaseException as error:
-        session.status = "failed"
+        session.status = Status.FAILED
         session.error = _explained(error, session)
         stop.waits = "writing a checkpoint of the last finished step"
         session.keep()
@@ -154,7 +155,7 @@ def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:
         _say(run, f"checkpoint {broken.name} is damaged and is not used: {reason}")
     if ended := _ended(run):
         _say(run, f"nothing to resume: the run ended with {ended.status}")
-    elif run.status().get("status") != "queued":
+    elif run.status().get("status") != Status.QUEUED:
         latest = run.latest()
         _say(run, f"resuming from {latest.name}" if latest else "resuming from the start: there is no whole checkpoint")
     return run

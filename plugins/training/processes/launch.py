@@ -16,6 +16,7 @@ from ....core.console.exit_codes import ending
 from ....core.console.streams import say
 from ....core.errors import RESUME, RequestError
 from ....core.runs.directory import RunDirectory
+from ....core.runs.status import Status
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .place import read_place
 from .quiet import quiet_libraries
@@ -66,8 +67,8 @@ def _record_failure(run_dir: Path, code: int) -> None:
     with suppress(RequestError, OSError):  # there was no run yet
         run = RunDirectory.open(run_dir)
         with run.hold():
-            if run.status().get("status") in (("running", "failed") if killed else ("running",)):
-                run.set_status("interrupted" if interrupted else "failed", error=reason)
+            if run.status().get("status") in ((Status.RUNNING, Status.FAILED) if killed else (Status.RUNNING,)):
+                run.set_status(Status.INTERRUPTED if interrupted else Status.FAILED, error=reason)
 
 
 def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_dir: Path | None = None) -> None:
