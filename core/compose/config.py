@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,11 @@ from .containers import UNKNOWN_KEY
 from .converter import make_converter, structure_component
 from .experiment import Experiment, keys, section_of, type_hints
 from .instances import with_names
+from .overrides import Overrides, read_overrides
 from .plain_data import plain, plain_problems
-from .problems import CompositionError, Invalid, Problem, show, unique
+from .problems import CompositionError, Invalid, Problem, unique
 from .scalars import wrong
-from .spec import SpecError, parse_value, split_list
+from .spec import SpecError, split_list
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -39,9 +40,6 @@ LARGEST_FILE = 1 << 16
 """Bytes of an experiment file."""
 LONGEST_CHAIN = 32
 """Experiments that extend each other."""
-DEEPEST_KEY = 16
-"""Dots of an override's key."""
-Overrides = Iterable[str] | Mapping[str, Any]
 
 
 def compose(source: Source, overrides: Overrides = (), registry: Registry | None = None) -> Experiment:
@@ -111,10 +109,7 @@ def _compose(
         layers = _layers(source, registry, ())
     except Invalid as error:
         found += error.problems
-    try:
-        changes, malformed = _read_overrides(overrides, registry)
-    except Invalid as error:
-        return None, [*found, *error.problems]
+    changes, malformed = read_overrides(overrides, registry)
     malformed += [problem for change in changes for problem in plain_problems(change)]
     if found or malformed:
         return None, [*found, *malformed]
@@ -263,40 +258,6 @@ def _model_problems(model: object) -> list[Problem]:
         return []
     fix = "set model.path=null or model.build=null" if given else "model.path is a Hugging Face name or a directory"
     return [Problem(f"needs exactly one of path and build, and has {'both' if given else 'neither'}", "model", fix=fix)]
-
-
-# --- overrides ------------------------------------------------------------------------------------------------------
-
-
-def _read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Each override as a nested mapping, and the problems of those that cannot be read."""
-    pairs, found = [], []
-    overrides = [overrides] if isinstance(overrides, str) else overrides
-    for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
-        key, equals, text = item.partition("=") if isinstance(item, str) else (str(item[0]), "=", item[1])
-        key = key.strip()
-        try:
-            if not equals or not key:
-                raise SpecError(f"the override {show(item)} has no {'value' if key else 'key'}", fix="write KEY=VALUE")
-            if not all(part.strip() for part in key.split(".")):
-                raise SpecError("an empty name stands in the key", fix="write names with single dots between them")
-            if key.count(".") > DEEPEST_KEY:
-                raise SpecError(f"the key has more than {DEEPEST_KEY} dots")
-            value = parse_value(text) if isinstance(item, str) else with_names(text, registry, key)
-            pairs.append((key, value))
-        except SpecError as error:
-            found.append(Problem(error.what, key, fix=error.fix))
-    return nest(pairs), found
-
-
-def nest(pairs: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """Each (dotted key, value) as a nested mapping."""
-    nested = []
-    for key, value in pairs:
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested.append(value)
-    return nested
 
 
 # --- merging --------------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..compose.config import Overrides, compose
+from ..compose.config import compose
 from ..compose.experiment import Experiment
+from ..compose.overrides import Overrides
 from ..errors import RequestError, in_python
 from ..registry import registry
 from .directory import RunDirectory

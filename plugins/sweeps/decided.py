@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from ...core.compose.component import component_mapping
-from ...core.compose.config import nest
+from ...core.compose.overrides import nest
 from ...core.compose.experiment import Experiment, section_of
 from ...core.compose.problems import Invalid
 from ...core.registry import Registry
