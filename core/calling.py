@@ -1,4 +1,4 @@
-"""Calling hooks: each implementation alone, so that one that raises keeps no other from being called.
+"""Hooks are called one implementation at a time, so that one that raises keeps no other from being called.
 
 ``UNCOLLAPSE_TRACE=1`` prints every call.
 """
@@ -41,7 +41,7 @@ def manager(plugins: Iterable[Plugin], others: Iterable[object] = ()) -> pluggy.
 
 
 Forgive = Callable[[object, str, BaseException], bool]
-"""(plugin, hook, what it raised) -> whether the caller can do without it."""
+"""A function of a plugin, a hook and what it raised: whether the caller can do without it."""
 
 
 def call(

@@ -94,14 +94,14 @@ def check_class(entry: Entry, cls: type) -> None:
 def check_parameters(
     entry: Entry, target: Callable[..., Any], args: tuple[object, ...], params: Mapping[str, object]
 ) -> None:
-    known = inspect.signature(target).parameters
+    parameters = inspect.signature(target).parameters
     for name in params:
-        if name not in known:
-            raise RequestError(f"{entry} has no parameter {name!r}", fix=nearest(name, known))
+        if name not in parameters:
+            raise RequestError(f"{entry} has no parameter {name!r}", fix=nearest(name, parameters))
     try:
         inspect.signature(target).bind(*args, **params)
     except TypeError as error:
-        where = f"its parameters: {', '.join(known) or 'none'}"
+        where = f"its parameters: {', '.join(parameters) or 'none'}"
         raise RequestError(f"{entry}: {error}", where, help_of(entry)) from error
 
 

@@ -1,4 +1,4 @@
-"""Errors that a person reads: each says what is wrong, where, and what to do.
+"""Every error that a person reads says what is wrong, where, and what to do.
 
 Every error is picklable (runs cross process borders) and carries the exit code that the command line ends with:
 1 the work failed, 2 the request was wrong.

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic replacement, and JSON that any reader accepts."""
+"""Files are replaced as a whole, and JSON is written as any reader accepts it."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def encode(text: str) -> bytes:
-    """UTF-8; half a surrogate pair, which a tokenizer may well emit, becomes an escape that JSON reads back."""
+    """Encode as UTF-8; half a surrogate pair, which a tokenizer may emit, becomes an escape that JSON reads back."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def to_json(value: object, indent: int | None = None, ascii_only: bool = False) -> str:
-    """JSON as the standard has it: NaN and infinities become null, objects with ``item()`` (0-d arrays) numbers."""
+    """Write JSON as the standard has it: NaN and infinities become null, and 0-d arrays (with ``item()``) numbers."""
     return json.dumps(_clean(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 

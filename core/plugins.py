@@ -41,7 +41,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     for name, spec in vars(hookspecs).items()
     if hasattr(spec, f"{hookspecs.PROJECT}_spec")
 }
-"""Hook -> its arguments."""
+"""Arguments of each hook."""
 
 
 class UnknownHookError(RequestError):
@@ -58,7 +58,7 @@ class SignatureError(RequestError):
 
 @attrs.define(eq=False)
 class Plugin:
-    """One plugin: where it comes from, what became of it, and why."""
+    """A plugin knows where it comes from, what became of it, and why."""
 
     name: str
     """Entry-point name, or the stem of its file."""
@@ -84,7 +84,7 @@ class Plugin:
 
     @property
     def source_sha256(self) -> str:
-        """Of the source file; empty without one."""
+        """The hash of the source file; empty without one."""
         return file_sha256(self.source)
 
     def __str__(self) -> str:
@@ -96,14 +96,14 @@ class Plugin:
 
 
 def discover() -> list[Plugin]:
-    """Every announced plugin, imported where it is not blocked: our own first, then by distribution and name."""
-    found: list[tuple[Plugin, EntryPoint | None]] = [
+    """Import every announced plugin that is not blocked: our own first, then by distribution and name."""
+    announced: list[tuple[Plugin, EntryPoint | None]] = [
         (_announced(announcement), announcement.entry) for announcement in announcements()
     ]
-    found.sort(key=lambda pair: (not _ours(pair[0]), _normal(pair[0].distribution), pair[0].name))
-    plugins = [plugin for plugin, _ in found]
+    announced.sort(key=lambda pair: (not _ours(pair[0]), _normal(pair[0].distribution), pair[0].name))
+    plugins = [plugin for plugin, _ in announced]
     _block(plugins)
-    for plugin, entry in found:
+    for plugin, entry in announced:
         if not plugin.blocked and entry is not None:
             _load(plugin, entry.load)
     return plugins
@@ -247,7 +247,7 @@ def _marked(hooks: object) -> Iterator[tuple[str, Callable[..., Any], Mapping[st
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:
-    """Those that pluggy will pass: positional ones without a default."""
+    """The arguments that pluggy will pass: positional ones without a default."""
     return [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()

@@ -1,4 +1,4 @@
-"""Names: kind + name -> component, with who registered it.
+"""The registry finds a component by its kind and its name, and knows who registered it.
 
 :func:`registry` is the one of this process. Building it loads the plugins; listing what it holds imports no component;
 :meth:`Registry.resolve`, :meth:`Registry.describe` and :meth:`Registry.create` import the one that they are asked for.
@@ -150,7 +150,7 @@ class Registry:
         return load(self.entry(kind, name))
 
     def describe(self, kind: str, name: str) -> Description:
-        """Everything about a name, as a :class:`~.describe.Description`. Raises what :meth:`resolve` raises."""
+        """Tell everything about a name, as a :class:`~.describe.Description`. Raises what :meth:`resolve` raises."""
         from . import describe
 
         entry = self.entry(kind, name)
@@ -245,7 +245,7 @@ class Registry:
     def _register(
         self, plugin: Plugin, kind: str, name: str, target: Target, *, summary: str = "", aliases: tuple[str, ...] = ()
     ) -> None:
-        """Add a name, or note what is wrong with it and go on: the other names of the plugin are none the worse."""
+        """Add a name, or note what is wrong with it and go on: the other names of the plugin are added all the same."""
         entry = Entry(kind, name, target, escaped(" ".join(str(summary).split())), tuple(aliases), plugin)
         spellings = self._entries[kind]
         for spelling in (name, *entry.aliases):
@@ -283,8 +283,8 @@ class Registry:
 
 
 def _choices(word: str, words: Iterable[str], what: str) -> str:
-    advice, known = nearest(word, words), ", ".join(sorted(words))
-    return f"{advice} {what}: {known}" if advice.startswith("did you mean") else advice
+    advice = nearest(word, words)
+    return f"{advice} {what}: {', '.join(sorted(words))}" if advice.startswith("did you mean") else advice
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""YAML 1.2 in and out: ``no`` is text, ``1e-6`` is a number, a key that stands twice is an error.
+"""YAML 1.2 is read and written: ``no`` is text, ``1e-6`` is a number, a key that stands twice is an error.
 
 A list in brackets is cut at every comma, within the parentheses of a component too: ``[top_p(0.9, smallest)]`` is
 refused, with the advice to put the component in quotes, rather than read as two items.
@@ -36,7 +36,7 @@ PIECES = 32
 """Values of a component that commas have cut, at most, for it to be seen."""
 
 _SPELLING = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*\(")
-"""How the spelling of a component with parameters begins."""
+"""The beginning of the spelling of a component with parameters."""
 _FRACTION = re.compile(r"[-+]?\.[0-9]+[eE][-+]?[0-9]+$")
 
 
@@ -89,7 +89,7 @@ class _Composer(Composer):
 
 
 class _Constructor(SafeConstructor):
-    """Plain data only; dates stay text, as YAML 1.2 has none."""
+    """Plain data is all that is built; dates stay text, as YAML 1.2 has none."""
 
     def construct_yaml_int(self, node: Any) -> int:
         # A longer text is not even converted: Python refuses thousands of digits.
@@ -117,7 +117,7 @@ for _tag in ("binary", "omap", "pairs", "set"):  # no file of ours holds such da
 
 
 class _Representer(SafeRepresenter):
-    """Sections take a line per key; components, and lists of scalars, one line altogether."""
+    """Sections are given a line per key; components, and lists of scalars, one line altogether."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -183,7 +183,7 @@ def loads(text: str, limit: int = LIMIT) -> Any:
 
 
 def dumps(data: object) -> str:
-    """YAML that :func:`loads` reads back to equal data; keys keep their order, components and lists take one line."""
+    """Write YAML that :func:`loads` reads back as equal data; keys keep their order, components take one line."""
     yaml = _yaml()
     yaml.Representer = _Representer
     yaml.default_flow_style = False

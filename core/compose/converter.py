@@ -1,4 +1,4 @@
-"""Strict structuring: plain data -> attrs classes by their type hints, and back.
+"""Plain data is read strictly, as instances of attrs classes by their type hints.
 
 Nothing is guessed: ``"false"`` is no bool, 3.9 no int, 5 no text and an unknown key an error. The one widening is that
 1 is a fine float. cattrs reads classes, lists and mappings and collects what is wrong with all of their values; the
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..registry import Registry
 
 MOST = 64
-"""Components of one list."""
+"""The number of components of one list, at most."""
 UNIONS = (Union, types.UnionType)
 
 

@@ -85,7 +85,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def parse_value(text: str) -> Any:
-    """One YAML 1.2 value. Raises SpecError."""
+    """Read one YAML 1.2 value. Raises SpecError."""
     try:
         return loads(text)
     except SyntaxProblem as error:

@@ -1,4 +1,4 @@
-"""Files of a run that are damaged, or stand where another one belongs: they are kept aside, never deleted."""
+"""Files of a run that are damaged, or stand where another one belongs, are kept aside and never deleted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def clear_ways(*paths: Path) -> list[str]:
 
 
 def what_is(path: Path) -> str:
-    """In words: ``a pipe``, ``a link to nothing``; empty if it is a file, or nothing is there."""
+    """Say what a path is, such as ``a pipe`` or ``a link to nothing``; nothing if it is a file, or nothing is there."""
     try:
         return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
     except OSError:

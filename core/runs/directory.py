@@ -1,4 +1,4 @@
-"""Run directories: what a run leaves on disk, whole at any moment.
+"""A run directory holds what a run leaves on disk, whole at any moment.
 
     config.yaml     the resolved experiment, reloadable      metrics.jsonl       one object per step
     manifest.json   plugins, seeds, versions, hardware       rollouts/step_N.jsonl
@@ -47,7 +47,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> RunDirectory:
-        """Lay out the directory of a new run; one that has not done a step yet, and is not about to, may be there.
+        """Lay out the directory of a new run, which may be that of a run that has not done a step yet.
 
         Raises:
             RequestError: a run is there already, of this experiment or of another one, or the directory cannot be
@@ -240,21 +240,21 @@ class RunDirectory:
         records.append(self.metrics_file, step, metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records, in order; null reads as None. A last line that is being written is left out.
+        """Read all records, in order; null reads as None. A last line that is being written is left out.
 
         Raises:
             RunError: a record is damaged, or missing by what the others or the status of the run say; with the way out.
         """
         try:
-            known = self.status()
+            status = self.status()
         except RequestError:  # whoever needs it will say so
-            known = {}
+            status = {}
         try:
-            found = records.read(self.metrics_file)
-            records.check_against(known, found, self.metrics_file)
+            metrics = records.read(self.metrics_file)
+            records.check_against(status, metrics, self.metrics_file)
         except RunError as error:
-            raise RunError(error.what, error.where, records.way_out(self.latest(), known)) from error
-        return found
+            raise RunError(error.what, error.where, records.way_out(self.latest(), status)) from error
+        return metrics
 
     def damaged_records(self) -> RunError | None:
         """What is wrong with the records of this run, and the way out; None if they are whole."""
@@ -265,7 +265,7 @@ class RunDirectory:
         return None
 
     def timings(self) -> dict[str, float]:
-        """Seconds by what they were spent on, see :func:`~.timings.timings`; none where the metrics are damaged."""
+        """Sum up seconds by what they were spent on (:func:`~.timings.timings`); none where the metrics are damaged."""
         try:
             return timings(self.metrics())
         except RunError:
@@ -302,9 +302,9 @@ class RunDirectory:
         newest ``keep`` checkpoints stay (0: all).
         """
         before = [record for record in self.metrics() if record["step"] < step]
-        own = records.line(step, state["metrics"]).decode() if judged and "metrics" in state else ""
+        this_step = records.line(step, state["metrics"]).decode() if judged and "metrics" in state else ""
         with checkpoints.write(self.checkpoint_directory, step, state) as directory:
-            replace_text(directory / records.COPY, records.text(before) + own)
+            replace_text(directory / records.COPY, records.text(before) + this_step)
             yield directory
         self.prune(keep)
 

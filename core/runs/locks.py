@@ -1,4 +1,4 @@
-"""Locks on files: they go with the process that has them, whatever ends it."""
+"""A lock on a file goes with the process that has it, whatever ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``status.json``: how a run stands, replaced as a whole, and how long it has been at work."""
+"""``status.json`` says how a run stands, is replaced as a whole, and tells how long the run has been at work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..files import encode, is_number, read_bytes, replace_text, to_json
 
 
 class Status(StrEnum):
-    """How a run stands. One that a detector has stopped says by which: ``stopped:<detector>``."""
+    """A status says how a run stands; that of a run which a detector has stopped is written ``stopped:<detector>``."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -51,14 +51,14 @@ KINDS: Mapping[str, type] = {
     "status": str, "step": int, "first_step": int, "attempts": int, "metrics": dict, "timings": dict, "verdict": dict,
     "verdicts": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
 }  # fmt: skip
-"""Field -> what it is, where it is there."""
+"""Type of each field, where it is there."""
 LONGEST_S = 1e11
-"""Seconds, below: three thousand years."""
+"""Seconds, an upper limit: three thousand years."""
 TIMES = ("started", "resumed", "ended", "updated")
 
 
 def now() -> str:
-    """UTC in ISO 8601."""
+    """The time in UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -102,10 +102,10 @@ def _wrong(record: object) -> str:
         return f"status is {record['status']!r}"
     for key in set(TIMES) & record.keys():
         try:
-            known = datetime.fromisoformat(record[key]).utcoffset() is not None
+            has_time_zone = datetime.fromisoformat(record[key]).utcoffset() is not None
         except (TypeError, ValueError):
-            known = False
-        if not known:  # without its time zone it cannot be held against another time
+            has_time_zone = False
+        if not has_time_zone:  # without its time zone it cannot be held against another time
             return f"{key} is {record[key]!r}"
     return ""
 
@@ -132,7 +132,7 @@ def write(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def seconds(record: Mapping[str, Any], now: datetime | None = None) -> float | None:
-    """How long a run has been at work, over all its attempts; None if it never began.
+    """Count how long a run has been at work, over all its attempts; None if it never began.
 
     The time between an attempt and the next does not count. The last attempt lasts to its end; one that has not ended
     lasts to ``now``, or where that is not given to its last sign of life.

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 
 from ...core.compose.component import component_mapping
-from ...core.compose.overrides import nest
 from ...core.compose.experiment import Experiment, section_of
+from ...core.compose.overrides import nest
 from ...core.compose.problems import Invalid
 from ...core.registry import Registry
 
