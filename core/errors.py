@@ -21,7 +21,9 @@ class UncollapseError(Exception):
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         super().__init__(what, where, fix)
-        self.what, self.where, self.fix = what, where, fix
+        self.what = what
+        self.where = where
+        self.fix = fix
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -98,8 +98,11 @@ def split_list(text: str) -> list[str]:
     Raises:
         SpecError: an item is empty, or a bracket or quote does not close.
     """
-    items, start, closing, quote, position = [], 0, [], "", 0
+    items: list[str] = []
+    closing: list[str] = []  # the brackets that are still to come
+    quote = ""  # the one that is open
     last = ""  # the character before, spaces apart
+    start = position = 0
     while position < len(text):
         char = text[position]
         if quote:
