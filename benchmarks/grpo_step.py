@@ -174,13 +174,12 @@ class Theirs(TrainerCallback):
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
         from uncollapse.plugins.rollout.conversation import Conversation
-        from uncollapse.plugins.rollout.parsing import parse
         from uncollapse.plugins.rollout.template import Template
         from uncollapse.plugins.training.networks.models import load_tokenizer
 
         rollout, trainer, path = experiment.rollout, experiment.trainer, experiment.model.path
         environment, tokenizer = experiment.environment.component, load_tokenizer(path)
-        template = Template(tokenizer, rollout.think)
+        template = Template(tokenizer, experiment.dialogue.component, rollout.think)
         rows, self.prompt_tokens, self.tokens, self.rewards = [], [], [], []
         for seed in range(rollout.seed, rollout.seed + steps * rollout.groups):
             first = Conversation(environment, rollout, template, seed)
@@ -192,7 +191,8 @@ class Theirs(TrainerCallback):
             self.prompt_tokens.append(len(ids))
 
         def reward(completions: list[Any], completion_ids: list[Any], seed: list[int], **_: Any) -> list[float]:
-            answers = [parse(template.tag + message["content"], None, 1, rollout.think) for (message,) in completions]
+            texts = [template.tag + message["content"] for (message,) in completions]
+            answers = [template.dialogue.parse(text, first.setting) for text in texts]
             values = [
                 environment.make(one).step(answer.actions[0]).reward if answer.valid else -rollout.format_penalty
                 for answer, one in zip(answers, seed, strict=True)

@@ -80,7 +80,7 @@ def main() -> None:
         gains[name].append(gain)
         print(
             f"{name:<18} {seed:>4} {_success(before):>14} {_success(after):>14} {gain:>+6.3f} "
-            f"{after['validation/invalid_turn_rate']:>14.3f} {seconds:>8.0f}"
+            f"{after['validation/share_of_turns_invalid']:>14.3f} {seconds:>8.0f}"
         )
     for name, values in gains.items():
         print(f"{name:<18} mean gain {statistics.fmean(values):+.3f}, smallest {min(values):+.3f}")

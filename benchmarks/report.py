@@ -26,8 +26,8 @@ from uncollapse.core.compose.spec import parse_value
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.report.data import SweepData
-from uncollapse.plugins.report.report import report
-from uncollapse.plugins.report.status import status
+from uncollapse.plugins.report.sweep_report import read_report
+from uncollapse.plugins.report.sweep_status import read_sweep_status
 
 LIMIT = 10.0
 RATIOS = ("1.0", "0.8", "0.6", "0.4")
@@ -173,7 +173,7 @@ def measure(root: Path, files: list[Path]) -> None:
     clock.line("json.loads of every line", clock.floor)
 
     start = time.perf_counter()
-    status(root)
+    read_sweep_status(root)
     clock.line("sweep status: read", time.perf_counter() - start)
 
     start = time.perf_counter()
@@ -181,7 +181,7 @@ def measure(root: Path, files: list[Path]) -> None:
     clock.line("report: read alone", time.perf_counter() - start)
 
     start = time.perf_counter()
-    found = report(root)
+    found = read_report(root)
     found.to_dict()
     tables = time.perf_counter() - start
     page = found.write()

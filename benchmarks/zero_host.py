@@ -22,7 +22,7 @@ import attrs
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.compose.experiment import Trainer
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.networks.models import Policy
@@ -52,7 +52,7 @@ def batch() -> Batch:
     tokens = torch.randint(VOCABULARY, (ROWS, WIDTH), generator=torch.Generator().manual_seed(1))
     mask = torch.arange(WIDTH).expand(ROWS, -1) >= WIDTH // 2
     whole = Batch(tokens=tokens, mask=mask, lengths=torch.full((ROWS,), WIDTH), advantages=mask.float())
-    return attrs.evolve(whole, weights=token_weights(mask))
+    return attrs.evolve(whole, weights=TokenMean().weights(mask, 1))
 
 
 def plain(options: argparse.Namespace) -> Callable[[], object]:

@@ -28,11 +28,13 @@ class Parameter:
 
     name: str
     type: str
-    """The type as it is written in the source; empty where nothing is written."""
+    """The type as written in the source, or the kind of component that it takes; empty where nothing is written."""
     default: Any
     """The value that it has unless it is given; ``None`` where the parameter is required."""
     required: bool
     doc: str
+    kind: str = ""
+    """The kind of the component that it takes; empty where it takes plain data."""
 
 
 @attrs.frozen
@@ -99,8 +101,22 @@ def parameters(target: Callable[..., Any]) -> tuple[Parameter, ...]:
             default = "computed from the others" if default.takes_self else default.factory()
         required = default is parameter.empty or default is attrs.NOTHING
         doc = docs.get(field.name if field else parameter.name, "")
-        result.append(Parameter(parameter.name, _type_name(annotation), None if required else default, required, doc))
+        described = Parameter(parameter.name, _type_name(annotation), None if required else default, required, doc)
+        result.append(_of_components(described, field) if field is not None and "kind" in field.metadata else described)
     return tuple(result)
+
+
+def _of_components(parameter: Parameter, field: attrs.Attribute[Any]) -> Parameter:
+    """A parameter that takes a component, or several; ``None`` is no default unless its type says so."""
+    kind, optional = field.metadata["kind"], allows_none(field.type)
+    said = f"components of the kind {kind}" if field.metadata.get("many") else f"a component of the kind {kind}"
+    required = field.default is None and not optional
+    return attrs.evolve(parameter, type=f"{said}, or None" if optional else said, required=required, kind=kind)
+
+
+def allows_none(annotation: object) -> bool:
+    """Whether a type, which may be written as text, has ``None`` among its values."""
+    return any(word in str(annotation) for word in ("None", "Optional["))
 
 
 def needs(target: object) -> tuple[str, ...]:

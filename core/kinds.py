@@ -38,9 +38,27 @@ KINDS: dict[str, Kind] = {
             "rollout filters: scores of P groups -> which groups train",
             "RolloutFilter",
         ),
+        Kind(
+            "episode_filter",
+            "register_episode_filters",
+            "episode filters: rollouts of the groups that are kept -> which of their episodes train",
+            "EpisodeFilter",
+        ),
         Kind("group_metric", "register_group_metrics", "group metrics: rollouts -> one score per group", "GroupMetric"),
+        Kind(
+            "reward_shaping",
+            "register_reward_shapings",
+            "reward shaping: rewards of episodes -> the rewards that advantages see",
+            "RewardShaping",
+        ),
         Kind("kl", "register_kl_variants", "per-token KL estimates", "KlVariant"),
         Kind("kl_controller", "register_kl_controllers", "rules by which the KL coefficient moves", "KlController"),
+        Kind(
+            "entropy_controller",
+            "register_entropy_controllers",
+            "rules by which the entropy coefficient moves",
+            "EntropyController",
+        ),
         Kind(
             "advantage",
             "register_advantage_estimators",
@@ -55,6 +73,12 @@ KINDS: dict[str, Kind] = {
             "SamplerCorrection",
         ),
         Kind(
+            "loss_aggregation",
+            "register_loss_aggregations",
+            "weights of tokens: the losses of an optimizer step -> one number",
+            "LossAggregation",
+        ),
+        Kind(
             "collapse",
             "register_collapse_detectors",
             "detectors that watch a run and may stop it",
@@ -62,6 +86,20 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("variance", "register_variance_estimators", "standard errors of the entropy probe", "VarianceEstimator"),
         Kind("environment", "register_environments", "environments, which make tasks and play them", "Environment"),
+        Kind("task_sampler", "register_task_samplers", "task samplers: which tasks come next", "TaskSampler"),
+        Kind(
+            "batch_sampler",
+            "register_batch_samplers",
+            "batch samplers: which groups make a training step",
+            "BatchSampler",
+        ),
+        Kind("verifier", "register_verifiers", "verifiers: is an answer right, and how good", "Verifier"),
+        Kind(
+            "dialogue",
+            "register_dialogues",
+            "dialogues: a task -> messages, a response -> actions",
+            "Dialogue",
+        ),
         Kind("rollout_engine", "register_rollout_engines", "engines that sample completions", "RolloutEngine"),
         Kind(
             "token_head",

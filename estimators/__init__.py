@@ -1,1 +1,1 @@
-"""Built-in estimators: advantages, KL and the variance of the entropy probe."""
+"""The built-in estimators compute advantages, policy losses, KL and the variance of the entropy probe."""

@@ -1,56 +1,71 @@
-"""The one place where a loss is normalised: the weight of every token of an optimizer step.
+"""A loss is normalised in one place, which gives the weight of every token of an optimizer step.
 
 The weights are computed once, from the mask of all rows of the step (every micro-batch of every rank), and travel with
 the rows. A micro-batch contributes ``sum(weights * loss)``, and the contributions are added, never averaged. So any
 split of the same rows into micro-batches and ranks has the same gradient, and ranks need not exchange counts. (A mean
 of micro-batch means, as RAGEN-2 and verl 0.6.1 compute it, changes with the split.) A framework that averages gradients
 over ranks or micro-batches, as DeepSpeed does, has that undone by whoever drives it.
+
+In the formulas there are N sampled tokens in all, n_b of them in row b, and R rows with at least one. A row without a
+sampled token does not count in R, and an empty mask gives zero weights, not NaN.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
+import attrs
 import torch
 from torch import Tensor
 
-Mode = Literal["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+from ..core.components import LossAggregation
 
 
-def token_weights(mask_B_T: Tensor, mode: Mode = "token-mean", max_length: int | None = None) -> Tensor:
-    """[B, T] float32 weights with loss = sum(weights * loss_B_T), zero off the mask.
+@attrs.frozen
+class TokenMean(LossAggregation):
+    """Average over all tokens of the optimizer step: each weighs 1 / N. DAPO (Yu et al. 2025), and verl's default."""
 
-    N sampled tokens in all, n_b of them in row b, R rows with at least one:
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        return mask_B_T / mask_B_T.sum().clamp(min=1)
 
-    * ``token-mean``: 1 / N
-    * ``token-sum``: 1
-    * ``seq-mean-token-sum``: 1 / R
-    * ``seq-mean-token-mean``: 1 / (R * n_b)
-    * ``seq-mean-token-sum-norm``: 1 / max_length, the sum over **all** tokens and rows over a constant length. (Despite
-      its name it is not divided by the number of rows; this is the formula of verl 0.6.1.)
 
-    A row without a sampled token counts nowhere, and an empty mask has zero weights: no NaN.
+@attrs.frozen
+class TokenSum(LossAggregation):
+    """Sum over all tokens: each weighs 1, so that a step grows with the number of tokens."""
 
-    Args:
-        mask_B_T: [B, T] bool, all rows of one optimizer step.
-        mode: one of the above.
-        max_length: the normaliser of ``seq-mean-token-sum-norm`` in tokens; by default T, the padded length of the
-            step. Pass a constant (the longest row that there can be), or the loss scales with the longest row.
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        return mask_B_T.float()
 
-    Raises:
-        ValueError: an unknown mode, or a max_length that is not positive.
+
+@attrs.frozen
+class SeqMeanTokenSum(LossAggregation):
+    """Average over rows the sums over their tokens: each token weighs 1 / R."""
+
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        return mask_B_T / _rows(mask_B_T).clamp(min=1)
+
+
+@attrs.frozen
+class SeqMeanTokenMean(LossAggregation):
+    """Average over rows the means over their tokens: each token weighs 1 / (R * n_b). GRPO (Shao et al. 2024)."""
+
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        tokens_B = mask_B_T.sum(1)
+        return mask_B_T / (_rows(mask_B_T) * tokens_B)[:, None].clamp(min=1)
+
+
+@attrs.frozen
+class SeqMeanTokenSumNorm(LossAggregation):
+    """Divide the sum over all tokens of all rows by a constant length: each weighs 1 / ``rollout.max_context``.
+
+    Despite its name it is not divided by the number of rows; this is the formula of verl 0.6.1. Dr. GRPO (Liu et al.
+    2025) divides by a constant, too, so that long rows do not weigh less.
     """
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length is a number of tokens, at least 1, not {max_length}")
-    tokens_B = mask_B_T.sum(1)
-    rows = (tokens_B > 0).sum()
-    divisors = {
-        "token-mean": tokens_B.sum(),
-        "token-sum": torch.tensor(1),
-        "seq-mean-token-sum": rows,
-        "seq-mean-token-mean": (rows * tokens_B)[:, None],
-        "seq-mean-token-sum-norm": torch.tensor(max_length or mask_B_T.shape[1]),
-    }
-    if mode not in divisors:
-        raise ValueError(f"loss_aggregation is one of {', '.join(divisors)}, not {mode!r}")
-    return mask_B_T / divisors[mode].clamp(min=1)
+
+    def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
+        if max_length < 1:
+            raise ValueError(f"max_length is a number of tokens, at least 1, not {max_length}")
+        return mask_B_T / torch.tensor(max_length)
+
+
+def _rows(mask_B_T: Tensor) -> Tensor:
+    """Count the rows with a sampled token."""
+    return mask_B_T.any(1).sum()

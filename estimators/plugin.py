@@ -36,6 +36,16 @@ def register_kl_controllers(register: Register) -> None:
 
 
 @hookimpl
+def register_entropy_controllers(register: Register) -> None:
+    register("fixed", "uncollapse.estimators.entropy.controllers:Fixed", summary="the coefficient stays")
+
+
+@hookimpl
+def register_reward_shapings(register: Register) -> None:
+    register("none", "uncollapse.estimators.reward.shaping:NoShaping", summary="every episode keeps its reward")
+
+
+@hookimpl
 def register_sampler_corrections(register: Register) -> None:
     package = "uncollapse.estimators.correction"
     register("none", f"{package}.token:NoCorrection", summary="every token weighs 1")
@@ -52,6 +62,22 @@ def register_sampler_corrections(register: Register) -> None:
         f"{package}.sequence:SequenceMask",
         summary="rows whose mean or product ratio leaves a window are dropped",
         aliases=("seq_mask_tis",),
+    )
+
+
+@hookimpl
+def register_loss_aggregations(register: Register) -> None:
+    module = "uncollapse.estimators.aggregation"
+    register("token-mean", f"{module}:TokenMean", summary="1 / N: mean over all tokens of the optimizer step")
+    register("token-sum", f"{module}:TokenSum", summary="1: sum over all tokens")
+    register("seq-mean-token-sum", f"{module}:SeqMeanTokenSum", summary="1 / R: mean over rows of sums over tokens")
+    register(
+        "seq-mean-token-mean", f"{module}:SeqMeanTokenMean", summary="1 / (R n_b): mean over rows of means over tokens"
+    )
+    register(
+        "seq-mean-token-sum-norm",
+        f"{module}:SeqMeanTokenSumNorm",
+        summary="1 / max_context: sum over all tokens over a constant length",
     )
 
 

@@ -1,8 +1,8 @@
-"""Train from Python: components as instances, a callback at every step, and a table in the end.
+"""Train from Python: components as instances, a callback at every step, more steps, and a sweep as a table.
 
     python examples/compose_in_python.py [RUN_DIR]
 
-The model is a tiny Qwen2 that is built on the spot; two steps take some seconds on a laptop.
+The model is a tiny Qwen2 that is built on the spot; the five short runs take a minute on a laptop.
 """
 
 from __future__ import annotations
@@ -60,6 +60,22 @@ def main(run_dir: Path) -> None:
     outcome = uncollapse.train(uncollapse.compose(EXPERIMENT), run_dir, callbacks=[table])
     print(table)
     print(f"{outcome.status} after {len(table.rows)} records in {run_dir}")
+    longer(run_dir)
+    compared(run_dir.with_name("sweep"))
+
+
+# %% A finished run goes on to another step, as if it had been planned so.
+def longer(run_dir: Path) -> None:
+    outcome = uncollapse.train(uncollapse.compose(EXPERIMENT), run_dir, resume=True, steps=3)
+    print(f"{outcome.status} after {len(uncollapse.RunDirectory(run_dir).metrics())} records")
+
+
+# %% A sweep gives its results as rows; with pandas, result.to_pandas() is a DataFrame.
+def compared(directory: Path) -> None:
+    result = uncollapse.Sweep(EXPERIMENT, axes={"kl.coef": [0.0, 0.01]}, name="kl").run(directory, slots=1)
+    print(result)
+    for row in result.rows():
+        print(row["kl.coef"], row["seed"], row["status"], row["validation/success"])
 
 
 if __name__ == "__main__":

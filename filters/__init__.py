@@ -1,1 +1,1 @@
-"""Built-in rollout filters and the group metrics that they rank by."""
+"""The built-in rollout filters choose groups, which group metrics rank."""

@@ -1,4 +1,4 @@
-"""min_p: the groups whose score comes near the best one."""
+"""``min_p`` keeps the groups whose score comes near the best one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .ranking import SLACK, is_order, rank, share
 class MinP(RolloutFilter):
     """Keep the groups whose score is at least ``value`` times the largest score.
 
-    ``type=smallest`` keeps scores of at most ``min(scores) / value``. Comparisons have a relative slack of 1e-6. All
-    scores zero keep all groups. Meant for scores that are not negative: below zero the threshold lies above the largest
-    score, and nothing is kept.
+    ``type=smallest`` keeps scores of at most ``min(scores) / value``. Comparisons have a relative slack of 1e-6. If all
+    scores are zero, all groups are kept. The filter is meant for scores that are not negative: if the largest score is
+    below zero, the threshold lies above it, and nothing is kept.
 
     Scores [P] -> bool [P]. Source: RAGEN-2, after min-p token sampling (Nguyen et al. 2024).
     """
@@ -30,7 +30,7 @@ class MinP(RolloutFilter):
     """Whether groups with a score of zero take part; without them the smallest score is the smallest other one."""
 
     def select(self, scores_P: Tensor) -> Tensor:
-        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        """Say which groups are kept: scores [P] -> bool [P]. Raises RunError on scores that are not finite."""
         ranking = rank(scores_P, self.type, self.include_zero)
         scores_n, best_n = ranking.scores_n, ranking.scores_n[:1]
         slack_n = SLACK * best_n.abs()

@@ -1,4 +1,4 @@
-"""nofilter: every group trains."""
+"""``nofilter`` keeps every group."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .ranking import is_order, rank
 class NoFilter(RolloutFilter):
     """Keep every group.
 
-    The same as ``top_p(1.0)``. To drop the groups of zero score and nothing else, say ``include_zero=false`` here or
-    there.
+    This is the same as ``top_p(1.0)``. ``include_zero=false``, in either of them, drops the groups whose score is zero
+    and no others.
 
     Scores [P] -> bool [P].
     """
 
     type: Literal["largest", "smallest"] = attrs.field(default="largest", validator=is_order)
-    """Without effect; every filter has it, so that a sweep over filters can set it."""
+    """Parameter without effect; every filter has it, so that a sweep over filters can set it."""
     include_zero: bool = True
     """Whether groups with a score of zero are kept as well."""
 
@@ -32,5 +32,5 @@ class NoFilter(RolloutFilter):
         return self.include_zero
 
     def select(self, scores_P: Tensor) -> Tensor:
-        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        """Say which groups are kept: scores [P] -> bool [P]. Raises RunError on scores that are not finite."""
         return rank(scores_P, self.type, self.include_zero).first(len(scores_P))

@@ -1,4 +1,4 @@
-"""Names of the built-in rollout filters and group metrics."""
+"""Names of the built-in filters, of groups and of episodes, and of the group metrics."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def register_rollout_filters(register: Register) -> None:
         "min_p", "uncollapse.filters.min_p:MinP", summary="keep the groups with at least a share of the best score"
     )
     register("nofilter", "uncollapse.filters.nofilter:NoFilter", summary="keep every group")
+
+
+@hookimpl
+def register_episode_filters(register: Register) -> None:
+    register("all", "uncollapse.filters.episodes:AllEpisodes", summary="keep every episode of the kept groups")
 
 
 @hookimpl

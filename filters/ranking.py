@@ -1,4 +1,4 @@
-"""Groups in the order in which a filter takes them: every built-in filter keeps a beginning of this order."""
+"""The order in which filters take groups: every built-in filter keeps a beginning of this order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import RunError
 
 ZERO = 1e-10
-"""A score of at most this size counts as zero."""
+"""Largest size of a score that counts as zero."""
 
 SLACK = 1e-6
 """Relative slack of comparisons with a threshold, so that rounding of the scores does not decide on a boundary."""
@@ -21,7 +21,7 @@ is_order = attrs.validators.in_(get_args(Order))
 
 
 def share(*, zero: bool = False, hint: str = "") -> Any:
-    """A validator: the value lies in (0, 1], or in [0, 1] where ``zero`` is allowed."""
+    """Make a validator that wants a value in (0, 1], or in [0, 1] where ``zero`` is allowed."""
 
     def check(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
         if not (0 <= value <= 1 if zero else 0 < value <= 1):
@@ -32,19 +32,19 @@ def share(*, zero: bool = False, hint: str = "") -> Any:
 
 @attrs.frozen(eq=False)
 class Ranking:
-    """The ``n`` groups that may be taken, best first; equal scores keep their original order."""
+    """A ranking lists the ``n`` groups that may be taken, best first; equal scores keep their original order."""
 
     scores_n: Tensor
     """[n] float64 scores in the order of the ranking, on the CPU."""
     places_n: Tensor
     """[n] int64 original place of each ranked group, among the P that were given."""
     device: torch.device
-    """Where the scores came from and the selection goes."""
+    """Device that the scores came from and that the selection goes to."""
     P: int
-    """Groups that were given, those without score included."""
+    """Number of groups that were given, those that may not be taken included."""
 
     def first(self, count: int) -> Tensor:
-        """[P] bool in the original order: the first ``count`` groups of the ranking, all where there are fewer."""
+        """Mark the first ``count`` groups of the ranking, or all where there are fewer: [P] bool, original order."""
         keep_P = torch.zeros(self.P, dtype=torch.bool)
         keep_P[self.places_n[:count]] = True
         return keep_P.to(self.device)
@@ -53,7 +53,8 @@ class Ranking:
 def rank(scores_P: Tensor, order: Order, include_zero: bool) -> Ranking:
     """Rank groups by their scores [P], the ones named by ``order`` first.
 
-    In float64 on the CPU, whatever the dtype and the device of the scores. ``include_zero=False`` leaves out groups
+    Ranking is done in float64 on the CPU, whatever the dtype and the device of the scores, so that the same scores give
+    the same selection everywhere. ``include_zero=False`` leaves out groups
     with a score of at most 1e-10 in size.
 
     Raises:

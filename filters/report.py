@@ -1,4 +1,4 @@
-"""What a filter saw and kept, as metrics of the step."""
+"""Metrics of a step that say which groups a filter was given and which it kept."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .ranking import ZERO
 
 
 def selection_metrics(scores_P: Tensor, keep_P: Tensor, rollouts: Rollouts) -> dict[str, float]:
-    """The metrics of one filter step; ``rollouts`` are those before the filter.
+    """Compute the metrics of one selection; ``rollouts`` are those before the filter.
 
     ``rollout/filter_kept_count``, ``rollout/filter_kept_ratio`` and ``rollout/filter_zero_count`` (scores of at most
-    1e-10 in size, before any exclusion) speak of the selection. Statistics within the groups, averaged over all
+    1e-10 in size, before any exclusion) describe the selection. Statistics within the groups, averaged over all
     groups, are ``rollout/in_group_reward_{std,max,mean,sum}``, ``rollout/in_group_length_{std,max,mean}`` and, where
     the rollouts carry entropies, ``rollout/in_group_entropy_{std,max,mean}``, whatever metric the filter ranks by;
     ``rollout/chosen_in_group_...`` are the same over the kept groups, 0 where none is kept. Units: reward units,

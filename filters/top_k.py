@@ -1,4 +1,4 @@
-"""top_k and top_f: a number, or a fraction, of the groups."""
+"""``top_k`` keeps a number of groups, ``top_f`` a fraction of them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def _count(instance: object, attribute: attrs.Attribute[float], value: float) ->
 
 @attrs.frozen
 class TopK(RolloutFilter):
-    """Keep the ``value`` best groups: a count, not a fraction (that is ``top_f``).
+    """Keep the ``value`` best groups, where ``value`` is a count and not a fraction (that is ``top_f``).
 
     Groups are taken from the largest score down (``type=smallest``: from the smallest up), equal scores in their
-    original order; all of them where there are fewer than ``value``.
+    original order; all groups are kept where there are fewer than ``value``.
 
     RAGEN's ``top_k`` was a count at first, then became a fraction, with ``top_k_abs`` for the count. Here ``top_k_abs``
     is another name of ``top_k``, and a fraction is refused.
@@ -34,14 +34,14 @@ class TopK(RolloutFilter):
 
     # Typed as a number, so that a fraction reaches the check above, which names top_f.
     value: int | float = attrs.field(validator=_count)
-    """How many groups."""
+    """Number of groups to keep, at least 1."""
     type: Literal["largest", "smallest"] = attrs.field(default="largest", validator=is_order)
     """Whether large or small scores are kept."""
     include_zero: bool = True
     """Whether groups with a score of zero take part."""
 
     def select(self, scores_P: Tensor) -> Tensor:
-        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        """Say which groups are kept: scores [P] -> bool [P]. Raises RunError on scores that are not finite."""
         return rank(scores_P, self.type, self.include_zero).first(int(self.value))
 
 
@@ -50,8 +50,8 @@ class TopF(RolloutFilter):
     """Keep the best fraction ``value`` of the groups: ``floor(value * P)`` of them, at least one.
 
     ``P`` counts all groups, also those that ``include_zero=False`` leaves out. Groups are taken from the largest score
-    down (``type=smallest``: from the smallest up), equal scores in their original order; all of them where there are
-    fewer.
+    down (``type=smallest``: from the smallest up), equal scores in their original order; if fewer groups take part than
+    that, all of them are kept.
 
     Scores [P] -> bool [P]. Source: RAGEN, where this rule is called ``top_f`` in one version and ``top_k`` in the next.
     """
@@ -69,7 +69,7 @@ class TopF(RolloutFilter):
         return self.value == 1 and self.include_zero
 
     def select(self, scores_P: Tensor) -> Tensor:
-        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        """Say which groups are kept: scores [P] -> bool [P]. Raises RunError on scores that are not finite."""
         # without the slack 0.29 * 100 would round down to 28.
         count = max(math.floor(self.value * len(scores_P) + 1e-9), 1)
         return rank(scores_P, self.type, self.include_zero).first(count)

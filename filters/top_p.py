@@ -1,4 +1,4 @@
-"""top_p: the groups that carry a share of the score mass."""
+"""``top_p`` keeps the best groups that together carry a share of the score mass."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class TopP(RolloutFilter):
     and negative scores (metric ``reward``) shift T.
 
     ``prob_mode=softmax``: the mass is ``softmax(scores)`` (``smallest``: ``softmax(-scores)``); the shortest beginning
-    with at least ``value`` of it (less 1e-6) is kept, so never nothing. Adding a number to all scores changes nothing,
-    but their unit matters: the deviations of 0/1 rewards lie so close together that ``value=0.9`` keeps nearly all
-    groups.
+    with at least ``value`` of it (less 1e-6) is kept, so at least one group is. Adding a number to all scores changes
+    nothing, but their unit matters: the deviations of 0/1 rewards lie so close together that ``value=0.9`` keeps nearly
+    all groups.
 
     Scores [P] -> bool [P]. Source: RAGEN-2 (its scripts run softmax, its paper describes the linear rule on variances).
     """
@@ -43,9 +43,9 @@ class TopP(RolloutFilter):
     prob_mode: Literal["linear", "softmax"] = attrs.field(
         default="linear", validator=attrs.validators.in_(("linear", "softmax"))
     )
-    """What the mass of a group is."""
+    """Whether the mass of a group is its score or the softmax of the scores."""
     eps: float = attrs.field(default=0.01, validator=[attrs.validators.ge(0), attrs.validators.lt(math.inf)])
-    """Taken off the linear mass that must be reached, in units of the score (RAGEN's ``selection_eps``)."""
+    """Amount taken off the linear mass that must be reached, in units of the score (RAGEN's ``selection_eps``)."""
 
     @property
     def keeps_all(self) -> bool:
@@ -53,7 +53,7 @@ class TopP(RolloutFilter):
         return self.value == 1 and self.include_zero
 
     def select(self, scores_P: Tensor) -> Tensor:
-        """[P] scores -> [P] bool. Raises RunError on scores that are not finite."""
+        """Say which groups are kept: scores [P] -> bool [P]. Raises RunError on scores that are not finite."""
         ranking = rank(scores_P, self.type, self.include_zero)
         if self.value == 1:
             return ranking.first(len(ranking.scores_n))
@@ -61,13 +61,16 @@ class TopP(RolloutFilter):
         return ranking.first(rule(ranking.scores_n))
 
     def _linear(self, scores_n: Tensor) -> int:
+        """Count the groups whose scores together reach the target; 0 where they do not."""
         target = self.value * float(scores_n.sum()) - self.eps
-        # mass_k of the first k groups, from k = 0; group k is taken as long as mass_k has not reached the target.
+        # mass_k is that of the first k groups, from k = 0: a group is taken as long as those before it have not
+        # reached the target.
         mass_k = torch.cat([scores_n.new_zeros(1), scores_n.cumsum(0)])
         taken_n = (mass_k[:-1] < target) & (scores_n > 0)
         count = int(taken_n.cumprod(0).sum())
         return count if mass_k[count] >= target else 0
 
     def _softmax(self, scores_n: Tensor) -> int:
+        """Count the groups of the shortest beginning whose softmax mass reaches ``value``."""
         signed_n = scores_n if self.type == "largest" else -scores_n
         return int((torch.softmax(signed_n, 0).cumsum(0) < self.value - SLACK).sum()) + 1

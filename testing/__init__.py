@@ -1,4 +1,4 @@
-"""Conformance tests for plugins: what a component must do, tried without a run and without a GPU.
+"""Conformance tests try whether components of plugins do what they must, without a run and without a GPU.
 
     from uncollapse.testing import conformance
 

@@ -1,4 +1,4 @@
-"""``check``: everything that can be said of one component without a run."""
+"""``check`` finds everything that can be said of one component without a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import attrs
 
 from ..core.components import NEEDS
 from ..core.compose.blame import told
+from ..core.compose.combinations import GIVEN
 from ..core.compose.experiment import Named
 from ..core.compose.spec import Spec, parse_spec
 from ..core.entry import Entry
@@ -21,15 +22,23 @@ from .problems import Law, NotExercisedError, Problem, broken, laws, require
 
 ROOMS = {
     "rollout_filter": "groups",
+    "episode_filter": "groups",
     "group_metric": "groups",
+    "reward_shaping": "shaping",
     "kl": "kl",
     "kl_controller": "kl",
+    "entropy_controller": "entropy",
     "advantage": "credit",
     "policy_loss": "losses",
     "sampler_correction": "corrections",
+    "loss_aggregation": "aggregations",
     "collapse": "detectors",
     "variance": "standard_errors",
     "environment": "environments",
+    "task_sampler": "samplers",
+    "batch_sampler": "samplers",
+    "verifier": "verifiers",
+    "dialogue": "dialogues",
     "rollout_engine": "engines",
     "token_head": "heads",
     "model_builder": "builders",
@@ -40,11 +49,11 @@ ROOMS = {
     "sweep": "files",
     "command": "commands",
 }
-"""Kind -> the module of :mod:`.laws` with its laws. Of other kinds only what holds for all components is checked."""
+"""Module of :mod:`.laws` with the laws of a kind. For other kinds only the laws of all components are checked."""
 
 
 def check(kind: str, component: Any, reach_out: bool = True) -> list[Problem]:
-    """The ways in which a component breaks the contract of its kind; an empty list if it is sound.
+    """List the ways in which a component breaks the contract of its kind; the list is empty if it is sound.
 
     Args:
         kind: ``rollout_filter``, ``policy_loss``, ...: ``uncollapse show KIND`` prints the contract.
@@ -54,7 +63,7 @@ def check(kind: str, component: Any, reach_out: bool = True) -> list[Problem]:
             trackers and model builders.
 
     Raises:
-        NotExercisedError: it needs parameters that were not given, or what this machine does not have.
+        NotExercisedError: it needs parameters that were not given, or something that this machine does not have.
         MissingExtraError: it needs a library of an extra that is not installed.
         UnknownNameError: there is no such kind or name.
     """
@@ -75,7 +84,8 @@ def _check_name(kind: str, spec: Spec, reach_out: bool) -> list[Problem]:
     if not KINDS[kind].is_component:
         return broken(Named(kind, entry.name, {}, None, str(entry.plugin)), _laws(kind, reach_out))
     try:
-        missing = [each.name for each in registry().describe(kind, spec.name).parameters if each.required]
+        parameters = registry().describe(kind, spec.name).parameters
+        missing = [parameter.name for parameter in parameters if parameter.required]
         if missing and not spec.args and not spec.params:
             what, fix = f"{entry} needs {', '.join(missing)}", f'check("{kind}", "{entry.name}(VALUE)")'
             raise NotExercisedError(what, str(entry.plugin), fix)
@@ -85,6 +95,7 @@ def _check_name(kind: str, spec: Spec, reach_out: bool) -> list[Problem]:
     except RequestError as error:
         return [Problem.of(error)]
     except BaseException as error:
+        # the author's code may even exit: that is a problem of the component, not of this process
         if isinstance(error, KeyboardInterrupt | MemoryError):
             raise
         return [Problem(f"{entry} of {entry.plugin} cannot be made: {told(error)}", entry.target_string)]
@@ -94,10 +105,10 @@ def _check_name(kind: str, spec: Spec, reach_out: bool) -> list[Problem]:
 def _check_component(named: Named, reach_out: bool) -> list[Problem]:
     if breach(named.kind, type(named.component)):
         return broken(named, OF_CLASSES)
-    found = broken(named, OF_CLASSES + OF_COMPONENTS)
+    problems = broken(named, OF_CLASSES + OF_COMPONENTS)
     if not KINDS[named.kind].is_component:
-        return found
-    return list(dict.fromkeys([*found, *broken(named, _laws(named.kind, reach_out))]))
+        return problems
+    return list(dict.fromkeys([*problems, *broken(named, _laws(named.kind, reach_out))]))
 
 
 def _laws(kind: str, reach_out: bool) -> list[Law]:
@@ -106,13 +117,14 @@ def _laws(kind: str, reach_out: bool) -> list[Law]:
 
 
 def entries_of(distribution: str) -> list[Entry]:
-    """Everything that a distribution, an entry point or a plugin file registers. Raises RequestError if nothing."""
+    """List all that a distribution, an entry point or a plugin file registers. Raises RequestError if it is nothing."""
     names = registry()
-    found = [entry for kind in names.kinds() for entry in names.entries(kind) if _is_from(entry, distribution)]
-    if not found:
-        known = sorted({plugin.distribution or plugin.name for plugin in names.plugins})
-        raise RequestError(f"{distribution!r} registers nothing", fix=f"install it; there are {', '.join(known)}")
-    return found
+    entries = [entry for kind in names.kinds() for entry in names.entries(kind) if _is_from(entry, distribution)]
+    if not entries:
+        distributions = sorted({plugin.distribution or plugin.name for plugin in names.plugins})
+        fix = f"install it; there are {', '.join(distributions)}"
+        raise RequestError(f"{distribution!r} registers nothing", fix=fix)
+    return entries
 
 
 def _is_from(entry: Entry, distribution: str) -> bool:
@@ -120,11 +132,11 @@ def _is_from(entry: Entry, distribution: str) -> bool:
     return wanted in {name.lower().replace("_", "-") for name in (entry.distribution, entry.plugin.name)}
 
 
-# --- what holds for components of every kind ------------------------------------------------------------------------
+# --- the laws of components of every kind ---------------------------------------------------------------------------
 
 
 def _is_of_its_kind(named: Named) -> None:
-    """It derives from the base class of its kind, and has the methods that this asks for."""
+    """It derives from the base class of its kind, and has the methods that this class asks for."""
     what, fix = breach(named.kind, type(named.component)) or ("", "")
     require(named, type(named.component).__name__, not what, what, fix)
 
@@ -134,6 +146,7 @@ def _is_a_value(named: Named) -> None:
     cls = type(named.component)
     require(named, cls.__name__, attrs.has(cls), "is no attrs class: put @attrs.frozen above it", "@attrs.frozen")
     frozen = cls.__setattr__ is not object.__setattr__
+    # a class with its own __setattr__ may still allow changes, so one is tried
     if frozen and attrs.fields(cls):
         name = attrs.fields(cls)[0].name
         try:
@@ -147,18 +160,20 @@ def _is_a_value(named: Named) -> None:
 
 
 def _needs_what_there_is(named: Named) -> None:
-    """It declares to need nothing but what there is."""
+    """It declares no needs but those that exist."""
     needs: Any = named.component.needs
     require(named, "needs", isinstance(needs, frozenset | set), f"is {needs!r}, not a frozenset of words")
-    unknown = sorted(map(str, needs - NEEDS)) if named.kind != "variance" else []
-    require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(NEEDS))}")
+    possible = GIVEN.get(named.kind, NEEDS)
+    unknown = sorted(map(str, needs - possible)) if named.kind != "variance" else []
+    require(named, "needs", not unknown, f"holds {', '.join(unknown)}; there are {', '.join(sorted(possible))}")
 
 
 def _survives_a_pickle(named: Named) -> None:
     """It can be sent to another process, as a class of a module can."""
     cls = type(named.component)
     if "<locals>" in cls.__qualname__ or getattr(import_module(cls.__module__), cls.__name__, None) is not cls:
-        return  # made inside a function, as components of tests are
+        # it was made inside a function, as components of tests are, and no other process could import it
+        return
     try:
         pickle.loads(pickle.dumps(named.component))
     except Exception as error:

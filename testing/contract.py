@@ -1,6 +1,6 @@
-"""The contract of a kind, as ``uncollapse show KIND`` prints it: methods, attributes, and the objects that they pass.
+"""The contract of a kind is read here, as ``uncollapse show KIND`` prints it: methods, attributes and objects.
 
-Everything is read off the classes of :mod:`..core.components` and off the sources, so that no page can be out of date;
+Everything comes from the classes of :mod:`..core.components` and from the sources, so that no page can be out of date;
 neither torch nor a component is imported.
 """
 
@@ -30,57 +30,67 @@ FURTHER = {
     "dialect": ("uncollapse.plugins.sweeps.prepare:Prepared",),
     "collapse": ("uncollapse.plugins.training.step.pending:PendingUpdate",),
 }
-"""Kind -> what its components are given that is no part of the core."""
+"""Classes outside of the core that the components of a kind are given."""
 
 
 @attrs.frozen
 class Method:
-    """One method of a class."""
+    """A method of a class, as it is printed."""
 
     name: str
+    """Name of the method or property."""
     signature: str
+    """Arguments and return type."""
     doc: str
+    """Docstring."""
 
 
 @attrs.frozen
 class Class:
-    """One class that a contract is made of: a base class, or an object with fields."""
+    """A class is a part of a contract: a base class, or an object with fields."""
 
     name: str
+    """Name of the class."""
     doc: str
+    """Docstring."""
     fields: tuple[describe.Parameter, ...]
     """Attributes of a base class, fields of an object."""
     methods: tuple[Method, ...]
+    """Methods and properties, without those that begin with an underscore."""
 
 
 @attrs.frozen
 class Contract:
-    """Everything that an author of one kind of component must know."""
+    """A contract is everything that an author of one kind of component must know."""
 
     kind: str
+    """Name of the kind."""
     does: str
+    """Task of such components, in words."""
     hook: str
+    """Hook that registers them."""
     contract: Class | None
-    """``None`` for kinds whose names stand for files, mappings and commands."""
+    """Base class; ``None`` for kinds whose names stand for files, mappings and commands."""
     objects: tuple[Class, ...]
-    """What its methods are given and give back."""
+    """Objects that its methods are given and give back."""
     laws: tuple[str, ...]
-    """What :func:`uncollapse.testing.check` tries."""
+    """Laws that :func:`uncollapse.testing.check` tries, in words."""
     names: tuple[str, ...]
+    """Names that are registered."""
 
 
 def contract_of(name: str) -> Contract:
-    """The contract of a kind. Raises UnknownNameError if there is none of that name."""
+    """Read the contract of a kind. Raises UnknownNameError if there is none of that name."""
     names = tuple(registry().names(name))
     kind = KINDS[name]
-    main = getattr(components, kind.contract) if kind.contract else None
-    objects = [_class(each) for each in _reached(main)] if main else []
-    objects += [_class(each) for each in _further(name)]
-    return Contract(name, kind.does, kind.hook, _class(main) if main else None, tuple(objects), _laws(kind), names)
+    base = getattr(components, kind.contract) if kind.contract else None
+    objects = [_class(cls) for cls in _reached(base)] if base else []
+    objects += [_class(cls) for cls in _further(name)]
+    return Contract(name, kind.does, kind.hook, _class(base) if base else None, tuple(objects), _laws(kind), names)
 
 
 def _further(kind: str) -> Iterator[type]:
-    """Classes outside of the core; in a light install those that need torch are left out."""
+    """Yield the classes outside of the core; those that need torch are left out in a light install."""
     for target in FURTHER.get(kind, ()):
         module, _, name = target.partition(":")
         try:
@@ -91,18 +101,19 @@ def _further(kind: str) -> Iterator[type]:
 
 
 def _reached(start: type) -> list[type]:
-    """The classes of the core that annotations of a class name, and those that theirs do; in order of appearance."""
-    found: dict[type, None] = {start: None}
-    for cls in iter(lambda: next((each for each in found if found[each] is None), None), None):
-        found[cls] = True  # type: ignore[assignment]
+    """List the classes of the core that a class names in its annotations, and those that they name, as they appear."""
+    reached = [start]
+    # the list grows while it is read: each class adds those that it names
+    for cls in reached:
         for word in _words(cls):
-            reached = getattr(components, word, None) if word in components.__all__ else None
-            if inspect.isclass(reached):
-                found.setdefault(reached, None)
-    return [cls for cls in found if cls is not start]
+            named = getattr(components, word, None) if word in components.__all__ else None
+            if inspect.isclass(named) and named not in reached:
+                reached.append(named)
+    return reached[1:]
 
 
 def _words(cls: type) -> Iterator[str]:
+    """Yield the identifiers in the annotations of a class and of its methods."""
     annotations = [str(value) for value in inspect.get_annotations(cls).values()]
     for method in _functions(cls).values():
         annotations += [str(value) for value in inspect.get_annotations(method).values()]
@@ -111,21 +122,26 @@ def _words(cls: type) -> Iterator[str]:
 
 
 def _functions(cls: type) -> dict[str, Any]:
-    found = {}
+    """Return the functions of the methods and properties of a class, by name."""
+    functions = {}
     for name, value in _members(cls).items():
         function = value.fget if isinstance(value, property) else value
         if inspect.isfunction(function) and (name == "__call__" or not name.startswith("_")):
-            found[name] = value
-    return {name: value.fget if isinstance(value, property) else value for name, value in found.items()}
+            functions[name] = function
+    return functions
 
 
 def _members(cls: type) -> dict[str, Any]:
-    """What a class defines, and for a component what those of every kind have."""
-    own = dict(vars(cls))
-    return own | vars(components.Component) | own if issubclass(cls, components.Component) else own
+    """Return what a class defines, and for a component also what the base class of all components does."""
+    defined = dict(vars(cls))
+    if not issubclass(cls, components.Component):
+        return defined
+    # first in the order of the class, and with its values where both define a name
+    return defined | vars(components.Component) | defined
 
 
 def _class(cls: type) -> Class:
+    """Describe a class."""
     is_base = issubclass(cls, ABC)
     methods = []
     for name, function in _functions(cls).items():
@@ -138,29 +154,36 @@ def _class(cls: type) -> Class:
 
 
 def _plainly_typed(field: describe.Parameter) -> describe.Parameter:
-    """The types of named tuples stand in quotes."""
+    """Remove the quotes in which the types of named tuples stand."""
     quoted = re.fullmatch(r"ForwardRef\('(.*)'\)", field.type)
     return attrs.evolve(field, type=quoted[1]) if quoted else field
 
 
 def _attributes(cls: type) -> Iterator[describe.Parameter]:
+    """Yield the attributes of a base class, those that all components have at the end."""
     docs = describe.field_docs(cls)
-    every = inspect.get_annotations(components.Component) if issubclass(cls, components.Component) else {}
-    for name, annotation in (inspect.get_annotations(cls) | every).items():
+    of_all = inspect.get_annotations(components.Component) if issubclass(cls, components.Component) else {}
+    for name, annotation in (inspect.get_annotations(cls) | of_all).items():
         required = not hasattr(cls, name)
         yield describe.Parameter(name, str(annotation), getattr(cls, name, None), required, docs.get(name, ""))
 
 
 def _laws(kind: Kind) -> tuple[str, ...]:
-    """The first lines of the docstrings of its laws, read from the source: the module itself imports torch."""
+    """Read the laws of a kind from the docstrings in the source, because the module itself imports torch."""
     if kind.name not in ROOMS:
         return ()
     tree = ast.parse((Path(__file__).parent / "laws" / f"{ROOMS[kind.name]}.py").read_text("utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for call in _calls_of_laws(tree, kind.name):
+        docs = [ast.get_docstring(functions[ast.unparse(argument)]) or "" for argument in call.args]
+        return tuple(doc.partition("\n")[0] for doc in docs)
+    return ()
+
+
+def _calls_of_laws(tree: ast.Module, kind: str) -> Iterator[ast.Call]:
+    """Yield the call ``laws(...)`` that stands under a kind in the mapping ``LAWS`` of a module."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and ast.unparse(node.targets[0]) == "LAWS":
             for key, call in zip(node.value.keys, node.value.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == kind.name and isinstance(call, ast.Call):
-                    docs = [ast.get_docstring(functions[ast.unparse(each)]) or "" for each in call.args]
-                    return tuple(doc.partition("\n")[0] for doc in docs)
-    return ()
+                if isinstance(key, ast.Constant) and key.value == kind and isinstance(call, ast.Call):
+                    yield call

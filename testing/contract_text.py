@@ -1,4 +1,4 @@
-"""A contract as lines of text."""
+"""A contract is printed as lines of text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .contract import Class, Contract
 
 
 def lines(contract: Contract) -> Iterator[str]:
-    """What ``uncollapse show KIND`` prints."""
+    """Yield the lines that ``uncollapse show KIND`` prints."""
     yield f"{contract.kind}: {contract.does}"
     yield f"registered by the hook {contract.hook}(register)"
     if contract.contract is not None:
         yield from _class(contract.contract)
-    for each in contract.objects:
-        yield from _class(each)
+    for cls in contract.objects:
+        yield from _class(cls)
     if contract.laws:
         yield "\nwhat uncollapse.testing checks"
         for law in contract.laws:
@@ -24,13 +24,13 @@ def lines(contract: Contract) -> Iterator[str]:
     yield f"uncollapse show {contract.kind} NAME says more of one"
 
 
-def _class(each: Class) -> Iterator[str]:
-    yield f"\n{each.name}"
-    yield from _indented(each.doc, 2)
-    for field in each.fields:
+def _class(cls: Class) -> Iterator[str]:
+    yield f"\n{cls.name}"
+    yield from _indented(cls.doc, 2)
+    for field in cls.fields:
         yield f"  {field.name}: {field.type}" + ("" if field.required else f" = {field.default!r}")
         yield from _indented(field.doc, 6)
-    for method in each.methods:
+    for method in cls.methods:
         yield f"  {method.name}{method.signature}"
         yield from _indented(method.doc, 6)
 

@@ -1,4 +1,4 @@
-"""All installed plugins at once, for ``uncollapse plugins --check``."""
+"""All installed plugins are checked at once, for ``uncollapse plugins --check``."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from .problems import NotExercisedError
 
 @attrs.define
 class Findings:
-    """What was found; what is broken stands in the ``errors`` of its plugin."""
+    """Findings are what could not be checked; what is broken stands in the ``errors`` of its plugin."""
 
     for_want_of_an_extra: dict[str, list[str]] = attrs.field(factory=dict)
-    """How to install it -> names that were not imported."""
+    """Names that were not imported because an extra is missing, by the command that installs it."""
     not_tried: dict[str, str] = attrs.field(factory=dict)
-    """Name -> why no law was tried on it."""
+    """Reason why no law was tried, by name."""
 
 
 def check_installed(names: Registry) -> Findings:
     """Import every component, compose every experiment and sweep, and try the laws on other people's components."""
-    found = Findings()
-    broken = {id(entry) for entry, error in names.check() if not _note(found, entry, error)}
+    findings = Findings()
+    broken = {id(entry) for entry, error in names.check() if not _note(findings, entry, error)}
     for kind in names.kinds():
         for entry in names.entries(kind):
-            unsound = id(entry) in broken or f"{kind} {entry.name}" in _missing(found)
+            unsound = id(entry) in broken or f"{kind} {entry.name}" in _missing(findings)
             if not unsound and (kind in ("experiment", "sweep") or entry.distribution != PROJECT):
-                _try(found, entry)
-    return found
+                _try(findings, entry)
+    return findings
 
 
-def _try(found: Findings, entry: Entry) -> None:
-    """Laws that reach out of this process are left to the package's own tests."""
+def _try(findings: Findings, entry: Entry) -> None:
+    """Try the laws on a component, but not those that reach out of this process: the package's own tests try them."""
     try:
         problems = check(entry.kind, entry.name, reach_out=False)
     except (NotExercisedError, MissingExtraError) as error:
-        _note(found, entry, error)
+        _note(findings, entry, error)
         return
     entry.plugin.errors.extend(RunError(problem.what, problem.where, problem.fix) for problem in problems)
     if entry.kind not in ROOMS and entry.distribution != PROJECT:
-        found.not_tried[f"{entry.kind} {entry.name}"] = "only a run can tell"
+        findings.not_tried[f"{entry.kind} {entry.name}"] = "only a run can tell"
 
 
-def _note(found: Findings, entry: Entry, error: UncollapseError) -> bool:
-    """Keep what says nothing against a component; whether it is that."""
+def _note(findings: Findings, entry: Entry, error: UncollapseError) -> bool:
+    """Note an error that says nothing against the component; return whether it is such an error."""
     name = f"{entry.kind} {entry.name}"
     if isinstance(error, MissingExtraError):
-        found.for_want_of_an_extra.setdefault(error.fix, []).append(name)
+        findings.for_want_of_an_extra.setdefault(error.fix, []).append(name)
     elif isinstance(error, NotExercisedError):
-        found.not_tried[name] = error.what
+        findings.not_tried[name] = error.what
     return isinstance(error, MissingExtraError | NotExercisedError)
 
 
-def _missing(found: Findings) -> set[str]:
-    return {name for each in found.for_want_of_an_extra.values() for name in each}
+def _missing(findings: Findings) -> set[str]:
+    return {name for names in findings.for_want_of_an_extra.values() for name in names}

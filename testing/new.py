@@ -1,4 +1,4 @@
-"""``uncollapse plugins new``."""
+"""The command ``uncollapse plugins new``."""
 
 from __future__ import annotations
 

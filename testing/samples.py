@@ -1,4 +1,4 @@
-"""What the laws hand to components: small batches with every corner that a run can have."""
+"""The laws give components small batches, which have every special case that a run can have."""
 
 from __future__ import annotations
 
@@ -9,43 +9,47 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..core.components import CreditInputs, LossInputs, Rollouts
+from ..core.components import Answer, CreditInputs, Group, LossInputs, Rollouts, ShapingInputs
+from ..plugins.rollout.episode import Episode, Turn
+from ..plugins.rollout.sampler_state import group_of
 
 ROWS, TOKENS, GROUP = 8, 7, 2
 LENGTHS = (7, 3, 5, 1, 7, 4, 2, 6)
-"""Tokens of each row before the padding."""
+"""Number of tokens of each row before the padding."""
 
 
 def generator(seed: int = 0) -> torch.Generator:
+    """Make a random generator."""
     return torch.Generator().manual_seed(seed)
 
 
 def scores_P() -> Tensor:
-    """[P] distinct scores in no order, as a metric gives them."""
+    """Return distinct scores in no order, as a metric gives them: [P]."""
     return torch.tensor([0.31, 0.0, 0.52, 0.11, 0.47, 0.23, 0.08, 0.64])
 
 
 def masks() -> tuple[Tensor, Tensor]:
-    """[B, T] mask of sampled tokens, with a prompt in front and between turns, and the [B, T] turns of them."""
-    lengths = torch.tensor(LENGTHS)[:, None]
-    places = torch.arange(TOKENS)[None]
-    mask = (places < lengths) & ((places != 0) | (lengths == 1)) & (places != 4)
-    turns = torch.where(mask, (places > 4).long(), -1)
-    return mask, turns
+    """Return the mask of sampled tokens, with a prompt first and between turns, and their turns: both [B, T]."""
+    lengths_B_1 = torch.tensor(LENGTHS)[:, None]
+    positions_1_T = torch.arange(TOKENS)[None]
+    is_prompt_B_T = (positions_1_T == 4) | ((positions_1_T == 0) & (lengths_B_1 != 1))
+    mask_B_T = (positions_1_T < lengths_B_1) & ~is_prompt_B_T
+    turns_B_T = torch.where(mask_B_T, (positions_1_T > 4).long(), -1)
+    return mask_B_T, turns_B_T
 
 
 def group_ids() -> Tensor:
-    """[B] int64: two rows of each of four groups, whose ids are not 0, 1, 2, 3."""
+    """Return the group of each row: [B] int64, two rows of each of four groups, whose ids are not 0, 1, 2, 3."""
     return torch.arange(ROWS) // GROUP * 3 + 10
 
 
 def log_probs(seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[B, T] nats."""
+    """Draw log-probs: [B, T] nats."""
     return -torch.rand((ROWS, TOKENS), generator=generator(seed), dtype=torch.float64).to(dtype) * 2 - 0.05
 
 
 def rollouts(needs: Iterable[str] = ("entropies",)) -> Rollouts:
-    """Eight episodes of four groups: one group without spread, one of two equal failures."""
+    """Make eight episodes of four groups: in one all rewards are equal, another has two equal failures."""
     mask, turns = masks()
     lengths = torch.tensor(LENGTHS)
     raw_rewards_E = torch.tensor([1.0, 0.0, 0.5, 0.5, -1.0, 2.0, 0.0, 0.0])
@@ -69,8 +73,22 @@ def rollouts(needs: Iterable[str] = ("entropies",)) -> Rollouts:
     )
 
 
+def group(seed: int, step: int, size: int) -> Group:
+    """Episodes of two turns; rewards differ between and within groups, and some groups fail as a whole."""
+    episodes = []
+    for member in range(size):
+        reward = float((seed % 3) * member) / 2
+        prompts = (2, 5, seed % 7), (2, 5, seed % 7, 11 + member, 3, 4)
+        turns = (
+            Turn(prompt, (11 + member, 3), (-0.1, -1 / 3), "eos", "?", "!", Answer("", ("Wait",), 1), 1, reward, 0.1)
+            for prompt in prompts
+        )
+        episodes.append(Episode(seed, member, "system", tuple(turns), "success" if reward else "done", {"seen": 0.5}))
+    return group_of(episodes, step)
+
+
 def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
-    """The same rollouts, with the groups in another order: rows and episodes move with them."""
+    """Return the same rollouts with the groups in another order: rows and episodes move with them."""
     order = torch.cat([(sampled.groups == sampled.group_ids_P[p]).nonzero().flatten() for p in order_P])
     per_row = {name: getattr(sampled, name) for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups")}
     per_row |= {name: getattr(sampled, name) for name in ("entropies", "lengths")}
@@ -79,8 +97,32 @@ def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
     return attrs.evolve(sampled, **moved, **per_episode, group_ids_P=sampled.group_ids_P[order_P])
 
 
+def shaping_inputs() -> ShapingInputs:
+    """Make the inputs of a reward shaping from the episodes of :func:`rollouts`."""
+    sampled = rollouts()
+    assert sampled.success_E is not None and sampled.truncated_E is not None
+    return ShapingInputs(
+        rewards_E=sampled.raw_rewards_E,
+        groups_E=sampled.groups_of_episodes(),
+        lengths_E=sampled.mask.sum(1),
+        turns_E=sampled.turns.amax(1) + 1,
+        success_E=sampled.success_E,
+        truncated_E=sampled.truncated_E,
+        max_tokens=5,
+        step=3,
+        steps=10,
+    )
+
+
+def rows_of_shaping(inputs: ShapingInputs, order: Tensor) -> ShapingInputs:
+    """Return some of the episodes, in another order."""
+    fields = attrs.asdict(inputs, recurse=False)
+    moved: dict[str, Any] = {name: value[order] for name, value in fields.items() if isinstance(value, Tensor)}
+    return attrs.evolve(inputs, **moved)
+
+
 def credit(needs: Iterable[str]) -> CreditInputs:
-    """What an advantage estimator is given of :func:`rollouts`, with the fields that it declares to need."""
+    """Make the inputs of an advantage estimator from :func:`rollouts`, with the fields that it declares to need."""
     sampled, needs = rollouts(), frozenset(needs)
     on = sampled.mask
     optional: dict[str, Any] = {
@@ -105,7 +147,7 @@ def credit(needs: Iterable[str]) -> CreditInputs:
 
 
 def rows_of(batch: CreditInputs, order: Tensor) -> CreditInputs:
-    """Rows of the batch in another order; each is an episode."""
+    """Return the rows of the batch in another order; each is an episode."""
     names = ("rewards", "mask", "groups", "values", "turns", "greedy_rewards", "logprobs", "entropies")
     values = {name: getattr(batch, name) for name in (*names, "second_moments", "success_E")}
     moved: dict[str, Any] = {name: None if value is None else value[order] for name, value in values.items()}
@@ -113,7 +155,7 @@ def rows_of(batch: CreditInputs, order: Tensor) -> CreditInputs:
 
 
 def padded(batch: CreditInputs, columns: int = 3) -> CreditInputs:
-    """The same batch with more padding on the right."""
+    """Return the same batch with more padding on the right."""
     changed: dict[str, Any] = {}
     for field in attrs.fields(CreditInputs):
         value = getattr(batch, field.name)
@@ -124,7 +166,7 @@ def padded(batch: CreditInputs, columns: int = 3) -> CreditInputs:
 
 
 def loss_inputs() -> LossInputs:
-    """All rows of an optimizer step, in float64, with log-probs that can be differentiated."""
+    """Make all rows of an optimizer step, in float64, with log-probs that can be differentiated."""
     mask, turns = masks()
     old = log_probs(6, torch.float64)
     moves = torch.randn((ROWS, TOKENS), generator=generator(7), dtype=torch.float64) * 0.4

@@ -1,4 +1,4 @@
-"""Packages to start from: one working component of any kind, its test, and what announces it."""
+"""A package to start from has one working component of any kind, its test, and its entry point."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FILES = {
     "tests/test_conformance.py": "test_conformance.py",
     "{package}/plugin.py": "plugin.py",
 }
-"""Path -> the template that it is written from."""
+"""Template that each file is written from, by path."""
 
 
 def write_package(name: str, kind: str, folder: Path) -> list[Path]:
-    """Write the package ``name`` with a component of ``kind`` into ``folder/name``; the files that were written.
+    """Write the package ``name`` with a component of ``kind`` into ``folder/name``; return the files.
 
     Raises:
-        RequestError: there is no such kind, the name cannot be that of a package or is taken, or the folder is there.
+        RequestError: there is no such kind, the name cannot be that of a package or is taken, or the folder exists.
             Nothing is written.
     """
     registry().entries(kind)
@@ -57,7 +57,7 @@ def write_package(name: str, kind: str, folder: Path) -> list[Path]:
 
 
 def _texts(distribution: str, package: str, kind: str) -> dict[str, str]:
-    """Path below the package's folder -> its text."""
+    """Return the text of each file, by path below the package's folder."""
     is_mapping = KINDS[kind].is_mapping
     cls = "".join(word.capitalize() for word in package.split("_")) or package
     file = f"{package}.yaml" if is_mapping else "component.py"
@@ -84,14 +84,15 @@ def _source(template: str) -> Traversable:
 
 
 def kinds() -> list[str]:
-    """The kinds of which a package can be written."""
+    """List the kinds that a package can be written for."""
     return [kind for kind in KINDS if _source(kind).is_file()]
 
 
 def _summary(component: str) -> str:
-    """The first sentence of the component's docstring, as a summary has it."""
+    """Return the first sentence of the component's docstring, as a summary: in lower case, without a full stop."""
     for node in ast.parse(component).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and (doc := ast.get_docstring(node)):
+        doc = ast.get_docstring(node) if isinstance(node, ast.ClassDef | ast.FunctionDef) else None
+        if doc:
             sentence = doc.partition("\n")[0].partition(". ")[0].rstrip(".").replace("``", "").replace('"', "'")
             return sentence[0].lower() + sentence[1:]
     raise ValueError("the template has no docstring")

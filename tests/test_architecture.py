@@ -15,7 +15,10 @@ LAYERS = (
     {"core.runs"},
     {"estimators"},
     {"filters"},
-    {"plugins.environments", "plugins.launch", "plugins.report", "plugins.rollout", "plugins.tracking"},
+    {
+        *("plugins.dialogue", "plugins.environments", "plugins.launch"),
+        *("plugins.report", "plugins.rollout", "plugins.tracking"),
+    },
     {"plugins.experiments", "plugins.training"},
     {"plugins.collapse", "plugins.sweeps"},
     {"plugins.probe", "plugins.ragen"},
@@ -97,6 +100,21 @@ def test_no_module_imports_itself_on_a_way_round():
 
     for module in sorted(graph):
         visit(module)
+
+
+HINTS_BOTH_WAYS = {("plugins.probe.credit", "plugins.probe.session")}
+"""Modules that know each other, one of them by its type hints alone."""
+
+
+def test_no_two_modules_know_each_other_even_by_their_type_hints():
+    targets = {module: set(imported(module, path)) for module, path in modules().items()}
+    pairs = {
+        tuple(sorted((module, target)))
+        for module, others in targets.items()
+        for target in others
+        if target != module and module in targets.get(target, ())
+    }
+    assert pairs <= HINTS_BOTH_WAYS
 
 
 SVG = "{http://www.w3.org/2000/svg}"

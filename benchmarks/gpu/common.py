@@ -52,11 +52,13 @@ def write_tokenizer(directory: Path, vocabulary: int) -> None:
     The chat template ends with the forced tag, so that whoever renders it asks for the same continuation.
     """
     from uncollapse.core.compose.experiment import Rollout
+    from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
     from uncollapse.plugins.environments.sokoban import Sokoban
     from uncollapse.plugins.experiments.demonstrations import everything_said
 
     splitter = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
-    texts = [*everything_said(Sokoban(), Rollout(), seed=0), "system user assistant <think>", *map(chr, range(33, 127))]
+    said = everything_said(Sokoban(), Rollout(), ThinkAnswer(), seed=0)
+    texts = [*said, "system user assistant <think>", *map(chr, range(33, 127))]
     spoken = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)} | set("0123456789"))
     words = ["<pad>", "<unk>", *spoken]
     every = 512 if vocabulary > 10_000 else 32

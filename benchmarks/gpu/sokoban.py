@@ -37,7 +37,7 @@ import torch
 
 FILTERS = "nofilter,top_p(0.9)"
 CURVES = (
-    "validation/success", "validation/success_se", "validation/invalid_turn_rate", "train/success", "train/reward",
+    "validation/success", "validation/success_se", "validation/share_of_turns_invalid", "train/success", "train/reward",
     "actor/entropy", "actor/grad_norm", "rollout/filter_kept_ratio", "mismatch/abs",
     "timing_s/sync", "timing_s/rollout", "timing_s/score", "timing_s/update_actor", "timing_s/step",
 )  # fmt: skip
@@ -100,6 +100,7 @@ def calibrate(options: argparse.Namespace) -> None:
     from uncollapse.plugins.training.networks.prepare import prepare_model
     from uncollapse.plugins.training.processes.ranks import start_ranks
     from uncollapse.plugins.training.step.metrics import validation_metrics
+    from uncollapse.plugins.training.step.sampling import Sampler
 
     torch.set_float32_matmul_precision("high")
     changed = {**overrides(options), "rollout.engine": "hf"}
@@ -117,10 +118,11 @@ def calibrate(options: argparse.Namespace) -> None:
         parts = assemble(experiment, start_ranks(), training=False)
         for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
             validation = attrs.evolve(experiment.validation, temperature=temperature)
-            sampler = attrs.evolve(parts.sampler, experiment=attrs.evolve(experiment, validation=validation))
+            changed_experiment = attrs.evolve(experiment, validation=validation)
+            sampler = Sampler(changed_experiment, parts.sampler.engine, parts.sampler.template, parts.sampler.ranks)
             metrics = validation_metrics(sampler.validate(parts.validation_environment))
             row |= {name: metrics["validation/success"], f"{name}_se": metrics["validation/success_se"]}
-        row |= {"invalid": metrics["validation/invalid_turn_rate"], **common.setting()}
+        row |= {"invalid": metrics["validation/share_of_turns_invalid"], **common.setting()}
         rows.append(row)
     names = ("start", "clone_s", "sampled", "sampled_se", "greedy", "greedy_se", "invalid")
     common.table(rows, {name: name for name in names})

@@ -16,7 +16,6 @@ def run(options: argparse.Namespace, composed: Any) -> tuple[list[dict[str, floa
     from transformers import PrinterCallback, Qwen2ForCausalLM, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
     from uncollapse.plugins.rollout.conversation import Conversation
-    from uncollapse.plugins.rollout.parsing import parse
     from uncollapse.plugins.rollout.template import Template
     from uncollapse.plugins.training.networks.models import load_tokenizer
 
@@ -25,7 +24,7 @@ def run(options: argparse.Namespace, composed: Any) -> tuple[list[dict[str, floa
     rollout, environment, gpu = composed.rollout, composed.environment.component, torch.cuda.is_available()
     tokenizer, total = load_tokenizer(options.model), 1 + options.steps
     tokenizer.eos_token = "<eos>"  # the trainer needs one; the model cannot say it
-    template = Template(tokenizer, rollout.think)
+    template = Template(tokenizer, composed.dialogue.component, rollout.think)
     rows, prompts = [], []
     for seed in range(rollout.seed, rollout.seed + total * rollout.groups):
         first = Conversation(environment, rollout, template, seed)
@@ -38,10 +37,8 @@ def run(options: argparse.Namespace, composed: Any) -> tuple[list[dict[str, floa
     rewards: list[float] = []
 
     def reward(completions: list[Any], completion_ids: list[Any], seed: list[int], **_: Any) -> list[float]:
-        answers = [
-            parse(template.tag + message["content"], environment.actions, rollout.max_actions_per_turn, rollout.think)
-            for (message,) in completions
-        ]
+        texts = [template.tag + message["content"] for (message,) in completions]
+        answers = [template.dialogue.parse(text, first.setting) for text in texts]
         values = []
         for answer, one in zip(answers, seed, strict=True):
             room = environment.make(one)

@@ -12,7 +12,20 @@ before it): no shift is stored.
 """
 
 from .component import Component
-from .data import NEEDS, Advantages, Completion, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
+from .data import (
+    NEEDS,
+    Advantages,
+    Completion,
+    Group,
+    Rollouts,
+    Sampling,
+    Scores,
+    Step,
+    TokenScores,
+    Verdict,
+    Wanted,
+)
+from .dialogue import Answer, Dialogue, Setting
 from .engines import (
     CollapseDetector,
     CollapseSession,
@@ -28,40 +41,58 @@ from .engines import (
 )
 from .estimators import (
     AdvantageEstimator,
+    EntropyController,
+    EntropyControllerSession,
+    EpisodeFilter,
     GroupMetric,
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     PolicyLoss,
+    RewardShaping,
     RolloutFilter,
     SamplerCorrection,
     VarianceEstimator,
 )
-from .inputs import CreditInputs, LossInputs, LossOutput
+from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
 from .rollout_engine import EngineMemory, RolloutEngine, RolloutEngineSession, SamplingLoad, Shortage
+from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
+from .verifier import Verifier
 
 __all__ = [
     "NEEDS",
     "AdvantageEstimator",
     "Advantages",
+    "Answer",
+    "BatchSampler",
+    "BatchSamplerSession",
     "CollapseDetector",
     "CollapseSession",
     "Completion",
     "Component",
     "CreditInputs",
     "Dialect",
+    "Dialogue",
     "EngineMemory",
+    "EntropyController",
+    "EntropyControllerSession",
     "Env",
     "Environment",
+    "EpisodeFilter",
+    "Group",
     "GroupMetric",
+    "GroupPool",
     "KlController",
     "KlControllerSession",
     "KlVariant",
     "Launcher",
+    "LossAggregation",
     "LossInputs",
     "LossOutput",
     "ModelBuilder",
     "PolicyLoss",
+    "RewardShaping",
     "RolloutEngine",
     "RolloutEngineSession",
     "RolloutFilter",
@@ -70,8 +101,12 @@ __all__ = [
     "Sampling",
     "SamplingLoad",
     "Scores",
+    "Setting",
+    "ShapingInputs",
     "Shortage",
     "Step",
+    "TaskSampler",
+    "TaskSamplerSession",
     "TokenHead",
     "TokenScores",
     "Tracker",
@@ -79,5 +114,6 @@ __all__ = [
     "TrainEngine",
     "VarianceEstimator",
     "Verdict",
+    "Verifier",
     "Wanted",
 ]

@@ -41,7 +41,7 @@ class Rollouts:
     logprobs: Tensor
     """[B, T] nats: the sampler's log-prob of each sampled token, 0 off the mask."""
     rewards: Tensor
-    """[B, T]: what the advantage estimator sees, placed on sampled tokens, after reward normalisation."""
+    """[B, T]: what the advantage estimator sees, placed on sampled tokens, after reward shaping and normalisation."""
     episodes: Tensor
     """[B] int64: the row's episode, an index into ``raw_rewards_E``."""
     groups: Tensor
@@ -87,29 +87,55 @@ class Rollouts:
         """[B] bool: the rows of the kept groups."""
         return (self.groups[:, None] == self.group_ids_P[keep_P][None, :]).any(1)
 
+    def episodes_of(self, keep_P: Tensor) -> Tensor:
+        """[E] bool: the episodes of the kept groups."""
+        return (self.groups_of_episodes()[:, None] == self.group_ids_P[keep_P][None, :]).any(1)
+
     def select(self, keep_P: Tensor) -> Rollouts:
         """The rows of the kept groups, in their original order; episodes are renumbered."""
-        kept_ids = self.group_ids_P[keep_P]
-        rows = self.rows_of(keep_P)
-        episodes_E = (self.groups_of_episodes()[:, None] == kept_ids[None, :]).any(1)
-        renumbered_E = episodes_E.long().cumsum(0) - 1
+        return self.select_episodes(self.episodes_of(keep_P))
+
+    def select_episodes(self, keep_E: Tensor) -> Rollouts:
+        """The rows of the kept episodes, in their original order; groups without an episode are gone."""
+        rows = keep_E[self.episodes]
+        renumbered_E = keep_E.long().cumsum(0) - 1
         per_row = {
             name: value[rows]
             for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths")
             if (value := getattr(self, name)) is not None
         }
         per_episode = {
-            name: value[episodes_E]
+            name: value[keep_E]
             for name in ("raw_rewards_E", "success_E", "truncated_E")
             if (value := getattr(self, name)) is not None
         }
+        left_P = (self.group_ids_P[:, None] == self.groups_of_episodes()[keep_E][None, :]).any(1)
         return attrs.evolve(
             self,
             **per_row,
             **per_episode,
             episodes=renumbered_E[self.episodes[rows]],
-            group_ids_P=kept_ids,
+            group_ids_P=self.group_ids_P[left_P],
         )
+
+
+@attrs.frozen
+class Group:
+    """The episodes of one task that one policy has played: what task samplers learn from, and batch samplers collect.
+
+    A checkpoint keeps a group as it is, wherever it stands in the state of a sampler.
+    """
+
+    seed: int
+    """The environment seed, which names the task."""
+    episodes: tuple[Any, ...]
+    """``plugins.rollout.episode.Episode``: the members, in their order."""
+    rewards: tuple[float, ...]
+    """Reward units: of each episode, raw, with format penalties."""
+    successes: tuple[bool, ...]
+    """Whether each episode succeeded."""
+    step: int
+    """The training step, from 0, whose policy has sampled it."""
 
 
 @attrs.frozen(eq=False)
@@ -143,7 +169,7 @@ class Step:
     done: bool = False
     success: bool = False
     metrics: Mapping[str, float] = attrs.field(factory=dict)
-    """Numbers about this action, e.g. ``{"action_is_effective": 1.0}``; averaged over the actions of an episode."""
+    """Numbers about this action, e.g. ``{"tool_called": 1.0}``; an episode logs the mean over all that it played."""
 
 
 @attrs.frozen

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..runs.directory import RunDirectory
     from .data import Rollouts, Scores, Step, TokenScores, Verdict, Wanted
+    from .dialogue import Dialogue
 
 
 class Env(ABC):
@@ -265,8 +266,11 @@ class ModelBuilder(Component):
     __slots__ = ()
 
     @abstractmethod
-    def build(self, directory: Path, environment: Environment) -> None:
-        """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``."""
+    def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
+        """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``.
+
+        ``environment`` and ``dialogue`` are the experiment's: what the model is going to read and to say.
+        """
 
 
 class Dialect(Component):

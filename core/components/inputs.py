@@ -12,6 +12,30 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(eq=False)
+class ShapingInputs:
+    """What a reward shaping is given: all episodes of a training step, whatever filters leave of them; on the CPU."""
+
+    rewards_E: Tensor
+    """[E] float32 reward units: as they were earned, format penalties included."""
+    groups_E: Tensor
+    """[E] int64: the episode's group id."""
+    lengths_E: Tensor
+    """[E] int64: sampled tokens of the episode, over all of its turns."""
+    turns_E: Tensor
+    """[E] int64: turns of the episode."""
+    success_E: Tensor
+    """[E] bool: whether the episode succeeded."""
+    truncated_E: Tensor
+    """[E] bool: whether a limit of turns, actions or tokens ended the episode."""
+    max_tokens: int
+    """Sampled tokens of one turn at most (``rollout.max_tokens``)."""
+    step: int = 0
+    """The training step, from 0."""
+    steps: int = 1
+    """Training steps of the run."""
+
+
+@attrs.frozen(eq=False)
 class CreditInputs:
     """What an advantage estimator is given: the whole batch of a step, before it is cut up; on the CPU.
 
@@ -20,7 +44,7 @@ class CreditInputs:
     """
 
     rewards: Tensor
-    """[B, T] reward units: on sampled tokens, after reward normalisation and KL in the reward."""
+    """[B, T] reward units: on sampled tokens, after reward shaping, normalisation and KL in the reward."""
     mask: Tensor
     """[B, T] bool: tokens that the policy sampled."""
     groups: Tensor

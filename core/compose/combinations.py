@@ -20,18 +20,27 @@ from .problems import CompositionError, Problem, failure
 EPISODES = 1 << 18
 """Of one step, at most: with a few KiB each they fit any machine, and real steps have a tenth of them."""
 
+GIVEN = {
+    "episode_filter": frozenset({"groups", "turns", "entropies", "sampler_logprobs"}),
+    "reward_shaping": frozenset({"groups", "turns"}),
+    "entropy_controller": frozenset({"entropies"}),
+}
+"""Kind -> what its components can be given, where that is less than there is."""
+
 
 def components(experiment: Experiment) -> Iterator[tuple[str, Named]]:
-    """Every component of an experiment, with its dotted key."""
+    """Every component of an experiment, with its dotted key; those inside of others come after them."""
     return _named("", experiment)
 
 
 def _named(key: str, value: object) -> Iterator[tuple[str, Named]]:
     if isinstance(value, Named):
         yield key, value
+        for name, held in value.inner:
+            yield from _named(f"{key}.{name}", held)
     elif isinstance(value, tuple):
         for item in value:
-            yield f"{key}.{item.name}", item
+            yield from _named(f"{key}.{item.name}", item)
     elif value is not None:
         section: type = type(value)
         for name in _holders(section):
@@ -54,14 +63,21 @@ def wants(experiment: Experiment) -> list[tuple[str, Named, frozenset[str]]]:
     """The components that take part, with what each needs.
 
     The group metric takes no part where the filter keeps every group (a filter says so by ``keeps_all``), nor does the
-    KL variant where the coefficient is 0.
+    KL variant where the coefficient is 0, nor what says itself that it does nothing (``keeps_all``, ``idle``).
     """
-    idle = set()
-    if experiment.filter.select.component.keeps_all:
-        idle.add("filter.metric")
-    if experiment.kl.coef == 0:
-        idle.add("kl.estimator")
-    return [(key, named, frozenset(named.component.needs)) for key, named in components(experiment) if key not in idle]
+    idle = {
+        "filter.metric": experiment.filter.select.component.keeps_all,
+        "filter.episodes": experiment.filter.episodes.component.keeps_all,
+        "reward.shaping": experiment.reward.shaping.component.idle,
+        "kl.estimator": experiment.kl.coef == 0,
+        "entropy.controller": experiment.entropy.controller.component.idle,
+    }
+    silent = [key for key, is_idle in idle.items() if is_idle]
+    return [
+        (key, named, frozenset(named.component.needs))
+        for key, named in components(experiment)
+        if not any(key == each or key.startswith(f"{each}.") for each in silent)
+    ]
 
 
 def needs(experiment: Experiment) -> frozenset[str]:
@@ -114,6 +130,10 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
         for unknown in sorted(needed - NEEDS):
             reason = f"{named.name} declares a need {unknown!r}, which nothing provides: a mistake in its plugin"
             yield Problem(reason, key, fix=nearest(unknown, NEEDS))
+        for never in sorted((needed & NEEDS) - GIVEN.get(named.kind, NEEDS)):
+            kind = named.kind.replace("_", " ")
+            reason = f"{named.name} declares a need {never!r}, which no {kind} is given: a mistake in its plugin"
+            yield Problem(reason, key, fix=f"it can be given {', '.join(sorted(GIVEN[named.kind]))}")
         if "values" in needed and experiment.critic is None:
             yield Problem(
                 f"{named.name} needs a critic's values, and critic is null", key, fix="leave critic out of the file"
@@ -195,7 +215,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         yield Problem(reason, "kl.weight", kl.weight, "set kl.weight to none, or kl.placement to loss")
     if experiment.soft_advantage_reweight:
         key = "soft_advantage_reweight"
-        if "groups" not in experiment.advantage.component.needs:
+        if "groups" not in experiment.advantage.needs:
             reason = f"reweights advantages that compare a group's episodes, and {experiment.advantage.name} does not"
             yield Problem(reason, key, True, "choose a group estimator, such as those that need groups")
         if experiment.rollout.group_size == 1:
@@ -205,10 +225,14 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"
         fix = "set it to identity, or reward.placement to episode"
         yield Problem(reason, "reward.normalization", reward.normalization, fix)
-    if reward.normalization != "identity" and "greedy_rewards" in experiment.advantage.component.needs:
+    if reward.normalization != "identity" and "greedy_rewards" in experiment.advantage.needs:
         name = experiment.advantage.name
         reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")
+    if "greedy_rewards" in experiment.advantage.component.needs and not reward.shaping.component.idle:
+        name = experiment.advantage.name
+        reason = f"shapes the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
+        yield Problem(reason, "reward.shaping", reward.shaping.name, "set it to none")
     if critic is not None and critic.policy_after > 0 and "values" not in needs(experiment):
         reason = "waits for a critic, and nothing in the experiment needs its values, so that it is never built"
         yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")
@@ -255,8 +279,10 @@ def _broken(experiment: Experiment) -> list[Problem]:
             needed = frozenset(named.component.needs)
             if odd := [need for need in needed if not isinstance(need, str)]:
                 raise TypeError(f"{odd[0]!r} is not the name of a need")
-            if named.kind == "rollout_filter":
+            if named.kind in ("rollout_filter", "episode_filter"):
                 bool(named.component.keeps_all)
+            if named.kind in ("reward_shaping", "entropy_controller"):
+                bool(named.component.idle)
         except Exception as error:
             found.append(failure(named.described, "needs", error).under(key))
     return found

@@ -23,13 +23,14 @@ from .combinations import combination_problems
 from .component import component_mapping
 from .containers import UNKNOWN_KEY
 from .converter import make_converter, structure_component
-from .experiment import Experiment, keys, section_of, type_hints
+from .experiment import Experiment, inner_fields, keys, section_of, type_hints
 from .instances import with_names
 from .overrides import Overrides, read_overrides
 from .plain_data import plain, plain_problems
 from .problems import CompositionError, Invalid, Problem, unique
 from .scalars import wrong
 from .spec import SpecError, split_list
+from .spellings import SHORT, as_written, given_twice, written_out
 
 if TYPE_CHECKING:
     from ..registry import Registry
@@ -85,7 +86,7 @@ def validation_environment(experiment: Experiment, registry: Registry | None = N
     """
     registry = registry or _registry()
     named = experiment.environment
-    spelled = {"name": named.name, **named.params, **experiment.validation.environment}
+    spelled = merge_component(registry, "environment", plain(named), experiment.validation.environment)
     return structure_component(make_converter(registry), registry, "environment", spelled).component
 
 
@@ -113,12 +114,21 @@ def _compose(
     malformed += [problem for change in changes for problem in plain_problems(change)]
     if found or malformed:
         return None, [*found, *malformed]
+    twice = [problem for given in (*([layer] for layer in layers), changes) for problem in given_twice(given)]
     layers += changes
-    found += _load_plugins(layers, registry)
+    experiment, found = _structured(layers, registry, twice)
+    return experiment, unique(as_written(found, layers))
+
+
+def _structured(
+    layers: list[dict[str, Any]], registry: Registry, twice: list[Problem]
+) -> tuple[Experiment | None, list[Problem]]:
+    """What layers of plain data say together, each laid over those before it; ``twice``: what they say in two ways."""
+    found = [*twice, *_load_plugins(layers, registry)]
     data: dict[str, Any] = {}
     for layer in layers:
         try:
-            data = merge(registry, data, layer)
+            data = merge(registry, data, written_out(layer))
         except Invalid as error:
             found += error.problems
     data["plugins"] = list(registry.files())
@@ -127,9 +137,10 @@ def _compose(
     try:
         experiment = converter.structure(data, Experiment)
     except Invalid as error:
-        return None, unique([*map(_elsewhere, error.problems), *found])
-    found += [*combination_problems(experiment), *validation_problems(experiment, registry)]
-    return experiment, unique(found)
+        return None, [*map(_elsewhere, error.problems), *found]
+    if twice:
+        return None, found
+    return experiment, [*found, *combination_problems(experiment), *validation_problems(experiment, registry)]
 
 
 def validation_problems(experiment: Experiment, registry: Registry) -> list[Problem]:
@@ -148,11 +159,14 @@ def _of_validation(problem: Problem) -> Problem:
 
 
 def _elsewhere(problem: Problem) -> Problem:
-    """An unknown key that is the end of a known one: ``lr`` is ``trainer.lr`` or ``critic.lr``."""
+    """An unknown key that is the end of a known one (``lr`` is ``trainer.lr`` or ``critic.lr``), or close to one."""
     last = problem.key.rpartition(".")[2]
     homes = [key for key in keys() if key == last or key.endswith(f".{last}")]
-    if problem.reason != UNKNOWN_KEY or not homes:
+    if problem.reason != UNKNOWN_KEY:
         return problem
+    if not homes:
+        top = [*(key for key in keys() if "." not in key), *SHORT]
+        return problem if "." in problem.key else attrs.evolve(problem, fix=nearest(problem.key, top))
     return attrs.evolve(problem, fix=f"did you mean {' or '.join(homes)}?")
 
 
@@ -297,7 +311,7 @@ def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str
             return _merge_list(registry, kind, there, value)
         if "name" in value or there in (None, attrs.NOTHING):
             return value
-        return {**component_mapping(registry, kind, there), **value}
+        return merge_component(registry, kind, there, value)
     section = section_of(hint)
     if section is None and typing.get_origin(hint) is not dict:
         return value  # structuring says what it is
@@ -305,6 +319,23 @@ def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str
         raise wrong(there, "a mapping of keys to values, to change one of them")
     below = there or {}
     return merge(registry, below, value, section) if section else {**below, **value}
+
+
+def merge_component(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The component that ``there`` spells, as a mapping, with changed parameters; those that are components merge too.
+
+    Raises Invalid.
+    """
+    merged, found = component_mapping(registry, kind, there), []
+    fields = inner_fields(registry.resolve(kind, merged["name"]))
+    for key, value in changes.items():
+        try:
+            merged[key] = _merge_field(registry, fields[key], Any, merged, value) if key in fields else value
+        except Invalid as error:
+            found += [problem.under(key) for problem in error.problems]
+    if found:
+        raise Invalid(*found)
+    return merged
 
 
 def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -323,7 +354,7 @@ def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[s
         elif not isinstance(params, Mapping):
             found.append(Problem("must be a mapping of parameters to values", name, params))
         else:
-            spelled[name] |= params
+            spelled[name] = merge_component(registry, kind, spelled[name], params)
     if found:
         raise Invalid(*found)
     return list(spelled.values())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import typing
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import attrs
@@ -40,23 +41,54 @@ class Named:
 
     kind: str
     name: str
-    params: dict[str, Any] = attrs.field(factory=dict)
+    params: dict[str, Any] = attrs.field(factory=dict, hash=False)
     """Every parameter as plain data, the defaults included."""
     component: Any = attrs.field(default=None, eq=False, repr=False)
     plugin: str = attrs.field(default="", eq=False, repr=False)
     """Who registered it, in words."""
+    within: str = attrs.field(default="", eq=False, repr=False)
+    """The component that holds it, in words; empty where it stands in the experiment itself."""
 
     @property
     def described(self) -> str:
-        """For messages: kind, name and plugin."""
-        return f"{self.kind} {self.name!r}{f' of {self.plugin}' if self.plugin else ''}"
+        """For messages: kind, name and plugin, and what it is inside of."""
+        within = f", in {self.within}" if self.within else ""
+        return f"{self.kind} {self.name!r}{f' of {self.plugin}' if self.plugin else ''}{within}"
+
+    @property
+    def inner(self) -> tuple[tuple[str, Named], ...]:
+        """The components that it holds itself, with the names of its parameters (``of``; of several, ``of.NAME``)."""
+        return tuple(inner(self.component))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it must be given, and what those that it holds must be."""
+        return frozenset(self.component.needs).union(*(named.needs for _, named in self.inner))
 
     def __str__(self) -> str:
         """The one-word spelling, with the parameters that differ from their defaults."""
         cls = type(self.component)
         default = {field.alias: field.default for field in attrs.fields(cls)} if attrs.has(cls) else {}
-        given = {key: value for key, value in self.params.items() if key not in default or value != default[key]}
+        params = self.params | {alias: str(named) for alias, named in self.inner if alias in self.params}
+        given = {key: value for key, value in params.items() if key not in default or value != default[key]}
         return str(Spec(self.name, params=given))
+
+
+def inner_fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    """The fields of a component class that hold components, by the names of their parameters."""
+    fields: Any = attrs.fields(cls) if attrs.has(cls) else ()
+    return {field.alias: field for field in fields if "kind" in field.metadata and field.init}
+
+
+def inner(component: object) -> Iterator[tuple[str, Named]]:
+    """What :attr:`Named.inner` says of a component."""
+    cls: type = type(component)
+    for alias, field in inner_fields(cls).items():
+        held = getattr(component, field.name)
+        if isinstance(held, Named):
+            yield alias, held
+        for named in held if isinstance(held, tuple) else ():
+            yield f"{alias}.{named.name}", named
 
 
 @attrs.frozen
@@ -119,16 +151,23 @@ class Rollout:
     """Whether the model is asked to think (``<think>...</think>``) before it answers."""
     format_penalty: float = number(0.1, 0)
     """Taken from the episode reward for each turn with an unreadable or invalid answer."""
+    tasks: Named = component("task_sampler", "sequential")
+    """Which tasks come next."""
+    batch: Named = component("batch_sampler", "fixed")
+    """Which groups make a training step: ``fixed`` samples ``groups`` of them."""
     seed: int = seed(10000)
-    """Seed of the first training group; step k (from 0) uses ``seed + k * groups`` and up."""
+    """Seed of the first training group; ``sequential`` tasks have the seeds from it upwards."""
     step_timeout: float | None = number(600.0, 0, above=True)
-    """Seconds that an environment may take for one step, or to make an episode; ``None`` has no limit."""
+    """Seconds that an environment may take for one step, or to make an episode, and a dialogue to read an answer;
+    ``None`` has no limit."""
 
 
 @attrs.frozen
 class Reward:
-    """Where the reward is put, and how it is normalised before the advantages (never before the filter)."""
+    """What advantages are made of: where the reward is put, how it is shaped and normalised (never for the filter)."""
 
+    shaping: Named = component("reward_shaping", "none")
+    """What becomes of an episode's reward before it is normalised; filters, detectors and validation see it raw."""
     placement: Literal["episode", "turn"] = "episode"
     """On the last sampled token of the episode, or each turn's reward on the last sampled token of the turn."""
     normalization: Literal["identity", "mean", "mean_std", "asym_clip"] = "identity"
@@ -137,12 +176,14 @@ class Reward:
 
 @attrs.frozen
 class Filter:
-    """Which groups train, and what is done about those that do not."""
+    """Which groups train, which of their episodes, and what is done about those that do not."""
 
     select: Named = component("rollout_filter", "nofilter")
     metric: Named = component("group_metric", "reward_variance")
+    episodes: Named = component("episode_filter", "all")
+    """Which episodes of the kept groups train."""
     loss_scaling: Literal["none", "linear", "sqrt"] = "none"
-    """Multiply the policy's advantages by the kept ratio r, or by its square root."""
+    """Multiply the policy's advantages by the kept ratio r of groups, or by its square root."""
     empty_stop_steps: int = count(5, 0)
     """``empty_filter`` stops the run after this many consecutive steps without any group; 0 never."""
 
@@ -157,6 +198,16 @@ class Kl:
     weight: Literal["none", "detached", "differentiable"] = "none"
     """Importance weight pi / pi_old on the loss term."""
     controller: Named = component("kl_controller", "fixed")
+
+
+@attrs.frozen
+class Entropy:
+    """The entropy bonus: loss - coef * mean token entropy. ``entropy_coeff`` is a short spelling of ``coef``."""
+
+    coef: float = number(0.0, -math.inf)
+    """Per nat; a negative one takes entropy away. A controller starts from it."""
+    controller: Named = component("entropy_controller", "fixed")
+    """How the coefficient moves."""
 
 
 @attrs.frozen
@@ -188,9 +239,8 @@ class Trainer:
     """Decays to zero over the training steps of the whole run."""
     warmup_steps: int = count(0, 0)
     """Training steps of linear warm-up."""
-    loss_aggregation: Literal[
-        "token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
-    ] = "token-mean"
+    loss_aggregation: Named = component("loss_aggregation", "token-mean")
+    """How the losses of all tokens of an optimizer step become one number."""
     save_every: int = count(-1, or_minus_1=True)
     """Steps between checkpoints; -1 saves the last one only."""
     save_last: bool = True
@@ -245,17 +295,18 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     environment: Named = component("environment")
+    dialogue: Named = component("dialogue", "think_answer")
+    """How a task becomes messages, and a response becomes actions."""
     model: Model = section(Model)
     rollout: Rollout = section(Rollout)
     reward: Reward = section(Reward)
     filter: Filter = section(Filter)
     kl: Kl = section(Kl)
+    entropy: Entropy = section(Entropy)
     advantage: Named = component("advantage", "gae")
     policy_loss: Named = component("policy_loss", "ppo")
     correction: Named = component("sampler_correction", "none")
     """Weights on the policy loss for a sampler whose log-probs are not the trainer's."""
-    entropy_coeff: float = number(0.0, -math.inf)
-    """Weight of the entropy bonus: loss - coeff * mean token entropy (nats)."""
     soft_advantage_reweight: bool = False
     """Weight each group's advantages by its reward std over the largest one. Needs a group estimator."""
     zero_task_advantage: bool = False

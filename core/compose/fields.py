@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ..describe import allows_none
 from ..paths import unusable
 
 COUNT = 10**7
@@ -16,13 +17,32 @@ TOKENS, TURNS, RANK = 2**24, 10**4, 2**13
 
 
 def component(kind: str, default: str | None = None) -> Any:
-    """A field that holds a component of ``kind``, by default the one named ``default`` (``None``: absent)."""
-    return attrs.field(default=default, metadata={"kind": kind})
+    """A field that holds a component of ``kind``, by default the one named ``default`` (``None``: absent).
+
+    In the class of a component it makes a parameter that takes another component: ``of: Any = component("policy_loss",
+    "ppo")`` is given as ``top_entropy(of=gspo)``, and the component's own methods find it in ``self.of.component``.
+    """
+
+    def read(value: object, attribute: attrs.Attribute[Any]) -> Any:
+        from .inner import named_of
+
+        if value is None and allows_none(attribute.type):
+            return None
+        return named_of(kind, value, attribute.name)
+
+    return attrs.field(default=default, metadata={"kind": kind}, converter=attrs.Converter(read, takes_field=True))
 
 
 def components(kind: str, *default: str) -> Any:
     """A field that holds a list of components of ``kind``."""
-    return attrs.field(default=default, metadata={"kind": kind, "many": True})
+
+    def read(values: object, attribute: attrs.Attribute[Any]) -> Any:
+        from .inner import all_named
+
+        return all_named(kind, values, attribute.name)
+
+    metadata = {"kind": kind, "many": True}
+    return attrs.field(default=default, metadata=metadata, converter=attrs.Converter(read, takes_field=True))
 
 
 def section(cls: type) -> Any:

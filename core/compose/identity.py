@@ -27,12 +27,16 @@ MEMORY = (
 """Keys that change how much memory or time a run may take, and what it computes by rounding at most."""
 
 
-def only_memory(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two resolved experiments differ in nothing but :data:`MEMORY` and parameters of the same engine."""
+STEPS = "trainer.steps"
+"""The key that a run may go on with another value of, where that is asked for."""
+
+
+def beyond_memory(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys in which two resolved experiments differ, without :data:`MEMORY` and parameters of the same engine."""
     allowed = set(MEMORY)
     if _engine(old) == _engine(new):
         allowed.add("rollout.engine")
-    return all(key in allowed for key, _, _ in differences(old, new))
+    return [key for key, _, _ in differences(old, new) if key not in allowed]
 
 
 def _engine(experiment: Mapping[str, Any]) -> object:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..kinds import KINDS
-from .experiment import Experiment
+from .experiment import Experiment, Named, inner_fields
 from .problems import Invalid, Problem
 
 if TYPE_CHECKING:
     from ..registry import Registry
 
-DEEPEST = 4
-"""Keys above a component: ``filter.select``, ``rollout.engine``, an entry of ``collapse``."""
+DEEPEST = 6
+"""Keys above a component: ``filter.select``, an entry of ``collapse``, a parameter of a parameter of one."""
 
 
 def with_names(data: object, registry: Registry, key: str = "", depth: int = 0) -> object:
@@ -35,20 +35,41 @@ def with_names(data: object, registry: Registry, key: str = "", depth: int = 0) 
         return [with_names(value, registry, f"{key}.{number}", depth + 1) for number, value in enumerate(data)]
     if not attrs.has(type(data)) or type(data).__module__ == Experiment.__module__:  # a section may stand for itself
         return data
-    cls: type = type(data)
-    name = _name(cls, registry)
+    return _spelled(data, registry, key)
+
+
+def _spelled(component: object, registry: Registry, key: str, kind: str = "") -> dict[str, Any]:
+    """Name and parameters of a component, and of those that it holds itself. Raises Invalid."""
+    cls: type = type(component)
+    name = name_of(cls, registry, kind)
     if not name:
         what = f"is an instance of {cls.__module__}.{cls.__qualname__}, which no plugin registers"
         fix = "register the class in a plugin file, and load it: uncollapse.registry().load_file(PATH)"
         raise Invalid(Problem(what, key, fix=fix))
-    parameters: list[Any] = [field for field in attrs.fields(cls) if field.init]
-    return {"name": name, **{field.alias: getattr(data, field.name) for field in parameters}}
+    fields: list[Any] = [field for field in attrs.fields(cls) if field.init] if attrs.has(cls) else []
+    parameters = {field.alias: getattr(component, field.name) for field in fields}
+    for alias, value in parameters.items():
+        parameters[alias] = _inner(value, registry, f"{key}.{alias}")
+    return {"name": name, **parameters}
 
 
-def _name(cls: type, registry: Registry) -> str:
-    """The name under which a class is registered; empty if it is not."""
-    for kind in KINDS.values():
-        for entry in registry.entries(kind.name) if kind.is_component else ():
+def _inner(value: object, registry: Registry, key: str) -> object:
+    if isinstance(value, Named):
+        if not value.plugin:
+            return _spelled(value.component, registry, key, value.kind)
+        cls: type = type(value.component)
+        held = {alias: getattr(value.component, field.name) for alias, field in inner_fields(cls).items()}
+        inside = {alias: _inner(each, registry, f"{key}.{alias}") for alias, each in held.items()}
+        return {"name": value.name, **value.params, **inside}
+    if isinstance(value, tuple) and any(isinstance(item, Named) for item in value):
+        return [_inner(item, registry, f"{key}.{number}") for number, item in enumerate(value)]
+    return value
+
+
+def name_of(cls: type, registry: Registry, kind: str = "") -> str:
+    """The name under which a class is registered, of whatever kind or of ``kind``; empty if it is not."""
+    for each in (KINDS[kind],) if kind else KINDS.values():
+        for entry in registry.entries(each.name) if each.is_component else ():
             if entry.target is cls:
                 return entry.name
             if isinstance(entry.target, str) and entry.target == f"{cls.__module__}:{cls.__qualname__}":

@@ -18,6 +18,7 @@ from ..errors import RequestError
 from ..yaml import SyntaxProblem, loads
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*")
+_SPELLING = re.compile(rf"{_NAME.pattern}\(.*\)", re.DOTALL)
 _KEYWORD = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)", re.DOTALL)
 BEFORE_VALUE = {"", *"(=[{,:'\""}
 """After these (or at the start of an item) a quote opens quoted text; inside a word it is an apostrophe."""
@@ -85,7 +86,9 @@ def parse_spec(text: str) -> Spec:
 
 
 def parse_value(text: str) -> Any:
-    """Read one YAML 1.2 value. Raises SpecError."""
+    """Read one YAML 1.2 value, or the text of a component's spelling, whatever it holds. Raises SpecError."""
+    if _SPELLING.fullmatch(text.strip()):
+        return text.strip()
     try:
         return loads(text)
     except SyntaxProblem as error:

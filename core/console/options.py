@@ -133,9 +133,17 @@ def print_json(data: object) -> None:
     click.echo(to_json(plain, indent=2, ascii_only=ascii_only))
 
 
-def print_columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
-    """Rows of text, aligned; the last column is not padded."""
+def columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> list[str]:
+    """Rows of text as aligned lines; the last column is not padded."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        click.echo((indent + "  ".join([*cells, row[-1]])).rstrip())
+        lines.append((indent + "  ".join([*cells, row[-1]])).rstrip())
+    return lines
+
+
+def print_columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
+    """Print :func:`columns`."""
+    for line in columns(rows, indent):
+        click.echo(line)

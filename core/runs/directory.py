@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from ..compose.identity import config_hash, differences, only_memory
+from ..compose.identity import config_hash, differences
 from ..errors import RESUME, RequestError, RunError
 from ..files import encode, make_directory, open_plain, read_bytes, replace_text, to_json
 from ..yaml import SyntaxProblem, dumps, loads
@@ -59,7 +59,7 @@ class RunDirectory:
             unbegun = status in (Status.QUEUED, Status.FAILED, Status.INTERRUPTED)
             begun = not unbegun or run.metrics() or run.checkpoints()
             if begun or status == Status.QUEUED:
-                run._refuse_another(config)
+                run.refuse_another(config)
             if begun:
                 raise RequestError(
                     f"there is a run of this experiment already ({run.status().get('status', 'without a status')})",
@@ -85,36 +85,12 @@ class RunDirectory:
             raise RequestError("this is no run directory: it has no config.yaml", str(run.path), fix)
         return run
 
-    @classmethod
-    def resume(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
-        """The run of this very experiment that is at ``path``.
-
-        Settings that only take less memory (:data:`~.identity.MEMORY`) may differ, so that a run that was too large can
-        go on; the configuration on disk is then the new one.
-
-        Raises RequestError if there is no run, or one of another experiment.
-        """
-        run = cls.open(path)
-        there = run.read_config()
-        other = config_hash(there) != config_hash(config)
-        if other and not only_memory(there, config):
-            run._refuse_another(config)
-        if other and not run.has_ended():  # one that has keeps the settings that it ran with
-            changed = "\n".join(f"  {key}: {old} -> {new}" for key, old, new in differences(there, config))
-            run.log(f"resuming with other settings of memory:\n{changed}")
-            run.restore_config(config)
-            run.annotate(hash=config_hash(config))
-        return run
-
-    def _refuse_another(self, config: Mapping[str, Any]) -> None:
+    def refuse_another(self, config: Mapping[str, Any], fix: str = "give another run directory") -> None:
+        """Raises RequestError if the run is not one of this very experiment."""
         there = self.read_config()
         if config_hash(there) != config_hash(config):
             keys = "\n  ".join(f"{key}: {old} there, {new} asked for" for key, old, new in differences(there, config))
-            raise RequestError(
-                f"the directory holds a run of another experiment:\n  {keys}",
-                str(self.path),
-                "give another run directory",
-            )
+            raise RequestError(f"the directory holds a run of another experiment:\n  {keys}", str(self.path), fix)
 
     @property
     def config_file(self) -> Path:

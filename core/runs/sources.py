@@ -30,7 +30,10 @@ def with_attempt(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 
 
 def record_attempt(run: RunDirectory, now: Mapping[str, Any]) -> None:
-    """Add to a run's manifest what an attempt to train is made with, ``now``; of the first attempt it is all."""
+    """Add to a run's manifest what an attempt to train is made with, ``now``; of the first attempt it is all.
+
+    With ``now`` may go what the attempt has changed about the run, see :class:`.resumption.Resumption`.
+    """
     try:
         before = None if run.status().get("status") == Status.QUEUED else run.manifest()
     except RequestError:

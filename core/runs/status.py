@@ -49,7 +49,7 @@ def stopped_by(detector: str) -> str:
 
 KINDS: Mapping[str, type] = {
     "status": str, "step": int, "first_step": int, "attempts": int, "metrics": dict, "timings": dict, "verdict": dict,
-    "verdicts": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
+    "verdicts": list, "overruled": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
 }  # fmt: skip
 """Type of each field, where it is there."""
 LONGEST_S = 1e11

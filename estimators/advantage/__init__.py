@@ -1,1 +1,1 @@
-"""Advantage estimators: credit for each sampled token."""
+"""Advantage estimators give each sampled token its credit."""

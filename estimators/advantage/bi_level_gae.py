@@ -14,7 +14,7 @@ from .tokens import SampledTokens, required, whiten
 
 @attrs.frozen
 class BiLevelGae(AdvantageEstimator):
-    """GAE over the turns with high_level_gamma, whose outcome is the reward of GAE over the tokens of each turn.
+    """Compute GAE over the turns, whose result then is the reward of GAE over the tokens of each turn.
 
     1. A turn ends at its last sampled token. 2. Over the turn ends of a row, with the rewards and values that stand
     there: A_turn = r + high_level_gamma * V_next_turn - V + high_level_gamma * lam * A_next_turn. 3. The reward of each
@@ -41,7 +41,8 @@ class BiLevelGae(AdvantageEstimator):
         tokens = SampledTokens.of(batch.mask)
         rewards_N = tokens.take(batch.rewards)
         values_N = tokens.take(required(batch.values, "values", "bi_level_gae"))
-        turns_R, turns_per_row = tokens.turns_R(tokens.take(required(batch.turns, "turns", "bi_level_gae")))
+        turns_N = tokens.take(required(batch.turns, "turns", "bi_level_gae"))
+        turns_R, turns_per_row = tokens.turns_R(turns_N)
 
         ends_R = turns_R.cumsum(0) - 1
         high_level_R = gae(rewards_N[ends_R], values_N[ends_R], turns_per_row, self.high_level_gamma, self.lam)

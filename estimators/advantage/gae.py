@@ -16,7 +16,7 @@ FRACTION = and_(ge(0.0), le(1.0))
 
 @attrs.frozen
 class Gae(AdvantageEstimator):
-    """Generalised advantage estimation with the critic's values, skipping over observation tokens.
+    """Estimate advantages from rewards and the critic's values (GAE), skipping over observation tokens.
 
     delta_t = r_t + gamma * V_next - V_t and A_t = delta_t + gamma * lam * A_next, where *next* is the next **sampled**
     token of the row (V_next = A_next = 0 after the last one): tokens that the policy did not sample neither discount
@@ -36,7 +36,7 @@ class Gae(AdvantageEstimator):
     gamma: float = attrs.field(default=1.0, validator=FRACTION)
     """Discount per sampled token, 0 to 1."""
     lam: float = attrs.field(default=1.0, validator=FRACTION)
-    """Lambda, 0 to 1: 0 trusts the critic one token ahead, 1 only the rewards."""
+    """Lambda, 0 to 1: 0 trusts the critic's value of the next token, 1 trusts only the rewards."""
     whiten: bool = attrs.field(default=True, validator=instance_of(bool))
     """Whether advantages get mean 0 and variance 1 over the sampled tokens of the batch."""
 
@@ -51,7 +51,7 @@ class Gae(AdvantageEstimator):
 
 
 def gae(rewards_N: Tensor, values_N: Tensor, lengths_R: Tensor, gamma: float, lam: float) -> Tensor:
-    """[N] advantages of flat sampled tokens; nothing is carried across the end of a run."""
+    """Compute the advantages of flat sampled tokens, [N]; nothing is carried across the end of a run."""
     delta_N = values_N.roll(-1).mul_(gamma)
     delta_N[lengths_R.cumsum(0) - 1] = 0.0
     delta_N.add_(rewards_N).sub_(values_N)

@@ -1,4 +1,4 @@
-"""Estimators that compare the outcome of an episode with those of its group, and need no critic."""
+"""These estimators compare the outcome of an episode with those of its group, and need no critic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tokens import SampledTokens, discounted_sums
 
 @attrs.frozen(eq=False)
 class Outcomes:
-    """The outcomes of a batch: E episodes of P groups, in the B' rows that have sampled tokens.
+    """Outcomes are the scores of a batch: of E episodes in P groups, in the B' rows that have sampled tokens.
 
     The rows of an episode all carry its reward, unless turns are rewarded row by row or a KL term is in the reward.
     Every episode has the same share in mean and std, and divides it equally among its rows.
@@ -35,45 +35,49 @@ class Outcomes:
     P: int
 
     @classmethod
-    def of(cls, tokens: SampledTokens, rewards: Tensor, groups: Tensor, episodes: Tensor | None) -> Outcomes:
-        rows = tokens.lengths_B > 0
-        scores_B = tokens.row_sums(tokens.take(rewards))
+    def of(cls, tokens: SampledTokens, rewards_B_T: Tensor, groups_B: Tensor, episodes_B: Tensor | None) -> Outcomes:
+        """Sum the rewards of each row; without ``episodes_B`` each row is an episode."""
+        sampled_B = tokens.lengths_B > 0
+        scores_B = tokens.row_sums(tokens.take(rewards_B_T))
         # rounded to the rewards' own precision, so that 0.1 + 0.2 + 0.3 equals 0.6
-        scores_B = scores_B.to(torch.promote_types(rewards.dtype, torch.float32)).double()
-        if episodes is None:
-            episodes = torch.arange(len(groups), device=groups.device)
-        ids_P, index_B = group_index(groups[rows])
-        pairs_2_E, episode_B = torch.unique(torch.stack([index_B, episodes[rows]]), dim=1, return_inverse=True)
-        return cls(scores_B[rows], tokens.lengths_B[rows], episode_B, pairs_2_E[0], len(ids_P))
+        scores_B = scores_B.to(torch.promote_types(rewards_B_T.dtype, torch.float32)).double()
+        if episodes_B is None:
+            episodes_B = torch.arange(len(groups_B), device=groups_B.device)
+        ids_P, index_B = group_index(groups_B[sampled_B])
+        # an episode is a pair of group and episode, so that equal episode ids of two groups stay apart
+        pairs_2_B = torch.stack([index_B, episodes_B[sampled_B]])
+        pairs_2_E, episode_B = torch.unique(pairs_2_B, dim=1, return_inverse=True)
+        return cls(scores_B[sampled_B], tokens.lengths_B[sampled_B], episode_B, pairs_2_E[0], len(ids_P))
 
     @property
     def n_P(self) -> Tensor:
-        """[P] int64: episodes of the group."""
+        """Number of episodes of each group, [P] int64."""
         return group_count(self.index_E, self.P)
 
     def per_row(self, x_P: Tensor) -> Tensor:
-        """[B']: the value of each row's group."""
+        """Give each row the value of its group: [B']."""
         return x_P[self.index_E[self.episode_B]]
 
     def episode_mean(self, x_B: Tensor) -> Tensor:
-        """[E]: the mean over the rows of each episode."""
+        """Average over the rows of each episode: [E]."""
         return group_mean(x_B, self.episode_B, len(self.index_E))
 
     def mean_P(self) -> Tensor:
+        """Average the scores of the episodes of each group: [P]."""
         return group_mean(self.episode_mean(self.scores_B), self.index_E, self.P)
 
     def std_P(self, ddof: int) -> Tensor:
-        """Exactly 0 where all scores are equal."""
+        """Compute the standard deviation of the scores of each group: [P], exactly 0 where all are equal."""
         squares_E = self.episode_mean((self.scores_B - self.per_row(self.mean_P())).square())
         return (group_sum(squares_E, self.index_E, self.P) / (self.n_P - ddof).clamp(min=1)).sqrt()
 
     def above(self, baseline_P: Tensor) -> Tensor:
-        """[B']: how far each row's score is above the baseline of its group; 0 in a group of one episode."""
+        """Return how far each row's score is above the baseline of its group: [B'], 0 in a group of one episode."""
         return torch.where(self.per_row(self.n_P) > 1, self.scores_B - self.per_row(baseline_P), 0.0)
 
 
 class _GroupEstimator(AdvantageEstimator):
-    """``compute`` of the estimators whose advantage is one number per row, the same on all of its sampled tokens."""
+    """The base of the estimators whose advantage is one number per row, the same on all of its sampled tokens."""
 
     __slots__ = ()
     needs: ClassVar[frozenset[str]] = frozenset({"groups"})
@@ -89,12 +93,12 @@ class _GroupEstimator(AdvantageEstimator):
 
     @abstractmethod
     def row_advantages(self, outcomes: Outcomes) -> Tensor:
-        """[B']: the advantage of each row that has sampled tokens."""
+        """Return the advantage of each row that has sampled tokens: [B']."""
 
 
 @attrs.frozen
 class Grpo(_GroupEstimator):
-    """Score of the episode, standardised within its group.
+    """The advantage is the score of the episode, standardised within its group.
 
     A = (s - mean) / (std + eps) on every sampled token, s = sum of the row's rewards; mean and std are those of the
     group, where each episode counts once however many rows it has. returns: undiscounted rewards to go, in reward
@@ -109,9 +113,9 @@ class Grpo(_GroupEstimator):
     scale: bool = attrs.field(default=True, validator=instance_of(bool))
     """Whether to divide by the std; ``false`` is ``dr_grpo``."""
     eps: float = attrs.field(default=1e-6, validator=and_(ge(0.0), lt(math.inf)))
-    """Added to the std, in reward units."""
+    """Number added to the std, in reward units."""
     ddof: int = attrs.field(default=1, validator=in_((0, 1)))
-    """Degrees of freedom taken off the number of episodes in the std: 0 or 1."""
+    """Degrees of freedom that are taken off the number of episodes in the std: 0 or 1."""
 
     def row_advantages(self, outcomes: Outcomes) -> Tensor:
         above_B = outcomes.above(outcomes.mean_P())
@@ -124,7 +128,7 @@ class Grpo(_GroupEstimator):
 
 @attrs.frozen
 class DrGrpo(_GroupEstimator):
-    """Score of the episode above the mean of its group, without the division by the std.
+    """The advantage is the score of the episode above the mean of its group, not divided by the std.
 
     A = s - mean on every sampled token. Episodes, returns, equal scores and groups of one as in ``grpo``. The paper
     also sums token losses with a constant normaliser: ``trainer.loss_aggregation: seq-mean-token-sum-norm``.
@@ -138,7 +142,7 @@ class DrGrpo(_GroupEstimator):
 
 @attrs.frozen
 class Rloo(_GroupEstimator):
-    """Score of the episode above the mean of the other episodes of its group (leave one out).
+    """The advantage is the score of the episode above the mean of the others of its group (leave one out).
 
     A = s - mean of the others = n / (n - 1) * (s - mean) on every sampled token, n episodes in the group. Episodes,
     returns, equal scores and groups of one (A = 0; verl 0.6.1 gives the raw score) as in ``grpo``.
@@ -153,7 +157,7 @@ class Rloo(_GroupEstimator):
 
 @attrs.frozen
 class Opo(_GroupEstimator):
-    """Score of the episode above the length-weighted mean of its group.
+    """The advantage is the score of the episode above the length-weighted mean of its group.
 
     A = s - sum(l * s) / sum(l) over the episodes of the group, l = sampled tokens of an episode in all of its rows: the
     baseline of least variance when squared gradient norms grow with the length. Episodes, returns, equal scores and

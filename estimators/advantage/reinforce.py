@@ -1,4 +1,4 @@
-"""REINFORCE++: returns normalised over the whole batch, with and without a group baseline."""
+"""REINFORCE++ normalises returns over the whole batch, with or without a group baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .tokens import SampledTokens, discounted_sums, whiten
 
 @attrs.frozen
 class ReinforcePlusPlus(AdvantageEstimator):
-    """Discounted rewards to go, whitened over the batch; neither critic nor groups.
+    """The advantage is the discounted reward to go, whitened over the batch; it needs neither critic nor groups.
 
     R_t = r_t + gamma * R_next, where *next* is the next sampled token of the row; A = (R - mean) / sqrt(var + 1e-8)
     over all sampled tokens of the batch, with the unbiased variance (0 for fewer than two tokens or equal returns).
@@ -39,7 +39,7 @@ class ReinforcePlusPlus(AdvantageEstimator):
 
 @attrs.frozen
 class ReinforcePlusPlusBaseline(AdvantageEstimator):
-    """Score of the episode above the mean of its group, whitened over the batch.
+    """The advantage is the score of the episode above the mean of its group, whitened over the batch.
 
     s - mean on every sampled token (each episode counts once in the mean), then (x - mean) / sqrt(var + 1e-8) over all
     sampled tokens of the batch, with the unbiased variance (0 for fewer than two tokens or equal values). Whitening

@@ -1,4 +1,4 @@
-"""ReMax: the reward of the greedy answer is the baseline."""
+"""ReMax takes the reward of the greedy answer as the baseline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tokens import SampledTokens, discounted_sums, required
 
 @attrs.frozen
 class Remax(AdvantageEstimator):
-    """Rewards to go above the episode reward of a greedy rollout of the same task.
+    """The advantage is the reward to go above the episode reward of a greedy rollout of the same task.
 
     A_t = (sum of the rewards from token t on) - greedy reward, on the sampled tokens; returns: the undiscounted rewards
     to go. [B, T] in reward units, zero off the mask. Needs one greedy episode per group (``greedy_rewards`` [B]).
@@ -27,6 +27,6 @@ class Remax(AdvantageEstimator):
         greedy_B = required(batch.greedy_rewards, "greedy_rewards", "remax").double()
         returns_N = discounted_sums(tokens.take(batch.rewards), tokens.rows_R, 1.0)
         return Advantages(
-            tokens.place(returns_N - tokens.spread(greedy_B), like=batch.rewards),
+            tokens.place(returns_N - tokens.per_token(greedy_B), like=batch.rewards),
             tokens.place(returns_N, like=batch.rewards),
         )

@@ -1,8 +1,8 @@
-"""Sampled tokens as one flat vector: what every advantage estimator computes on.
+"""Every advantage estimator computes on the sampled tokens of a batch, as one flat vector.
 
 Observations and padding are dropped before anything is computed and come back as zeros afterwards. So they can neither
-decay a reward, nor bootstrap a value, nor enter a mean, whatever stands there. The vector is cut into *runs* (rows, or
-the turns of rows) that follow each other and are given by their lengths.
+discount a reward, nor bootstrap a value, nor enter a mean, whatever stands there. The vector is cut into *runs* (rows,
+or the turns of rows) that follow each other and are given by their lengths.
 """
 
 from __future__ import annotations
@@ -20,44 +20,46 @@ BLOCK = 64
 
 @attrs.frozen(eq=False)
 class SampledTokens:
-    """Where the ``N`` sampled tokens of a ``[B, T]`` batch are, row after row."""
+    """The positions of the ``N`` sampled tokens of a ``[B, T]`` batch, row after row."""
 
     shape: torch.Size
+    """Shape [B, T] of the batch."""
     index_N: Tensor
-    """[N] int64: position in the flattened batch."""
+    """[N] int64: position of each token in the flattened batch."""
     lengths_B: Tensor
     """[B] int64: the number of sampled tokens of each row."""
 
     @classmethod
     def of(cls, mask_B_T: Tensor) -> SampledTokens:
+        """List the tokens on the mask."""
         return cls(mask_B_T.shape, mask_B_T.reshape(-1).nonzero().squeeze(1), mask_B_T.count_nonzero(1))
 
     @property
     def rows_R(self) -> Tensor:
-        """[R]: lengths of the runs that are rows."""
+        """Lengths of the runs that are rows, [R]."""
         return self.lengths_B[self.lengths_B > 0]
 
     def take(self, x_B_T: Tensor) -> Tensor:
-        """[N]: the values on the mask; nothing else is read. Floating point comes as float64."""
+        """Take the values on the mask: [N], floating point as float64. Nothing off the mask is read."""
         x_N = x_B_T.detach().reshape(-1).index_select(0, self.index_N)
         return x_N.double() if x_N.is_floating_point() else x_N
 
     def place(self, x_N: Tensor, like: Tensor) -> Tensor:
-        """[B, T], zero off the mask, in the precision of ``like`` (at least float32)."""
+        """Put values back into their positions: [B, T], zero off the mask, dtype of ``like`` (at least float32)."""
         x_N = x_N.to(torch.promote_types(like.dtype, torch.float32))
         return x_N.new_zeros(self.shape.numel()).index_copy_(0, self.index_N, x_N).view(self.shape)
 
-    def spread(self, x_B: Tensor) -> Tensor:
-        """[N]: the row's value for each of its tokens."""
+    def per_token(self, x_B: Tensor) -> Tensor:
+        """Give each token the value of its row: [N]."""
         return x_B.repeat_interleave(self.lengths_B)
 
     def row_sums(self, x_N: Tensor) -> Tensor:
-        """[B]: the sum over the sampled tokens of each row."""
-        rows_N = self.spread(torch.arange(len(self.lengths_B), device=x_N.device))
+        """Sum over the sampled tokens of each row: [B]."""
+        rows_N = self.per_token(torch.arange(len(self.lengths_B), device=x_N.device))
         return x_N.new_zeros(len(self.lengths_B)).index_add_(0, rows_N, x_N)
 
     def turns_R(self, turns_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Lengths in tokens of the runs that are turns [R], and the number of turns of each row that has any."""
+        """Return the lengths in tokens of the runs that are turns [R], and how many turns each row with tokens has."""
         ends_N = torch.ones_like(turns_N, dtype=torch.bool)
         ends_N[:-1] = turns_N[1:] != turns_N[:-1]
         ends_N[self.rows_R.cumsum(0) - 1] = True
@@ -66,7 +68,7 @@ class SampledTokens:
 
 
 def discounted_sums(x_N: Tensor, lengths_R: Tensor, decay: float) -> Tensor:
-    """[N]: from each token to the end of its run, the sum of ``decay ** distance * x`` (distance in sampled tokens)."""
+    """Sum ``decay ** distance * x`` from each token to the end of its run: [N]; distances count sampled tokens."""
     if not len(x_N):
         return x_N
     lengths = lengths_R.tolist()
@@ -75,7 +77,7 @@ def discounted_sums(x_N: Tensor, lengths_R: Tensor, decay: float) -> Tensor:
 
 
 def _reverse_scan(x_R_L: Tensor, decay: float) -> Tensor:
-    """``y[:, t] = sum over s >= t of decay ** (s - t) * x[:, s]`` without a loop over tokens.
+    """Compute ``y[:, t] = sum over s >= t of decay ** (s - t) * x[:, s]`` without a loop over tokens.
 
     Inside blocks of 64 tokens the sum is a product with a triangular matrix of powers; the sums at the starts of the
     blocks are the same problem again, 64 times shorter. Only non-negative powers occur, so small decays underflow to 0
@@ -95,7 +97,7 @@ def _reverse_scan(x_R_L: Tensor, decay: float) -> Tensor:
 
 
 def whiten(x_N: Tensor) -> Tensor:
-    """``(x - mean) / sqrt(var + 1e-8)`` with the unbiased variance; zeros where there is nothing to tell apart.
+    """Return ``(x - mean) / sqrt(var + 1e-8)`` with the unbiased variance, [N].
 
     Fewer than two tokens have no variance, and equal values differ from their mean by rounding only: both give zeros.
     """
@@ -105,7 +107,7 @@ def whiten(x_N: Tensor) -> Tensor:
 
 
 def required(x: Tensor | None, name: str, estimator: str) -> Tensor:
-    """``x``, which ``estimator`` cannot do without."""
+    """Return ``x``. Raises RunError if it is missing, since ``estimator`` needs it."""
     if x is None:
         raise RunError(f"{estimator} was not given {name}", "compute() of the advantage estimator", f"pass {name}=")
     return x

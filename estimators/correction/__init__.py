@@ -1,1 +1,1 @@
-"""Weights that correct for a sampler whose probabilities are not the trainer's."""
+"""Corrections weigh tokens of a sampler whose probabilities are not the trainer's."""

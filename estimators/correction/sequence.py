@@ -1,4 +1,4 @@
-"""Corrections that look at whole rows: the product of a row's token ratios, or their geometric mean.
+"""These corrections look at whole rows: at the product of a row's token ratios, or at their geometric mean.
 
 A row is an episode, or a turn in turn-level context windows. The product is the importance weight of the whole row:
 untruncated it corrects for tokens and states alike, but its logarithm grows with the row's length.
@@ -19,12 +19,12 @@ from .ratios import ratios, row_log_ratios, share, token_log_ratios
 from .token import Weights, mean_weight
 
 BOUNDS = {"mean": (0.999, 1.002), "sum": (0.5, 2.0)}
-"""Default window of :class:`SequenceMask` by level."""
+"""Default window of :class:`SequenceMask`, by level."""
 
 
 @attrs.frozen
 class SequenceTis(SamplerCorrection):
-    """Truncated importance sampling per row: every token weighs ``w = min(R, cap)`` with ``R = exp(sum of log r)``.
+    """Give each token the truncated importance weight of its row, ``min(R, cap)`` with ``R = exp(sum of log r)``.
 
     ``log r = old_logprob - sampler_logprob``, summed over the row's sampled tokens. [B, T] x 3 -> [B, T], zero off the
     mask, without gradient. The sum is clamped to +-20; ``cap: .inf`` truncates nothing else, and then the expected
@@ -37,7 +37,7 @@ class SequenceTis(SamplerCorrection):
     """
 
     cap: float = attrs.field(default=2.0, validator=validators.gt(0))
-    """Largest weight of a row."""
+    """Largest weight that a row may have."""
 
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Weights:
         log_ratios_B_T = token_log_ratios(old_logprobs, sampler_logprobs, mask)
@@ -52,7 +52,7 @@ class SequenceTis(SamplerCorrection):
 
 @attrs.frozen
 class SequenceMask(SamplerCorrection):
-    """Rows whose ratio leaves a window are dropped: ``w = v if low <= S <= high else 0``.
+    """Drop rows whose ratio leaves a window: ``w = v if low <= S <= high else 0``.
 
     ``log r = old_logprob - sampler_logprob`` of each sampled token. ``S`` is the row's geometric mean of r
     (``level: mean``) or the product (``sum``), and ``v``, the weight of a token in a row that is kept, its own r
@@ -62,20 +62,20 @@ class SequenceMask(SamplerCorrection):
 
     Metrics: ``mean_weight`` over sampled tokens, ``masked`` (share of rows that are dropped).
 
-    As it stands it is ``seq-mask-tis`` of NeMo-RL and OpenRLHF with NeMo-RL's reference bounds; ``sequence_mask(sum,
-    low=0, high=3, weight=sequence)`` is TRL's ``sequence_mask`` with its default bound, the masked importance sampling
-    of Liu et al. 2025, "When speed kills stability"; ``weight=none`` is verl's rejection by ``geometric`` (``mean``) or
-    ``sequence`` (``sum``), with its default bounds of 1/2 and 2 for the latter.
+    With its defaults it is ``seq-mask-tis`` of NeMo-RL and OpenRLHF with NeMo-RL's reference bounds;
+    ``sequence_mask(sum, low=0, high=3, weight=sequence)`` is TRL's ``sequence_mask`` with its default bound, the masked
+    importance sampling of Liu et al. 2025, "When speed kills stability"; ``weight=none`` is verl's rejection by
+    ``geometric`` (``mean``) or ``sequence`` (``sum``), with its default bounds of 1/2 and 2 for the latter.
     """
 
     level: Literal["mean", "sum"] = "mean"
-    """What must lie in the window: the geometric mean of the row's ratios, or their product."""
+    """Quantity that must lie in the window: the geometric mean of the row's ratios, or their product (``sum``)."""
     low: float | None = attrs.field(default=None, validator=validators.optional(validators.ge(0)))
     """Smallest row ratio that counts; ``null`` is 0.999 for ``mean`` and 0.5 for ``sum``."""
     high: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     """Largest row ratio that counts; ``null`` is 1.002 for ``mean`` and 2 for ``sum``."""
     weight: Literal["token", "sequence", "none"] = "token"
-    """What a token in a kept row weighs: its own ratio, the product of the row's, or 1."""
+    """Weight of a token in a kept row: its own ratio, the product of the row's ratios, or 1."""
 
     def __attrs_post_init__(self) -> None:
         low, high = self.bounds
@@ -84,21 +84,21 @@ class SequenceMask(SamplerCorrection):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The window of the row's ratio."""
+        """Smallest and largest row ratio that counts."""
         low, high = BOUNDS[self.level]
         return (low if self.low is None else self.low), (high if self.high is None else self.high)
 
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Weights:
         log_ratios_B_T = token_log_ratios(old_logprobs, sampler_logprobs, mask)
-        judged_B = row_log_ratios(log_ratios_B_T, mask, mean=self.level == "mean")
+        row_log_ratios_B = row_log_ratios(log_ratios_B_T, mask, mean=self.level == "mean")
         low, high = (math.log(bound) if bound else -math.inf for bound in self.bounds)
-        kept_B = (judged_B >= low) & (judged_B <= high)
+        kept_B = (row_log_ratios_B >= low) & (row_log_ratios_B <= high)
         if self.weight == "token":
-            values = ratios(log_ratios_B_T)
+            values_B_T = ratios(log_ratios_B_T)
         elif self.weight == "sequence":
-            values = ratios(row_log_ratios(log_ratios_B_T, mask))[:, None]
+            values_B_T = ratios(row_log_ratios(log_ratios_B_T, mask))[:, None]
         else:
-            values = torch.ones_like(log_ratios_B_T)
-        weights_B_T = torch.where(mask & kept_B[:, None], values, 0.0)
+            values_B_T = torch.ones_like(log_ratios_B_T)
+        weights_B_T = torch.where(mask & kept_B[:, None], values_B_T, 0.0)
         masked = share(~kept_B, mask.any(1))
         return weights_B_T.to(old_logprobs.dtype), {"mean_weight": mean_weight(weights_B_T, mask), "masked": masked}

@@ -1,4 +1,4 @@
-"""Corrections that weight each sampled token by its own ratio, and the one that does nothing.
+"""These corrections weight each sampled token by its own ratio; one of them does nothing.
 
 A product of token ratios would be needed to correct for the states as well: with one ratio per token, the gradient of
 each token is right in the states that the sampler visits, which are not quite those of the trainer. That bias is small
@@ -22,7 +22,7 @@ Weights = tuple[Tensor, dict[str, float]]
 
 @attrs.frozen
 class NoCorrection(SamplerCorrection):
-    """No correction: every token keeps the weight 1, and nothing is computed for it."""
+    """Leave every token at the weight 1; nothing is computed for it."""
 
     idle: ClassVar[bool] = True
 
@@ -32,7 +32,7 @@ class NoCorrection(SamplerCorrection):
 
 @attrs.frozen
 class Tis(SamplerCorrection):
-    """Truncated importance sampling per token: ``w = min(r, cap)`` with ``r = exp(old_logprob - sampler_logprob)``.
+    """Give each token its truncated importance weight, ``min(r, cap)`` with ``r = exp(old_logprob - sampler_logprob)``.
 
     [B, T] x 3 -> [B, T], zero off the mask, without gradient. Log-ratios are clamped to +-20; ``cap: .inf`` truncates
     nothing else. Truncation bounds the variance and biases towards the sampler: tokens that it draws too rarely (r
@@ -47,7 +47,7 @@ class Tis(SamplerCorrection):
     """
 
     cap: float = attrs.field(default=2.0, validator=validators.gt(0))
-    """Largest weight of a token."""
+    """Largest weight that a token may have."""
 
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Weights:
         ratios_B_T = ratios(token_log_ratios(old_logprobs, sampler_logprobs, mask))
@@ -58,7 +58,7 @@ class Tis(SamplerCorrection):
 
 @attrs.frozen
 class IcePop(SamplerCorrection):
-    """Tokens whose ratio leaves a window are dropped: ``w = r if low <= r <= high else 0``.
+    """Drop tokens whose ratio leaves a window: ``w = r if low <= r <= high else 0``.
 
     ``r = exp(old_logprob - sampler_logprob)``. [B, T] x 3 -> [B, T], zero off the mask, without gradient. Unlike
     ``tis`` it drops a token that the two models disagree about in either direction, instead of trusting a bounded
@@ -82,12 +82,12 @@ class IcePop(SamplerCorrection):
 
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Weights:
         ratios_B_T = ratios(token_log_ratios(old_logprobs, sampler_logprobs, mask))
-        kept = (ratios_B_T >= self.low) & (ratios_B_T <= self.high)
-        weights_B_T = torch.where(mask & kept, ratios_B_T, 0.0)
-        metrics = {"mean_weight": mean_weight(weights_B_T, mask), "masked": share(~kept, mask)}
+        kept_B_T = (ratios_B_T >= self.low) & (ratios_B_T <= self.high)
+        weights_B_T = torch.where(mask & kept_B_T, ratios_B_T, 0.0)
+        metrics = {"mean_weight": mean_weight(weights_B_T, mask), "masked": share(~kept_B_T, mask)}
         return weights_B_T.to(old_logprobs.dtype), metrics
 
 
-def mean_weight(weights_B_T: Tensor, mask: Tensor) -> float:
-    """The mean weight of the sampled tokens."""
-    return float(weights_B_T[mask].mean()) if bool(mask.any()) else 0.0
+def mean_weight(weights_B_T: Tensor, mask_B_T: Tensor) -> float:
+    """Average the weights of the sampled tokens; 0 without any."""
+    return float(weights_B_T[mask_B_T].mean()) if bool(mask_B_T.any()) else 0.0

@@ -1,1 +1,1 @@
-"""Per-token KL estimates and coefficient controllers."""
+"""KL variants estimate the KL of each token; controllers move its coefficient."""

@@ -1,4 +1,4 @@
-"""How the KL coefficient moves from step to step."""
+"""Controllers of the KL coefficient: they say how it moves from step to step."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ...core.errors import RunError
 
 @attrs.define
 class FixedSession(KlControllerSession):
-    """A coefficient that stays."""
+    """The session of ``fixed``, whose coefficient stays."""
 
     coef: float
 
     def update(self, kl: float, episodes: int) -> None:
-        """Nothing moves."""
+        """Do nothing: the coefficient stays."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to restore: the coefficient is the experiment's."""
+        """Restore nothing: the coefficient stands in the experiment."""
 
 
 @attrs.frozen
 class Fixed(KlController):
-    """The coefficient stays ``kl.coef``."""
+    """Keep the coefficient at ``kl.coef``."""
 
     def start(self, coef: float) -> FixedSession:
         return FixedSession(coef)
@@ -39,7 +39,7 @@ class Fixed(KlController):
 
 @attrs.define
 class AdaptiveSession(KlControllerSession):
-    """A coefficient that follows the KL."""
+    """The session of ``adaptive``, whose coefficient follows the KL."""
 
     coef: float
     target: float
@@ -65,7 +65,7 @@ class AdaptiveSession(KlControllerSession):
 
 @attrs.frozen
 class Adaptive(KlController):
-    """Raise the coefficient while the KL is above the target, lower it below.
+    """Raise the coefficient while the KL is above the target, and lower it while the KL is below.
 
     After a step of n episodes: ``coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * n / horizon)``, where ``kl``
     is the mean over sequences of their mean token KL, measured with ``kl.estimator``. So one step moves the coefficient
@@ -76,15 +76,15 @@ class Adaptive(KlController):
     """
 
     target: float = attrs.field(default=0.1, validator=[attrs.validators.gt(0), attrs.validators.lt(math.inf)])
-    """Nats per token, in the unit of ``kl.estimator``."""
+    """KL to keep, in nats per token as ``kl.estimator`` measures it."""
     horizon: float = attrs.field(default=10000.0, validator=[attrs.validators.gt(0.0), attrs.validators.lt(math.inf)])
-    """Episodes: the larger, the slower."""
+    """Number of episodes that sets the speed: the larger it is, the slower the coefficient moves."""
 
     def start(self, coef: float) -> AdaptiveSession:
         return AdaptiveSession(coef, self.target, self.horizon)
 
     def check(self, experiment: Experiment) -> Iterator[str]:
-        """Why the experiment cannot use this controller."""
+        """Yield the reasons why the experiment cannot use this controller."""
         if experiment.kl.coef <= 0:
             yield "it multiplies kl.coef, which must therefore start above 0"
         episodes = experiment.rollout.groups * experiment.rollout.group_size

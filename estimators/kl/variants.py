@@ -1,10 +1,10 @@
 """Per-token estimates of KL(policy || reference) from the log-prob of the sampled token.
 
-Written with d = logprob - ref_logprob. Whether the value is unbiased is one question, whether the gradient is another.
-``value_bias`` and ``gradient_bias`` answer them for tokens that the policy itself sampled, as a term of the loss and as
-a part of the reward (where the value is a constant that the advantages carry). All of it holds per token, given the
-tokens before it: a term of the loss leaves out that a token changes the states, and so the KL, of the tokens after it.
-In the reward that part is kept, as far as the advantage estimator looks ahead.
+The formulas use d = logprob - ref_logprob. Whether the value is unbiased is one question, whether the gradient is
+another. ``value_bias`` and ``gradient_bias`` answer them for tokens that the policy itself sampled, as a term of the
+loss and as a part of the reward (where the value is a constant that the advantages carry). All of it holds per token,
+given the tokens before it: a term of the loss leaves out that a token changes the states, and so the KL, of the tokens
+after it. In the reward that part is kept, as far as the advantage estimator looks ahead.
 
 Names and formulas are those of verl 0.6.1, where the ``+`` names exist but cannot be used; k1, k2, k3 are those of
 Schulman 2020, "Approximating KL divergence"; the gradients are worked out in arXiv 2510.01555 and 2512.21852.
@@ -21,15 +21,16 @@ from torch import Tensor
 from ...core.components import KlVariant
 
 
-def _with_k2_gradient(value: Tensor, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """``value`` with the gradient of ``mse``, namely d."""
-    d = logprobs - ref_logprobs
-    return value.detach() + d.detach() * (logprobs - logprobs.detach())
+def _with_k2_gradient(value_B_T: Tensor, logprobs_B_T: Tensor, ref_logprobs_B_T: Tensor) -> Tensor:
+    """Replace the gradient of the value by that of ``mse``, namely d."""
+    d_B_T = logprobs_B_T - ref_logprobs_B_T
+    # the last factor is 0 and has the gradient 1
+    return value_B_T.detach() + d_B_T.detach() * (logprobs_B_T - logprobs_B_T.detach())
 
 
 @attrs.frozen
 class K1(KlVariant):
-    """The log-ratio, ``d = logprob - ref_logprob``.
+    """Estimate the KL by the log-ratio, ``d = logprob - ref_logprob``.
 
     [B, T], [B, T] -> [B, T] nats; a single token's value may be negative. Gradient in logprob: 1.
 
@@ -49,7 +50,7 @@ class K1(KlVariant):
 
 @attrs.frozen
 class K1Plus(KlVariant):
-    """The log-ratio with the gradient of ``mse``: value ``d``, gradient in logprob ``d``.
+    """Estimate the KL by the log-ratio ``d``, with the gradient of ``mse`` (in logprob also ``d``).
 
     [B, T], [B, T] -> [B, T] nats. Source: verl (``kl+``).
     """
@@ -66,7 +67,7 @@ class K1Plus(KlVariant):
 
 @attrs.frozen
 class Abs(KlVariant):
-    """The size of the log-ratio, ``|d|``.
+    """Estimate the KL by the size of the log-ratio, ``|d|``.
 
     [B, T], [B, T] -> [B, T] nats, never negative. Gradient in logprob: the sign of d. Source: verl (``abs``).
     """
@@ -83,7 +84,7 @@ class Abs(KlVariant):
 
 @attrs.frozen
 class AbsPlus(KlVariant):
-    """The size of the log-ratio with the gradient of ``mse``: value ``|d|``, gradient in logprob ``d``.
+    """Estimate the KL by the size of the log-ratio, ``|d|``, with the gradient of ``mse`` (in logprob ``d``).
 
     [B, T], [B, T] -> [B, T] nats. Source: verl (``abs+``).
     """
@@ -100,11 +101,11 @@ class AbsPlus(KlVariant):
 
 @attrs.frozen
 class K2(KlVariant):
-    """Half the squared log-ratio, ``d^2 / 2``.
+    """Estimate the KL by half the squared log-ratio, ``d^2 / 2``.
 
     [B, T], [B, T] -> [B, T] nats squared, read as nats near the reference; never negative. Gradient in logprob: d.
 
-    The wrong value with the right gradient. It is its own ``+`` form. Source: Schulman 2020 (k2), verl (``mse``).
+    The value is biased, the gradient is right; so it is its own ``+`` form. Source: Schulman 2020 (k2), verl (``mse``).
     """
 
     value_bias: ClassVar[str] = "Biased; equal to KL(policy || reference) to second order near the reference."
@@ -119,22 +120,22 @@ class K2(KlVariant):
 
 @attrs.frozen
 class _Clamped(KlVariant):
-    """The parameters and the value that ``low_var_kl`` and ``low_var_kl+`` share."""
+    """The base of ``low_var_kl`` and ``low_var_kl+`` holds the parameters and the value that they share."""
 
     clip_log_ratio: float = attrs.field(default=20.0, validator=attrs.validators.gt(0))
-    """Nats: d is clamped to +- this before it is exponentiated; ``.inf`` does not clamp."""
+    """Limit of d in nats: it is clamped to +- this before it is exponentiated; ``.inf`` does not clamp."""
     clip_value: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
-    """Nats: the value is clamped to at most this; ``.inf`` does not clamp."""
+    """Largest value in nats: what is above it is clamped; ``.inf`` does not clamp."""
 
-    def _value(self, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-        minus_d = (ref_logprobs - logprobs).clamp(-self.clip_log_ratio, self.clip_log_ratio)
+    def _value(self, logprobs_B_T: Tensor, ref_logprobs_B_T: Tensor) -> Tensor:
+        minus_d_B_T = (ref_logprobs_B_T - logprobs_B_T).clamp(-self.clip_log_ratio, self.clip_log_ratio)
         # expm1 because exp(x) - 1 loses all digits of a small x in float32.
-        return (torch.expm1(minus_d) - minus_d).clamp(max=self.clip_value)
+        return (torch.expm1(minus_d_B_T) - minus_d_B_T).clamp(max=self.clip_value)
 
 
 @attrs.frozen
 class K3(_Clamped):
-    """The log-ratio with a control variate, ``exp(-d) - 1 + d``.
+    """Estimate the KL by the log-ratio with a control variate, ``exp(-d) - 1 + d``.
 
     [B, T], [B, T] -> [B, T] nats, never negative. Gradient in logprob: ``1 - exp(-d)``, and 0 where d or the value is
     clamped, so tokens far from the reference are not pulled back. Source: Schulman 2020 (k3), verl (``low_var_kl``).
@@ -152,7 +153,7 @@ class K3(_Clamped):
 
 @attrs.frozen
 class K3Plus(_Clamped):
-    """The value of ``low_var_kl``, ``exp(-d) - 1 + d``, with the gradient of ``mse``, ``d``.
+    """Estimate the KL by the value of ``low_var_kl``, ``exp(-d) - 1 + d``, with the gradient of ``mse``, ``d``.
 
     [B, T], [B, T] -> [B, T] nats. The clamps act on the value only; the gradient has none. Source: verl
     (``low_var_kl+``).

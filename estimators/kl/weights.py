@@ -10,17 +10,17 @@ LOG_RATIO_LIMIT = 20.0
 
 
 def importance_weight(
-    logprobs: Tensor, old_logprobs: Tensor, mode: Literal["none", "detached", "differentiable"]
+    logprobs_B_T: Tensor, old_logprobs_B_T: Tensor, mode: Literal["none", "detached", "differentiable"]
 ) -> Tensor | None:
-    """The ratio policy / sampling policy of each token, to multiply a per-token KL with.
+    """Compute the ratio policy / sampling policy of each token, by which a per-token KL is multiplied.
 
     ``none`` is no weight at all, ``detached`` a constant, ``differentiable`` also carries the gradient of the ratio.
     With the latter the expected gradient of ``kl`` and of ``low_var_kl`` is that of KL(policy || reference), on-policy
     (the weight is then 1, its gradient is not 0) and off-policy. The log-ratio is clamped to +-20.
 
     Args:
-        logprobs: [B, T] nats, of the policy.
-        old_logprobs: [B, T] nats, of the policy that sampled.
+        logprobs_B_T: [B, T] nats, of the policy.
+        old_logprobs_B_T: [B, T] nats, of the policy that sampled.
         mode: how the ratio enters, as above.
 
     Returns:
@@ -28,5 +28,5 @@ def importance_weight(
     """
     if mode == "none":
         return None
-    weight = (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-    return weight.detach() if mode == "detached" else weight
+    weights_B_T = (logprobs_B_T - old_logprobs_B_T).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    return weights_B_T.detach() if mode == "detached" else weights_B_T

@@ -1,1 +1,1 @@
-"""Surrogate losses of the policy, per token."""
+"""Policy losses are surrogates of the objective, per token."""

@@ -19,13 +19,13 @@ def _above_one(instance: object, attribute: Any, value: float | None) -> None:
 
 @attrs.frozen
 class Ppo(PolicyLoss):
-    """The clipped surrogate loss of PPO, with separate bounds and a dual clip.
+    """Compute the clipped surrogate loss of PPO, with separate bounds and a dual clip.
 
     With ``r = exp(clamp(logprob - old_logprob, -20, 20))`` and the advantage A of each token,
     ``loss = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))``, and where A < 0 at most ``-A dual_clip``: an unlikely
-    token with a bad advantage that has become likely would otherwise pull without bound.
+    token with a negative advantage that has become likely would otherwise have a gradient without bound.
 
-    Zero off the mask whatever stands there. Metrics, as sums and counts over tokens on the mask:
+    The loss is zero off the mask, whatever stands there. Metrics, as sums and counts over tokens on the mask:
     ``pg_clipfrac`` (the clipped term is the larger one), ``pg_clipfrac_lower`` (the dual clip acts) and ``ppo_kl``
     (mean of old_logprob - logprob in nats: an estimate of KL(old || new)).
 
@@ -34,32 +34,32 @@ class Ppo(PolicyLoss):
     """
 
     clip_low: float = attrs.field(default=0.2, validator=attrs.validators.ge(0))
-    """The ratio stops counting below 1 minus this."""
+    """Distance below 1 at which the ratio stops counting."""
     clip_high: float = attrs.field(default=0.28, validator=attrs.validators.ge(0))
-    """The ratio stops counting above 1 plus this."""
+    """Distance above 1 at which the ratio stops counting."""
     dual_clip: float | None = attrs.field(default=3.0, validator=_above_one)
     """Bound on the ratio where the advantage is negative; ``null`` sets none."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        mask = inputs.mask
+        mask_B_T = inputs.mask
         # Masked before any arithmetic: a NaN off the mask must reach neither the loss nor the gradient.
-        log_ratio = torch.where(mask, inputs.logprobs - inputs.old_logprobs, 0.0).clamp(
+        log_ratios_B_T = torch.where(mask_B_T, inputs.logprobs - inputs.old_logprobs, 0.0).clamp(
             -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
         )
-        advantages = torch.where(mask, inputs.advantages, 0.0)
-        ratio = log_ratio.exp()
-        unclipped = -advantages * ratio
-        clipped = -advantages * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        loss = torch.maximum(unclipped, clipped)
-        beyond = torch.zeros_like(mask)
+        advantages_B_T = torch.where(mask_B_T, inputs.advantages, 0.0)
+        ratios_B_T = log_ratios_B_T.exp()
+        unclipped_B_T = -advantages_B_T * ratios_B_T
+        clipped_B_T = -advantages_B_T * ratios_B_T.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss_B_T = torch.maximum(unclipped_B_T, clipped_B_T)
+        bounded_B_T = torch.zeros_like(mask_B_T)
         if self.dual_clip is not None:
-            bound = -advantages * self.dual_clip
-            beyond = (advantages < 0) & (loss > bound)
-            loss = torch.where(beyond, bound, loss)
-        count = mask.sum()
+            bound_B_T = -advantages_B_T * self.dual_clip
+            bounded_B_T = (advantages_B_T < 0) & (loss_B_T > bound_B_T)
+            loss_B_T = torch.where(bounded_B_T, bound_B_T, loss_B_T)
+        count = mask_B_T.sum()
         metrics = {
-            "pg_clipfrac": ((clipped > unclipped).sum(), count),
-            "pg_clipfrac_lower": (beyond.sum(), count),
-            "ppo_kl": (-log_ratio.detach().sum(), count),
+            "pg_clipfrac": ((clipped_B_T > unclipped_B_T).sum(), count),
+            "pg_clipfrac_lower": (bounded_B_T.sum(), count),
+            "ppo_kl": (-log_ratios_B_T.detach().sum(), count),
         }
-        return LossOutput(loss, metrics)
+        return LossOutput(loss_B_T, metrics)

@@ -1,1 +1,1 @@
-"""Variance estimators: how far the entropy change that the probe predicts, and the one it measures, can be trusted."""
+"""Variance estimators say how far the entropy changes that the probe predicts and measures can be trusted."""

@@ -1,4 +1,4 @@
-"""What all variance estimators share: checking what they are given, and saying why there is no number."""
+"""The base of all variance estimators checks what they are given and says why there is no number."""
 
 from __future__ import annotations
 
@@ -19,32 +19,35 @@ CONDITIONAL_E = "conditional_E: of deltaH1 over draws of E, with U (and so the u
 CONDITIONAL_U = "conditional_U: of deltaH1 over draws of U, with E held fixed"
 TOTAL = "total: of deltaH1 over independent draws of E and U"
 TOTAL_ONE_BATCH = "total, one batch: of deltaH1 = eta * U-statistic over draws of one batch that is both E and U"
-TRUTH = "of the importance-sampled deltaH_true over draws of E, with the update held fixed"
+MEASURED_CHANGE = "of the importance-sampled deltaH_true over draws of E, with the update held fixed"
 
 
 class Degenerate(Exception):  # noqa: N818 - a way out, not an error
-    """The terms hold no variance: why, and how many units there are."""
+    """The terms hold no variance: the exception says why, and how many units there are."""
 
     def __init__(self, status: Status, reason: str, n: int = 0) -> None:
         super().__init__(reason)
-        self.status, self.n = status, n
+        self.status = status
+        self.n = n
 
 
 @attrs.frozen
 class Result:
-    """What the terms give, before it is told what it means."""
+    """A result holds the numbers of an estimate, before estimand and units are added to them."""
 
     value: float
+    """Quantity that the variance belongs to, in the unit of the estimator."""
     var: float | None
-    """``None``: the value is not one that has a standard error here."""
+    """Variance of the value; ``None`` if the value has no standard error here."""
     n: int
+    """Number of independent units."""
     extra: Mapping[str, float] = attrs.field(factory=dict)
     status: Status = "ok"
     reason: str = ""
 
 
 class Estimator(VarianceEstimator):
-    """``estimate`` of every variance estimator; a subclass gives ``measure`` and says what it needs."""
+    """The base of every variance estimator; a subclass defines ``measure`` and says what it needs."""
 
     __slots__ = ()
     needs: ClassVar[frozenset[str]]
@@ -52,7 +55,11 @@ class Estimator(VarianceEstimator):
     units: ClassVar[str]
 
     def estimate(self, terms: Terms) -> Estimate:
-        """-> the standard error in float64. Raises RunError if a term is missing; what is degenerate is a status."""
+        """Estimate the standard error in float64. Terms without a variance give a status.
+
+        Raises:
+            RunError: a term that the estimator needs is missing.
+        """
         missing = sorted(name for name in self.needs if getattr(terms, name) is None)
         if missing:
             raise RunError(
@@ -65,13 +72,14 @@ class Estimator(VarianceEstimator):
             result = self.measure(terms)
             if not (math.isfinite(result.value) and math.isfinite(result.var or 0.0)):
                 raise Degenerate("non_finite", "a sum overflows float64 or divides by 0", result.n)
-        except Degenerate as why:
+        except Degenerate as no_variance:
+            # without a variance there is no number that could mislead, only the reason
             return Estimate(
                 estimand=self.estimand,
                 units=self.units,
-                n=why.n,
-                status=why.status,
-                reason=str(why),
+                n=no_variance.n,
+                status=no_variance.status,
+                reason=str(no_variance),
                 measured_in=self.measured_in(terms),
             )
         return Estimate(
@@ -88,37 +96,37 @@ class Estimator(VarianceEstimator):
         )
 
     def measured_in(self, terms: Terms) -> str:
-        """The unit of the value and its standard error."""
+        """Name the unit of the value and of its standard error."""
         return terms.measured_in
 
     @abstractmethod
     def measure(self, terms: Terms) -> Result:
-        """What the estimator makes of terms that are there and finite. Raises Degenerate."""
+        """Compute the result from terms that are present and finite. Raises Degenerate if they hold no variance."""
 
 
 def variance_of_mean(x_N: Tensor) -> float:
-    """The sum of (x - mean)^2 over N (N - 1), in two passes. Raises Degenerate as :func:`spread`."""
-    n = spread(x_N)
+    """Divide the sum of (x - mean)^2 by N (N - 1), in two passes. Raises Degenerate as :func:`require_variance`."""
+    n = require_variance(x_N)
     return float((x_N - x_N.mean()).square().sum()) / (n * (n - 1))
 
 
 def jackknife_variance(left_out_N: Tensor) -> float:
-    """(N - 1) / N * sum (x - mean)^2 of the N results without one unit each."""
+    """Return (N - 1) / N * sum (x - mean)^2 of the N results that leave out one unit each."""
     n = len(left_out_N)
     return (n - 1) / n * float((left_out_N - left_out_N.mean()).square().sum())
 
 
-def spread(x_N: Tensor) -> int:
-    """The number of values (or rows). Raises Degenerate for fewer than two, or if all of them are equal."""
+def require_variance(x_N: Tensor) -> int:
+    """Return the number of values (or rows). Raises Degenerate for fewer than two, or if all of them are equal."""
     n = len(x_N)
-    enough(n, 2)
+    require_units(n, 2)
     if bool((x_N == x_N[0]).all()):
         raise Degenerate("zero_variance", f"all {n} of them are equal", n)
     return n
 
 
-def enough(n: int, least: int) -> None:
-    """Raises Degenerate if there are fewer than ``least`` units."""
+def require_units(n: int, least: int) -> None:
+    """Raise Degenerate if there are fewer than ``least`` units."""
     if n < least:
         raise Degenerate("too_few_units", f"{n} unit(s), and {least} are needed", n)
 
@@ -127,6 +135,7 @@ def _check_finite(terms: Terms, names: frozenset[str]) -> None:
     for name in sorted(names):
         value = terms[name]
         if name == "K_UU":
+            # nobody reads the diagonal, so it may hold anything
             value = value[~torch.eye(len(value), dtype=torch.bool)]
         if not bool(value.isfinite().all()):
             raise Degenerate("non_finite", f"{int((~value.isfinite()).sum())} of terms.{name} are NaN or infinite")

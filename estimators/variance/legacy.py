@@ -1,4 +1,4 @@
-"""Standard errors as they were once reported, wrong by known factors: to compare with old results, never to trust."""
+"""These are standard errors as they were once reported, wrong by known factors: only for comparing with old results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from .base import CONDITIONAL_E, Result, spread, variance_of_mean
+from .base import CONDITIONAL_E, Result, require_variance, variance_of_mean
 from .controls import CvBatchSe
 from .sequences import PREDICTION, JvpShardSe
 from .statistics import predicted_change
@@ -18,25 +18,25 @@ from .ustat import UstatPlugin
 
 @attrs.frozen
 class LegacyUstatPlugin(UstatPlugin):
-    """The plug-in of the one-batch U-statistic as it was coded: sqrt(U) / 2 times too large.
+    """Compute the plug-in of the one-batch U-statistic as it was coded: sqrt(U) / 2 times too large.
 
     zeta1 = U / (4 (U - 1)) * sum (r_u - mean)^2, var = eta^2 * 4 zeta1 / U, so that se is the standard deviation of r
-    and does not shrink with the batch. Right: ``ustat_plugin``.
+    and does not shrink with the batch. The right one is ``ustat_plugin``.
     """
 
     estimand: ClassVar[str] = f"none, a wrong number for {UstatPlugin.estimand}"
 
     def of(self, r_U: Tensor, eta: float) -> Result:
-        n, var_r = spread(r_U), float(r_U.var())
+        n, var_r = require_variance(r_U), float(r_U.var())
         return Result(eta * float(r_U.mean()), eta**2 * var_r, n, {"zeta1": n / 4 * var_r})
 
 
 @attrs.frozen
 class LegacyJvpShardSe(JvpShardSe):
-    """The shard standard error as it was reported: too small by the number of shards.
+    """Compute the shard standard error as it was reported: too small by the number of shards.
 
     c_m = sum over shard m of (jH + H S1 - h T S1) / sum T, which add up to D; se = eta * std(c) / sqrt(S), the error of
-    the mean contribution, where S times that is the error of their sum. Right: ``jvp_shard_se``.
+    the mean contribution, where S times that is the error of their sum. The right one is ``jvp_shard_se``.
     """
 
     estimand: ClassVar[str] = f"none, a wrong number for {CONDITIONAL_E}"
@@ -49,11 +49,11 @@ class LegacyJvpShardSe(JvpShardSe):
 
 @attrs.frozen
 class LegacyCvBatchSe(CvBatchSe):
-    """The standard error after control variates as it was reported: too small by the number of units.
+    """Compute the standard error after control variates as it was reported: too small by the number of units.
 
-    y_n, which add up to D, as in ``legacy_jvp_shard_se`` with prompts as shards; regressed in-sample on z centred at
-    its own mean; se = eta * sqrt(var(residual) / N). Right: ``cv_batch_se``. extra: ``variance_ratio``, which is
-    an in-sample 1 - R^2 and no gain.
+    The contributions y_n, which add up to D, are those of ``legacy_jvp_shard_se`` with prompts as shards; they are
+    regressed in-sample on z centred at its own mean; se = eta * sqrt(var(residual) / N). The right one is
+    ``cv_batch_se``. extra: ``variance_ratio``, which is an in-sample 1 - R^2 and no gain.
     """
 
     needs: ClassVar[frozenset[str]] = PREDICTION | {"z"}
@@ -62,15 +62,15 @@ class LegacyCvBatchSe(CvBatchSe):
     def measure(self, terms: Terms) -> Result:
         statistic = predicted_change(terms)
         y_C, z_C_Q = _contributions(statistic.features_C_F), self.controls(terms).features_C_F
-        spread(y_C)
+        require_variance(y_C)
         centred_C_Q = z_C_Q - z_C_Q.mean(0)
-        beta = torch.linalg.pinv(centred_C_Q) @ y_C
-        var, plain = variance_of_mean(y_C - centred_C_Q @ beta), variance_of_mean(y_C)
+        beta_Q = torch.linalg.pinv(centred_C_Q) @ y_C
+        var = variance_of_mean(y_C - centred_C_Q @ beta_Q)
         eta = float(terms["eta"])
-        return Result(statistic.value, eta**2 * var, len(y_C), {"variance_ratio": var / plain})
+        return Result(statistic.value, eta**2 * var, len(y_C), {"variance_ratio": var / variance_of_mean(y_C)})
 
 
 def _contributions(features_C_4: Tensor) -> Tensor:
-    """[C]: what each unit adds to D, with h and sum T of the whole batch."""
+    """Return what each unit adds to D, with h and sum T of the whole batch: [C]."""
     a_C, c_C, H_C, T_C = features_C_4.unbind(1)
     return (a_C - H_C.sum() / T_C.sum() * c_C) / T_C.sum()

@@ -1,4 +1,4 @@
-"""Standard errors from what is known of each sequence of E: delta method, jackknife, bootstrap.
+"""These standard errors are computed from terms per sequence of E: delta method, jackknife, bootstrap.
 
 Sequences of one prompt are one unit. The formulas are written for sequences that are units themselves, with means over
 them, h = mean H / mean T and, per sequence, T = 1; with ``per_seq_token_mean`` H, jH and h1 stand for H / T and so on.
@@ -13,7 +13,7 @@ import attrs
 import torch
 from attrs.validators import and_, ge, le
 
-from .base import CONDITIONAL_E, TRUTH, Degenerate, Estimator, Result, jackknife_variance
+from .base import CONDITIONAL_E, MEASURED_CHANGE, Degenerate, Estimator, Result, jackknife_variance
 from .statistics import (
     Statistic,
     curvature,
@@ -30,16 +30,19 @@ MEASUREMENT = frozenset({"H", "T", "w", "h1"})
 
 
 class _OfSequences(Estimator):
-    """What the estimators from sequences share: a statistic, whose variance they estimate."""
+    """The base of the estimators from sequences: each has a statistic, whose variance it estimates."""
 
     __slots__ = ()
     units: ClassVar[str] = "prompts of E"
 
     @abstractmethod
-    def statistic(self, terms: Terms) -> Statistic: ...
+    def statistic(self, terms: Terms) -> Statistic:
+        """Return the statistic of the terms."""
 
 
 class _Delta(_OfSequences):
+    """The base of the estimators that use the delta method."""
+
     __slots__ = ()
 
     def measure(self, terms: Terms) -> Result:
@@ -49,6 +52,8 @@ class _Delta(_OfSequences):
 
 
 class _Jackknife(_OfSequences):
+    """The base of the estimators that leave out one prompt at a time."""
+
     __slots__ = ()
 
     def measure(self, terms: Terms) -> Result:
@@ -59,14 +64,17 @@ class _Jackknife(_OfSequences):
 
 @attrs.frozen
 class _Bootstrap(_OfSequences):
+    """The base of the estimators that draw all prompts again, with replacement."""
+
     resamples: int = attrs.field(default=1000, validator=and_(ge(2), le(100_000)))
-    """How many times all prompts are drawn again; the standard error is then off by about 1 / sqrt(2 * resamples)."""
+    """Number of times that all prompts are drawn again; the relative error of se is about 1 / sqrt(2 * resamples)."""
     seed: int = attrs.field(default=0, validator=ge(0))
-    """Of the draws, which are the same in every call."""
+    """Seed of the draws, which are the same in every call."""
 
     def measure(self, terms: Terms) -> Result:
         statistic = self.statistic(terms)
-        n = len(statistic.influence_C())  # refuses what has no variance
+        # influence_C also refuses terms without variance
+        n = len(statistic.influence_C())
         generator = torch.Generator().manual_seed(self.seed)
         values = []
         for _ in range(self.resamples):
@@ -84,7 +92,7 @@ class _Bootstrap(_OfSequences):
 
 @attrs.frozen
 class DerivDelta(_Delta):
-    """Variance of the predicted change, by the delta method. The default.
+    """Estimate the variance of the predicted change by the delta method; this is the default.
 
     With a = jH + H S1, c = T S1, C = mean c: D = (mean a - h C) / mean T, value = eta D,
     IF_i = [a_i - h c_i - (C / mean T) (H_i - h T_i) - D T_i] / mean T, var = eta^2 sum IF^2 / (B (B - 1)). D is the
@@ -100,7 +108,7 @@ class DerivDelta(_Delta):
 
 @attrs.frozen
 class DerivDeltaRewardToGo(_Delta):
-    """Variance of the change predicted with rewards to go, by the delta method.
+    """Estimate the variance of the change predicted with rewards to go, by the delta method.
 
     As ``deriv_delta`` with a = jH + Hj, c = Tj (0 per sequence): every entropy is centred by h before the sum over what
     comes after a token, which is mostly less noisy. There is no such form of ``per_seq_token_mean``.
@@ -115,9 +123,10 @@ class DerivDeltaRewardToGo(_Delta):
 
 @attrs.frozen
 class DerivJackknife(_Jackknife):
-    """Variance of the predicted change, by leaving out one prompt at a time, h and mean T computed without it.
+    """Estimate the variance of the predicted change by leaving out one prompt at a time.
 
-    var = (N - 1) / N * sum (D_-n - mean)^2, D as in ``deriv_delta``. Of a ratio it is the delta method to first order.
+    var = (N - 1) / N * sum (D_-n - mean)^2, D as in ``deriv_delta``, with h and mean T computed without that prompt.
+    For a ratio it equals the delta method to first order.
     """
 
     needs: ClassVar[frozenset[str]] = PREDICTION
@@ -129,10 +138,11 @@ class DerivJackknife(_Jackknife):
 
 @attrs.frozen
 class Bootstrap(_Bootstrap):
-    """Variance of the predicted change, by drawing prompts again with replacement and computing all of it again.
+    """Estimate the variance of the predicted change by drawing prompts again and computing it from each resample.
 
-    var = variance over the resamples of eta D, D as in ``deriv_delta``; expected to be (N - 1) / N of that of the delta
-    method. extra: ``ci_low``, ``ci_high``, the 95 % percentile interval.
+    Prompts are drawn with replacement; var = variance over the resamples of eta D, D as in ``deriv_delta``. It is
+    expected to be (N - 1) / N of that of the delta method. extra: ``ci_low``, ``ci_high``, the 95 % percentile
+    interval.
     """
 
     needs: ClassVar[frozenset[str]] = PREDICTION
@@ -144,7 +154,7 @@ class Bootstrap(_Bootstrap):
 
 @attrs.frozen
 class JvpShardSe(_OfSequences):
-    """Variance of the predicted change from the spread between shards (micro-batches or ranks).
+    """Estimate the variance of the predicted change from the differences between shards (micro-batches or ranks).
 
     c_m = sum of IF_i / B over shard m, IF as in ``deriv_delta``; var = S / (S - 1) * sum over the S shards of c_m^2:
     for shards of one size, S times the variance of contributions that add up to deltaH1. It has the degrees of freedom
@@ -159,33 +169,33 @@ class JvpShardSe(_OfSequences):
         return predicted_change(attrs.evolve(terms, prompt=terms["shard"]))
 
     def measure(self, terms: Terms) -> Result:
-        if terms.prompt is not None and _torn(terms):
+        if terms.prompt is not None and _prompt_in_several_shards(terms):
             raise Degenerate("undefined", "a prompt is in more than one shard", len(torch.unique(terms["shard"])))
         statistic = self.statistic(terms)
         influence_S = statistic.influence_C()
         return Result(statistic.value, delta_variance(influence_S), len(influence_S))
 
 
-def _torn(terms: Terms) -> bool:
-    """Whether a prompt has sequences in more than one shard."""
-    pairs = torch.stack([terms["prompt"], terms["shard"]])
-    return len(torch.unique(pairs, dim=1)[0]) > len(torch.unique(terms["prompt"]))
+def _prompt_in_several_shards(terms: Terms) -> bool:
+    """Say whether a prompt has sequences in more than one shard."""
+    pairs_2_B = torch.stack([terms["prompt"], terms["shard"]])
+    return len(torch.unique(pairs_2_B, dim=1)[0]) > len(torch.unique(terms["prompt"]))
 
 
-# --- the truth ------------------------------------------------------------------------------------------------------
+# --- the measured change --------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class SnisDelta(_Delta):
-    """Variance of the measured change, by the delta method.
+    """Estimate the variance of the measured change by the delta method.
 
     R = sum w h1 / sum w T, R0 = sum H / sum T, value = R - R0,
     IF_i = w_i (h1_i - R T_i) / mean(w T) - (H_i - R0 T_i) / mean T, var = sum IF^2 / (B (B - 1)). Both terms are of the
-    same sequence, so what they have in common cancels: that is why so small a change can be measured at all.
+    same sequence, so what they have in common cancels: without that, so small a change could not be measured.
     """
 
     needs: ClassVar[frozenset[str]] = MEASUREMENT
-    estimand: ClassVar[str] = TRUTH
+    estimand: ClassVar[str] = MEASURED_CHANGE
 
     def statistic(self, terms: Terms) -> Statistic:
         return true_change(terms)
@@ -193,13 +203,13 @@ class SnisDelta(_Delta):
 
 @attrs.frozen
 class SnisJackknife(_Jackknife):
-    """Variance of the measured change, by leaving out one prompt at a time and normalising the weights again.
+    """Estimate the variance of the measured change by leaving out one prompt at a time.
 
-    var = (N - 1) / N * sum (V_-n - mean)^2, V = R - R0 as in ``snis_delta``.
+    var = (N - 1) / N * sum (V_-n - mean)^2, V = R - R0 as in ``snis_delta``, with weights normalised again.
     """
 
     needs: ClassVar[frozenset[str]] = MEASUREMENT
-    estimand: ClassVar[str] = TRUTH
+    estimand: ClassVar[str] = MEASURED_CHANGE
 
     def statistic(self, terms: Terms) -> Statistic:
         return true_change(terms)
@@ -207,14 +217,14 @@ class SnisJackknife(_Jackknife):
 
 @attrs.frozen
 class SnisBootstrap(_Bootstrap):
-    """Variance of the measured change, by drawing prompts again with replacement and normalising the weights again.
+    """Estimate the variance of the measured change by drawing prompts again.
 
-    var = variance over the resamples of R - R0 of ``snis_delta``. extra: ``ci_low``, ``ci_high``, the 95 % percentile
-    interval.
+    Prompts are drawn with replacement; var = variance over the resamples of R - R0 of ``snis_delta``, with weights
+    normalised again. extra: ``ci_low``, ``ci_high``, the 95 % percentile interval.
     """
 
     needs: ClassVar[frozenset[str]] = MEASUREMENT
-    estimand: ClassVar[str] = TRUTH
+    estimand: ClassVar[str] = MEASURED_CHANGE
 
     def statistic(self, terms: Terms) -> Statistic:
         return true_change(terms)
@@ -222,7 +232,7 @@ class SnisBootstrap(_Bootstrap):
 
 @attrs.frozen
 class PairedDifference(_Delta):
-    """Variance of the measured minus the predicted change on one sample of E: of the curvature.
+    """Estimate the variance of the curvature: the measured minus the predicted change on one sample of E.
 
     IF_i = IF_i of ``snis_delta`` - eta IF_i of ``deriv_delta``, var = sum IF^2 / (B (B - 1)). The prediction is the
     exact derivative of the measurement on the same sample, so value / se asks whether the step is long enough for its
@@ -238,7 +248,7 @@ class PairedDifference(_Delta):
 
 @attrs.frozen
 class EntropyPromptJackknife(_Jackknife):
-    """Variance of the mean entropy itself, before the step, by leaving out one prompt at a time.
+    """Estimate the variance of the mean entropy itself, before the step, by leaving out one prompt at a time.
 
     var = (N - 1) / N * sum (h_-n - mean)^2, h_-n the entropy without prompt n. It says how well E measures the entropy,
     which is much worse than how well it measures a change.

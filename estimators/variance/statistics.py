@@ -1,4 +1,4 @@
-"""What the probe estimates from the sequences of E, as functions of sums over units.
+"""Quantities that the probe estimates from the sequences of E, as functions of sums over units.
 
 A :class:`Statistic` is a function of the sums of some features over the units, and does not change when all sums are
 multiplied by a number. So the delta method is its gradient, the jackknife and the bootstrap are other sums, and all
@@ -13,29 +13,31 @@ import attrs
 import torch
 from torch import Tensor
 
-from .base import Degenerate, spread
+from .base import Degenerate, require_variance
 from .terms import Terms
 
 
 @attrs.frozen(eq=False)
 class Statistic:
-    """A function of the sums of features over units."""
+    """A statistic is a function of the sums of features over units."""
 
     features_C_F: Tensor
-    """[C, F]: the features of each unit, summed over its sequences."""
+    """[C, F]: features of each unit, summed over its sequences."""
     function: Callable[[Tensor], Tensor]
-    """Sums [..., F] -> [...]."""
+    """Function of the sums, [..., F] -> [...]."""
 
     @property
     def value(self) -> float:
+        """Value of the function at the sums over all units."""
         return float(self.function(self.features_C_F.sum(0)))
 
     def influence_C(self) -> Tensor:
-        """[C]: the linear part of what each unit adds to the value; their sum is 0.
+        """Return the linear part of what each unit adds to the value: [C], with the sum 0.
 
-        Raises Degenerate if there are fewer than two units, if all are alike, or if what they add is rounding noise.
+        Raises:
+            Degenerate: there are fewer than two units, all are alike, or what they add is rounding noise.
         """
-        spread(self.features_C_F)
+        require_variance(self.features_C_F)
         gradient_F = torch.func.grad(self.function)(self.features_C_F.sum(0))
         influence_C: Tensor = self.features_C_F @ gradient_F
         rounding_C = 8 * torch.finfo(torch.float64).eps * (self.features_C_F.abs() @ gradient_F.abs())
@@ -44,30 +46,30 @@ class Statistic:
         return influence_C
 
     def left_out_C(self) -> Tensor:
-        """[C]: the value without each unit. Raises Degenerate as :meth:`influence_C`."""
-        self.influence_C()  # refuses what has no variance
+        """Return the value without each unit: [C]. Raises Degenerate as :meth:`influence_C`."""
+        self.influence_C()  # refuses terms without variance
         return self.function(self.features_C_F.sum(0) - self.features_C_F)
 
     def regroup(self, index_C: Tensor) -> Statistic:
-        """The same statistic with larger units: [C] the number of each unit's new one."""
-        sums = self.features_C_F.new_zeros(int(index_C.max()) + 1, self.features_C_F.shape[1])
-        return attrs.evolve(self, features_C_F=sums.index_add(0, index_C, self.features_C_F))
+        """Return the same statistic with larger units; ``index_C`` has the new unit of each old one."""
+        zeros_C_F = self.features_C_F.new_zeros(int(index_C.max()) + 1, self.features_C_F.shape[1])
+        return attrs.evolve(self, features_C_F=zeros_C_F.index_add(0, index_C, self.features_C_F))
 
 
 def delta_variance(influence_C: Tensor) -> float:
-    """C / (C - 1) * sum of squared influences."""
+    """Return C / (C - 1) * sum of squared influences."""
     n = len(influence_C)
     return n / (n - 1) * float(influence_C.square().sum())
 
 
 def mean_entropy(terms: Terms) -> Statistic:
-    """The mean entropy before the step."""
+    """Define the mean entropy before the step."""
     H_B, T_B = _entropy(terms, "H")
     return by_prompt(terms, [H_B, T_B], lambda sums: sums[..., 0] / sums[..., 1])
 
 
 def predicted_change(terms: Terms) -> Statistic:
-    """The prediction, eta * D_v h, as the derivative of the importance-sampled change, from whole sequences.
+    """Define the prediction, eta * D_v h, as the derivative of the importance-sampled change, from whole sequences.
 
     D_v h = (sum jH + H S1 - h T S1) / sum T with h = sum H / sum T; per sequence T is 1.
     """
@@ -77,10 +79,13 @@ def predicted_change(terms: Terms) -> Statistic:
 
 
 def predicted_change_reward_to_go(terms: Terms) -> Statistic:
-    """The prediction, eta * D_v h, with rewards to go: the entropy after a token, centred by h, times its j.
+    """Define the prediction, eta * D_v h, with rewards to go: the entropy after a token, centred by h, times its j.
 
-    D_v h = (sum jH + Hj - h Tj) / sum T; per sequence there is no Tj. Raises Degenerate for ``per_seq_token_mean``,
-    where the entropy of every token is divided by a length that only the future knows.
+    D_v h = (sum jH + Hj - h Tj) / sum T; per sequence there is no Tj.
+
+    Raises:
+        Degenerate: the unit is ``per_seq_token_mean``, where the entropy of a token is divided by the length of its
+            sequence, which depends on the tokens that follow.
     """
     if terms.entropy_unit == "per_seq_token_mean":
         raise Degenerate("undefined", "the mean of H / T has no reward-to-go form", len(terms["H"]))
@@ -90,8 +95,10 @@ def predicted_change_reward_to_go(terms: Terms) -> Statistic:
 
 
 def true_change(terms: Terms) -> Statistic:
-    """The measured change, sum w h1 / sum w T - sum H / sum T; per sequence T is 1."""
-    (H_B, T_B), (h1_B, _), w_B = _entropy(terms, "H"), _entropy(terms, "h1"), terms["w"]
+    """Define the measured change, sum w h1 / sum w T - sum H / sum T; per sequence T is 1."""
+    H_B, T_B = _entropy(terms, "H")
+    h1_B, _ = _entropy(terms, "h1")
+    w_B = terms["w"]
     if not bool(w_B.any()):
         raise Degenerate("undefined", "all importance weights are 0", len(w_B))
     return by_prompt(
@@ -102,7 +109,7 @@ def true_change(terms: Terms) -> Statistic:
 
 
 def curvature(terms: Terms) -> Statistic:
-    """The true change minus the predicted one, on the same sequences."""
+    """Define the curvature: the measured change minus the predicted one, on the same sequences."""
     true, predicted = true_change(terms), predicted_change(terms)
     F = true.features_C_F.shape[1]
     return Statistic(
@@ -112,13 +119,16 @@ def curvature(terms: Terms) -> Statistic:
 
 
 def by_prompt(terms: Terms, features: list[Tensor], function: Callable[[Tensor], Tensor]) -> Statistic:
-    """The statistic of these features ([B] each), with prompts as units."""
+    """Define a statistic of these features ([B] each), with prompts as units."""
     statistic = Statistic(torch.stack(features, 1), function)
-    return statistic if terms.prompt is None else statistic.regroup(torch.unique(terms.prompt, return_inverse=True)[1])
+    if terms.prompt is None:
+        return statistic
+    _, prompt_B = torch.unique(terms.prompt, return_inverse=True)
+    return statistic.regroup(prompt_B)
 
 
 def _entropy(terms: Terms, name: str) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator, [B] each, of an entropy (or its derivative) in the unit that is asked for."""
+    """Return numerator and denominator, [B] each, of an entropy (or its derivative) in the unit that is asked for."""
     x_B, T_B = terms[name], terms["T"]
     match terms.entropy_unit:
         case "per_token_ratio":

@@ -1,4 +1,4 @@
-"""What the probe measured, and what a variance estimator says of it.
+"""Terms are what a probe measured; an estimate is what a variance estimator says of them.
 
 Shape letters: ``N`` prompts of the evaluation batch E, ``M`` prompts of the update batch U, ``B`` sequences of E, ``K``
 repetitions of the probe, ``U`` prompts of a single batch that is both E and U, ``Q`` control variates, ``R`` norms.
@@ -28,7 +28,7 @@ MEASURED_IN = {
     "per_token_ratio": "nats per token",
     "per_seq_token_mean": "nats per token, mean over sequences",
 }
-"""Entropy unit -> what an entropy, and a change of it, is measured in."""
+"""Unit, in words, of an entropy and of its change, by entropy unit."""
 
 
 def _float64(value: Any) -> Tensor | None:
@@ -41,7 +41,7 @@ def _ids(value: Any) -> Tensor | None:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Terms:
-    """The terms of one probe, all of them optional: an estimator says in ``needs`` which ones it reads.
+    """The terms of one probe are all optional: an estimator says in ``needs`` which ones it reads.
 
     Numbers become float64 on the CPU. Entropies and log-probs are in nats at the sampling temperature; the token that
     ended a sequence (EOS) counts in T, H, S1 and all other sums over tokens.
@@ -51,11 +51,11 @@ class Terms:
     """
 
     eta: float | None = attrs.field(default=None, converter=attrs.converters.optional(float))
-    """The learning rate of the step, of either sign; 0 gives no change and no error."""
+    """Learning rate of the step, of either sign; 0 gives no change and no error."""
     entropy_unit: EntropyUnit = attrs.field(default="per_sequence", validator=in_(tuple(MEASURED_IN)))
-    """Of which entropy the change is: mean of H (``per_sequence``), sum of H over sum of T (``per_token_ratio``) or
-    mean of H / T (``per_seq_token_mean``). It chooses what is made of the terms per sequence; the inner products
-    ``s_N``, ``t_M``, ``K_NM``, ``r_U``, ``K_UU`` and the repetitions are in it already."""
+    """Entropy whose change is estimated: mean of H (``per_sequence``), sum of H over sum of T (``per_token_ratio``) or
+    mean of H / T (``per_seq_token_mean``). It says how the terms per sequence are combined; the inner products
+    ``s_N``, ``t_M``, ``K_NM``, ``r_U``, ``K_UU`` and the repetitions are in this unit already."""
 
     s_N: Tensor | None = attrs.field(default=None, converter=_float64)
     """[N] nats per unit of learning rate: X_n . Y-bar, or D_v of prompt n's entropy estimate for any fixed v."""
@@ -84,16 +84,17 @@ class Terms:
     z: Tensor | None = attrs.field(default=None, converter=_float64)
     """[B, Q]: control variates whose true mean is 0, as sums over t of f(prefix) * j_t. ``S1`` is one (f = 1)."""
     w: Tensor | None = attrs.field(default=None, converter=_float64)
-    """[B]: probability of the sequence after the step over that before it, not shifted or normalised: true mean 1."""
+    """[B]: probability of the sequence after the step over that before it; not normalised, so its true mean is 1."""
     h1: Tensor | None = attrs.field(default=None, converter=_float64)
     """[B] nats: H after the step, at the same tokens."""
     prompt: Tensor | None = attrs.field(default=None, converter=_ids)
-    """[B] int64: sequences with one id are one unit, because they are not independent; ``None``: each is its own."""
+    """[B] int64: id of the prompt; sequences of one prompt are one unit, because they are not independent. With
+    ``None`` each sequence is a unit."""
     shard: Tensor | None = attrs.field(default=None, converter=_ids)
     """[B] int64: the micro-batch or rank that a sequence went through."""
 
     repeats_K: Tensor | None = attrs.field(default=None, converter=_float64)
-    """[K]: results of independent repetitions with different seeds, in whatever unit they have (nats for deltaH1)."""
+    """[K]: results of independent repetitions with different seeds, in their own unit (nats for deltaH1)."""
     sizes_K: Tensor | None = attrs.field(default=None, converter=_ids)
     """[K] prompts in the batch of each repetition."""
 
@@ -126,7 +127,7 @@ class Terms:
             raise RunError("an importance weight is negative", "terms.w", "give the weights, not their logarithms")
 
     def __getitem__(self, name: str) -> Tensor:
-        """The term of that name. Raises RunError if it was not measured."""
+        """Return the term of that name. Raises RunError if it was not measured."""
         value = getattr(self, name)
         if value is None:
             raise RunError(f"the probe has not measured {name}", "terms", "name it in the estimator's needs")
@@ -134,10 +135,11 @@ class Terms:
 
     @property
     def measured_in(self) -> str:
-        """What the change of the entropy is measured in."""
+        """Unit of the change of the entropy, in words."""
         return MEASURED_IN[self.entropy_unit]
 
     def _shaped(self, name: str, dimensions: int) -> int | None:
+        """Return the length of a term, ``None`` without it. Raises RunError if it has other dimensions."""
         value = getattr(self, name)
         if value is None:
             return None
@@ -146,34 +148,36 @@ class Terms:
         return len(value)
 
     def _same(self, letter: str, *names: str) -> None:
-        lengths = {name: n for name in names if (n := self._shaped(name, 1)) is not None}
+        """Check that all of these terms that were measured have one length."""
+        lengths = {name: self._shaped(name, 1) for name in names if getattr(self, name) is not None}
         if len(set(lengths.values())) > 1:
             raise RunError(f"terms of shape [{letter}] differ in length: {lengths}")
 
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """A standard error, and all that is needed to say what it is the standard error of.
+    """An estimate is a standard error, with all that is needed to say what it is the standard error of.
 
     Unless ``status`` is ``ok`` or ``clipped``, ``se`` and ``var`` are NaN: there is no number that would mislead.
     """
 
     estimand: str
-    """What varies, and what is held fixed. Standard errors of different estimands must not be compared."""
+    """Statement of what varies and what is fixed. Standard errors of different estimands must not be compared."""
     units: str
-    """What ``n`` counts: the independent draws whose spread is the evidence."""
+    """Name of what ``n`` counts: the independent draws that the variance is estimated from."""
     n: int
-    """How many; where E and U both vary, the fewer of the two."""
+    """Number of units; where E and U both vary, the smaller of the two numbers."""
     status: Status = "ok"
+    """State of the estimate: ``ok``, ``clipped``, or why there is no number."""
     reason: str = ""
-    """In words, unless all is well."""
+    """Explanation of the status in words; empty if it is ``ok``."""
     value: float = math.nan
-    """The quantity that the standard error belongs to, from the same terms."""
+    """Quantity that the standard error belongs to, from the same terms."""
     var: float = math.nan
-    """The square of ``se``."""
+    """Square of ``se``."""
     se: float = math.nan
-    """In ``measured_in``."""
+    """Standard error, in ``measured_in``."""
     measured_in: str = ""
-    """The unit of ``value`` and ``se``."""
+    """Unit of ``value`` and ``se``."""
     extra: Mapping[str, float] = attrs.field(factory=dict)
     """Further numbers; the docstring of the estimator names them."""

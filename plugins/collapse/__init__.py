@@ -1,1 +1,1 @@
-"""Collapse detectors: watch a run, give a verdict with evidence."""
+"""Collapse detectors watch a run and give verdicts with evidence."""

@@ -1,14 +1,17 @@
-"""``uncollapse detect``."""
+"""The command ``uncollapse detect``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
 from ...core.console.options import FilePath, json_option, plugin_option, print_columns, print_json, trust_option
+
+if TYPE_CHECKING:
+    from .replay import Replay
 
 
 @click.command("detect")
@@ -21,7 +24,7 @@ from ...core.console.options import FilePath, json_option, plugin_option, print_
 @json_option
 @plugin_option
 def command(directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: str | None, as_json: bool) -> None:
-    """Replay detectors over the metrics of finished runs: at which step would each have spoken?
+    """Replay detectors over the metrics of finished runs, and show at which step each would have spoken.
 
     RUN_DIR is a run, or a sweep with all of its runs. With --outcome, a run has collapsed if the condition holds from
     some step to its end; each detector is then scored: caught and missed collapses, false alarms, and its lead in
@@ -33,25 +36,38 @@ def command(directories: tuple[Path, ...], detectors: tuple[str, ...], outcome: 
     runs, left_out = usable(find_runs(directories), condition)
     for reason in left_out:
         click.echo(f"left out: {reason}", err=True)
-    found = replay_all(runs, detectors, condition)
-    scores = score(found) if condition else []
+    replays = replay_all(runs, detectors, condition)
+    scores = score(replays) if condition else []
     if as_json:
         print_json(
-            {"runs": [attrs.asdict(item) for item in found], "detectors": [attrs.asdict(item) for item in scores]}
+            {"runs": [attrs.asdict(item) for item in replays], "detectors": [attrs.asdict(item) for item in scores]}
         )
         return
-    rows = [("run", "detector", "spoke at", "of", *(("collapsed at", "lead") if condition else ()), "why")]
-    for item in found:
-        told = (_text(item.collapsed_at), _text(item.lead)) if condition else ()
-        silent = f"it cannot judge: the run never logged {' or '.join(item.unlogged)}" if item.unlogged else ""
-        spoke, why = (str(item.verdict.step), item.verdict.reason) if item.verdict else ("–", silent)
-        rows.append((str(item.run), item.detector, spoke, str(item.steps), *told, why))
-    print_columns(rows)
+    print_columns([_header(condition is not None), *(_row(item, condition is not None) for item in replays)])
     if scores:
         click.echo()
         columns = [field.name for field in attrs.fields(type(scores[0]))]
-        print_columns([tuple(columns), *(tuple(_text(getattr(s, c)) for c in columns) for s in scores)])
+        rows = [tuple(map(_text, attrs.astuple(item))) for item in scores]
+        print_columns([tuple(columns), *rows])
+
+
+def _header(with_outcome: bool) -> tuple[str, ...]:
+    """Name the columns of the table of replays."""
+    return ("run", "detector", "spoke at", "of", *(("collapsed at", "lead") if with_outcome else ()), "why")
+
+
+def _row(item: Replay, with_outcome: bool) -> tuple[str, ...]:
+    """Make one line of the table of replays."""
+    step, reason = "–", ""
+    if item.verdict:
+        step, reason = str(item.verdict.step), item.verdict.reason
+    elif item.unlogged:
+        reason = f"it cannot judge: the run never logged {' or '.join(item.unlogged)}"
+    outcome = (_text(item.collapsed_at), _text(item.lead)) if with_outcome else ()
+    return (str(item.run), item.detector, step, str(item.steps), *outcome, reason)
 
 
 def _text(value: Any) -> str:
-    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Token entropy against its own early values: a policy that has stopped exploring, or one that has come apart."""
+"""These detectors compare the token entropy with its early values: a policy may stop exploring, or become random."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class EntropyCollapse(CollapseDetector):
     """Speak when the token entropy stays far below where it began.
 
     The baseline is the mean of ``actor/entropy`` (nats per token) over the first ``baseline_steps`` steps that log it.
-    The verdict falls when each of the last ``window`` steps lies below ``ratio`` times the baseline. A policy that
-    learns also loses entropy (tiny-sokoban falls to 0.3 of its baseline in 30 healthy steps): the ratio says how much
-    of the loss is still learning.
+    There is a verdict when each of the last ``window`` steps lies below ``ratio`` times the baseline. A policy that
+    learns also loses entropy (tiny-sokoban falls to 0.3 of its baseline in 30 healthy steps): the ratio says which part
+    of the entropy may be lost by learning.
     """
 
     ratio: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
-    """Of the baseline."""
+    """Limit, as a multiple of the baseline."""
     window: int = attrs.field(default=3, validator=positive)
-    """Steps in a row."""
+    """Number of steps in a row."""
     baseline_steps: int = attrs.field(default=2, validator=positive)
-    """Early steps whose mean is the baseline; a sudden collapse takes few."""
+    """Number of early steps whose mean is the baseline; it is small, so that a sudden collapse is not part of it."""
     stop: bool = True
-    """``false`` records the verdict and lets the run go on."""
+    """Whether the verdict ends the run; with ``false`` it is recorded and the run goes on."""
 
     def start(self, context: Any) -> _BandSession:
         return _BandSession("entropy_collapse", self, below=True)
@@ -42,18 +42,18 @@ class EntropyCollapse(CollapseDetector):
 class EntropyExplosion(CollapseDetector):
     """Speak when the token entropy stays far above where it began.
 
-    As :class:`EntropyCollapse`, with the last ``window`` steps above ``ratio`` times the baseline: a policy that is
-    driven towards uniform text by an entropy bonus, or whose weights have been torn apart.
+    It is :class:`EntropyCollapse` with the last ``window`` steps above ``ratio`` times the baseline. An entropy bonus
+    may drive a policy towards uniform text, or an update may have damaged its weights.
     """
 
     ratio: float = attrs.field(default=3.0, validator=validators.gt(1))
-    """Of the baseline."""
+    """Limit, as a multiple of the baseline."""
     window: int = attrs.field(default=3, validator=positive)
-    """Steps in a row."""
+    """Number of steps in a row."""
     baseline_steps: int = attrs.field(default=2, validator=positive)
-    """Early steps whose mean is the baseline; a sudden explosion takes few."""
+    """Number of early steps whose mean is the baseline; it is small, so that a sudden explosion is not part of it."""
     stop: bool = True
-    """``false`` records the verdict and lets the run go on."""
+    """Whether the verdict ends the run; with ``false`` it is recorded and the run goes on."""
 
     def start(self, context: Any) -> _BandSession:
         return _BandSession("entropy_explosion", self, below=False)
@@ -61,7 +61,9 @@ class EntropyExplosion(CollapseDetector):
 
 class _BandSession(MetricSession):
     def __init__(self, name: str, rule: EntropyCollapse | EntropyExplosion, below: bool) -> None:
-        self._name, self._rule, self._below = name, rule, below
+        self._name = name
+        self._rule = rule
+        self._below = below
         self.first: list[float] = []
         self.last: list[float] = []
 

@@ -1,4 +1,4 @@
-"""KL that runs away: the policy leaves its reference, or itself from one step to the next."""
+"""The detector ``kl_runaway`` finds a policy that leaves its reference, or changes too much within one step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from attrs import validators
 from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession, Streaks
 
-REFERENCE, UPDATE = "actor/kl", "actor/ppo_kl"
+REFERENCE = "actor/kl"
+UPDATE = "actor/ppo_kl"
 
 
 @attrs.frozen
@@ -24,13 +25,13 @@ class KlRunaway(CollapseDetector):
     """
 
     max_kl: float = attrs.field(default=2.0, validator=validators.gt(0))
-    """Nats per token to the reference policy."""
+    """Largest KL to the reference policy, in nats per token."""
     max_update: float = attrs.field(default=0.02, validator=validators.gt(0))
-    """Nats per token within one step; healthy runs of tiny-sokoban stay below 0.015 but for single steps."""
+    """Largest KL within one step, in nats per token; healthy runs of tiny-sokoban stay below 0.015 in most steps."""
     window: int = attrs.field(default=5, validator=validators.ge(1))
-    """Steps in a row."""
+    """Number of steps in a row."""
     stop: bool = True
-    """``false`` records the verdict and lets the run go on."""
+    """Whether the verdict ends the run; with ``false`` it is recorded and the run goes on."""
 
     def start(self, context: Any) -> _KlSession:
         return _KlSession(self)
@@ -49,9 +50,10 @@ class _KlSession(MetricSession):
             reference=None if reference is None else abs(reference) > rule.max_kl,
             update=None if update is None else abs(update) > rule.max_update,
         )
-        which = streaks.reached(rule.window)
-        metric, limit = (REFERENCE, rule.max_kl) if which == "reference" else (UPDATE, rule.max_update)
-        if which is None or metrics.get(metric) is None:  # a step without an update says nothing new
+        condition = streaks.reached(rule.window)
+        metric, limit = (REFERENCE, rule.max_kl) if condition == "reference" else (UPDATE, rule.max_update)
+        # a step without an update measures nothing, and so gives no second verdict
+        if condition is None or metrics.get(metric) is None:
             return None
         return Verdict(
             "kl_runaway",

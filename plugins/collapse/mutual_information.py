@@ -1,4 +1,4 @@
-"""Detector ``mutual_information``: do reasonings still depend on the prompts that they answer?"""
+"""The detector ``mutual_information`` measures whether reasonings still depend on the prompts that they answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _at_least_two(_: Any, attribute: attrs.Attribute[Any], value: int | str) -> 
 
 @attrs.frozen
 class MutualInformation(CollapseDetector):
-    """Measure how much the reasonings of a step say about the prompts that they were sampled for. Never stops a run.
+    """Measure how much the reasonings of a step say about the prompts that they were sampled for; never stop a run.
 
     Every drawn reasoning is scored after every drawn prompt: l_ij is its log-prob in nats, a_ij = l_ij / tokens. With N
     prompts (columns), the own prompt of reasoning i in column c:
@@ -34,7 +34,7 @@ class MutualInformation(CollapseDetector):
         mi_estimate = mean_i (a_ic - ln mean_j exp a_ij)        mi_seq_estimate: the same of l        both at most ln N
 
     ``retrieval_accuracy`` is the share of reasonings that their own prompt explains best. A reasoning is what was
-    sampled before ``</think>``. docs/mutual-information.md says how to read each metric.
+    sampled before the end of the thought (``</think>``). docs/mutual-information.md says how to read each metric.
 
     Each of the three ways to draw logs metrics of its own, at step 1 and at every step that ``compute_freq`` divides.
     """
@@ -42,24 +42,26 @@ class MutualInformation(CollapseDetector):
     needs: ClassVar[frozenset[str]] = frozenset({"scorer"})
 
     first_turn: bool = True
-    """Draw first turns; the columns are the groups' first prompts (``collapse_first_turn_sample/...``)."""
+    """Whether first turns are drawn; the columns are the groups' first prompts (``collapse_first_turn_sample/...``)."""
     multi_turn: bool = True
-    """Draw an episode, then one of its turns; each draw is a column (``collapse_trajectory_sample/...``)."""
+    """Whether an episode and then one of its turns is drawn; each is a column (``collapse_trajectory_sample/...``)."""
     turn_uniform: bool = False
-    """Draw from all turns alike; each draw is a column (``collapse_turn_sample/...``)."""
+    """Whether all turns are drawn with the same probability; each is a column (``collapse_turn_sample/...``)."""
     num_samples: int | Literal["all"] = attrs.field(default=64, validator=_at_least_two)
-    """Reasonings drawn, at most, in each way; the cost grows with its square."""
+    """Largest number of reasonings that are drawn in each way; the cost grows with its square."""
     compute_freq: int = attrs.field(default=5, validator=validators.ge(1))
-    """Steps between measurements."""
+    """Number of steps between measurements."""
     bootstrap: int = attrs.field(default=200, validator=[validators.ge(20), validators.le(100_000)])
-    """Replicates behind the standard errors ``mi_estimate_se`` and ``mi_seq_estimate_se``."""
+    """Number of bootstrap replicates for the standard errors ``mi_estimate_se`` and ``mi_seq_estimate_se``."""
     micro_batch: int = attrs.field(default=32, validator=validators.ge(1))
-    """Reasonings per forward pass; each holds the keys and values of a prompt, one layer at a time."""
+    """Number of reasonings per forward pass; each holds the keys and values of a prompt, one layer at a time."""
 
     def check(self, experiment: Any) -> Iterator[str]:
-        """Why it cannot measure this experiment."""
+        """Yield the reasons why it cannot measure this experiment."""
         if not experiment.rollout.think:
             yield "measures thoughts, and rollout.think is false: there are none"
+        elif not experiment.dialogue.component.thought_end:
+            yield f"measures thoughts, and the dialogue {experiment.dialogue.name} does not say where one ends"
 
     def start(self, context: Any) -> _Session:
         return _Session(self, context)
@@ -67,27 +69,29 @@ class MutualInformation(CollapseDetector):
 
 class _Session(CollapseSession):
     def __init__(self, settings: MutualInformation, context: Any) -> None:
-        self._settings, self._context = settings, context
+        self._settings = settings
+        self._context = context
         self.steps = 0
-        """Steps seen so far."""
+        """Number of steps so far."""
         self.emas: dict[str, float] = {}
-        """Namespace and metric -> moving average of the marginal's std."""
+        """Moving average of the marginal's std, by namespace and metric."""
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
         self.steps += 1
         settings = self._settings
         if self.steps > 1 and self.steps % settings.compute_freq:
             return {}
-        turns = turns_of(rollouts, self._context.tokenizer)
+        turns = turns_of(rollouts, self._context.tokenizer, self._context.experiment.dialogue.component.thought_end)
         metrics = _counts(turns)
         if settings.first_turn:
             metrics |= self._family("collapse_first_turn_sample", first_turns, "first_turn", turns, scorer)
         if settings.multi_turn:
             metrics |= self._family("collapse_trajectory_sample", trajectories, "multi_turn", turns, scorer)
         if settings.turn_uniform:
-            own = self._family("collapse_turn_sample", uniform_turns, "multi_turn", turns, scorer)
+            uniform = self._family("collapse_turn_sample", uniform_turns, "multi_turn", turns, scorer)
+            # both ways to draw from all turns share one timing
             seconds = "timing_s/collapse_multi_turn"
-            metrics |= own | {seconds: own[seconds] + metrics.get(seconds, 0.0)}
+            metrics |= uniform | {seconds: uniform[seconds] + metrics.get(seconds, 0.0)}
         return metrics
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -97,14 +101,15 @@ class _Session(CollapseSession):
         return {"steps": self.steps, "emas": dict(self.emas)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.steps, self.emas = state["steps"], dict(state["emas"])
+        self.steps = state["steps"]
+        self.emas = dict(state["emas"])
 
     def _family(self, namespace: str, draw: Any, timing: str, turns: Sequence[Turn], scorer: Any) -> dict[str, float]:
-        """The metrics of one way to draw; nothing but the time where there are fewer than two columns."""
+        """Compute the metrics of one way to draw, or only the time if there are fewer than two columns."""
         started = time.perf_counter()
-        settings, seed = self._settings, self._context.experiment.seed
-        # a resumed run draws what the uninterrupted one would have drawn, and nobody else's random numbers move
-        rng = Random(f"{seed}/{self.steps}/{namespace}")
+        settings = self._settings
+        # a resumed run draws what the uninterrupted one would have drawn, and the run's other random numbers stay
+        rng = Random(f"{self._context.experiment.seed}/{self.steps}/{namespace}")
         pairs = draw(turns, len(turns) if settings.num_samples == "all" else settings.num_samples, rng)
         metrics = {}
         if len(pairs.columns) > 1:
@@ -116,17 +121,19 @@ class _Session(CollapseSession):
         return {f"{namespace}/{name}": value for name, value in metrics.items()} | seconds
 
     def _averages(self, namespace: str, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Moving averages of the marginal's std, the first value being the start, and z-scores by them."""
-        found = {}
+        """Update the moving averages of the marginal's std, which begin with the first value; return also z-scores."""
+        averages = {}
         for seq in ("", "_seq"):
-            key, std = f"{namespace}/marginal_std{seq}", metrics[f"marginal_std{seq}"]
+            key = f"{namespace}/marginal_std{seq}"
+            std = metrics[f"marginal_std{seq}"]
             self.emas[key] = EMA_DECAY * self.emas[key] + (1 - EMA_DECAY) * std if key in self.emas else std
-            found[f"marginal_std_ema{seq}"] = self.emas[key]
-            found[f"mi_zscore_ema{seq}"] = metrics[f"mi{seq}_estimate"] / (self.emas[key] + estimates.STD_EPS)
-        return found
+            averages[f"marginal_std_ema{seq}"] = self.emas[key]
+            averages[f"mi_zscore_ema{seq}"] = metrics[f"mi{seq}_estimate"] / (self.emas[key] + estimates.STD_EPS)
+        return averages
 
 
 def _counts(turns: Sequence[Turn]) -> dict[str, float]:
+    """Count turns, and the share of them that has a valid thought."""
     first = [turn for turn in turns if turn.number == 0]
     valid = sum(bool(turn.thought) for turn in first)
     return {
@@ -138,8 +145,10 @@ def _counts(turns: Sequence[Turn]) -> dict[str, float]:
 
 
 def _metrics(pairs: Pairs, logprobs_R_N: Tensor, replicates: int, generator: torch.Generator) -> dict[str, float]:
+    """Compute all metrics of one way to draw, from the log-prob of each reasoning after each column's prompt."""
     lengths_R = torch.tensor([len(reasoning) for reasoning in pairs.reasonings])
-    matched_R, tasks_N = torch.tensor(pairs.matched), _numbered(pairs.tasks)
+    matched_R = torch.tensor(pairs.matched)
+    tasks_N = _numbered(pairs.tasks)
     per_token_R_N = estimates.per_token(logprobs_R_N, lengths_R)
     metrics = estimates.information(logprobs_R_N, lengths_R, matched_R)
     metrics |= estimates.retrieval(per_token_R_N, matched_R, _numbered(pairs.columns))
@@ -151,6 +160,6 @@ def _metrics(pairs: Pairs, logprobs_R_N: Tensor, replicates: int, generator: tor
 
 
 def _numbered(values: Sequence[Any]) -> Tensor:
-    """Equal values get equal numbers, from 0."""
+    """Number the distinct values from 0, in the order in which they first occur."""
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
     return torch.tensor([numbers[value] for value in values])

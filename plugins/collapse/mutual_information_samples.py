@@ -1,6 +1,6 @@
-"""Which reasonings are scored, and against which prompts: the thoughts of a step's turns, and how they are drawn.
+"""The thoughts of a step's turns are drawn here, with the prompts after which each of them is scored.
 
-Prompts and thoughts are the sampled token ids themselves; text is only looked at to see where a thought ends.
+Prompts and thoughts are the sampled token ids themselves; text is only used to see where a thought ends.
 """
 
 from __future__ import annotations
@@ -15,39 +15,41 @@ import attrs
 
 from ...core.components import Rollouts
 
-TAG = "</think>"
 Tokens = tuple[int, ...]
 
 
 @attrs.frozen
 class Turn:
-    """One sampled turn."""
+    """A turn, as far as its thought is scored."""
 
     episode: int
+    """Index of the episode."""
     group: int
+    """Id of the group."""
     number: int
-    """From 0."""
+    """Number of the turn in its episode, from 0."""
     prompt: Tokens
-    """All tokens before the first sampled one; they end with the forced ``<think>``."""
+    """Tokens before the first sampled one; they end with the forced opening."""
     thought: Tokens
-    """The sampled tokens before the first that belongs to ``</think>``; empty where there is no valid thought."""
+    """Sampled tokens before the first that belongs to the tag; empty if there is no valid thought."""
 
 
 @attrs.frozen
 class Pairs:
-    """Reasonings and the columns that they are scored against."""
+    """Pairs are reasonings and the columns that they are scored against."""
 
     reasonings: list[Tokens]
+    """Thoughts that were drawn."""
     columns: list[Tokens]
-    """The columns' prompts."""
+    """Prompts of the columns."""
     matched: list[int]
-    """The column of each reasoning's own prompt."""
+    """Column of each reasoning's own prompt."""
     tasks: list[Tokens]
-    """The task of each column: the first prompt of its episode."""
+    """Task of each column, as the first prompt of its episode."""
 
 
-def turns_of(rollouts: Rollouts, tokenizer: Any) -> list[Turn]:
-    """Every sampled turn, in the order of rows."""
+def turns_of(rollouts: Rollouts, tokenizer: Any, tag: str) -> list[Turn]:
+    """List every sampled turn, in the order of rows; ``tag`` is what ends a thought in the run's dialogue."""
     turns = []
     rows = zip(
         rollouts.tokens.tolist(),
@@ -62,24 +64,25 @@ def turns_of(rollouts: Rollouts, tokenizer: Any) -> list[Turn]:
             if number >= 0:
                 sampled = tokens[positions[0] : positions[-1] + 1]
                 prompt = tuple(tokens[: positions[0]])
-                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer)))
+                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer, tag)))
     return turns
 
 
-def thought(sampled: Sequence[int], tokenizer: Any) -> Tokens:
-    """The leading tokens that lie wholly before ``</think>``; empty if there is no tag, or nothing but space before it.
+def thought(sampled: Sequence[int], tokenizer: Any, tag: str) -> Tokens:
+    """Return the leading tokens that lie wholly before ``tag``; empty without it, or with only space before it.
 
-    A token that holds the tag's first letter and something before it is left out.
+    A token that contains the tag's first letter and something before it is left out. An empty ``tag`` ends no thought.
     """
 
     def text(start: int, end: int) -> str:
         return str(tokenizer.decode(list(sampled[start:end]), clean_up_tokenization_spaces=False))
 
     count = len(sampled)
-    if TAG not in text(0, count):
+    if not tag or tag not in text(0, count):
         return ()
-    end = bisect_left(range(count), True, key=lambda length: TAG in text(0, length))
-    start = next(start for start in reversed(range(end)) if TAG in text(start, end))
+    # end: the least number of tokens whose text has the whole tag; start: the last token from which it still has it
+    end = bisect_left(range(count), True, key=lambda length: tag in text(0, length))
+    start = next(start for start in reversed(range(end)) if tag in text(start, end))
     return tuple(sampled[:start]) if text(0, start).strip() else ()
 
 
@@ -87,18 +90,18 @@ def thought(sampled: Sequence[int], tokenizer: Any) -> Tokens:
 
 
 def first_turns(turns: Sequence[Turn], size: int, rng: Random) -> Pairs:
-    """First turns with a valid thought, without replacement; a column is a distinct prompt of a group.
+    """Draw first turns with a valid thought, without replacement; a column is a distinct prompt of a group.
 
-    Where all members of a group have the same first prompt, that is one column per group that was drawn.
+    If all members of a group have the same first prompt, there is one column per group that was drawn.
     """
     drawn = _without_replacement([turn for turn in turns if turn.number == 0], size, rng)
     return _pairs(turns, drawn, key=lambda turn: (turn.group, turn.prompt))
 
 
 def trajectories(turns: Sequence[Turn], size: int, rng: Random) -> Pairs:
-    """An episode, with replacement, then one of its turns with a valid thought; every draw is a column of its own.
+    """Draw an episode, with replacement, then one of its turns with a valid thought; every draw is a separate column.
 
-    As many draws as there are turns, at most ``size``; a draw of an episode without a valid thought is lost.
+    There are as many draws as turns, at most ``size``; a draw of an episode without a valid thought gives nothing.
     """
     episodes: dict[int, list[Turn]] = {turn.episode: [] for turn in turns}
     for turn in _valid(turns):
@@ -109,7 +112,7 @@ def trajectories(turns: Sequence[Turn], size: int, rng: Random) -> Pairs:
 
 
 def uniform_turns(turns: Sequence[Turn], size: int, rng: Random) -> Pairs:
-    """Turns with a valid thought, without replacement; every draw is a column of its own."""
+    """Draw turns with a valid thought, without replacement; every draw is a separate column."""
     return _pairs(turns, _without_replacement(turns, size, rng))
 
 
@@ -123,14 +126,14 @@ def _without_replacement(turns: Sequence[Turn], size: int, rng: Random) -> list[
 
 
 def _pairs(turns: Sequence[Turn], drawn: Sequence[Turn], key: Callable[[Turn], Any] | None = None) -> Pairs:
-    """Turns with the same key share a column; without a key each has its own."""
+    """Make the columns of drawn turns: turns with the same key share one; without a key each turn has its own."""
     tasks = {turn.episode: turn.prompt for turn in turns if turn.number == 0}
     keys = [key(turn) if key else index for index, turn in enumerate(drawn)]
     columns = dict(zip(keys, drawn, strict=True))
-    places = {each: place for place, each in enumerate(columns)}
+    column_numbers = {column: number for number, column in enumerate(columns)}
     return Pairs(
         reasonings=[turn.thought for turn in drawn],
         columns=[turn.prompt for turn in columns.values()],
-        matched=[places[each] for each in keys],
+        matched=[column_numbers[column] for column in keys],
         tasks=[tasks[turn.episode] for turn in columns.values()],
     )

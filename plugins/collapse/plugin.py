@@ -1,4 +1,4 @@
-"""Registers the built-in collapse detectors, and the command ``detect``."""
+"""The plugin of collapse registers the built-in detectors and the command ``detect``."""
 
 from __future__ import annotations
 

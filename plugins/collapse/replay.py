@@ -1,4 +1,4 @@
-"""Detectors over finished runs: when each would have spoken, and how well it tells collapsed runs from others."""
+"""Detectors are replayed over finished runs, to show when each would have spoken and how well it finds collapses."""
 
 from __future__ import annotations
 
@@ -37,97 +37,112 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 @attrs.frozen
 class Outcome:
-    """What counts as a collapsed run: a condition on a metric that holds from some step to the last record of it.
+    """An outcome says which runs have collapsed: those in which a condition on a metric holds from some step to the
+    end.
 
     ``validation/success<0.2`` is read from text by :meth:`read`.
     """
 
     metric: str
+    """Name of the metric."""
     relation: str
+    """Comparison: ``<``, ``<=``, ``>`` or ``>=``."""
     limit: float
+    """Number that the metric is compared with."""
 
     @classmethod
     def read(cls, text: str) -> Outcome:
-        """Raises RequestError if it is no such condition."""
+        """Read a condition from text. Raises RequestError if it is no such condition."""
         match = _CONDITION.fullmatch(text)
         if match is None:
             raise RequestError(f"{text!r} is no condition", fix="write METRIC<NUMBER, e.g. validation/success<0.1")
         return cls(match[1], match[2], float(match[3]))
 
     def began(self, records: Sequence[Mapping[str, Any]]) -> int | None:
-        """The step from which the condition held to the end; ``None``: the run did not collapse.
+        """Return the step from which the condition held to the end, or ``None`` if the run did not collapse.
 
-        Raises RequestError if the metric was never logged.
+        Raises:
+            RequestError: the metric was never logged.
         """
-        series = [(record["step"], value) for record in records if (value := record.get(self.metric)) is not None]
+        series = [(record["step"], record[self.metric]) for record in records if record.get(self.metric) is not None]
         if not series:
-            known = {key for record in records for key in record}
-            raise RequestError(f"the run never logged {self.metric}", fix=nearest(self.metric, known))
+            logged = {key for record in records for key in record}
+            raise RequestError(f"the run never logged {self.metric}", fix=nearest(self.metric, logged))
         start = None
         for step, value in series:
             holds = _COMPARE[self.relation](value, self.limit)
-            start = (step if start is None else start) if holds else None
+            if not holds:
+                start = None
+            elif start is None:
+                start = step
         return start
 
 
 @attrs.frozen
 class Replay:
-    """What one detector says of one run."""
+    """A replay is what one detector says of one run."""
 
     run: Path
+    """Run directory."""
     detector: str
-    """As it was spelled."""
+    """Detector, as it was spelled."""
     verdict: Verdict | None
+    """First verdict, or ``None``."""
     steps: int
-    """The last step of the run."""
+    """Last step of the run."""
     collapsed_at: int | None = None
-    """Where the outcome says that the run collapsed."""
+    """Step at which the run collapsed, by the outcome."""
     lead: int | None = None
-    """Steps from the verdict to the collapse; negative if it came after."""
+    """Number of steps from the verdict to the collapse; negative if the verdict came after it."""
     unlogged: tuple[str, ...] = ()
-    """Metrics that it asked for in vain, where the run has logged none of those that it reads: it could not judge."""
+    """Metrics that the detector asked for, if the run has logged none of them: it could not judge."""
 
 
 @attrs.frozen
 class Score:
-    """How one detector does over many runs."""
+    """A score says how well one detector does over many runs."""
 
     detector: str
+    """Detector, as it was spelled."""
     runs: int
-    """That it could judge."""
+    """Number of runs that it could judge."""
     collapsed: int
+    """Number of these runs that collapsed."""
     caught: int
-    """Collapsed runs in which it spoke."""
+    """Number of collapsed runs in which it spoke."""
     false_alarms: int
-    """Other runs in which it spoke."""
+    """Number of other runs in which it spoke."""
     precision: float | None
-    """Of the runs in which it spoke, the share that collapsed."""
+    """Share of the runs in which it spoke that collapsed."""
     recall: float | None
-    """Of the runs that collapsed, the share in which it spoke."""
+    """Share of the collapsed runs in which it spoke."""
     median_lead: float | None
-    """Steps before the collapse, over the caught runs."""
+    """Median lead in steps, over the caught runs."""
 
 
 def find_runs(paths: Sequence[Path]) -> list[RunDirectory]:
-    """The runs of run directories and of sweep directories, each once. Raises RequestError where there is neither."""
-    found: list[RunDirectory] = []
+    """List the runs of run directories and of sweep directories, each once. Raises RequestError for other paths."""
+    runs: list[RunDirectory] = []
     for path in paths:
         if (path / "sweep.yaml").is_file():
             try:
                 points = loads(read_bytes(path / "sweep.yaml").decode())["points"]
-                runs = [RunDirectory(path / point.get("path", point["label"])) for point in points]
+                of_sweep = [RunDirectory(path / point.get("path", point["label"])) for point in points]
             except (SyntaxProblem, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise RequestError("the record of the sweep is damaged", str(path / "sweep.yaml")) from error
-            found += [run for run in runs if run.config_file.exists()]
+            runs += [run for run in of_sweep if run.config_file.exists()]
         else:
-            found.append(RunDirectory.open(path))
-    return list({run.path.resolve(): run for run in reversed(found)}.values())[::-1]
+            runs.append(RunDirectory.open(path))
+    # a run that is named twice stands where it was named last
+    distinct = {run.path.resolve(): run for run in reversed(runs)}
+    return list(reversed(distinct.values()))
 
 
 def usable(runs: Sequence[RunDirectory], outcome: Outcome | None) -> tuple[list[RunDirectory], list[str]]:
-    """The runs that can be judged, and why each of the others cannot.
+    """Return the runs that can be judged, and for each of the others the reason why it cannot.
 
-    Raises RequestError if none is left.
+    Raises:
+        RequestError: no run can be judged.
     """
     kept, left_out = [], []
     for run in runs:
@@ -147,21 +162,21 @@ def usable(runs: Sequence[RunDirectory], outcome: Outcome | None) -> tuple[list[
 
 
 def make_detector(spelling: str) -> Named:
-    """A detector from its spelling. Raises RequestError for one that is not registered or has no such parameter."""
+    """Make a detector from its spelling. Raises RequestError if it is not registered or has no such parameter."""
     try:
         detector = structure_component(make_converter(registry()), registry(), "collapse", spelling)
     except Invalid as error:
         problem = error.problems[0]
         raise RequestError(str(problem), "--detector", "uncollapse list collapse") from error
-    if "scorer" in detector.component.needs:
+    if "scorer" in detector.needs:
         raise RequestError(
             f"{detector.name} measures rollouts, and a finished run has only metrics", fix="name a detector that judges"
         )
     return detector
 
 
-class _Asked(dict[str, float]):
-    """The metrics of a step, which note what a detector asks for."""
+class _NotingMetrics(dict[str, float]):
+    """The metrics of a step, which note the names that a detector asks for."""
 
     def __init__(self, metrics: Mapping[str, float], asked: set[str]) -> None:
         super().__init__(metrics)
@@ -181,22 +196,27 @@ class _Asked(dict[str, float]):
 
 
 def replay(run: RunDirectory, detector: Named) -> tuple[Verdict | None, tuple[str, ...]]:
-    """The first verdict of a detector on a run's logged metrics, and what it could not judge for want of.
+    """Return the first verdict of a detector on a run's logged metrics, and the metrics that it lacked.
 
-    The latter are the metrics that it asked for, if the run has logged none of them: its silence means nothing then.
+    The latter are those that it asked for, if the run has logged none of them. The detector then could not judge, and
+    that it gave no verdict means nothing.
 
-    Raises RequestError if the run names plugin files that are neither loaded nor trusted.
+    Raises:
+        RequestError: the detector failed, or the run names plugin files that are neither loaded nor trusted.
     """
-    context, records = SimpleNamespace(experiment=experiment_of(run), tokenizer=None), run.metrics()
+    context = SimpleNamespace(experiment=experiment_of(run), tokenizer=None)
+    records = run.metrics()
     asked: set[str] = set()
     logged: set[str] = set()
     try:
         session = detector.component.start(context)
         for record in records:
+            # step 0 is the validation before training, which detectors do not judge in a run either
             if record["step"] > 0:
                 metrics = {key: value for key, value in record.items() if value is not None and key != "step"}
                 logged |= metrics.keys()
-                if verdict := session.judge(record["step"], _Asked(metrics, asked)):
+                verdict = session.judge(record["step"], _NotingMetrics(metrics, asked))
+                if verdict:
                     return verdict, ()
     except UncollapseError:
         raise
@@ -207,9 +227,9 @@ def replay(run: RunDirectory, detector: Named) -> tuple[Verdict | None, tuple[st
 
 
 def replay_all(runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: Outcome | None) -> list[Replay]:
-    """Every detector on every run; with ``outcome`` also how long before the collapse it spoke."""
+    """Replay every detector on every run; ``outcome`` also says how long before the collapse it spoke."""
     detectors = [(spelling, make_detector(spelling)) for spelling in dict.fromkeys(spellings)]
-    found = []
+    replays = []
     for run in runs:
         records = run.metrics()
         began = outcome.began(records) if outcome else None
@@ -217,23 +237,23 @@ def replay_all(runs: Sequence[RunDirectory], spellings: Sequence[str], outcome: 
         for spelling, detector in detectors:
             verdict, unlogged = replay(run, detector)
             lead = began - verdict.step if began is not None and verdict else None
-            found.append(Replay(run.path, spelling, verdict, last, began, lead, unlogged))
-    return found
+            replays.append(Replay(run.path, spelling, verdict, last, began, lead, unlogged))
+    return replays
 
 
 def score(replays: Sequence[Replay]) -> list[Score]:
-    """One line per detector, over the runs that it could judge."""
+    """Score each detector over the runs that it could judge."""
     scores = []
     for spelling in dict.fromkeys(item.detector for item in replays):
-        own = [item for item in replays if item.detector == spelling and not item.unlogged]
-        collapsed = [item for item in own if item.collapsed_at is not None]
-        spoke = [item for item in own if item.verdict]
+        judged = [item for item in replays if item.detector == spelling and not item.unlogged]
+        collapsed = [item for item in judged if item.collapsed_at is not None]
+        spoke = [item for item in judged if item.verdict]
         leads = [item.lead for item in collapsed if item.lead is not None]
         caught = len(leads)
         scores.append(
             Score(
                 detector=spelling,
-                runs=len(own),
+                runs=len(judged),
                 collapsed=len(collapsed),
                 caught=caught,
                 false_alarms=len(spoke) - caught,

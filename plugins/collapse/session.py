@@ -1,4 +1,4 @@
-"""What sessions of detectors that read logged metrics share."""
+"""The base of the sessions of detectors that read nothing but logged metrics."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ...core.components import CollapseSession, Rollouts
 
 
 class MetricSession(CollapseSession):
-    """A session that measures nothing of its own; ``judge`` is all that a subclass adds.
+    """A metric session measures nothing itself; a subclass only adds ``judge``.
 
-    Its attributes that do not begin with an underscore are its state.
+    Attributes that do not begin with an underscore are its state.
     """
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
@@ -25,16 +25,17 @@ class MetricSession(CollapseSession):
 
 
 class Streaks:
-    """How many times in a row each of several conditions has held; a condition that is ``None`` was not measured."""
+    """Streaks count how many times in a row each of several conditions has held."""
 
     def __init__(self, counts: dict[str, int]) -> None:
         self.counts = counts
 
     def update(self, **conditions: bool | None) -> None:
+        """Count this step's conditions; one that is ``None`` was not measured and leaves its count as it is."""
         for name, holds in conditions.items():
             if holds is not None:
                 self.counts[name] = self.counts.get(name, 0) + 1 if holds else 0
 
     def reached(self, window: int) -> str | None:
-        """The first condition that has held ``window`` times."""
+        """Return the first condition that has held ``window`` times, or ``None``."""
         return next((name for name, count in self.counts.items() if count >= window), None)

@@ -1,4 +1,4 @@
-"""What a run has never had: other detectors ask whether something was lost, and are silent where nothing was there."""
+"""The detector ``no_signal`` finds runs that never had anything to learn from; the others find what a run has lost."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from attrs import validators
 from ...core.components import CollapseDetector, Verdict
 from .session import MetricSession
 
-SPREAD, INVALID = "rollout/in_group_reward_std", "train/invalid_turn_rate"
+SPREAD = "rollout/in_group_reward_std"
+INVALID = "train/share_of_turns_invalid"
 SAMPLES = ("collapse_first_turn_sample", "collapse_trajectory_sample", "collapse_turn_sample")
-"""Where the detector ``mutual_information`` logs, by the way in which it drew."""
+"""Namespaces of the detector ``mutual_information``, one for each way to draw."""
 MIN_SPREAD = 1e-6
-"""Reward units; what is below is rounding."""
+"""Standard deviation in reward units below which there is only rounding."""
 STANDARD_ERRORS = 2.0
+"""Number of standard errors by which an information must be above 0."""
 
 REASONS = {
     "form": "no answer has been valid since the first step ({count} steps)",
@@ -27,11 +29,11 @@ REASONS = {
 
 @attrs.frozen
 class NoSignal(CollapseDetector):
-    """Speak when a run has never had what it could learn from: that is no collapse, there was nothing to lose.
+    """Speak when a run has never had anything to learn from: that is no collapse, because there was nothing to lose.
 
-    Watches, from the first step on and until the run has it for the first time:
+    From the first step on, and until the run has it for the first time, the detector watches
 
-    * form: a valid answer (``train/invalid_turn_rate`` below 1)
+    * form: a valid answer (``train/share_of_turns_invalid`` below 1)
     * spread: a standard deviation of rewards within groups (``rollout/in_group_reward_std`` above 1e-6 reward units;
       not for groups of one episode)
     * information: a mutual information of reasonings and prompts of more than two standard errors
@@ -39,11 +41,11 @@ class NoSignal(CollapseDetector):
     """
 
     window: int = attrs.field(default=20, validator=validators.ge(1))
-    """Steps from the beginning."""
+    """Number of steps from the beginning."""
     measurements: int = attrs.field(default=4, validator=validators.ge(1))
-    """Measurements of the information from the beginning; it is not measured at every step."""
+    """Number of measurements of the information from the beginning; it is not measured at every step."""
     stop: bool = False
-    """``true`` ends the run; otherwise the verdict is recorded, since a first success may still come by chance."""
+    """Whether the verdict ends the run; with ``false`` it is recorded, as a first success may still come by chance."""
 
     def start(self, context: Any) -> _NoSignalSession:
         rollout = getattr(context.experiment, "rollout", None)
@@ -52,9 +54,10 @@ class NoSignal(CollapseDetector):
 
 class _NoSignalSession(MetricSession):
     def __init__(self, rule: NoSignal, grouped: bool) -> None:
-        self._rule, self._grouped = rule, grouped
+        self._rule = rule
+        self._grouped = grouped
         self.without: dict[str, int] = {}
-        """Condition -> how often it was looked for in vain; -1 once the run has had it."""
+        """Number of steps without each condition; -1 once the run has had it."""
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         rule = self._rule
@@ -70,9 +73,10 @@ class _NoSignalSession(MetricSession):
         return Verdict("no_signal", step, "; ".join(reasons), {"conditions": missing}, stop=rule.stop)
 
     def _had(self, metrics: Mapping[str, float]) -> dict[str, bool | None]:
-        """Condition -> whether this step has it; ``None`` where it was not measured."""
-        invalid, spread = metrics.get(INVALID), metrics.get(SPREAD) if self._grouped else None
-        told = [
+        """Say of each condition whether this step has it; ``None`` if it was not measured."""
+        invalid = metrics.get(INVALID)
+        spread = metrics.get(SPREAD) if self._grouped else None
+        significant = [
             metrics[f"{name}/mi_estimate"] > STANDARD_ERRORS * metrics[f"{name}/mi_estimate_se"]
             for name in SAMPLES
             if f"{name}/mi_estimate_se" in metrics
@@ -80,5 +84,5 @@ class _NoSignalSession(MetricSession):
         return {
             "form": None if invalid is None else invalid < 1.0,
             "spread": None if spread is None else spread > MIN_SPREAD,
-            "information": any(told) if told else None,
+            "information": any(significant) if significant else None,
         }

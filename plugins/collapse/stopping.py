@@ -1,4 +1,4 @@
-"""Stopping rules: detectors that read nothing but logged metrics.
+"""The stopping rules are detectors that read nothing but logged metrics.
 
 The numbers are those of RAGEN-2, where the rules cannot be switched off and a stopped run is reported as a success.
 Here each is a component of the experiment's ``collapse`` list, and a verdict ends the run with ``stopped:<detector>``.
@@ -20,17 +20,20 @@ positive = validators.ge(1)
 
 @attrs.frozen
 class RewardVarianceCollapse(CollapseDetector):
-    """Stop when the reward spread within groups has died.
+    """Stop when rewards within groups hardly differ any more.
 
     The baseline is the mean of ``rollout/in_group_reward_std`` (reward units) over the first ``baseline_steps`` steps
     whose batch was not empty after the filter. From then on, when each of the last ``window`` such steps lies below
-    ``ratio`` times the baseline, the run is stopped. A baseline of zero never stops: there was nothing to lose, and
-    ``no_signal`` says so.
+    ``ratio`` times the baseline, the run is stopped. A baseline of zero never stops a run: there was nothing to lose,
+    and the detector ``no_signal`` finds that.
     """
 
     baseline_steps: int = attrs.field(default=10, validator=positive)
+    """Number of early steps whose mean is the baseline."""
     window: int = attrs.field(default=10, validator=positive)
+    """Number of steps in a row."""
     ratio: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
+    """Limit, as a share of the baseline."""
 
     def start(self, context: Any) -> _RewardVarianceSession:
         return _RewardVarianceSession(self)
@@ -66,12 +69,14 @@ class _RewardVarianceSession(MetricSession):
 class LowValidationSuccess(CollapseDetector):
     """Stop when ``validation/success`` is below ``threshold`` in ``patience`` consecutive validations.
 
-    The reason tells a run that never succeeded from one that has lost what it could do; the evidence has the highest
-    success of all validations before (``best``).
+    The reason distinguishes a run that never succeeded from one that no longer does; the evidence has the highest
+    success of all validations so far (``best``).
     """
 
     threshold: float = attrs.field(default=0.01, validator=[validators.gt(0), validators.le(1)])
+    """Success rate, 0 to 1, below which a validation counts."""
     patience: int = attrs.field(default=5, validator=positive)
+    """Number of validations in a row."""
 
     def start(self, context: Any) -> _LowValidationSession:
         return _LowValidationSession(self)
@@ -103,7 +108,7 @@ class _LowValidationSession(MetricSession):
 
 @attrs.frozen
 class EmptyFilter(CollapseDetector):
-    """Stop when the rollout filter kept no group in ``filter.empty_stop_steps`` consecutive steps (0: never)."""
+    """Stop when the filters kept no group or no episode in ``filter.empty_stop_steps`` consecutive steps (0: never)."""
 
     def start(self, context: Any) -> _EmptyFilterSession:
         return _EmptyFilterSession(context.experiment.filter.empty_stop_steps)
@@ -118,12 +123,14 @@ class _EmptyFilterSession(MetricSession):
         kept = metrics.get("rollout/filter_kept_count")
         if kept is None:
             return None
-        self.empty = self.empty + 1 if kept == 0 else 0
+        without_episodes = metrics.get("rollout/episode_kept_ratio") == 0
+        self.empty = self.empty + 1 if kept == 0 or without_episodes else 0
         if not self._steps or self.empty < self._steps:
             return None
+        what = "episode filter kept no episode" if without_episodes else "rollout filter kept no group"
         return Verdict(
             "empty_filter",
             step,
-            f"the rollout filter kept no group for {self.empty} consecutive steps",
+            f"the {what} for {self.empty} consecutive steps",
             {"steps": self.empty, "scores_at_zero": metrics.get("rollout/filter_zero_count")},
         )

@@ -1,1 +1,1 @@
-"""Environments: multi-turn text tasks."""
+"""The built-in environments are text tasks of one or several turns."""

@@ -1,4 +1,4 @@
-"""Exact arithmetic on text that a model wrote: no ``eval``, fractions instead of floats, bounded length."""
+"""Arithmetic on text that a model wrote is exact: fractions instead of floats, no ``eval``, bounded length."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from fractions import Fraction
 import attrs
 
 MAX_LENGTH = 120
-"""Characters; it bounds the depth of the recursion and the size of the numbers."""
+"""Largest number of characters, which bounds the depth of the recursion and the size of the numbers."""
 _TOKEN = re.compile(r"\s*([0-9]+|[-+*/()])")
 
 
 @attrs.frozen
 class Expression:
-    """What an arithmetic expression says."""
+    """An expression is what arithmetic text says."""
 
     numbers: tuple[int, ...]
-    """The numbers in it, from left to right."""
+    """Numbers in it, from left to right."""
     value: Fraction | None
-    """Exact; ``None`` if something is divided by zero."""
+    """Exact value; ``None`` if something is divided by zero."""
 
 
 def parse(text: str) -> Expression:
@@ -49,15 +49,17 @@ def _tokens(text: str) -> list[str]:
 
 
 def _sum(tokens: list[str]) -> tuple[Fraction | None, list[str]]:
+    """Read products that are added or subtracted; return the value and the tokens after it."""
     value, rest = _product(tokens)
     while rest and rest[0] in "+-":
-        sign = rest[0]
+        sign = 1 if rest[0] == "+" else -1
         term, rest = _product(rest[1:])
-        value = None if value is None or term is None else value + term if sign == "+" else value - term
+        value = None if value is None or term is None else value + sign * term
     return value, rest
 
 
 def _product(tokens: list[str]) -> tuple[Fraction | None, list[str]]:
+    """Read operands that are multiplied or divided; return the value and the tokens after it."""
     value, rest = _operand(tokens)
     while rest and rest[0] in "*/":
         sign = rest[0]
@@ -70,6 +72,7 @@ def _product(tokens: list[str]) -> tuple[Fraction | None, list[str]]:
 
 
 def _operand(tokens: list[str]) -> tuple[Fraction | None, list[str]]:
+    """Read a number or an expression in parentheses; return the value and the tokens after it."""
     if tokens and tokens[0].isdigit():
         return Fraction(int(tokens[0])), tokens[1:]
     if tokens and tokens[0] == "(":

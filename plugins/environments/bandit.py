@@ -1,4 +1,4 @@
-"""Bandit: choose between a steady and a risky arm, once."""
+"""In Bandit one chooses once, between a steady and a risky arm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from attrs.validators import and_, ge, in_, le
 
 from ...core.components import Env, Environment, Step
 from .common import refuse_after_end, seeded
+from .metrics import ACCEPTED
 
 Split = Literal["train", "validation"]
 
@@ -38,31 +39,33 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
         ("Cashier", "Acrobat"),
     ),
 }
-"""Names of (steady, risky) arms; no name is in both splits."""
+"""Names of (steady, risky) arms by split; no name is in both splits."""
 
 
 @attrs.frozen
 class Bandit(Environment):
-    """Two arms named after professions: a steady one that always pays ``low``, and a risky one.
+    """Choose between two arms named after professions: a steady one that always pays ``low``, and a risky one.
 
     The risky arm pays ``high`` with probability ``probability``, otherwise 0; choosing it is success, even when it pays
     nothing, because it pays more on average (0.25 against 0.1). One choice ends the episode. The answer is the name of
-    an arm as free text, without regard to case; any other text earns nothing. Metric: ``action_is_valid``.
+    an arm as free text, without regard to case; any other text earns nothing.
+
+    Metric: ``share_of_played_actions_accepted`` (the text names an arm).
 
     The seed fixes the two names and their order, so all members of a group see the same prompt; what the risky arm pays
     depends on seed and member. (In RAGEN names and order differ within a group, which mixes the prompts of a baseline.)
-    Training and validation have names of their own (12 and 8 pairs): a policy that learnt to take risks, not names,
+    Training and validation have different names (12 and 8 pairs): a policy that learnt to take risks, and not names,
     succeeds on both.
     """
 
     split: Split = attrs.field(default="train", validator=in_(get_args(Split)))
-    """``train``: 12 pairs of names; ``validation``: 8 others."""
+    """Set of names: ``train`` has 12 pairs, ``validation`` 8 others."""
     low: float = attrs.field(default=0.1, validator=and_(ge(-1e6), le(1e6)))
-    """What the steady arm pays."""
+    """Payoff of the steady arm."""
     high: float = attrs.field(default=1.0, validator=and_(ge(-1e6), le(1e6)))
-    """What the risky arm pays, when it does."""
+    """Payoff of the risky arm, when it pays."""
     probability: float = attrs.field(default=0.25, validator=and_(ge(0), le(1)))
-    """How often the risky arm pays."""
+    """Probability that the risky arm pays."""
 
     actions = None
 
@@ -78,7 +81,7 @@ class Bandit(Environment):
         )
 
     def make(self, seed: int, member: int = 0) -> BanditEnv:
-        """The names of ``seed``, the payoff of ``member``."""
+        """Make an episode with the names of ``seed`` and the payoff of ``member``."""
         rng = seeded("bandit", self.split, seed)
         steady, risky = rng.choice(PAIRS[self.split])
         first, second = rng.sample((steady, risky), 2)
@@ -88,7 +91,7 @@ class Bandit(Environment):
 
 @attrs.define
 class BanditEnv(Env):
-    """One episode of :class:`Bandit`."""
+    """The environment of one episode of :class:`Bandit`."""
 
     names: tuple[str, str]
     payoffs: dict[str, float]
@@ -97,19 +100,19 @@ class BanditEnv(Env):
 
     @property
     def key(self) -> str:
-        """The two names in their order."""
+        """Names of the arms, in their order."""
         return f"{self.names[0]} | {self.names[1]}"
 
     def initial_observation(self) -> str:
         return f"Machines: {self.names[0]}, {self.names[1]}"
 
     def step(self, action: str) -> Step:
-        """The name of a machine; any other text chooses none. Raises RunError after the end."""
+        """Choose a machine by its name; any other text chooses none. Raises RunError after the end."""
         refuse_after_end(self.done)
         self.done = True
         wanted = action.strip().lower()
         for name, payoff in self.payoffs.items():
             if name.lower() == wanted:
                 text = f"{name} pays {payoff:g}."
-                return Step(text, payoff, done=True, success=name == self.risky, metrics={"action_is_valid": 1.0})
-        return Step("There is no such machine.", 0.0, done=True, metrics={"action_is_valid": 0.0})
+                return Step(text, payoff, done=True, success=name == self.risky, metrics={ACCEPTED: 1.0})
+        return Step("There is no such machine.", 0.0, done=True, metrics={ACCEPTED: 0.0})

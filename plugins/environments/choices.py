@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from .exact_text import exact
 from .math_text import clean
@@ -20,6 +21,8 @@ _STATED = re.compile(
 _STANDING = re.compile(r"(?<![\w'\\])([A-Z])(?![\w'])")
 _NOT = re.compile(r"\b(?:not|n't|neither|nor|except|wrong)\W*\(?$", re.IGNORECASE)
 _ANOTHER = re.compile(rf"{_CLOSE}(?:,|/|&|\bor\b|\band\b){_OPEN}(?:option )?([A-Z]|\d{{1,2}})(?![\w'])")
+_OPTION = re.compile(r"^\s*\(?([A-Z])[).:]", re.MULTILINE)
+"""The letter of an option that stands on a line of its own."""
 _LISTED = re.compile(r"(?:^|[\s(])([A-Z])[).](?=\s|$)")
 
 
@@ -37,6 +40,17 @@ def choice(answer: str, gold: str) -> bool | None:
     if said is None:
         return True if text and exact(clean(answer), text) else None
     return said == label
+
+
+def letters_for(question: str, golds: Sequence[str]) -> str:
+    """What is wrong where a question lists its options by letters and its right answers are numbers alone; else empty.
+
+    Data sets that give the index of the right option do so, and no answer would ever be right.
+    """
+    if {"A", "B"} <= set(_OPTION.findall(question)) and all(gold.strip().isdigit() for gold in golds):
+        letters = "the question lists its options by letters: write the letter of the right option in its place"
+        return f"the right answer is {golds[0]}, and {letters}"
+    return ""
 
 
 def is_letter(text: str) -> bool:

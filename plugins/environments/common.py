@@ -1,4 +1,4 @@
-"""What the built-in environments share: stable random numbers, splits by content, names of actions."""
+"""The built-in environments share stable random numbers, splits by content and names of actions."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 
 
 def stable_hash(text: str) -> int:
-    """64 bits that depend on the text alone: not on the process, the platform or PYTHONHASHSEED."""
+    """Hash a text to 64 bits that depend on it alone: not on the process, the platform or PYTHONHASHSEED."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def seeded(*parts: object) -> random.Random:
-    """A random generator that depends on the text of ``parts`` alone."""
+    """Make a random generator that depends on the text of ``parts`` alone."""
     return random.Random(stable_hash(":".join(map(str, parts))))
 
 
 def split_of(key: str) -> Split:
-    """``validation`` for one task in five, ``train`` for the others, decided by the content ``key`` of the task.
+    """Return ``validation`` for one task in five and ``train`` for the others, by the content ``key`` of the task.
 
-    Whatever the seeds, no task is in both.
+    No task is in both, whatever the seeds.
     """
     return "validation" if stable_hash(key) % 5 == 0 else "train"
 
@@ -38,7 +38,7 @@ def draw_task(draw: Callable[[], T | None], key: Callable[[T], str], split: Spli
     """Draw until there is a task (``draw`` may fail and return ``None``) and it belongs to ``split``.
 
     Raises:
-        RunError: none was found in a large number of draws.
+        RunError: there was none in a large number of draws.
     """
     for _ in range(_DRAWS):
         task = draw()
@@ -52,7 +52,7 @@ def draw_task(draw: Callable[[], T | None], key: Callable[[T], str], split: Spli
 
 
 def action_named(action: str, names: tuple[str, ...]) -> str:
-    """The spelling in ``names`` of ``action``, without regard to case. Raises ValueError if there is none."""
+    """Find an action by its name without regard to case. Raises ValueError if there is none."""
     wanted = action.strip().lower()
     for name in names:
         if name.lower() == wanted:
@@ -61,6 +61,6 @@ def action_named(action: str, names: tuple[str, ...]) -> str:
 
 
 def refuse_after_end(done: bool) -> None:
-    """Raises RunError when an episode that is over is stepped."""
+    """Raise RunError if the episode is over."""
     if done:
         raise RunError("the episode is over", fix="an Env is used once: make a new one with environment.make(seed)")

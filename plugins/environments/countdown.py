@@ -1,4 +1,4 @@
-"""Countdown: make a target out of some numbers."""
+"""In Countdown one makes a target out of some numbers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ from attrs.validators import and_, ge, in_, le
 from ...core.components import Env, Environment, Step
 from .arithmetic import parse
 from .common import Split, draw_task, refuse_after_end, seeded
+from .metrics import ACCEPTED
 
 
 @attrs.frozen
 class Puzzle:
-    """Numbers, the target to make of them, and one way to do it."""
+    """A puzzle has numbers, a target to make of them, and one way to do it."""
 
     numbers: tuple[int, ...]
+    """Numbers that must be used, each once."""
     target: int
+    """Value of a right expression."""
     solution: str
+    """Expression that is right."""
 
     @property
     def key(self) -> str:
-        """The content as text: equal for equal targets and numbers, in whatever order."""
+        """Content as text: equal for equal targets and numbers, in whatever order."""
         return f"{' '.join(map(str, sorted(self.numbers)))} -> {self.target}"
 
 
 @lru_cache(maxsize=8192)
 def puzzle(min_numbers: int, max_numbers: int, largest: int, split: Split, seed: int) -> Puzzle:
-    """The puzzle of a seed. Raises RunError if none was found."""
+    """Make the puzzle of a seed. Raises RunError if there is none."""
     rng = seeded("countdown", min_numbers, max_numbers, largest, seed)
     return draw_task(
         lambda: _draw(rng.randint(min_numbers, max_numbers), largest, rng),
@@ -45,15 +49,20 @@ def _draw(count: int, largest: int, rng: random.Random) -> Puzzle | None:
     numbers = tuple(rng.randint(1, largest) for _ in range(count))
     terms = [(number, str(number)) for number in numbers]
     while len(terms) > 1:
-        (a, left), (b, right) = (terms.pop(rng.randrange(len(terms))) for _ in range(2))
+        a, left = terms.pop(rng.randrange(len(terms)))
+        b, right = terms.pop(rng.randrange(len(terms)))
         operation = rng.choice("+-*/")
-        if operation == "/" and (b == 0 or a % b):
-            return None
-        value = {"+": a + b, "-": a - b, "*": a * b}[operation] if operation != "/" else a // b
+        if operation == "/":
+            if b == 0 or a % b:
+                return None
+            value = a // b
+        else:
+            value = {"+": a + b, "-": a - b, "*": a * b}[operation]
         terms.append((value, f"({left} {operation} {right})"))
     target, solution = terms[0]
     if not 1 <= target <= largest or target in numbers:
         return None
+    # the outermost parentheses are not needed
     return Puzzle(numbers, target, solution[1:-1])
 
 
@@ -63,22 +72,24 @@ class Countdown(Environment):
 
     The answer is one expression, such as ``(1 + 2) * 3``, as free text. Reward 1 if it equals the target exactly
     (fractions, no rounding), which is success; 0.1 if it uses exactly the given numbers; 0 otherwise. One answer ends
-    the episode. Metric: ``action_is_valid`` (the answer is an expression that uses exactly the given numbers).
+    the episode.
 
-    The puzzles are generated from a solution, so each has one; the target is none of the numbers. Answers are read by
-    a parser of their own, never evaluated as Python; a sign before a number, ``=`` and text around it are refused.
+    Metric: ``share_of_played_actions_accepted`` (the answer is an expression that uses exactly the given numbers).
+
+    The puzzles are generated from a solution, so each has one; the target is none of the numbers. Answers are parsed as
+    arithmetic, never evaluated as Python; a sign before a number, ``=`` and text around the expression are refused.
 
     Rewards: TinyZero's and RAGEN's countdown, whose puzzles come from a data set.
     """
 
     min_numbers: int = attrs.field(default=3, validator=and_(ge(2), le(6)))
-    """Fewest numbers of a puzzle."""
+    """Smallest count of numbers in a puzzle."""
     max_numbers: int = attrs.field(default=4, validator=and_(ge(2), le(6)))
-    """Most numbers of a puzzle."""
+    """Largest count of numbers in a puzzle."""
     largest: int = attrs.field(default=99, validator=and_(ge(10), le(10**6)))
-    """Largest number and largest target."""
+    """Largest number, and largest target."""
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
-    """Which puzzles: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
+    """Set of puzzles: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
 
     actions = None
 
@@ -94,27 +105,27 @@ class Countdown(Environment):
         )
 
     def make(self, seed: int, member: int = 0) -> CountdownEnv:
-        """The puzzle of ``seed``, the same for every member."""
+        """Make an episode with the puzzle of ``seed``, the same for every member."""
         return CountdownEnv(puzzle(self.min_numbers, self.max_numbers, self.largest, self.split, seed))
 
 
 @attrs.define
 class CountdownEnv(Env):
-    """One episode of :class:`Countdown`."""
+    """The environment of one episode of :class:`Countdown`."""
 
     puzzle: Puzzle
     done: bool = False
 
     @property
     def key(self) -> str:
-        """The puzzle as text: equal for equal puzzles only."""
+        """Puzzle as text: equal for equal puzzles only."""
         return self.puzzle.key
 
     def initial_observation(self) -> str:
         return f"Numbers: {' '.join(map(str, self.puzzle.numbers))}\nTarget: {self.puzzle.target}"
 
     def step(self, action: str) -> Step:
-        """An expression; text that is none earns nothing. Raises RunError after the end."""
+        """Read an expression; text that is none earns nothing. Raises RunError after the end."""
         refuse_after_end(self.done)
         self.done = True
         try:
@@ -129,4 +140,4 @@ class CountdownEnv(Env):
         return self._end(f"The expression is {shown}, not {self.puzzle.target}.", 0.1)
 
     def _end(self, text: str, reward: float) -> Step:
-        return Step(text, reward, done=True, success=reward == 1.0, metrics={"action_is_valid": float(reward > 0)})
+        return Step(text, reward, done=True, success=reward == 1.0, metrics={ACCEPTED: float(reward > 0)})

@@ -1,29 +1,26 @@
-"""Dataset: one question, one answer that is checked against the right one."""
+"""In Dataset a task is one question, whose answer is compared with the right one."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
-from attrs.validators import ge, in_, optional
+from attrs.validators import ge, optional
 
-from ...core.components import Env, Environment, Step
+from ...core.components import Env, Environment, Step, Verifier
+from ...core.compose.fields import component
 from .common import refuse_after_end
-from .dataset_rows import Row, Rows, forget_changed, load, refuse_numbers_for_letters
-from .verifiers import VERIFIERS, is_right
-
-_INSTRUCTIONS = {
-    "math": "Solve the problem. Answer with the final result alone, for example 42.",
-    "exact": "Answer the question. Give the answer alone, without a sentence around it.",
-    "choice": "Choose one of the options. Answer with its letter alone, for example B.",
-}
+from .dataset_rows import Row, Rows, forget_changed, load, refuse_unverifiable
+from .metrics import ACCEPTED
 
 
 @attrs.frozen
 class Dataset(Environment):
-    """Questions with known answers: a local file or folder, a data set of the hub, or generated word problems.
+    """Ask questions with known answers, from a local file or folder, the hub, or generated word problems.
 
-    The answer is free text. Reward 1 if it is right, which is success; otherwise 0. One answer ends the episode.
-    Metric: ``action_is_valid`` (the answer can be read: as mathematics; with ``verifier=exact`` any text can, with
-    ``verifier=choice`` what names one option).
+    The answer is free text. Reward 1 if it is right, which is success; otherwise 0, or the verifier's score between
+    them. One answer ends the episode. Metric: ``share_of_played_actions_accepted`` (the answer can be read: as
+    mathematics; with ``verifier=exact`` any text can, with ``verifier=choice`` what names one option).
 
     Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only what follows ``####`` counts. Seed s is
     row s modulo the number of rows, so training goes through the rows in their order, again and again.
@@ -33,22 +30,21 @@ class Dataset(Environment):
     """
 
     path: str
-    """``arithmetic``; a .jsonl, .json or .parquet file, which is the split ``train``; a folder with a file for each
-    split (``train.jsonl``, ``test.jsonl``); or a name on the hub such as ``openai/gsm8k``."""
+    """Place of the data: ``arithmetic``; a .jsonl, .json or .parquet file, which is the split ``train``; a folder with
+    a file for each split (``train.jsonl``, ``test.jsonl``); or a name on the hub such as ``openai/gsm8k``."""
     subset: str | None = None
     """Configuration of a data set of the hub, such as ``main``."""
     split: str = "train"
-    """As the data set names it."""
+    """Split, by the name that the data set gives it."""
     question: str = "question"
     """Column of the questions: text, or chat messages. ``a.b`` is the field b of the records in column a."""
     answer: str = "answer"
-    """Column of the right answers: a value, or a list of values each of which is right."""
-    verifier: str = attrs.field(default="math", validator=in_(VERIFIERS))
-    """``math``: equal as mathematics; ``exact``: equal as text, but for case and white space; ``choice``: the same
-    option of a multiple choice."""
-
+    """Column of the right answers: a value, or a list of values, each of which is right."""
+    verifier: Any = component("verifier", "math")  # noqa: RUF009 - makes an attrs field
+    """Verifier that says which answers are right. ``math``: equal as mathematics; ``exact``: equal as text, but for
+    case and white space; ``choice``: the same option of a multiple choice; or another ``verifier``."""
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """Rows with a longer question (characters) are left out; ``None`` keeps all."""
+    """Largest length of a question in characters; rows with longer ones are left out. ``None`` keeps all."""
 
     actions = None
 
@@ -57,65 +53,72 @@ class Dataset(Environment):
 
     @property
     def instruction(self) -> str:  # type: ignore[override]
-        return _INSTRUCTIONS[self.verifier]
+        instruction: str = self.verifier.component.instruction
+        return instruction
 
     @property
     def tasks(self) -> int:  # type: ignore[override]
-        """The number of rows."""
+        """Number of rows."""
         return len(self._loaded.rows)
 
     @property
     def digest(self) -> str:
-        """Of the rows' content."""
+        """Hash of the rows' content."""
         return self._loaded.digest
 
     def row(self, index: int) -> Row:
-        """Row ``index`` modulo the number of rows. Raises RequestError if the data set cannot be loaded."""
+        """Return row ``index`` modulo the number of rows. Raises RequestError if the data set cannot be loaded."""
         return self._loaded.rows[index % self.tasks]
 
     def make(self, seed: int, member: int = 0) -> DatasetEnv:
-        """The question of row ``seed``, the same for every member."""
-        return DatasetEnv(self.row(seed), self.verifier)
+        """Make an episode with the question of row ``seed``, the same for every member."""
+        return DatasetEnv(self.row(seed), self.verifier.component)
 
     @property
     def _loaded(self) -> Rows:
         rows = load(self.path, self.subset, self.split, self.question, self.answer, self.longest)
-        if self.verifier == "choice":
-            refuse_numbers_for_letters(rows)
+        refuse_unverifiable(rows, self.verifier)
         return rows
 
 
 @attrs.define
 class DatasetEnv(Env):
-    """One episode of :class:`Dataset`."""
+    """The environment of one episode of :class:`Dataset`."""
 
     row: Row
-    verifier: str
+    verifier: Verifier
     done: bool = False
 
     @property
     def key(self) -> str:
-        """The question."""
+        """Question of the row."""
         return self.row.question
 
     @property
     def place(self) -> str:  # type: ignore[override]
-        """Which row it is, for messages."""
+        """Place of the row in its file, for messages."""
         return self.row.place
 
     def initial_observation(self) -> str:
         return self.row.question
 
     def step(self, action: str) -> Step:
-        """An answer. Raises RunError after the end."""
+        """Check an answer. Raises RunError after the end."""
         refuse_after_end(self.done)
         self.done = True
-        right = is_right(self.verifier, action, self.row.answers)
-        text = "Correct." if right else "The answer cannot be read." if right is None else "Wrong."
+        score = self.verifier.verify(action, self.row.answers)
         return Step(
-            text,
-            float(right or 0.0),
+            _feedback(score),
+            float(score or 0.0),
             done=True,
-            success=right is True,
-            metrics={"action_is_valid": float(right is not None)},
+            success=score == 1,
+            metrics={ACCEPTED: float(score is not None)},
         )
+
+
+def _feedback(score: float | None) -> str:
+    if score is None:
+        return "The answer cannot be read."
+    if score == 1:
+        return "Correct."
+    return "Partly right." if score else "Wrong."

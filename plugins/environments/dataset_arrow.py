@@ -1,4 +1,4 @@
-"""Rows of parquet files and of other Arrow tables, every value as text that says the same."""
+"""Rows of parquet files and of other Arrow tables are read, every value as text that says the same."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ...core.errors import MissingExtraError, RequestError, nearest
 from .dataset_values import Number
 
 _ROWS = 1000
-"""Rows that are converted together."""
+"""Number of rows that are converted together."""
 _NO_FRACTION = re.compile(r"\.0+(?!\d)")
 
 
 def read_parquet(path: Path, columns: tuple[str, ...], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a parquet file, with these columns alone.
+    """Yield the rows of a parquet file, with these columns alone.
 
     Raises:
-        RequestError: the file is no parquet file, or a column is not there, there twice, or of a type without text.
+        RequestError: the file is no parquet file, or a column is missing, there twice, or of a type without text.
         MissingExtraError: pyarrow is not installed.
     """
     try:
@@ -39,23 +39,23 @@ def read_parquet(path: Path, columns: tuple[str, ...], where: str) -> Iterator[t
 
 
 def tops(columns: Sequence[str], names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The columns of the table that hold ``columns``, each once: ``a`` for ``a.b``, the field b of its records.
+    """Return the columns of the table that hold ``columns``, each once: ``a`` for ``a.b``, the field b of its records.
 
     Raises:
-        RequestError: one of them is not there, or there twice.
+        RequestError: one of them is missing, or there twice.
     """
-    found = tuple(dict.fromkeys(column if column in names else column.partition(".")[0] for column in columns))
-    for column in found:
+    top_columns = tuple(dict.fromkeys(column if column in names else column.partition(".")[0] for column in columns))
+    for column in top_columns:
         if column not in names:
             fix = f"set question and answer to names of columns: {nearest(column, names)}"
             raise RequestError(f"there is no column {column!r}", where, fix)
         if list(names).count(column) > 1:
             raise RequestError(f"there are two columns {column!r}", where, "rename one of them")
-    return found
+    return top_columns
 
 
 def is_time(schema: Any, name: str) -> bool:
-    """Whether a column of an Arrow schema holds dates or times."""
+    """Say whether a column of an Arrow schema holds dates or times."""
     from pyarrow import types
 
     return bool(types.is_temporal(schema.field(name).type))
@@ -64,7 +64,7 @@ def is_time(schema: Any, name: str) -> bool:
 def read_batches(
     batches: Iterable[Any], columns: tuple[str, ...], where: str
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of Arrow record batches or tables, numbered from 0."""
+    """Yield the rows of Arrow record batches or tables, numbered from 0."""
     number = 0
     for batch in batches:
         values = [_column(batch.column(batch.schema.get_field_index(name)), name, where) for name in columns]
@@ -74,11 +74,12 @@ def read_batches(
 
 
 def _column(array: Any, name: str, where: str) -> list[Any]:
+    """Convert a column. Raises RequestError if its type has no text."""
     import pyarrow
 
     try:
-        kind = _castable(array.type)
-        values = (array if kind == array.type else array.cast(kind)).to_pylist()
+        castable = _castable(array.type)
+        values = (array if castable == array.type else array.cast(castable)).to_pylist()
         return [_plain(value, array.type) for value in values]
     except (TypeError, pyarrow.ArrowException) as error:
         what = f"column {name!r} is of the type {array.type}, which has no text of its own"
@@ -86,7 +87,7 @@ def _column(array: Any, name: str, where: str) -> list[Any]:
 
 
 def _castable(kind: Any) -> Any:
-    """The type with text in the place of dates and times: Arrow writes them to the last digit, Python does not."""
+    """Return the type with text in the place of dates and times: Arrow writes all their digits, Python does not."""
     import pyarrow
     from pyarrow import types
 
@@ -115,7 +116,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _plain(value: Any, kind: Any) -> Any:
-    """A value of :func:`_castable`'s type as what the JSON reader would give; ``kind`` is the type in the file."""
+    """Turn a value of :func:`_castable`'s type into what the JSON reader gives; ``kind`` is the type in the file."""
     import pyarrow
     from pyarrow import types
 
@@ -141,7 +142,7 @@ def _plain(value: Any, kind: Any) -> Any:
 
 
 def _shortest(value: float, bits: int) -> str:
-    """The shortest digits that are this number in its own width: 0.1 in 32 bits is no longer text than in 64."""
+    """Write the fewest digits that are this number in its own width, so that 0.1 in 32 bits is also ``0.1``."""
     code = {16: "e", 32: "f", 64: "d"}[bits]
     texts = (repr(float(f"{value:.{digits}g}")) for digits in range(1, 18))
     return next(text for text in texts if struct.unpack(code, struct.pack(code, float(text)))[0] == value)

@@ -1,4 +1,4 @@
-"""Rows of .jsonl and .json files, every number as the characters that stand there."""
+"""Rows of .jsonl and .json files are read, every number as the characters that stand in the file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from ...core.errors import RequestError
 from .dataset_values import Number
 
 Place = str
-"""Which row it is, for messages: ``row 0 (line 1)``."""
+"""Place of a row, for messages: ``row 0 (line 1)``."""
 
 _LINES_FIX = 'a .jsonl file holds one object a line: {"question": ..., "answer": ...}'
 _FILE_FIX = "a .json file holds a list of objects, one for each row"
 
 
 def read_lines(path: Path, where: str) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """The rows of a JSON Lines file, one after another; lines without anything but white space are left out.
+    """Yield the rows of a JSON Lines file; lines with nothing but white space are left out.
 
     Raises:
         RequestError: a line is no JSON object in UTF-8.
     """
     rows = 0
-    with path.open("rb") as file:  # only a line feed ends a line: text may hold other separators
+    # read as bytes, in which only a line feed ends a line: text may hold other separators
+    with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
             if not line.strip():
@@ -35,12 +36,12 @@ def read_lines(path: Path, where: str) -> Iterator[tuple[Place, Mapping[str, Any
 
 
 def read_file(path: Path, columns: tuple[str, ...], where: str) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """The rows of a JSON file: a list of objects, an object that holds one such list, or an object of columns.
+    """Yield the rows of a JSON file: a list of objects, an object that holds one such list, or an object of columns.
 
     JSON Lines under the name .json are read as well.
 
     Raises:
-        RequestError: the file is nothing of that.
+        RequestError: the file is none of these.
     """
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     first, _, rest = content.strip().partition(b"\n")
@@ -56,17 +57,16 @@ def read_file(path: Path, columns: tuple[str, ...], where: str) -> Iterator[tupl
 
 
 def _rows(data: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Any:
-    """The rows that an object holds, if it holds any."""
+    """Return the rows that an object holds: columns, the object itself, or a list of objects in it; else ``None``."""
     columns = tuple(column if column in data else column.partition(".")[0] for column in columns)
     lists = {key: value for key, value in data.items() if isinstance(value, list)}
     if set(columns) <= lists.keys():
         lengths = {key: len(lists[key]) for key in columns}
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{key} {length}" for key, length in lengths.items())
-            raise RequestError(f"the columns are not of one length: {found}", where, "give every row every column")
-        return [
-            dict(zip(columns, values, strict=True)) for values in zip(*(lists[key] for key in columns), strict=True)
-        ]
+            listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise RequestError(f"the columns are not of one length: {listed}", where, "give every row every column")
+        values_by_column = [lists[key] for key in columns]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*values_by_column, strict=True)]
     if set(columns) <= data.keys():
         return [data]
     tables = [key for key, value in lists.items() if value and all(isinstance(item, Mapping) for item in value)]
@@ -83,6 +83,7 @@ def _record(value: Any, place: str, where: str, fix: str) -> Mapping[str, Any]:
 
 
 def _parse(content: bytes, place: str, where: str, fix: str) -> Any:
+    """Decode JSON. Raises RequestError, with the place, if it is none."""
     try:
         return _DECODER.decode(content.decode())
     except UnicodeDecodeError as error:
@@ -99,6 +100,7 @@ def _parse(content: bytes, place: str, where: str, fix: str) -> Any:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object. Raises ValueError if it has a key twice, which the JSON module would accept."""
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]

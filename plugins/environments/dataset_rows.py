@@ -1,10 +1,9 @@
-"""The rows of a data set: generated, from local files, or from the hub."""
+"""The rows of a data set are generated, or come from local files or from the hub."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import attrs
 
 from ...core.compose import hub
+from ...core.compose.experiment import Named
 from ...core.errors import MissingExtraError, RequestError, nearest
 from ...core.paths import expanded
 from . import word_problems
@@ -22,11 +22,8 @@ from .dataset_values import answer_texts, question_text
 
 GENERATED = "arithmetic"
 _FORMATS = (".jsonl", ".json", ".parquet")
-OPTION = re.compile(r"^\s*\(?([A-Z])[).:]", re.MULTILINE)
-"""The letter of an option that stands on a line of its own."""
-
 Table = Iterable[tuple[str, Mapping[str, Any]]]
-"""Which row it is, for messages, and its columns."""
+"""Place of each row, for messages, with its columns."""
 
 
 def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -35,57 +32,62 @@ def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen
 class Row:
+    """A row is a question with its right answers."""
+
     question: str
+    """Text of the question."""
     answers: tuple[str, ...] = attrs.field(converter=_texts)
-    """The right answers: any of them is right. Of each, what follows the last ``####``, if there is one."""
+    """Answers that are right. In each of them only the part after the last ``####`` counts, if there is one."""
     place: str = attrs.field(default="", eq=False, repr=False)
-    """Where it stands, for messages: ``row 9 (line 10)``."""
+    """Place of the row, for messages: ``row 9 (line 10)``."""
 
     @property
     def answer(self) -> str:
-        """The first right answer."""
+        """First right answer."""
         return self.answers[0]
 
 
 @attrs.frozen(eq=False)
 class Rows:
-    """All rows of a split, in its order."""
+    """The rows of a split, in its order."""
 
     rows: tuple[Row, ...]
+    """All rows."""
     digest: str
-    """Of questions and answers, as hexadecimal text."""
+    """Hash of questions and answers, as hexadecimal text."""
 
 
 _seen: dict[str, list[tuple[str, int, int]]] = {}
-"""Path -> its files as they were when it was last asked for: name, time of the last change, size in bytes."""
+"""State of the files of a path when it was last asked for: name, time of the last change, size in bytes."""
 
 
 def forget_changed(path: str) -> None:
-    """Let :func:`load` read files anew that have changed since somebody last asked for them.
+    """Let :func:`load` read files again that have changed since they were last asked for.
 
-    Called where an experiment is composed, and never while one runs: the tasks of a run stay what they were.
+    This is called when an experiment is composed, and never during a run: the tasks of a run stay what they were.
     """
     try:
         place = expanded(path)
         files = sorted(place.iterdir()) if place.is_dir() else [place]
-        found = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-    except (RequestError, OSError):  # no file, or one that whoever reads it will refuse
+        state = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    except (RequestError, OSError):
+        # it is no file, or one that load will refuse
         return
-    if _seen.setdefault(path, found) != found:
+    if _seen.setdefault(path, state) != state:
         load.cache_clear()
-        _seen[path] = found
+        _seen[path] = state
 
 
 @lru_cache(maxsize=16)
 def load(path: str, subset: str | None, split: str, question: str, answer: str, longest: int | None = None) -> Rows:
-    """The rows of one split; they stay in memory, once per process.
+    """Load the rows of one split; they stay in memory, once per process.
 
     Args:
         path: ``arithmetic``, a file (.jsonl, .json, .parquet), a folder of such files, or a name on the hub.
         subset: configuration on the hub, or ``None``.
-        split: a name that the data set gives; a single file is the split ``train``.
-        question: a column; ``a.b`` is the field b of the records in column a.
-        answer: a column, likewise.
+        split: the name that the data set gives it; a single file is the split ``train``.
+        question: the column of questions; ``a.b`` is the field b of the records in column a.
+        answer: the column of answers, named in the same way.
         longest: rows with a longer question (characters) are left out; ``None`` keeps all.
 
     Raises:
@@ -113,18 +115,19 @@ def load(path: str, subset: str | None, split: str, question: str, answer: str, 
 
 
 def _row(place: str, values: Mapping[str, Any], question: str, answer: str, where: str) -> Row:
-    read: list[Any] = []
-    for column, text in ((question, question_text), (answer, answer_texts)):
+    """Read question and answers of a row. Raises RequestError, with the place, if one has no text."""
+    texts: list[Any] = []
+    for column, to_text in ((question, question_text), (answer, answer_texts)):
         value = _cell(values, column, place, where)
         try:
-            read.append(text(value))
+            texts.append(to_text(value))
         except ValueError as error:
             raise RequestError(f"{place}, column {column!r}: {error}", where, _fix(value, column)) from error
-    return Row(question=read[0], answers=read[1], place=place)
+    return Row(question=texts[0], answers=texts[1], place=place)
 
 
 def _cell(values: Mapping[str, Any], column: str, place: str, where: str) -> Any:
-    """The value of a column, or of a field of its record. Raises RequestError if there is none."""
+    """Return the value of a column, or of a field of its record. Raises RequestError if there is none."""
     value: Any = values
     names = [column] if column in values else column.split(".")
     for name in names:
@@ -149,7 +152,7 @@ def _generated(split: str, where: str) -> Table:
 
 
 def _read(path: str, subset: str | None, split: str, columns: tuple[str, ...], where: str) -> Table:
-    """The table of a file, a folder or a data set of the hub."""
+    """Open the table of a file, a folder or a data set of the hub."""
     try:
         file = expanded(path)
     except RequestError as error:
@@ -177,7 +180,7 @@ def _file(file: Path, columns: tuple[str, ...], where: str) -> Table:
 
 
 def _folder(folder: Path, subset: str | None, split: str, columns: tuple[str, ...], where: str) -> Table:
-    """The library ``datasets`` says which files are the split; the files are read here."""
+    """Open the files of a folder that are the split, as the library ``datasets`` finds them."""
     fix = "name its files after splits: train.jsonl, test.jsonl"
     builder = _ask("load_dataset_builder", where, fix, path=str(folder), name=subset)
     files = builder.config.data_files or {}
@@ -198,15 +201,19 @@ def _hub(path: str, subset: str | None, split: str, columns: tuple[str, ...], wh
         raise RequestError(f"the data set cannot be loaded: {reason}", where, fix)
     table = _ask("load_dataset", where, fix, path=path, name=subset, split=split)
     names = tops(columns, table.column_names, where)
-    guessed = [name for name in names if table.builder_name == "json" and is_time(table.features.arrow_schema, name)]
-    if guessed:
-        what = f"column {guessed[0]!r} is text that looks like times, which the library datasets does not keep as it is"
+    # JSON has no times: the library has guessed them from text, and the text is gone
+    guessed_times = [
+        name for name in names if table.builder_name == "json" and is_time(table.features.arrow_schema, name)
+    ]
+    if guessed_times:
+        column = guessed_times[0]
+        what = f"column {column!r} is text that looks like times, which the library datasets does not keep as it is"
         raise RequestError(what, where, "download the files, and give their folder as path")
     return read_batches(table.select_columns(list(names)).with_format("arrow").iter(batch_size=1000), names, where)
 
 
 def _ask(function: str, where: str, fix: str, **arguments: Any) -> Any:
-    """What a function of the library ``datasets`` returns."""
+    """Call a function of the library ``datasets``. Raises RequestError where it fails."""
     try:
         import datasets
     except ImportError as error:
@@ -220,13 +227,9 @@ def _ask(function: str, where: str, fix: str, **arguments: Any) -> Any:
 
 
 @lru_cache(maxsize=16)
-def refuse_numbers_for_letters(rows: Rows) -> None:
-    """Raises RequestError if a question lists its options by letters and its right answers are numbers alone.
-
-    Data sets that give the index of the right option do so, and no answer would ever be right.
-    """
+def refuse_unverifiable(rows: Rows, verifier: Named) -> None:
+    """Raise RequestError with the first row for which no answer can be right."""
     for row in rows.rows:
-        letters = set(OPTION.findall(row.question))
-        if {"A", "B"} <= letters and all(answer.strip().isdigit() for answer in row.answers):
-            what = f"{row.place}: the right answer is {row.answer}, and the question lists its options by letters"
-            raise RequestError(what, "verifier: choice", "write the letter of the right option in its place")
+        if objection := verifier.component.objection(row.question, row.answers):
+            fix = "mend the row, or choose another verifier"
+            raise RequestError(f"{row.place}: {objection}", f"verifier: {verifier.name}", fix)

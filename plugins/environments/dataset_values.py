@@ -1,4 +1,4 @@
-"""From what a file says to text: a question, and the answers that are right. Nothing is rounded, nothing is guessed."""
+"""Values of a file become text, a question and its right answers; nothing is rounded, nothing is guessed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-"""The roles of chat messages, by the names that files give them."""
+"""Roles of chat messages, by the names that files give them."""
 _HALF = re.compile("[\ud800-\udfff]")
 
 
 class Number(str):
-    """A number, as the characters that stand for it in the file."""
+    """A number is kept as the characters that stand for it in the file."""
 
     __slots__ = ()
 
 
 def question_text(value: Any) -> str:
-    """A question: text, or chat messages.
+    """Turn a value into a question: it is text, or chat messages.
 
-    A system message comes first, an empty line after it. Of a conversation with earlier turns each message begins with
-    ``User:`` or ``Assistant:``; a single user message is its text alone.
+    A system message comes first, with an empty line after it. In a conversation with earlier turns each message begins
+    with ``User:`` or ``Assistant:``; a single user message is its text alone.
 
     Raises:
         ValueError: the value is neither, and the message says what it is.
@@ -38,22 +38,22 @@ def question_text(value: Any) -> str:
         value = [value]
     if not _is_chat(value):
         return _scalar(value)
-    said = [_message(message) for message in value]
-    systems = [text for role, text in said if role == "system"]
-    turns = [(role, text) for role, text in said if role != "system"]
+    messages = [_message(message) for message in value]
+    paragraphs = [text for role, text in messages if role == "system"]
+    turns = [(role, text) for role, text in messages if role != "system"]
     if not turns or turns[-1][0] != "user":
         raise ValueError("its chat messages do not end with one of the user")
     if len(turns) > 1:
-        systems += [f"{role.capitalize()}: {text}" for role, text in turns]
+        paragraphs += [f"{role.capitalize()}: {text}" for role, text in turns]
     else:
-        systems.append(turns[0][1])
-    return "\n\n".join(systems)
+        paragraphs.append(turns[0][1])
+    return "\n\n".join(paragraphs)
 
 
 def answer_texts(value: Any) -> tuple[str, ...]:
-    """The right answers: one value, a list of values each of which is right, or one message of the assistant.
+    """Turn a value into the right answers: it is one, a list of them, or one message of the assistant.
 
-    Where an answer holds ``####``, only what follows the last one counts, as in GSM8K.
+    If an answer contains ``####``, only the text after the last one counts, as in GSM8K.
 
     Raises:
         ValueError: the value is no answer, and the message says what it is.
@@ -61,10 +61,10 @@ def answer_texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, Mapping) and _is_message(value):
         value = [value]
     if _is_chat(value):
-        said = [_message(message) for message in value]
-        if len(said) != 1 or said[0][0] != "assistant":
+        messages = [_message(message) for message in value]
+        if len(messages) != 1 or messages[0][0] != "assistant":
             raise ValueError("its chat messages are not a single one of the assistant")
-        value = said[0][1]
+        value = messages[0][1]
     values = value if _is_list(value) else [value]
     if not values:
         raise ValueError("it is an empty list")
@@ -72,7 +72,7 @@ def answer_texts(value: Any) -> tuple[str, ...]:
 
 
 def _scalar(value: Any) -> str:
-    """The text of a single value, without white space around it."""
+    """Return the text of a single value, without white space around it. Raises ValueError if it has none."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str):
@@ -85,6 +85,7 @@ def _scalar(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
+    """Say what a value is, for messages."""
     if value is None:
         return "null"
     if isinstance(value, Mapping):
@@ -113,10 +114,13 @@ def _is_text_part(part: Any) -> bool:
 
 
 def _message(message: Mapping[str, Any]) -> tuple[str, str]:
-    """Role and text. Raises ValueError for other roles, and for content that is not text alone."""
-    named, content = (message["role"], message["content"]) if "role" in message else (message["from"], message["value"])
-    if not isinstance(named, str) or named not in _ROLES:
-        raise ValueError(f"it holds a message of the role {named!r}")
+    """Return role and text of a message. Raises ValueError for other roles, and for content that is not only text."""
+    if "role" in message:
+        role, content = message["role"], message["content"]
+    else:
+        role, content = message["from"], message["value"]
+    if not isinstance(role, str) or role not in _ROLES:
+        raise ValueError(f"it holds a message of the role {role!r}")
     if message.get("tool_calls") or message.get("function_call"):
         raise ValueError("it holds a message that calls tools")
     if _is_list(content):
@@ -125,4 +129,4 @@ def _message(message: Mapping[str, Any]) -> tuple[str, str]:
         if len(texts) < len(parts):
             raise ValueError("it holds a message with something else than text")
         content = "".join(texts)
-    return _ROLES[named], _scalar(content)
+    return _ROLES[role], _scalar(content)

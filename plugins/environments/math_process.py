@@ -1,4 +1,4 @@
-"""Asking math-verify in a process of its own: an answer that takes too much time or memory costs that process alone."""
+"""math-verify is asked in a separate process: an answer that takes too much time or memory costs that process alone."""
 
 from __future__ import annotations
 
@@ -18,47 +18,56 @@ import attrs
 from ...core.errors import MissingExtraError, RunError
 from .math_worker import READY
 
-_START_S, _WAIT_S = 300.0, 60.0
-"""Seconds, of the clock, for what is bounded by processor time: a machine may be very busy."""
+_START_S = 300.0
+"""Seconds that the process may take to start, on a machine that may be very busy."""
+_WAIT_S = 60.0
+"""Seconds that an answer may take. Its processor time is bounded, but a machine may be very busy."""
 
 
 @lru_cache(maxsize=4096)
 def equal(right: str, answer: str) -> bool | str | None:
-    """Whether two expressions in LaTeX are equal, by math-verify.
+    """Say whether two expressions in LaTeX are equal, by math-verify.
 
     Returns:
-        ``None`` if the answer cannot be read, or not within the limits; ``"right"`` if the right one cannot.
+        Whether they are equal; ``None`` if the answer cannot be read within the limits; ``"right"`` if the right
+        answer cannot be read.
 
     Raises:
         MissingExtraError: math-verify is not installed.
         RunError: the process cannot be started.
     """
-    with _LOCK:  # a process answers one question at a time
-        if _ASKED.process != os.getpid():  # a fork must not share it
+    # the process answers one question at a time
+    with _LOCK:
+        # a fork must not share the process with its parent
+        if _ASKED.process != os.getpid():
             _ASKED.forget()
         try:
             return _ASKED.ask(right, answer)
         except BaseException:
-            _ASKED.end()  # the answer that is still to come would be taken for that of the next question
+            # the answer that is still to come would be taken for that of the next question
+            _ASKED.end()
             raise
 
 
 @attrs.define
 class _Asked:
-    """The process that is asked, started with the first question and after each that has cost it its life."""
+    """The process that is asked is started for the first question, and again after each question that ends it."""
 
     worker: subprocess.Popen[bytes] | None = None
+    """Process that answers, once it is started."""
     process: int = attrs.field(factory=os.getpid)
-    """Whose child it is."""
+    """Id of the process that has started it."""
 
     def ask(self, right: str, answer: str) -> bool | str | None:
+        """Ask one question; the result is that of :func:`equal`."""
         worker = self.worker or self._start()
         assert worker.stdin is not None
         question = json.dumps([right, answer]).encode() + b"\n"
         try:
             worker.stdin.write(question)
             worker.stdin.flush()
-        except BrokenPipeError:  # somebody has ended it between two questions
+        except BrokenPipeError:
+            # somebody has ended it between two questions
             self.end()
             worker = self._start()
             worker.stdin.write(question)  # type: ignore[union-attr]
@@ -71,14 +80,18 @@ class _Asked:
         return verdict
 
     def end(self) -> None:
-        worker, own = self.worker, self.process == os.getpid()
+        """End the process, if this process has started it."""
+        worker = self.worker
+        is_parent = self.process == os.getpid()
         self.forget()
-        if worker is not None and own:
+        if worker is not None and is_parent:
             worker.kill()
             worker.communicate()
 
     def forget(self) -> None:
-        self.worker, self.process = None, os.getpid()
+        """Forget the process without ending it."""
+        self.worker = None
+        self.process = os.getpid()
 
     def _start(self) -> subprocess.Popen[bytes]:
         _require()
@@ -103,7 +116,7 @@ class _Asked:
 
 
 def _line(worker: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """The next line that it writes; ``None`` if it ends before, or takes longer."""
+    """Read the next line of the process; ``None`` if it ends before, or takes longer."""
     assert worker.stdout is not None
     if not select.select([worker.stdout], [], [], seconds)[0]:
         return None
@@ -111,11 +124,12 @@ def _line(worker: subprocess.Popen[bytes], seconds: float) -> bytes | None:
 
 
 def _require() -> None:
+    """Raise MissingExtraError if math-verify is not installed."""
     try:
-        found = importlib.util.find_spec("math_verify")
+        spec = importlib.util.find_spec("math_verify")
     except ValueError:
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise MissingExtraError(
             "math-verify is not installed", "verifier: math", "pip install 'uncollapse[train]', or use verifier: exact"
         )

@@ -1,4 +1,4 @@
-"""Numbers as people write them, read exactly: 1,234.50, 1e-3, 1 1/2, 50 %, 0x10."""
+"""Numbers as people write them are read exactly: 1,234.50, 1e-3, 1 1/2, 50 %, 0x10."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fractions import Fraction
 import attrs
 
 CLOSE = Fraction(1, 10**6)
-"""How far, relatively, a decimal may be from a number that has no last decimal."""
+"""Largest relative difference between a decimal and a number that has no last decimal."""
 
 _WHOLE = r"(?:\d{1,3}(?:[, ]\d{3})+|\d+)"
 _POWER = r"(?:\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,4})\s*\}|([+-]?\d{1,4})))"
@@ -25,14 +25,15 @@ _CURRENCY = re.compile(r"\\?[$€£¥₹]")
 
 @attrs.frozen
 class Numeral:
-    """What a text says that is one number and nothing else."""
+    """A numeral is a text that is one number and nothing else."""
 
     value: Fraction
-    """With a percent sign, what stands before it."""
+    """Number; with a percent sign, the number before it."""
     percent: bool = False
+    """Whether a percent sign follows the number."""
 
     def equals(self, right: Numeral) -> bool:
-        """Whether this is the right number: 50 % is 0.5, and 50 where the sign alone is missing."""
+        """Say whether this is the right number: 50 % equals 0.5, and also 50, from which only the sign is missing."""
         if self.value == right.value and (self.percent or right.percent):
             return True
         return close(self._plain, right._plain)
@@ -43,14 +44,15 @@ class Numeral:
 
     @property
     def latex(self) -> str:
+        """Number in LaTeX."""
         value = self._plain
         return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def close(answer: Fraction, right: Fraction) -> bool:
-    """Equal; or one is a decimal such as 0.333333, and the other one, 1/3, cannot be written as one.
+    """Say whether two numbers are equal, or one is a decimal that stands for the other, as 0.333333 does for 1/3.
 
-    Of such a pair the difference is at most a millionth of the larger one.
+    That is so if the other one has no last decimal, and their difference is at most a millionth of the larger one.
     """
     if answer == right:
         return True
@@ -61,7 +63,7 @@ def close(answer: Fraction, right: Fraction) -> bool:
 
 
 def _is_decimal(value: Fraction) -> bool:
-    """Whether it has a last decimal: its denominator has no prime factors but 2 and 5."""
+    """Say whether a number has a last decimal: its denominator has no prime factors but 2 and 5."""
     rest = value.denominator
     for factor in (2, 5):
         while rest % factor == 0:
@@ -70,7 +72,7 @@ def _is_decimal(value: Fraction) -> bool:
 
 
 def read_number(text: str) -> Numeral | None:
-    """The number that ``text`` is, if it is one. Sums of money lose their sign; commas and spaces group thousands."""
+    """Read the number that ``text`` is, or ``None``. Currency signs are ignored; commas and spaces group thousands."""
     text = _CURRENCY.sub("", text).strip()
     sign = _SIGN.match(text)
     assert sign is not None
@@ -85,33 +87,37 @@ def read_number(text: str) -> Numeral | None:
 
 
 def _unsigned(text: str) -> Fraction | None:
-    if found := _DECIMAL.fullmatch(text):
-        digits = re.sub(r"[, ]", "", found[1])
-        exponent = int(found[2] or found[3] or found[4] or 0)
+    """Read a number without sign, or ``None``."""
+    if match := _DECIMAL.fullmatch(text):
+        digits = re.sub(r"[, ]", "", match[1])
+        exponent = int(match[2] or match[3] or match[4] or 0)
         return Fraction(digits) * Fraction(10) ** exponent
-    if found := _FRACTION.fullmatch(text):
-        return _mixed(*found.groups())
-    if found := _LATEX_FRACTION.fullmatch(text):
-        return _mixed(found[1], found[2] or found[4], found[3] or found[5])
-    if found := _REPEATING.fullmatch(text):
-        whole, digits, again = found.groups()
+    if match := _FRACTION.fullmatch(text):
+        return _mixed(*match.groups())
+    if match := _LATEX_FRACTION.fullmatch(text):
+        return _mixed(match[1], match[2] or match[4], match[3] or match[5])
+    if match := _REPEATING.fullmatch(text):
+        whole, digits, again = match.groups()
+        # n digits that repeat are a fraction with n nines below, shifted behind the digits before them
         repeated = Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(digits))
         return Fraction(f"{whole or 0}.{digits or 0}") + repeated
     if _RADIX.fullmatch(text):
         return Fraction(int(text, 0))
-    if found := _BASE.fullmatch(text):
-        return _in_base(found[1], int(found[2] or found[3]))
+    if match := _BASE.fullmatch(text):
+        return _in_base(match[1], int(match[2] or match[3]))
     return None
 
 
 def _mixed(whole: str | None, above: str, below: str) -> Fraction | None:
-    whole, above, below = (re.sub(r"[, ]", "", part or "0") for part in (whole, above, below))
-    if not int(below) or (int(whole) and int(above) >= int(below)):
+    """Read a fraction with or without a whole number before it; ``None`` for 1 3/2, which is no mixed number."""
+    integer, numerator, denominator = (int(re.sub(r"[, ]", "", part or "0")) for part in (whole, above, below))
+    if not denominator or (integer and numerator >= denominator):
         return None
-    return int(whole) + Fraction(int(above), int(below))
+    return integer + Fraction(numerator, denominator)
 
 
 def _in_base(digits: str, base: int) -> Fraction | None:
+    """Read digits in a base; ``None`` if they are none there."""
     try:
         return Fraction(int(digits, base))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Registers the built-in environments."""
+"""The plugin of environments registers the built-in ones."""
 
 from __future__ import annotations
 
@@ -23,3 +23,11 @@ def register_environments(register: Register) -> None:
     register(
         "dataset", f"{_HERE}.dataset:Dataset", summary="answer the questions of a data set (file, hub, arithmetic)"
     )
+
+
+@hookimpl
+def register_verifiers(register: Register) -> None:
+    module = f"{_HERE}.verifiers"
+    register("math", f"{module}:Math", summary="equal as mathematics, or as text where it is none")
+    register("exact", f"{module}:Exact", summary="equal as text, but for case and white space")
+    register("choice", f"{module}:Choice", summary="the same option of a multiple choice")

@@ -1,4 +1,4 @@
-"""Sokoban: push every box onto a target."""
+"""In Sokoban one pushes every box onto a target."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from attrs.validators import and_, ge, in_, le, optional
 
 from ...core.components import Env, Environment, Step
 from .common import Split, action_named, refuse_after_end
+from .metrics import ACCEPTED, EFFECTIVE
 from .sokoban_rooms import room
 from .sokoban_rules import (
     ACTIONS,
@@ -29,7 +30,7 @@ from .sokoban_rules import (
 from .views import coordinates, legend, observation
 
 LARGEST = 50
-"""Rows, columns and boxes at most."""
+"""Largest number of rows, of columns and of boxes."""
 View = Literal["grid", "coord", "grid_coord", "words"]
 
 _MEANINGS = ("wall", "floor", "target", "box on target", "box", "player", "player on target")
@@ -49,11 +50,12 @@ def _check_symbols(instance: Sokoban, attribute: attrs.Attribute, value: str) ->
 
 @attrs.frozen
 class Sokoban(Environment):
-    """Sokoban with generated rooms, each proved to be solvable within ``max_solution`` actions.
+    """Push boxes in generated rooms, each of which is proved to be solvable within ``max_solution`` actions.
 
     Reward of an action: -0.1, +1 for a box pushed onto a target, -1 for one pushed off, +10 when all boxes are on
     targets; so the best last action earns 10.9. An episode ends when the room is solved, which is success, or after
-    ``max_steps`` actions. Metrics: ``action_is_effective`` (the player moved), ``action_is_valid`` (always 1).
+    ``max_steps`` actions. Metrics: ``share_of_played_actions_effective`` (the player moved) and
+    ``share_of_played_actions_accepted`` (always 1).
 
     A seed gives the same room in every process and to every member of a group. No room starts with a box on a target;
     the lengths of shortest solutions that are possible in a drawn room are equally likely. With ``split`` the rooms of
@@ -64,22 +66,23 @@ class Sokoban(Environment):
     """
 
     size: int = attrs.field(default=6, validator=and_(ge(3), le(LARGEST)))
-    """Rows of the room, outer walls included; columns too, unless ``width`` is given."""
+    """Number of rows of the room, outer walls included, and of columns, unless ``width`` is given."""
     boxes: int = attrs.field(default=1, validator=and_(ge(1), le(LARGEST)))
-    """Boxes, and targets."""
+    """Number of boxes, and of targets."""
     view: View = attrs.field(default="grid_coord", validator=in_(get_args(View)))
-    """``grid``: a map of symbols; ``coord``: lists of (row, column), without the walls, as in RAGEN; ``grid_coord``:
-    both; ``words``: everything in one line of words such as ``Pr1 Pc2``, for models with a word vocabulary."""
+    """Form of the observations: ``grid``, a map of symbols; ``coord``, lists of (row, column), without the walls, as in
+    RAGEN; ``grid_coord``, both; ``words``, one line of words such as ``Pr1 Pc2``, for models with a word vocabulary."""
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
-    """Which rooms: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
+    """Set of rooms: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
     max_steps: int = attrs.field(default=100, validator=and_(ge(1), le(10**6)))
-    """Actions after which the episode ends unsolved."""
+    """Number of actions after which the episode ends unsolved."""
     max_solution: int = attrs.field(default=10, validator=and_(ge(1), le(1000)))
-    """Most actions of a room's shortest solution; beyond the rollout's ``max_actions``, some rooms are out of reach."""
+    """Largest number of actions in a room's shortest solution; above the rollout's ``max_actions``, some rooms cannot
+    be solved."""
     width: int | None = attrs.field(default=None, validator=optional(and_(ge(3), le(LARGEST))))
-    """Columns, outer walls included; ``None``: as many as rows."""
+    """Number of columns, outer walls included; ``None`` is as many as rows."""
     symbols: str = attrs.field(default=SYMBOLS, validator=_check_symbols)
-    """Seven characters: wall, floor, target, box on target, box, player, player on target."""
+    """Seven characters of the map: wall, floor, target, box on target, box, player, player on target."""
 
     actions = ACTIONS
 
@@ -88,11 +91,15 @@ class Sokoban(Environment):
             raise ValueError(
                 "a room needs 5 rows or 5 columns at least: player, box and target in a line, and the walls"
             )
-        if (cells := (self.size - 2) * (self.columns - 2)) <= 2 * self.boxes:
-            raise ValueError(f"boxes: {self.boxes} boxes, their targets and the player need more than {cells} cells")
+        inner_cells = (self.size - 2) * (self.columns - 2)
+        if inner_cells <= 2 * self.boxes:
+            raise ValueError(
+                f"boxes: {self.boxes} boxes, their targets and the player need more than {inner_cells} cells"
+            )
 
     @property
     def columns(self) -> int:
+        """Number of columns, outer walls included."""
         return self.size if self.width is None else self.width
 
     @property
@@ -108,11 +115,11 @@ class Sokoban(Environment):
         return f"{task}\n{legend(self.view, meanings, self.size, self.columns)}"
 
     def make(self, seed: int, member: int = 0) -> SokobanEnv:
-        """The room of ``seed``, the same for every member: nothing in Sokoban is random once it has begun."""
+        """Make an episode in the room of ``seed``, the same for every member: no action has a random effect."""
         return SokobanEnv(self, room(self.size, self.columns, self.boxes, self.max_solution, self.split, seed))
 
     def show(self, board: Board) -> str:
-        """What the agent sees of a board in this environment's view."""
+        """Show a board in this environment's view."""
         if self.view == "words":
             return words(board)
         if self.view == "grid":
@@ -121,7 +128,7 @@ class Sokoban(Environment):
 
 
 def _with_defaults(**defaults: Any) -> Callable[[type, list[attrs.Attribute]], list[attrs.Attribute]]:
-    """A field transformer: the inherited parameters in their order, some with another default."""
+    """Make a field transformer that keeps the inherited parameters in their order, some with another default."""
 
     def transform(cls: type, fields: list[attrs.Attribute]) -> list[attrs.Attribute]:
         return [field.evolve(default=defaults.get(field.name, field.default)) for field in fields]
@@ -131,17 +138,17 @@ def _with_defaults(**defaults: Any) -> Callable[[type, list[attrs.Attribute]], l
 
 @attrs.frozen(field_transformer=_with_defaults(view="grid"))
 class SokobanSimple(Sokoban):
-    """RAGEN's SimpleSokoban: :class:`Sokoban`, 6x6, one box, shown as a grid."""
+    """Play RAGEN's SimpleSokoban: :class:`Sokoban`, 6x6, one box, shown as a grid."""
 
 
 @attrs.frozen(field_transformer=_with_defaults(size=8, boxes=2, view="grid"))
 class SokobanLarger(Sokoban):
-    """RAGEN's LargerSokoban: :class:`Sokoban`, 8x8, two boxes, shown as a grid."""
+    """Play RAGEN's LargerSokoban: :class:`Sokoban`, 8x8, two boxes, shown as a grid."""
 
 
 @attrs.define
 class SokobanEnv(Env):
-    """One episode of :class:`Sokoban`."""
+    """The environment of one episode of :class:`Sokoban`."""
 
     task: Sokoban
     board: Board
@@ -149,16 +156,17 @@ class SokobanEnv(Env):
 
     @property
     def key(self) -> str:
-        """The room as text: equal for equal rooms only."""
+        """Room as text: equal for equal rooms only."""
         return self.board.key
 
     def initial_observation(self) -> str:
         return self.task.show(self.board)
 
     def step(self, action: str) -> Step:
-        """One of Up, Down, Left, Right. Raises ValueError on any other, RunError after the end."""
+        """Take a step: Up, Down, Left or Right. Raises ValueError on any other text, RunError after the end."""
         refuse_after_end(self.board.solved or self.steps >= self.task.max_steps)
-        before, after = self.board, move(self.board, action_named(action, ACTIONS))
+        before = self.board
+        after = move(before, action_named(action, ACTIONS))
         self.board = after
         self.steps += 1
         return Step(
@@ -166,29 +174,33 @@ class SokobanEnv(Env):
             reward(before, after),
             done=after.solved or self.steps >= self.task.max_steps,
             success=after.solved,
-            metrics={"action_is_effective": float(after is not before), "action_is_valid": 1.0},
+            metrics={EFFECTIVE: float(after is not before), ACCEPTED: 1.0},
         )
 
 
 def coord(board: Board) -> str:
-    """The size of the board, then where everything but walls is; lines without a cell are left out."""
+    """List the size of the board and the cells of everything but walls; lines without a cell are left out."""
     lines = [f"Board: {board.height} rows x {board.width} columns"]
     codes = {cell: board.code(cell) for cell in cells(board.targets | board.boxes | 1 << board.player)}
     for code, label in _COORD_LINES.items():
-        if where := [cell for cell in codes if codes[cell] == code]:
-            lines.append(f"{label}: {coordinates(where, board.width)}")
+        with_code = [cell for cell in codes if codes[cell] == code]
+        if with_code:
+            lines.append(f"{label}: {coordinates(with_code, board.width)}")
     return "\n".join(lines)
 
 
 def words(board: Board) -> str:
-    """The whole state as one line: ``Pr1 Pc2 Br2 Bc2 Tr3 Tc1 Wr1c1`` (player, box, target, a wall inside the border).
+    """Write the whole state as one line: ``Pr1 Pc2 Br2 Bc2 Tr3 Tc1 Wr1c1`` (player, box, target, wall inside).
 
-    Every thing has words of its own, so that a model with a word vocabulary need not find out whose row a word is.
+    Each kind of thing has its own words, so that a model with a word vocabulary need not find out what a row belongs
+    to.
     """
     things = {"P": 1 << board.player, "B": board.boxes, "T": board.targets}
     walls = cells(interior(board.height, board.width) & ~board.floor)
-    placed = [(letter, *divmod(cell, board.width)) for letter, bits in things.items() for cell in cells(bits)]
-    return " ".join(
-        [f"{letter}r{row} {letter}c{column}" for letter, row, column in placed]
-        + [f"Wr{cell // board.width}c{cell % board.width}" for cell in walls]
-    )
+    parts = []
+    for letter, bits in things.items():
+        for cell in cells(bits):
+            row, column = divmod(cell, board.width)
+            parts.append(f"{letter}r{row} {letter}c{column}")
+    parts += [f"Wr{cell // board.width}c{cell % board.width}" for cell in walls]
+    return " ".join(parts)

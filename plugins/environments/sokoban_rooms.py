@@ -1,8 +1,8 @@
-"""Random Sokoban rooms that are proved to be solvable within a number of actions.
+"""Random Sokoban rooms are made here, each proved to be solvable within a number of actions.
 
 The structure follows gym-sokoban: a random walk stamps floor into solid wall, targets are put on the floor, boxes start
-on the targets and are pulled away. Where gym-sokoban pulls depth-first, the search here is breadth-first, so the length
-of the shortest solution is known of every position.
+on the targets and are pulled away. gym-sokoban pulls depth-first; the search here is breadth-first, so it gives the
+length of the shortest solution of every position.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ _STAMPS = (
     ((0, 0), (0, -1), (1, 0), (1, -1)),
     ((0, 0), (0, 1), (1, 0)),
 )
-"""What the walk carves around itself, as (row, column) offsets; each holds its own cell, so the floor is connected."""
+"""Shapes that the walk carves around itself, as (row, column) offsets; each has the cell itself, so the floor is
+connected."""
 _MAX_POSITIONS = 50_000
-"""Where pulling stops: every position of the usual rooms, a bound on the time for large ones."""
+"""Number of positions at which pulling stops; usual rooms have fewer, and for large ones it bounds the time."""
 
 
 @lru_cache(maxsize=8192)
 def room(height: int, width: int, boxes: int, max_solution: int, split: Split, seed: int) -> Board:
-    """The room of a seed: not solved, no box on a target, solvable within ``max_solution`` actions, in the split.
+    """Make the room of a seed: no box on a target, solvable within ``max_solution`` actions, in the split.
 
     The members of a group ask for the same room, which is made once.
 
     Raises:
-        RunError: no such room was found.
+        RunError: there is no such room.
     """
     rng = seeded("sokoban", height, width, boxes, max_solution, seed)
     return draw_task(
@@ -47,13 +48,17 @@ def room(height: int, width: int, boxes: int, max_solution: int, split: Split, s
 
 
 def _draw(height: int, width: int, boxes: int, max_solution: int, rng: random.Random) -> Board | None:
+    """Draw a room; ``None`` if it has too little floor or no start."""
     floor = _carve(height, width, rng)
     if floor.bit_count() <= 2 * boxes:
         return None
     targets = sum(1 << cell for cell in rng.sample(list(cells(floor)), boxes))
     layers = positions_by_distance(width, floor, targets, max_solution, _MAX_POSITIONS)
-    starts = [[position for position in layer if not position[1] & targets] for layer in layers]
-    starts = [layer for layer in starts if layer]
+    starts = []
+    for layer in layers:
+        without_box_on_target = [position for position in layer if not position[1] & targets]
+        if without_box_on_target:
+            starts.append(without_box_on_target)
     if not starts:
         return None
     # Every length that occurs is equally likely: drawn from all positions, nearly all solutions would be long ones.
@@ -62,7 +67,7 @@ def _draw(height: int, width: int, boxes: int, max_solution: int, rng: random.Ra
 
 
 def _carve(height: int, width: int, rng: random.Random) -> int:
-    """The floor, as a bit set, that a random walk of ``1.7 * (height + width)`` steps leaves behind."""
+    """Carve the floor, as a bit set, along a random walk of ``1.7 * (height + width)`` steps."""
     row, column = rng.randint(1, height - 2), rng.randint(1, width - 2)
     down, right = rng.choice(_DIRECTIONS)
     floor = 0

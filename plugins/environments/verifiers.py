@@ -1,26 +1,64 @@
-"""Whether an answer is the right one: ``verify(answer, gold)`` -> yes, no, or ``None`` if it cannot be read."""
+"""The built-in verifiers, and how an answer is found between tags."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
-from .choices import choice
+import attrs
+
+from ...core.components import Verifier
+from .choices import choice, letters_for
 from .exact_text import exact
 from .math_answers import math
 
-__all__ = ["VERIFIERS", "Verifier", "choice", "exact", "is_right", "math", "tagged"]
-
-Verifier = Callable[[str, str], bool | None]
-
-VERIFIERS: dict[str, Verifier] = {"math": math, "exact": exact, "choice": choice}
+__all__ = ["Choice", "Exact", "Math", "choice", "exact", "math", "tagged"]
 
 
-def is_right(verifier: str, answer: str, golds: Iterable[str]) -> bool | None:
+@attrs.frozen
+class Math(Verifier):
+    """Equal as mathematics, or as text where the right answer is no mathematics: 1234 is 1,234 and 2468/2.
+
+    An answer that cannot be read as mathematics, or whose reading takes too long, is invalid.
+    """
+
+    instruction = "Solve the problem. Answer with the final result alone, for example 42."
+
+    def verify(self, answer: str, golds: Sequence[str]) -> bool | None:
+        return _any_of(math, answer, golds)
+
+
+@attrs.frozen
+class Exact(Verifier):
+    """Equal as text, but for case, white space, full-width forms and a full stop at the end; any text can be read."""
+
+    instruction = "Answer the question. Give the answer alone, without a sentence around it."
+
+    def verify(self, answer: str, golds: Sequence[str]) -> bool | None:
+        return _any_of(exact, answer, golds)
+
+
+@attrs.frozen
+class Choice(Verifier):
+    """The same option of a multiple choice: ``A``, ``(A)``, ``A) Paris``, ``The answer is A``.
+
+    An answer that names several options, or none, is invalid.
+    """
+
+    instruction = "Choose one of the options. Answer with its letter alone, for example B."
+
+    def verify(self, answer: str, golds: Sequence[str]) -> bool | None:
+        return _any_of(choice, answer, golds)
+
+    def objection(self, question: str, golds: Sequence[str]) -> str:
+        return letters_for(question, golds)
+
+
+def _any_of(equal: Callable[[str, str], bool | None], answer: str, golds: Sequence[str]) -> bool | None:
     """Whether the answer is one of the right ones; ``None`` if it cannot be read, whichever it is held against."""
     verdicts = []
     for gold in golds:
-        verdicts.append(VERIFIERS[verifier](answer, gold))
+        verdicts.append(equal(answer, gold))
         if verdicts[-1]:
             return True
     return None if all(verdict is None for verdict in verdicts) else False

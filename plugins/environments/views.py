@@ -1,4 +1,4 @@
-"""How grid worlds are shown: a map of symbols, lists of coordinates, or both."""
+"""Grid worlds are shown as a map of symbols, as lists of coordinates, or as both."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 
 
 def coordinates(cells: Iterable[int], width: int) -> str:
-    """``(row, column), ...`` of row-major cell numbers."""
+    """Write row-major cell numbers as ``(row, column), ...``."""
     return ", ".join([f"({cell // width}, {cell % width})" for cell in cells])
 
 
 def observation(view: str, grid: str, coord: str) -> str:
-    """What the agent sees in the view ``grid``, ``coord`` or ``grid_coord``."""
+    """Choose what is shown in the view ``grid``, ``coord`` or ``grid_coord``."""
     if view == "grid_coord":
         return f"Coordinates:\n{coord}\nGrid Map:\n{grid}"
     return grid if view == "grid" else coord
 
 
 def legend(view: str, meanings: Mapping[str, str], height: int, width: int) -> str:
-    """What the instruction says of a view: the symbols of its map, the bounds of its coordinates."""
+    """Explain a view for the instruction: the symbols of its map, the bounds of its coordinates."""
     lines = []
     if "grid" in view:
         lines.append("Symbols: " + ", ".join([f"{symbol} {meaning}" for symbol, meaning in meanings.items()]) + ".")

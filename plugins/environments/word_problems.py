@@ -1,4 +1,4 @@
-"""A small generated data set in the format of GSM8K: word problems of one or two operations."""
+"""A small data set is generated in the format of GSM8K: word problems of one or two operations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from .common import seeded, split_of
 
 SIZES = {"train": 400, "test": 100}
-"""Rows of each split."""
+"""Number of rows of each split."""
 
 _NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn")
 _THINGS = ("apples", "books", "coins", "eggs", "pens", "stones")
@@ -18,19 +18,20 @@ _THINGS = ("apples", "books", "coins", "eggs", "pens", "stones")
 
 @lru_cache(maxsize=1)
 def generate() -> dict[str, tuple[dict[str, str], ...]]:
-    """Rows with ``question`` and ``answer`` (the reasoning, ``####``, the number) for each split; always the same.
+    """Generate rows with ``question`` and ``answer`` (the reasoning, ``####``, the number) for each split.
 
-    The splits share no calculation: ``3 + 4`` is asked about, with whatever names and things, in one of them only.
+    They are always the same. The splits share no calculation: questions about ``3 + 4``, with whatever names and
+    things, are in one of them only.
     """
     rng = seeded("word problems")
-    found: dict[str, dict[str, dict[str, str]]] = {split: {} for split in SIZES}
-    while any(len(found[split]) < size for split, size in SIZES.items()):
+    rows_by_question: dict[str, dict[str, dict[str, str]]] = {split: {} for split in SIZES}
+    while any(len(rows_by_question[split]) < size for split, size in SIZES.items()):
         question, calculation, result = _draw(rng)
         split = "test" if split_of(calculation) == "validation" else "train"
-        if len(found[split]) < SIZES[split]:
+        if len(rows_by_question[split]) < SIZES[split]:
             answer = f"{calculation} = {result}\n#### {result}"
-            found[split].setdefault(question, {"question": question, "answer": answer})
-    return {split: tuple(rows.values()) for split, rows in found.items()}
+            rows_by_question[split].setdefault(question, {"question": question, "answer": answer})
+    return {split: tuple(rows.values()) for split, rows in rows_by_question.items()}
 
 
 def write(directory: Path) -> None:
@@ -41,13 +42,15 @@ def write(directory: Path) -> None:
 
 
 def _draw(rng: random.Random) -> tuple[str, str, int]:
-    """A question, its calculation and the result, which is never negative."""
+    """Draw a question, with its calculation and the result, which is never negative."""
     name, things = rng.choice(_NAMES), rng.choice(_THINGS)
     a, b = rng.randint(2, 9), rng.randint(2, 9)
     if rng.random() < 0.5:
-        start, calculation, total = f"{name} has {a} {things} and gets {b} more", f"{a} + {b}", a + b
+        start = f"{name} has {a} {things} and gets {b} more"
+        calculation, total = f"{a} + {b}", a + b
     else:
-        start, calculation, total = f"{name} has {a} boxes with {b} {things} each", f"{a} * {b}", a * b
+        start = f"{name} has {a} boxes with {b} {things} each"
+        calculation, total = f"{a} * {b}", a * b
     if rng.random() < 0.5:
         return f"{start}. How many {things} does {name} have?", calculation, total
     c = rng.randint(2, min(9, total))

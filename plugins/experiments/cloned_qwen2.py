@@ -13,7 +13,7 @@ import torch
 from attrs.validators import and_, ge, gt, in_, le
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ...core.components import Environment, ModelBuilder, Rollouts
+from ...core.components import Dialogue, Environment, ModelBuilder, Rollouts
 from ...core.compose.experiment import Experiment, Reward, Rollout
 from ...core.errors import RequestError
 from ..environments.sokoban import Sokoban
@@ -77,7 +77,7 @@ class ClonedQwen2(ModelBuilder):
         if not isinstance(environment.component, Sokoban):
             yield f"clones a solver of Sokoban, and the environment is {environment.name}: give model.path instead"
 
-    def build(self, directory: Path, environment: Environment) -> None:
+    def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
         """Raises RequestError unless the environment is a Sokoban, and if there is no GPU where one is asked for."""
         if not isinstance(environment, Sokoban):
             raise RequestError(
@@ -93,13 +93,13 @@ class ClonedQwen2(ModelBuilder):
             max_actions=self.max_actions,
             max_tokens=self.max_tokens,
         )
-        tokenizer = build_tokenizer(everything_said(environment, rollout, self.seed))
+        tokenizer = build_tokenizer(everything_said(environment, rollout, dialogue, self.seed), dialogue.tags)
         model: Any = self._model(tokenizer)
         model.to(self.device)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # a second one gains little, waits long on a busy machine, changes the last bits
         try:
-            clone(model, self._batches(environment, rollout, Template(tokenizer)), self.steps, self.lr)
+            clone(model, self._batches(environment, rollout, Template(tokenizer, dialogue)), self.steps, self.lr)
         finally:
             torch.set_num_threads(threads)
         model.save_pretrained(directory)

@@ -9,16 +9,17 @@ from typing import cast
 
 import attrs
 
-from ...core.components import Completion, Environment
+from ...core.components import Answer, Completion, Dialogue, Environment, Setting
 from ...core.compose.experiment import Rollout
+from ...core.errors import RequestError
 from ..environments.common import seeded, split_of
 from ..environments.sokoban import Sokoban, SokobanEnv
 from ..environments.sokoban_rules import ACTIONS, Board, cells, interior, move
 from ..environments.sokoban_solver import positions_by_distance, solve
-from ..rollout import messages
+from ..rollout.borders import name_of
 from ..rollout.conversation import Conversation
-from ..rollout.episode import Episode
-from ..rollout.parsing import SEPARATOR
+from ..rollout.dialogue import setting_of
+from ..rollout.episode import Episode, Turn
 from ..rollout.template import Template
 
 
@@ -70,22 +71,34 @@ def demonstrations(
         conversation = Conversation(RandomStarts(environment), rollout, template, number)
         while conversation.stop is None:
             board = cast(SokobanEnv, conversation.env).board
-            text = respond(board, rollout.max_actions_per_turn, noise, rng)
+            text = respond(board, template.dialogue, conversation.setting, noise, rng).removeprefix(template.tag)
             tokens = (*template.tokenizer.encode(text, add_special_tokens=False), template.end_of_turn)
             conversation.advance(Completion(tokens, (0.0,) * len(tokens), "eos"))
+            _require_read(conversation.turns[-1], template.dialogue)
         yield conversation.episode()
 
 
-def respond(board: Board, max_actions: int, noise: float, rng: random.Random) -> str:
-    """One turn's response after the forced ``<think>``: where things are, then up to ``max_actions`` actions."""
+def _require_read(turn: Turn, dialogue: Dialogue) -> None:
+    """Raises RequestError where the tokenizer, which keeps words and no white space, loses what a response says."""
+    if not turn.answer.valid:
+        raise RequestError(
+            f"the dialogue {name_of(dialogue)} does not read {turn.response!r}, spelled in words, as the demonstrator "
+            "meant it",
+            "dialogue",
+            "read answers without regard to white space, and list in tags what is one word; or give model.path",
+        )
+
+
+def respond(board: Board, dialogue: Dialogue, setting: Setting, noise: float, rng: random.Random) -> str:
+    """One turn's response: the thought where things are, then as many actions as a turn may have."""
     thought = think(board)
     names: list[str] = []
-    while len(names) < max_actions and not board.solved:
+    while len(names) < setting.max_actions_per_turn and not board.solved:
         solution = solve(board)
         name = rng.choice(ACTIONS) if solution is None or rng.random() < noise else solution[0]
         names.append(name)
         board = move(board, name)
-    return f"{thought}</think><answer>{f' {SEPARATOR} '.join(names)}</answer>"
+    return dialogue.respond(thought, tuple(names), setting)
 
 
 def think(board: Board) -> str:
@@ -102,21 +115,24 @@ def _direction(board: Board, start: int, end: int) -> str:
     return " ".join(vertical + horizontal)
 
 
-def everything_said(environment: Sokoban, rollout: Rollout, seed: int, episodes: int = 300) -> Iterator[str]:
+def everything_said(
+    environment: Sokoban, rollout: Rollout, dialogue: Dialogue, seed: int, episodes: int = 300
+) -> Iterator[str]:
     """Texts that hold every word of the conversations: messages of random play, and the demonstrator's responses.
 
     Numbers are left to the tokenizer, which spells them.
     """
-    yield messages.system(environment, rollout)
-    yield messages.answered(())
-    yield messages.answered(ACTIONS)
-    yield messages.outcome(0.0, valid=False)
+    setting = setting_of(environment, rollout)
+    yield dialogue.system(setting)
+    for answer in (Answer(), Answer(actions=ACTIONS, parsed=len(ACTIONS))):
+        yield dialogue.summary(answer)
+        yield dialogue.outcome(0.0, answer, setting)
     for number in range(episodes):
         rng = seeded("vocabulary", seed, number)
         env = environment.make(number)
-        yield messages.turn(1, env.initial_observation(), rollout.max_actions)
+        yield dialogue.ask(1, env.initial_observation(), rollout.max_actions, setting)
         for _ in range(rollout.max_actions):
-            yield respond(env.board, rollout.max_actions_per_turn, 0.5, rng)
+            yield respond(env.board, dialogue, setting, 0.5, rng)
             step = env.step(rng.choice(ACTIONS))
             yield step.observation
             if step.done:

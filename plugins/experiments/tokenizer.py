@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterable
 
@@ -21,17 +22,21 @@ _CHATML = (
 )
 
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], tags: Iterable[str] = ()) -> PreTrainedTokenizerFast:
     """A tokenizer with a ChatML template that knows every word of ``texts``, every digit and every ASCII sign.
+
+    ``tags`` are texts that are one word each, beside those of ``<think>`` and ``<answer>``.
 
     White space separates words and is not kept: decoding puts one blank between tokens, which answers are read without
     regard to. Numbers are spelled digit by digit, so no budget or reward is unknown. The ids depend on the set of words
     alone, not on their order.
     """
-    splitter = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    more = [tag for tag in dict.fromkeys(tags) if tag not in _TAGS]
+    longest_first = sorted(map(re.escape, more), key=len, reverse=True)
+    splitter = pre_tokenizers.Split(Regex("|".join([*longest_first, _WORD])), behavior="removed", invert=True)
     words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
     words |= {"system", "user", "assistant", *string.digits, *string.punctuation}
-    vocabulary = [PAD, UNKNOWN, START, END, *_TAGS, *sorted(words - set(_TAGS))]
+    vocabulary = [PAD, UNKNOWN, START, END, *_TAGS, *more, *sorted(words - {*_TAGS, *more})]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = splitter
     return PreTrainedTokenizerFast(

@@ -1,4 +1,4 @@
-"""What the exit code of a job says, in words."""
+"""The exit code of a job is put into words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PERHAPS = {
 
 
 def how_it_ended(code: int) -> str:
-    """``killed by signal 9 (SIGKILL): perhaps out of memory``; of other codes, the code."""
+    """Say how a job ended, as in ``killed by signal 9 (SIGKILL): perhaps out of memory``, or with which code."""
     if code == CANNOT_START:
         return f"the process could not be started (code {code})"
     try:

@@ -1,4 +1,4 @@
-"""A process that imports what jobs share once, and forks each of them: they start without paying for the imports.
+"""A fork server imports once what jobs share, and forks each of them: they start without paying for the imports.
 
 For jobs of the form ``python -m MODULE ARGUMENTS`` that use no GPU (CUDA does not survive a fork). The fork runs MODULE
 as ``__main__`` in a session of its own, with its own log and the signal handlers of a fresh interpreter, so that it
@@ -31,7 +31,7 @@ MESSAGE_BYTES = 2**17
 
 
 class ForkServer:
-    """The launcher's end."""
+    """The launcher's end of a fork server."""
 
     def __init__(self, preload: Sequence[str], environment: Mapping[str, str]) -> None:
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -50,7 +50,7 @@ class ForkServer:
         self.usable = self._receive(READY_S) == {"ready": True}
 
     def start(self, module: str, arguments: Sequence[str], log: int) -> int | None:
-        """The process, a group leader, with the file ``log`` as its output; ``None`` if the server is gone."""
+        """Return the process, a group leader, with the file ``log`` as its output; ``None`` if the server is gone."""
         message = json.dumps([module, *arguments]).encode()
         try:
             socket.send_fds(self._channel, [message], [log])
@@ -64,7 +64,7 @@ class ForkServer:
         return None
 
     def poll(self, pid: int) -> int | None:
-        """As :meth:`subprocess.Popen.poll`; a process whose server was killed is killed as well."""
+        """Return what :meth:`subprocess.Popen.poll` would; a process whose server was killed is killed as well."""
         while self.usable and pid not in self._codes and self._receive(0):
             pass
         if not self.usable and pid not in self._codes:
@@ -80,7 +80,7 @@ class ForkServer:
         self._process.wait()
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next message; nothing if none comes in time."""
+        """Return the next message; nothing if none comes in time."""
         if not select.select([self._channel], [], [], timeout_s)[0]:
             self.usable = self.usable and timeout_s == 0
             return {}
@@ -98,7 +98,7 @@ class ForkServer:
 
 
 def main() -> None:
-    """``python -m ... DESCRIPTOR MODULE...``: import the modules, serve until the launcher is gone."""
+    """Import the modules, and serve until the launcher is gone: ``python -m ... DESCRIPTOR MODULE...``."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     try:
         for module in sys.argv[2:]:
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def _serve(channel: socket.socket) -> list[str]:
-    """Returns in each fork, with its module and arguments."""
+    """Fork a process for each message, and return in each fork with its module and arguments."""
     children: set[int] = set()
     while True:
         if select.select([channel], [], [], POLL_S if children else None)[0]:

@@ -1,4 +1,4 @@
-"""The guardian: a process that ends the jobs of a launcher which died without a chance to do so, e.g. by ``kill -9``.
+"""The guardian is a process that ends the jobs of a launcher which died without a chance to, e.g. by ``kill -9``.
 
 It is told process groups through a socket. The socket closes when the launcher ends, however it ends: then the guardian
 kills every group that it was not told to forget, and exits. It is in a session of its own and no child of the launcher,
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 
 class Guardian:
-    """The launcher's end. A guardian that is killed is no longer there to help, but hurts nothing."""
+    """The launcher's end of a guardian. One that is killed is no longer there to help, but hurts nothing."""
 
     def __init__(self) -> None:
         self._socket, other = socket.socketpair()
@@ -30,7 +30,7 @@ class Guardian:
             )
 
     def watch_me(self) -> None:
-        """Called in a new process before it becomes the job: no moment passes in which nobody knows of it."""
+        """Tell the guardian of this process before it becomes the job: no moment passes in which nobody knows of it."""
         self._tell(b"+%d\n" % os.getpid())
 
     def watch(self, group: int) -> None:
@@ -48,12 +48,12 @@ class Guardian:
 
 
 def exists(group: int) -> bool:
-    """Whether a process group has a member."""
+    """Say whether a process group has a member."""
     return signal_group(group, 0)
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Signal a process group; whether there was anything left to signal."""
+    """Signal a process group, and say whether there was anything left to signal."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -69,7 +69,7 @@ def guard() -> None:
     with open(0, "rb", buffering=0) as launcher:
         for message in launcher:
             sign, group = message[:1], int(message[1:])
-            groups = {known for known in groups if exists(known)}  # a number that is free again may become another's
+            groups = {alive for alive in groups if exists(alive)}  # a number that is free again may become another's
             if sign == b"+":
                 groups.add(group)
             else:

@@ -1,4 +1,4 @@
-"""The launcher ``local``: the jobs of a sweep on the slots of this machine."""
+"""The launcher ``local`` runs the jobs of a sweep on the slots of this machine."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Local(Launcher):
     """
 
     slots: int | Literal["auto"] = attrs.field(default="auto", validator=_check_slots)
-    """Jobs at a time; ``auto`` is one per ``gpus_per_job`` GPUs, or one per core where there is no GPU."""
+    """Number of jobs at a time; ``auto`` is one per ``gpus_per_job`` GPUs, or one per core where there is no GPU."""
     gpus: tuple[str, ...] | None = attrs.field(default=None, converter=read_ids)
     """Device ids, also as text: ``"0,1"``; ``None``: those of CUDA_VISIBLE_DEVICES, or all."""
     gpus_per_job: int = attrs.field(default=1, validator=check_count)
     """GPUs of a slot, and so of a job."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
-    """At most that many jobs at a time."""
+    """Number of jobs at a time, at most."""
     cooldown_s: float = attrs.field(default=0.0, validator=check_seconds)
     """Seconds that a slot rests after a job before it takes the next one."""
     grace_s: float = attrs.field(default=20.0, validator=check_seconds)
     """Seconds between two signals to a job that does not end; the first is enough to finish a training step."""
 
     def describe(self) -> list[str]:
-        """One line per slot. Raises RequestError as :meth:`run` does."""
+        """Return one line per slot. Raises RequestError as :meth:`run` does."""
         return [f"slot {index}: {slot}" for index, slot in enumerate(self._slots())]
 
     def run(
@@ -54,7 +54,7 @@ class Local(Launcher):
         on_start: Callable[[Job], None] | None = None,
         on_finish: Callable[[Job, int], Job | None] | None = None,
     ) -> list[int]:
-        """Exit code of each job, in order: 128 + n for a death by signal n, 127 for a program that cannot be started.
+        """Run the jobs and return their exit codes: 128 + n for a death by signal n, 127 for what cannot be started.
 
         ``on_start(job)`` is called before its process starts. A job that ``on_finish(job, code)`` returns is queued at
         the end, and its code takes the place of the first one.

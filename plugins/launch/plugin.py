@@ -1,4 +1,4 @@
-"""The names of the built-in launchers."""
+"""Registers the built-in launchers."""
 
 from __future__ import annotations
 

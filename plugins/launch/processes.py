@@ -1,4 +1,4 @@
-"""Jobs as process groups: start, poll, stop."""
+"""Jobs run as process groups, which are started, polled and stopped."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class Process:
     """A job that runs as the leader of a process group in a session of its own, its output in its log."""
 
     def __init__(self, leader: int | None, code: Callable[[], int | None], guardian: Guardian) -> None:
-        self._leader, self._code, self._guardian = leader, code, guardian
+        self._leader, self._code = leader, code
+        self._guardian = guardian
 
     def poll(self) -> int | None:
-        """Exit code, once it has ended: 128 + n for a death by signal n, 127 for a program that cannot be started.
+        """Return the exit code once it has ended: 128 + n for a death by signal n, 127 for what cannot be started.
 
         What it has left behind in its group ends with it.
         """
@@ -44,7 +45,7 @@ class Process:
             signal_group(self._leader, number)
 
     def alive(self) -> bool:
-        """Whether any process of the group is there."""
+        """Say whether any process of the group is there."""
         return self._code() is None or (self._leader is not None and exists(self._leader))
 
 
@@ -62,8 +63,10 @@ class Processes:
 
     def start(self, job: Job, environment: Mapping[str, str]) -> Process:
         # a process that has trained holds a rank, which would make a job believe that a launcher has started it
-        own = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-        environment = {**own, **environment, **job.env}
+        inherited = {
+            name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        }
+        environment = {**inherited, **environment, **job.env}
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("ab") as log:
@@ -84,12 +87,12 @@ class Processes:
         return Process(process.pid, process.poll, self._guardian)
 
     def _introduce(self) -> None:
-        """Called in the new process before it becomes the job."""
+        """Prepare the new process before it becomes the job."""
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a Ray worker blocks SIGINT
         self._guardian.watch_me()
 
     def _fork(self, job: Job, environment: Mapping[str, str], log: BinaryIO) -> Process | None:
-        """``None`` where a process of its own is needed."""
+        """Fork a process for the job; ``None`` where it needs one of its own."""
         if len(job.argv) < 3 or job.argv[:2] != (sys.executable, "-m"):
             return None
         if job.preload not in self._servers:
@@ -105,7 +108,7 @@ class Processes:
 
 
 def _cannot_start(job: Job, error: OSError) -> None:
-    """Say why, in the log of the job if it can be written."""
+    """Write the reason into the log of the job, if that can be written."""
     message = f"cannot start {job.name}: {error}\n"
     sys.stderr.write(message)
     with suppress(OSError), job.log.open("ab") as log:

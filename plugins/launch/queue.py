@@ -1,4 +1,4 @@
-"""The queue that every launcher works off: a free slot takes the next job at once."""
+"""Every launcher works off one queue: a free slot takes the next job at once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .job import Job
 
 POLL_S = 0.02
 INSISTING = (signal.SIGINT, signal.SIGTERM)
-"""A second one of these moves on at once."""
+"""Signals of which a second one moves on at once."""
 SIGNALS = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What interrupts: Ctrl-C, a closed terminal, and the warnings of batch systems, which would end the process."""
+"""Signals that interrupt: Ctrl-C, a closed terminal, and the warnings of batch systems, which would end the process."""
 SlotT = TypeVar("SlotT")
 HandleT = TypeVar("HandleT", bound="Handle")
 
 
 class Handle(Protocol):
-    """A job that has been started or handed over."""
+    """A running job has been started or handed over."""
 
     def poll(self) -> int | None:
-        """Its exit code, once it has ended."""
+        """Return its exit code, once it has ended."""
         ...
 
 
@@ -38,7 +38,7 @@ def run_queue(
     cooldown_s: float = 0.0,
     poll_s: float = POLL_S,
 ) -> list[int]:
-    """The last exit code of each job, in order.
+    """Run the jobs and return the last exit code of each, in order.
 
     Args:
         start: makes a job run on a slot.
@@ -63,15 +63,11 @@ def run_queue(
                 while queue and free:
                     (position, job), slot = queue.popleft(), free.popleft()
                     running.append((position, job, slot, start(job, slot)))
-                going, ended = [], []
-                for entry in running:
-                    code = entry[-1].poll()
-                    if code is None:
-                        going.append(entry)
-                    else:
-                        ended.append((entry, code))
-                running = going
+                polled = [(entry, entry[-1].poll()) for entry in running]
+                running = [entry for entry, code in polled if code is None]
+                ended = [(entry, code) for entry, code in polled if code is not None]
                 for (position, job, slot, _), code in ended:
+                    # the rest of the slot begins now, not once all that on_finish does for the job is done
                     resting.append((time.monotonic() + cooldown_s, slot))
                     codes[position] = code
                     again = on_finish(job, code) if on_finish else None
@@ -79,7 +75,7 @@ def run_queue(
                         queue.append((position, again))
                 if not ended:
                     time.sleep(poll_s)
-        finally:
+        finally:  # whatever was raised, no job goes on without its launcher
             stop([handle for *_, handle in running], _change(received))
     if received:
         raise KeyboardInterrupt
@@ -87,7 +83,7 @@ def run_queue(
 
 
 def _change(received: list[int]) -> Callable[[], bool]:
-    """Tells whether somebody insisted since it was last asked: batch systems repeat their warnings."""
+    """A call says whether somebody insisted since it was last asked: batch systems repeat their warnings."""
     seen = sum(map(INSISTING.count, received))
 
     def changed() -> bool:

@@ -1,4 +1,4 @@
-"""The launcher ``ray``: the jobs of a sweep as tasks of a Ray cluster."""
+"""The launcher ``ray`` runs the jobs of a sweep as tasks of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Ray(Launcher):
     """
 
     address: str | None = attrs.field(default=None, validator=check_text)
-    """Of a running cluster (``auto`` finds one); ``None`` starts Ray on this machine with what the machine has."""
+    """Address of a running cluster (``auto`` finds one); ``None`` starts Ray on this machine, with all that it has."""
     gpus_per_job: int = attrs.field(default=1, validator=check_count)
     """GPUs that a job reserves."""
     cpus_per_job: int = attrs.field(default=16, validator=check_count)
     """Cores that a job reserves, and threads of its numeric libraries."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
-    """At most that many jobs at a time; ``None``: as many as the cluster holds."""
+    """Number of jobs at a time, at most; ``None``: as many as the cluster holds."""
     cooldown_s: float = attrs.field(default=0.0, validator=check_seconds)
     """Seconds that the GPUs and cores of a job rest after it before they are given to the next one."""
     grace_s: float = attrs.field(default=20.0, validator=check_seconds)
     """Seconds between two signals to a job that does not end when it is interrupted."""
 
     def describe(self) -> list[str]:
-        """One line per node that can take jobs. Raises RequestError as :meth:`run` does."""
+        """Return one line per node that can take jobs. Raises RequestError as :meth:`run` does."""
         with self._cluster() as ray:
             gpus = self._gpus(ray)
             return [
@@ -61,8 +61,9 @@ class Ray(Launcher):
         on_start: Callable[[Job], None] | None = None,
         on_finish: Callable[[Job, int], Job | None] | None = None,
     ) -> list[int]:
-        """As :meth:`.local.Local.run`; ``on_start(job)`` is called soon after it has begun, and 137 is the code of a
-        job whose Ray worker or node died.
+        """Run the jobs as :meth:`.local.Local.run` does, and return their exit codes.
+
+        ``on_start(job)`` is called soon after it has begun, and 137 is the code of a job whose Ray worker or node died.
 
         Raises:
             RequestError: there is no such cluster, or no node of it holds a job; nothing was started.
@@ -89,7 +90,7 @@ class Ray(Launcher):
 
     @contextmanager
     def _cluster(self) -> Iterator[Any]:
-        """The library, connected: to the cluster that this process uses already, or to ours as long as this lasts."""
+        """Connect the library: to the cluster that this process uses already, or to ours as long as this lasts."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -114,7 +115,7 @@ class Ray(Launcher):
             ray.shutdown()
 
     def _gpus(self, ray: Any) -> int:
-        """How many GPUs a task asks for. Raises RequestError if no node holds a job."""
+        """Say how many GPUs a task asks for. Raises RequestError if no node holds a job."""
         resources = [resources for _, resources in _nodes(ray)]
         most_gpus = max((int(each.get("GPU", 0)) for each in resources), default=0)
         most_cpus = max((int(each.get("CPU", 0)) for each in resources), default=0)
@@ -140,7 +141,7 @@ class Ray(Launcher):
         return gpus
 
     def _fitting(self, resources: dict[str, float], gpus: int) -> int:
-        """How many jobs a node holds at a time."""
+        """Say how many jobs a node holds at a time."""
         by_cpus = int(resources.get("CPU", 0) // self.cpus_per_job)
         return min(by_cpus, int(resources.get("GPU", 0) // gpus)) if gpus else by_cpus
 
@@ -149,7 +150,8 @@ class _Task:
     """A task that has been handed to Ray; it yields ``None`` when it begins, then its exit code."""
 
     def __init__(self, ray: Any, results: Any, on_start: Callable[[], None]) -> None:
-        self._ray, self.results, self._on_start = ray, results, on_start
+        self._ray, self.results = ray, results
+        self._on_start = on_start
 
     def poll(self) -> int | None:
         while self._ray.wait([self.results], timeout=0)[0]:
@@ -167,7 +169,7 @@ class _Task:
 
 
 def _task(job: Job, environment: dict[str, str], directory: str, grace_s: float, cooldown_s: float) -> Iterator[Any]:
-    """What a Ray worker runs. Cancelling it is a KeyboardInterrupt in there."""
+    """Run a job in a Ray worker. Cancelling it is a KeyboardInterrupt in there."""
     yield None
     yield run_here(job, environment, directory, grace_s)
     time.sleep(cooldown_s)

@@ -1,4 +1,4 @@
-"""One job, on whatever machine a cluster has chosen, run by a process that the cluster has started there."""
+"""A cluster starts a process on a machine that it has chosen, which runs one job there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KILLED = 137
 
 
 def run_here(job: Job, environment: Mapping[str, str], directory: str, grace_s: float) -> int:
-    """Exit code of the job, run in ``directory``; 130 if this process was told to stop by SIGINT or SIGTERM.
+    """Run the job in ``directory`` and return its exit code; 130 if this process was told to stop by SIGINT or SIGTERM.
 
     The job is told as the launcher ``local`` tells its jobs, and ends with this process, even if that is killed.
     """
@@ -38,5 +38,5 @@ def run_here(job: Job, environment: Mapping[str, str], directory: str, grace_s: 
 
 
 def with_whole_path(job: Job) -> Job:
-    """The job with a log that is the same file wherever it runs."""
+    """Return the job with a log that is the same file wherever it runs."""
     return attrs.evolve(job, log=Path(job.log).absolute())

@@ -1,4 +1,4 @@
-"""The slots of this machine: which GPUs or cores a job gets."""
+"""The slots of this machine say which GPUs or cores a job gets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import attrs
 from ...core.errors import RequestError, in_python
 
 MOST = 100_000
-"""Slots, GPUs or cores that one may ask for."""
+"""Number of slots, GPUs or cores that one may ask for."""
 DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
 """Files that a machine with a GPU has."""
 LONGEST_S = 30 * 86400.0
@@ -43,12 +43,12 @@ def check_text(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
 
 @attrs.frozen
 class Slot:
-    """Where one job at a time runs."""
+    """A slot is where one job at a time runs."""
 
     gpus: tuple[str, ...]
     """Device ids; empty on the CPU."""
     threads: int
-    """Of the numeric libraries."""
+    """Threads of the numeric libraries."""
 
     def __str__(self) -> str:
         if self.gpus:
@@ -63,7 +63,7 @@ class Slot:
 
 
 def job_environment(threads: int) -> dict[str, str]:
-    """Threads that sleep while they wait, or jobs side by side would slow each other down; no output held back."""
+    """Have threads sleep while they wait, or jobs side by side would slow each other down; no output held back."""
     return {
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": str(threads),
@@ -76,7 +76,7 @@ def job_environment(threads: int) -> dict[str, str]:
 def make_slots(
     count: int | Literal["auto"], gpus: Sequence[str] | None, gpus_per_job: int, max_parallel: int | None
 ) -> list[Slot]:
-    """One slot per ``gpus_per_job`` consecutive GPUs, or per core where there is none; ``count`` where it is given.
+    """Return one slot per ``gpus_per_job`` consecutive GPUs, or per core without one; ``count`` of them if it is given.
 
     Raises RequestError if the GPUs cannot be had, or not be shared out.
     """
@@ -104,7 +104,7 @@ def make_slots(
 
 
 def read_ids(gpus: str | int | Iterable[str | int] | None) -> tuple[str, ...] | None:
-    """Device ids as text: from a list, one id, or text with commas."""
+    """Return device ids as text: from a list, one id, or text with commas."""
     if gpus is None:
         return None
     if isinstance(gpus, str | int):
@@ -113,7 +113,7 @@ def read_ids(gpus: str | int | Iterable[str | int] | None) -> tuple[str, ...] | 
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use: CUDA_VISIBLE_DEVICES, else what ``nvidia-smi -L`` lists."""
+    """Return the GPUs that this process may use: CUDA_VISIBLE_DEVICES, else what ``nvidia-smi -L`` lists."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None or not has_gpu():
         return [str(index) for index in range(len(_installed_gpus() or ()))]
@@ -122,12 +122,12 @@ def visible_gpus() -> list[str]:
 
 
 def has_gpu() -> bool:
-    """Whether this machine has a GPU, by nvidia-smi or by the files of its driver; AMD's and WSL's count."""
+    """Say whether this machine has a GPU, by nvidia-smi or by the files of its driver; AMD's and WSL's count."""
     return bool(_installed_gpus()) or any(any(Path(path).parent.glob(Path(path).name)) for path in DEVICES)
 
 
 def _installed_gpus() -> list[list[str]] | None:
-    """The UUIDs of each GPU of this machine, its parts included; ``None`` if nvidia-smi cannot tell."""
+    """Return the UUIDs of each GPU of this machine, its parts included; ``None`` if nvidia-smi cannot tell."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -145,7 +145,7 @@ def _installed_gpus() -> list[list[str]] | None:
 
 
 def _check_ids(ids: list[str]) -> None:
-    """Raises RequestError for ids that are empty, doubled, or not of this machine."""
+    """Raise RequestError for ids that are empty, doubled, or not of this machine."""
     if not ids or "" in ids:
         raise RequestError("an id in the list of GPUs is empty", f"GPUs: {','.join(ids)}", "write 0,1")
     if doubled := sorted({gpu for gpu in ids if ids.count(gpu) > 1}):
@@ -157,14 +157,16 @@ def _check_ids(ids: list[str]) -> None:
             f"leave {in_python('--gpus', 'gpus')} out to train on the CPU, or mend the driver: uncollapse doctor",
         )
     installed = _installed_gpus()
-    if not installed:
+    if not installed:  # nvidia-smi cannot tell: an id that could be one is left to the driver
         if odd := [gpu for gpu in ids if not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[\w/-]+", gpu)]:
             raise RequestError(f"{odd[0]!r:.40} is no id of a GPU", f"GPUs: {','.join(ids)[:80]}", "write 0,1")
         return
     uuids = [uuid for gpu in installed for uuid in gpu]
     for gpu in ids:
-        known = int(gpu[:9]) < len(installed) if gpu.isdecimal() else any(uuid.startswith(gpu) for uuid in uuids)
-        if not known:
+        installed_here = (
+            int(gpu[:9]) < len(installed) if gpu.isdecimal() else any(uuid.startswith(gpu) for uuid in uuids)
+        )
+        if not installed_here:
             raise RequestError(
                 f"this machine has no GPU {gpu}",
                 f"nvidia-smi lists {len(installed)}: {', '.join(map(str, range(len(installed)))) or 'none'}",

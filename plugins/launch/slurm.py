@@ -1,4 +1,4 @@
-"""The launcher ``slurm``: the jobs of a sweep as Slurm jobs, submitted through submitit."""
+"""The launcher ``slurm`` submits the jobs of a sweep to Slurm, through submitit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .slots import check_count, check_seconds, check_text, job_environment
 
 POLL_S = 0.5
 NODE_GRACE_S = 20.0
-"""Between two signals to a job on its node; Slurm itself kills 30 s after it has told a job to stop."""
+"""Seconds between two signals to a job on its node; Slurm itself kills 30 s after it has told a job to stop."""
 
 
 @attrs.frozen
@@ -37,26 +37,26 @@ class Slurm(Launcher):
     cluster: str = attrs.field(default="slurm", validator=check_text)
     """The executor of submitit: ``slurm``; ``local`` and ``debug`` run the jobs here, to try it out."""
     gpus_per_job: int = attrs.field(default=1, validator=attrs.validators.ge(0))
-    """0 asks for none."""
+    """GPUs of a job; 0 asks for none."""
     cpus_per_job: int = attrs.field(default=16, validator=check_count)
     """Cores of a job, and threads of its numeric libraries."""
     time_min: int = attrs.field(default=1440, validator=check_count)
     """The time limit of a job in minutes."""
     partition: str | None = attrs.field(default=None, validator=check_text)
-    """``None``: the default one of the cluster."""
+    """Partition; ``None``: the default one of the cluster."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
-    """At most that many jobs are queued or run; ``None``: all are submitted at once."""
+    """Number of jobs that are queued or run, at most; ``None``: all are submitted at once."""
     cooldown_s: float = attrs.field(default=0.0, validator=check_seconds)
     """Seconds between the end of a job and the submission of the next one in its place."""
     folder: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
-    """Where submitit keeps its files, seen by every node; ``None``: ``.submitit`` above the logs."""
+    """Directory of submitit's files, seen by every node; ``None``: ``.submitit`` above the logs."""
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
     """Further parameters of submitit's AutoExecutor, e.g. ``{slurm_account: lab}``; they win over ours."""
     grace_s: float = attrs.field(default=60.0, validator=check_seconds)
     """Seconds to wait for cancelled jobs to end."""
 
     def describe(self) -> list[str]:
-        """One line: what every job asks for. Raises MissingExtraError without submitit."""
+        """Return one line: what every job asks for. Raises MissingExtraError without submitit."""
         _library()
         words = [f"{self.cluster}: {self.gpus_per_job} GPUs, {self.cpus_per_job} CPUs, {self.time_min} min per job"]
         if self.partition:
@@ -70,8 +70,10 @@ class Slurm(Launcher):
         on_start: Callable[[Job], None] | None = None,
         on_finish: Callable[[Job, int], Job | None] | None = None,
     ) -> list[int]:
-        """As :meth:`.local.Local.run`; ``on_start(job)`` is called soon after it has begun, and 137 is the code of a
-        job that Slurm has ended without a word.
+        """Run the jobs as :meth:`.local.Local.run` does, and return their exit codes.
+
+        ``on_start(job)`` is called soon after it has begun, and 137 is the code of a job that Slurm has ended without
+        a word.
 
         Raises:
             RequestError: there is no such cluster, it does not know a parameter, or Slurm refuses a job.
@@ -84,6 +86,7 @@ class Slurm(Launcher):
 
         def start(job: Job, slot: int) -> _Submitted:
             executor.update_parameters(name=re.sub(r"[^\w.-]", "_", job.name))
+            # what Slurm says of a job's state is old by seconds: the job itself leaves a file when it begins
             mark = folder.absolute() / f"{uuid.uuid4().hex}.began"
             arguments = (with_whole_path(job), job_environment(self.cpus_per_job), directory, NODE_GRACE_S, mark)
             begin = (lambda: on_start(job)) if on_start else lambda: None
@@ -144,7 +147,8 @@ class _Submitted:
     """A job that Slurm has been given."""
 
     def __init__(self, job: Any, mark: Path, on_start: Callable[[], None]) -> None:
-        self.job, self._mark, self._on_start = job, mark, on_start
+        self.job, self._mark = job, mark
+        self._on_start = on_start
         self._began = False
 
     def poll(self) -> int | None:
@@ -164,7 +168,7 @@ class _Submitted:
 
 
 def _task(job: Job, environment: dict[str, str], directory: str, grace_s: float, mark: Path) -> int:
-    """What a process on the node runs. The signal before the time limit becomes one to stop."""
+    """Run a job on the node. The signal before the time limit becomes one to stop."""
     mark.touch()
     signal.signal(signal.SIGUSR2, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     return run_here(job, environment, directory, grace_s)

@@ -18,15 +18,8 @@ from ...core.compose.fields import component, components, number, section
 from .log_settings import DetailedLogging
 
 EntropyUnit = Literal["per_sequence", "per_token_ratio", "per_seq_token_mean"]
-Weighting = Literal[
-    "dr_grpo",
-    "per_token_avg",
-    "token-mean",
-    "token-sum",
-    "seq-mean-token-sum",
-    "seq-mean-token-mean",
-    "seq-mean-token-sum-norm",
-]
+OWN_WEIGHTINGS = ("dr_grpo", "per_token_avg")
+"""Weightings of tokens that belong to the probe alone: they know prompts and responses."""
 
 
 def _is(expected: Any, fix: str) -> Any:
@@ -145,10 +138,10 @@ class Computation:
     checks: Literal["none", "standard", "full"] = "standard"
     """``standard``: hashes of parameters and optimizer state, the score identity, a deliberately wrong shift. ``full``
     also turns the advantages around and sets them to 0, which costs two more gradients of U."""
-    weighting_mode: Weighting | None = None
+    weighting_mode: str | None = None
     """How the tokens of U are weighted in the policy gradient: over the longest response to the same prompt
-    (``dr_grpo``), over the response's own length (``per_token_avg``), or as the trainer's ``loss_aggregation``. By
-    default that of the run that wrote the checkpoint; without one, ``dr_grpo``."""
+    (``dr_grpo``), over the response's own length (``per_token_avg``), or as by a ``loss_aggregation``, such as
+    ``token-mean``. By default that of the run that wrote the checkpoint; without one, ``dr_grpo``."""
 
 
 @attrs.frozen
@@ -255,6 +248,8 @@ class ProbeConfig:
     rollout: Rollout | None = None
     """How ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, else as
     ``uncollapse train`` does by default."""
+    dialogue: Named | None = component("dialogue")
+    """In which ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, too."""
     reward: Reward | None = None
     generation: Generation = section(Generation)
     probe_rework: Computation = section(Computation)

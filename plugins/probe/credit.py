@@ -34,7 +34,7 @@ def credit(session: Session, sample: Sample) -> dict[str, Any]:
     """
     named = session.config.policy_gradient.advantage
     assert named is not None
-    needs: frozenset[str] = named.component.needs
+    needs: frozenset[str] = named.needs
     found: dict[str, Any] = {}
     if "values" in needs:
         found["values"] = values(session, sample.rollouts)

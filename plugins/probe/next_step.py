@@ -14,9 +14,10 @@ import attrs
 
 from ...core.compose.converter import make_converter, structure_component
 from ...core.compose.experiment import Named
-from ...core.compose.problems import Problem
+from ...core.compose.problems import Invalid, Problem
 from ...core.registry import registry
-from .config import PolicyGradient, ProbeConfig, Weighting
+from .config import OWN_WEIGHTINGS, PolicyGradient, ProbeConfig
+from .estimation.update import aggregation
 from .own_run import OwnRun
 from .read_config import ConfigError
 
@@ -85,7 +86,7 @@ def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
     rows = experiment.rollout.groups * experiment.rollout.group_size
     steps = trainer.epochs * math.ceil(rows / trainer.mini_batch)
     batches, critic = config.batch_config, experiment.critic
-    needs_values = "values" in experiment.advantage.component.needs
+    needs_values = "values" in experiment.advantage.needs
     if steps > 1:
         yield f"the run makes {steps} or more optimizer steps of a batch; predicted is one, on all of U"
     if (experiment.rollout.groups, experiment.rollout.group_size) != (batches.B_U, batches.G):
@@ -93,6 +94,13 @@ def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
         yield f"a batch of the run has {own} episodes; U has {batches.B_U} x {batches.G}"
     if not experiment.filter.select.component.keeps_all:
         yield f"the run's filter {experiment.filter.select} is not applied: all groups of U train"
+    if not experiment.filter.episodes.component.keeps_all:
+        yield f"the run's filter of episodes {experiment.filter.episodes} is not applied: all episodes of U train"
+    if batches.dataset_name is not None and not experiment.reward.shaping.component.idle:
+        yield f"the run's reward shaping {experiment.reward.shaping} is not applied to the data set's rewards"
+    controller = experiment.entropy.controller
+    if not controller.component.idle:
+        yield f"the entropy controller {controller} is not told of U: its coefficient is the one that it has reached"
     if critic is not None and run.trains_critic_alone:
         yield f"until step {critic.policy_after} the run trains its critic alone, and no policy loss moves the trunk"
     if critic is not None and needs_values and critic.shared and not critic.detach:
@@ -112,7 +120,7 @@ def _of_run(run: OwnRun) -> PolicyGradient:
         kl_coef=run.kl_coef if experiment.kl.coef else 0.0,
         kl_placement=experiment.kl.placement,
         kl_weight=experiment.kl.weight,
-        entropy_coeff=experiment.entropy_coeff,
+        entropy_coeff=run.entropy_coef,
         max_grad_norm=experiment.trainer.grad_clip,
         soft_advantage_reweight=experiment.soft_advantage_reweight,
         zero_task_advantage=experiment.zero_task_advantage,
@@ -134,8 +142,8 @@ def _dr_grpo() -> PolicyGradient:
     )
 
 
-def _weighting(run: OwnRun | None) -> Weighting:
-    return run.experiment.trainer.loss_aggregation if run is not None else "dr_grpo"
+def _weighting(run: OwnRun | None) -> str:
+    return str(run.experiment.trainer.loss_aggregation) if run is not None else "dr_grpo"
 
 
 def _named(kind: str, name: str) -> Named:
@@ -144,9 +152,10 @@ def _named(kind: str, name: str) -> Named:
 
 def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None) -> Iterator[Problem]:
     """Why a step of these parts cannot be predicted."""
+    yield from _weighting_problems(config.probe_rework.weighting_mode)
     named: Any = gradient.advantage
     key = "policy_gradient.advantage"
-    needs: frozenset[str] = named.component.needs
+    needs: frozenset[str] = named.needs
     fix = "choose one that needs neither, such as dr_grpo, grpo or rloo"
     has_critic = run is not None and (run.checkpoint / "critic").is_dir()
     if "values" in needs and not has_critic:
@@ -163,3 +172,14 @@ def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None)
         yield Problem("a KL term has an estimator and a coefficient", both, fix="name an estimator, such as low_var_kl")
     if config.policy_gradient.kl is not None and not gradient.kl_coef:
         yield Problem("a KL term has an estimator and a coefficient", both, fix="give a coefficient above 0")
+
+
+def _weighting_problems(weighting: str | None) -> Iterator[Problem]:
+    if weighting is None or weighting in OWN_WEIGHTINGS:
+        return
+    try:
+        aggregation(weighting)
+    except Invalid as error:
+        fix = f"one of {', '.join((*OWN_WEIGHTINGS, *registry().names('loss_aggregation')))}"
+        for problem in error.problems:
+            yield attrs.evolve(problem.under("probe_rework.weighting_mode"), fix=problem.fix or fix)

@@ -41,10 +41,15 @@ class OwnRun:
         return int(self.state.get("step", 0))
 
     @property
+    def steps(self) -> int:
+        """Training steps of the run as it was planned then; one that was trained further has more now."""
+        return int(self.state.get("steps", self.experiment.trainer.steps))
+
+    @property
     def trains_critic_alone(self) -> bool:
         """Whether the next training step leaves the policy to its critic's losses."""
         critic = self.experiment.critic
-        needs_values = "values" in self.experiment.advantage.component.needs
+        needs_values = "values" in self.experiment.advantage.needs
         return critic is not None and needs_values and self.step < critic.policy_after
 
     @cached_property
@@ -55,6 +60,15 @@ class OwnRun:
         if (saved := self.state.get("kl_controller")) is not None:
             controller.load_state_dict(saved)
         return float(controller.coef)
+
+    @property
+    def entropy_coef(self) -> float:
+        """The coefficient of the entropy bonus that the run's controller has reached."""
+        settings = self.experiment.entropy
+        session = settings.controller.component.start(settings.coef, self.experiment.trainer.steps)
+        if (saved := self.state.get("entropy_controller")) is not None:
+            session.load_state_dict(saved)
+        return float(session.coef)
 
 
 def own_run(path: str | Path) -> OwnRun | None:

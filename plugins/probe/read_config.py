@@ -228,7 +228,7 @@ def _estimators(config: ProbeConfig) -> Iterator[Problem]:
         yield Problem("one prompt has no spread, and probe_rework.compute_vx_vy_variance asks for an error",
                       "batch_config.B_U", 1, "use 2 prompts or more")  # fmt: skip
     for named in config.variance:
-        needs = named.component.needs
+        needs = named.needs
         if unknown := sorted(needs & ONE_BATCH):
             reason = f"{named.name} needs {', '.join(unknown)}, which belongs to one batch that is both E and U"
             yield Problem(reason, "variance", named.name, "choose an estimator of separate batches")

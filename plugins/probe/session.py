@@ -8,10 +8,14 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.experiment import Reward
 from ...core.errors import RequestError
+from ..rollout.dialogue import CheckedDialogue
 from ..rollout.engine_hf import HfEngine
 from ..training.processes.ranks import Ranks, start_ranks
+from ..training.step.borders import CheckedShaping
 from ..training.step.losses import PolicyObjective
+from ..training.step.rewards import Shaping
 from .checkpoint.adam_state import AdamState, read_adam_state
 from .checkpoint.files import find_checkpoint
 from .checkpoint.load import Loaded, load_checkpoint
@@ -146,7 +150,7 @@ class Session:
         if batches.dataset_name is not None:
             return PromptSource.named(batches.dataset_name, split or batches.split, batches.max_prompt_tokens)
         named = batches.environment
-        assert named is not None and config.reward is not None
+        assert named is not None and config.dialogue is not None and config.reward is not None
         environment = named.component
         if split is not None:
             if not hasattr(environment, "split"):
@@ -160,7 +164,14 @@ class Session:
             except ValueError as error:
                 reason = f"the environment {named.name} has no split {split!r}: {error.args[0]}"
                 raise RequestError(reason, f"batch_config.{which}_split", "name one that it has") from error
-        return EnvironmentSource(environment, self.rollout, config.reward)
+        dialogue, shaping = CheckedDialogue(config.dialogue), self._shaping(config.reward)
+        return EnvironmentSource(environment, dialogue, self.rollout, config.reward, shaping)
+
+    def _shaping(self, reward: Reward) -> Shaping:
+        """Of the rewards, as in the training step that follows the checkpoint."""
+        run = self.run
+        step, steps = (run.step, run.experiment.trainer.steps) if run is not None else (0, 1)
+        return Shaping(CheckedShaping(reward.shaping), self.max_tokens, step, steps)
 
     # --- computing --------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ def standard_errors(probed: Probed) -> dict[str, Any]:
     of_truth = {"w", "h1"}
     needs: dict[bool, set[str]] = {True: set(), False: set()}
     for named in chosen:
-        needs[bool(named.component.needs & of_truth)] |= named.component.needs
+        needs[bool(named.needs & of_truth)] |= named.needs
     terms = {
         truth: (probed.truth if truth else probed.measurement).terms(unit, wanted, probed.weighting)
         for truth, wanted in needs.items()
@@ -54,7 +54,7 @@ def standard_errors(probed: Probed) -> dict[str, Any]:
     }
     estimates = {}
     for named in chosen:
-        estimate = named.component.estimate(terms[bool(named.component.needs & of_truth)])
+        estimate = named.component.estimate(terms[bool(named.needs & of_truth)])
         record = {key: numbers(value) for key, value in attrs.asdict(estimate).items()}
         estimates[str(named)] = {**record, "n_units": estimate.n}
     return estimates

@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.converter import make_converter
-from ...core.compose.experiment import Reward, Rollout
+from ...core.compose.converter import make_converter, structure_component
+from ...core.compose.experiment import Experiment, Named, Reward, Rollout
 from ...core.errors import RequestError
 from ...core.registry import registry
 from ..training.step.stages import lr_scale
@@ -53,7 +53,8 @@ def used(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
         config,
         batch_config=batches,
         rollout=rollout,
-        reward=config.reward or (run.experiment.reward if run is not None else Reward()),
+        dialogue=config.dialogue or (run.experiment.dialogue if run is not None else _default_dialogue()),
+        reward=config.reward or (run.experiment.reward if run is not None else _default(Reward)),
         generation=attrs.evolve(
             generation,
             temperature=generation.temperature or (rollout.temperature if plays_own else 1.0),
@@ -78,7 +79,7 @@ def learning_rate(config: ProbeConfig, adam: AdamState, run: OwnRun | None, spar
     if run is not None:
         trainer = run.experiment.trainer
         base = adam.base_lr or trainer.lr
-        share = lr_scale(trainer.lr_schedule, trainer.warmup_steps, run.step, trainer.steps)
+        share = lr_scale(trainer.lr_schedule, trainer.warmup_steps, run.step, run.steps)
         if base and share:
             return (
                 base * share,
@@ -99,6 +100,11 @@ def learning_rate(config: ProbeConfig, adam: AdamState, run: OwnRun | None, spar
         "learning_rate",
         "give the learning rate of the step, such as 2e-6",
     )
+
+
+def _default_dialogue() -> Named:
+    name = attrs.fields(Experiment).dialogue.default
+    return structure_component(make_converter(registry()), registry(), "dialogue", name)
 
 
 def _default(section: Any) -> Any:

@@ -131,7 +131,7 @@ class TopPSweep(_Intervention):
         return self._record(
             *("top_p", "", "top_p"),
             "value=$value | include_zero=$filter_include_zero | filter_value=$filter_value",
-            set=base_settings(self.steps, self.save_freq) | kl_loss(self.kl_type, 0.001) | {"entropy_coeff": 0.001},
+            set=base_settings(self.steps, self.save_freq) | kl_loss(self.kl_type, 0.001) | {"entropy.coef": 0.001},
             cases=cases,
             options=OPTIONS | {"filter.select": "--rollout-filter-value", "kl.estimator": "--kl-type"},
             notices=[K1_AS_LOSS] if self.kl_type == "kl" else [],
@@ -155,7 +155,7 @@ class KlSweep(_Intervention):
             _case(text, kl_loss(self.kl_type, number(text, "--kl-values")), kl=text)
             for text in listed(self.kl_values, "--kl-values")
         ]
-        settings = {"entropy_coeff": 0.0, "filter.select": softmax_top_p(1.0, self.rollout_filter_include_zero)}
+        settings = {"entropy.coef": 0.0, "filter.select": softmax_top_p(1.0, self.rollout_filter_include_zero)}
         return self._record(
             *_tagged("kl", self.rollout_filter_include_zero),
             set=base_settings(self.steps, self.save_freq) | settings,
@@ -178,7 +178,7 @@ class EntropySweep(_Intervention):
     def record(self) -> dict[str, Any]:
         """The sweep as a mapping."""
         cases = [
-            _case(text, {"entropy_coeff": number(text, "--entropy-values")}, entropy=text)
+            _case(text, {"entropy.coef": number(text, "--entropy-values")}, entropy=text)
             for text in listed(self.entropy_values, "--entropy-values")
         ]
         settings = {"kl.coef": 0.0, "filter.select": softmax_top_p(1.0, self.rollout_filter_include_zero)}
@@ -187,7 +187,7 @@ class EntropySweep(_Intervention):
             set=base_settings(self.steps, self.save_freq) | settings,
             fixed=TAGGED,
             cases=cases,
-            options=OPTIONS | {"entropy_coeff": "--entropy-values"},
+            options=OPTIONS | {"entropy.coef": "--entropy-values"},
         )
 
 

@@ -86,7 +86,7 @@ class _Smoke:
             },
             "missing": missing,
             "options": OPTIONS
-            | dict.fromkeys(("kl.coef", "entropy_coeff", "zero_task_advantage"), "--groups")
+            | dict.fromkeys(("kl.coef", "entropy.coef", "zero_task_advantage"), "--groups")
             | {"collapse": "--collapse", "kl.estimator": "--kl-type"},
             "fixed": {
                 "collapse": f"the names say {tag}: use --collapse",
@@ -113,7 +113,7 @@ class _Smoke:
                 "overrides": {
                     **kl_loss(kl_type, float(kl)),
                     "filter.select": select,
-                    "entropy_coeff": float(entropy),
+                    "entropy.coef": float(entropy),
                     "zero_task_advantage": group == "4",
                 },
                 "values": {

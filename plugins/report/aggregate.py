@@ -1,4 +1,4 @@
-"""Runs put together: a metric of several runs as one array, and its mean with a band."""
+"""Several runs are put together: a metric as one array, and its mean with a band."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def values(runs: Sequence[RunData], metric: str) -> Table:
 
 
 def line(steps: NDArray[np.int64], table: Floats, spread: Spread, smooth: bool) -> Line:
-    """The mean over the rows of ``table`` at each step, over those rows that have a value there."""
+    """Return the mean over the rows of ``table`` at each step, over those rows that have a value there."""
     logged = ~np.isnan(table).all(axis=0)
     steps, table = steps[logged], table[:, logged]
     if not len(steps):
@@ -55,7 +55,7 @@ def line(steps: NDArray[np.int64], table: Floats, spread: Spread, smooth: bool) 
 
 
 def extremes(table: Floats) -> tuple[Floats, Floats]:
-    """Minimum and maximum over the runs."""
+    """Return minimum and maximum over the runs."""
     return np.nanmin(table, axis=0), np.nanmax(table, axis=0)
 
 

@@ -1,4 +1,4 @@
-"""What all plots share: size, type, colours, marks, and the way to a PNG."""
+"""All plots share their size, type, colours and marks, and the way to a PNG."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 """Okabe and Ito's palette, which people tell apart however they see colour; without yellow and black."""
 LINES = ("-", "--", ":", "-.")
 MARKS = ("X", "P", "*", "D")
-"""One per detector; a cross first."""
-INK, SOFT, GRID = "#24292f", "#5d6772", "#e4e7eb"
+"""Shapes of marks, one per detector; a cross first."""
+INK = "#24292f"
+SOFT = "#5d6772"
+GRID = "#e4e7eb"
 LEGEND = 12
-"""Entries of a legend; of more values, every so manieth is named."""
+"""Entries of a legend at most; of more values, evenly spaced ones are named."""
 
 
 def figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of that many inches, with one panel."""
+    """Return an empty figure of that many inches, with one panel."""
     drawn = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor="white")
     return drawn, _plain(drawn.subplots())
 
 
 def panels(count: int, handles: Sequence[Any]) -> tuple[Figure, list[Axes]]:
-    """An empty figure with so many panels, at most four in a row, over room for a legend of ``handles``.
+    """Return an empty figure with so many panels, at most four in a row, over room for a legend of ``handles``.
 
     Its margins are fixed: to measure every label of every panel takes longer than to draw them.
     """
@@ -60,19 +62,19 @@ def _plain(axes: Axes) -> Axes:
 
 
 def title(axes: Axes, text: str, note: str = "") -> None:
-    """``text`` above the panel at the left, and in small ``note``, which says what is drawn."""
+    """Write ``text`` above the panel at the left, and in small ``note``, which says what is drawn."""
     axes.set_title(text, loc="left", fontsize=11, fontweight="bold", color=INK)
     if note:
         axes.set_title(note, loc="right", fontsize=7.5, color=SOFT)
 
 
 def distinct(count: int) -> list[tuple[str, str]]:
-    """(colour, line) of settings without an order: other colours first, other lines when they run out."""
+    """Return colour and line of settings without an order: other colours first, other lines when they run out."""
     return list(islice(cycle((colour, line) for line in LINES for colour in COLOURS), count))
 
 
 def scale(values: Sequence[str]) -> list[Any]:
-    """A colour per value of an axis: from dark to light for numbers, and where values are many; else far apart."""
+    """Return a colour per value of an axis: from dark to light for numbers and for many values, else far apart."""
     if len(values) <= len(COLOURS) and (len(values) < 3 or None in map(as_number, values)):
         return list(COLOURS[: len(values)])
     colours = matplotlib.colormaps["viridis"]
@@ -87,7 +89,7 @@ def as_number(text: str) -> float | None:
 
 
 def in_order(values: Sequence[str]) -> list[str]:
-    """Numbers by size, whatever else in the order in which it is given."""
+    """Sort numbers by size, whatever else in the order in which it is given."""
     numbers = {value: as_number(value) for value in values}
     if None in numbers.values():
         return list(values)
@@ -95,14 +97,14 @@ def in_order(values: Sequence[str]) -> list[str]:
 
 
 def marks(runs: Sequence[RunData]) -> dict[str, str]:
-    """The mark of each detector that stopped one of the runs."""
-    names = dict.fromkeys(run.standing.detector for run in runs if run.failed_regime)
+    """Return the mark of each detector that stopped one of the runs."""
+    names = dict.fromkeys(run.run_status.detector for run in runs if run.failed_regime)
     return dict(zip(names, cycle(MARKS), strict=False))
 
 
 def mark_handles(runs: Sequence[RunData], shapes: Mapping[str, str]) -> list[Line2D]:
-    """Entries of the legend: each detector with how many runs it stopped."""
-    stopped = [run.standing.detector for run in runs if run.failed_regime]
+    """Return entries of the legend: each detector with how many runs it stopped."""
+    stopped = [run.run_status.detector for run in runs if run.failed_regime]
     return [
         Line2D(
             [], [], ls="", marker=shape, color=INK, mec="white", ms=8, label=f"{name} ({stopped.count(name)} stopped)"
@@ -112,14 +114,14 @@ def mark_handles(runs: Sequence[RunData], shapes: Mapping[str, str]) -> list[Lin
 
 
 def thinned(handles: Sequence[Any]) -> list[Any]:
-    """At most :data:`LEGEND` of them, evenly spaced, the first and the last among them."""
+    """Return at most :data:`LEGEND` of them, evenly spaced, the first and the last among them."""
     if len(handles) <= LEGEND:
         return list(handles)
     return [handles[round(at * (len(handles) - 1) / (LEGEND - 1))] for at in range(LEGEND)]
 
 
 def png(drawn: Figure, handles: Sequence[Any]) -> bytes:
-    """The figure with a legend of ``handles`` below its panels."""
+    """Return the figure as a PNG, with a legend of ``handles`` below its panels."""
     if handles:
         columns = _columns(drawn.get_figwidth(), handles)
         where: Any = "outside lower left" if drawn.get_layout_engine() else "lower left"
@@ -130,6 +132,6 @@ def png(drawn: Figure, handles: Sequence[Any]) -> bytes:
 
 
 def _columns(width: float, handles: Sequence[Any]) -> int:
-    """How many columns of the legend fit into so many inches."""
+    """Say how many columns of the legend fit into so many inches."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     return max(1, int(14 * width / (longest + 6)))

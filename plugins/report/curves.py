@@ -1,4 +1,4 @@
-"""Metrics over the steps: a line per setting where they are few, a line per value of each axis where they are many."""
+"""Curves show metrics over the steps: a line per setting if they are few, else a line per value of each axis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES_NOTE = "lines: means over the runs of a value; bands: ± 1 standard error
 
 
 def by_settings(curve: Curve, runs: Sequence[RunData]) -> bytes:
-    """A figure of one metric: a line per run or, where seeds are swept, the mean over them with a band."""
+    """Return a figure of one metric: a line per run or, where seeds are swept, the mean over them with a band."""
     drawn, axes = figure(6.2, 3.5)
     settings, shapes = by_setting(runs), marks(runs)
     title(axes, curve.title, SEEDS_NOTE if any(len(same) > 1 for same in settings.values()) else "")
@@ -30,9 +30,9 @@ def by_settings(curve: Curve, runs: Sequence[RunData]) -> bytes:
         if not same:
             continue
         if len(same) == 1:
-            _run(axes, curve, same[0], colour, style)
+            _draw_run(axes, curve, same[0], colour, style)
         else:
-            _seeds(axes, curve, same, colour, style)
+            _draw_seeds(axes, curve, same, colour, style)
         _marks(axes, curve, same, [colour] * len(same), shapes)
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=_stops(name, same)))
     _steps(axes, curve)
@@ -40,7 +40,7 @@ def by_settings(curve: Curve, runs: Sequence[RunData]) -> bytes:
 
 
 def by_values(axis: str, order: Sequence[str], tables: Mapping[Curve, Table], runs: Sequence[RunData]) -> bytes:
-    """A figure of one axis: a panel per metric, in it a line per value, the mean over all runs with this value.
+    """Return a figure of one axis: a panel per metric, in it a line per value, the mean over all runs with this value.
 
     Runs that a detector stopped are in no mean: their last values are marked.
 
@@ -70,8 +70,8 @@ def by_values(axis: str, order: Sequence[str], tables: Mapping[Curve, Table], ru
     return png(drawn, handles)
 
 
-def _run(axes: Axes, curve: Curve, run: RunData, colour: Any, style: str) -> None:
-    """One run: bold, its single steps faint behind it, or with the standard errors of its validations."""
+def _draw_run(axes: Axes, curve: Curve, run: RunData, colour: Any, style: str) -> None:
+    """Draw one run: bold, its single steps faint behind it, or with the standard errors of its validations."""
     steps, logged, errors = zip(*run.measured(curve.metric), strict=True)
     shown: Sequence[float] | Floats = logged
     if _smooths(curve, len(logged)):
@@ -83,8 +83,8 @@ def _run(axes: Axes, curve: Curve, run: RunData, colour: Any, style: str) -> Non
     axes.plot(steps, shown, style, color=colour, lw=1.8, marker="" if curve.smooth else "o", markersize=3.5)
 
 
-def _seeds(axes: Axes, curve: Curve, same: Sequence[RunData], colour: Any, style: str) -> None:
-    """The mean over the seeds that no detector stopped; those that one did stop as thin lines."""
+def _draw_seeds(axes: Axes, curve: Curve, same: Sequence[RunData], colour: Any, style: str) -> None:
+    """Draw the mean over the seeds that no detector stopped, and those that one did stop as thin lines."""
     steps, table = values(same, curve.metric)
     going = np.array([not run.failed_regime for run in same])
     smooth = _smooths(curve, len(steps))
@@ -103,16 +103,18 @@ def _band(axes: Axes, drawn: Line, colour: Any, style: str, width: float) -> Non
 def _marks(
     axes: Axes, curve: Curve, runs: Sequence[RunData], colours: Sequence[Any], shapes: dict[str, str], size: float = 70
 ) -> None:
-    """Where detectors stopped runs: the last value that is shown, in the colour of its line."""
+    """Mark where detectors stopped runs: the last value that is shown, in the colour of its line."""
     for detector, shape in shapes.items():
         ends = [
             (series[-1][0], _end(curve, run), colour)
             for run, colour in zip(runs, colours, strict=True)
-            if run.standing.detector == detector and (series := run.series(curve.metric))
+            if run.run_status.detector == detector and (series := run.series(curve.metric))
         ]
         if ends:
-            steps, last, own = zip(*ends, strict=True)
-            axes.scatter(steps, last, s=size, c=own, marker=shape, edgecolors="white", linewidths=0.4, zorder=5)
+            steps, values_there, line_colours = zip(*ends, strict=True)
+            axes.scatter(
+                steps, values_there, s=size, c=line_colours, marker=shape, edgecolors="white", linewidths=0.4, zorder=5
+            )
 
 
 def _end(curve: Curve, run: RunData) -> float | None:
@@ -125,7 +127,7 @@ def _smooths(curve: Curve, steps: int) -> bool:
 
 
 def _stops(name: str, runs: Sequence[RunData]) -> str:
-    """The entry of the legend: how many runs of several were stopped, or when the only one was."""
+    """Return the entry of the legend: how many runs of several were stopped, or when the only one was."""
     stopped = [run for run in runs if run.failed_regime]
     if not stopped:
         return name

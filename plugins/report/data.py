@@ -1,97 +1,93 @@
-"""What a report reads: the runs of a sweep, from disk."""
+"""A report reads the runs of a sweep from disk."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ...core.compose.spec import format_value, read_spec
 from ...core.errors import UncollapseError
 from ...core.files import read_bytes
 from ...core.runs.directory import RunDirectory
 from ...core.runs.sources import differing
 from ...core.runs.timings import timings
-from ...core.yaml import loads
 from .metrics import SHOWN, STAGES, TAIL
-from .standing import Standing, damaged, read_standing
+from .run_status import RunStatus, damaged, read_run_status
 from .sweep_file import PointFile, SweepFile
 
 SEED_AXIS = "seed"
-"""Points that differ in this alone are repetitions, not settings to compare."""
+"""Axis in which alone repetitions differ, which are no settings to compare."""
 
 Series = list[tuple[int, float]]
-"""(step, value) wherever a metric was logged and is finite."""
+"""Pairs of step and value, wherever a metric was logged and is finite."""
 
 
 @attrs.frozen(eq=False)
 class RunData:
-    """One run: where it stands on the axes, how it ended, and its metrics."""
+    """The data of one run are its place on the axes, how it ended, and its metrics."""
 
     label: str
     """The name of its directory."""
     path: Path
     point: Mapping[str, str]
-    """Axis -> value, both as text."""
-    standing: Standing
+    """Value of each axis, both as text."""
+    run_status: RunStatus
     logged: Mapping[str, Series] = attrs.field(factory=dict)
-    """Metric -> its series; of the metrics that reports show."""
+    """Series of each metric that reports show."""
     steps: int = 0
     """Training steps that are logged."""
     timings: Mapping[str, float] = attrs.field(factory=dict)
     """Seconds of the whole run by ``train``, ``eval``, ``collapse``, ``first_turn``, ``multi_turn``, ``total`` and
     ``wall``, as status.json has them, else from the metrics; what was never timed is absent."""
     config: str = ""
-    """``config.yaml``: the resolved experiment."""
+    """Text of ``config.yaml``, the resolved experiment."""
     settings: Mapping[str, str] = attrs.field(factory=dict)
-    """The same by dotted key, values as text; a component is one value."""
+    """Settings in which it differs from other runs of its sweep, by dotted key as text."""
     title: str = attrs.field(default=attrs.Factory(lambda self: self.label, takes_self=True))
-    """What people read: ``kl 0.01, seed 0``."""
+    """Name that people read: ``kl 0.01, seed 0``."""
     manifest: Mapping[str, Any] = attrs.field(factory=dict)
-    """What it was made with."""
+    """Manifest of the run: what it was made with."""
 
     @property
     def status(self) -> str:
-        return self.standing.status
+        return self.run_status.status
 
     @property
     def failed_regime(self) -> bool:
-        return self.standing.failed_regime
+        return self.run_status.failed_regime
 
     @property
-    def outcome(self) -> str:
-        return self.standing.outcome
+    def status_text(self) -> str:
+        return self.run_status.status_text
 
     @property
     def seed(self) -> str:
-        """Its value on the axis of seeds; empty without one."""
+        """The value on the axis of seeds; empty without one."""
         return self.point.get(SEED_AXIS, "")
 
     @property
     def setting(self) -> str:
-        """``filter.select=top_p(0.9), kl.coef=0.01``: its place on the axes without the seed."""
+        """The place on the axes without the seed: ``filter.select=top_p(0.9), kl.coef=0.01``."""
         return ", ".join(f"{axis}={value}" for axis, value in self.point.items() if axis != SEED_AXIS)
 
     def series(self, metric: str) -> Series:
         return self.logged.get(metric, [])
 
     def measured(self, metric: str) -> list[tuple[int, float, float | None]]:
-        """(step, value, standard error) of each measurement; the error is ``<metric>_se`` of the same step."""
+        """Return step, value and standard error of each measurement; the error is ``<metric>_se`` of the same step."""
         errors = dict(self.series(f"{metric}_se"))
         return [(step, value, errors.get(step)) for step, value in self.series(metric)]
 
     def tail(self, metric: str) -> float | None:
-        """The mean over the last :data:`TAIL` logged steps."""
+        """Return the mean over the last :data:`TAIL` logged steps."""
         values = [value for _, value in self.series(metric)[-TAIL:]]
         return sum(values) / len(values) if values else None
 
     def seconds(self) -> dict[str, float]:
-        """Mean seconds of a training step by stage, and ``other``: the rest of the step."""
+        """Return the mean seconds of a training step by stage, and ``other``: the rest of the step."""
         timed = [step for step, _ in self.series("timing_s/step") if step > 0]
         if not timed:
             return {}
@@ -104,17 +100,17 @@ class RunData:
 
 @attrs.frozen(eq=False)
 class SweepData:
-    """A sweep directory: what ``sweep.yaml`` says, and every run of it."""
+    """The data of a sweep are what its ``sweep.yaml`` says, and all of its runs."""
 
     name: str
     root: Path
     axes: Mapping[str, Sequence[str]]
-    """Axis -> its values in order, as text."""
+    """Values of each axis in order, as text."""
     runs: Sequence[RunData]
 
     @classmethod
     def read(cls, root: Path) -> SweepData:
-        """Everything under ``root``, also of runs that are under way; a run that cannot be read is ``damaged``.
+        """Read everything under ``root``, also of runs that are under way; a run that cannot be read is ``damaged``.
 
         Raises:
             RequestError: no sweep is there, or its ``sweep.yaml`` is damaged.
@@ -123,18 +119,18 @@ class SweepData:
         return cls(file.name, root, file.axes, [_read_run(point) for point in file.points])
 
     def commands(self) -> list[str]:
-        """How to do all of it again."""
+        """Return the commands that do all of it again."""
         return [f"uncollapse sweep run {self.root / 'sweep.yaml'} --root NEW_DIRECTORY"]
 
     def differing(self) -> list[dict[str, str]]:
-        """Per run, the resolved settings in which the runs differ."""
+        """Return for each run the resolved settings in which the runs differ."""
         flat = {run.title: run.settings for run in self.runs if run.settings}
         keys = dict.fromkeys(key for settings in flat.values() for key in settings)
         differing = [key for key in keys if len({settings.get(key) for settings in flat.values()}) > 1]
         return [{"run": title} | {key: settings.get(key, "–") for key in differing} for title, settings in flat.items()]
 
     def differing_sources(self) -> list[dict[str, str]]:
-        """Per component or plugin that runs of the sweep were made with different sources of: who with which."""
+        """List components and plugins whose sources differ among the runs: which runs were made with which source."""
         manifests = {run.title: run.manifest for run in self.runs if run.manifest}
         return [
             {"source": what, "sha256": digest[:8], "runs": "; ".join(titles)}
@@ -143,12 +139,12 @@ class SweepData:
         ]
 
     def left_out(self) -> list[str]:
-        """The damaged runs, which are in no comparison."""
+        """Return the damaged runs, which are in no comparison."""
         return [run.title for run in self.runs if run.status == "damaged"]
 
 
 def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
-    """Metric -> its series, of the metrics that reports show."""
+    """Return the series of each metric that reports show."""
     logged: dict[str, Series] = {metric: [] for metric in SHOWN}
     for record in records:
         step = int(record["step"])
@@ -159,21 +155,21 @@ def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
 
 
 def _read_run(point: PointFile) -> RunData:
-    run, standing = point.run, read_standing(point.run, point.hash, records=False)
-    if standing.status in ("not started", "damaged"):
-        return RunData(point.label, run.path, point.values, standing, title=point.title)
+    run, run_status = point.run, read_run_status(point.run, point.hash, records=False)
+    if run_status.status in ("not started", "damaged"):
+        return RunData(point.label, run.path, point.values, run_status, title=point.title)
     try:
         records, config = run.metrics(), read_bytes(run.config_file).decode()
         return RunData(
             label=point.label,
             path=run.path,
             point=point.values,
-            standing=standing,
+            run_status=run_status,
             logged=collect(records),
             steps=max((int(record["step"]) for record in records), default=0),
-            timings=_timings(standing, records),
+            timings=_timings(run_status, records),
             config=config,
-            settings=_settings(config),
+            settings=point.settings,
             title=point.title,
             manifest=_manifest(run),
         )
@@ -182,36 +178,14 @@ def _read_run(point: PointFile) -> RunData:
 
 
 def _manifest(run: RunDirectory) -> Mapping[str, Any]:
-    """One that cannot be read says nothing about sources; the numbers of the run are none the worse."""
+    """Return the manifest; one that cannot be read says nothing about sources, and takes no number from the run."""
     try:
         return run.manifest()
     except UncollapseError:
         return {}
 
 
-def _settings(config: str) -> dict[str, str]:
-    """Dotted key -> value as text, section by section: YAML is slow to read, and runs of a sweep share most of it."""
-    settings: dict[str, str] = {}
-    for section in re.split(r"\n(?=\w)", config):
-        settings |= _section(section)
-    return settings
-
-
-@lru_cache(maxsize=1024)
-def _section(text: str) -> dict[str, str]:
-    return dict(_flatten(loads(text)))
-
-
-def _timings(standing: Standing, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    wall = standing.lasted() if "ended" in standing.record else None
-    found = {} if wall is None else {"wall": wall}
-    return {**found, **(standing.timings or timings(records))}
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key -> value as text; a component is one value."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and "name" not in value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(read_spec(value)) if isinstance(value, Mapping) else format_value(value)
+def _timings(run_status: RunStatus, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    wall = run_status.lasted() if "ended" in run_status.record else None
+    measured = {} if wall is None else {"wall": wall}
+    return {**measured, **(run_status.timings or timings(records))}

@@ -1,4 +1,4 @@
-"""Where runs end, by the values of an axis; and where their time goes."""
+"""Plots show where runs end, by the values of an axis, and where their time goes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ STAGE_COLOURS = {
 }
 FAILED = "#b34700"
 NAMED = 50
-"""Values named below a plot; of more, every second, third, ..."""
+"""Values named below a plot at most; of more, every second, third, ..."""
 
 
 def by_axis(axis: str, order: Sequence[str], runs: Sequence[RunData]) -> bytes:
-    """The last validation success by value of an axis: runs as points, their mean with its standard error.
+    """Draw the last validation success by value of an axis: runs as points, their mean with its standard error.
 
     Runs that a detector stopped are marked at their last value and are in no mean; runs that have not ended are absent.
     """
@@ -39,11 +39,12 @@ def by_axis(axis: str, order: Sequence[str], runs: Sequence[RunData]) -> bytes:
     for at, (value, colour) in enumerate(zip(order, scale(order), strict=True)):
         here = [run for run in measured if run.point.get(axis) == value]
         _value(axes, at, [run for run in here if run.status == "success"], colour)
+        # beside the others, and no part of their mean: a setting that failed has no final value
         stopped = [run for run in here if run.failed_regime]
         places = _spread(at + 0.25, len(stopped))
         for detector, shape in shapes.items():
             marked = [
-                (x, _last(run)) for x, run in zip(places, stopped, strict=True) if run.standing.detector == detector
+                (x, _last(run)) for x, run in zip(places, stopped, strict=True) if run.run_status.detector == detector
             ]
             if marked:
                 x, y = zip(*marked, strict=True)
@@ -59,7 +60,7 @@ def by_axis(axis: str, order: Sequence[str], runs: Sequence[RunData]) -> bytes:
 
 
 def _value(axes: Axes, at: int, runs: Sequence[RunData], colour: Any) -> None:
-    """The runs of one value that used their budget, and their mean."""
+    """Draw the runs of one value that used their budget, and their mean."""
     if not runs:
         return
     last = [_last(run) for run in runs]
@@ -71,7 +72,10 @@ def _value(axes: Axes, at: int, runs: Sequence[RunData], colour: Any) -> None:
 
 
 def _standard_error(runs: Sequence[RunData]) -> float:
-    """Of the mean over the runs: over runs or over validation tasks, the larger one (a few seeds agree by chance)."""
+    """Return the standard error of the mean: over runs or over validation tasks, the larger one.
+
+    A few seeds may agree by chance.
+    """
     tasks = math.hypot(*(run.measured(SUCCESS)[-1][2] or 0.0 for run in runs)) / len(runs)
     if len(runs) < 2:
         return tasks
@@ -83,12 +87,12 @@ def _last(run: RunData) -> float:
 
 
 def _spread(centre: float, count: int) -> list[float]:
-    """``count`` positions around ``centre``, evenly, so that runs of one value do not hide each other."""
+    """Return ``count`` positions around ``centre``, evenly, so that runs of one value do not hide each other."""
     return [centre + 0.14 * (2 * (at + 0.5) / count - 1) for at in range(count)]
 
 
 def seconds(runs: Sequence[RunData]) -> bytes:
-    """The seconds of a step by stage, a bar per run."""
+    """Draw the seconds of a step by stage, a bar per run."""
     drawn, axes = figure(6.2, 1.6 + 0.32 * len(runs))
     title(axes, "Seconds per step")
     spent = [run.seconds() for run in runs]

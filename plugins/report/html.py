@@ -1,15 +1,12 @@
-"""One HTML page that holds the whole report: no scripts, nothing to load."""
+"""What the page of a sweep says: findings, tables, plots, how to run it again, and what the policies wrote."""
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
-from collections.abc import Sequence
-from html import escape
-from pathlib import Path
-from string import Template
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .data import RunData, SweepData
+from .page import Card, Cell, Chip, Fold, Interval, Section, render
 from .plots import Plot, many
 from .statistics import Difference
 from .table import (
@@ -51,177 +48,96 @@ CURVES_OF_MANY = (
 VERDICTS = "The first verdict of each detector that had one, with what it saw."
 CARDS = 12
 """Findings at the top; all are in the table."""
-TEXT = {
-    "run",
-    "directory",
-    "source",
-    "sha256",
-    "runs",
-    "outcome",
-    "why",
-    "detector",
-    "stopped it",
-    "evidence",
-    "gpu",
-    "setting",
-    "against",
-    "± 2 SE",
-    "verdict",
-    "standard error from",
-    "left out",
-}
-"""Columns of words; all others are numbers and are aligned at the right."""
+MIDDLE, HALF = 90.0, 84.0
+"""Pixels of the scale of the differences: where 0 is, and from there to the largest."""
 
 
 def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Difference], plots: Sequence[Plot]) -> str:
-    """The page as text."""
+    """The page as text. Raises MissingExtraError without jinja2."""
+    runs = sweep.runs
+    drawn = {name: [plot for plot in plots if plot.section == name] for name in ("finals", "curves", "seconds")}
+    settings = [Fold(f"All settings of {run.title}", text=run.config) for run in runs if run.config][:1]
     sections = [
-        _section("Runs", NOTE, _table([run_cells(run) for run in sweep.runs])),
-        _section("What each setting changes", EFFECTS, _differences(effects)),
-        _section("Every point against the first", POINTS, _differences(points)),
-        _section("What the detectors said", VERDICTS, _table(verdict_cells(sweep.runs))),
-        _section("Final values", FINALS, _plots(plots, "finals")),
-        _section("Curves", CURVES_OF_MANY if many(sweep.runs) else CURVES, _plots(plots, "curves")),
-        _section("Time", TIMINGS_NOTE, _table([timing_cells(run) for run in sweep.runs])),
-        _section(
-            "Seconds per step",
-            SECONDS_NOTE,
-            _table([seconds_cells(run) for run in sweep.runs]) + _plots(plots, "seconds"),
-        ),
-        _section("Sources that differ", SOURCES_NOTE, _table(sweep.differing_sources())),
-        _section("Settings that differ", "", _table(sweep.differing())),
-        _section("Reproduce", "", _reproduce(sweep)),
-        _section("What the policies wrote", *transcripts(sweep.runs)),
+        Section("Runs", NOTE, _rows(map(run_cells, runs))),
+        Section("What each setting changes", EFFECTS, _differences(effects)),
+        Section("Every point against the first", POINTS, _differences(points)),
+        Section("What the detectors said", VERDICTS, _rows(verdict_cells(runs))),
+        Section("Final values", FINALS, pictures=drawn["finals"]),
+        Section("Curves", CURVES_OF_MANY if many(runs) else CURVES, pictures=drawn["curves"]),
+        Section("Time", TIMINGS_NOTE, _rows(map(timing_cells, runs))),
+        Section("Seconds per step", SECONDS_NOTE, _rows(map(seconds_cells, runs)), drawn["seconds"]),
+        Section("Sources that differ", SOURCES_NOTE, _rows(sweep.differing_sources())),
+        Section("Settings that differ", "", _rows(sweep.differing())),
+        Section("Reproduce", text="\n".join(sweep.commands()), folds=settings),
+        transcripts(runs),
     ]
     axes = "; ".join(f"{axis}: {', '.join(values)}" for axis, values in sweep.axes.items())
-    return Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"Sweep {sweep.name}"),
-        subtitle=escape(f"{len(sweep.runs)} runs – {axes}"),
-        findings="".join(map(_finding, _cards(effects))) + _failed_regimes(sweep.runs) + _left_out(sweep),
-        sections="\n".join(filter(None, sections)),
-    )
+    cards = [*map(_finding, _shown(effects)), *_failed_regimes(runs), *_left_out(sweep)]
+    return render(f"Sweep {sweep.name}", f"{len(runs)} runs – {axes}", cards, sections)
 
 
-def _section(title: str, note: str, body: str) -> str:
-    if not body:
-        return ""
-    return f"<section><h2>{escape(title)}</h2><p class='soft'>{escape(note)}</p>{body}</section>"
-
-
-def _finding(effect: Difference) -> str:
-    what = f"{effect.axis}: {effect.value} instead of {effect.baseline}"
-    return _card(effect.verdict, what, difference_cells(effect)["difference"], f"validation success: {effect.verdict}")
-
-
-def _failed_regimes(runs: Sequence[RunData]) -> str:
-    failed = [run for run in runs if run.failed_regime]
-    if not failed:
-        return ""
-    if len(failed) <= CARDS:
-        names = "; ".join(f"{run.title}: {run.outcome} after {run.steps} steps" for run in failed)
-    else:
-        names = ", ".join(f"{outcome}: {n} runs" for outcome, n in Counter(run.outcome for run in failed).items())
-    return _card("failed regime", "stopped early", f"{len(failed)} of {len(runs)} runs", names)
-
-
-def _left_out(sweep: SweepData) -> str:
-    damaged = sweep.left_out()
-    if not damaged:
-        return ""
-    names = "; ".join(damaged[:CARDS]) + (f"; and {len(damaged) - CARDS} more" if len(damaged) > CARDS else "")
-    return _card("damaged", "in no comparison", f"{len(damaged)} damaged", f"{names}. {REPAIR}")
-
-
-def _cards(effects: Sequence[Difference]) -> list[Difference]:
+def _shown(effects: Sequence[Difference]) -> Sequence[Difference]:
     """What the page opens with: all of a few comparisons, of many those that show a difference."""
     if len(effects) <= CARDS:
-        return list(effects)
+        return effects
     return [effect for effect in effects if effect.verdict in ("higher", "lower")][:CARDS]
 
 
-def _card(outcome: str, what: str, figure: str, text: str) -> str:
-    inside = f"<span class='soft'>{escape(what)}</span><b>{escape(figure)}</b>{escape(text)}"
-    return f"<li class='{_css(outcome)}'>{inside}</li>"
+def _finding(effect: Difference) -> Card:
+    what = f"{effect.axis}: {effect.value} instead of {effect.baseline}"
+    figure, verdict = difference_cells(effect)["difference"], effect.verdict
+    return Card(what, figure, f"validation success: {verdict}", _first_word(verdict))
 
 
-def _css(text: str) -> str:
-    """The class of an outcome or verdict: its first word."""
-    return escape(text.split()[0])
+def _failed_regimes(runs: Sequence[RunData]) -> Iterator[Card]:
+    failed = [run for run in runs if run.failed_regime]
+    if len(failed) <= CARDS:
+        names = "; ".join(f"{run.title}: {run.status_text} after {run.steps} steps" for run in failed)
+    else:
+        names = ", ".join(f"{outcome}: {n} runs" for outcome, n in Counter(run.status_text for run in failed).items())
+    if failed:
+        yield Card("stopped early", f"{len(failed)} of {len(runs)} runs", names, "failed")
 
 
-class _Html(str):
-    """Text that is HTML already."""
+def _left_out(sweep: SweepData) -> Iterator[Card]:
+    if damaged := sweep.left_out():
+        names = "; ".join(damaged[:CARDS]) + (f"; and {len(damaged) - CARDS} more" if len(damaged) > CARDS else "")
+        yield Card("in no comparison", f"{len(damaged)} damaged", f"{names}. {REPAIR}", "damaged")
 
 
-def _table(rows: Sequence[dict[str, str]]) -> str:
-    rows = without_empty(rows)
-    if not rows:
-        return ""
-    head = "".join(f"<th{_class(column)}>{escape(column)}</th>" for column in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td{_class(column)}>{_cell(column, text)}</td>" for column, text in row.items()) + "</tr>"
-        for row in rows
-    )
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+def _first_word(text: str) -> str:
+    """The class of an outcome or a verdict."""
+    return text.split()[0]
 
 
-def _class(column: str) -> str:
-    if column in ("left out", "why", "evidence", "runs"):
-        return " class='wrap'"
-    return "" if column in TEXT or "." in column else " class='num'"
+def _rows(rows: Iterable[dict[str, str]]) -> list[Mapping[str, Cell]]:
+    """The rows of a table without its empty columns, and with outcomes and verdicts in colour."""
+    return [
+        {
+            column: Chip(text, _first_word(text)) if column in ("status", "verdict") else text
+            for column, text in row.items()
+        }
+        for row in without_empty(list(rows))
+    ]
 
 
-def _cell(column: str, text: str) -> str:
-    if isinstance(text, _Html):
-        return text
-    if column in ("outcome", "verdict"):
-        return f"<span class='chip {_css(text)}'>{escape(text)}</span>"
-    return escape(text)
-
-
-def _differences(effects: Sequence[Difference]) -> str:
+def _differences(effects: Sequence[Difference]) -> list[Mapping[str, Cell]]:
     reach = max((abs(e.difference) + 2 * (e.se or 0.0) for e in effects if e.difference is not None), default=0.0)
-    rows = []
-    for effect in effects:
-        shown = list(difference_cells(effect).items())
-        rows.append(dict([*shown[:3], ("± 2 SE", _interval(effect, reach)), *shown[3:]]))
-    return _table(rows)
+    rows: list[Mapping[str, Cell]] = []
+    for effect, row in zip(effects, _rows(map(difference_cells, effects)), strict=True):
+        cells: dict[str, Cell] = {}
+        for column, cell in row.items():
+            cells[column] = cell
+            if column == "difference":
+                cells["± 2 SE"] = _interval(effect, reach)
+        rows.append(cells)
+    return rows
 
 
-def _interval(effect: Difference, reach: float) -> _Html:
+def _interval(effect: Difference, reach: float) -> Cell:
     """The difference and two standard errors either way, on a scale that all rows share."""
     if effect.difference is None or not reach:
-        return _Html()
-    middle, half = 90.0, 84.0
-    x, spread = middle + half * effect.difference / reach, half * 2 * (effect.se or 0.0) / reach
+        return ""
     colour = {"higher": "#00714d", "lower": "#b34700"}.get(effect.verdict, "#8a939c")
-    return _Html(
-        f"<svg width='180' height='18' role='img' aria-label='{effect.difference:+.3f}'>"
-        f"<line x1='{middle}' x2='{middle}' y1='0' y2='18' stroke='#9aa3ad' stroke-dasharray='2 2'/>"
-        f"<line x1='{x - spread:.1f}' x2='{x + spread:.1f}' y1='9' y2='9' stroke='{colour}' stroke-width='2'/>"
-        f"<circle cx='{x:.1f}' cy='9' r='4' fill='{colour}'/></svg>"
-    )
-
-
-def _plots(plots: Sequence[Plot], section: str) -> str:
-    figures = "".join(_figure(plot) for plot in plots if plot.section == section)
-    return f"<div class='plots'>{figures}</div>" if figures else ""
-
-
-def _figure(plot: Plot) -> str:
-    data = base64.b64encode(plot.png).decode()
-    note = f"<figcaption>not logged by {escape(', '.join(plot.without))}</figcaption>" if plot.without else ""
-    wide = " class='wide'" if plot.wide else ""
-    return f"<figure{wide}><img alt='{escape(plot.title)}' src='data:image/png;base64,{data}'>{note}</figure>"
-
-
-def _reproduce(sweep: SweepData) -> str:
-    commands = "\n".join(sweep.commands())
-    resolved = next((run for run in sweep.runs if run.config), None)
-    settings = ""
-    if resolved:
-        settings = (
-            f"<details><summary>All settings of {escape(resolved.title)}</summary>"
-            f"<pre>{escape(resolved.config)}</pre></details>"
-        )
-    return f"<pre>{escape(commands)}</pre>{settings}"
+    pixels = HALF / reach
+    return Interval(effect.difference, MIDDLE + effect.difference * pixels, 2 * (effect.se or 0.0) * pixels, colour)

@@ -1,11 +1,11 @@
-"""The metrics that reports show, by the names under which runs log them."""
+"""Reports show these metrics, by the names under which runs log them."""
 
 from __future__ import annotations
 
 import attrs
 
 TAIL = 5
-"""A step's rollouts are few: what a run ends with is the mean over this many last steps."""
+"""Number of last steps whose mean is what a run ends with: the rollouts of a single step are few."""
 
 SUCCESS = "validation/success"
 
@@ -16,7 +16,7 @@ ENDS = {
     "kept": "rollout/filter_kept_ratio",
     "KL": "actor/kl",
 }
-"""Column -> the training metric whose mean over the last steps it shows."""
+"""Training metric whose mean over the last steps each column shows."""
 
 STAGES = {
     "rollout": ("rollout",),
@@ -29,15 +29,15 @@ STAGES = {
 
 @attrs.frozen
 class Curve:
-    """A metric over the steps."""
+    """A curve is a metric over the steps."""
 
     name: str
-    """Of the file."""
+    """Name of the file."""
     metric: str
     title: str
     unit: str = ""
     smooth: bool = True
-    """Show the mean over the last steps, with the single steps behind it."""
+    """Whether the mean over the last steps is shown, with the single steps behind it."""
 
 
 CURVES = (
@@ -62,4 +62,4 @@ SHOWN = tuple(
         ]
     )
 )
-"""All that is kept of a run's metrics."""
+"""Metrics that are kept of a run; the others are not read."""

@@ -1,4 +1,4 @@
-"""The plots of a report: which ones there are, and what each is called."""
+"""A report has these plots, each with a name."""
 
 from __future__ import annotations
 
@@ -7,50 +7,43 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from ...core.errors import MissingExtraError
 from .data import SEED_AXIS, RunData, SweepData
 from .metrics import CURVES, SUCCESS
 
 FEW = 10
-"""Settings of which each has a line of its own; more are shown by the values of their axes."""
+"""Settings at most of which each has a line of its own; more are shown by the values of their axes."""
 BARS = 40
-"""Runs of which each has a bar of its own; the times of more are in the table."""
+"""Runs at most of which each has a bar of its own; the times of more are in the table."""
 
 
 @attrs.frozen
 class Plot:
-    """A finished plot."""
+    """A plot as it stands in the report."""
 
     name: str
-    """Of the file."""
+    """Name of the file."""
     title: str
     png: bytes
     without: tuple[str, ...] = ()
     """The runs that never logged the metric, where it is a plot of runs."""
     section: str = "curves"
-    """``curves``, ``finals`` or ``seconds``."""
+    """Part of the page: ``curves``, ``finals`` or ``seconds``."""
     wide: bool = False
     """Whether it has panels side by side."""
 
 
 def plots(sweep: SweepData) -> list[Plot]:
-    """Every plot for which at least one run has data. Raises MissingExtraError without matplotlib."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "the plots of a report need matplotlib", str(error), "pip install 'uncollapse[train]'"
-        ) from error
+    """Return every plot for which at least one run has data; they need matplotlib."""
     return [*_finals(sweep), *_curves(sweep), *_seconds(sweep.runs)]
 
 
 def many(runs: Sequence[RunData]) -> bool:
-    """Whether there are too many settings for a line each."""
+    """Say whether there are too many settings for a line each."""
     return len({run.setting if run.seed else run.label for run in runs}) > FEW
 
 
 def compared(sweep: SweepData) -> dict[str, Sequence[str]]:
-    """The axes with something to compare: more than one value, and not repetitions."""
+    """Return the axes with something to compare: more than one value, and not repetitions."""
     return {axis: values for axis, values in sweep.axes.items() if len(values) > 1 and axis != SEED_AXIS}
 
 

@@ -1,4 +1,4 @@
-"""Differences between the points of a sweep, with standard errors that say where they come from."""
+"""Points of a sweep are compared by differences, with standard errors that say where they come from."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Difference:
 
 
 def main_effects(runs: Sequence[RunData], axes: Mapping[str, Sequence[str]], metric: str) -> list[Difference]:
-    """Each value of each axis against the axis's first value, averaged over the other axes."""
+    """Compare each value of each axis against the axis's first value, averaged over the other axes."""
     at = {frozenset(run.point.items()): run for run in runs}
     effects = []
     for axis, (first, *others) in axes.items():
@@ -59,7 +59,7 @@ def main_effects(runs: Sequence[RunData], axes: Mapping[str, Sequence[str]], met
 
 
 def against_first(runs: Sequence[RunData], metric: str) -> list[Difference]:
-    """Each point against the first point, averaged over the seeds that both have."""
+    """Compare each point against the first point, averaged over the seeds that both have."""
     points: dict[str, dict[str, RunData]] = defaultdict(dict)
     for run in runs:
         points[run.setting][run.seed] = run
@@ -71,7 +71,7 @@ def against_first(runs: Sequence[RunData], metric: str) -> list[Difference]:
 
 
 def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> Difference:
-    """The mean difference of the last value of ``metric`` over pairs of (run, baseline run).
+    """Return the mean difference of the last value of ``metric`` over pairs of (run, baseline run).
 
     Two standard errors are computed and the larger one is used. *Validation episodes*: the logged ``<metric>_se`` of
     both runs, propagated as if they were independent (the runs validate on the same tasks, which makes the true error
@@ -97,13 +97,13 @@ def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> 
         se=se,
         se_from="" if se is None else se_from,
         pairs=len(measured),
-        left_out=tuple(dict.fromkeys([*(f"{run.title}: {run.outcome}" for run in unmeasured), *apart])),
+        left_out=tuple(dict.fromkeys([*(f"{run.title}: {run.status_text}" for run in unmeasured), *apart])),
         verdict=_verdict(difference, se) if measured or not pairs else _why_none(pairs, final),
     )
 
 
 def _at_one_step(pairs: Pairs, metric: str) -> tuple[Pairs, list[str]]:
-    """The pairs without those of one budget that were last measured at different steps, and why each of these is not.
+    """Leave out pairs of one budget that were last measured at different steps; returns the others, and why.
 
     A last value that was not finite is none, and the one before it is no final value.
     """
@@ -119,14 +119,14 @@ def _at_one_step(pairs: Pairs, metric: str) -> tuple[Pairs, list[str]]:
 
 
 def _final(run: RunData, metric: str) -> tuple[float, float | None] | None:
-    """The last value and its standard error, of a run that used its whole budget."""
+    """Return the last value and its standard error, of a run that used its whole budget."""
     measured = run.measured(metric)
     return measured[-1][1:] if measured and run.status == "success" else None
 
 
 def _episodes_se(errors: Sequence[float | None], pairs: int) -> float | None:
-    known = [error for error in errors if error is not None]
-    return math.hypot(*known) / pairs if known and len(known) == len(errors) else None
+    measured = [error for error in errors if error is not None]
+    return math.hypot(*measured) / pairs if measured and len(measured) == len(errors) else None
 
 
 def _seeds_se(seeds: Sequence[str], differences: Sequence[float]) -> float | None:
@@ -139,7 +139,7 @@ def _seeds_se(seeds: Sequence[str], differences: Sequence[float]) -> float | Non
 
 
 def _why_none(pairs: Pairs, final: Mapping[str, tuple[float, float | None] | None]) -> str:
-    """Why nothing could be averaged: a value failed if a detector stopped runs of it, and none used its budget."""
+    """Say why nothing could be averaged: a value failed if a detector stopped runs of it, and none used its budget."""
     values, baselines = ([pair[side] for pair in pairs] for side in (0, 1))
     both = all(any(final[run.label] for run in runs) for runs in (values, baselines))
     if both:

@@ -1,8 +1,7 @@
-"""What ``sweep.yaml`` says of a sweep: its points, where their runs are, and their place on the axes."""
+"""``sweep.yaml`` says of a sweep which points it has, where their runs are, and their place on the axes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,29 +14,30 @@ from ...core.runs.directory import RunDirectory
 from ...core.runs.labels import titles
 from ...core.runs.sweep_record import loads
 
-STEPS = re.compile(r"\btrainer\.steps=(\d+)")
-"""Also within the value of a joint axis: ``kl.coef=0, trainer.steps=40``."""
-
 
 @attrs.frozen
 class PointFile:
-    """One point of the file."""
+    """A point as the file describes it."""
 
     label: str
     run: RunDirectory
     values: Mapping[str, str]
-    """Axis -> value, both as text."""
+    """Value of each axis, both as text."""
     hash: str = ""
-    """Of its configuration; empty if the file does not say."""
+    """Hash of its configuration; empty if the file does not say."""
     steps: int | None = None
-    """Its training steps, where the file says so."""
+    """Training steps of the point, if the file says so."""
+    seed: int | None = None
+    """Seed of the point, if the file says so."""
+    settings: Mapping[str, str] = attrs.field(factory=dict)
+    """Settings in which it differs from other points, by dotted key as text, if the file says so."""
     title: str = ""
-    """What people read: ``kl 0.01, seed 0``."""
+    """Name that people read: ``kl 0.01, seed 0``."""
 
 
 @attrs.frozen
 class SweepFile:
-    """The points of a sweep, of which no run has been looked at yet."""
+    """A sweep file lists the points of a sweep; no run has been looked at yet."""
 
     name: str
     root: Path
@@ -53,7 +53,7 @@ class SweepFile:
 
     @property
     def axes(self) -> dict[str, list[str]]:
-        """Axis -> the values that occur on it, in the order of the points."""
+        """The values that occur on each axis, in the order of the points."""
         axes: dict[str, dict[str, None]] = {}
         for point in self.points:
             for axis, value in point.values.items():
@@ -62,7 +62,7 @@ class SweepFile:
 
     @classmethod
     def read(cls, root: Path) -> SweepFile:
-        """Raises RequestError if no sweep is in the directory ``root``, or if its file is damaged."""
+        """Read the file of the sweep in ``root``. Raises RequestError if there is none, or if it is damaged."""
         file = root / "sweep.yaml"
         try:
             record = loads(read_bytes(file).decode())
@@ -71,7 +71,7 @@ class SweepFile:
         except (OSError, ValueError) as error:
             raise _damaged(file, str(error)) from error
         try:
-            points = [_point(root, record, point) for point in record["points"]]
+            points = [_point(root, point) for point in record["points"]]
             name = str(record["name"])
         except (KeyError, TypeError, AttributeError) as error:
             raise _damaged(file, "name and points are not there, or not as a sweep writes them") from error
@@ -81,12 +81,20 @@ class SweepFile:
         return cls(name, root, [attrs.evolve(each, title=title) for each, title in zip(points, names, strict=True)])
 
 
-def _point(root: Path, record: Mapping[str, Any], point: Mapping[str, Any]) -> PointFile:
+def _point(root: Path, point: Mapping[str, Any]) -> PointFile:
     values = {str(axis): str(value) for axis, value in point["values"].items()}
-    own = STEPS.search("; ".join(f"{axis}={value}" for axis, value in values.items()))
-    steps = int(own[1]) if own else (record.get("experiment") or {}).get("trainer", {}).get("steps")
     run = RunDirectory(root / point.get("path", point["label"]))
-    return PointFile(point["label"], run, values, point.get("hash", ""), steps)
+    steps, seed = (_number(point, key) for key in ("steps", "seed"))
+    settings = {str(key): str(value) for key, value in point.get("settings", {}).items()}
+    return PointFile(point["label"], run, values, point.get("hash", ""), steps, seed, settings)
+
+
+def _number(point: Mapping[str, Any], key: str) -> int | None:
+    """Return a whole number of a point, if it is there. Raises TypeError for anything else."""
+    number = point.get(key)
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        raise TypeError(f"{key} is {number!r}")
+    return number
 
 
 def _damaged(file: Path, reason: str) -> RequestError:

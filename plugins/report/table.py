@@ -1,4 +1,4 @@
-"""The tables of a report, for a terminal, as CSV and as plain data."""
+"""The tables of a report are made for a terminal, as CSV and as plain data."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ TIMINGS = {
     "total": "total",
     "wall": "wall",
 }
-"""Timing of a run -> column."""
+"""Column of each timing of a run."""
 
 
 def summary(run: RunData) -> dict[str, Any]:
-    """Everything that the tables show of a run, unrounded; ``None`` where it was not measured.
+    """Return everything that the tables show of a run, unrounded; ``None`` where it was not measured.
 
     ``point`` holds the values of the axes, which may be called like anything else here.
     """
@@ -66,20 +66,21 @@ def summary(run: RunData) -> dict[str, Any]:
         "success_last_se": last[2],
     }
     row |= {column.lower().replace(" ", "_"): run.tail(metric) for column, metric in ENDS.items()}
+    # the tables have no column for validation, which most steps do not have
     other = seconds.get("other", 0.0) + seconds.get("validation", 0.0) if seconds else None
     row |= {f"{stage}_s": other if stage == "other" else seconds.get(stage) for stage in STAGES}
     row |= {f"{timing}_s": run.timings.get(timing) for timing in TIMINGS}
-    record = run.standing.record
+    record = run.run_status.record
     return {
         **row,
         **{key: record.get(key) for key in ("gpu", "host")},
-        "why": run.standing.reason,
+        "why": run.run_status.reason,
         "path": str(run.path),
     }
 
 
 def run_cells(run: RunData) -> dict[str, str]:
-    """One line of the table of runs: column -> text; see :data:`NOTE`."""
+    """Return one line of the table of runs: column -> text; see :data:`NOTE`."""
     row = summary(run)
     success = [
         number(row[f"success_{end}"]) + (f" ± {number(se)}" if (se := row[f"success_{end}_se"]) is not None else "")
@@ -87,37 +88,37 @@ def run_cells(run: RunData) -> dict[str, str]:
     ]
     return {
         "run": run.title,
-        "outcome": run.outcome,
+        "status": run.status_text,
         "steps": str(run.steps),
         "validation success": " → ".join(success) if row["success_last"] is not None else "–",
         **{column: number(row[column.lower().replace(" ", "_")]) for column in ENDS},
         "directory": "" if run.label == run.title else run.label,
-        "why": run.standing.reason,
+        "why": run.run_status.reason,
     }
 
 
 def seconds_cells(run: RunData) -> dict[str, str]:
-    """One line of the table of times: column -> text."""
+    """Return one line of the table of times: column -> text."""
     row = summary(run)
     stages = {f"{stage} s": number(row[f"{stage}_s"], 2) for stage in STAGES}
     return {"run": run.title, **stages}
 
 
 def timing_cells(run: RunData) -> dict[str, str]:
-    """One line of the table of a run's times: column -> text."""
+    """Return one line of the table of a run's times: column -> text."""
     cells = {column: duration(run.timings.get(timing)) for timing, column in TIMINGS.items()}
-    return {"run": run.title, **cells, "gpu": str(run.standing.record.get("gpu") or "–")}
+    return {"run": run.title, **cells, "gpu": str(run.run_status.record.get("gpu") or "–")}
 
 
 def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds."""
+    """Return hours, minutes and seconds as text."""
     if seconds is None or not abs(seconds) < LONGEST_S:
         return "–"
     return str(timedelta(seconds=round(seconds)))
 
 
 def verdict_cells(runs: Sequence[RunData]) -> list[dict[str, str]]:
-    """One line per verdict of the runs' detectors: column -> text."""
+    """Return one line per verdict of the runs' detectors: column -> text."""
     return [
         {
             "run": run.title,
@@ -128,7 +129,7 @@ def verdict_cells(runs: Sequence[RunData]) -> list[dict[str, str]]:
             "evidence": ", ".join(f"{key} {_evidence(value)}" for key, value in verdict.get("evidence", {}).items()),
         }
         for run in runs
-        for verdict in run.standing.verdicts
+        for verdict in run.run_status.verdicts
     ]
 
 
@@ -143,7 +144,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def difference_cells(effect: Difference) -> dict[str, str]:
-    """One line of the table of differences: column -> text."""
+    """Return one line of the table of differences: column -> text."""
     error = "" if effect.se is None else f" ± {number(effect.se)}"
     return {
         "setting": f"{effect.axis}: {effect.value}" if effect.axis else effect.value,
@@ -157,7 +158,7 @@ def difference_cells(effect: Difference) -> dict[str, str]:
 
 
 def without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows without the columns in which no row has anything."""
+    """Return the rows without the columns in which no row has anything."""
     used = {column: None for row in rows for column, text in row.items() if text not in ("", "–")}
     return [{column: text for column, text in row.items() if column in used} for row in rows]
 
@@ -175,7 +176,7 @@ def print_table(title: str, rows: Sequence[dict[str, str]], console: Console) ->
 
 
 def write_csv(path: Path, runs: Sequence[RunData]) -> None:
-    """One line per run with its final values; an empty field was not measured."""
+    """Write one line per run with its final values; an empty field was not measured."""
     rows = []
     for run in runs:
         row = summary(run)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from ...core.errors import UncollapseError
 from ...core.runs.directory import RunDirectory
 from .data import RunData
+from .page import Episode, Fold, Section
 
 NAME = re.compile(r"step_([0-9]+)\.jsonl")
 RUNS = 24
@@ -19,9 +19,9 @@ LETTERS = 12_000
 """Of each episode, over all its turns."""
 
 
-def transcripts(runs: Sequence[RunData]) -> tuple[str, str]:
-    """(what is shown, the HTML) of the last step that each of the first :data:`RUNS` runs wrote down."""
-    shown: list[str] = []
+def transcripts(runs: Sequence[RunData]) -> Section:
+    """The last step that each of the first :data:`RUNS` runs wrote down."""
+    shown: list[Fold] = []
     left = 0
     for run in runs:
         names = [file.name for file in (run.path / "rollouts").glob("step_*.jsonl")]
@@ -33,34 +33,26 @@ def transcripts(runs: Sequence[RunData]) -> tuple[str, str]:
     note = "A few episodes of the last step that was written down."
     if left:
         note += f" Of the first {RUNS} runs; {left} more have theirs in the directory rollouts of the run."
-    return note, "".join(shown)
+    return Section("What the policies wrote", note, folds=shown)
 
 
-def _run(run: RunData, step: int) -> str:
-    title = f"<b>{escape(run.title)}</b> <span class='soft'>step {step}</span>"
+def _run(run: RunData, step: int) -> Fold:
     try:
-        episodes = RunDirectory(run.path).read_rollouts(step)[:EPISODES]
-        body = "".join(map(_episode, episodes))
+        episodes = [_episode(episode) for episode in RunDirectory(run.path).read_rollouts(step)[:EPISODES]]
     except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        body = f"<p>damaged: {escape(str(error))}</p>"
-    return f"<details><summary>{title}</summary>{body}</details>"
+        return Fold(run.title, f"step {step}", damage=str(error) or type(error).__name__)
+    return Fold(run.title, f"step {step}", episodes=episodes)
 
 
-def _episode(episode: Mapping[str, Any]) -> str:
+def _episode(episode: Mapping[str, Any]) -> Episode:
     facts = [f"{key} {episode[key]}" for key in ("group", "member", "stop") if key in episode]
     facts.append(f"reward {float(episode['reward']):.2f}")
     texts = [("system", episode["system"])]
     for turn in episode["turns"]:
         texts += [("user", turn["user"]), ("policy", turn["response"])]
-    turns, room = "", LETTERS
+    turns, room = [], LETTERS
     for who, text in texts:
         if text and room > 0:
-            turns += f"<div class='turn'><span>{who}</span><pre class='{who}'>{escape(_cut(text, room))}</pre></div>"
+            turns.append((who, text if len(text) <= room else f"{text[:room]} …"))
         room -= len(text)
-    if room < 0:
-        turns += f"<p class='soft'>{-room} more characters are in the run's file</p>"
-    return f"<div class='episode'><span class='soft'>{escape(', '.join(facts))}</span>{turns}</div>"
-
-
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[:room]} …"
+    return Episode(", ".join(facts), turns, max(0, -room))

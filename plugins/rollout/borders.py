@@ -1,20 +1,20 @@
-"""Environments and engines, with what they hand over checked: a wrong reward or log-prob would train in silence."""
+"""Environments, verifiers and engines, with what they hand over checked: a wrong reward would train in silence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import attrs
 from torch import Tensor
 
-from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step
+from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Verifier
+from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, wrong
 from ...core.compose.experiment import Named
-from .parsing import SEPARATOR
-from .parsing import key as key_of
+from ...core.compose.inner import checked_inner
 
 ROUNDING = 1e-3
 """Nats by which a log-prob may lie above 0 (bfloat16 logits round)."""
@@ -30,7 +30,7 @@ class CheckedEnvironment(Environment):
 
     def __init__(self, named: Named, component: Any = None) -> None:
         self.named = named
-        self.component = named.component if component is None else component
+        self.component = checked_inner(named, named.component if component is None else component, CHECKED)
         self._first: tuple[int, str] | None = None
 
     @property
@@ -88,19 +88,54 @@ class CheckedEnv(Env):
             raise wrong(self.named, "step", f"gave metrics = {step.metrics!r}, which is not a mapping")
         return attrs.evolve(
             step,
-            reward=_number(self.named, "reward", step.reward),
+            reward=_number(self.named, "step", "reward", step.reward),
             done=_truth(self.named, "done", step.done),
             success=_truth(self.named, "success", step.success),
             metrics={
-                _text(self.named, "step", name): _number(self.named, name, step.metrics[name]) for name in step.metrics
+                _text(self.named, "step", name): _number(self.named, "step", name, step.metrics[name])
+                for name in step.metrics
             },
         )
 
 
-def name_of(environment: Any) -> str:
-    """What to call an environment in a message."""
-    checked = isinstance(environment, CheckedEnvironment)
-    return environment.named.name if checked else type(environment).__name__
+class CheckedVerifier(Verifier):
+    """A verifier whose verdicts are checked: true, false, a score from 0 to 1, or ``None``.
+
+    Raises:
+        RunError: the verifier raised something, or handed over what its contract does not allow; names it.
+    """
+
+    def __init__(self, named: Named) -> None:
+        self.named, self.component = named, checked_inner(named, named.component, CHECKED)
+
+    @property
+    def instruction(self) -> str:  # type: ignore[override]
+        with blaming(self.named, "instruction"):
+            return _text(self.named, "instruction", self.component.instruction)
+
+    def verify(self, answer: str, golds: Sequence[str]) -> float | None:
+        with confined(self.named, "verify"):
+            score = self.component.verify(answer, golds)
+        if score is None:
+            return None
+        number = _number(self.named, "verify", "a score", score)
+        if not 0 <= number <= 1:
+            raise wrong(self.named, "verify", f"gave {score!r}, which is no score from 0 to 1")
+        return number
+
+    def objection(self, question: str, golds: Sequence[str]) -> str:
+        with blaming(self.named, "objection"):
+            return _text(self.named, "objection", self.component.objection(question, golds))
+
+
+CHECKED: dict[str, Callable[[Named], Any]] = {"environment": CheckedEnvironment, "verifier": CheckedVerifier}
+"""Kind -> what checks its components where they stand inside of others."""
+
+
+def name_of(component: Any) -> str:
+    """What to call a component, checked or not, in a message."""
+    named = getattr(component, "named", None)
+    return named.name if isinstance(named, Named) else type(component).__name__
 
 
 def _text(named: Named, method: str, value: Any) -> str:
@@ -109,17 +144,17 @@ def _text(named: Named, method: str, value: Any) -> str:
     return value
 
 
-def _number(named: Named, name: str, value: Any) -> float:
+def _number(named: Named, method: str, name: str, value: Any) -> float:
     """A number of Python, of what may be one of numpy."""
     if not isinstance(value, Real):
         what = f"gave {name} = {value!r}, which is of the type {type(value).__name__} and not a number"
-        raise wrong(named, "step", what)
+        raise wrong(named, method, what)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise wrong(named, "step", f"gave {name} = {value!r}, which is not a finite number")
+        raise wrong(named, method, f"gave {name} = {value!r}, which is not a finite number")
     return number
 
 
@@ -132,14 +167,12 @@ def _truth(named: Named, name: str, value: Any) -> bool:
 
 
 def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that an answer can name, each of them one action."""
+    """Names that can be told apart. (Whether answers can name them is for the dialogue to say.)"""
     if not actions:
         raise wrong(named, "actions", "is empty: give the names of actions, or None for free text")
-    for action in actions:
-        if not key_of(action) or SEPARATOR in action or "</answer>" in action:
-            what = f"holds {action!r}, which no answer can name: actions are parted by {SEPARATOR} in an answer"
-            raise wrong(named, "actions", what)
-    if len({key_of(action) for action in actions}) < len(actions):
+    if blank := [action for action in actions if not action_key(action)]:
+        raise wrong(named, "actions", f"holds {blank[0]!r}, which no answer can name")
+    if len({action_key(action) for action in actions}) < len(actions):
         raise wrong(named, "actions", f"holds names that differ in case and white space alone: {', '.join(actions)}")
     return actions
 

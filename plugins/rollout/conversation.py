@@ -5,10 +5,9 @@ from __future__ import annotations
 from ...core.components import Completion, Environment, Step
 from ...core.compose.experiment import Rollout
 from ...core.errors import RequestError
-from . import messages
 from .borders import name_of
+from .dialogue import require_nameable, setting_of
 from .episode import Episode, Turn
-from .parsing import parse
 from .template import Template
 from .time_limit import TimeLimit
 
@@ -21,17 +20,20 @@ class Conversation:
 
     Raises:
         RequestError: not even the first turn has that room.
-        RunError: the environment takes longer than ``rollout.step_timeout``, here or in a later turn.
+        RunError: the environment, or the dialogue for reading an answer, takes longer than ``rollout.step_timeout``,
+            here or in a later turn; or the environment has an action that the dialogue cannot name.
     """
 
     def __init__(
         self, environment: Environment, rollout: Rollout, template: Template, seed: int, member: int = 0
     ) -> None:
         self.rollout, self.template, self.seed, self.member = rollout, template, seed, member
-        self.actions = environment.actions
+        self.dialogue = template.dialogue
         self.limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
-        self.system = self.limit("its instruction", messages.system, environment, rollout)
-        self.reply = messages.reply(environment, rollout)
+        self.reading = TimeLimit(name_of(self.dialogue), rollout.step_timeout, seed, member, "dialogue")
+        self.setting = self.limit("its instruction", setting_of, environment, rollout)
+        require_nameable(environment, self.dialogue, self.setting)
+        self.system, self.reply = self.dialogue.system(self.setting), self.dialogue.reply(self.setting)
         self.env = self.limit("a new episode", environment.make, seed, member)
         self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
         self.stop: str | None = None
@@ -53,7 +55,7 @@ class Conversation:
     def advance(self, completion: Completion) -> None:
         """Take one sampled response: act on it, and write the next prompt unless the episode is over."""
         response = self.template.decode(completion)
-        answer = parse(response, self.actions, self.rollout.max_actions_per_turn, self.rollout.think)
+        answer = self.reading(f"the answer of turn {len(self.turns) + 1}", self.dialogue.parse, response, self.setting)
         reward, executed, done = 0.0, 0, None
         for action in answer.actions[: self.rollout.max_actions - self.executed]:
             step = self.limit(f"a step in turn {len(self.turns) + 1}", self.env.step, action)
@@ -105,12 +107,13 @@ class Conversation:
 
     def _ask(self) -> None:
         """Write the user message of the next turn and the prompt that it ends."""
-        block = messages.turn(len(self.turns) + 1, self.state, self.rollout.max_actions - self.executed)
+        actions_left = self.rollout.max_actions - self.executed
+        block = self.dialogue.ask(len(self.turns) + 1, self.state, actions_left, self.setting)
         self.blocks.append(block)
-        self.users.append("\n".join([self._outcome(self.turns[-1]), block]) if self.turns else block)
+        self.users.append(_lines(self._outcome(self.turns[-1]), block) if self.turns else block)
         start = self._window_start()
         if self.rollout.context_window == "single_turn":
-            self.user = "\n".join([*self._history(start), block])
+            self.user = _lines(*self._history(start), block)
             self.prompt = self.template.first(self.system, self.user, self.reply)
             return
         self.user = self.users[-1]
@@ -137,9 +140,13 @@ class Conversation:
         return [
             line
             for block, turn in zip(self.blocks[start:], self.turns[start:], strict=False)
-            for line in (block, messages.answered(turn.answer.actions), self._outcome(turn))
+            for line in (block, self.dialogue.summary(turn.answer), self._outcome(turn))
         ]
 
-    @staticmethod
-    def _outcome(turn: Turn) -> str:
-        return messages.outcome(turn.reward, turn.answer.valid)
+    def _outcome(self, turn: Turn) -> str:
+        return self.dialogue.outcome(turn.reward, turn.answer, self.setting)
+
+
+def _lines(*texts: str) -> str:
+    """Each text on lines of its own; an empty one has none."""
+    return "\n".join(text for text in texts if text)

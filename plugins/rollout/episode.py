@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from .parsing import Answer
+from ...core.components import Answer
 
 
 @attrs.frozen
@@ -12,7 +12,7 @@ class Turn:
     """One prompt and what was sampled after it."""
 
     prompt: tuple[int, ...]
-    """Every token before the first sampled one, the forced ``<think>`` included."""
+    """Every token before the first sampled one, the forced opening included."""
     tokens: tuple[int, ...]
     """The sampled tokens."""
     logprobs: tuple[float, ...]

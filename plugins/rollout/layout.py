@@ -13,7 +13,7 @@ import attrs
 
 from ...core.errors import RequestError, RunError
 
-OPENS, CLOSES, ANSWERS = "<think>", "</think>", "<answer>"
+OPENS, CLOSES = "<think>", "</think>"
 _TEXT = 'aB c\n  <b>[1]</b> &amp; "d"\te\\n ' + "long " * 4000 + "é#"
 """What a template must write as it is: case, blanks, lines, tags, quotes, length."""
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
@@ -43,6 +43,8 @@ class Layout:
 
     tokenizer: Any
     think: bool
+    tag: str = ""
+    """What every answer is made to begin with; a template may write it at the end of a prompt."""
     clock: datetime = attrs.field(factory=datetime.now)
     _mark: str = attrs.field(init=False, factory=lambda: secrets.token_hex(12))
     """Stands where an answer was sampled; nobody can write it into a message."""
@@ -157,7 +159,7 @@ class Layout:
             return history
         if history.startswith(generation):
             return history
-        if thoughts or generation == f"{history}{OPENS if self.think else ANSWERS}":
+        if thoughts or generation == f"{history}{self.tag}":
             return generation
         raise RequestError(
             f"the chat template begins a new answer by {generation!r} and writes an earlier one after {history!r}",

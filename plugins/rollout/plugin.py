@@ -1,4 +1,4 @@
-"""The names of the built-in rollout engines."""
+"""The names of the built-in rollout engines, task samplers and batch samplers."""
 
 from __future__ import annotations
 
@@ -12,4 +12,22 @@ def register_rollout_engines(register: Register) -> None:
         "vllm",
         "uncollapse.plugins.rollout.engine_vllm.engine:VllmEngine",
         summary="sample with vLLM in a process of its own, on the same GPU or others",
+    )
+
+
+@hookimpl
+def register_task_samplers(register: Register) -> None:
+    register(
+        "sequential",
+        "uncollapse.plugins.rollout.task_samplers:Sequential",
+        summary="tasks in the order of their seeds, from rollout.seed upwards",
+    )
+
+
+@hookimpl
+def register_batch_samplers(register: Register) -> None:
+    register(
+        "fixed",
+        "uncollapse.plugins.rollout.batch_samplers:Fixed",
+        summary="rollout.groups new groups in each step",
     )

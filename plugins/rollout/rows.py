@@ -35,22 +35,31 @@ def raw_rewards(episodes: Iterable[Episode]) -> tuple[Tensor, Tensor]:
     return torch.tensor([episode.reward for episode in episodes], dtype=torch.float32), groups_E
 
 
-def build(episodes: Iterable[Episode], rollout: Rollout, reward: Reward, rewards_E: Tensor | None = None) -> Rollouts:
+def build(
+    episodes: Iterable[Episode],
+    rollout: Rollout,
+    reward: Reward,
+    rewards_E: Tensor | None = None,
+    shaped_E: Tensor | None = None,
+) -> Rollouts:
     """Right-padded rows of all ranks' episodes, ordered by group and member; the group ids are 0..P-1 in that order.
 
     With ``context_window: full`` an episode is one row. In the turn-level windows each turn is a row in which only that
     turn's tokens train, and with ``placement: episode`` every row carries the whole episode's reward.
 
-    ``rewards_E`` are normalised episode rewards in the order of :func:`raw_rewards`; the raw ones unless given.
+    ``shaped_E`` are the shaped episode rewards in the order of :func:`raw_rewards`, the raw ones unless given;
+    ``rewards_E`` what the normalisation makes of them. With ``placement: turn`` what shaping adds to an episode stands
+    on its last token, beside the reward of the last turn: the return of the episode is the shaped reward.
 
     Raises:
         RunError: an episode is there twice, or normalised rewards are to be placed by turn, which is not defined.
     """
     episodes = in_order(episodes)
     raw_E, groups_E = raw_rewards(episodes)
-    rewards_E = raw_E if rewards_E is None else rewards_E.to(raw_E)
+    shaped_E = raw_E if shaped_E is None else shaped_E.to(raw_E)
+    rewards_E = shaped_E if rewards_E is None else rewards_E.to(raw_E)
     by_turn = reward.placement == "turn"
-    if by_turn and not torch.allclose(rewards_E, raw_E, rtol=0, atol=0, equal_nan=True):
+    if by_turn and not torch.allclose(rewards_E, shaped_E, rtol=0, atol=0, equal_nan=True):
         raise RunError(
             "normalised episode rewards cannot be placed by turn",
             f"reward.normalization: {reward.normalization}, reward.placement: turn",
@@ -77,6 +86,8 @@ def build(episodes: Iterable[Episode], rollout: Rollout, reward: Reward, rewards
                 rewards_B_T[row, end - 1] = turn.reward - turn.penalty
         if not by_turn:
             rewards_B_T[row, len(sequence) - 1] = rewards_E[index]
+        elif trained[-1][1] is episodes[index].turns[-1]:
+            rewards_B_T[row, len(sequence) - 1] += shaped_E[index] - raw_E[index]
     episodes_B = torch.tensor([index for index, _ in rows])
     return Rollouts(
         tokens=tokens_B_T,
@@ -103,11 +114,14 @@ def _trained_turns(episode: Episode, whole: bool) -> list[list[tuple[int, Turn]]
 def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """What the episodes of a step, or of a validation, were like.
 
+    What is called ``share_of_X_Y`` is the share of X that are Y.
+
     * shares of episodes: ``success``, ``truncated``
     * share of groups with at least one success among ``G`` members: ``pass@G``
     * means per episode: ``reward`` (raw), ``turns``, ``actions`` (executed), ``response_length`` (sampled tokens)
-    * share of the actions that were read: ``valid_action_rate``
-    * shares of turns: ``invalid_turn_rate``, ``cut_turn_rate`` (ended by ``max_tokens``)
+    * ``share_of_turns_invalid``: turns without an answer, or with one that names an action which there is not
+    * ``share_of_turns_cut``: turns that ``max_tokens`` has ended
+    * ``share_of_named_actions_known``: of the actions that answers name, those which there are
     * the environment's own metrics, averaged over the episodes that have them; the names above win over these
     """
     turns = [turn for episode in episodes for turn in episode.turns]
@@ -123,9 +137,9 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "turns": len(turns) / len(episodes),
         "actions": sum(turn.executed for turn in turns) / len(episodes),
         "response_length": sum(len(turn.tokens) for turn in turns) / len(episodes),
-        "valid_action_rate": sum(len(turn.answer.actions) for turn in turns) / parsed if parsed else 0.0,
-        "invalid_turn_rate": fmean(not turn.answer.valid for turn in turns),
-        "cut_turn_rate": fmean(turn.stop_reason == "length" for turn in turns),
+        "share_of_named_actions_known": sum(len(turn.answer.actions) for turn in turns) / parsed if parsed else 0.0,
+        "share_of_turns_invalid": fmean(not turn.answer.valid for turn in turns),
+        "share_of_turns_cut": fmean(turn.stop_reason == "length" for turn in turns),
     }
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 
-from ...core.components import Completion
+from ...core.components import Completion, Dialogue
 from ...core.errors import RequestError
 from .control_tokens import TextEncoder
-from .layout import ANSWERS, CLOSES, OPENS, Layout, place
+from .layout import CLOSES, OPENS, Layout, place
 
 _CACHED = 4096  # members of a group share their first prompt; small worlds repeat their observations
 _ANCHOR = "a"  # the end of an answer, as far as the encoding of what comes after it depends on it
@@ -23,7 +23,7 @@ class Template:
     """Writes the prompts of conversations as the tokenizer's chat template does, token for token.
 
     A *bridge* is everything between the last sampled token of a turn and the first of the next one: the end of the
-    assistant's message, the user's message, the generation prompt and the forced opening tag. It is what the template
+    assistant's message, the user's message, the generation prompt and the dialogue's opening. It is what the template
     writes there when it is given the whole conversation so far. Bridges are encoded on their own and appended, so that
     the prompt of a turn begins with exactly the tokens of the turns before it.
 
@@ -31,12 +31,16 @@ class Template:
 
     Raises:
         RequestError: the tokenizer has no chat template, or :class:`Layout` cannot use it, or it always opens a thought
-            and ``think`` is false, or it always closes one and ``think`` is true.
+            and ``think`` is false or the dialogue begins otherwise, or it always closes one and ``think`` is true.
     """
 
     tokenizer: Any
+    dialogue: Dialogue
+    """Says what the messages are; its opening and its tags may be tokens of their own."""
     think: bool = True
     layout: Layout = attrs.field(init=False)
+    tag: str = attrs.field(init=False)
+    """What every response begins with: the dialogue's opening, or else a thought that the chat template opens."""
     encoder: TextEncoder = attrs.field(init=False)
     _closing: tuple[int, ...] = attrs.field(init=False)
     """What the template writes between an answer and the next user's text."""
@@ -47,7 +51,7 @@ class Template:
 
     @layout.default
     def _make_layout(self) -> Layout:
-        layout = Layout(self.tokenizer, self.think)
+        layout = Layout(self.tokenizer, self.think, self.dialogue.opening(self.think))
         prompt = layout.first("system", "user").rstrip()
         if not self.think and prompt.endswith(OPENS):
             raise RequestError(
@@ -63,9 +67,20 @@ class Template:
             )
         return layout
 
+    @tag.default
+    def _find_tag(self) -> str:
+        opening, thinks = self.layout.tag, self.layout.first("system", "user").rstrip().endswith(OPENS)
+        if thinks and opening not in ("", OPENS):
+            raise RequestError(
+                f"the chat template opens a thought in every answer, which the dialogue begins with {opening!r}",
+                place(self.tokenizer),
+                "choose another dialogue, or use a template that does not",
+            )
+        return OPENS if thinks else opening
+
     @encoder.default
     def _make_encoder(self) -> TextEncoder:
-        return TextEncoder(self.tokenizer, f"{self.layout.source}\n<think></think><answer></answer>")
+        return TextEncoder(self.tokenizer, f"{self.layout.source}\n{''.join(self.dialogue.tags)}")
 
     @_closing.default
     def _encode_closing(self) -> tuple[int, ...]:
@@ -92,11 +107,6 @@ class Template:
     def end_of_turn(self) -> int | None:
         """The first control token that the template writes after an answer, if there is one."""
         return next(iter(self.encoder.controls_in(self.layout.between)), None)
-
-    @property
-    def tag(self) -> str:
-        """The opening tag that every response is made to begin with."""
-        return OPENS if self.think else ANSWERS
 
     def bridge(self, system: str, users: Sequence[str], sampled: Sequence[int], own: str = "") -> tuple[int, ...]:
         """What stands between ``sampled`` and the next turn's tokens.

@@ -1,4 +1,4 @@
-"""A time limit for what an environment does, so that one that hangs ends a run with a message.
+"""A time limit for what environments and dialogues do, so that one that hangs ends a run with a message.
 
 In the main thread a timer of the kernel sends a signal, whose handler raises. (It is SIGURG, which nothing else uses
 and which is ignored by default: SIGALRM stays the environment's own.) That ends Python code, ``time.sleep``, regular
@@ -39,14 +39,15 @@ _SUSPENDED_S = 5.0
 
 @attrs.frozen
 class TimeLimit:
-    """Calls what an environment does for one member of a group, each within ``seconds`` (``None``: no limit)."""
+    """Calls what a component does for one member of a group, each within ``seconds`` (``None``: no limit)."""
 
-    environment: str
-    """Its name, for messages."""
+    name: str
+    """The component's, for messages."""
     seconds: float | None
     seed: int
     """Of the group."""
     member: int
+    kind: str = "environment"
 
     def __call__(self, what: str, function: Callable[..., T], *arguments: Any) -> T:
         """What ``function`` returns or raises.
@@ -64,9 +65,9 @@ class TimeLimit:
 
     def exceeded(self, what: str) -> RunError:
         return RunError(
-            f"the environment {self.environment} took more than {self.seconds:g} s for {what}",
+            f"the {self.kind} {self.name} took more than {self.seconds:g} s for {what}",
             f"the group of seed {self.seed}, member {self.member}",
-            f"mend the environment, or raise rollout.step_timeout (null: no limit), and continue with {RESUME}",
+            f"mend the {self.kind}, or raise rollout.step_timeout (null: no limit), and continue with {RESUME}",
         )
 
 

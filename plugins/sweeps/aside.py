@@ -1,4 +1,4 @@
-"""Runs that were moved aside: how they are called, and which of them is wanted back."""
+"""Runs are moved aside under a name of their own, and taken back when they are wanted again."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ...core.runs.status import Status
 
 
 def move_aside(path: Path, digest: str) -> Path:
-    """Rename to ``<name>.<hash8>``, with a number behind it where that is taken; the new path."""
+    """Rename to ``<name>.<hash8>``, with a number behind it where that is taken, and return the new path."""
     return path.rename(free_name(path, digest))
 
 
 def free_name(path: Path, digest: str) -> Path:
-    """``<name>.<hash8>`` beside ``path``, with a number behind it where that is taken."""
+    """Return the free name ``<name>.<hash8>`` beside ``path``, with a number behind it where that is taken."""
     names = (f"{path.name}.{digest[:8]}{f'.{number}' if number else ''}" for number in itertools.count())
     return next(free for name in names if not (free := path.with_name(name)).exists())
 
@@ -37,21 +37,21 @@ def take_back(
         skip: statuses of runs that are not run again.
         usable: whether a run found may be taken.
     """
-    found = []
+    candidates = []
     for beside in path.parent.glob(f"{glob.escape(path.name)}.{digest[:8]}*"):
         run = RunDirectory(beside)
         worth = _worth(run, digest, skip)
         if worth is not None and usable(run):
-            found.append((worth, str(beside), run))
-    if not found:
+            candidates.append((worth, str(beside), run))
+    if not candidates:
         return None
-    _, _, run = max(found, key=lambda item: item[:2])
+    run = max(candidates, key=lambda item: item[:2])[2]
     run.path.rename(path)
     return run
 
 
 def _worth(run: RunDirectory, digest: str, skip: Collection[str]) -> tuple[bool, int] | None:
-    """(is it ended for good, its step); None for a run that is of no use in its old place."""
+    """Rank a run that lies aside: whether it has ended for good, then its step; ``None`` if it is of no use."""
     try:
         if run.locked() or config_hash(run.read_config()) != digest:
             return None
@@ -66,5 +66,5 @@ def _worth(run: RunDirectory, digest: str, skip: Collection[str]) -> tuple[bool,
 
 
 def matches(status: str, wanted: Collection[str]) -> bool:
-    """Whether a status is among those wanted; ``stopped`` stands for any detector."""
+    """Say whether a status is among those wanted; ``stopped`` stands for any detector."""
     return status in wanted or status.partition(":")[0] in wanted

@@ -1,4 +1,4 @@
-"""Axes: a dotted key with its values, as text of a command line or as a list, -> what each value stands for."""
+"""An axis is a dotted key with its values, given as text on a command line or as a list."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...core.compose.experiment import keys
 from ...core.compose.plain_data import plain
 from ...core.compose.problems import show
 from ...core.compose.spec import SpecError, parse_value, split_list
+from ...core.compose.spellings import full, is_key
 from ...core.errors import RequestError, nearest
 from ...core.registry import Registry
 from ...core.runs.labels import label_of, text_of
@@ -26,18 +27,18 @@ _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 @attrs.frozen
 class Choice:
-    """One value of one axis."""
+    """A choice is one value of one axis."""
 
     axis: str
     overrides: dict[str, Any]
     text: str
     label: str
     decided: frozenset[str]
-    """The keys that it decides, however they are spelled."""
+    """Keys that it decides, however they are spelled."""
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:
-    """``NAME=VALUES`` as typed on a command line -> the name and its values. Raises SpecError."""
+    """Read ``NAME=VALUES`` as typed on a command line into the name and its values. Raises SpecError."""
     name, equals, values = text.partition("=")
     if not equals or not name.strip():
         raise SpecError(f"the axis {text!r} has no values", fix="write NAME=VALUE,VALUE,... or NAME=FIRST..LAST")
@@ -45,7 +46,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
 
 
 def axis_values(name: str, values: Any) -> list[Any]:
-    """The values of an axis, from a list or from one text. Raises SpecError."""
+    """Return the values of an axis, from a list or from one text. Raises SpecError."""
     if isinstance(values, str):
         items: list[Any] = [item if _RANGE.fullmatch(item) else parse_value(item) for item in split_list(values)]
     elif isinstance(values, Sequence):
@@ -75,22 +76,23 @@ def _range(name: str, item: Any) -> Sequence[Any]:
 
 
 def choices(registry: Registry, name: str, values: Any) -> list[Choice]:
-    """What each value of an axis stands for. Raises RequestError if it cannot be read."""
+    """Say what each value of an axis stands for. Raises RequestError if it cannot be read."""
     items = axis_values(name, values)
     names = [part.strip() for part in name.split(",")]
     if len(names) > 1:
-        if len(set(names)) < len(names):
+        if len(set(map(full, names))) < len(names):
             raise RequestError(f"the axis {name} names a key twice")
         for item in items:
             if not isinstance(item, list | tuple) or len(item) != len(names):
                 raise RequestError(f"the axis {name} takes lists of {len(names)} values, not {show(plain(item))}")
-        found = [dict(zip(names, item, strict=True)) for item in items]
-    elif name.split(".")[0] not in keys() and all(isinstance(item, Mapping) for item in items):
-        found = [{str(key): value for key, value in item.items()} for item in items]
+        settings = [dict(zip(names, item, strict=True)) for item in items]
+    elif not is_key(name) and all(isinstance(item, Mapping) for item in items):
+        settings = [{str(key): value for key, value in item.items()} for item in items]
     else:
-        found = [{name: item} for item in items]
-    _refuse_unknown_keys(f"the axis {name}", found)
-    single = all(list(overrides) == [name] for overrides in found)
+        settings = [{name: item} for item in items]
+    _refuse_unknown_keys(f"the axis {name}", settings)
+    # a single key is told by its value alone, several keys also by their names
+    single = all(list(overrides) == [name] for overrides in settings)
     return [
         Choice(
             name,
@@ -99,7 +101,7 @@ def choices(registry: Registry, name: str, values: Any) -> list[Choice]:
             label_of(overrides),
             decided(registry, overrides),
         )
-        for overrides in found
+        for overrides in settings
     ]
 
 
@@ -107,7 +109,7 @@ def _joint_text(overrides: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={text_of(value)}" for key, value in overrides.items())
 
 
-def _refuse_unknown_keys(what: str, found: Iterable[Mapping[str, Any]]) -> None:
-    for key in {key for overrides in found for key in overrides}:
-        if key.split(".")[0] not in keys():
+def _refuse_unknown_keys(what: str, settings: Iterable[Mapping[str, Any]]) -> None:
+    for key in {key for overrides in settings for key in overrides}:
+        if not is_key(key):
             raise RequestError(f"{what} changes {key!r}, which is no key of an experiment", fix=nearest(key, keys()))

@@ -1,33 +1,34 @@
-"""What somebody who runs a sweep may change about it: never what its cases and axes would take back, or names deny."""
+"""Who runs a sweep may change it, but not so that its cases and axes take that back, or its names deny it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import attrs
 
+from ...core.compose.spellings import full
 from ...core.errors import RequestError, in_python
 from ...core.registry import registry
 from .axes import axis_values, choices
 from .decided import decided, lost, touched
+from .definition import Definition
 
-if TYPE_CHECKING:
-    from .sweep import Sweep
-
+Changed = TypeVar("Changed", bound=Definition)
+"""Type of a sweep, which stays of its class."""
 Alternatives = list[tuple[str, list[frozenset[str]]]]
-"""How the sweep lays something over its overrides, and the keys that each of its cases or values decides."""
+"""Ways in which the sweep lays something over its overrides, each with the keys that its cases or values decide."""
 
 
-def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Sweep:
-    """The sweep with further ``overrides``, and with further or other ``axes``.
+def changed(sweep: Changed, overrides: Mapping[str, Any], axes: Mapping[str, Any]) -> Changed:
+    """Return the sweep with further ``overrides``, and with further or other ``axes``.
 
     Raises RequestError where that would have no effect, or change what names and files tell of.
     """
     varied = {axis: choices(registry(), axis, values) for axis, values in axes.items()}
     asked = decided(registry(), overrides).union(*(choice.decided for axis in varied.values() for choice in axis))
     for key, why in sweep.fixed.items():
-        if changing := sorted(one for one in asked if touched([one], key)):
+        if changing := sorted(one for one in asked if touched([one], full(key))):
             raise RequestError(f"the sweep {sweep.title} fixes {key}, and {changing[0]} would change it", fix=why)
     of_cases = frozenset().union(*(decided(registry(), case.overrides) for case in sweep.cases))
     for axis, values in varied.items():
@@ -38,10 +39,13 @@ def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any])
     kept = {
         key: value
         for key, value in sweep.overrides.items()
-        if key not in overrides and not any(_taken(key, value, axis) for axis in new_axes)
+        if full(key) not in map(full, overrides) and not any(_taken(key, value, axis) for axis in new_axes)
     }
     exclude = [item for item in sweep.exclude if _may_match(item, axes)]
-    result = attrs.evolve(sweep, overrides={**kept, **overrides}, axes={**sweep.axes, **axes}, exclude=exclude)
+    all_axes = {
+        axis: values for axis, values in sweep.axes.items() if axis in axes or full(axis) not in map(full, axes)
+    }
+    result = attrs.evolve(sweep, overrides={**kept, **overrides}, axes={**all_axes, **axes}, exclude=exclude)
     for key, value in overrides.items():
         keys = decided(registry(), {key: value})
         for how, alternatives in _alternatives(result):
@@ -50,8 +54,8 @@ def changed(sweep: Sweep, overrides: Mapping[str, Any], axes: Mapping[str, Any])
     return result
 
 
-def refuse_idle(sweep: Sweep) -> None:
-    """Raises RequestError if an override of the sweep is taken back at every point."""
+def refuse_idle(sweep: Definition) -> None:
+    """Raise RequestError if an override of the sweep is taken back at every point."""
     if not sweep.overrides:
         return
     laid_over = _alternatives(sweep)
@@ -62,12 +66,12 @@ def refuse_idle(sweep: Sweep) -> None:
 
 
 def _taken(key: str, value: Any, alternatives: Sequence[frozenset[str]]) -> bool:
-    """Whether every alternative takes back what the override decides, or a part of it."""
+    """Say whether every alternative takes back what the override decides, or a part of it."""
     keys = decided(registry(), {key: value})
     return bool(alternatives) and all(lost(keys, one) for one in alternatives)
 
 
-def _alternatives(sweep: Sweep) -> Alternatives:
+def _alternatives(sweep: Definition) -> Alternatives:
     cases: Alternatives = [("case by case", [decided(registry(), case.overrides) for case in sweep.cases])]
     return cases + [
         (f"on the axis {axis}", [choice.decided for choice in choices(registry(), axis, values)])
@@ -75,9 +79,9 @@ def _alternatives(sweep: Sweep) -> Alternatives:
     ]
 
 
-def _owned(sweep: Sweep, key: str, how: str, asked: str) -> RequestError:
-    """``key`` belongs to the cases or to an axis, and ``asked`` would change it."""
-    option = next((option for owned, option in sweep.options.items() if touched([key], owned)), "")
+def _owned(sweep: Definition, key: str, how: str, asked: str) -> RequestError:
+    """Return the error that ``key`` belongs to the cases or to an axis, and that ``asked`` would change it."""
+    option = next((option for owned, option in sweep.options.items() if touched([key], full(owned))), "")
     if option:
         name = option.strip("-").replace("-", "_")
         fix = f"use {in_python(option, f'load_sweep(..., {name}=...)')}"
@@ -87,10 +91,11 @@ def _owned(sweep: Sweep, key: str, how: str, asked: str) -> RequestError:
         fix = f"give the axis other values: {in_python(option, python)}"
     else:
         fix = "use another sweep, custom, or a file of your own"
-    where = "" if key == asked else f"what is asked for: {asked}"
+    where = "" if key == full(asked) else f"what is asked for: {asked}"
     return RequestError(f"the sweep {sweep.title} sets {key} itself, {how}", where, fix)
 
 
 def _may_match(exclusion: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
-    """Whether an exclusion still says something where ``axes`` stand in place of those that it was written for."""
-    return not any(key in axes and value not in axis_values(key, axes[key]) for key, value in exclusion.items())
+    """Say whether an exclusion still excludes something once ``axes`` replace those that it was written for."""
+    values = {full(axis): axis_values(axis, values) for axis, values in axes.items()}
+    return not any(full(key) in values and value not in values[full(key)] for key, value in exclusion.items())

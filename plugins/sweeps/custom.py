@@ -1,4 +1,4 @@
-"""The sweep without axes of its own."""
+"""The sweep ``custom`` has no axes of its own."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ class Custom:
     """A registered experiment or a YAML file."""
 
     def record(self) -> dict[str, Any]:
-        """The sweep as a mapping."""
+        """Return the sweep as a mapping."""
         return {"name": "custom", "experiment": self.experiment, "axes": {}}

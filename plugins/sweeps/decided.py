@@ -1,4 +1,4 @@
-"""Which keys of an experiment an override decides, however it is spelled, and which of them a later one takes back.
+"""An override decides keys of an experiment, however it is spelled, and a later override may take them back.
 
 ``kl.coef: 1`` and ``kl: {coef: 1}`` decide the same key. A component decides its own key, with which all that belonged
 to the old one goes, and the parameters that it is given; a mapping without a name decides those parameters alone.
@@ -16,27 +16,29 @@ from ...core.compose.component import component_mapping
 from ...core.compose.experiment import Experiment, section_of
 from ...core.compose.overrides import nest
 from ...core.compose.problems import Invalid
+from ...core.compose.spellings import written_out
 from ...core.registry import Registry
 
 
 def decided(registry: Registry, overrides: Mapping[str, Any]) -> frozenset[str]:
-    """The dotted keys that ``overrides`` (dotted key -> plain data) decide; keys that nobody knows are among them."""
-    return frozenset(key for nested in nest(overrides.items()) for key in _of_section(registry, Experiment, nested, ""))
+    """Return the dotted keys that ``overrides`` (dotted key -> plain data) decide, also those that nobody knows."""
+    layers = map(written_out, nest(overrides.items()))
+    return frozenset(key for layer in layers for key in _of_section(registry, Experiment, layer, ""))
 
 
 def lost(earlier: Iterable[str], later: Iterable[str]) -> list[str]:
-    """The keys decided earlier that are decided anew, or go with what is replaced above them."""
+    """Return the keys decided earlier that are decided anew, or go with what is replaced above them."""
     replaced = set(later)
     return sorted(key for key in earlier if any(above in replaced for above in _upwards(key)))
 
 
 def touched(keys: Iterable[str], key: str) -> bool:
-    """Whether one of ``keys`` is ``key`` itself, something above it, or something below it."""
+    """Say whether one of ``keys`` is ``key`` itself, something above it, or something below it."""
     return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for one in keys)
 
 
 def _upwards(key: str) -> Iterator[str]:
-    """The key, and every key above it."""
+    """Return the key, and every key above it."""
     parts = key.split(".")
     return (".".join(parts[:length]) for length in range(len(parts), 0, -1))
 

@@ -1,4 +1,4 @@
-"""What running a sweep will do about what is there already, without doing any of it."""
+"""A dry run foresees what running a sweep will do about what is there already, and does none of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .prepare import Prepared, in_a_line, stale_sources
 
 
 def foreseen(point: Prepared, skip: Collection[str], stale: str = "ask") -> list[str]:
-    """What :func:`.prepare.prepare` will do about the run directory of a point; nothing of one that is not there.
+    """Say what :func:`.prepare.prepare` will do about the run directory of a point; nothing of one that is not there.
 
     Args:
         skip: statuses of runs that are not run again.
@@ -47,14 +47,14 @@ def _foreseen(point: Prepared, skip: Collection[str], stale: str) -> Iterator[st
         if "status.json" not in odd:
             yield f"{in_a_line(error)}: it will be kept beside, and begun anew"
     try:
-        there = config_hash(run.read_config())
+        stored_hash = config_hash(run.read_config())
     except (RequestError, FileNotFoundError):
-        there = ""
+        stored_hash = ""
     status = str(record.get("status", Status.INTERRUPTED))
-    if not there and record.get("hash") == point.hash:
+    if not stored_hash and record.get("hash") == point.hash:
         yield "its config.yaml is damaged or lost: it will be written again"
-    elif there != point.hash:
-        what = "another configuration" if there else "what is no run, or not known any more,"
+    elif stored_hash != point.hash:
+        what = "another configuration" if stored_hash else "what is no run, or not known any more,"
         if any(run.path.iterdir()):
             yield f"{what} is there: it will be moved aside"
         return
@@ -62,7 +62,7 @@ def _foreseen(point: Prepared, skip: Collection[str], stale: str) -> Iterator[st
 
 
 def _ahead(point: Prepared, status: str, skip: Collection[str], stale: str) -> Iterator[str]:
-    """Of a run of the wanted configuration."""
+    """Say what will be done about a run of the wanted configuration."""
     run, skipped = point.run, matches(status, skip)
     if not skipped and matches(status, (Status.SUCCESS, Status.STOPPED)):
         yield f"runs again: the run that ended with {status} will be moved aside"

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are on disk, and what they are called: templates that each point fills in."""
+"""A layout says where the runs of a sweep are and what they are called, in templates that each point fills in."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .points import Point
 _SIZE = re.compile(r"\d+(?:\.\d+)?[BM]\b")
 
 OUTCOME = dict.fromkeys(("status", "gpu", "train", "eval", "collapse", "first_turn", "multi_turn", "total", "wall"), "")
-"""What a line may name beside the fields of a point."""
+"""Names that a line may use beside the fields of a point."""
 
 NAME_BYTES = 200
-"""Of a file or directory: file systems take 255, and what is moved aside gets a longer name."""
+"""Bytes of the name of a file, at most: file systems take 255, and what is moved aside gets a longer name."""
 
 
 @attrs.frozen
 class Place:
-    """What a layout says of one point. Paths are below the root of the sweep."""
+    """The place of one point on disk, as its layout says. Paths are below the root of the sweep."""
 
     home: Path
-    """Of the sweep itself: ``sweep.yaml`` and the report."""
+    """The directory of the sweep itself, with ``sweep.yaml`` and the report."""
     run: Path
     """The run directory."""
     name: str
@@ -42,7 +42,7 @@ class Place:
     summary: Path | None
     """The log that gets one line per run."""
     line: Template
-    """That line; the outcome is filled in when there is one."""
+    """The template of that line; status and times are filled in when the run has ended."""
 
 
 @attrs.frozen
@@ -66,7 +66,7 @@ class Layout:
     line: str = "$name | status=$status"
 
     def place(self, root: Path, point: Point) -> Place:
-        """Where the point is below ``root``.
+        """Say where the point is below ``root``.
 
         Raises RequestError if a template names what there is not, or a path that is none, or not below the root.
         """
@@ -78,7 +78,7 @@ class Layout:
             return root / below(_fill(key, text, fields), f"layout.{key}: {text}") if text else None
 
         _fill("line", self.line, {**fields, **OUTCOME})
-        line = Template(Template(self.line).safe_substitute(fields))  # the outcome stays for later
+        line = Template(Template(self.line).safe_substitute(fields))  # status and times stay for later
         home, run = path("home") or root, path("run")
         if run is None:
             raise RequestError("the layout of a sweep needs a run directory", "layout.run", "write $label")
@@ -112,14 +112,14 @@ def _fill(key: str, template: str, fields: Mapping[str, Any]) -> str:
     try:
         return Template(template).substitute(fields)
     except KeyError as error:
-        known = ", ".join(f"${name}" for name in sorted(fields) if name.isidentifier())
-        raise RequestError(f"there is no ${error.args[0]}", where, f"use {known}") from error
+        names = ", ".join(f"${name}" for name in sorted(fields) if name.isidentifier())
+        raise RequestError(f"there is no ${error.args[0]}", where, f"use {names}") from error
     except ValueError as error:
         raise RequestError(f"the template cannot be read: {error}", where, "write $$ for $") from error
 
 
 def below(text: str, where: str) -> Path:
-    """The relative path ``text``. Raises RequestError if it leaves the directory that it starts from, or is no path."""
+    """Return the relative path ``text``. Raises RequestError if it is none, or leaves the directory it starts in."""
     path = Path(os.path.normpath(text))
     if path.is_absolute() or path.parts[:1] == (os.pardir,):
         raise RequestError(f"the path {text} leaves the root of the sweep", where, "write a path below it, without ..")
@@ -132,7 +132,7 @@ def below(text: str, where: str) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raises RequestError if ``name`` cannot be that of a directory: ``../x``, ``a/b``, an empty one."""
+    """Raise RequestError if ``name`` cannot be that of a directory: ``../x``, ``a/b``, an empty one."""
     if not name.strip() or "/" in name or os.sep in name or name in (os.curdir, os.pardir):
         raise RequestError(f"{name!r} cannot be the name of a sweep", fix="write a word, which names its directory")
     below(name, "name")

@@ -1,4 +1,4 @@
-"""That nothing of a sweep lies where something else of it does, also on file systems that take ``A`` for ``a``."""
+"""Nothing of a sweep may lie where something else of it does, also on file systems that take ``A`` for ``a``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ...core.runs.repair import FILES
 from .prepare import Prepared
 
 OWN = ("sweep.yaml", "report", ".lock")
-"""Of the sweep itself, in its home."""
+"""Names in its home that belong to the sweep itself."""
 OF_A_RUN = (*FILES, "checkpoints", "rollouts", "wandb")
 
 
 def refuse_shared(points: Sequence[Prepared]) -> None:
-    """Raises RequestError if two of the paths of a sweep are one, or a run lies in another."""
+    """Raise RequestError if two of the paths of a sweep are one, or a run lies in another."""
     home = points[0].place.home
     taken = {_key(home): "the sweep"} | {_key(home / name): "the sweep" for name in OWN}
     runs: dict[Path, str] = {}
@@ -26,8 +26,8 @@ def refuse_shared(points: Sequence[Prepared]) -> None:
         if outer := next((runs[above] for above in path.parents if above in runs), ""):
             raise _shared(f"{who} lies in the directory of {outer}", path, "run")
     for point, what, path, owner in _others(points):
-        own = {"log": point.place.run / "log.txt", "checkpoints": point.place.run / "checkpoints"}.get(what)
-        if path == own:
+        of_the_run = {"log": point.place.run / "log.txt", "checkpoints": point.place.run / "checkpoints"}.get(what)
+        if path == of_the_run:
             continue
         _take(taken, path, owner, what)
         if _key(path.parent) in runs and path.name.lower() in OF_A_RUN:
@@ -35,7 +35,7 @@ def refuse_shared(points: Sequence[Prepared]) -> None:
 
 
 def _others(points: Sequence[Prepared]) -> Iterator[tuple[Prepared, str, Path, str]]:
-    """Point, template, path and whose it is, of everything beside the runs themselves."""
+    """List everything beside the runs themselves: point, template, path and whose it is."""
     for point in points:
         for what, path in (("log", point.place.log), ("checkpoints", point.place.checkpoints)):
             if path:

@@ -15,4 +15,4 @@ def register_sweeps(register: Register) -> None:
 
 @hookimpl
 def register_commands(register: Register) -> None:
-    register("sweep", f"{SWEEPS}.commands.sweep:command", summary="Run, resume and report sweeps.")
+    register("sweep", f"{SWEEPS}.commands.command:command", summary="Run, resume and report sweeps.")

@@ -1,4 +1,4 @@
-"""Axes -> points: which experiments a sweep runs, and what each is called.
+"""The points of a sweep are the experiments that it runs, each with a name of its own; they follow from its axes.
 
 An axis is a dotted key with its values, as in ``filter.select: [nofilter, top_p(0.9)]``; points are all combinations,
 the last axis varying fastest. Values may be one text (``nofilter, top_p(0.9)``), integers a range
@@ -24,6 +24,7 @@ from ...core.compose.identity import config_hash
 from ...core.compose.plain_data import plain
 from ...core.compose.problems import ABSENT, CompositionError, Invalid, Problem, unique
 from ...core.compose.spec import format_value
+from ...core.compose.spellings import full
 from ...core.errors import RequestError, nearest
 from ...core.registry import Registry
 from ...core.registry import registry as shared_registry
@@ -38,26 +39,26 @@ Overrides = Mapping[str, Any]
 
 @attrs.frozen
 class Case:
-    """A setting of a sweep that has a name of its own; all axes are crossed with every case."""
+    """A case is a setting of a sweep that has a name of its own; all axes are crossed with every case."""
 
     label: str
     overrides: Overrides
     values: Mapping[str, str] = attrs.field(factory=dict)
-    """Its place among the cases, for tables and plots: name -> value as text; none is ``case``: its label."""
+    """Place among the cases, for tables and plots: name -> value as text; none is ``case``: its label."""
 
 
 @attrs.frozen
 class Point:
-    """One experiment of a sweep."""
+    """A point is one experiment of a sweep."""
 
     overrides: dict[str, Any]
-    """Dotted key -> value, of the case and of all axes."""
+    """Values by dotted key, of the case and of all axes."""
     label: str
-    """Short, unique in the sweep, and safe as the name of a directory."""
+    """Name that is short, unique in the sweep, and safe for a directory."""
     values: dict[str, str]
-    """Its place in the sweep: axis -> value as text, those of the case first."""
+    """Place in the sweep: axis -> value as text, those of the case first."""
     crossed: tuple[str, ...]
-    """The axes that are crossed with the cases; without cases, all."""
+    """Axes that are crossed with the cases; without cases, all."""
     hash: str
     """:func:`config_hash` of the experiment."""
     experiment: Experiment = attrs.field(eq=False, repr=False)
@@ -70,7 +71,7 @@ def expand(
     registry: Registry | None = None,
     cases: Sequence[Case] = (),
 ) -> list[Point]:
-    """Every point of a sweep over the experiment ``source``, composed and checked.
+    """Return every point of a sweep over the experiment ``source``, composed and checked.
 
     Args:
         source: what every point starts from.
@@ -90,25 +91,25 @@ def expand(
     base = compose(source, registry=registry)
     kept = _settings(registry, axes, exclude, cases)
     labels = _case_labels(base, kept) if cases else _labels(base, kept)
-    found: list[Problem] = []
+    all_problems: list[Problem] = []
     points = []
     for setting, label in zip(kept, labels, strict=True):
         try:
             experiment = compose(base, setting.overrides, registry)
         except CompositionError as error:
-            found += error.problems
+            all_problems += error.problems
         else:
             digest = config_hash(experiment)
             points.append(Point(setting.overrides, label, setting.values, tuple(axes), digest, experiment))
-    if found:
-        raise CompositionError(unique(found), str(source) if isinstance(source, str) else "")
+    if all_problems:
+        raise CompositionError(unique(all_problems), str(source) if isinstance(source, str) else "")
     _refuse_twins(points)
     return points
 
 
 @attrs.frozen
 class _Setting:
-    """A point before it is composed."""
+    """A setting is a point before it is composed."""
 
     case: Case | None
     choices: tuple[Choice, ...]
@@ -129,7 +130,7 @@ class _Setting:
 def _settings(
     registry: Registry, axes: Mapping[str, Any], exclude: Iterable[Overrides], cases: Sequence[Case]
 ) -> list[_Setting]:
-    """All combinations of cases and values that are not excluded."""
+    """Return all combinations of cases and values that are not excluded."""
     read = [choices(registry, name, values) for name, values in axes.items()]
     named: Sequence[Case | None] = cases or [None]
     if (number := len(named) * math.prod(map(len, read))) > MOST:
@@ -138,10 +139,10 @@ def _settings(
     crossed = [_Setting(case, parts) for case in named for parts in itertools.product(*read)]
     excluded = {number: _canonical_all(registry, item) for number, item in enumerate(exclude)}
     if excluded:
-        known = {key for setting in crossed for key in setting.overrides}
+        varied_keys = {full(key) for setting in crossed for key in setting.overrides}
         places = [_canonical_all(registry, setting.overrides) for setting in crossed]
         hit = [{number for number, item in excluded.items() if _agrees(place, item)} for place in places]
-        _refuse_idle(list(excluded.values()), known, set().union(*hit))
+        _refuse_idle(list(excluded.values()), varied_keys, set().union(*hit))
         crossed = [setting for setting, by in zip(crossed, hit, strict=True) if not by]
     if not crossed:
         raise RequestError("the sweep has no points", fix="give every axis a value, and exclude less")
@@ -166,12 +167,12 @@ def _refuse_conflicts(registry: Registry, cases: Sequence[Case], axes: Sequence[
 # --- exclusions -----------------------------------------------------------------------------------------------------
 
 
-def _refuse_idle(excluded: Sequence[Overrides], known: set[str], hit: set[int]) -> None:
+def _refuse_idle(excluded: Sequence[Overrides], varied_keys: set[str], hit: set[int]) -> None:
     """An exclusion that excludes nothing is a slip of the pen."""
     for number, item in enumerate(excluded):
         for key in item:
-            if key not in known:
-                raise RequestError(f"the exclusion names {key!r}, which no axis changes", fix=nearest(key, known))
+            if key not in varied_keys:
+                raise RequestError(f"the exclusion names {key!r}, which no axis changes", fix=nearest(key, varied_keys))
         if number not in hit:
             raise RequestError(
                 f"the exclusion {format_value(plain(item))} matches no point",
@@ -184,11 +185,11 @@ def _agrees(place: Overrides, exclusion: Overrides) -> bool:
 
 
 def _canonical_all(registry: Registry, overrides: Overrides) -> dict[str, Any]:
-    return {key: _canonical(registry, key, value) for key, value in overrides.items()}
+    return {full(key): _canonical(registry, full(key), value) for key, value in overrides.items()}
 
 
 def _canonical(registry: Registry, key: str, value: Any) -> Any:
-    """A component as a mapping with its parameters by name; anything else as it is."""
+    """Return a component as a mapping with its parameters by name; anything else as it is."""
     metadata = field.metadata if (field := keys().get(key)) is not None else {}
     if value is None or "kind" not in metadata or metadata.get("many"):
         return value
@@ -199,7 +200,7 @@ def _canonical(registry: Registry, key: str, value: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal values, however a component is spelled; 0 and 0.0 are equal, true and 1 are not."""
+    """Say whether values are equal, however a component is spelled; 0 and 0.0 are equal, true and 1 are not."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     return one == other or text_of(one) == text_of(other)
@@ -219,7 +220,7 @@ def _refuse_twins(points: list[Point]) -> None:
 
 
 def _labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
-    """The values of all axes; the base's own seed is left out where another axis tells of the point."""
+    """Return the values of all axes; the base's own seed is left out where another axis tells of the point."""
     own_seed = {"seed": base.seed}
     labels = []
     for setting in settings:
@@ -235,7 +236,7 @@ def _labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
 
 
 def _case_labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
-    """The case's own name, then what the axes change about the base."""
+    """Return the case's own name, then what the axes change about the base."""
     data = plain(base)
     labels = []
     for setting in settings:
@@ -256,11 +257,11 @@ def _case_labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
 
 
 def _stands_in(data: Mapping[str, Any], overrides: Overrides) -> bool:
-    return all(_same(_at(data, key), value) for key, value in overrides.items())
+    return all(_same(_at(data, full(key)), value) for key, value in overrides.items())
 
 
 def _at(data: Any, key: str) -> Any:
-    """What stands under a dotted key, or ``ABSENT``."""
+    """Return what stands under a dotted key, or ``ABSENT``."""
     for part in key.split("."):
         data = data.get(part, ABSENT) if isinstance(data, Mapping) else ABSENT
     return data

@@ -1,4 +1,4 @@
-"""Before a point runs: what is there already, whether it is whole, and whose it is."""
+"""A point is prepared before it runs: what is there already is looked at, made whole, or moved aside."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ from .layout import Place
 Say = Callable[[str], None]
 
 WAIT_S = 10.0
-"""For a process that is dying, of a sweep that was killed just now."""
+"""Seconds to wait for a process that is dying, of a sweep that was killed just now."""
 STALE = in_python("--stale keep takes them as they are", "SweepOptions(stale=...)")
 SHOWN = 10
-"""Runs that a message names; of more it says how many."""
+"""Runs that a message names at most; of more it says how many."""
 
 
 @attrs.frozen
 class Prepared:
-    """A point with its directory."""
+    """A point of a sweep with its run directory."""
 
     label: str
     hash: str
     experiment: Experiment
     place: Place
     values: Mapping[str, str]
-    """Axis -> value as text."""
+    """Value of each axis, as text."""
     title: str = attrs.field(default=attrs.Factory(lambda self: self.label, takes_self=True))
-    """What people read: ``kl 0.01, seed 0``."""
+    """Name that people read: ``kl 0.01, seed 0``."""
     todo: bool = True
     """Whether it is to be run."""
     why: str = ""
-    """Why not."""
+    """Reason why it is not to be run."""
     broken: str = ""
-    """What went wrong with it outside of its own process, which leaves the other points alone; it has failed."""
+    """Error of this point outside of its own process, which leaves the other points alone; it has failed."""
 
     @property
     def run(self) -> RunDirectory:
         return RunDirectory(self.place.run)
 
     def record(self) -> dict[str, Any]:
-        """The status of the run; {} if there is none, or if a run of another configuration is in its place."""
+        """Return the status of the run; {} if there is none, or if a run of another configuration is in its place."""
         if self.broken:
             return {"status": str(Status.FAILED), "error": self.broken}
         try:
@@ -68,7 +68,7 @@ class Prepared:
 
 
 def stale_sources(point: Prepared, run: RunDirectory, skip: Collection[str]) -> list[str]:
-    """What ``run``, which has begun, was made with that has another source now; nothing of a run that starts anew."""
+    """List what a run that has begun was made with that has another source now; nothing if it starts anew."""
     try:
         record = run.status()
     except RequestError:
@@ -90,21 +90,21 @@ def stale_sources(point: Prepared, run: RunDirectory, skip: Collection[str]) -> 
 
 
 def refuse_stale(points: Iterable[Prepared], skip: Collection[str]) -> None:
-    """Raises RequestError if runs were made with sources that are others now: what then is for a person to say."""
-    found = {point.title: names for point in points if (names := stale_sources(point, point.run, skip))}
-    if not found:
+    """Raise RequestError if runs were made with sources that are others now: a person has to say what then."""
+    stale = {point.title: names for point in points if (names := stale_sources(point, point.run, skip))}
+    if not stale:
         return
-    shown = [f"{title}: {', '.join(names)}" for title, names in list(found.items())[:SHOWN]]
-    shown += [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    shown = [f"{title}: {', '.join(names)}" for title, names in list(stale.items())[:SHOWN]]
+    shown += [f"and {len(stale) - SHOWN} more"] if len(stale) > SHOWN else []
     raise RequestError(
-        f"{len(found)} of the runs that are there were made with other sources than those of now",
+        f"{len(stale)} of the runs that are there were made with other sources than those of now",
         "\n         ".join(shown),
         f"--stale rerun moves them aside and trains them anew, {STALE}",
     )
 
 
 def prepare_alone(point: Prepared, *how: Any) -> Prepared:
-    """:func:`prepare` of a point that fails alone: the others run, whatever is in its place."""
+    """Prepare a point so that it fails alone: the others run, whatever is in its place. See :func:`prepare`."""
     try:
         return prepare(point, *how)
     except (UncollapseError, OSError) as error:
@@ -112,7 +112,7 @@ def prepare_alone(point: Prepared, *how: Any) -> Prepared:
 
 
 def in_a_line(error: Exception) -> str:
-    """An error as a reason, with its place."""
+    """Return an error as a reason in one line, with its place."""
     if isinstance(error, UncollapseError):
         return f"{error.what} ({error.where})" if error.where else error.what
     return f"{error.strerror} ({error.filename})" if isinstance(error, OSError) and error.filename else str(error)
@@ -150,19 +150,19 @@ def _status(run: RunDirectory) -> str:
 
 
 def _make_way(point: Prepared, skip: Collection[str], say: Say, stale: str) -> None:
-    """Move aside what is in the place of a point and is not to stay there."""
+    """Move aside what is in the place of a point and is not to stay stored_hash."""
     run = point.run
     if not run.config_file.exists():
         return
-    status, there = _status(run), config_hash(run.read_config())
+    status, stored_hash = _status(run), config_hash(run.read_config())
     names = stale_sources(point, run, skip)
-    if there != point.hash:
-        say(f"{point.title}: another configuration was there, now at {move_aside(run.path, there)}")
+    if stored_hash != point.hash:
+        say(f"{point.title}: another configuration was there, now at {move_aside(run.path, stored_hash)}")
     elif matches(status, (Status.SUCCESS, Status.STOPPED)) and not matches(status, skip):
-        aside = move_aside(run.path, there)
+        aside = move_aside(run.path, stored_hash)
         say(f"{point.title}: runs again, the run that ended with {status} is now at {aside}")
     elif names and stale == "rerun":
-        aside = move_aside(run.path, there)
+        aside = move_aside(run.path, stored_hash)
         say(f"{point.title}: runs again, the run with other sources ({', '.join(names)}) is now at {aside}")
     elif names:
         goes_on = "kept" if matches(status, skip) else "resumed"
@@ -181,12 +181,12 @@ def _take_back(point: Prepared, skip: Collection[str], say: Say, stale: str) -> 
 
     if path.exists() and any(path.iterdir()):
         say(f"{point.title}: what was there is no run, now at {move_aside(path, 'unknown')}")
-    if found := take_back(path, point.hash, skip, usable):
-        say(f"{point.title}: taken back from {found.path}")
+    if taken := take_back(path, point.hash, skip, usable):
+        say(f"{point.title}: taken back from {taken.path}")
 
 
 def held(run: RunDirectory, wait_s: float) -> bool:
-    """Whether another process still holds the run after ``wait_s`` seconds."""
+    """Say whether another process still holds the run after ``wait_s`` seconds."""
     if not run.locked():
         return False
     try:
@@ -201,17 +201,18 @@ def repair(point: Prepared, say: Say) -> None:
     run = point.run
     for done in clear(run.path):
         say(f"{point.title}: {done}")
-    there = _hash_there(run)
+    hash_of_config = _stored_hash(run)
     try:
-        known = run.status().get("hash", there)
+        recorded_hash = run.status().get("hash", hash_of_config)
     except RequestError:
-        known = there
+        recorded_hash = hash_of_config
         say(f"{point.title}: status.json is damaged, now at {_keep(run.path / 'status.json')}")
-        record = {"status": str(Status.INTERRUPTED), "hash": there, "error": "the record of the run was damaged"}
+        why = "the record of the run was damaged"
+        record = {"status": str(Status.INTERRUPTED), "hash": hash_of_config, "error": why}
         replace_text(run.path / "status.json", to_json(record, indent=1))
-    if there and there == known:
+    if hash_of_config and hash_of_config == recorded_hash:
         return
-    if known == point.hash:
+    if recorded_hash == point.hash:
         if run.config_file.exists():
             say(f"{point.title}: config.yaml is damaged, now at {_keep(run.config_file)}")
         run.restore_config(to_dict(point.experiment))
@@ -219,8 +220,8 @@ def repair(point: Prepared, say: Say) -> None:
         say(f"{point.title}: it is not known what ran there, now at {move_aside(run.path, 'unknown')}")
 
 
-def _hash_there(run: RunDirectory) -> str:
-    """The hash of what stands in config.yaml, which may be less than was written; empty if it cannot be read."""
+def _stored_hash(run: RunDirectory) -> str:
+    """Return the hash of what stands in config.yaml, which may be less than was written; empty if it cannot be read."""
     try:
         return config_hash(run.read_config())
     except (RequestError, FileNotFoundError, UnicodeDecodeError, AttributeError):  # half a file may be YAML of a word
@@ -228,14 +229,14 @@ def _hash_there(run: RunDirectory) -> str:
 
 
 def _keep(file: Path) -> Path:
-    """A copy of a damaged file: the file itself is only ever replaced by a whole one."""
+    """Keep a copy of a damaged file, and return its path; the file itself is only ever replaced by a whole one."""
     free = free_name(file, "damaged")
     shutil.copyfile(file, free)
     return free
 
 
 def _link(link: Path | None, target: Path, say: Say) -> None:
-    """A second name, as a relative symbolic link; what is there and is no link stays."""
+    """Make a second name, as a relative symbolic link; what is there and is no link stays."""
     if link is None or link == target:
         return
     make_directory(link.parent)

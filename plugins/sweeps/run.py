@@ -1,4 +1,4 @@
-"""Running the points of a sweep: what is done stays done, what has begun goes on, nothing is overwritten."""
+"""Points of a sweep run so that what is done stays done, what has begun goes on, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ...core.runs.sweep_record import dumps, loads
 from ...core.yaml import SyntaxProblem
 from ..launch.exit_codes import how_it_ended
 from ..launch.job import Job
-from ..report.status import shown
+from ..report.sweep_status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
-from .aside import matches, move_aside
+from .aside import move_aside
 from .prepare import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
+from .result import INTERRUPTED, Result
 
-INTERRUPTED = 130
 OTHER_ROOT = in_python("--output-root", "root=...")
 MOMENT_S = 1.0
-"""Others hold a run for a moment to see whether somebody trains it."""
+"""Seconds for which others hold a run, to see whether somebody trains it."""
 WRONG_REQUEST = 2
 RAN_BEFORE = (0, 3)
 """Exit codes of a process that finds its run ended, by a sweep that shares it."""
@@ -44,38 +44,22 @@ IMPORTS = (
     "transformers.models.auto.tokenization_auto",
     "transformers.models.qwen2.modeling_qwen2",
 )
-"""What takes a run seconds to import, and runs on one CPU can share."""
+"""Modules that take a run seconds to import, and that runs on one CPU can share."""
 
 
 @attrs.frozen
 class Options:
-    """How a sweep runs; what it computes does not depend on any of it."""
+    """These options say how a sweep runs; what it computes does not depend on any of them."""
 
     skip_statuses: tuple[str, ...] = ("success",)
-    """A point that ended so, with the same configuration, is not run again; ``stopped`` stands for any detector."""
+    """Statuses of points that are not run again with the same configuration; ``stopped`` stands for any detector."""
     retries: int = 0
-    """How often a failed run is tried again, from its last checkpoint."""
+    """Number of times that a failed run is tried again, from its last checkpoint."""
     stale: Literal["ask", "keep", "rerun"] = "ask"
-    """What is done about runs that were made with other sources than those of now: refuse to go on, take them as they
+    """Way to treat runs that were made with other sources than those of now: refuse to go on, take them as they
     are (those that have not ended are resumed, and their manifests tell), or train them anew."""
     wandb_sync: Literal["each", "end", "never"] = "never"
-    """When W&B runs that were recorded offline are uploaded."""
-
-
-@attrs.frozen
-class Result:
-    """How the points of a sweep stand."""
-
-    home: Path
-    """The directory of ``sweep.yaml`` and the report."""
-    statuses: Mapping[str, str]
-    """Label -> status."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 if every run used its budget or was stopped by a detector, 130 if one was interrupted, 1 otherwise."""
-        left = {status for status in self.statuses.values() if not matches(status, ("success", "stopped"))}
-        return (INTERRUPTED if left == {"interrupted"} else 1) if left else 0
+    """Time at which W&B runs that were recorded offline are uploaded."""
 
 
 def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: Any, options: Options) -> Result:
@@ -93,7 +77,7 @@ def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: 
 
 
 class _Running:
-    """One pass over the points of a sweep."""
+    """A pass over the points of a sweep, which runs those that are to be run."""
 
     def __init__(self, points: Sequence[Prepared], launcher: Any, options: Options) -> None:
         self.console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -133,7 +117,7 @@ class _Running:
 
     @contextmanager
     def _alone(self, point: Prepared) -> Iterator[None]:
-        """What goes wrong with the record of one point is its failure, and no other one's."""
+        """Take what goes wrong with the record of one point for its failure, and no other one's."""
         try:
             yield
         except (UncollapseError, OSError) as error:
@@ -210,7 +194,7 @@ class _Running:
 
 
 def command_of(point: Prepared, launcher: Any) -> list[str]:
-    """The process that trains a point, begun or not."""
+    """Return the command of the process that trains a point, begun or not."""
     words = [sys.executable, "-m", "uncollapse.cli.main", "train", str(point.run.config_file)]
     words += ["--run-dir", str(point.run.path), "--resume"]
     ranks = launcher.gpus_per_job
@@ -218,7 +202,7 @@ def command_of(point: Prepared, launcher: Any) -> list[str]:
 
 
 def describe(status: Mapping[str, Any]) -> str:
-    """A status record in one line."""
+    """Return a status record in one line."""
     metrics = status.get("metrics", {})
     parts = [status.get("status", "not started")]
     if "step" in status:
@@ -244,9 +228,9 @@ def _build_models(points: Sequence[Prepared], console: Console) -> None:
 
 def _write_record(file: Path, record: Mapping[str, Any]) -> None:
     text = dumps(record)
-    if file.exists() and (there := file.read_text(encoding="utf-8", errors="replace")) != text:
+    if file.exists() and (stored := file.read_text(encoding="utf-8", errors="replace")) != text:
         try:
-            digest = config_hash(loads(there))
+            digest = config_hash(loads(stored))
         except (SyntaxProblem, AttributeError):
             digest = "damaged"
         move_aside(file, digest)

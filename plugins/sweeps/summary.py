@@ -18,7 +18,7 @@ ERROR_LINES = 2
 
 
 def line(place: Place, status: Mapping[str, Any]) -> str:
-    """What the summary says of a run that stands as ``status`` says; of a failed one also the end of its log."""
+    """Say what the summary says of a run that stands as ``status`` says; of a failed one also the end of its log."""
     spent = status.get("timings", {})
     seconds = {name: f"{spent[name]:.2f}" if name in spent else "N/A" for name in SECONDS}
     wall = f"{spent['wall']:.0f}" if "wall" in spent else "N/A"
@@ -48,13 +48,13 @@ def append(file: Path, *lines: str) -> None:
 
 
 def closing(entries: Iterable[tuple[Place, Mapping[str, Any]]]) -> list[str]:
-    """The block that ends a summary log: every run once, and how many ended how."""
-    known = list(entries)
-    return ["Summary", *(line(place, status) for place, status in known), counts([status for _, status in known])]
+    """Return the block that ends a summary log: every run once, and how many ended how."""
+    runs = list(entries)
+    return ["Summary", *(line(place, status) for place, status in runs), counts([status for _, status in runs])]
 
 
 def counts(statuses: Sequence[Mapping[str, Any]]) -> str:
-    """``success: 60 | stopped: 3 | fail: 1 | total: 64``."""
+    """Count how the runs ended, as in ``success: 60 | stopped: 3 | fail: 1 | total: 64``."""
     states = [str(status.get("status", "not started")).partition(":")[0] for status in statuses]
     number = Counter("fail" if state == "failed" else state for state in states)
     named = {state: number.pop(state, 0) for state in ("success", "stopped", "fail")}

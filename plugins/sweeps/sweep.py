@@ -1,4 +1,4 @@
-"""A sweep: one experiment, and what is varied about it."""
+"""A sweep is one experiment, and what is varied about it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import attrs
 
 from ...core.components import Launcher
 from ...core.compose.combinations import check_ranks
-from ...core.compose.config import Source, compose, to_dict
+from ...core.compose.config import compose, to_dict
 from ...core.compose.converter import make_converter, structure_component
 from ...core.compose.experiment import Experiment, Named
+from ...core.compose.flat import differing
 from ...core.compose.identity import config_hash
 from ...core.compose.plain_data import plain
 from ...core.compose.problems import CompositionError, Invalid, Problem, unique
@@ -25,16 +26,18 @@ from ...core.runs.labels import titles
 from ...core.runs.sweep_record import LONGEST, loads
 from ...core.yaml import SyntaxProblem
 from .changes import changed, refuse_idle
+from .definition import Definition
 from .layout import Layout, check_name
 from .places import refuse_shared
 from .points import Case, Point, axis_values, expand
 from .prepare import Prepared
-from .run import Options, Result, run_points
+from .result import Result
+from .run import Options, run_points
 
 
 @attrs.frozen
 class _File:
-    """The keys of a sweep file."""
+    """A sweep file has these keys."""
 
     experiment: str | dict[str, Any]
     name: str | None = None
@@ -52,64 +55,32 @@ class _File:
     fixed: dict[str, str] = attrs.field(factory=dict)
     options: dict[str, str] = attrs.field(factory=dict)
     points: Any = None
-    """What a sweep directory's own ``sweep.yaml`` adds; it follows from the rest."""
+    """Points that a sweep directory's own ``sweep.yaml`` adds; they follow from the rest."""
 
 
 @attrs.frozen
-class Sweep:
+class Sweep(Definition):
     """Every combination of the values of ``axes``, each an experiment with a run directory of its own.
 
     >>> Sweep("tiny-sokoban", axes={"filter.select": ["nofilter", "top_p(0.9)"], "seed": [0, 1]}).run()
     """
 
-    experiment: Source
-    """A registered name, the path of a YAML file, a mapping, or a composed experiment."""
-    axes: Mapping[str, Any] = attrs.field(factory=dict)
-    """Dotted key -> values; see :mod:`.points` for joint axes. The last axis varies fastest."""
-    name: str | None = None
-    overrides: Mapping[str, Any] = attrs.field(factory=dict)
-    """Dotted key -> value, laid over the experiment before the axes."""
-    exclude: Sequence[Mapping[str, Any]] = ()
-    """Combinations to leave out."""
-    root: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
-    """Where it runs unless :meth:`run` is told; ``None``: ``runs/<name>``."""
-    cases: Sequence[Case] = ()
-    """Settings with names of their own; the axes are crossed with each."""
-    layout: Layout = attrs.field(factory=Layout)
-    """Where the runs are below the root, and what they are called."""
-    project: str | None = None
-    """Where the runs go at W&B, unless the experiment says."""
-    engine: Mapping[str, Any] = attrs.field(factory=dict)
-    """Parameters of the rollout engine, for engines that have them: resources, which change no result."""
-    notices: Sequence[str] = ()
-    """What whoever runs it should know."""
-    missing: str = ""
-    """Why it can be shown, but not run here."""
-    fixed: Mapping[str, str] = attrs.field(factory=dict)
-    """Keys that names and files tell of -> why they cannot be changed from outside."""
-    options: Mapping[str, str] = attrs.field(factory=dict)
-    """Keys that the sweep has an option for -> the option, for messages."""
-
-    @property
-    def title(self) -> str:
-        return self.name or (Path(self.experiment).stem if isinstance(self.experiment, str | Path) else "sweep")
-
     def changed(self, overrides: Mapping[str, Any] | None = None, axes: Mapping[str, Any] | None = None) -> Sweep:
-        """The sweep with further ``overrides``, and with further or other ``axes``, as its user asks for them.
+        """Return the sweep with further ``overrides``, and with further or other ``axes``, as its user asks for them.
 
         Raises RequestError where that would have no effect, or change what names and files tell of.
         """
         return changed(self, overrides or {}, axes or {})
 
     def points(self) -> list[Point]:
-        """Every experiment of the sweep. Raises RequestError with everything that is wrong with any of them."""
+        """Return every experiment of the sweep. Raises RequestError with everything that is wrong with any of them."""
         check_name(self.title)
         base = compose(self.experiment, self.overrides)
         refuse_idle(self)
         return expand(base, self.axes, self.exclude, cases=self.cases)
 
     def prepared(self, root: str | Path | None = None, ranks: int = 1) -> list[Prepared]:
-        """Every point with its place below ``root`` and with what the sweep says of trackers and resources.
+        """Return every point with its place below ``root`` and with what the sweep says of trackers and resources.
 
         Raises RequestError as :meth:`points`, if two points would have one directory, and if a point cannot be shared
         out to ``ranks`` processes.
@@ -118,14 +89,14 @@ class Sweep:
         _check_ranks([point.experiment for point in points], ranks)
         base = Path(root or self.root or Path("runs") / self.title)
         names = titles([point.label for point in points], [point.values for point in points])
-        found = []
+        prepared = []
         for point, title in zip(points, names, strict=True):
             place = self.layout.place(base, point)
             experiment = _with_resources(self._tracked(point.experiment, place.name), self.engine)
             digest = point.hash if experiment.rollout is point.experiment.rollout else config_hash(experiment)
-            found.append(Prepared(point.label, digest, experiment, place, point.values, title))
-        refuse_shared(found)
-        return found
+            prepared.append(Prepared(point.label, digest, experiment, place, point.values, title))
+        refuse_shared(prepared)
+        return prepared
 
     def run(
         self,
@@ -154,7 +125,9 @@ class Sweep:
         return run_points(self.record(points), points, made, options or Options())
 
     def record(self, points: Sequence[Prepared]) -> dict[str, Any]:
-        """What ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
+        """Return what ``sweep.yaml`` says: a sweep that :func:`load` reads, and the points with their place in it."""
+        # for reports, which would have to read the configuration of every run to find out
+        settings = differing(point.experiment for point in points)
         return {
             "name": self.title,
             "experiment": to_dict(compose(self.experiment, self.overrides)),
@@ -172,22 +145,25 @@ class Sweep:
                     "path": os.path.relpath(point.place.run, points[0].place.home),
                     "hash": point.hash,
                     "values": dict(point.values),
+                    "seed": point.experiment.seed,
+                    "steps": point.experiment.trainer.steps,
+                    "settings": own_settings,
                 }
-                for point in points
+                for point, own_settings in zip(points, settings, strict=True)
             ],
         }
 
     def _tracked(self, experiment: Experiment, name: str) -> Experiment:
-        """The W&B tracker, if there is one, gets the run's name, the sweep's as the group, and the project."""
-        own = {"run_name": name, "group": self.title, **({"project": self.project} if self.project else {})}
+        """Give the W&B tracker, if there is one, the run's name, the sweep's as the group, and the project."""
+        settings = {"run_name": name, "group": self.title, **({"project": self.project} if self.project else {})}
         return attrs.evolve(
             experiment,
-            trackers=tuple(_where_default(t, own) if t.name == "wandb" else t for t in experiment.trackers),
+            trackers=tuple(_where_default(t, settings) if t.name == "wandb" else t for t in experiment.trackers),
         )
 
 
 def make_launcher(launcher: Launcher | str | Mapping[str, Any], **resources: object) -> Launcher:
-    """A launcher from its spelling, with further parameters; one that is made already is left as it is.
+    """Return a launcher from its spelling, with further parameters; one that is made already is left as it is.
 
     Raises RequestError if there is none of the name, it has no such parameter, or a value makes no sense.
     """
@@ -207,7 +183,7 @@ LARGEST = 2**18
 
 
 def load(source: str | Path, **options: Any) -> Sweep:
-    """A sweep by its registered name, with its own options, or from a YAML file.
+    """Return a sweep by its registered name, with its own options, or from a YAML file.
 
     Raises RequestError if it cannot be read.
     """
@@ -228,33 +204,19 @@ def load(source: str | Path, **options: Any) -> Sweep:
         raise RequestError(f"the sweep cannot be read:\n  {reasons}", str(source)) from error
     if not {"axes", "cases"} & record.keys():
         raise RequestError("a sweep needs axes or cases", str(source))
-    return Sweep(
-        experiment=file.experiment,
-        axes=file.axes,
-        name=file.name or name,
-        overrides=file.overrides,
-        exclude=file.exclude,
-        root=file.root,
-        cases=file.cases,
-        layout=file.layout,
-        project=file.project,
-        engine=file.engine,
-        notices=file.notices,
-        missing=file.missing,
-        fixed=file.fixed,
-        options=file.options,
-    )
+    words = {field.name: getattr(file, field.name) for field in attrs.fields(Definition)}
+    return Sweep(**{**words, "name": file.name or name})
 
 
 def _check_ranks(experiments: Sequence[Experiment], ranks: int) -> None:
-    found: list[Problem] = []
+    all_problems: list[Problem] = []
     for experiment in experiments if ranks > 1 else ():
         try:
             check_ranks(experiment, ranks)
         except CompositionError as error:
-            found += error.problems
-    if found:
-        raise CompositionError(unique(found))
+            all_problems += error.problems
+    if all_problems:
+        raise CompositionError(unique(all_problems))
 
 
 def _with_resources(experiment: Experiment, resources: Mapping[str, Any]) -> Experiment:
@@ -265,7 +227,7 @@ def _with_resources(experiment: Experiment, resources: Mapping[str, Any]) -> Exp
 
 
 def _where_default(named: Named, changes: Mapping[str, Any]) -> Named:
-    """The component with new values for those of its parameters that it has and that still have their defaults."""
+    """Return the component with new values for those of its parameters that still have their defaults."""
     defaults = {field.name: field.default for field in attrs.fields(type(named.component))}
     new = {
         key: value

@@ -1,1 +1,1 @@
-"""Trackers: where the metrics of a run go."""
+"""Trackers take the metrics of a run somewhere."""

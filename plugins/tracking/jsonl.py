@@ -1,4 +1,4 @@
-"""The tracker ``jsonl``: the metrics of a run in the run's own directory."""
+"""The tracker ``jsonl`` writes the metrics of a run into the run's own directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Jsonl(Tracker):
-    """One JSON object per step in ``metrics.jsonl``, complete before the next step begins.
+    """Write one JSON object per step into ``metrics.jsonl``, complete before the next step begins.
 
     Reports, ``uncollapse detect`` and resumed runs read this file, so every run has this tracker, named or not.
     """

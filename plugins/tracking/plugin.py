@@ -1,4 +1,4 @@
-"""The names of the built-in trackers."""
+"""Registers the built-in trackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tracker ``progress``: what a person wants to see while a run trains."""
+"""The tracker ``progress`` shows what a person wants to see while a run trains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHOWN = {
 
 @attrs.frozen
 class Progress(Tracker):
-    """A live line on a terminal, one plain line per step anywhere else.
+    """Show a live line on a terminal, one plain line per step anywhere else.
 
     Shows the step, reward, success, the last validation success, the groups' reward std, entropy (nats), the share of
     groups that trained, KL (nats) where there is a KL term, and the time left at the pace so far.
@@ -74,7 +74,7 @@ class ProgressSession:
         self.console.print(f"{status}: {run.path}", soft_wrap=True, highlight=False, markup=False)
 
     def left(self, step: int) -> str:
-        """``1:02:03 left``, at the pace since the run was started or resumed."""
+        """Say how much time is left, as ``1:02:03 left``, at the pace since the run was started or resumed."""
         done = step - self.first
         if done < 1:
             return ""

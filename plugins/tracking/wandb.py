@@ -1,4 +1,4 @@
-"""The tracker ``wandb``: Weights & Biases, offline unless asked otherwise."""
+"""The tracker ``wandb`` logs to Weights & Biases, offline unless asked otherwise."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ RECORDED = re.compile(r"(?:offline-)?run-\d+_\d+-([\w-]+)")
 
 
 def own_id(run: RunDirectory) -> str:
-    """The id of a run at W&B, the same for all processes that it has. One that is lost is read from W&B's own files."""
+    """Return the id of a run at W&B, the same for all of its processes; a lost one is read from W&B's own files."""
     file = run.path / "wandb" / "id"
-    known = file.read_text("utf-8", errors="replace").strip() if file.is_file() else ""
-    if not ID.fullmatch(known):
+    run_id = file.read_text("utf-8", errors="replace").strip() if file.is_file() else ""
+    if not ID.fullmatch(run_id):
         file.parent.mkdir(exist_ok=True)
         names = (RECORDED.fullmatch(path.name) for path in sorted(file.parent.iterdir()))
         recorded = [match[1] for match in names if match]
-        known = recorded[-1] if recorded else secrets.token_hex(4)
-        replace_text(file, known)
-    return known
+        run_id = recorded[-1] if recorded else secrets.token_hex(4)
+        replace_text(file, run_id)
+    return run_id
 
 
 @attrs.frozen
@@ -51,13 +51,13 @@ class Wandb(Tracker):
     entity: str | None = None
     """The user or team that owns the project; ``None`` is the account's default."""
     run_name: str | None = None
-    """What the run is called; ``None``: like its directory."""
+    """Name of the run; ``None``: that of its directory."""
     group: str | None = None
-    """Runs of one group are shown together, e.g. the points of a sweep."""
+    """Group of the run; runs of one group are shown together, e.g. the points of a sweep."""
     tags: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
     def start(self, run: RunDirectory) -> WandbSession:
-        """Raises MissingExtraError without wandb."""
+        """Start the session of a run. Raises MissingExtraError without wandb."""
         try:
             import wandb
         except ImportError as error:
@@ -90,8 +90,8 @@ class WandbSession:
             settings=self.wandb.Settings(console="off", silent=True),
         )
         self.run.define_metric("*", step_metric="step")
-        known = {"id": self.run.id, "project": self.settings.project, "mode": self.settings.mode, "url": self.run.url}
-        run.annotate(wandb={key: value for key, value in known.items() if value})
+        entry = {"id": self.run.id, "project": self.settings.project, "mode": self.settings.mode, "url": self.run.url}
+        run.annotate(wandb={key: value for key, value in entry.items() if value})
 
     @hookimpl
     def step_finished(self, run: RunDirectory, step: int, metrics: Mapping[str, float]) -> None:

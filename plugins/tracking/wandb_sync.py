@@ -1,4 +1,4 @@
-"""Uploading W&B runs that were recorded offline: each run's own directories, beside training, never fatal."""
+"""W&B runs that were recorded offline are uploaded beside training: each run's own directories, never fatally."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NO_ANSWER = "no answer from W&B"
 
 
 def offline_directories(run: RunDirectory) -> list[Path]:
-    """What W&B recorded offline for a run, one directory per process that it had."""
+    """List what W&B recorded offline for a run, one directory per process that it had."""
     return sorted((run.path / "wandb").glob("offline-run-*"))
 
 
 def waiting(run: RunDirectory) -> list[Path]:
-    """Those that have not been uploaded: W&B puts a ``.synced`` file beside what it has uploaded."""
+    """List the directories that have not been uploaded: W&B puts a ``.synced`` file beside what it has uploaded."""
     return [path for path in offline_directories(run) if not list(path.glob("*.wandb.synced"))]
 
 
 def sync(run: RunDirectory, command: tuple[str, ...] = COMMAND) -> str:
-    """Upload what is waiting and record it in the run's status; the error, empty if there was none."""
+    """Upload what is waiting and record it in the run's status; returns the error, empty if there was none."""
     failed = ""
     for directory in waiting(run):
         try:
@@ -50,14 +50,14 @@ def sync(run: RunDirectory, command: tuple[str, ...] = COMMAND) -> str:
         except OSError as error:
             failed = str(error)
     record = run.status()
-    known = {**record.get("wandb", {}), "offline": len(offline_directories(run)), "waiting": len(waiting(run))}
-    known.pop("sync_error", None)
-    run.annotate(wandb={**known, "sync_error": failed} if failed else known)
+    entry = {**record.get("wandb", {}), "offline": len(offline_directories(run)), "waiting": len(waiting(run))}
+    entry.pop("sync_error", None)
+    run.annotate(wandb={**entry, "sync_error": failed} if failed else entry)
     return failed
 
 
 class Syncer:
-    """Uploads runs one after the other in a thread of its own, so that no slot waits for the network.
+    """A syncer uploads runs one after the other in a thread of its own, so that no slot waits for the network.
 
     Where W&B does not answer, nothing more is tried.
     """
@@ -69,12 +69,12 @@ class Syncer:
         self._thread: threading.Thread | None = None
 
     def ended(self, run: RunDirectory) -> None:
-        """A run has ended."""
+        """Take a run that has ended."""
         if self.when == "each":
             self._put(run)
 
     def close(self, runs: Iterable[RunDirectory]) -> Mapping[Path, str]:
-        """The sweep has ended: what is still waiting, of this or an earlier time, is tried (once more).
+        """Try what is still waiting, of this or an earlier time, once the sweep has ended.
 
         Returns what could not be uploaded, with why.
         """

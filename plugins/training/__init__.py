@@ -1,1 +1,1 @@
-"""The training loop, its losses and the DeepSpeed backend."""
+"""Training is a loop of steps, with its networks, processes, weights and the DeepSpeed backend."""

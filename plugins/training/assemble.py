@@ -15,6 +15,7 @@ from ...core.compose.combinations import check_ranks, needs
 from ...core.compose.config import validation_environment
 from ...core.compose.experiment import Critic, Experiment, Trainer
 from ..rollout.borders import CheckedEngine, CheckedEnvironment
+from ..rollout.dialogue import CheckedDialogue
 from ..rollout.template import Template
 from .memory.model_shape import empty_policy
 from .networks import fused_layers
@@ -26,10 +27,11 @@ from .networks.positions import check_positions
 from .networks.prepare import prepare_model
 from .networks.shared_critic import HEAD, with_value_head
 from .step.batch import Batch
-from .step.borders import CheckedController
+from .step.borders import CheckedController, CheckedEntropyController
 from .step.detectors import Detectors
-from .step.loop import Parts
-from .step.stages import Sampler, derived_seed
+from .step.parts import Parts
+from .step.sampling import Sampler
+from .step.stages import derived_seed
 from .weights import start_model
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     models = _Models(experiment, ranks, checkpoint, training)
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random; building a model draws as well
     tokenizer, policy = models.policy()
-    template = Template(tokenizer, experiment.rollout.think)
+    template = Template(tokenizer, CheckedDialogue(experiment.dialogue), experiment.rollout.think)
     sampled = models.sampled(policy)
     with ExitStack() as undo:
         engine = _start_engine(experiment, sampled, tokenizer, undo)
@@ -95,6 +97,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             critic=critic,
             reference=reference,
             controller=CheckedController(experiment.kl.controller).start(experiment.kl.coef),
+            entropy_controller=CheckedEntropyController(experiment.entropy.controller).start(
+                experiment.entropy.coef, experiment.trainer.steps
+            ),
             detectors=Detectors(experiment.collapse if training else (), context),
             validation_environment=CheckedEnvironment(experiment.environment, validation_environment(experiment)),
             needs=models.needs,

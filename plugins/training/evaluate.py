@@ -1,4 +1,4 @@
-"""``uncollapse eval``: validation of a checkpoint, with nothing started that only training needs."""
+"""``uncollapse eval`` validates a checkpoint, and starts nothing that only training needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def evaluate(
     temperature: float | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Validation metrics of ``RUN/checkpoints/step_N``, or of the last good checkpoint of the run directory given.
+    """Compute the validation metrics of ``RUN/checkpoints/step_N``, or of the last good checkpoint of a run directory.
 
     ``overrides`` change the run's experiment, for a machine that cannot run it as it was (``rollout.engine=hf``).
 
@@ -28,11 +28,11 @@ def evaluate(
         RequestError: there is no complete checkpoint there, the changes are no experiment, or the run names plugin
             files that are neither loaded nor trusted.
     """
-    asked = {"validation.groups": groups, "validation.temperature": temperature}
-    changes = [f"{key}={value}" for key, value in asked.items() if value is not None]
-    with reading_checkpoint(checkpoint) as (run, found):
+    options = {"validation.groups": groups, "validation.temperature": temperature}
+    changes = [f"{key}={value}" for key, value in options.items() if value is not None]
+    with reading_checkpoint(checkpoint) as (run, directory):
         experiment = experiment_of(run, [*overrides, *changes])
-        parts = assemble(experiment, start_ranks(), found, training=False)
+        parts = assemble(experiment, start_ranks(), directory, training=False)
     sys.stderr.writelines(f"{note}\n" for note in parts.notes)
     try:
         EngineWeights(parts.sampler.engine, parts.policy, parts.synced).fresh()

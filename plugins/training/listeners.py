@@ -1,4 +1,4 @@
-"""Who hears of a run while it trains: its trackers, and the runtime hooks of plugins; on rank 0."""
+"""The listeners of a run, its trackers and the runtime hooks of plugins, are called on rank 0 while it trains."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from ...core.registry import registry
 from ...core.runs.directory import RunDirectory
 
 RECORD = "jsonl"
-"""The tracker that writes the run's own record: what it cannot write is lost."""
+"""Name of the tracker that writes the run's own record; what it cannot write is lost."""
 
 
 class Listeners:
-    """The trackers of a run and the plugins with runtime hooks.
+    """Listeners are the trackers of a run and the plugins with runtime hooks.
 
-    A tracker that raises costs nothing but its own copy of the metrics: that is said once, and it is called again at
-    the next step. With ``strict_trackers`` it ends the run, as the tracker ``jsonl`` and the hooks of plugins do.
+    A tracker that raises costs nothing but its own copy of the metrics: a warning is given once, and the tracker is
+    called again at the next step. With ``strict_trackers`` it ends the run, as the tracker ``jsonl`` and the hooks of
+    plugins do.
 
     Args:
         callbacks: objects with runtime hooks; what they raise ends the run.
@@ -34,9 +35,10 @@ class Listeners:
         named = [(tracker.name, tracker.component) for tracker in experiment.trackers]
         if all(name != RECORD for name, _ in named):
             named.insert(0, (RECORD, registry().create("tracker", RECORD)))
-        self._run, self._strict = run, experiment.strict_trackers
+        self._run = run
+        self._strict = experiment.strict_trackers
         self.failures: dict[str, int] = {}
-        """Tracker -> how often it has failed."""
+        """Number of failures by tracker."""
         self._sessions: list[tuple[str, Any]] = []
         for name, component in named:
             try:
@@ -47,15 +49,18 @@ class Listeners:
         self._manager = registry().run_manager([*(session for _, session in self._sessions), *callbacks])
 
     def call(self, hook: str, **arguments: Any) -> None:
-        """Raises RunError for a hook of a plugin that raised; so for a tracker, if it is not forgiven."""
+        """Call a hook of every listener. Raises RunError if a plugin raised, or a tracker that is not forgiven."""
         call(self._manager, hook, forgive=self._forgive, run=self._run, **arguments)
 
     def _forgive(self, session: Any, hook: str, error: BaseException) -> bool:
-        name = next((name for name, each in self._sessions if each is session), None)
+        """Say whether the run goes on after an error of this listener."""
+        name = next((name for name, other in self._sessions if other is session), None)
         return name is not None and self._forgiven(name, hook, error)
 
     def _forgiven(self, name: str, hook: str, error: BaseException) -> bool:
-        if self._strict or name == RECORD or isinstance(error, RequestError):  # a wrong request will not mend itself
+        """Say whether the run goes on after an error of this tracker; count the error and warn of the first one."""
+        # a wrong request stays wrong at the next step
+        if self._strict or name == RECORD or isinstance(error, RequestError):
             return False
         self.failures[name] = self.failures.get(name, 0) + 1
         if self.failures[name] == 1:

@@ -1,4 +1,4 @@
-"""Registers the built-in token heads and train backends, and the commands ``train``, ``eval`` and ``export``."""
+"""The plugin of training registers the built-in token heads and train backends, and the commands of training."""
 
 from __future__ import annotations
 
@@ -42,5 +42,7 @@ def register_train_backends(register: Register) -> None:
 def register_commands(register: Register) -> None:
     commands = "uncollapse.plugins.training.commands"
     register("train", f"{commands}.train:command", summary="Train an experiment.")
-    register("eval", f"{commands}.eval:command", summary="Success of a checkpoint on the validation groups.")
-    register("export", f"{commands}.export:command", summary="A checkpoint as a plain Hugging Face model or adapter.")
+    register("eval", f"{commands}.eval:command", summary="Measure the success of a checkpoint.")
+    register(
+        "export", f"{commands}.export:command", summary="Write a checkpoint as a plain Hugging Face model or adapter."
+    )

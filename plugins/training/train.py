@@ -1,4 +1,4 @@
-"""``uncollapse.train``: one run from its directory to its status, whatever happens on the way."""
+"""``uncollapse.train`` makes one run, from its directory to its status, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from pathlib import Path
 
 import torch
 
-from ...core.compose.config import Source, compose, to_dict
+from ...core.compose.config import Source, compose
 from ...core.compose.experiment import Experiment
-from ...core.console.streams import say
-from ...core.errors import RESUME, RunError, UncollapseError
+from ...core.errors import RESUME, RequestError, RunError, UncollapseError
 from ...core.files import make_directory, require_place
-from ...core.registry import registry
-from ...core.runs.directory import RunDirectory, build_manifest
-from ...core.runs.repair import mend, repair
-from ...core.runs.sources import record_attempt
+from ...core.runs.directory import RunDirectory
 from ...core.runs.status import Status
 from ..rollout.time_limit import last_words
 from .assemble import check_models
 from .memory.fitting import Request, require
 from .memory.out_of_memory import out_of_memory
-from .processes.ranks import gpu_names, start_ranks
+from .open_run import create_run, ended, resume_run
+from .processes.ranks import start_ranks
 from .processes.stop import StopRequest, stop_request
 from .prompts import require_rooms
 from .session import Outcome, Session
@@ -31,11 +28,17 @@ from .session import Outcome, Session
 __all__ = ["Outcome", "train"]
 
 WAIT_S = 30.0
-"""How long to wait for a process that still holds the run directory."""
+"""Seconds to wait for a process that still holds the run directory."""
 
 
 def train(
-    experiment: Source, run_dir: str | Path, resume: bool = False, *, callbacks: Sequence[object] = ()
+    experiment: Source,
+    run_dir: str | Path,
+    resume: bool = False,
+    *,
+    steps: int | None = None,
+    overrule: bool = False,
+    callbacks: Sequence[object] = (),
 ) -> Outcome:
     """Train an experiment (composed, or anything that :func:`compose` takes) in ``run_dir``.
 
@@ -43,15 +46,23 @@ def train(
 
     Args:
         resume: continue the run that is in ``run_dir``, from its last good checkpoint.
+        steps: training steps of the run, in place of those of the experiment. A run that is resumed goes on to this
+            step, also one that has ended before; it must have done fewer.
+        overrule: a run that is resumed goes on although a detector has stopped it, and that detector does not stop it
+            again.
         callbacks: objects with methods marked by ``hookimpl``, named as the runtime hooks (``step_finished``,
             ``rollouts_collected``, ...). They are called on rank 0; what they raise ends the run.
 
     Raises:
         RequestError: the experiment cannot run or cannot fit the GPU, a prompt of its data set leaves no room for a
-            turn, or ``run_dir`` holds another experiment.
+            turn, ``run_dir`` holds another experiment, or its run has done ``steps`` already.
         UncollapseError: the run failed; its status says so and earlier checkpoints are intact.
     """
-    if not isinstance(experiment, Experiment):
+    if overrule and not resume:
+        raise RequestError("overrule is for a run that a detector has stopped", fix="give resume=True as well")
+    if steps is not None:
+        experiment = compose(experiment, {"trainer.steps": steps})
+    elif not isinstance(experiment, Experiment):
         experiment = compose(experiment)
     ranks = start_ranks()
     if ranks.device.type == "cuda" and experiment.trainer.backend.name == "deepspeed":
@@ -62,30 +73,33 @@ def train(
         run = refusal = None
         if ranks.first:
             try:
-                if not resume:  # a refusal leaves no directory behind
+                if not resume:
+                    # checked before the directory is made, so that a refusal leaves none behind
                     require_place(path)
                     check_models(experiment, ranks)
                     require_rooms(experiment)
                 held.enter_context(_hold(path, resume))
-                run = open_run(experiment, path, resume)
-                if resume and not run.has_ended():
-                    require_rooms(experiment)
+                if resume:
+                    run = resume_run(experiment, path, steps is not None, overrule)
+                else:
+                    run = create_run(experiment, path)
             except UncollapseError as error:
                 refusal = error
         if refusal := ranks.broadcast(refusal):
             raise refusal
-        if ended := ranks.broadcast(_ended(run) if run and resume else None):
-            return ended
+        if outcome := ranks.broadcast(ended(run) if run and resume else None):
+            return outcome
         session = Session(experiment, ranks, run, path, callbacks)
         return _train(session, ranks.broadcast(run.latest() if run and resume else None))
 
 
 def _hold(path: Path, resume: bool) -> AbstractContextManager[None]:
-    """The lock of the run directory; the process that had it may be dying."""
+    """Lock the run directory, and wait for the lock, because the process that has it may be about to end."""
     if not resume:
         make_directory(path)
     run = RunDirectory(path)
-    if resume and not run.status_file.exists():  # which may have to say what is lost
+    if resume and not run.status_file.exists():
+        # open says what is missing
         run = RunDirectory.open(path)
     return run.hold(WAIT_S)
 
@@ -94,14 +108,16 @@ def _train(session: Session, checkpoint: Path | None) -> Outcome:
     ranks = session.ranks
     with stop_request(ranks.first) as stop:
         try:
-            outcome = _run(session, checkpoint, stop)
+            outcome = _run_session(session, checkpoint, stop)
         except KeyboardInterrupt:
             return Outcome(str(Status.INTERRUPTED), session.path, session.metrics)
-        ranks.barrier()  # launchers end whoever is still at work once one has left with a code of its own
+        # launchers kill the other ranks as soon as one has ended with an exit code other than 0
+        ranks.barrier()
         return outcome
 
 
-def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
+def _run_session(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcome:
+    """Run a session, keep a checkpoint if an error ends it, and close it in any case."""
     try:
         with last_words(session.fail):
             return session.run(checkpoint, stop)
@@ -124,7 +140,7 @@ def _run(session: Session, checkpoint: Path | None, stop: StopRequest) -> Outcom
 
 
 def _explained(error: BaseException, session: Session) -> BaseException:
-    """The error with what a person can do about it, where that is known."""
+    """Return an error that says what a person can do about it, where that is known."""
     if isinstance(error, torch.OutOfMemoryError):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -132,44 +148,7 @@ def _explained(error: BaseException, session: Session) -> BaseException:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         fix = f"free some space and continue with {RESUME}; earlier checkpoints are intact"
         return RunError(f"the disk is full: {error}", session.where, fix)
-    if isinstance(error, OSError) and error.filename is not None:  # of the work, not of the request
+    if isinstance(error, OSError) and error.filename is not None:
+        # the request was right, and the work failed
         return RunError(f"{error.strerror}: {error.filename}", session.where)
     return error
-
-
-def open_run(experiment: Experiment, path: Path, resume: bool) -> RunDirectory:
-    """Create the run directory, or open it to resume; says which checkpoint is used and which ones are damaged."""
-    config = to_dict(experiment)
-    if not resume:
-        run = RunDirectory.create(path, config, build_manifest(experiment, registry(), gpu_names()))
-        run.remove_leftovers()
-        return run
-    for line in mend(path, config):
-        _say(RunDirectory(path), line)
-    run = RunDirectory.resume(path, config)
-    if repaired := repair(run):
-        _say(run, repaired)
-    if not run.has_ended():
-        record_attempt(run, build_manifest(experiment, registry(), gpu_names()))
-    for broken, reason in run.broken_checkpoints():
-        _say(run, f"checkpoint {broken.name} is damaged and is not used: {reason}")
-    if ended := _ended(run):
-        _say(run, f"nothing to resume: the run ended with {ended.status}")
-    elif run.status().get("status") != Status.QUEUED:
-        latest = run.latest()
-        _say(run, f"resuming from {latest.name}" if latest else "resuming from the start: there is no whole checkpoint")
-    return run
-
-
-def _say(run: RunDirectory, text: str) -> None:
-    """To whoever is watching, and to the log of the run."""
-    say(text)
-    run.log(text)
-
-
-def _ended(run: RunDirectory) -> Outcome | None:
-    """How a run that is to be resumed has ended for good already, if it has."""
-    if not run.has_ended():
-        return None
-    record = run.status()
-    return Outcome(record["status"], run.path, record.get("metrics", {}))

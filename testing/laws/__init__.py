@@ -1,1 +1,1 @@
-"""What components of each kind must do: ``LAWS`` of a module maps its kinds to their laws."""
+"""The laws say what components of each kind must do; ``LAWS`` of a module maps its kinds to their laws."""

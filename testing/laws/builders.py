@@ -1,4 +1,4 @@
-"""Laws of model builders, tried with the environment that they were made for: tiny-sokoban's."""
+"""The laws of model builders are tried with the environment of the experiment ``tiny-sokoban``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def _builds(named: Named) -> None:
         directory = Path(folder) / "model"
         directory.mkdir()
         with blaming(named, "build"):
-            named.component.build(directory, experiment_that_learns().environment.component)
+            experiment = experiment_that_learns()
+            named.component.build(directory, experiment.environment.component, experiment.dialogue.component)
         for name in ("config.json", "tokenizer_config.json"):
             require(named, "build", (directory / name).is_file(), f"wrote no {name}")
         with blaming(named, "build"):

@@ -1,4 +1,4 @@
-"""Laws of commands."""
+"""The laws of commands."""
 
 from __future__ import annotations
 

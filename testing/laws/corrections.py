@@ -1,4 +1,4 @@
-"""Laws of corrections of the sampler's log-probs."""
+"""The laws of corrections of the sampler's log-probs."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ from .. import samples
 from ..problems import laws, require
 
 
-def _given() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    mask, _ = samples.masks()
-    old, sampler = samples.log_probs(1), samples.log_probs(1) + 0.3 * samples.log_probs(2)
-    return old, sampler, mask
+def _inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return old log-probs, the sampler's log-probs and the mask, each [B, T]."""
+    mask_B_T, _ = samples.masks()
+    old_B_T = samples.log_probs(1)
+    return old_B_T, old_B_T + 0.3 * samples.log_probs(2), mask_B_T
 
 
 def _weighs(named: Named) -> None:
     """A correction gives weights of all tokens that are finite and not negative, and numbers as metrics."""
-    CheckedCorrection(named).correction(*_given())
+    CheckedCorrection(named).correction(*_inputs())
 
 
 def _is_zero_off_the_mask(named: Named) -> None:
     """A correction's weights are zero off the mask."""
-    old, sampler, mask = _given()
-    weights_B_T, _ = CheckedCorrection(named).correction(old, sampler, mask)
-    require(named, "correction", bool((weights_B_T[~mask] == 0).all()), "gave weights that are not zero off the mask")
+    old_B_T, sampler_B_T, mask_B_T = _inputs()
+    weights_B_T, _ = CheckedCorrection(named).correction(old_B_T, sampler_B_T, mask_B_T)
+    zero = bool((weights_B_T[~mask_B_T] == 0).all())
+    require(named, "correction", zero, "gave weights that are not zero off the mask")
 
 
 def _treats_rows_alone(named: Named) -> None:
     """A correction's weights of a row do not depend on the rows beside it."""
-    given = _given()
-    whole, _ = CheckedCorrection(named).correction(*given)
+    inputs = _inputs()
+    whole_B_T, _ = CheckedCorrection(named).correction(*inputs)
     for rows in (slice(0, 3), slice(3, 8)):
-        part, _ = CheckedCorrection(named).correction(*(each[rows] for each in given))
+        part_b_T, _ = CheckedCorrection(named).correction(*(x_B_T[rows] for x_B_T in inputs))
         what = "gave a row other weights in a smaller micro-batch"
-        require(named, "correction", torch.allclose(part, whole[rows], atol=1e-6), what)
+        require(named, "correction", torch.allclose(part_b_T, whole_B_T[rows], atol=1e-6), what)
 
 
 def _leaves_equals_alone(named: Named) -> None:
-    """A correction weighs tokens alike where sampler and trainer agree."""
-    old, _, mask = _given()
-    weights_B_T, _ = CheckedCorrection(named).correction(old, old.clone(), mask)
-    on = weights_B_T[mask]
+    """A correction gives all tokens the same weight where sampler and trainer agree."""
+    old_B_T, _, mask_B_T = _inputs()
+    weights_B_T, _ = CheckedCorrection(named).correction(old_B_T, old_B_T.clone(), mask_B_T)
+    weights_N = weights_B_T[mask_B_T]
     what = "weighs tokens differently where the sampler's log-probs are the trainer's"
-    require(named, "correction", torch.allclose(on, on[:1].expand_as(on), atol=1e-5), what)
+    require(named, "correction", torch.allclose(weights_N, weights_N[:1].expand_as(weights_N), atol=1e-5), what)
 
 
 LAWS = {"sampler_correction": laws(_weighs, _is_zero_off_the_mask, _treats_rows_alone, _leaves_equals_alone)}

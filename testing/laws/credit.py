@@ -1,4 +1,4 @@
-"""Laws of advantage estimators."""
+"""The laws of advantage estimators."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..problems import laws, require
 
 
 def _gives_credit(named: Named) -> None:
-    """An estimator gives finite advantages and returns of every token, which are zero off the mask."""
+    """An estimator gives every token a finite advantage and return, which are zero off the mask."""
     result = _computed(named)
-    dtype = samples.rollouts().rewards.dtype
+    expected = samples.rollouts().rewards.dtype
     for name in ("advantages", "returns"):
-        given = getattr(result, name).dtype
-        require(named, f"compute ({name})", given == dtype, f"gave {given} for rewards of {dtype}")
+        dtype = getattr(result, name).dtype
+        require(named, f"compute ({name})", dtype == expected, f"gave {dtype} for rewards of {expected}")
 
 
 def _follows_the_rows(named: Named) -> None:
     """An estimator gives a row the same credit wherever in the batch it stands."""
     order = torch.tensor([6, 0, 3, 5, 1, 7, 2, 4])
-    batch = samples.credit(named.component.needs)
+    batch = samples.credit(named.needs)
     moved = CheckedAdvantage(named).compute(samples.rows_of(batch, order))
     same = torch.allclose(moved.advantages, _computed(named).advantages[order], atol=1e-5)
     require(named, "compute", same, "gave other advantages when the same rows came in another order")
@@ -31,14 +31,14 @@ def _follows_the_rows(named: Named) -> None:
 
 def _minds_no_padding(named: Named) -> None:
     """An estimator gives the same credit however far the batch is padded."""
-    batch = samples.credit(named.component.needs)
+    batch = samples.credit(named.needs)
     wide = CheckedAdvantage(named).compute(samples.padded(batch))
     same = torch.allclose(wide.advantages[:, : samples.TOKENS], _computed(named).advantages, atol=1e-5)
     require(named, "compute", same, "gave other advantages when the batch was padded further")
 
 
 def _computed(named: Named) -> Advantages:
-    return CheckedAdvantage(named).compute(samples.credit(named.component.needs))
+    return CheckedAdvantage(named).compute(samples.credit(named.needs))
 
 
 LAWS = {"advantage": laws(_gives_credit, _follows_the_rows, _minds_no_padding)}

@@ -1,4 +1,4 @@
-"""Laws of collapse detectors: what they measure and judge, and that a resumed one judges the same."""
+"""The laws of collapse detectors say what they measure and judge, and that a resumed one judges the same."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .kl import through_json
 
 STEPS = 12
 MISSING = (None, frozenset({"actor/entropy"}), frozenset({"validation/success", "rollout/in_group_reward_std"}))
+"""Metrics that a run may lack."""
 
 
 class UniformScorer:
@@ -33,11 +34,12 @@ class UniformScorer:
         return Scores(logprobs=logprobs_B_T, entropies=-logprobs_B_T, second_moments=logprobs_B_T**2)
 
     def pairwise(self, prompts: Any, continuations: Any, *_: Any, **__: Any) -> Tensor:
-        return torch.stack([torch.tensor([-self.NATS * len(each) for each in continuations]) for _ in prompts])
+        nats = torch.tensor([-self.NATS * len(continuation) for continuation in continuations])
+        return nats.expand(len(prompts), -1).clone()
 
 
 def recorded(step: int, collapses: bool = True) -> dict[str, float]:
-    """The metrics of a step of a run, one that learns for five steps and then collapses, under the names of a run."""
+    """Make the metrics of a step of a run that learns for five steps and then collapses."""
     dead = collapses and step > 5
     entropy, success = (0.01, 0.0) if dead else (1.2 - 0.05 * step, 0.3 + 0.02 * step)
     return {
@@ -53,8 +55,8 @@ def recorded(step: int, collapses: bool = True) -> dict[str, float]:
         "rollout/in_group_reward_std": 0.0 if dead else 0.3,
         "rollout/filter_kept_count": 0.0 if dead else 4.0,
         "train/response_length": 1.0 if dead else 20.0,
-        "train/valid_action_rate": 0.0 if dead else 0.9,
-        "train/invalid_turn_rate": 1.0 if dead else 0.1,
+        "train/share_of_named_actions_known": 0.0 if dead else 0.9,
+        "train/share_of_turns_invalid": 1.0 if dead else 0.1,
         "train/success": success,
         "validation/success": success,
         "validation/reward": success,
@@ -66,7 +68,7 @@ def _started(named: Named) -> Detectors:
 
 
 def experiment_that_learns() -> Experiment:
-    """The built-in experiment ``tiny-sokoban``. Raises NotExercisedError where its plugins are blocked."""
+    """Compose the built-in experiment ``tiny-sokoban``. Raises NotExercisedError if its plugins are blocked."""
     try:
         return compose("tiny-sokoban")
     except RequestError as error:
@@ -77,7 +79,7 @@ def experiment_that_learns() -> Experiment:
 
 @functools.cache
 def context() -> Any:
-    """What ``start`` is given: a composed experiment, and a tokenizer that knows the sample's tokens."""
+    """Make what ``start`` is given: a composed experiment, and a tokenizer that has the sample's tokens."""
     from ...plugins.experiments.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer([" ".join(f"w{number}" for number in range(100))])
@@ -85,7 +87,7 @@ def context() -> Any:
 
 
 def _has_a_session_of_its_own(named: Named) -> None:
-    """A detector starts a CollapseSession, another one for each run."""
+    """A detector starts a CollapseSession, and a new one for each run."""
     apart = _started(named).sessions[named.name] is not _started(named).sessions[named.name]
     require(named, "start", apart, "gave the same session twice: each run has one of its own")
 
@@ -94,7 +96,7 @@ def _measures(named: Named) -> None:
     """A detector measures finite numbers under names of its own and leaves the rollouts as they are."""
     detectors = _started(named)
     for _ in range(3):
-        detectors.measure(samples.rollouts(named.component.needs), UniformScorer())
+        detectors.measure(samples.rollouts(named.needs), UniformScorer())
 
 
 def _judges(named: Named) -> None:
@@ -109,9 +111,10 @@ def _judges(named: Named) -> None:
 
 
 def _fits(named: Named, verdict: Verdict, step: int) -> None:
+    """Require that a verdict has the step in which it was given, and a reason."""
     require(named, "judge", verdict.step == step, f"gave a verdict of step {verdict.step} in step {step}")
-    said = isinstance(verdict.reason, str) and bool(verdict.reason)
-    require(named, "judge", said, "gave a verdict without a reason")
+    has_reason = isinstance(verdict.reason, str) and bool(verdict.reason)
+    require(named, "judge", has_reason, "gave a verdict without a reason")
 
 
 def _goes_on_from_its_state(named: Named) -> None:
@@ -120,9 +123,15 @@ def _goes_on_from_its_state(named: Named) -> None:
     for step in range(1, STEPS):
         second = _started(named)
         second.load_state_dict({named.name: through_json(named, first.state_dict()[named.name])})
-        verdicts = [[(each.reason, each.stop) for each in d.judge(step, recorded(step))] for d in (first, second)]
-        same = verdicts[0] == verdicts[1]
-        require(named, "load_state_dict", same, f"judges step {step} otherwise after a resume: {verdicts[1]}")
+        uninterrupted = _verdicts(first, step)
+        resumed = _verdicts(second, step)
+        same = uninterrupted == resumed
+        require(named, "load_state_dict", same, f"judges step {step} otherwise after a resume: {resumed}")
+
+
+def _verdicts(detectors: Detectors, step: int) -> list[tuple[str, bool]]:
+    """Judge a recorded step; return reason and stop of each verdict."""
+    return [(verdict.reason, verdict.stop) for verdict in detectors.judge(step, recorded(step))]
 
 
 LAWS = {"collapse": laws(_has_a_session_of_its_own, _measures, _judges, _goes_on_from_its_state)}

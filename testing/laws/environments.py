@@ -1,21 +1,25 @@
-"""Laws of environments."""
+"""The laws of environments."""
 
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
+
+import attrs
 
 from ...core.components import Step
 from ...core.compose.blame import told
-from ...core.compose.experiment import Named
+from ...core.compose.experiment import Experiment, Named, Rollout
 from ...core.errors import RunError
+from ...core.registry import registry
 from ...plugins.rollout.borders import CheckedEnvironment
+from ...plugins.rollout.dialogue import require_nameable, setting_of
 from ..problems import laws, require
 
 SEEDS = (0, 1, 12345)
 TEXTS = ("42", "", "I do not know.", "1 + 1", "ü\n||", "no such action")
 LONGEST = 12
-"""Actions that are tried in an episode."""
+"""Largest number of actions that are tried in an episode."""
 
 
 def _makes_episodes(named: Named) -> None:
@@ -27,6 +31,13 @@ def _makes_episodes(named: Named) -> None:
         world.make(seed)
 
 
+def _can_be_played(named: Named) -> None:
+    """An environment has actions that answers in the dialogue by default can name."""
+    world, default = CheckedEnvironment(named), cast(str, attrs.fields(Experiment).dialogue.default)
+    dialogue = registry().create("dialogue", default)
+    require_nameable(world, dialogue, setting_of(world, Rollout()))
+
+
 def _members_share_the_prompt(named: Named) -> None:
     """An environment shows all members of a group the same first observation."""
     world = CheckedEnvironment(named)
@@ -36,7 +47,7 @@ def _members_share_the_prompt(named: Named) -> None:
 
 
 def _answers(named: Named) -> None:
-    """An environment answers each action with a Step of a text and a finite reward."""
+    """An environment answers each action with a Step that has a text and a finite reward."""
     for seed in SEEDS:
         for first in range(3):
             _play(named, named.component, seed, 0, first)
@@ -51,20 +62,22 @@ def _repeats_itself(named: Named) -> None:
 
 def _keeps_episodes_apart(named: Named) -> None:
     """An environment's episodes do not change each other, however their steps alternate."""
-    world, alone = CheckedEnvironment(named), [_play(named, named.component, seed, 0) for seed in SEEDS]
+    alone = [_play(named, named.component, seed, 0) for seed in SEEDS]
+    world = CheckedEnvironment(named)
     actions = world.actions or TEXTS
     episodes = [world.make(seed, 0) for seed in SEEDS]
-    told: list[list[Any]] = [[env.initial_observation()] for env in episodes]
+    together: list[list[Any]] = [[env.initial_observation()] for env in episodes]
     for number in range(LONGEST):
-        for env, said in zip(episodes, told, strict=True):
-            if number == 0 or not said[-1][2]:
-                said.append(_as_told(env.step(actions[number % len(actions)])))
-    require(named, "make", told == alone, "plays another episode while others are played: they share something")
+        for env, observed in zip(episodes, together, strict=True):
+            if number == 0 or not observed[-1][2]:
+                observed.append(_content(env.step(actions[number % len(actions)])))
+    require(named, "make", together == alone, "plays another episode while others are played: they share something")
 
 
 def _works_after_a_pickle(named: Named) -> None:
     """An environment that was sent to another process plays the same."""
-    if "<locals>" in type(named.component).__qualname__ or not _is_found(type(named.component)):
+    # a class that no other process can import, as those of tests, cannot be sent to one
+    if "<locals>" in type(named.component).__qualname__ or not _is_importable(type(named.component)):
         return
     try:
         copy = pickle.loads(pickle.dumps(named.component))
@@ -74,33 +87,35 @@ def _works_after_a_pickle(named: Named) -> None:
     require(named, "pickle", same, "plays another episode after it was pickled")
 
 
-def _is_found(cls: type) -> bool:
+def _is_importable(cls: type) -> bool:
+    """Say whether a class stands in its module under its name."""
     import sys
 
     return getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
 
 
 def _play(named: Named, component: Any, seed: int, member: int, first: int = 0) -> list[Any]:
-    """What an episode says, played by the same actions each time until it ends."""
+    """Play an episode by the same actions each time until it ends; return all that it says."""
     world = CheckedEnvironment(named, component)
     actions = world.actions or TEXTS
     env = world.make(seed, member)
-    said: list[Any] = [env.initial_observation()]
+    observed: list[Any] = [env.initial_observation()]
     for number in range(LONGEST):
         step: Step = env.step(actions[(first + number) % len(actions)])
-        said.append(_as_told(step))
+        observed.append(_content(step))
         if step.done:
             break
-    return said
+    return observed
 
 
-def _as_told(step: Step) -> tuple[str, float, bool, bool]:
+def _content(step: Step) -> tuple[str, float, bool, bool]:
     return step.observation, step.reward, step.done, step.success
 
 
 LAWS = {
     "environment": laws(
         _makes_episodes,
+        _can_be_played,
         _members_share_the_prompt,
         _answers,
         _repeats_itself,

@@ -1,4 +1,4 @@
-"""Laws of experiments and sweeps: they can be composed."""
+"""The laws of experiments and sweeps say that they can be composed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..problems import laws
 
 
 def _composes(named: Named) -> None:
-    """An experiment composes, without a key or a name that there is not."""
+    """An experiment composes, with no unknown key or name."""
     try:
         compose(named.name)
     except RequestError as error:

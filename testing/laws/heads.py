@@ -1,4 +1,4 @@
-"""Laws of token heads, against the distribution written out in full."""
+"""The laws of token heads compare them with the distribution over the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from ...core.errors import RequestError
 from .. import samples
 from ..problems import laws, require
 
-N, H, V = 9, 16, 37
+N = 9
+H = 16
+V = 37
 Settings = tuple[tuple[float | Tensor, float | None], ...]
 
 
-def _given() -> tuple[Tensor, Tensor, Tensor]:
-    hidden = torch.randn((N, H), generator=samples.generator(1)).requires_grad_()
-    weight = (torch.randn((V, H), generator=samples.generator(2)) * 0.5).requires_grad_()
-    return hidden, weight, torch.randint(0, V, (N,), generator=samples.generator(3))
+def _inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """Return hidden states [N, H], weights [V, H] and targets [N]."""
+    hidden_N_H = torch.randn((N, H), generator=samples.generator(1)).requires_grad_()
+    weight_V_H = (torch.randn((V, H), generator=samples.generator(2)) * 0.5).requires_grad_()
+    return hidden_N_H, weight_V_H, torch.randint(0, V, (N,), generator=samples.generator(3))
 
 
-def _expected(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: Any, softcap: float | None) -> TokenScores:
-    logits = hidden @ weight.T
+def _expected(
+    hidden_N_H: Tensor, weight_V_H: Tensor, targets_N: Tensor, temperature: Any, softcap: float | None
+) -> TokenScores:
+    """Compute the scores from the whole distribution."""
+    logits_N_V = hidden_N_H @ weight_V_H.T
     if softcap is not None:
-        logits = softcap * (logits / softcap).tanh()
+        logits_N_V = softcap * (logits_N_V / softcap).tanh()
     if isinstance(temperature, Tensor):
         temperature = temperature[:, None]
-    logprobs_N_V = (logits / temperature).log_softmax(-1)
+    logprobs_N_V = (logits_N_V / temperature).log_softmax(-1)
     p_N_V = logprobs_N_V.exp()
     return TokenScores(
-        logprobs_N_V.gather(1, targets[:, None])[:, 0],
+        logprobs_N_V.gather(1, targets_N[:, None])[:, 0],
         -(p_N_V * logprobs_N_V).sum(-1),
         (p_N_V * logprobs_N_V**2).sum(-1),
     )
@@ -45,7 +51,7 @@ def _agrees(named: Named) -> None:
 
 
 def _knows_second_moments(named: Named) -> None:
-    """A head gives the second moments of the log-probs, or says with a RequestError that it knows none."""
+    """A head gives the second moments of the log-probs, or raises RequestError if it does not compute them."""
     try:
         _compare(named, ("second_moments",), "value")
     except RequestError:
@@ -53,7 +59,7 @@ def _knows_second_moments(named: Named) -> None:
 
 
 def _takes_a_temperature_for_each_row(named: Named) -> None:
-    """A head takes a temperature for each row, or says with a RequestError that it does not."""
+    """A head takes a temperature for each row, or raises RequestError if it does not."""
     try:
         _compare(named, ("logprobs",), "none", ((torch.linspace(0.5, 1.5, N), None),))
     except RequestError:
@@ -64,21 +70,22 @@ SETTINGS: Settings = ((1.0, None), (0.7, None), (1.0, 5.0))
 
 
 def _compare(named: Named, names: tuple[str, ...], second_moment: Wanted, settings: Settings = SETTINGS) -> None:
+    """Require that the scores of these names are the expected ones in all settings."""
     head = named.component.on(torch.device("cpu"))
     for temperature, softcap in settings:
         options = {"temperature": temperature, "softcap": softcap, "entropy": "value", "second_moment": second_moment}
-        given = _given()
+        inputs = _inputs()
         with blaming(named, "call"):
-            scores = head(*given, **options)
+            scores = head(*inputs, **options)
         require(named, "call", isinstance(scores, TokenScores), f"gave {type(scores).__name__}, not TokenScores")
-        expected = _expected(*given, temperature, softcap)
+        expected = _expected(*inputs, temperature, softcap)
         for name in names:
-            value, true = getattr(scores, name), getattr(expected, name)
-            right = isinstance(value, Tensor) and value.shape == (N,) and value.dtype == torch.float32
+            values_N = getattr(scores, name)
+            right = isinstance(values_N, Tensor) and values_N.shape == (N,) and values_N.dtype == torch.float32
             require(named, "call", right, f"gave {name} that are no fp32 [N], though they were asked for")
-            away = float((value - true).detach().abs().max())
-            what = f"gave {name} that are off by up to {away:.2g} at temperature {temperature}, softcap {softcap}"
-            require(named, "call", away < 1e-3, what)
+            error = float((values_N - getattr(expected, name)).detach().abs().max())
+            what = f"gave {name} that are off by up to {error:.2g} at temperature {temperature}, softcap {softcap}"
+            require(named, "call", error < 1e-3, what)
 
 
 def _can_be_differentiated(named: Named) -> None:
@@ -86,19 +93,19 @@ def _can_be_differentiated(named: Named) -> None:
     head = named.component.on(torch.device("cpu"))
     gradients = []
     for full in (False, True):
-        hidden, weight, targets = _given()
+        hidden_N_H, weight_V_H, targets_N = _inputs()
         if full:
-            scores = _expected(hidden, weight, targets, 0.8, None)
+            scores = _expected(hidden_N_H, weight_V_H, targets_N, 0.8, None)
         else:
             with blaming(named, "call"):
-                scores = head(hidden, weight, targets, temperature=0.8, entropy="gradient")
+                scores = head(hidden_N_H, weight_V_H, targets_N, temperature=0.8, entropy="gradient")
         assert scores.entropies is not None
         loss = (scores.logprobs * torch.linspace(-1, 1, N)).sum() + scores.entropies.sum()
         require(named, "call", loss.requires_grad, "gave log-probs that cannot be differentiated")
-        gradients.append(torch.autograd.grad(loss, (hidden, weight)))
-    for name, own, true in zip(("hidden states", "weights"), *gradients, strict=True):
-        away = float((own - true).abs().max())
-        require(named, "call", away < 1e-3, f"has a gradient in the {name} that is off by up to {away:.2g}")
+        gradients.append(torch.autograd.grad(loss, (hidden_N_H, weight_V_H)))
+    for name, gradient, expected in zip(("hidden states", "weights"), *gradients, strict=True):
+        error = float((gradient - expected).abs().max())
+        require(named, "call", error < 1e-3, f"has a gradient in the {name} that is off by up to {error:.2g}")
 
 
 LAWS = {"token_head": laws(_agrees, _knows_second_moments, _takes_a_temperature_for_each_row, _can_be_differentiated)}

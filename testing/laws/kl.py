@@ -1,4 +1,4 @@
-"""Laws of KL variants and of the controllers of their coefficient."""
+"""The laws of KL variants and of the controllers of their coefficient."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ def _estimates(named: Named) -> None:
 
 def _vanishes_where_equal(named: Named) -> None:
     """A KL variant is 0 where policy and reference agree."""
-    logprobs = samples.log_probs(1)
-    kl_B_T = CheckedKl(named)(logprobs, logprobs.clone())
+    logprobs_B_T = samples.log_probs(1)
+    kl_B_T = CheckedKl(named)(logprobs_B_T, logprobs_B_T.clone())
     require(named, "call", bool((kl_B_T.abs() < 1e-5).all()), "is not 0 where both log-probs are equal")
 
 
 def _can_be_differentiated(named: Named) -> None:
     """A KL variant has a finite gradient in the policy's log-probs, and each token has its own."""
-    logprobs = samples.log_probs(1, torch.float64).requires_grad_()
-    kl_B_T = CheckedKl(named)(logprobs, samples.log_probs(2, torch.float64))
+    logprobs_B_T = samples.log_probs(1, torch.float64).requires_grad_()
+    kl_B_T = CheckedKl(named)(logprobs_B_T, samples.log_probs(2, torch.float64))
     require(named, "call", kl_B_T.requires_grad, "does not depend on the log-probs of the policy: it would not train")
-    (gradient,) = torch.autograd.grad(kl_B_T.sum(), logprobs, retain_graph=True)
-    require(named, "call", bool(gradient.isfinite().all()), "has a gradient that is NaN or infinite")
-    (of_first,) = torch.autograd.grad(kl_B_T[0, 0], logprobs)
-    alone = bool((of_first.flatten()[1:] == 0).all())
+    (gradient_B_T,) = torch.autograd.grad(kl_B_T.sum(), logprobs_B_T, retain_graph=True)
+    require(named, "call", bool(gradient_B_T.isfinite().all()), "has a gradient that is NaN or infinite")
+    (gradient_of_first_B_T,) = torch.autograd.grad(kl_B_T[0, 0], logprobs_B_T)
+    alone = bool((gradient_of_first_B_T.flatten()[1:] == 0).all())
     require(named, "call", alone, "mixes tokens: the KL of one depends on the log-prob of another")
 
 
 def _bears_what_is_off_the_mask(named: Named) -> None:
-    """A KL variant of other tokens is none the worse for zeros off the mask and for rare tokens."""
-    logprobs, reference = samples.log_probs(1), samples.log_probs(2)
-    mask, _ = samples.masks()
-    whole = CheckedKl(named)(logprobs, reference)
-    masked = CheckedKl(named)(torch.where(mask, logprobs, 0.0), torch.where(mask, reference, 0.0))
-    same = torch.allclose(whole[mask], masked[mask])
+    """A KL variant gives the same on the mask whatever stands off the mask, and finite numbers for rare tokens."""
+    logprobs_B_T = samples.log_probs(1)
+    reference_B_T = samples.log_probs(2)
+    mask_B_T, _ = samples.masks()
+    kl_B_T = CheckedKl(named)(logprobs_B_T, reference_B_T)
+    masked_B_T = CheckedKl(named)(torch.where(mask_B_T, logprobs_B_T, 0.0), torch.where(mask_B_T, reference_B_T, 0.0))
+    same = torch.allclose(kl_B_T[mask_B_T], masked_B_T[mask_B_T])
     require(named, "call", same, "changes on the mask with what stands off the mask")
+    # a token may be rare for the policy alone, or for the reference alone
     CheckedKl(named)(torch.full((1, 2), -0.01), torch.tensor([[-30.0, -60.0]]))
     CheckedKl(named)(torch.tensor([[-30.0, -60.0]]), torch.full((1, 2), -0.01))
 
@@ -62,7 +64,7 @@ def _moves(named: Named) -> None:
 
 
 def _comes_back(named: Named) -> None:
-    """A controller's session goes on from its state as if nothing had happened."""
+    """A controller's session that goes on from its state gives the same coefficients as an uninterrupted one."""
     first, second = CheckedController(named).start(0.1), CheckedController(named).start(0.1)
     for kl in (0.5, 0.2):
         first.update(kl, 16)
@@ -75,19 +77,20 @@ def _comes_back(named: Named) -> None:
 
 
 def through_json(named: Named, state: Any) -> Any:
-    """The state as a checkpoint holds it: numbers, texts, lists and mappings, or tensors."""
+    """Return a state as a checkpoint holds it: numbers, texts, lists and mappings, or tensors."""
     require(named, "state_dict", isinstance(state, dict), f"gave {type(state).__name__}, not a dict")
     _plain(named, state)
     return state
 
 
 def _plain(named: Named, value: Any) -> None:
+    """Require that a value has nothing that a checkpoint cannot hold."""
     if isinstance(value, dict):
-        for each in value.values():
-            _plain(named, each)
+        for item in value.values():
+            _plain(named, item)
     elif isinstance(value, list | tuple):
-        for each in value:
-            _plain(named, each)
+        for item in value:
+            _plain(named, item)
     else:
         plain = value is None or isinstance(value, bool | int | float | str | Tensor)
         require(named, "state_dict", plain, f"holds {type(value).__name__}, which a checkpoint cannot hold")

@@ -1,4 +1,4 @@
-"""Laws of launchers, tried with three jobs that take no time."""
+"""The laws of launchers are tried with three jobs that take no time."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _runs(named: Named) -> None:
                 jobs, lambda job: started.append(job.name), lambda _, code: finished.append(code)
             )
         require(named, "run", list(codes) == list(CODES), f"gave the exit codes {codes}, not {list(CODES)}")
-        told = sorted(started) == sorted(job.name for job in jobs) and sorted(finished) == sorted(CODES)
-        require(named, "run", told, "did not call on_start and on_finish once for each job")
+        called = sorted(started) == sorted(job.name for job in jobs) and sorted(finished) == sorted(CODES)
+        require(named, "run", called, "did not call on_start and on_finish once for each job")
         for number, job in enumerate(jobs):
             output = job.log.read_text("utf-8") if job.log.exists() else ""
             require(named, "run", f"job {number}" in output, "did not append a job's output to its log")

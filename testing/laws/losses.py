@@ -1,4 +1,4 @@
-"""Laws of policy losses; the first of all: how rows are split changes nothing."""
+"""The laws of policy losses; the most important one is that the split of the rows changes nothing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .. import samples
 from ..problems import laws, require
 
 SPLITS = ((1,) * 8, (2, 2, 2, 2), (3, 5), (7, 1), (4, 4))
-"""Micro-batches, by how many rows each has."""
+"""Splits into micro-batches, by the number of rows of each."""
 
 
 def _gives_a_loss(named: Named) -> None:
-    """A loss gives one finite number for each token, which the log-probs can be trained with."""
+    """A loss gives one finite number for each token, with a gradient in the log-probs."""
     inputs = _prepared(named, _inputs(named))
     loss_B_T, _ = CheckedLoss(named)(inputs)
     gradient = _gradient(loss_B_T, inputs.logprobs)
@@ -40,13 +40,16 @@ def _is_zero_off_the_mask(named: Named) -> None:
 
 
 def _bears_nan_off_the_mask(named: Named) -> None:
-    """A loss is none the worse for NaN off the mask."""
+    """A loss and its gradient are finite on the mask if there are NaN off the mask."""
     clean = _inputs(named)
     names = ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs", "ref_logprobs")
-    given = {name: value.detach() for name in names if (value := getattr(clean, name)) is not None}
-    spoilt = {name: value.masked_fill(~clean.mask, torch.nan) for name, value in given.items()}
-    spoilt["logprobs"].requires_grad_()
-    inputs = _prepared(named, attrs.evolve(clean, **spoilt))
+    with_nan = {}
+    for name in names:
+        values_B_T = getattr(clean, name)
+        if values_B_T is not None:
+            with_nan[name] = values_B_T.detach().masked_fill(~clean.mask, torch.nan)
+    with_nan["logprobs"].requires_grad_()
+    inputs = _prepared(named, attrs.evolve(clean, **with_nan))
     with confined(named, "call"):
         loss_B_T, _ = named.component(inputs)
     gradient = _gradient(loss_B_T, inputs.logprobs)
@@ -58,29 +61,33 @@ def _bears_nan_off_the_mask(named: Named) -> None:
 def _knows_no_micro_batches(named: Named) -> None:
     """Any split of the rows into micro-batches and ranks has the same gradient and the same metrics."""
     inputs = _inputs(named)
-    whole, metrics = _of_split(named, inputs, (samples.ROWS,))
+    whole_B_T, metrics = _of_split(named, inputs, (samples.ROWS,))
     for sizes in SPLITS:
-        parts, own = _of_split(named, inputs, sizes)
-        away = float((parts - whole).norm() / whole.norm())
-        what = f"has another gradient with micro-batches of {_words(sizes)} rows (off by {away:.1%})"
+        gradient_B_T, metrics_of_split = _of_split(named, inputs, sizes)
+        error = float((gradient_B_T - whole_B_T).norm() / whole_B_T.norm())
+        what = f"has another gradient with micro-batches of {_words(sizes)} rows (off by {error:.1%})"
         fix = "what couples rows (ranks, thresholds, counts) belongs in prepare(), which sees all of them"
-        require(named, "call", torch.allclose(parts, whole, rtol=1e-6, atol=1e-9), what, fix)
+        require(named, "call", torch.allclose(gradient_B_T, whole_B_T, rtol=1e-6, atol=1e-9), what, fix)
         for name, value in metrics.items():
             what = f"gives the metric {name} another value with micro-batches of {_words(sizes)} rows"
-            require(named, "call", abs(own.get(name, value + 1) - value) <= 1e-6 * max(1, abs(value)), what, fix)
+            # a metric that is missing differs from any value
+            difference = abs(metrics_of_split.get(name, value + 1) - value)
+            require(named, "call", difference <= 1e-6 * max(1, abs(value)), what, fix)
 
 
 def _inputs(named: Named) -> LossInputs:
-    """Reference log-probs only for a loss that needs them: otherwise a run may have no reference."""
+    """Make the inputs, with reference log-probs only for a loss that needs them: a run may have no reference."""
     inputs = samples.loss_inputs()
-    needed = "reference" in named.component.needs
+    needed = "reference" in named.needs
     return inputs if needed else attrs.evolve(inputs, ref_logprobs=None)
 
 
 def _of_split(named: Named, inputs: LossInputs, sizes: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
-    """[B, T] gradient in the log-probs of the sum over micro-batches, and the metrics, of one optimizer step."""
+    """Compute the gradient [B, T] in the log-probs, and the metrics, of one optimizer step of such micro-batches."""
     prepared = _prepared(named, inputs)
-    loss, gradients, sums = CheckedLoss(named), [], dict[str, tuple[float, float]]()
+    loss = CheckedLoss(named)
+    gradients = []
+    sums: dict[str, tuple[float, float]] = {}
     for rows in torch.arange(samples.ROWS).split(list(sizes)):
         part = _taken(prepared, rows)
         loss_B_T, metrics = loss(part)
@@ -94,28 +101,28 @@ def _of_split(named: Named, inputs: LossInputs, sizes: tuple[int, ...]) -> tuple
 def _prepared(named: Named, inputs: LossInputs) -> LossInputs:
     loss = CheckedLoss(named)
     # without a need for them, nobody has computed them before the optimizer step
-    known = {"entropies", "minibatch"} & set(named.component.needs)
-    entropies = inputs.entropies if known else None
+    wanted = {"entropies", "minibatch"} & set(named.needs)
+    entropies = inputs.entropies if wanted else None
     seen = attrs.evolve(inputs, logprobs=inputs.logprobs.detach(), entropies=entropies, prepared={})
     with torch.no_grad():
         return attrs.evolve(inputs, prepared=loss.prepare(seen))
 
 
 def _taken(inputs: LossInputs, rows: Tensor) -> LossInputs:
-    """These rows, as a micro-batch of a run has them: log-probs are a leaf of their own."""
+    """Take rows, as a micro-batch of a run has them: its log-probs are not a part of those of all rows."""
     changed: dict[str, Any] = {}
     for field in attrs.fields(LossInputs):
         value = getattr(inputs, field.name)
         if isinstance(value, Tensor):
             changed[field.name] = value[rows]
         elif isinstance(value, Mapping):
-            changed[field.name] = {name: each[rows] if each.ndim else each for name, each in value.items()}
+            changed[field.name] = {name: x[rows] if x.ndim else x for name, x in value.items()}
     changed["logprobs"] = inputs.logprobs.detach()[rows].requires_grad_()
     return attrs.evolve(inputs, **changed)
 
 
 def _gradient(loss_B_T: Tensor, logprobs: Tensor) -> Tensor:
-    """[B, T], with weights per token, so that what tokens lend each other shows."""
+    """Compute the gradient of a weighted sum, [B, T]; in a plain sum, effects of tokens on each other may cancel."""
     weights = 1 + torch.linspace(0, 1, loss_B_T.shape[1], dtype=loss_B_T.dtype)
     (gradient,) = torch.autograd.grad((weights * loss_B_T).sum(), logprobs)
     return gradient

@@ -1,4 +1,4 @@
-"""Laws of standard errors of the entropy probe."""
+"""The laws of standard errors of the entropy probe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _normal(*shape: int, seed: int) -> torch.Tensor:
 
 
 def terms() -> Terms:
-    """Every term that there is, of 6 prompts with 4 sequences each."""
+    """Make every term that there is, for 6 prompts with 4 sequences each."""
     K_NM = _normal(UNITS, UNITS, seed=1) + 0.5
     prompt = torch.arange(SEQUENCES) // 4
     lengths = torch.randint(2, 9, (SEQUENCES,), generator=samples.generator(2))
@@ -52,7 +52,7 @@ def terms() -> Terms:
 
 
 def _estimates(named: Named) -> None:
-    """An estimator gives an Estimate of its estimand whose standard error is a number, or NaN with the reason."""
+    """An estimator gives an Estimate of its estimand, whose standard error is a number, or NaN with a reason."""
     estimate = _of(named, terms())
     stated = getattr(named.component, "estimand", None)
     require(named, "estimand", isinstance(stated, str) and bool(stated), "does not say what varies and what is fixed")
@@ -68,8 +68,8 @@ def _estimates(named: Named) -> None:
 
 
 def _misses_what_it_needs(named: Named) -> None:
-    """An estimator raises RunError where a term that it needs was not measured."""
-    if not named.component.needs:
+    """An estimator raises RunError if a term that it needs was not measured."""
+    if not named.needs:
         return
     try:
         with confined(named, "estimate"):
@@ -81,14 +81,15 @@ def _misses_what_it_needs(named: Named) -> None:
 
 
 def _needs_terms(named: Named) -> None:
-    """An estimator needs fields of the terms."""
-    unknown = [name for name in named.component.needs if not hasattr(Terms(), name)]
+    """An estimator needs nothing but fields of the terms."""
+    unknown = [name for name in named.needs if not hasattr(Terms(), name)]
     require(named, "needs", not unknown, f"holds {', '.join(unknown)}, which are no fields of Terms")
 
 
-def _of(named: Named, given: Terms) -> Estimate:
+def _of(named: Named, measured: Terms) -> Estimate:
+    """Estimate from terms, and require that the result is an Estimate."""
     with confined(named, "estimate"):
-        estimate = named.component.estimate(given)
+        estimate = named.component.estimate(measured)
     require(named, "estimate", isinstance(estimate, Estimate), f"gave {type(estimate).__name__}, not an Estimate")
     return estimate
 

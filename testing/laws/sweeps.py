@@ -1,4 +1,4 @@
-"""Laws of dialects, tried on the points of the sweep ``demo``."""
+"""The laws of dialects are tried on the points of the sweep ``demo``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..problems import laws, require
 
 
 def _translates(named: Named) -> None:
-    """A dialect gives keys and values as texts, and words of a command line, of every point."""
+    """A dialect gives keys and values as texts, and words of a command line, for every point."""
     sweep = load("demo")
     with TemporaryDirectory() as folder:
         points = sweep.prepared(Path(folder))
@@ -21,12 +21,13 @@ def _translates(named: Named) -> None:
     for point in points:
         with confined(named, "keys"):
             keys = named.component.keys(point, sweep)
-        texts = isinstance(keys, Mapping) and all(isinstance(each, str) for pair in keys.items() for each in pair)
+        texts = isinstance(keys, Mapping) and all(isinstance(text, str) for pair in keys.items() for text in pair)
         require(named, "keys", texts, "gave something else than a mapping of texts to texts")
         with confined(named, "words"):
-            said = named.component.words(keys)
-        require(named, "words", isinstance(said, str), f"gave {type(said).__name__}, not a text")
-        words.add(said)
+            words_of_point = named.component.words(keys)
+        is_text = isinstance(words_of_point, str)
+        require(named, "words", is_text, f"gave {type(words_of_point).__name__}, not a text")
+        words.add(words_of_point)
     require(named, "words", len(words) == len(points), "gave the same words for points that differ")
 
 

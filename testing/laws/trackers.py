@@ -1,4 +1,4 @@
-"""Laws of trackers, tried on the directory of a run that is made up."""
+"""The laws of trackers are tried on the directory of an invented run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _session(named: Named, run: RunDirectory) -> Any:
 
 
 def _follows_a_run(named: Named) -> None:
-    """A tracker takes all that a run tells, a step that is told again and a resume included."""
+    """A tracker takes all that a run reports, also a step that is reported twice, and a resume."""
     with _run() as run:
         experiment = experiment_that_learns()
         for begun in (0, 2):

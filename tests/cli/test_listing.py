@@ -194,6 +194,7 @@ def test_show_json(mine):
         "default": 0.5,
         "required": False,
         "doc": "Of the groups.",
+        "kind": "",
     }
     assert (shown["needs"], shown["facts"], shown["source"]) == ([], {}, str(mine))
 

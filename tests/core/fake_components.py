@@ -1,19 +1,24 @@
 """A plugin with small components of every kind that an experiment names, without torch."""
 
+# ruff: noqa: RUF009 - the calls in the class bodies make attrs fields
+
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 from uncollapse import hookimpl
 from uncollapse.core import components
+from uncollapse.core.compose import fields
 from uncollapse.core.errors import MissingExtraError
 
 KINDS = (
     *(components.RolloutFilter, components.GroupMetric, components.KlVariant, components.KlController),
     *(components.AdvantageEstimator, components.PolicyLoss, components.SamplerCorrection, components.CollapseDetector),
-    *(components.Environment, components.RolloutEngine, components.TokenHead, components.TrainBackend),
-    *(components.ModelBuilder, components.Tracker),
+    *(components.Environment, components.Dialogue, components.RolloutEngine, components.TokenHead),
+    *(components.TrainBackend, components.ModelBuilder, components.Tracker),
+    *(components.TaskSampler, components.BatchSampler, components.LossAggregation, components.Verifier),
+    *(components.EpisodeFilter, components.RewardShaping, components.EntropyController),
 )
 
 
@@ -25,7 +30,8 @@ class Anything(*KINDS):
     def _do(self, *args, **kwargs):
         raise NotImplementedError
 
-    select = score = start = compute = make = build = correction = on = __call__ = _do
+    select = score = shape = start = compute = make = build = correction = on = weights = verify = __call__ = _do
+    system = ask = summary = parse = respond = _do
     actions = None
     instruction = ""
 
@@ -52,6 +58,11 @@ class TopK(Anything):
 @attrs.frozen
 class NoFilter(Anything):
     keeps_all: ClassVar[bool] = True
+
+
+@attrs.frozen
+class Idle(Anything):
+    idle: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -134,6 +145,37 @@ class Wandb(Anything):
     tags: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
+@attrs.frozen
+class Wraps(Anything):
+    share: float = attrs.field(default=0.2, validator=share)
+    of: Any = fields.component("policy_loss", "ppo")
+
+
+@attrs.frozen
+class Takes(Anything):
+    of: Any = fields.component("policy_loss")
+
+
+@attrs.frozen
+class Exact(Anything):
+    case: bool = False
+
+
+@attrs.frozen
+class Greedy(Anything):
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy_rewards"})
+
+
+@attrs.frozen
+class Quiz(Anything):
+    """A task with a verifier, and with hints that are verifiers, too."""
+
+    path: str = "quiz"
+    verifier: Any = fields.component("verifier", "exact")
+    hints: Any = fields.components("verifier")
+    judge: Any | None = fields.component("verifier")
+
+
 def make_function(depth: int = 1):
     return Plain()
 
@@ -147,6 +189,25 @@ def register_rollout_filters(register):
     register("top_p", TopP)
     register("top_k", TopK, aliases=("top_k_abs",))
     register("nofilter", NoFilter)
+
+
+@hookimpl
+def register_episode_filters(register):
+    register("all", NoFilter)
+    register("best", Spread)
+
+
+@hookimpl
+def register_reward_shapings(register):
+    register("none", Idle)
+    register("brief", Plain)
+    register("greedy", Gae)
+
+
+@hookimpl
+def register_entropy_controllers(register):
+    register("fixed", Idle)
+    register("greedy", Gae)
 
 
 @hookimpl
@@ -178,11 +239,19 @@ def register_advantage_estimators(register):
 @hookimpl
 def register_policy_losses(register):
     register("ppo", Ppo)
+    register("wraps", Wraps)
+    register("takes", Takes)
 
 
 @hookimpl
 def register_sampler_corrections(register):
     register("none", Plain)
+
+
+@hookimpl
+def register_loss_aggregations(register):
+    for name in ("token-mean", "token-sum", "seq-mean-token-mean"):
+        register(name, Plain)
 
 
 @hookimpl
@@ -197,6 +266,29 @@ def register_collapse_detectors(register):
 def register_environments(register):
     register("sokoban", Grid)
     register("bandit", Plain)
+    register("quiz", Quiz)
+
+
+@hookimpl
+def register_verifiers(register):
+    register("exact", Exact)
+    register("greedy", Greedy)
+    register("patience", Patience)
+
+
+@hookimpl
+def register_task_samplers(register):
+    register("sequential", Plain)
+
+
+@hookimpl
+def register_batch_samplers(register):
+    register("fixed", Plain)
+
+
+@hookimpl
+def register_dialogues(register):
+    register("think_answer", Plain)
 
 
 @hookimpl

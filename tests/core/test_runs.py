@@ -16,6 +16,7 @@ from uncollapse.core.registry import Registry
 from uncollapse.core.runs import checkpoints, status
 from uncollapse.core.runs.directory import RunDirectory, build_manifest
 from uncollapse.core.runs.repair import repair, rewind
+from uncollapse.core.runs.resumption import resumption
 from uncollapse.core.runs.status import Status, stopped_by
 
 FAKE = Path(__file__).with_name("fake_components.py")
@@ -65,11 +66,11 @@ def test_queued_run_may_be_created_again_and_another_may_not(run):
 
 
 def test_resume_wants_the_same_experiment(run, tmp_path):
-    assert RunDirectory.resume(run.path, CONFIG | {"trackers": [], "plugins": ["/elsewhere/x.py"]}) == run
+    assert resumption(run.path, CONFIG | {"trackers": [], "plugins": ["/elsewhere/x.py"]}).run == run
     with pytest.raises(RequestError, match="seed: 0 there, 1 asked for"):
-        RunDirectory.resume(run.path, CONFIG | {"seed": 1})
+        resumption(run.path, CONFIG | {"seed": 1})
     with pytest.raises(RequestError, match="no run directory"):
-        RunDirectory.resume(tmp_path / "nothing", CONFIG)
+        resumption(tmp_path / "nothing", CONFIG)
 
 
 def test_directory_with_other_files_becomes_a_run(tmp_path):
@@ -124,7 +125,7 @@ def test_damaged_status_is_explained(run):
             run.status()
         assert "status.json" in caught.value.where
     (run.path / "status.json").unlink()
-    assert RunDirectory.resume(run.path, CONFIG).status() == {}
+    assert resumption(run.path, CONFIG).run.status() == {}
 
 
 def test_replacing_a_file_is_all_or_nothing(tmp_path, monkeypatch):

@@ -67,7 +67,8 @@ def test_they_train_together_and_the_command_reads_the_run(installed, bandit, tm
     assert last["step"] == 2
     assert 0.4 <= last["actor/forking"] <= 0.65  # a share of 0.5, and ties
     assert 0 <= last["collapse/repetition"] <= 1
-    assert (last["train/success"], last["train/invalid_turn_rate"]) == (0, 1)  # a random model does not know the words
+    # a random model does not know the words
+    assert (last["train/success"], last["train/share_of_turns_invalid"]) == (0, 1)
     manifest = json.loads((run / "manifest.json").read_text())
     assert {f"uncollapse-{name}" for name in PACKAGES} <= {plugin["distribution"] for plugin in manifest["plugins"]}
     lines = call(installed, *program, "lengths", run).splitlines()
@@ -79,13 +80,19 @@ def test_they_train_together_and_the_command_reads_the_run(installed, bandit, tm
 
 
 @pytest.mark.slow
-def test_the_script_trains_two_steps_and_prints_a_table(installed, tmp_path):
+def test_the_script_trains_prints_a_table_trains_further_and_sweeps(installed, tmp_path):
     lines = call(installed, EXAMPLES / "compose_in_python.py", tmp_path).splitlines()
-    table = [line.split() for line in lines[-5:]]
+    first = next(number for number, line in enumerate(lines) if line.split()[:1] == ["step"])
+    table = [line.split() for line in lines[first : first + 5]]
     assert table[0] == ["step", "reward", "entropy", "gradient"]
     assert [row[0] for row in table[1:4]] == ["0", "1", "2"]
     assert all(0 < float(row[2]) < 5 for row in table[2:4])
-    assert lines[-1].startswith("success after 3 records")
+    assert lines[first + 4].startswith("success after 3 records")
+    assert lines[first + 5] == "success after 4 records"
+    assert lines[-3].startswith("2 runs: 2 success, in ")
+    rows = [line.split() for line in lines[-2:]]
+    assert [row[:3] for row in rows] == [["0.0", "0", "success"], ["0.01", "0", "success"]]
+    assert all(0 <= float(row[3]) <= 1 for row in rows)
 
 
 def test_the_calculator_answers_what_it_is_asked(monkeypatch):

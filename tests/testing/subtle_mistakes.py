@@ -1,6 +1,7 @@
 """Mistakes whose results have the right shape; what is wrong with them shows only when a law is tried."""
 
 import random
+import re
 from types import SimpleNamespace
 
 import attrs
@@ -9,24 +10,36 @@ from uncollapse import hookimpl
 from uncollapse.core.components import (
     AdvantageEstimator,
     Advantages,
+    Answer,
+    BatchSampler,
+    BatchSamplerSession,
     CollapseDetector,
     CollapseSession,
+    EntropyController,
+    EntropyControllerSession,
     Env,
     Environment,
+    EpisodeFilter,
     GroupMetric,
     KlController,
     KlControllerSession,
     KlVariant,
+    LossAggregation,
     LossOutput,
     PolicyLoss,
+    RewardShaping,
     RolloutFilter,
     SamplerCorrection,
     Step,
+    TaskSampler,
+    TaskSamplerSession,
     TokenHead,
     TokenScores,
     VarianceEstimator,
     Verdict,
+    Verifier,
 )
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 
 
 @attrs.frozen
@@ -41,6 +54,101 @@ class FirstHalf(RolloutFilter):
 class TakesNan(RolloutFilter):
     def select(self, scores_P):
         return scores_P >= scores_P.nanmean()
+
+
+@attrs.frozen
+class FirstEpisodes(EpisodeFilter):
+    """Keeps episodes for their place in the batch."""
+
+    def select(self, rollouts):
+        return torch.arange(len(rollouts.raw_rewards_E)) < 3
+
+
+@attrs.frozen
+class SaysItKeepsAll(EpisodeFilter):
+    keeps_all = True
+
+    def select(self, rollouts):
+        return rollouts.success_E
+
+
+@attrs.frozen
+class AboveTheOneBefore(RewardShaping):
+    """Compares each episode with its neighbour, whosever group that is in."""
+
+    def shape(self, inputs):
+        return inputs.rewards_E - inputs.rewards_E.roll(1)
+
+
+@attrs.frozen
+class SaysItIsIdle(RewardShaping):
+    idle = True
+
+    def shape(self, inputs):
+        return inputs.rewards_E - 0.01 * inputs.lengths_E
+
+
+CALLS = []
+
+
+@attrs.frozen
+class CountsCalls(RewardShaping):
+    """Remembers, outside of any checkpoint, how often it was asked."""
+
+    def shape(self, inputs):
+        CALLS.append(1)
+        return inputs.rewards_E / len(CALLS)
+
+
+@attrs.frozen
+class ReadsTheEntropy(EntropyController):
+    """Does not say that it needs entropies."""
+
+    def start(self, coef, steps):
+        return FollowsSession(coef)
+
+
+class FollowsSession(EntropyControllerSession):
+    def __init__(self, coef):
+        self.coef = coef
+
+    def update(self, entropy, step):
+        self.coef = 0.9 * self.coef + 0.001 * entropy
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@attrs.frozen
+class ForgetsItsCoefficient(EntropyController):
+    needs = frozenset({"entropies"})
+
+    def start(self, coef, steps):
+        return FollowsSession(coef)
+
+
+OF_ALL_RUNS = FollowsSession(0.1)
+
+
+@attrs.frozen
+class ForAllRuns(EntropyController):
+    """Starts the same session for each run."""
+
+    needs = frozenset({"entropies"})
+
+    def start(self, coef, steps):
+        return OF_ALL_RUNS
+
+
+@attrs.frozen
+class NeedsValues(EntropyController):
+    needs = frozenset({"values"})
+
+    def start(self, coef, steps):
+        return FollowsSession(coef)
 
 
 @attrs.frozen
@@ -183,6 +291,49 @@ class OffTheMask(SamplerCorrection):
         return torch.ones_like(old_logprobs), {}
 
 
+@attrs.frozen
+class CountsPadding(LossAggregation):
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.numel() if mask_B_T.numel() else mask_B_T.float()
+
+
+@attrs.frozen
+class FirstRowsMost(LossAggregation):
+    """Weighs rows by where they stand."""
+
+    def weights(self, mask_B_T, max_length):
+        places_B = torch.arange(len(mask_B_T), 0, -1)[:, None]
+        return mask_B_T * places_B / (mask_B_T * places_B).sum().clamp(min=1)
+
+
+@attrs.frozen
+class DividesByNothing(LossAggregation):
+    """A mean over rows of means, without a word about rows that have no token."""
+
+    def weights(self, mask_B_T, max_length):
+        return mask_B_T / mask_B_T.sum(1, keepdim=True) / len(mask_B_T)
+
+
+@attrs.frozen
+class FirstOnly(Verifier):
+    """A verifier that knows one right answer."""
+
+    def verify(self, answer, golds):
+        return answer == golds[0]
+
+
+@attrs.frozen
+class ByChance(Verifier):
+    def verify(self, answer, golds):
+        return random.random()
+
+
+@attrs.frozen
+class Talks(Verifier):
+    def verify(self, answer, golds):
+        return "right" if answer in golds else "wrong"
+
+
 class Session(CollapseSession):
     def __init__(self, measured=None, verdict=None):
         self.seen, self.measured, self.verdict = 0, measured or {}, verdict
@@ -219,6 +370,125 @@ def after_three(session, step, metrics):
     return Verdict("forgets", step, "three steps") if session.seen >= 3 else None
 
 
+class Tasks(TaskSamplerSession):
+    """Sequential tasks."""
+
+    def __init__(self, first):
+        self.next = first
+
+    def draw(self, count):
+        self.next += count
+        return list(range(self.next - count, self.next))
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+class DiceTasks(Tasks):
+    """Draws by the random numbers of the process."""
+
+    def draw(self, count):
+        return random.sample(range(1000), count)
+
+
+class OneCounterTasks(Tasks):
+    """Counts for all runs of the process."""
+
+    counted = 0
+
+    def draw(self, count):
+        OneCounterTasks.counted += count
+        return list(range(OneCounterTasks.counted - count, OneCounterTasks.counted))
+
+
+class ForgetfulTasks(Tasks):
+    def load_state_dict(self, state):
+        pass
+
+
+class NumberedTasks(Tasks):
+    """Keeps rewards by seed, which a checkpoint would make texts."""
+
+    def __init__(self, first):
+        super().__init__(first)
+        self.rewards = {}
+
+    def learn(self, groups):
+        self.rewards |= {group.seed: sum(group.rewards) for group in groups}
+
+    def state_dict(self):
+        return {"next": self.next, "rewards": self.rewards}
+
+
+@attrs.frozen
+class WrappedTasks(TaskSampler):
+    """Repeats a task in a step where there are few of them."""
+
+    def start(self, first, environment, seed):
+        session, draw = Tasks(first), Tasks.draw
+        session.draw = lambda count: [task % (environment.tasks or 10**9) for task in draw(session, count)]
+        return session
+
+
+def tasks(session, foreseen=None):
+    methods = {"start": lambda self, first, environment, seed: session(first)}
+    if foreseen:
+        methods["foreseen"] = foreseen
+    return attrs.frozen(type("Sampler", (TaskSampler,), {"__annotations__": {}, **methods}))
+
+
+class Batches(BatchSamplerSession):
+    """Keeps the last group of a step for the next one."""
+
+    def __init__(self, groups):
+        self.groups, self.left = groups, []
+
+    def collect(self, pool, step):
+        groups = self.left + pool.sample(self.groups)
+        self.left = groups[self.groups :]
+        return groups[: self.groups]
+
+    def state_dict(self):
+        return {"left": self.left}
+
+    def load_state_dict(self, state):
+        self.left = state["left"]
+
+
+class ForgetfulBatches(Batches):
+    """Forgets the groups that are left over."""
+
+    def collect(self, pool, step):
+        self.left = self.left or pool.sample(1)
+        return super().collect(pool, step)
+
+    def state_dict(self):
+        return {"left": []}
+
+
+class DiceBatches(Batches):
+    def collect(self, pool, step):
+        groups = pool.sample(2 * self.groups)
+        return random.sample(groups, self.groups)
+
+
+class ForeverBatches(Batches):
+    """Gives a group of the step before once more beside its new self."""
+
+    def collect(self, pool, step):
+        groups = self.left + pool.sample(self.groups)
+        self.left = groups[:1]
+        return [*groups, *groups[:1]]
+
+
+def batches(session, **methods):
+    methods["start"] = lambda self, groups, group_size: session(groups)
+    return attrs.frozen(type("Sampler", (BatchSampler,), {"__annotations__": {}, **methods}))
+
+
 @attrs.frozen
 class Dice(Environment):
     """An environment whose rewards are drawn from the process's own random numbers."""
@@ -242,6 +512,17 @@ class Episode(Env):
 
 
 @attrs.frozen
+class Unsayable(Environment):
+    """An environment with an action that is two in an answer."""
+
+    instruction = "Walk."
+    actions = ("Up", "Up || Down")
+
+    def make(self, seed, member=0):
+        return Episode(f"at {seed}", lambda action: Step("there", 0.0, done=True))
+
+
+@attrs.frozen
 class OneBoard(Environment):
     """An environment whose episodes move on one board."""
 
@@ -257,6 +538,50 @@ class OneBoard(Environment):
             return Step(f"at {self.board['at']}", 0.0)
 
         return Episode(f"at {seed}", step)
+
+
+@attrs.frozen
+class RemembersTurns(ThinkAnswer):
+    """A dialogue that says how often it was asked, over all episodes."""
+
+    asked: list = attrs.field(factory=list)
+
+    def ask(self, number, observation, actions_left, setting):
+        self.asked.append(number)
+        return f"{observation} ({len(self.asked)})"
+
+
+@attrs.frozen
+class CaseSensitive(ThinkAnswer):
+    """A dialogue that reads small letters alone."""
+
+    def parse(self, response, setting):
+        names = re.findall("<answer>([a-z ]+)</answer>", response)
+        listed = [name for name in setting.actions or names if name in names]
+        return Answer("", tuple(listed[:1]), min(len(names), 1))
+
+
+@attrs.frozen
+class HidesTheTask(ThinkAnswer):
+    def system(self, setting):
+        return self.reply(setting)
+
+
+@attrs.frozen
+class TakesAnything(ThinkAnswer):
+    """A dialogue that takes the first action where it finds none."""
+
+    def parse(self, response, setting):
+        answer = super().parse(response, setting)
+        return answer if answer.valid else Answer("", (setting.actions or ("?",))[:1], 1)
+
+
+@attrs.frozen
+class KeepsAll(ThinkAnswer):
+    """A dialogue that does not cut what is beyond the turn's limit."""
+
+    def parse(self, response, setting):
+        return super().parse(response, attrs.evolve(setting, max_actions_per_turn=100))
 
 
 @attrs.frozen
@@ -311,6 +636,18 @@ def no_command():
 
 SUBTLE = {
     "rollout_filter": {"first_half": FirstHalf, "takes_nan": TakesNan, "remembers": Remembers},
+    "episode_filter": {"first_episodes": FirstEpisodes, "says_it_keeps_all": SaysItKeepsAll},
+    "reward_shaping": {
+        "above_the_one_before": AboveTheOneBefore,
+        "says_it_is_idle": SaysItIsIdle,
+        "counts_calls": CountsCalls,
+    },
+    "entropy_controller": {
+        "reads_the_entropy": ReadsTheEntropy,
+        "forgets_its_coefficient": ForgetsItsCoefficient,
+        "for_all_runs": ForAllRuns,
+        "needs_values": NeedsValues,
+    },
     "group_metric": {"by_place": ByPlace, "needs_too_much": NeedsTooMuch},
     "kl": {"not_zero": NotZeroWhereEqual, "constant": Constant},
     "kl_controller": {"forgetful": Forgetful, "one_for_all": OneForAll},
@@ -324,6 +661,12 @@ SUBTLE = {
         "against_the_reference": AgainstTheReference,
     },
     "sampler_correction": {"mean_of_the_batch": MeanOfTheBatch, "off_the_mask": OffTheMask},
+    "loss_aggregation": {
+        "counts_padding": CountsPadding,
+        "first_rows_most": FirstRowsMost,
+        "divides_by_nothing": DividesByNothing,
+    },
+    "verifier": {"first_only": FirstOnly, "by_chance": ByChance, "talks": Talks},
     "collapse": {
         "without_state": WithoutState,
         "forgets": detector(verdict=after_three),
@@ -332,7 +675,28 @@ SUBTLE = {
         "judges_by_text": detector(verdict=lambda session, step, metrics: "stop"),
         "wants_a_metric": detector(verdict=lambda session, step, metrics: metrics["actor/entropy"] and None),
     },
-    "environment": {"dice": Dice, "one_board": OneBoard},
+    "task_sampler": {
+        "dice_tasks": tasks(DiceTasks),
+        "one_counter": tasks(OneCounterTasks),
+        "forgetful_tasks": tasks(ForgetfulTasks),
+        "numbered_tasks": tasks(NumberedTasks),
+        "foresees_others": tasks(Tasks, foreseen=lambda self, first, groups: range(groups)),
+        "wrapped_tasks": WrappedTasks,
+    },
+    "batch_sampler": {
+        "forgetful_batches": batches(ForgetfulBatches),
+        "dice_batches": batches(DiceBatches),
+        "forever_batches": batches(ForeverBatches),
+        "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
+    },
+    "environment": {"dice": Dice, "one_board": OneBoard, "unsayable": Unsayable},
+    "dialogue": {
+        "remembers_turns": RemembersTurns,
+        "case_sensitive": CaseSensitive,
+        "hides_the_task": HidesTheTask,
+        "takes_anything": TakesAnything,
+        "keeps_all": KeepsAll,
+    },
     "token_head": {"no_temperature": WithoutTemperature},
     "variance": {"bare": Bare},
     "experiment": {"wrong_key": {"extends": "tiny-sokoban", "kl": {"ceof": 0.1}}},
@@ -352,14 +716,22 @@ def _register(kind):
 
 HOOKS = {
     "rollout_filter": "rollout_filters",
+    "episode_filter": "episode_filters",
+    "reward_shaping": "reward_shapings",
+    "entropy_controller": "entropy_controllers",
     "group_metric": "group_metrics",
     "kl": "kl_variants",
     "kl_controller": "kl_controllers",
     "advantage": "advantage_estimators",
     "policy_loss": "policy_losses",
     "sampler_correction": "sampler_corrections",
+    "loss_aggregation": "loss_aggregations",
+    "verifier": "verifiers",
     "collapse": "collapse_detectors",
+    "task_sampler": "task_samplers",
+    "batch_sampler": "batch_samplers",
     "environment": "environments",
+    "dialogue": "dialogues",
     "token_head": "token_heads",
     "variance": "variance_estimators",
     "experiment": "experiments",

@@ -11,14 +11,21 @@ from torch import Tensor
 from uncollapse.api import (
     AdvantageEstimator,
     Advantages,
+    BatchSampler,
+    BatchSamplerSession,
     CompositionError,
     CreditInputs,
     Description,
+    EntropyController,
+    EntropyControllerSession,
     Entry,
     Env,
     Environment,
+    EpisodeFilter,
     Experiment,
+    Group,
     GroupMetric,
+    GroupPool,
     KlVariant,
     LossInputs,
     LossOutput,
@@ -29,15 +36,19 @@ from uncollapse.api import (
     Register,
     Registry,
     RequestError,
+    RewardShaping,
     RolloutFilter,
     Rollouts,
     RunDirectory,
     RunError,
     SamplerCorrection,
+    ShapingInputs,
     Step,
     Sweep,
     SweepOptions,
     SweepResult,
+    TaskSampler,
+    TaskSamplerSession,
     Tracker,
     UncollapseError,
     compose,
@@ -54,6 +65,7 @@ from uncollapse.api import (
 experiment = compose("tiny-sokoban", ["kl.coef=0.01"])
 assert_type(experiment, Experiment)
 assert_type(experiment.kl.coef, float)
+assert_type(experiment.entropy.coef, float)
 assert_type(experiment.rollout.groups, int)
 assert_type(experiment.filter.select, Named)
 assert_type(compose({"extends": "tiny-sokoban"}, {"kl.coef": 0.01}, registry()), Experiment)
@@ -63,6 +75,7 @@ assert_type(to_dict(experiment), dict[str, Any])
 outcome = train(experiment, "runs/mine")
 assert_type(outcome, Outcome)
 assert_type(train("tiny-sokoban", Path("runs/mine"), resume=True, callbacks=[object()]), Outcome)
+assert_type(train("tiny-sokoban", "runs/mine", resume=True, steps=300, overrule=True), Outcome)
 assert_type(outcome.status, str)
 assert_type(outcome.metrics, dict[str, float])
 assert_type(outcome.exit_code, int)
@@ -73,6 +86,10 @@ assert_type(load_sweep("demo"), Sweep)
 result = sweep.run(launcher="local(slots=2)", options=SweepOptions(stale="keep", retries=1))
 assert_type(result, SweepResult)
 assert_type(result.statuses, Mapping[str, str])
+assert_type(result.rows(), list[dict[str, Any]])
+assert_type(result.report(), Path)
+assert_type(SweepResult.read("runs/mine"), SweepResult)
+print(result.to_pandas().head())
 
 run = RunDirectory.open("runs/mine")
 assert_type(run, RunDirectory)
@@ -108,6 +125,49 @@ class MeanReward(GroupMetric):
     def score(self, rollouts: Rollouts) -> Tensor:
         assert_type(rollouts.entropies, Tensor | None)
         return rollouts.raw_rewards_E
+
+
+@attrs.frozen
+class Untruncated(EpisodeFilter):
+    """Drops the episodes that a limit has ended."""
+
+    def select(self, rollouts: Rollouts) -> Tensor:
+        assert rollouts.truncated_E is not None
+        return ~rollouts.truncated_E
+
+
+@attrs.frozen
+class Brief(RewardShaping):
+    """Lets each token cost a little."""
+
+    def shape(self, inputs: ShapingInputs) -> Tensor:
+        assert_type(inputs.max_tokens, int)
+        return inputs.rewards_E - 0.001 * inputs.lengths_E
+
+
+@attrs.frozen
+class Fading(EntropyController):
+    """Lets the coefficient fade to 0."""
+
+    def start(self, coef: float, steps: int) -> "FadingSession":
+        return FadingSession(coef, steps)
+
+
+@attrs.define
+class FadingSession(EntropyControllerSession):
+    """Fades in one run."""
+
+    coef: float
+    steps: int
+
+    def update(self, entropy: float, step: int) -> None:
+        self.coef *= 1 - step / self.steps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.coef = state["coef"]
 
 
 @attrs.frozen
@@ -153,6 +213,59 @@ class Even(SamplerCorrection):
 
 
 @attrs.frozen
+class Odd(TaskSampler):
+    """Draws odd seeds."""
+
+    def start(self, first: int, environment: Environment, seed: int) -> TaskSamplerSession:
+        assert_type(environment.tasks, int | None)
+        return OddSession(2 * first + 1)
+
+
+@attrs.define
+class OddSession(TaskSamplerSession):
+    """Counts in twos."""
+
+    next: int
+
+    def draw(self, count: int) -> list[int]:
+        self.next += 2 * count
+        return list(range(self.next - 2 * count, self.next, 2))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.next = state["next"]
+
+
+@attrs.frozen
+class Twice(BatchSampler):
+    """Samples twice as many groups, and takes those that teach."""
+
+    def start(self, groups: int, group_size: int) -> BatchSamplerSession:
+        return TwiceSession(groups)
+
+
+@attrs.define
+class TwiceSession(BatchSamplerSession):
+    """Collects for one run."""
+
+    groups: int
+
+    def collect(self, pool: GroupPool, step: int) -> list[Group]:
+        sampled = pool.sample(2 * self.groups)
+        teaching = [group for group, teaches in zip(sampled, pool.teaches(sampled), strict=True) if teaches]
+        assert_type(sampled[0].rewards, tuple[float, ...])
+        return teaching[: self.groups] or sampled[: self.groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+@attrs.frozen
 class Coin(Environment):
     """Rewards the word heads."""
 
@@ -191,10 +304,15 @@ class PrinterSession:
 
 select: RolloutFilter = AboveMean()
 metric: GroupMetric = MeanReward()
+episodes: EpisodeFilter = Untruncated()
+shaping: RewardShaping = Brief()
+controller: EntropyController = Fading()
 kl: KlVariant = Squared()
 advantage: AdvantageEstimator = Plain()
 loss: PolicyLoss = Reinforce()
 correction: SamplerCorrection = Even()
+tasks: TaskSampler = Odd()
+batch: BatchSampler = Twice()
 environment: Environment = Coin()
 tracker: Tracker = Printer()
 

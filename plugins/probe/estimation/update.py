@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ....core.components import Rollouts, Scores
+from ....core.compose.converter import make_converter, structure_component
+from ....core.compose.experiment import Named
+from ....core.registry import registry
 from ....estimators.advantage.reweight import soft_advantage_reweight
-from ....estimators.aggregation import token_weights
 from ...training.step.batch import Batch
 from ...training.step.losses import PolicyObjective
 from ...training.step.stages import credit_inputs, to_batch
-from ..config import Weighting
+from ..config import OWN_WEIGHTINGS
 from .passes import Outputs, TokenLoss
 
 
@@ -68,7 +70,7 @@ def make_update(
     *,
     advantage: Any,
     objective: PolicyObjective,
-    weighting: Weighting = "dr_grpo",
+    weighting: str = "dr_grpo",
     max_length: int | None = None,
     ref_logprobs: Tensor | None = None,
     reweight: bool = False,
@@ -101,19 +103,25 @@ def make_update(
     return Update(rollouts, objective.prepare(batch, None), objective)
 
 
-def weights(rollouts: Rollouts, weighting: Weighting, max_length: int | None = None) -> Tensor:
+def weights(rollouts: Rollouts, weighting: str, max_length: int | None = None) -> Tensor:
     """[B, T]: the share of each token in the loss.
 
     With S responses in all: ``dr_grpo`` 1 / (S L), L the most tokens that a response to the same prompt has;
-    ``per_token_avg`` 1 / (S T) with T the response's own; the others as in
-    :func:`~...training.aggregation.token_weights`, by row, with its ``max_length`` tokens.
+    ``per_token_avg`` 1 / (S T) with T the response's own; any other names a ``loss_aggregation``, by row, which is
+    given ``max_length`` tokens, by default T of the batch.
     """
     mask, groups = rollouts.mask, rollouts.groups_of_episodes()
-    if weighting != "dr_grpo" and weighting != "per_token_avg":
-        return token_weights(mask, weighting, max_length)
+    if weighting not in OWN_WEIGHTINGS:
+        weights_B_T: Tensor = aggregation(weighting).component.weights(mask, max_length or mask.shape[1])
+        return weights_B_T
     lengths = torch.zeros(len(groups)).index_add(0, rollouts.episodes, mask.sum(1).float())
     if weighting == "dr_grpo":
         _, index = groups.unique(return_inverse=True)
         longest = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, lengths, "amax")
         lengths = longest[index]
     return mask / (len(groups) * lengths.clamp(min=1))[rollouts.episodes][:, None]
+
+
+def aggregation(spelled: str) -> Named:
+    """The ``loss_aggregation`` of that name. Raises Invalid."""
+    return structure_component(make_converter(registry()), registry(), "loss_aggregation", spelled)

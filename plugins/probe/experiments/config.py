@@ -75,6 +75,6 @@ def _sizes(source: str | Path, template: str) -> dict[str, Any]:
 
 
 def _without_prediction(config: ProbeConfig) -> ProbeConfig:
-    kept = tuple(named for named in config.variance if not named.component.needs & PREDICTION)
+    kept = tuple(named for named in config.variance if not named.needs & PREDICTION)
     work = attrs.evolve(config.probe_rework, compute_delta_h1=False)
     return attrs.evolve(config, probe_rework=work, variance=kept)

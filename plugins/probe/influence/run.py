@@ -12,9 +12,9 @@ from typing import Any
 
 import attrs
 
-from ....core.errors import MissingExtraError
 from ....core.files import replace_text
 from ....estimators.variance.terms import MEASURED_IN
+from ...report.page import require_libraries
 from ..estimation.clock import Clock
 from ..experiments.files import CONFIG, check_label, claim, write_json
 from ..probe import of_size
@@ -86,12 +86,9 @@ def write(found: dict[str, Any], session: Session, results: Path, label: str | N
     replace_text(directory / CONFIG, to_yaml(of_size(session.config, found["B_E"])))
     write_json(directory / DATA, found)
     replace_text(directory / TABLE, _csv(found["sequences"]))
-    try:
-        from .plots import picture
-    except ImportError as error:
-        raise MissingExtraError(
-            "the picture of the shares needs matplotlib", str(error), "pip install 'uncollapse[train]'"
-        ) from error
+    require_libraries()
+    from .plots import picture
+
     (directory / PICTURE).write_bytes(picture(found))
     return directory
 

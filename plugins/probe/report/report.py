@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....core.errors import MissingExtraError
 from ....core.files import replace_text
+from ...report.page import Section, render, require_libraries
 from ...report.plots import Plot
 from ..experiments.scaling import ScalingRun
 from .data import Experiment
-from .page import Section, page
 from .tables import cards, details, judgement, subtitle
 
 
@@ -20,7 +19,7 @@ def write(experiment_directory: Path) -> Path:
 
     Raises:
         RequestError: the directory holds no results.
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib or jinja2 is not installed.
     """
     experiment = Experiment.read(experiment_directory)
     pictures = draw(experiment)
@@ -29,18 +28,15 @@ def write(experiment_directory: Path) -> Path:
         (experiment.root / "plots" / f"{plot.name}.png").write_bytes(plot.png)
     sections = [*judgement(experiment), Section("Pictures", pictures=pictures), *details(experiment)]
     file = experiment.root / "report.html"
-    replace_text(file, page(f"Entropy probe: {experiment.test}", subtitle(experiment), cards(experiment), sections))
+    replace_text(file, render(f"Entropy probe: {experiment.test}", subtitle(experiment), cards(experiment), sections))
     return file
 
 
 def draw(experiment: Experiment) -> list[Plot]:
     """Every picture for which there is data. Raises MissingExtraError without matplotlib."""
-    try:
-        from . import plots
-    except ImportError as error:
-        raise MissingExtraError(
-            "the pictures of a probe need matplotlib", str(error), "pip install 'uncollapse[train]'"
-        ) from error
+    require_libraries()
+    from . import plots
+
     unit, largest = experiment.unit, experiment.largest
     steps = next((result["truth"] for result in largest if result.get("truth")), ())
     drawn = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...report.page import Card, Cell, Chip, Section
 from ..experiments.criteria import traffic_light
 from ..next_step import step_lines
 from .data import Experiment, Run, at_learning_rate
-from .page import Card, Section
 from .readable import NOTHING, short, with_error
 
 DIRECTIONS = {
@@ -22,6 +22,9 @@ VERDICTS = {
     "inconclusive": ("", "the runs do not tell convergence from 1 / B_E"),
 }
 PASSED = {True: "passed", False: "failed", None: "not judged"}
+CHIPS = {"passed": "success", "good": "success", "ok": "success", "success": "success"}
+CHIPS |= {"failed": "failed", "error": "failed", "poor": "failed"}
+"""Outcome, status or light -> its colour; others have none."""
 SAME_SAMPLE = (
     "Prediction and truth of one run are of the same sequences and share their errors: their difference is curvature "
     "(and, of few sequences, what normalising the weights takes from the truth), not a test."
@@ -94,12 +97,16 @@ def _light(light: str | None) -> str:
     return f"; |SE / deltaH1|: {light}" if light else ""
 
 
-def _criterion(criterion: Mapping[str, Any]) -> dict[str, str]:
+def _chip(text: str) -> Cell:
+    return Chip(text, CHIPS[text]) if text in CHIPS else text
+
+
+def _criterion(criterion: Mapping[str, Any]) -> dict[str, Cell]:
     threshold = criterion["threshold"]
     band = f"{short(threshold[0])} to {short(threshold[1])}" if isinstance(threshold, list) else short(threshold)
     return {
         "criterion": criterion["name"].replace("_", " "),
-        "outcome": PASSED[criterion["passed"]],
+        "outcome": _chip(PASSED[criterion["passed"]]),
         "value": short(criterion["value"]),
         "threshold": band,
         "explanation": criterion["explanation"],
@@ -149,18 +156,18 @@ def _law(name: str, law: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _run(run: Run) -> dict[str, str]:
+def _run(run: Run) -> dict[str, Cell]:
     if run.result is None:
-        return {"run": run.name, "outcome": "failed", "error": run.error}
+        return {"run": run.name, "outcome": _chip("failed"), "error": run.error}
     result, step = run.result, at_learning_rate(run.result)
     seconds, memory = (result.get("timing") or {}).get("total_time"), result.get("peak_memory_bytes")
     return {
         "run": run.name,
-        "outcome": "success",
+        "outcome": _chip("success"),
         "B_E": short(result.get("B_E"), "d"),
         "B_U": short(result.get("B_U"), "d"),
         "deltaH1": with_error(result.get("deltaH1"), result.get("SE_conditional")),
-        "|SE / deltaH1|": traffic_light(result.get("SE_conditional"), result.get("deltaH1")) or NOTHING,
+        "|SE / deltaH1|": _chip(traffic_light(result.get("SE_conditional"), result.get("deltaH1")) or NOTHING),
         "deltaH_true": with_error(result.get("deltaH_true"), step.get("se")),
         "ESS": short(step.get("ess_fraction"), ".1%"),
         "deltaH1_tok": short(result.get("deltaH1_tok")),
@@ -182,13 +189,13 @@ def _step(step: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _estimate(name: str, estimate: Mapping[str, Any]) -> dict[str, str]:
+def _estimate(name: str, estimate: Mapping[str, Any]) -> dict[str, Cell]:
     return {
         "estimator": name,
         "estimate": with_error(estimate.get("value"), estimate.get("se")),
         "in": estimate.get("measured_in") or "",
         "units": f"{estimate.get('n')} {estimate.get('units')}",
-        "status": estimate.get("status") or "",
+        "status": _chip(estimate.get("status") or ""),
         "estimand": estimate.get("estimand") or "",
         "reason": estimate.get("reason") or "",
     }

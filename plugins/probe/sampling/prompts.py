@@ -9,14 +9,15 @@ from typing import Any, ClassVar
 import attrs
 from attrs.validators import ge
 
-from ....core.components import Completion, RolloutEngineSession, Sampling
+from ....core.components import Answer, Completion, RolloutEngineSession, Sampling
 from ....core.compose.experiment import Reward, Rollout
+from ....core.compose.plain_data import plain
 from ....core.errors import RequestError
 from ...environments.dataset import Dataset
-from ...environments.verifiers import is_right, tagged
+from ...environments.metrics import ACCEPTED
+from ...environments.verifiers import tagged
 from ...rollout.control_tokens import TextEncoder
 from ...rollout.episode import Episode, Turn
-from ...rollout.parsing import Answer
 
 PROMPT = (
     "Work out the problem below. Write your reasoning between <think> and </think>, "
@@ -35,7 +36,7 @@ class PromptSource:
     """Episodes of one turn: a prompt without any chat template, and a response that ends at ``</answer>``.
 
     The reward is 1 if the response has exactly one ``<answer>...</answer>`` block and the data set's verifier finds it
-    right, else 0. Prompts of more than ``max_prompt_tokens`` are left out.
+    right, else 0, or the score between them. Prompts of more than ``max_prompt_tokens`` are left out.
     """
 
     dataset: Dataset
@@ -58,6 +59,10 @@ class PromptSource:
     @property
     def reward(self) -> Reward:
         return Reward()
+
+    @property
+    def shaping(self) -> None:
+        """A data set is no environment of the run: what counts is whether a response is right."""
 
     def check(self) -> None:
         _ = self.dataset.tasks
@@ -95,7 +100,7 @@ class PromptSource:
     def describe(self) -> dict[str, Any]:
         return {
             "prompts": PROMPT,
-            "dataset": attrs.asdict(self.dataset),
+            "dataset": plain(self.dataset),
             "content": self.dataset.digest,
             "max_prompt_tokens": self.max_prompt_tokens,
         }
@@ -107,7 +112,8 @@ class PromptSource:
         response = "<think>" + tokenizer.decode(list(sampled), clean_up_tokenization_spaces=False)
         row = self.dataset.row(task)
         answer = tagged(response)
-        right = bool(answer and is_right(self.dataset.verifier, answer, row.answers))
+        score = self.dataset.verifier.component.verify(answer, row.answers) if answer else None
+        right = score == 1
         turn = Turn(
             prompt=prompt,
             tokens=completion.tokens,
@@ -117,11 +123,11 @@ class PromptSource:
             response=response,
             answer=Answer(actions=(answer,), parsed=1) if answer else Answer(),
             executed=int(bool(answer)),
-            reward=float(right),
+            reward=float(score or 0.0),
             penalty=0.0,
         )
         stop = "success" if right else "done" if answer else "max_turns"
-        return Episode(unit, member, "", (turn,), stop, {"action_is_valid": float(bool(answer))})
+        return Episode(unit, member, "", (turn,), stop, {ACCEPTED: float(bool(answer))})
 
 
 @lru_cache(maxsize=8)

@@ -49,8 +49,9 @@ class Sample:
     def of(cls, episodes: list[Episode], tasks: Sequence[int], source: Source, started: float) -> Sample:
         """The sample of these episodes (in order), begun at ``time.perf_counter() == started``."""
         raw_E, groups_E = raw_rewards(episodes)
-        rewards_E = normalize(raw_E, groups_E, source.reward.normalization, source.reward.over)
-        rollouts = build(episodes, source.rollout, source.reward, rewards_E)
+        shaped_E = raw_E if source.shaping is None else source.shaping(episodes)
+        rewards_E = normalize(shaped_E, groups_E, source.reward.normalization, source.reward.over)
+        rollouts = build(episodes, source.rollout, source.reward, rewards_E, shaped_E)
         return cls(episodes, rollouts, tuple(tasks), time.perf_counter() - started)
 
     @property

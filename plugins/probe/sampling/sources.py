@@ -8,16 +8,18 @@ from typing import Any, Protocol, cast
 
 import attrs
 
-from ....core.components import Env, Environment, RolloutEngineSession, Sampling
+from ....core.components import Dialogue, Env, Environment, RolloutEngineSession, Sampling
 from ....core.compose.experiment import Reward, Rollout
 from ...rollout.collect import collect
+from ...rollout.dialogue import CheckedDialogue
 from ...rollout.episode import Episode
 from ...rollout.template import Template
+from ...training.step.rewards import Shaping
 from ...training.step.stages import derived_seed
 
 _ENDLESS = range(2**62)
 """The seeds of an environment that generates its tasks."""
-_UNUSED = ("engine", "groups", "group_size", "seed", "temperature", "max_tokens")
+_UNUSED = ("engine", "groups", "group_size", "tasks", "batch", "seed", "temperature", "max_tokens")
 """Keys of ``rollout`` that do not describe a source: a draw has its own, or they decide nothing."""
 
 
@@ -29,6 +31,11 @@ class Source(Protocol):
 
     @property
     def reward(self) -> Reward: ...
+
+    @property
+    def shaping(self) -> Shaping | None:
+        """What becomes of the rewards before they are normalised; ``None`` where nothing does."""
+        ...
 
     def check(self) -> None:
         """Raises RequestError if there is nothing to draw from, before any model is loaded."""
@@ -64,9 +71,12 @@ class EnvironmentSource:
 
     environment: Environment
     """Where its ``tasks`` is a number, its tasks are those of the seeds below it; otherwise every seed is a task."""
+    dialogue: Dialogue
     rollout: Rollout
     """``temperature`` and ``max_tokens`` are the draw's."""
     reward: Reward = attrs.field(factory=Reward)
+    shaping: Shaping | None = None
+    """That of ``reward``, in the training step that is predicted; played episodes are kept as they were rewarded."""
 
     def check(self) -> None:
         self.pool(None)
@@ -92,7 +102,7 @@ class EnvironmentSource:
             _Drawn(self.environment, units, seed),
             attrs.evolve(self.rollout, max_tokens=sampling.max_tokens),
             engine,
-            _template(tokenizer, self.rollout.think),
+            _template(tokenizer, self.dialogue, self.rollout.think),
             seeds=list(units),
             group_size=responses,
             seed=seed,
@@ -100,21 +110,28 @@ class EnvironmentSource:
         )
 
     def describe(self) -> dict[str, Any]:
-        cls = type(self.environment)
+        dialogue = self.dialogue.component if isinstance(self.dialogue, CheckedDialogue) else self.dialogue
         rollout = attrs.asdict(self.rollout, recurse=False, filter=lambda field, _: field.name not in _UNUSED)
         return {
-            "environment": f"{cls.__module__.rpartition('uncollapse.')[2]}.{cls.__qualname__}",
+            "environment": _place_of(self.environment),
             "parameters": attrs.asdict(cast(Any, self.environment)),
             "content": self.environment.digest,
+            "dialogue": _place_of(dialogue),
+            "wording": attrs.asdict(cast(Any, dialogue)),
             "rollout": rollout,
-            "reward": attrs.asdict(self.reward),
+            "reward": attrs.asdict(self.reward, filter=lambda field, _: field.name != "shaping"),
         }
 
 
+def _place_of(component: Any) -> str:
+    cls = type(component)
+    return f"{cls.__module__.rpartition('uncollapse.')[2]}.{cls.__qualname__}"
+
+
 @lru_cache(maxsize=8)
-def _template(tokenizer: Any, think: bool) -> Template:
+def _template(tokenizer: Any, dialogue: Dialogue, think: bool) -> Template:
     """One for all draws of a process: its date does not change between them."""
-    return Template(tokenizer, think)
+    return Template(tokenizer, dialogue, think)
 
 
 @attrs.frozen

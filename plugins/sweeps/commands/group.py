@@ -1,4 +1,4 @@
-"""One command per sweep, with the sweep's own options: what ``sweep show`` and ``sweep run`` are made of."""
+"""``sweep show`` and ``sweep run`` are groups with one command per sweep, which has the sweep's own options."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ..sweep import Sweep
 
 REPLACED = ("steps", "seeds", "experiment")
-"""Options of every sweep that a sweep may have itself, with a meaning or a default of its own."""
+"""Options of every sweep that a sweep may replace by its own, with another meaning or default."""
 
 
 class SweepGroup(click.Group):
-    """The sweeps as subcommands, YAML files among them; ``--plugin`` counts before names are looked up."""
+    """A group has the sweeps as its commands, YAML files among them; ``--plugin`` counts before names are looked up."""
 
     def __init__(self, *args: Any, decorate: Callable[[click.Command], click.Command], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -54,11 +54,11 @@ class SweepGroup(click.Group):
         is_file = Path(cmd_name).suffix in (".yaml", ".yml")
         target = None if is_file else registry().target("sweep", cmd_name)
         parameters = describe.parameters(target) if callable(target) else ()
-        own = [_own_option(parameter, target) for parameter in parameters]
+        sweep_options = [_own_option(parameter, target) for parameter in parameters]
         command = SweepCommand(cmd_name, help=inspect.getdoc(target) if callable(target) else None)
         self.decorate(command)
         command.own = [parameter.name for parameter in parameters]
-        words = {word for option in own for word in option.opts}
+        words = {word for option in sweep_options for word in option.opts}
         for option in [option for option in command.params if words & {*option.opts}]:
             if option.name not in REPLACED:
                 raise RequestError(
@@ -66,15 +66,15 @@ class SweepGroup(click.Group):
                     fix="its author has to give the parameter another name",
                 )
             command.params.remove(option)
-        command.params[:0] = own
+        command.params[:0] = sweep_options
         return command
 
 
 class SweepCommand(click.Command):
-    """One sweep; ``--kl_values`` is ``--kl-values``."""
+    """A command of one sweep; ``--kl_values`` is ``--kl-values``."""
 
     own: Sequence[str] = ()
-    """The parameters that the sweep itself has; their options are passed on as ``own_<name>``."""
+    """Parameters that the sweep itself has; their options are passed on as ``own_<name>``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [_dashed(word) for word in args])
@@ -86,7 +86,7 @@ def _dashed(word: str) -> str:
 
 
 def _own_option(parameter: Any, target: Any) -> click.Option:
-    """The option of a field (or of a function's parameter) of a sweep."""
+    """Return the option of a field (or of a function's parameter) of a sweep."""
     hint = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__).get(parameter.name, str)
     if type(None) in typing.get_args(hint):
         hint = next(member for member in typing.get_args(hint) if member is not type(None))
@@ -104,7 +104,7 @@ def _own_option(parameter: Any, target: Any) -> click.Option:
 
 
 def what_options(command: Any) -> Any:
-    """What the sweep is; :func:`make_sweep` takes them."""
+    """Add the options that say what the sweep is; :func:`make_sweep` takes them."""
     for option in (
         plugin_option,
         click.option("--seeds", metavar="0,1", help="Repeat every point with these seeds."),
@@ -135,7 +135,7 @@ def make_sweep(
     seeds: str | None,
     experiment: str | None,
 ) -> Sweep:
-    """The sweep of a name or file with its own options and with what changes any sweep."""
+    """Return the sweep of a name or file with its own options and with what changes any sweep."""
     from ..sweep import load
 
     changes = _overrides(overrides)
@@ -151,7 +151,7 @@ def make_sweep(
 
 
 def _overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` texts by key, in the order in which they count: of a key given twice the later one does."""
+    """Read ``KEY=VALUE`` texts, in the order in which they count: of a key given twice the later one does."""
     from ....core.compose.overrides import read_override
     from ....core.compose.problems import Invalid
     from ....core.registry import registry
@@ -180,7 +180,7 @@ def _axes(words: Sequence[str]) -> dict[str, Any]:
 
 
 def sweep_of(context: click.Context, options: dict[str, Any]) -> Sweep:
-    """The sweep that a command of :class:`SweepGroup` asks for. Raises RequestError."""
+    """Return the sweep that a command of :class:`SweepGroup` asks for. Raises RequestError."""
     assert isinstance(context.command, SweepCommand)
     own = {name: options.pop(f"own_{name}") for name in context.command.own}
     asked = {**dict.fromkeys(REPLACED), **options}
@@ -193,11 +193,11 @@ def sweep_of(context: click.Context, options: dict[str, Any]) -> Sweep:
 
 
 def _given(context: click.Context, parameter: str) -> bool:
-    """Whether an option was typed."""
+    """Say whether an option was typed."""
     return context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
 
 
 def print_notices(sweep: Sweep) -> None:
-    """What whoever runs it should know, on standard error."""
+    """Print what whoever runs the sweep should know, on standard error."""
     for notice in (*sweep.notices, *([f"cannot run here: {sweep.missing}"] if sweep.missing else [])):
         click.echo(f"notice: {notice}", err=True)

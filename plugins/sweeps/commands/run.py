@@ -1,4 +1,4 @@
-"""``uncollapse sweep run``."""
+"""``uncollapse sweep run`` runs the points of a sweep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ....core.console.streams import never_fail
 from ....core.errors import RequestError, UncollapseError
 from ....core.terminal import escaped
 from .group import print_notices, sweep_of, what_options
-from .report import write_report
+from .print_report import print_report
 
 if TYPE_CHECKING:
     from ..prepare import Prepared
@@ -27,12 +27,12 @@ RESOURCES = {
     "max_parallel": "max_parallel",
     "cooldown": "cooldown_s",
 }
-"""Option -> the launcher's parameter."""
+"""Parameter of the launcher for each option."""
 
 
 def run_command(command: click.Command) -> click.Command:
-    """``sweep run NAME``."""
-    command.callback = _run
+    """Add the options of ``sweep run NAME``."""
+    command.callback = _run_points
     what_options(command)
     for option in (
         click.option("--dry-run", is_flag=True, help="Print points, commands and slots, and stop."),
@@ -76,7 +76,7 @@ def run_command(command: click.Command) -> click.Command:
 
 
 @click.pass_context
-def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool, **options: Any) -> None:
+def _run_points(context: click.Context, root: Path | None, launcher: str, dry_run: bool, **options: Any) -> None:
     """Run every point that is not to be skipped, resume what has begun, and write the report."""
     from ..run import Options
     from ..sweep import make_launcher
@@ -97,7 +97,7 @@ def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool
     never_fail()
     result = sweep.run(root, made, how)
     try:
-        write_report(result.home)
+        print_report(result.home)
     except (UncollapseError, OSError) as error:  # how the runs ended is none the worse
         click.echo(escaped(f"no report was written: {error}"), err=True)
     context.exit(result.exit_code)
@@ -105,34 +105,34 @@ def _run(context: click.Context, root: Path | None, launcher: str, dry_run: bool
 
 def _statuses(text: str) -> list[str]:
     states = ("success", "stopped", "failed", "interrupted", "none")
-    found = [item.strip() for item in text.split(",")]
-    for item in found:
+    statuses = [item.strip() for item in text.split(",")]
+    for item in statuses:
         if item not in states and not item.startswith("stopped:"):
             raise RequestError(
                 f"--skip-statuses has no status {item!r}", fix=f"choose of {', '.join(states)}, stopped:<detector>"
             )
-    return [item for item in found if item != "none"]
+    return [item for item in statuses if item != "none"]
 
 
 def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The launcher's parameters that were asked for; a launcher that gives no CPUs of its own is no mistake."""
+    """Return the launcher's parameters that were asked for; a launcher that gives no CPUs of its own is no mistake."""
     from ....core import describe
     from ....core.compose.spec import read_spec
     from ....core.registry import registry
 
     name = read_spec(launcher).name
-    known = {parameter.name for parameter in describe.parameters(registry().resolve("launcher", name))}
-    found = {}
+    parameters = {parameter.name for parameter in describe.parameters(registry().resolve("launcher", name))}
+    asked = {}
     for option, value in given.items():
         if value is None:
             continue
         if option == "slots":
             value = int(value) if value.isdecimal() and len(value) < 10 else value
-        if option == "ray_num_cpus" and "cpus_per_job" not in known:
+        if option == "ray_num_cpus" and "cpus_per_job" not in parameters:
             click.echo(f"notice: --ray-num-cpus does nothing with the launcher {name}", err=True)
         else:
-            found[RESOURCES[option]] = value
-    return found
+            asked[RESOURCES[option]] = value
+    return asked
 
 
 def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:

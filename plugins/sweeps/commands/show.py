@@ -1,4 +1,4 @@
-"""``uncollapse sweep show``."""
+"""``uncollapse sweep show`` prints the points of a sweep with their settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .group import print_notices, sweep_of, what_options
 
 
 def show_command(command: click.Command) -> click.Command:
-    """``sweep show NAME``."""
-    command.callback = _show
+    """Add the options of ``sweep show NAME``."""
+    command.callback = _show_points
     what_options(command)
     json_option(command)
     click.option("--as", "style", metavar="DIALECT", help="In the words of another program: uncollapse list dialect.")(
@@ -23,8 +23,9 @@ def show_command(command: click.Command) -> click.Command:
 
 
 @click.pass_context
-def _show(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
+def _show_points(context: click.Context, root: Path | None, as_json: bool, style: str | None, **options: Any) -> None:
     from ....core.compose.config import to_dict
+    from ....core.compose.flat import flat
     from ....core.registry import registry
 
     dialect = registry().create("dialect", style) if style else None
@@ -33,7 +34,7 @@ def _show(context: click.Context, root: Path | None, as_json: bool, style: str |
     if dialect:
         settings = {point.place.name: dialect.keys(point, sweep) for point in points}
     else:
-        settings = {point.label: _flat(to_dict(point.experiment)) for point in points}
+        settings = {point.label: flat(to_dict(point.experiment)) for point in points}
     if as_json:
         print_json(settings)
         return
@@ -45,8 +46,8 @@ def _show(context: click.Context, root: Path | None, as_json: bool, style: str |
         return
     click.echo(f"sweep {sweep.title}: {len(points)} points of {sweep.experiment}")
     print_notices(sweep)
-    if own := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
-        click.echo(f"whatever the experiment says, the sweep sets {', '.join(own)}")
+    if keys_set := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
+        click.echo(f"whatever the experiment says, the sweep sets {', '.join(keys_set)}")
     shared = dict.fromkeys(set.intersection(*(set(s.items()) for s in settings.values())))
     if len(points) > 1:
         click.echo("all points")
@@ -56,18 +57,3 @@ def _show(context: click.Context, root: Path | None, as_json: bool, style: str |
         click.echo(f"{title}  [{point.hash}]  {point.place.run}")
         rows = [(key, value) for key, value in keys.items() if len(points) == 1 or (key, value) not in shared]
         print_columns(rows or [("–", "")], "  ")
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted key -> value as text; a component in one word."""
-    from ....core.compose.spec import format_value, read_spec
-
-    if not isinstance(data, dict):
-        return {prefix: format_value(data)}
-    if "name" in data:
-        return {prefix: str(read_spec(data))}
-    return {
-        dotted: text
-        for key, value in data.items()
-        for dotted, text in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }

@@ -1,1 +1,1 @@
-"""The commands ``train``, ``eval`` and ``export``."""
+"""The commands of training are ``train``, ``eval`` and ``export``."""

@@ -1,4 +1,4 @@
-"""``uncollapse eval``."""
+"""The command ``uncollapse eval``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def command(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Success of a checkpoint on the validation groups of its experiment, with the standard error.
+    """Measure the success of a checkpoint on the validation groups of its experiment, with the standard error.
 
     CHECKPOINT is RUN/checkpoints/step_N, or a run directory (its last good checkpoint). ``--set rollout.engine=hf``
     evaluates a run of another engine where that is not installed.
@@ -53,17 +53,18 @@ def command(
 
 
 def _success(metrics: Mapping[str, float]) -> str:
-    """The success with its error; where all tasks ended alike, which has the error 0, with what that leaves open."""
-    success, error, episodes, tasks = (
-        metrics[f"validation/{name}"] for name in ("success", "success_se", "episodes", "tasks")
-    )
+    """Write the success with its error, and with a bound if all tasks ended alike, which makes the error 0."""
+    success = metrics["validation/success"]
+    error = metrics["validation/success_se"]
+    episodes = metrics["validation/episodes"]
+    tasks = metrics["validation/tasks"]
     if math.isnan(error):
         return f"success {success:.3f}, without a standard error: all {episodes:.0f} episodes are of one task"
-    told = f"success {success:.3f} +- {error:.3f} ({episodes:.0f} episodes)"
+    summary = f"success {success:.3f} +- {error:.3f} ({episodes:.0f} episodes)"
     if success not in (0, 1):
-        return told
+        return summary
     # of n tasks that are right with probability p, none is with probability (1 - p)^n
     bound = 1 - (1 - CONFIDENCE) ** (1 / tasks)
     side = f"at most {bound:.2g}" if success == 0 else f"at least {1 - bound:.2g}"
-    hidden = f"all {tasks:.0f} tasks ended alike, which hides the error"
-    return f"{told}\n{hidden}: the rate is {side}, at {CONFIDENCE:.0%} confidence"
+    warning = f"all {tasks:.0f} tasks ended alike, which hides the error"
+    return f"{summary}\n{warning}: the rate is {side}, at {CONFIDENCE:.0%} confidence"

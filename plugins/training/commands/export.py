@@ -1,4 +1,4 @@
-"""``uncollapse export``."""
+"""The command ``uncollapse export``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Token heads: backends that turn hidden states into log-probs, entropies and second moments."""
+"""Token heads turn hidden states into log-probs, entropies and second moments."""

@@ -1,4 +1,4 @@
-"""The head ``auto``: whichever built-in head is fastest where it runs."""
+"""The head ``auto`` is the built-in head that is fastest on the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .triton_head import Triton
 
 @attrs.frozen
 class Auto(TokenHead):
-    """``triton`` on a GPU where Triton is installed (it comes with torch on Linux), else ``torch``."""
+    """Use ``triton`` on a GPU where Triton is installed (it comes with torch on Linux), else ``torch``."""
 
     def on(self, device: torch.device) -> TokenHead:
         return Triton() if device.type == "cuda" and find_spec("triton") else Torch()

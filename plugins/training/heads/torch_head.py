@@ -1,4 +1,4 @@
-"""The head ``torch``: the reference, on every device."""
+"""The head ``torch`` is the reference and runs on every device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..networks.token_head import CHUNK_ELEMENTS, token_scores
 
 @attrs.frozen
 class Torch(TokenHead):
-    """Chunks of rows in plain torch: each chunk's logits are made in fp32 and made again in the backward pass.
+    """Compute chunks of rows in plain torch, each chunk's logits in fp32 and once more in the backward pass.
 
-    Runs on every device, and is the one head that can be differentiated in forward mode, as the probe does.
+    It runs on every device, and is the only head that can be differentiated in forward mode, as the probe does.
     """
 
     chunk_elements: int = attrs.field(default=CHUNK_ELEMENTS, validator=[validators.ge(1), validators.le(1 << 30)])
-    """Logits held at once, in numbers of fp32 (2**25 are 128 MiB); at least one row is always taken."""
+    """Number of fp32 logits that are held at once (2**25 are 128 MiB); at least one row is always taken."""
 
     def on(self, device: torch.device) -> Torch:
         return self

@@ -1,14 +1,17 @@
-"""The head ``triton``: cuBLAS makes tiles of logits over the vocabulary, fused kernels read each of them once.
+"""The head ``triton`` makes tiles of logits over the vocabulary with cuBLAS; fused kernels read each of them once.
 
-Forward: each tile is folded into running sums per row (:mod:`.triton_kernels`), from which log-prob, entropy and second
-moment follow. Backward: each tile is made again and turned in place into the gradient by its logits, which two further
-matrix products take to hidden states and weight; both are summed in fp32. Derivatives, with l = log p:
+In the forward pass each tile is folded into running sums per row (:mod:`.triton_kernels`), from which log-prob, entropy
+and second moment follow. In the backward pass each tile is made again and turned in place into the gradient by its
+logits; two more matrix products give the gradients by hidden states and weight, both summed in fp32. The derivatives,
+with l = log p, are
 
     d l_y / d x_v = [v = y] - p_v
     d H / d x_v   = -p_v (l_v + H)
     d M / d x_v   =  p_v (l_v^2 + 2 l_v + 2 H - M)
 
-so that whatever is asked for, the gradient by x is p times a polynomial in log p, plus one number at the target.
+so that in all cases the gradient by x is p times a polynomial in log p, plus one number at the target.
+
+Shapes of a tile are written in small letters: n rows of N, v columns of V.
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ from ....core.components import TokenHead, TokenScores, Wanted
 from ....core.errors import RequestError
 
 ALIGNMENT = 128
-"""Rows of a tile are stored a multiple of this many numbers apart: cuBLAS and whole cache lines like that."""
+"""Multiple of numbers that the rows of a tile are stored apart, for the speed of cuBLAS and whole cache lines."""
 
 
 @attrs.frozen
 class Triton(TokenHead):
-    """Tiles of the vocabulary from cuBLAS, folded and differentiated by fused Triton kernels; on GPUs.
+    """Fold and differentiate tiles of the vocabulary, which cuBLAS makes, with fused Triton kernels; on GPUs.
 
     Everything after a tile of logits is fp32, and so are the sums over tiles. Beside the gradients themselves, memory
     is one tile, the fp32 sum of the hidden states' gradient and, only where there are more rows than ``rows``, that of
@@ -42,16 +45,19 @@ class Triton(TokenHead):
     """
 
     rows: int = attrs.field(default=8192, validator=[validators.ge(1), validators.le(1 << 24)])
-    """Rows of a tile at most; more rows are cut into equal parts."""
+    """Largest number of rows in a tile; more rows are cut into equal parts."""
     columns: int = attrs.field(default=16896, validator=[validators.ge(1), validators.le(1 << 24)])
-    """Columns of the vocabulary in a tile of ``rows`` rows; fewer rows get proportionally more. The default is a whole
-    number of waves of 128 x 256 blocks on the 132 multiprocessors of an H100 (264 MiB of bfloat16)."""
+    """Number of columns of the vocabulary in a tile of ``rows`` rows; fewer rows get proportionally more. The default
+    is a whole number of waves of 128 x 256 blocks on the 132 multiprocessors of an H100 (264 MiB of bfloat16)."""
     float32_logits: bool = False
-    """Keep the logits of a bfloat16 model in fp32, as they come out of the matrix product. Rounded, a logit of size 20
-    is off by up to 1/16, and so is its log-prob; but a tile and its gradient then take three times the memory."""
+    """Whether the logits of a bfloat16 model stay in fp32, as the matrix product gives them. Rounded, a logit of size
+    20 is off by up to 1/16, and so is its log-prob; but in fp32 a tile and its gradient take three times the memory."""
 
     def check(self, experiment: Any) -> Iterator[str]:
-        """Why it cannot work here. GPUs are not looked for before training starts: it may start on another machine."""
+        """Yield the reasons why it cannot work on this machine.
+
+        GPUs are not looked for, because training may start on another machine.
+        """
         if not find_spec("triton"):
             yield "needs Triton, which is not installed"
 
@@ -95,161 +101,211 @@ class Triton(TokenHead):
         )
 
     def _columns(self, rows: int, vocabulary: int) -> int:
+        """Return the width of tiles of ``rows`` rows, so that a tile has about as many numbers as a full one."""
         fitting = self.rows * self.columns // max(rows, 1) // ALIGNMENT * ALIGNMENT
         return min(max(fitting, self.columns), vocabulary)
 
 
 class _Scores(torch.autograd.Function):
-    """Log-probs, entropies and second moments [N]; the last two are ``None`` where they are not wanted."""
+    """The differentiable function returns log-probs, entropies and second moments, [N] or ``None`` if not wanted."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        scales: Tensor,
+        hidden_N_H: Tensor,
+        weight_V_H: Tensor,
+        targets_N: Tensor,
+        scales_N: Tensor,
         softcap: float | None,
         wanted: tuple[Wanted, Wanted],
         rows: int,
         columns: int,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        from . import triton_kernels as kernels
-
+        """Fold all tiles of ``rows`` times ``columns`` logits, and compute the scores from the running sums."""
         ctx.set_materialize_grads(False)
+        ctx.softcap = softcap
+        ctx.rows = rows
+        ctx.columns = columns
+        ctx.dtype = dtype
         moments = 2 if wanted[1] != "none" else int(wanted[0] != "none")
-        state = torch.zeros(kernels.STATE, len(targets), device=hidden.device)
-        state[0].fill_(-torch.inf)
-        state[4].fill_(torch.nan)  # what a target outside of the vocabulary leaves
-        whole = len(targets) <= rows and columns == len(weight)
-        buffer = _buffer(hidden, min(len(targets), rows), columns, dtype)
-        for start, stop in _ranges(len(weight), columns):
-            for first, last in _parts(len(targets), rows):
-                logits = _logits(hidden[first:last], weight[start:stop], buffer)
-                kernels.fold_kernel[(last - first,)](
-                    logits,
-                    logits.stride(0),
-                    stop - start,
-                    start,
-                    targets[first:last],
-                    scales[first:last],
-                    state[:, first:last],
-                    state.stride(0),
-                    softcap or 1.0,
-                    SOFTCAP=softcap is not None,
-                    MOMENTS=moments,
-                    BLOCK=kernels.FOLD.block,
-                    num_warps=kernels.FOLD.warps,
-                )
-        largest, total, first_moment, second_moment, target = state
-        log_total = total.log()
-        mean = first_moment / total
-        entropies = log_total - mean if moments >= 1 else None
-        squares = second_moment / total - log_total * (2 * mean - log_total) if moments == 2 else None
-        ctx.softcap, ctx.rows, ctx.columns, ctx.dtype = softcap, rows, columns, dtype
-        kept = buffer if whole and any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(hidden, weight, targets, scales, largest, log_total, entropies, squares, kept)
-        outputs = [entropies if wanted[0] != "none" else None, squares]
-        constant = [x for x, how in zip(outputs, wanted, strict=True) if how == "value"]
+        buffer = _buffer(hidden_N_H, min(len(targets_N), rows), columns, dtype)
+        state_5_N = _folded(ctx, hidden_N_H, weight_V_H, targets_N, scales_N, moments, buffer)
+        largest_N, total_N, first_N, second_N, target_N = state_5_N
+        log_total_N = total_N.log()
+        mean_N = first_N / total_N
+        entropies_N = log_total_N - mean_N if moments >= 1 else None
+        squares_N = second_N / total_N - log_total_N * (2 * mean_N - log_total_N) if moments == 2 else None
+        # if all logits fit one tile, the backward pass need not make them again
+        is_whole = len(targets_N) <= rows and columns == len(weight_V_H)
+        kept = buffer if is_whole and any(ctx.needs_input_grad) else None
+        saved = (hidden_N_H, weight_V_H, targets_N, scales_N, largest_N, log_total_N, entropies_N, squares_N, kept)
+        ctx.save_for_backward(*saved)
+        outputs = [entropies_N if wanted[0] != "none" else None, squares_N]
+        constant = [x_N for x_N, how in zip(outputs, wanted, strict=True) if how == "value"]
         ctx.mark_non_differentiable(*constant)
-        return target - largest - log_total, *outputs
+        return target_N - largest_N - log_total_N, *outputs
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, by_logprobs: Tensor | None, by_entropies: Tensor | None, by_squares: Tensor | None
+        ctx: Any, by_logprobs_N: Tensor | None, by_entropies_N: Tensor | None, by_squares_N: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        from . import triton_kernels as kernels
-
-        hidden, weight, targets, scales, largest, log_total, entropies, squares, kept = ctx.saved_tensors
-        degree = 2 if by_squares is not None else int(by_entropies is not None)
-        table = torch.zeros(kernels.ROW, len(targets), device=hidden.device)
-        table[0], table[1], table[2] = largest, log_total, scales
-        if by_logprobs is not None:
-            table[3] = by_logprobs
-            table[4] -= by_logprobs
-        if by_entropies is not None:
-            table[4] -= by_entropies * entropies
-            table[5] -= by_entropies
-        if by_squares is not None:
-            table[4] += by_squares * (2 * entropies - squares)
-            table[5] += 2 * by_squares
-            table[6] = by_squares
-        parts = _parts(len(targets), ctx.rows)
-        by_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
-        by_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        shape = min(len(targets), ctx.rows), ctx.columns
-        gradients = _buffer(hidden, *shape, hidden.dtype)
-        buffer = gradients if kept is not None or ctx.dtype == hidden.dtype else _buffer(hidden, *shape, ctx.dtype)
-        for start, stop in _ranges(len(weight), ctx.columns):
+        """Turn each tile into the gradient by its logits, and add up the gradients by hidden states and weight."""
+        hidden_N_H, weight_V_H, targets_N, *_, kept = ctx.saved_tensors
+        degree = 2 if by_squares_N is not None else int(by_entropies_N is not None)
+        table_7_N = _gradient_table(ctx, by_logprobs_N, by_entropies_N, by_squares_N)
+        parts = _parts(len(targets_N), ctx.rows)
+        by_hidden_N_H = torch.zeros_like(hidden_N_H, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        by_weight_V_H = torch.empty_like(weight_V_H) if ctx.needs_input_grad[1] else None
+        shape = min(len(targets_N), ctx.rows), ctx.columns
+        gradients = _buffer(hidden_N_H, *shape, hidden_N_H.dtype)
+        # a tile of another type than the gradient cannot be overwritten by it
+        same_type = kept is not None or ctx.dtype == hidden_N_H.dtype
+        buffer = gradients if same_type else _buffer(hidden_N_H, *shape, ctx.dtype)
+        for start, stop in _ranges(len(weight_V_H), ctx.columns):
             # one part is the product itself, several are summed in fp32 first
-            sums = None
-            if by_weight is not None and len(parts) != 1:
-                sums = torch.zeros(stop - start, hidden.shape[1], device=hidden.device)
+            sums_v_H = None
+            if by_weight_V_H is not None and len(parts) != 1:
+                sums_v_H = torch.zeros(stop - start, hidden_N_H.shape[1], device=hidden_N_H.device)
             for first, last in parts:
-                logits = kept if kept is not None else _logits(hidden[first:last], weight[start:stop], buffer)
-                gradient = gradients[: last - first, : stop - start]
-                grid = (last - first, -(-(stop - start) // kernels.DIFFERENTIATE.block))
-                kernels.differentiate_kernel[grid](
-                    logits,
-                    gradient,
-                    gradient.stride(0),
-                    stop - start,
-                    start,
-                    targets[first:last],
-                    table[:, first:last],
-                    table.stride(0),
-                    ctx.softcap or 1.0,
-                    SOFTCAP=ctx.softcap is not None,
-                    DEGREE=degree,
-                    BLOCK=kernels.DIFFERENTIATE.block,
-                    num_warps=kernels.DIFFERENTIATE.warps,
-                )
-                if by_hidden is not None:
-                    _add_product(by_hidden[first:last], gradient, weight[start:stop])
-                if sums is not None:
-                    _add_product(sums, gradient.T, hidden[first:last])
-                elif by_weight is not None:
-                    torch.mm(gradient.T, hidden[first:last], out=by_weight[start:stop])
-            if by_weight is not None and sums is not None:
-                by_weight[start:stop] = sums
-        return None if by_hidden is None else by_hidden.to(hidden.dtype), by_weight, *[None] * 7
+                hidden_n_H, weight_v_H = hidden_N_H[first:last], weight_V_H[start:stop]
+                logits_n_v = kept if kept is not None else _logits(hidden_n_H, weight_v_H, buffer)
+                gradient_n_v = gradients[: last - first, : stop - start]
+                part = slice(first, last)
+                _differentiate(ctx, logits_n_v, gradient_n_v, start, targets_N[part], table_7_N[:, part], degree)
+                if by_hidden_N_H is not None:
+                    _add_product(by_hidden_N_H[first:last], gradient_n_v, weight_v_H)
+                if sums_v_H is not None:
+                    _add_product(sums_v_H, gradient_n_v.T, hidden_n_H)
+                elif by_weight_V_H is not None:
+                    torch.mm(gradient_n_v.T, hidden_n_H, out=by_weight_V_H[start:stop])
+            if by_weight_V_H is not None and sums_v_H is not None:
+                by_weight_V_H[start:stop] = sums_v_H
+        by_hidden = None if by_hidden_N_H is None else by_hidden_N_H.to(hidden_N_H.dtype)
+        return by_hidden, by_weight_V_H, *[None] * 7
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        """Raises RequestError: there is no forward-mode derivative, and zeros in its place would be wrong."""
+        """Raise RequestError: there is no forward-mode derivative, and zeros in its place would be wrong."""
         raise RequestError(
             "the token head triton has no forward-mode derivative", "model.head", "differentiate with the head torch"
         )
 
 
-def _buffer(hidden: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """[rows, columns] to make tiles in; rows begin where cuBLAS' fast kernels want them to."""
-    return hidden.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT, dtype=dtype)[:, :columns]
+def _folded(
+    ctx: Any,
+    hidden_N_H: Tensor,
+    weight_V_H: Tensor,
+    targets_N: Tensor,
+    scales_N: Tensor,
+    moments: int,
+    buffer: Tensor,
+) -> Tensor:
+    """Make every tile of logits and fold it into the state of its rows, [5, N]; see :data:`.triton_kernels.STATE`."""
+    from . import triton_kernels as kernels
+
+    state_5_N = torch.zeros(kernels.STATE, len(targets_N), device=hidden_N_H.device)
+    state_5_N[0].fill_(-torch.inf)
+    # a target outside of the vocabulary leaves the NaN where it is
+    state_5_N[4].fill_(torch.nan)
+    for start, stop in _ranges(len(weight_V_H), ctx.columns):
+        for first, last in _parts(len(targets_N), ctx.rows):
+            logits_n_v = _logits(hidden_N_H[first:last], weight_V_H[start:stop], buffer)
+            kernels.fold_kernel[(last - first,)](
+                logits_n_v,
+                logits_n_v.stride(0),
+                stop - start,
+                start,
+                targets_N[first:last],
+                scales_N[first:last],
+                state_5_N[:, first:last],
+                state_5_N.stride(0),
+                ctx.softcap or 1.0,
+                SOFTCAP=ctx.softcap is not None,
+                MOMENTS=moments,
+                BLOCK=kernels.FOLD.block,
+                num_warps=kernels.FOLD.warps,
+            )
+    return state_5_N
 
 
-def _logits(hidden: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
-    """``hidden @ weight.T`` in the upper left corner of the buffer."""
-    logits = buffer[: len(hidden), : len(weight)]
-    if logits.dtype == hidden.dtype:
-        return torch.mm(hidden, weight.T, out=logits)
-    if _widens(hidden):
-        return torch.mm(hidden, weight.T, out_dtype=logits.dtype, out=logits)
-    return torch.mm(hidden.to(logits.dtype), weight.T.to(logits.dtype), out=logits)
+def _gradient_table(
+    ctx: Any, by_logprobs_N: Tensor | None, by_entropies_N: Tensor | None, by_squares_N: Tensor | None
+) -> Tensor:
+    """Collect what the gradient of a row needs, [7, N]; see :func:`.triton_kernels.differentiate_kernel`."""
+    from . import triton_kernels as kernels
+
+    *_, scales_N, largest_N, log_total_N, entropies_N, squares_N, _ = ctx.saved_tensors
+    table_7_N = torch.zeros(kernels.ROW, len(scales_N), device=scales_N.device)
+    table_7_N[0] = largest_N
+    table_7_N[1] = log_total_N
+    table_7_N[2] = scales_N
+    if by_logprobs_N is not None:
+        table_7_N[3] = by_logprobs_N
+        table_7_N[4] -= by_logprobs_N
+    if by_entropies_N is not None:
+        table_7_N[4] -= by_entropies_N * entropies_N
+        table_7_N[5] -= by_entropies_N
+    if by_squares_N is not None:
+        table_7_N[4] += by_squares_N * (2 * entropies_N - squares_N)
+        table_7_N[5] += 2 * by_squares_N
+        table_7_N[6] = by_squares_N
+    return table_7_N
+
+
+def _differentiate(
+    ctx: Any, logits_n_v: Tensor, gradient_n_v: Tensor, start: int, targets_n: Tensor, table_7_n: Tensor, degree: int
+) -> None:
+    """Write the gradient by a tile's logits, which begins at token id ``start``, into ``gradient_n_v``."""
+    from . import triton_kernels as kernels
+
+    rows, columns = gradient_n_v.shape
+    kernels.differentiate_kernel[(rows, -(-columns // kernels.DIFFERENTIATE.block))](
+        logits_n_v,
+        gradient_n_v,
+        gradient_n_v.stride(0),
+        columns,
+        start,
+        targets_n,
+        table_7_n,
+        table_7_n.stride(0),
+        ctx.softcap or 1.0,
+        SOFTCAP=ctx.softcap is not None,
+        DEGREE=degree,
+        BLOCK=kernels.DIFFERENTIATE.block,
+        num_warps=kernels.DIFFERENTIATE.warps,
+    )
+
+
+def _buffer(hidden_N_H: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Allocate memory for a tile, [rows, columns], whose rows begin where cuBLAS' fast kernels want them to."""
+    return hidden_N_H.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT, dtype=dtype)[:, :columns]
+
+
+def _logits(hidden_n_H: Tensor, weight_v_H: Tensor, buffer: Tensor) -> Tensor:
+    """Compute the logits of a tile, [n, v], in the upper left corner of the buffer."""
+    logits_n_v = buffer[: len(hidden_n_H), : len(weight_v_H)]
+    dtype = logits_n_v.dtype
+    if dtype == hidden_n_H.dtype:
+        return torch.mm(hidden_n_H, weight_v_H.T, out=logits_n_v)
+    if _widens(hidden_n_H):
+        return torch.mm(hidden_n_H, weight_v_H.T, out_dtype=dtype, out=logits_n_v)
+    return torch.mm(hidden_n_H.to(dtype), weight_v_H.T.to(dtype), out=logits_n_v)
 
 
 def _ranges(total: int, size: int) -> list[tuple[int, int]]:
+    """Cut ``total`` numbers into ranges of ``size``, the last of which may be shorter."""
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 def _parts(total: int, most: int) -> list[tuple[int, int]]:
-    """The fewest equal ranges of at most ``most``; none for nothing."""
+    """Cut ``total`` numbers into the fewest equal ranges of at most ``most``; 0 numbers give no range."""
     return _ranges(total, -(-total // -(-total // most))) if total else []
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``total += a @ b`` in fp32. Rounded products would add up to a biased sum."""
+    """Add ``a @ b`` to ``total`` in fp32, because rounded products would add up to a biased sum."""
     if a.dtype == torch.float32:
         total.addmm_(a, b)
     elif _widens(a):
@@ -259,5 +315,5 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _widens(factor: Tensor) -> bool:
-    """Whether products of such 16-bit matrices can be had in fp32: on a GPU, from torch 2.8 on."""
+    """Say whether torch can give products of such 16-bit matrices in fp32: on a GPU, from torch 2.8 on."""
     return factor.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out")

@@ -1,4 +1,4 @@
-"""Triton kernels of the head ``triton``: each reads a tile of logits once and does everything with it that is wanted.
+"""The Triton kernels of the head ``triton`` each read a tile of logits once and compute all that is wanted from it.
 
 A tile is [rows, columns of the vocabulary]. With x the logits after soft cap and temperature and m the largest x of a
 row so far, a row's running sums are
@@ -18,10 +18,12 @@ import triton.language as tl
 
 @attrs.frozen
 class Launch:
-    """How a kernel is run: elements of a row that a program holds at once, and its warps."""
+    """A launch says how a kernel is run."""
 
     block: int
+    """Number of elements of a row that a program holds at once."""
     warps: int
+    """Number of warps of a program."""
 
 
 FOLD = Launch(1024, 2)
@@ -34,7 +36,7 @@ ROW = 7
 
 @triton.jit
 def _tempered(logits, softcap, scale, SOFTCAP: tl.constexpr):
-    """x, and its derivative by the logit."""
+    """Return x, the logit after soft cap and temperature, and its derivative by the logit."""
     if SOFTCAP:
         tanh = 2 * tl.sigmoid(2 * logits / softcap) - 1
         x = softcap * tanh * scale
@@ -47,7 +49,7 @@ def _tempered(logits, softcap, scale, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def _carried(s0, s1, s2, old, new, MOMENTS: tl.constexpr):
-    """The sums relative to ``new``, from those relative to ``old``, which is -inf where there are none yet."""
+    """Return the sums relative to ``new``, from those relative to ``old``, which is -inf before the first tile."""
     d = tl.where(old == -float("inf"), 0.0, old - new)
     ratio = tl.exp(d)
     if MOMENTS >= 2:
@@ -137,6 +139,7 @@ def differentiate_kernel(
     By x_v it is  g [v = target] + p_v (c_0 + c_1 log p_v + c_2 (log p_v)^2),  where a row of ``table`` holds m,
     log s_0, 1 / temperature, g, c_0, c_1, c_2. ``DEGREE`` is that of the polynomial.
     """
+    # in 64 bits, because a tile may have more than 2^31 numbers
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = lanes < columns

@@ -1,4 +1,4 @@
-"""The head ``trl``: an adapter to ``trl.kernels.ChunkedLogProbFunction``, for comparisons and as a second opinion."""
+"""The head ``trl`` adapts ``trl.kernels.ChunkedLogProbFunction``, so that results can be compared with it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MISSING = "needs trl 1.16 or newer, which is not installed"
 
 @attrs.frozen
 class Trl(TokenHead):
-    """The chunked log-prob kernel of TRL (``trl.kernels``, 1.16): tiles of 4,096 tokens, folded by Triton on a GPU.
+    """Use the chunked log-prob kernel of TRL (``trl.kernels``, 1.16): tiles of 4,096 tokens, folded by Triton on a GPU.
 
-    It knows one temperature for all rows and no second moments; both are refused.
+    It takes one temperature for all rows and computes no second moments; other requests are refused.
     """
 
     columns: int = attrs.field(default=32768, validator=[validators.ge(1), validators.le(1 << 24)])
-    """Columns of the vocabulary in one tile; the default is that of TRL's trainers."""
+    """Number of columns of the vocabulary in one tile; the default is that of TRL's trainers."""
 
     def check(self, experiment: Any) -> Iterator[str]:
-        """Why it cannot work here."""
+        """Yield the reasons why it cannot work on this machine."""
         if not find_spec("trl"):
             yield MISSING
 
@@ -59,6 +59,7 @@ class Trl(TokenHead):
             raise RequestError(f"the token head trl knows no {what}", "model.head", "use torch, triton or auto")
         from trl.kernels import ChunkedLogProbFunction
 
+        # if only the value of the entropy is wanted, it is detached below: TRL's function gives it a gradient
         outputs = () if entropy == "none" else ("entropy",)
         logprobs_N, entropies_N, *_ = ChunkedLogProbFunction.apply(
             hidden_N_H, weight_V_H, None, targets_N, temperature, self.columns, softcap or None, 1.0, outputs

@@ -1,1 +1,1 @@
-"""The networks: policy, critic and reference, and how they are loaded, packed and adapted."""
+"""The networks are policy, critic and reference; they are loaded, packed and adapted here."""

@@ -1,6 +1,6 @@
-"""Low-rank adapters: made or loaded by peft, and held to what every part of a run can compute with.
+"""Low-rank adapters are made or loaded by peft, and checked: every part of a run must be able to compute with them.
 
-A run scores with the adapter, sends it to an engine merged or alone, and exports it merged. All of them agree where
+A run scores with the adapter, sends it to an engine merged or alone, and exports it merged. All of these agree if
 every adapted module is a linear map with a weight of its own: W + (alpha / rank) B A (Hu et al. 2021).
 """
 
@@ -29,14 +29,15 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def add_adapter(model: Any, lora: Lora) -> Any:
-    """``model`` with a new low-rank adapter, which alone trains.
+    """Put a new low-rank adapter on ``model``; only the adapter trains.
 
     Raises:
-        RequestError: the model has no such modules, or an adapter on them could not be scored, merged and sent alike.
+        RequestError: the model has no such modules, or scoring, merging and sending an adapter on them would disagree.
     """
     from peft import LoraConfig, get_peft_model
 
-    if (widest := _widest(model)) < lora.rank:
+    widest = _widest(model)
+    if widest < lora.rank:
         reason = f"an adapter of rank {lora.rank} is larger than what it adapts: the widest layer has {widest} numbers"
         raise RequestError(reason, "model.lora.rank", f"lower it, to {widest} at the very most")
     settings = LoraConfig(
@@ -48,12 +49,13 @@ def add_adapter(model: Any, lora: Lora) -> Any:
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tied weights and Conv1D: the first are refused, the second are right
+            # peft warns of tied weights, which are refused below, and of Conv1D, which is right as it is
+            warnings.simplefilter("ignore")
             adapted = get_peft_model(model, settings)
     except (ValueError, TypeError, NotImplementedError, re.error) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        unfit = re.match(r"Target module (\w+)\(.* is not supported", str(error), re.DOTALL)
-        reason = f"a {unfit[1]} cannot be adapted: it is not a linear layer" if unfit else said[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        unsupported = re.match(r"Target module (\w+)\(.* is not supported", str(error), re.DOTALL)
+        reason = f"a {unsupported[1]} cannot be adapted: it is not a linear layer" if unsupported else lines[0]
         raise RequestError(reason, KEY, FIX) from error
     _check_matches(adapted, lora.targets)
     require_mergeable(adapted)
@@ -61,8 +63,9 @@ def add_adapter(model: Any, lora: Lora) -> Any:
 
 
 def _check_matches(adapted: Any, targets: str | tuple[str, ...]) -> None:
-    """Peft is content if one name of a list matches."""
-    if isinstance(targets, str) or adapted.peft_config["default"].target_parameters:  # experts by their old names
+    """Refuse a list of targets in which one matches nothing: peft accepts it if any other one matches."""
+    # the old names of a mixture's experts have become target_parameters, and no module has those names
+    if isinstance(targets, str) or adapted.peft_config["default"].target_parameters:
         return
     names = [f".{name}" for name, layer in adapted.get_base_model().named_modules() if hasattr(layer, "base_layer")]
     for target in targets:
@@ -71,16 +74,18 @@ def _check_matches(adapted: Any, targets: str | tuple[str, ...]) -> None:
 
 
 def load_adapter(model: Any, directory: Path) -> Any:
-    """``model`` with the adapter that peft saved in ``directory``, ready to train on.
+    """Put the adapter that peft saved in ``directory`` on ``model``, ready to be trained further.
 
     Raises:
-        RequestError: there is none, or its weights are damaged, not finite, or not those that its settings ask for.
+        RequestError: there is no adapter, or its weights are damaged, not finite, or not those that its settings ask
+            for.
     """
     from peft import PeftModel
 
     fix = "give an adapter that peft saved, and the model that it was trained on"
     with loading(directory, "model.lora", fix, "the weights cannot be loaded from"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of missing weights: told below
+        # peft warns of missing weights, which are refused below
+        warnings.simplefilter("ignore")
         adapted = PeftModel.from_pretrained(model, str(directory), is_trainable=True)
     check_finite(((name, p) for name, p in adapted.named_parameters() if p.requires_grad), directory, "model.lora")
     if (directory / WEIGHTS).is_file():
@@ -89,15 +94,20 @@ def load_adapter(model: Any, directory: Path) -> Any:
 
 
 def _check_names(adapted: Any, directory: Path) -> None:
-    """Peft leaves weights that are not in the file as they were made, and weights that it has no place for out."""
+    """Refuse a file whose weights are not those that the settings ask for.
+
+    Peft accepts it: it keeps the initial values of weights that the file lacks, and drops weights that it has no place
+    for.
+    """
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     with safe_open(directory / WEIGHTS, "pt") as saved:
         names = set(saved.keys())
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    # embeddings may be there as well, frozen and in full
-    if different := (wanted - names) | {name for name in names - wanted if "lora_" in name}:
+    # the file may hold the embeddings as well, frozen and in full
+    different = (wanted - names) | {name for name in names - wanted if "lora_" in name}
+    if different:
         raise RequestError(
             f"the adapter's weights and its settings disagree on {len(different)} tensors, e.g. {min(different)}",
             str(directory),
@@ -109,8 +119,8 @@ def require_mergeable(adapted: Any, zero_stage: int = 0) -> None:
     """Refuse adapters that are not a low-rank update of a weight that one module alone has.
 
     Raises:
-        RequestError: a module that is adapted is not linear, computes in a way of its own, or shares its weight with
-            another one, as tied embeddings do.
+        RequestError: an adapted module is not linear, computes in a special way, or shares its weight with another
+            one, as tied embeddings do.
     """
     model = adapted.get_base_model()
     holders: dict[int, list[str]] = {}
@@ -137,10 +147,10 @@ def require_mergeable(adapted: Any, zero_stage: int = 0) -> None:
 
 @torch.no_grad()
 def require_used(adapted: Any, tokens_1_T: Tensor) -> None:
-    """Refuse adapters that the model passes by, as it reads the weight of the layer below instead of calling it.
+    """Refuse adapters that the model ignores, because it reads the weight of a layer instead of calling the layer.
 
     Raises:
-        RequestError: there is one: merged into the weight it would count, while it trains it does not.
+        RequestError: there is such an adapter. It would have no effect in training, and an effect once merged.
     """
     model = adapted.get_base_model()
     called: set[int] = set()
@@ -152,10 +162,11 @@ def require_used(adapted: Any, tokens_1_T: Tensor) -> None:
             hook.remove()
     idle = []
     for name, layer in model.named_modules():
-        # of a mixture's expert without tokens, or of a tower without images, nothing is called
+        # a mixture's expert without tokens, or a tower without images, is not called at all: that says nothing
         parent = model.get_submodule(name.rpartition(".")[0])
         if hasattr(layer, "base_layer") and id(layer) not in called and id(parent) in called:
             idle.append((name, adapted_parameter(layer)))
+    # change the weights of the layers that were not called: if the logits change, the model reads these weights
     before = [weight.clone() for _, weight in idle]
     for _, weight in idle:
         weight.mul_(2).add_(1)
@@ -172,7 +183,7 @@ def require_used(adapted: Any, tokens_1_T: Tensor) -> None:
 
 
 def not_mergeable(layer: Any) -> str:
-    """Why what adapts ``layer`` is no plain low-rank update of its weight; empty if it is one."""
+    """Say why the adapter of ``layer`` is no plain low-rank update of its weight; empty if it is one."""
     from peft.tuners.lora import Linear, ParamWrapper
 
     base = layer.get_base_layer()
@@ -185,14 +196,15 @@ def not_mergeable(layer: Any) -> str:
 
 
 def adapted_parameter(layer: Any) -> nn.Parameter:
-    """The weight that ``layer`` adapts: of a mixture's experts, or of its router, one of several."""
+    """Return the weight that ``layer`` adapts; a mixture's experts, or its router, have several under other names."""
     return getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
 
 
 @torch.no_grad()
 def merged_parameters(layer: Any) -> dict[str, Tensor]:
-    """The weights that ``layer``, and what it wraps, adapt, by their names in the layer below: summed up in fp32 and
-    rounded to their own type.
+    """Merge the adapters of ``layer``, and of the adapted layers that it wraps, into the weights that they adapt.
+
+    Weights are summed in fp32, rounded to their own type, and returned by their names in the layer below.
     """
     merged: dict[str, Tensor] = {}
     while hasattr(layer, "base_layer"):
@@ -207,14 +219,18 @@ def merged_parameters(layer: Any) -> dict[str, Tensor]:
 
 
 def _update(layer: Any, name: str) -> Tensor:
+    """Compute what the adapter ``name`` adds to the weight of ``layer``, in fp32."""
     if hasattr(layer, "parameter_name"):
         return layer.get_delta_weight(name).float()
-    update = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float()
-    return layer.scaling[name] * (update.T if layer.fan_in_fan_out else update)
+    product = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float()
+    return layer.scaling[name] * (product.T if layer.fan_in_fan_out else product)
 
 
 def _is_linear(base: Any) -> bool:
-    """Whether a layer computes what its class says; a class of its own is asked, as a few only write it otherwise."""
+    """Say whether a layer computes a plain linear map.
+
+    A subclass of ``nn.Linear`` is tried on numbers, because some subclasses only write the same map in another way.
+    """
     from transformers.pytorch_utils import Conv1D
 
     if type(base).forward in (nn.Linear.forward, Conv1D.forward):
@@ -224,12 +240,18 @@ def _is_linear(base: Any) -> bool:
     weight = base.weight
     inputs = torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device, dtype=weight.dtype).view(2, -1)
     with torch.no_grad():
-        found, expected = base(inputs), nn.functional.linear(inputs, weight, base.bias)
-    return isinstance(found, Tensor) and torch.allclose(found, expected, rtol=1e-2, atol=1e-3)
+        outputs = base(inputs)
+        expected = nn.functional.linear(inputs, weight, base.bias)
+    return isinstance(outputs, Tensor) and torch.allclose(outputs, expected, rtol=1e-2, atol=1e-3)
 
 
 def _widest(model: Any) -> int:
-    """The largest size of a weight of the trunk's."""
+    """Return the largest dimension of a weight matrix outside of the embeddings."""
     embeddings = {id(layer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
-    layers = (layer for layer in model.modules() if id(layer) not in embeddings)
-    return max((max(p.shape) for layer in layers for p in layer.parameters(recurse=False) if p.ndim > 1), default=1)
+    widest = 1
+    for layer in model.modules():
+        if id(layer) not in embeddings:
+            for parameter in layer.parameters(recurse=False):
+                if parameter.ndim > 1:
+                    widest = max(widest, *parameter.shape)
+    return widest

@@ -1,4 +1,4 @@
-"""A model's own noise in training: found by the rates that its modules hold, and switched off."""
+"""A model adds noise in training (dropout and the like), which is found by its rates and switched off."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from typing import Any
 from torch import nn
 
 NOISES = ("drop", "jitter")
-"""What the names of rates have in them: dropout, layerdrop and stochastic depth; the noise of a mixture's router."""
+"""Parts of the names of rates: of dropout, layerdrop and stochastic depth; of the noise of a mixture's router."""
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Whether a pass in training mode is a noisy one: it says nothing exact of the policy that samples."""
-    return any(True for _ in _of_modules(module))
+    """Say whether a pass in training mode has noise, so that its log-probs are not those of the policy that samples."""
+    return any(True for _ in _rates_of_modules(module))
 
 
 def switch_off(model: Any) -> None:
-    """Set every rate of a Hugging Face model to zero, and those of its configuration, which some models read in each
-    pass; :func:`as_loaded` puts the latter back.
+    """Set every rate of a Hugging Face model to zero, in its modules and in its configuration.
+
+    Some models read the configuration in each pass; :func:`as_loaded` puts its rates back.
     """
-    for part, name in list(_of_modules(model)):
+    for part, name in list(_rates_of_modules(model)):
         setattr(part, name, 0.0)
-    model.rates_as_loaded = [(part, name, getattr(part, name)) for part, name in _of_config(model.config)]
+    model.rates_as_loaded = [(part, name, getattr(part, name)) for part, name in _rates_of_config(model.config)]
     for part, name, _ in model.rates_as_loaded:
         setattr(part, name, 0.0)
 
 
 @contextmanager
 def as_loaded(model: Any) -> Iterator[None]:
-    """With the rates in its configuration that it came with: a model is saved with those."""
+    """Put the rates that a model was loaded with back into its configuration for a while: it is saved with them."""
     rates = getattr(model, "rates_as_loaded", ())
     for part, name, rate in rates:
         setattr(part, name, rate)
@@ -41,28 +42,29 @@ def as_loaded(model: Any) -> Iterator[None]:
             setattr(part, name, 0.0)
 
 
-def _of_modules(module: nn.Module) -> Iterator[tuple[Any, str]]:
-    """Every part of ``module`` with the name of a rate above zero.
+def _rates_of_modules(module: nn.Module) -> Iterator[tuple[Any, str]]:
+    """Yield every part of ``module`` that has a rate above zero, with the name of the rate.
 
-    Transformers' models hold dropout as a module, or as a rate under a name with ``drop`` in it; and the noise of a
-    mixture's router as a rate under one with ``jitter``.
+    Transformers' models hold dropout as a module, or as a rate whose name contains ``drop``, and the noise of a
+    mixture's router as a rate whose name contains ``jitter``.
     """
     for part in module.modules():
         if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
             yield part, "p"
-        yield from _named(part)
+        yield from _rates_of(part)
 
 
-def _of_config(config: Any) -> Iterator[tuple[Any, str]]:
+def _rates_of_config(config: Any) -> Iterator[tuple[Any, str]]:
+    """Yield a configuration, and those inside it, with the name of each rate above zero."""
     from transformers import PreTrainedConfig
 
-    yield from _named(config)
+    yield from _rates_of(config)
     for inner in vars(config).values():
         if isinstance(inner, PreTrainedConfig):
-            yield from _of_config(inner)
+            yield from _rates_of_config(inner)
 
 
-def _named(part: Any) -> Iterator[tuple[Any, str]]:
+def _rates_of(part: Any) -> Iterator[tuple[Any, str]]:
     for name, rate in vars(part).items():
         if any(noise in name for noise in NOISES) and isinstance(rate, float) and rate > 0:
             yield part, name

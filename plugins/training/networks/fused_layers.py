@@ -1,4 +1,4 @@
-"""Liger's fused RMSNorm and SwiGLU in place of a model's own: ``model.liger: true``, on a GPU."""
+"""``model.liger: true`` puts Liger's fused RMSNorm and SwiGLU in place of a model's own layers, on a GPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ....core.errors import RequestError
 KEY = "model.liger"
 FUSED = {"rms_norm": True, "swiglu": True, "geglu": True}
 UNFUSED = {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}
-"""Rotary embeddings would be exchanged for every model of the process; the loss is our own."""
+"""Layers that stay: rotary embeddings would be exchanged for every model of the process; the loss is our own."""
 
 
 def require() -> None:
-    """Raises RequestError if liger-kernel is not installed or there is no GPU; called before a model is loaded."""
+    """Raise RequestError if liger-kernel is not installed or there is no GPU; called before a model is loaded."""
     if not torch.cuda.is_available():
         raise RequestError("Liger's kernels need a GPU", KEY, "set it to false")
     if find_spec("liger_kernel") is None:
@@ -27,8 +27,8 @@ def require() -> None:
 def fuse(model: Any) -> None:
     """Exchange the layers of this one model, in place; its parameters and their names stay.
 
-    The fused layers have no forward-mode derivative, and compute in fp32 what the model's own round to its type in
-    between, so log-probs differ from the unfused ones by that rounding.
+    The fused layers have no forward-mode derivative. They keep intermediate results in fp32, which the model's own
+    layers round to the model's type, so log-probs differ from the unfused ones by that rounding.
 
     Raises:
         RequestError: Liger does not know the model's family.
@@ -41,4 +41,5 @@ def fuse(model: Any) -> None:
     library = vars(sys.modules[type(model).__module__])
     before = dict(library)
     liger._apply_liger_kernel_to_instance(model=model, **FUSED, **UNFUSED)
-    library.update(before)  # Liger exchanges the classes too, and with them the layers of every later model
+    # Liger also exchanges the classes in the module, which would change every model that is loaded later
+    library.update(before)

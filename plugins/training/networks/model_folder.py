@@ -1,4 +1,4 @@
-"""Opening a model's folder: what is no model, or another one than its parts say, is refused in one message."""
+"""A model's folder is opened here; one that holds no model, or parts of different models, is refused in one message."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..processes.quiet import only_errors, quiet_libraries
 
 HOW = "give a directory with a Hugging Face model, or the name of one that is downloaded or reachable"
 SUMMED = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-"""Types whose numbers can be NaN or infinite, and which torch can add up."""
+"""Types whose numbers can be NaN or infinite, and which torch can sum."""
 BUFFERS = re.compile(r"(^|\.)(inv_freq|masked_bias)$")
-"""What older checkpoints hold besides weights: it follows from the configuration."""
+"""Names of buffers, which older checkpoints hold besides weights; the model computes them from its configuration."""
 
 
 def read_config(path: str | Path, key: str = "model.path") -> Any:
-    """The configuration of a model, without its weights.
+    """Read the configuration of a model, without its weights.
 
     Raises:
         RequestError: there is no model of that name or in that directory.
@@ -39,16 +39,17 @@ def read_config(path: str | Path, key: str = "model.path") -> Any:
 
 
 def open_model(cls: Any, path: str | Path, dtype: str, key: str = "model.path", **options: Any) -> Any:
-    """The model in a folder, or of a name, with every weight that its configuration asks for and no other.
+    """Load the model in a folder, or of a name, with every weight that its configuration asks for and no other.
 
     Args:
         cls: ``AutoModelForCausalLM``, or ``AutoModel`` for its trunk alone: the weights of a head are then left out.
-        dtype: the name of the type that it is loaded in.
-        key: the key of the experiment that says ``path``.
-        options: for ``from_pretrained``.
+        path: a directory, or the name of a model.
+        dtype: the name of the type that the weights are loaded in.
+        key: the key of the experiment that gave ``path``, for errors.
+        options: more arguments of ``from_pretrained``.
 
     Raises:
-        RequestError: there is no model, its weights are damaged or not finite, or they are those of a model of another
+        RequestError: there is no model, its weights are damaged or not finite, or they belong to a model of another
             size than its configuration says.
     """
     _require_model(path, key)
@@ -57,8 +58,8 @@ def open_model(cls: Any, path: str | Path, dtype: str, key: str = "model.path", 
             str(path),
             dtype=getattr(torch, dtype),
             output_loading_info=True,
-            trust_remote_code=False,  # or it asks, and waits for an answer
-            ignore_mismatched_sizes=True,  # told below, where we can say which
+            trust_remote_code=False,  # without it transformers asks the user, and waits for an answer
+            ignore_mismatched_sizes=True,  # refused below, where the message can name the weight
             **options,
         )
     _check_sizes(model, report, path, key)
@@ -68,7 +69,7 @@ def open_model(cls: Any, path: str | Path, dtype: str, key: str = "model.path", 
 
 
 def check_finite(weights: Iterable[tuple[str, Tensor]], path: str | Path, key: str = "model.path") -> None:
-    """Raises RequestError where a weight is NaN or infinite."""
+    """Raise RequestError if a weight is NaN or infinite."""
     broken = [name for name, weight in weights if not _is_finite(weight.detach())]
     if broken:
         others = f", and so do {len(broken) - 1} other tensors" if len(broken) > 1 else ""
@@ -82,7 +83,8 @@ def check_finite(weights: Iterable[tuple[str, Tensor]], path: str | Path, key: s
 def _is_finite(weight: Tensor) -> bool:
     if weight.is_meta or weight.dtype not in SUMMED:
         return True
-    # A sum needs no second tensor, and is not finite if a part of it is not; that of huge numbers may overflow as well.
+    # A sum needs no second tensor, and is not finite if a part of it is not. But a sum of huge numbers may overflow,
+    # so what it calls infinite is looked at again.
     return bool(weight.sum(dtype=torch.float32).isfinite()) or bool(weight.isfinite().all())
 
 
@@ -90,9 +92,9 @@ def _is_finite(weight: Tensor) -> bool:
 def loading(
     path: str | Path, key: str = "model.path", fix: str = HOW, what: str = "cannot load a model from"
 ) -> Iterator[None]:
-    """What the libraries raise where there is no model becomes one error that says so.
+    """Turn any exception of the libraries that read a model into one RequestError.
 
-    Every exception does: they read files that may hold anything, and what fails in them is of any type.
+    It is any exception because the files may hold anything, and so reading them may fail with any type.
     """
     quiet_libraries()
     if not is_folder(path):
@@ -109,20 +111,21 @@ def loading(
 
 
 def _require_model(path: str | Path, key: str) -> None:
-    """Raises RequestError where a directory holds something else than a model."""
+    """Raise RequestError if a directory holds something else than a model."""
     folder = Path(path)
     if not folder.is_dir():
         return
-    adapter = (folder / "adapter_config.json").is_file()
+    has_adapter = (folder / "adapter_config.json").is_file()
     if (folder / "config.json").is_file():
-        if adapter:  # transformers would put it into the model by itself
+        # transformers would put the adapter into the model without being asked
+        if has_adapter:
             raise RequestError(
                 f"{path} holds a model and an adapter beside it",
                 key,
                 "move adapter_config.json and the adapter's weights to a folder of their own, or merge them",
             )
         return
-    if adapter:
+    if has_adapter:
         raise RequestError(
             f"{path} holds an adapter, not a model",
             key,
@@ -139,7 +142,7 @@ def _require_model(path: str | Path, key: str) -> None:
 
 
 def require_unquantised(config: Any, path: str | Path, key: str = "model.path") -> None:
-    """Raises RequestError where a model's weights are stored in fewer bits than can be trained, merged and sent."""
+    """Raise RequestError if the weights are quantised: such weights cannot be trained, merged and sent."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return
@@ -152,7 +155,7 @@ def require_unquantised(config: Any, path: str | Path, key: str = "model.path") 
 
 
 def check_vocabulary(tokenizer: Any, model: Any, path: str | Path, key: str = "model.path") -> None:
-    """Refuse a tokenizer that cannot be the model's.
+    """Refuse a tokenizer that cannot belong to the model.
 
     Raises:
         RequestError: it has tokens without an embedding, or lacks the token by which the model ends its text.
@@ -167,8 +170,9 @@ def check_vocabulary(tokenizer: Any, model: Any, path: str | Path, key: str = "m
             key,
             fix,
         )
-    ends = getattr(model.config.get_text_config(), "eos_token_id", None)
-    for end in ends if isinstance(ends, list | tuple) else [ends]:
+    end_tokens = getattr(model.config.get_text_config(), "eos_token_id", None)
+    for end in end_tokens if isinstance(end_tokens, list | tuple) else [end_tokens]:
+        # an id beyond the embeddings says nothing of the tokenizer: no model could sample it
         if isinstance(end, int) and ids[last] < end < embeddings:
             raise RequestError(
                 f"the tokenizer of {path} is another model's: this one ends its text with token {end} (eos_token_id "
@@ -179,9 +183,13 @@ def check_vocabulary(tokenizer: Any, model: Any, path: str | Path, key: str = "m
 
 
 def _check_sizes(model: nn.Module, report: dict[str, Any], path: str | Path, key: str) -> None:
-    """The library would fill what does not fit, or is not there, with random numbers, and drop what is too much."""
+    """Refuse weights that do not fit the configuration.
+
+    Transformers accepts them: it fills weights that do not fit or are missing with random numbers, and drops the rest.
+    """
     fix = "give the config.json and the weights of one model"
-    if mismatched := sorted(report["mismatched_keys"]):
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
         name, stored, wanted = mismatched[0]
         raise RequestError(
             f"config.json of {path} is not that of its weights: {name} has shape {_shape(stored)} there, and the "
@@ -189,9 +197,11 @@ def _check_sizes(model: nn.Module, report: dict[str, Any], path: str | Path, key
             key,
             fix,
         )
-    if missing := report["missing_keys"]:
+    missing = report["missing_keys"]
+    if missing:
         raise RequestError(f"{path} has no weights for {len(missing)} parameters, e.g. {min(missing)}", key, fix)
-    if surplus := sorted(name for name in report["unexpected_keys"] if _is_of_a_layer(name, model)):
+    surplus = sorted(name for name in report["unexpected_keys"] if _is_of_a_layer(name, model))
+    if surplus:
         raise RequestError(
             f"the model that config.json of {path} describes has no place for {len(surplus)} of its weights, e.g. "
             f"{surplus[0]}",
@@ -201,10 +211,14 @@ def _check_sizes(model: nn.Module, report: dict[str, Any], path: str | Path, key
 
 
 def _check_ties(model: Any, path: str | Path, key: str) -> None:
-    """Transformers leaves the two apart where a file holds different ones; engines and other tools tie them."""
-    own, other = model.get_input_embeddings(), model.get_output_embeddings()
+    """Refuse two different embeddings where the configuration ties them.
+
+    Transformers keeps both if a file holds both; engines and other tools would use one of them for the two.
+    """
+    inputs = model.get_input_embeddings()
+    outputs = model.get_output_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False) and getattr(model, "_tied_weights_keys", None)
-    if tied and other is not None and own.weight is not other.weight:
+    if tied and outputs is not None and inputs.weight is not outputs.weight:
         raise RequestError(
             f"config.json of {path} ties the output embedding to the input embedding, and its weights hold two that "
             "differ",
@@ -218,9 +232,10 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _is_of_a_layer(name: str, model: Any) -> bool:
-    """Whether a weight is one of the model's stack of layers, rather than a head or tower that it does without."""
+    """Say whether a weight belongs to the model's stack of layers, and not to a head or tower that is not loaded."""
     stacks = {stack for stack, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     stacks |= {stack.removeprefix(f"{model.base_model_prefix}.") for stack in stacks}
-    before = re.split(r"\.\d+\.", name, maxsplit=1)
-    place = before[0].removeprefix(f"{model.base_model_prefix}.")
-    return len(before) == 2 and (place in stacks or before[0] in stacks) and not BUFFERS.search(name)
+    stack_and_rest = re.split(r"\.\d+\.", name, maxsplit=1)
+    stack = stack_and_rest[0]
+    in_a_stack = stack in stacks or stack.removeprefix(f"{model.base_model_prefix}.") in stacks
+    return len(stack_and_rest) == 2 and in_a_stack and not BUFFERS.search(name)

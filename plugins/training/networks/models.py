@@ -1,4 +1,4 @@
-"""The networks: a policy that scores tokens, a critic that values states, and the reference that neither trains."""
+"""The networks of a run are a policy that scores tokens, a critic that values states, and a frozen reference."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ....core.errors import RequestError
 from ..heads.torch_head import Torch
 from .adapters import add_adapter, load_adapter, require_used
 from .attention import fuse_fp32_attention
+from .check_head import check_head, some_tokens
 from .dropout import as_loaded, switch_off
 from .model_folder import check_finite, loading, open_model
 from .output_layer import as_product
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 VALUE_HEAD = "value_head.safetensors"
 REFERENCE_HEAD = Torch()
-"""The one with forward-mode derivatives, on every device."""
+"""Head that every model is checked with; it runs on every device and has forward-mode derivatives."""
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""What configurations call the cap of a model's logits."""
+"""Names that configurations have for the cap of a model's logits."""
 
 
 class Policy(nn.Module):
-    """A Hugging Face causal language model that scores sampled tokens instead of returning logits."""
+    """A policy is a Hugging Face causal language model that scores sampled tokens instead of returning logits."""
 
     def __init__(self, model: Any, temperature: float, head: TokenHead = REFERENCE_HEAD) -> None:
         super().__init__()
@@ -44,17 +45,18 @@ class Policy(nn.Module):
 
     @property
     def language_model(self) -> Any:
-        """The causal language model inside an adapter, or the model itself."""
+        """Causal language model inside an adapter, or the model itself."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @contextmanager
     def using(self, head: TokenHead) -> Iterator[None]:
-        """With another token head, for a while."""
-        own, self.head = self.head, head
+        """Score with another token head for a while."""
+        previous = self.head
+        self.head = head
         try:
             yield
         finally:
-            self.head = own
+            self.head = previous
 
     def forward(
         self,
@@ -64,23 +66,28 @@ class Policy(nn.Module):
         packed: bool = False,
         second_moment: Wanted = "none",
     ) -> dict[str, Tensor]:
-        """``logprobs``, ``entropies`` and ``second_moments`` [B, T] (nats, nats squared) of the tokens on the mask, the
-        last two where they are wanted; only those positions reach the head. With a ``cache``, rows continue the tokens
-        in it. ``packed`` rows go through the model without padding, after :func:`.packing.enable_packing`.
+        """Score the tokens on the mask: ``logprobs``, ``entropies`` (nats) and ``second_moments`` (nats squared), [B,
+        T].
+
+        Entropies and second moments are computed where they are wanted. Only positions on the mask reach the head.
+
+        Args:
+            cache: keys and values of tokens that the rows continue.
+            packed: whether rows go through the model without padding; :func:`.packing.enable_packing` comes first.
         """
         return self.token_scores(self.hidden_states(batch, cache, packed), batch, entropy, second_moment)
 
     def hidden_states(self, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
-        """[N, H]: the trunk's last hidden states before each of the N tokens on the mask."""
+        """Compute the trunk's last hidden states before each of the N tokens on the mask: [N, H]."""
         return _hidden(self.language_model.get_decoder(), batch, cache, packed)
 
     def token_scores(
         self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted, second_moment: Wanted = "none"
     ) -> dict[str, Tensor]:
-        """What :meth:`forward` returns, from hidden states."""
+        """Compute what :meth:`forward` returns from hidden states."""
         model = self.language_model
         hidden_N_K, weight_V_K = as_product(model.get_output_embeddings(), hidden_N_H)
-        found = self.head(
+        head_scores = self.head(
             hidden_N_K,
             weight_V_K,
             batch.tokens[:, 1:][batch.mask[:, 1:]],
@@ -90,21 +97,25 @@ class Policy(nn.Module):
             second_moment=second_moment,
         )
         scores = {
-            "logprobs": found.logprobs,
-            "entropies": found.entropies,
-            "second_moments": found.second_moments,
+            "logprobs": head_scores.logprobs,
+            "entropies": head_scores.entropies,
+            "second_moments": head_scores.second_moments,
         }
-        return {name: spread(values_N, batch.mask) for name, values_N in scores.items() if values_N is not None}
+        return {name: on_mask(values_N, batch.mask) for name, values_N in scores.items() if values_N is not None}
 
 
 def softcap(config: Any) -> float | None:
-    """c, where a model's logits are c tanh(x / c); ``None`` where they are not capped."""
+    """Return c if a model's logits are c tanh(x / c), and ``None`` if they are not capped."""
     text = config.get_text_config()
-    return next((cap for name in CAPS if (cap := getattr(text, name, None))), None)
+    caps = (getattr(text, name, None) for name in CAPS)
+    return next((cap for cap in caps if cap), None)
 
 
 class Critic(nn.Module):
-    """The same architecture with a scalar head: the value (reward units) of the state before each sampled token."""
+    """A critic has the policy's architecture with a scalar head.
+
+    It gives the value (reward units) of the state before each sampled token.
+    """
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -114,24 +125,25 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch, packed: bool = False) -> dict[str, Tensor]:
-        """``values`` [B, T]."""
+        """Return ``values``: [B, T] reward units, zero off the mask."""
         hidden_N_H = _hidden(self.decoder, batch, packed=packed)
         values_N = self.head(hidden_N_H.to(self.head.weight.dtype)).squeeze(-1).float()
-        return {"values": spread(values_N, batch.mask)}
+        return {"values": on_mask(values_N, batch.mask)}
 
 
 def _hidden(decoder: Any, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
-    """[N, H] last hidden states before each token on the mask."""
+    """Compute the last hidden states before each token on the mask: [N, H]."""
     if packed:
         rows = Packed.of(batch)
         return packed_hidden(decoder, rows)[rows.predicts]
     # Rows are right padded and attention is causal: no real token can see the padding, so no mask is needed.
-    hidden = decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
-    return hidden[:, :-1][batch.mask[:, 1:]]
+    output = decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None)
+    hidden_B_T_H = output.last_hidden_state
+    return hidden_B_T_H[:, :-1][batch.mask[:, 1:]]
 
 
-def spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
-    """[B, T]: the values at the mask's positions, in their order, and zero elsewhere."""
+def on_mask(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
+    """Put values at the mask's positions, in their order, and zero elsewhere: [B, T]."""
     return torch.zeros(mask_B_T.shape, dtype=values_N.dtype, device=values_N.device).masked_scatter(mask_B_T, values_N)
 
 
@@ -139,21 +151,27 @@ def spread(values_N: Tensor, mask_B_T: Tensor) -> Tensor:
 
 
 def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
-    """Raises RequestError if there is none, or if ``chat`` is wanted and it has no chat template that can be read."""
+    """Load the tokenizer of a model.
+
+    Raises:
+        RequestError: there is none, or ``chat`` is wanted and it has no chat template that can be read.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    # AutoTokenizer goes by the model's type: a Qwen2 model's own tokenizer would quietly get Qwen2's splitting.
     with loading(path):
-        own = get_tokenizer_config(str(path)).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-        kind = PreTrainedTokenizerFast if own else AutoTokenizer
-        tokenizer = kind.from_pretrained(str(path), trust_remote_code=False)
+        # AutoTokenizer goes by the model's type: a Qwen2 model with another tokenizer would get Qwen2's splitting.
+        stated = get_tokenizer_config(str(path)).get("tokenizer_class")
+        is_generic = stated in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        tokenizer_class = PreTrainedTokenizerFast if is_generic else AutoTokenizer
+        tokenizer = tokenizer_class.from_pretrained(str(path), trust_remote_code=False)
     if chat:
         _check_template(tokenizer, path)
     return tokenizer
 
 
 def _check_template(tokenizer: Any, path: str | Path) -> None:
+    """Refuse a tokenizer without a chat template, or with one that is no template."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
     if not tokenizer.chat_template:
@@ -170,7 +188,8 @@ def _check_template(tokenizer: Any, path: str | Path) -> None:
             "model.path",
             "mend its chat_template.jinja, or chat_template in its tokenizer_config.json",
         ) from error
-    except TemplateError:  # which conversations it can hold, the rollout finds out
+    except TemplateError:
+        # A template may refuse this conversation and take others: the rollout shows that.
         pass
 
 
@@ -182,7 +201,7 @@ def load_policy(
     head: TokenHead = REFERENCE_HEAD,
     **options: Any,
 ) -> Policy:
-    """The trainable policy, from a model directory or name, or from a checkpoint's ``model/``.
+    """Load the trainable policy, from a model directory or name, or from a checkpoint's ``model/``.
 
     ``options`` go to ``from_pretrained`` of the model, or of an adapter's base model.
     """
@@ -197,16 +216,17 @@ def load_policy(
         _checkpoint_gradients(model)
         if settings.lora is not None:
             model.enable_input_require_grads()
+    # checked with the reference head, whatever head the policy then has
     policy = Policy(model, temperature)
-    _check_head(policy)
+    check_head(policy)
     if settings.lora is not None and checkpoint is None:
-        require_used(model, _some_tokens(policy))
+        require_used(model, some_tokens(policy))
     policy.head = head
     return policy
 
 
 def load_reference(settings: Model, path: str | Path, temperature: float, head: TokenHead = REFERENCE_HEAD) -> Policy:
-    """A frozen copy of the start model; with LoRA the policy without its adapter serves instead."""
+    """Load a frozen copy of the start model; with LoRA the policy without its adapter is the reference instead."""
     from transformers import AutoModelForCausalLM
 
     model = _open(AutoModelForCausalLM, path, settings)
@@ -214,6 +234,7 @@ def load_reference(settings: Model, path: str | Path, temperature: float, head: 
 
 
 def load_critic(settings: Model, path: str | Path, checkpoint: Path | None = None) -> Critic:
+    """Load a critic with a new head from a model, or with its own from a checkpoint's ``critic/``."""
     from transformers import AutoModel
 
     critic = Critic(_open(AutoModel, checkpoint or path, settings, "critic.path"))
@@ -225,7 +246,7 @@ def load_critic(settings: Model, path: str | Path, checkpoint: Path | None = Non
 
 
 def load_value_head(directory: Path) -> dict[str, Tensor]:
-    """The weights of a critic's scalar head; raises RequestError if they are damaged or not finite."""
+    """Load the weights of a critic's scalar head. Raises RequestError if they are damaged or not finite."""
     with loading(directory, "critic.path", "continue from an earlier checkpoint"):
         weights = load_file(directory / VALUE_HEAD)
     check_finite(weights.items(), directory, "critic.path")
@@ -233,15 +254,16 @@ def load_value_head(directory: Path) -> dict[str, Tensor]:
 
 
 def save_model(module: Policy | Critic, weights: dict[str, Tensor], directory: Path) -> None:
-    """Write full ``weights`` (by parameter name of ``module``) as a Hugging Face model or adapter, plus any value
-    head.
+    """Write full ``weights``, by parameter name of ``module``, as a Hugging Face model or adapter.
+
+    The head of a critic goes into a file beside it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(module, Policy):
-        # of an adapter only what trains, whatever it adapts; peft would ask the hub whether embeddings changed
-        alone = {"save_embedding_layers": False} if hasattr(module.model, "peft_config") else {}
+        # an adapter is saved without embeddings: otherwise peft would ask the hub whether they have changed
+        options = {"save_embedding_layers": False} if hasattr(module.model, "peft_config") else {}
         with as_loaded(module.language_model):
-            module.model.save_pretrained(directory, state_dict=_under(weights, "model."), **alone)
+            module.model.save_pretrained(directory, state_dict=_under(weights, "model."), **options)
     else:
         with as_loaded(module.decoder):
             module.decoder.save_pretrained(directory, state_dict=_under(weights, "decoder."))
@@ -249,6 +271,7 @@ def save_model(module: Policy | Critic, weights: dict[str, Tensor], directory: P
 
 
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Select the weights whose names begin with ``prefix``, by their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
@@ -260,67 +283,10 @@ def _checkpoint_gradients(model: Any) -> None:
 
 
 def _open(cls: Any, path: str | Path, settings: Model, key: str = "model.path", **options: Any) -> Any:
+    """Open a model, without dropout and with a fused attention where the settings and the machine want them."""
     model = open_model(cls, path, settings.dtype, key, **options)
     if not settings.dropout:
         switch_off(model)
     if torch.cuda.is_available():
         fuse_fp32_attention(model)
     return model
-
-
-@torch.no_grad()
-def _check_head(policy: Policy) -> None:
-    """Refuse a model that does more after its output embedding than the token head knows of."""
-    from ..step.batch import Batch
-
-    policy.eval()
-    tokens = _some_tokens(policy)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    mask[:, 0] = False
-    layer = policy.language_model.get_output_embeddings()
-    with _stirred(layer):
-        ours = policy(Batch(tokens=tokens, mask=mask, lengths=torch.tensor([8])), entropy="none")["logprobs"][:, 1:]
-        logits = policy.model(input_ids=tokens, use_cache=False).logits.float() / policy.temperature
-    theirs = logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)
-    if not bool(theirs.isfinite().all()):
-        raise RequestError(
-            f"the logits of {type(policy.language_model).__name__} are NaN or infinite, though its weights are not",
-            "model.path",
-            "some of its weights must be damaged: give another model or an earlier checkpoint",
-        )
-    # in 16 bits the model's own rounds its logits once more for a bias or an adapter
-    rounded = policy.model.dtype.itemsize == 2 and (hasattr(layer, "base_layer") or layer.bias is not None)
-    if not torch.allclose(ours, theirs, atol=0.25 if rounded else 1e-3, rtol=1e-2):
-        raise RequestError(
-            f"log-probs of {type(policy.language_model).__name__} differ from its own logits by "
-            f"{float((ours - theirs).abs().max()):.3g} nats",
-            "model.path",
-            "the architecture scales its logits in a way that the token head does not know",
-        )
-
-
-def _some_tokens(policy: Policy) -> Tensor:
-    """[1, 8]."""
-    vocabulary = policy.language_model.config.get_text_config().vocab_size
-    return torch.arange(1, 9, device=policy.model.device)[None] % vocabulary
-
-
-@contextmanager
-def _stirred(layer: Any) -> Iterator[None]:
-    """With numbers in an adapter that is zero, as new ones are: zeros would hide what is left out.
-
-    They add a quarter of the weight to it, whatever its size: large logits differ by their rounding alone.
-    """
-    zeros = []
-    for name, up in getattr(layer, "lora_B", {}).items():
-        if not up.weight.any():
-            size, down = torch.linalg.vector_norm(layer.weight, dtype=torch.float32), layer.lora_A[name].weight
-            per_row = size / len(up.weight) ** 0.5 / torch.linalg.vector_norm(down, dtype=torch.float32)
-            noise = torch.randn(up.weight.shape, generator=torch.Generator().manual_seed(0))
-            up.weight.copy_(0.25 / layer.scaling[name] * per_row * noise.to(up.weight.device))
-            zeros.append(up.weight)
-    try:
-        yield
-    finally:
-        for weight in zeros:
-            weight.zero_()

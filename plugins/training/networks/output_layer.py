@@ -1,10 +1,10 @@
-"""The output layer as one matrix product, whatever wraps it: what a token head takes.
+"""A token head takes the output layer as one matrix product, whatever wraps the layer.
 
-A bias, and an adapter, are further columns of the hidden states and of the weight:
+A bias and an adapter become further columns of the hidden states and of the weight:
 
     x W' + b' + s (x A') B'  =  [x, 1, s x A'] [W, b, B]'
 
-so each head computes them, and their gradients, without knowing of them. A is [r, H], B is [V, r], s = alpha / r.
+so each head computes them, and their gradients, without special code. A is [r, H], B is [V, r], s = alpha / r.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from .adapters import KEY, not_mergeable
 
 
 def as_product(layer: Any, hidden_N_H: Tensor) -> tuple[Tensor, Tensor]:
-    """``(hidden_N_K, weight_V_K)`` whose product are the logits of ``layer``; K is H where it is a plain linear layer.
+    """Return ``(hidden_N_K, weight_V_K)`` whose product is the logits of ``layer``; K is H for a plain linear layer.
 
     Raises:
-        RequestError: what wraps the layer is no plain low-rank adapter.
+        RequestError: the layer is wrapped by something else than a plain low-rank adapter.
     """
     layer = _unwrapped(layer)
     adapted = hasattr(layer, "base_layer")
     if adapted and (reason := not_mergeable(layer)):
         raise RequestError(f"the output layer's adapter is {reason}", KEY, "leave the output layer out")
     base = layer.base_layer if adapted else layer
-    columns, weights = [hidden_N_H], [base.weight]
+    columns = [hidden_N_H]
+    weights = [base.weight]
     if getattr(base, "bias", None) is not None:
         columns.append(hidden_N_H.new_ones(len(hidden_N_H), 1))
         weights.append(base.bias[:, None])
     for name in layer.active_adapters if adapted and not layer.disable_adapters else ():
         if name in layer.lora_A:
-            down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-            inputs = layer.lora_dropout[name](hidden_N_H.to(down.dtype))
-            columns.append(layer.scaling[name] * (inputs @ down.T))
-            weights.append(up)
+            down_r_H = layer.lora_A[name].weight
+            inputs_N_H = layer.lora_dropout[name](hidden_N_H.to(down_r_H.dtype))
+            columns.append(layer.scaling[name] * (inputs_N_H @ down_r_H.T))
+            weights.append(layer.lora_B[name].weight)
     if len(columns) == 1:
         return hidden_N_H, base.weight
     dtype = base.weight.dtype
@@ -46,7 +47,7 @@ def as_product(layer: Any, hidden_N_H: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unwrapped(layer: Any) -> Any:
-    """The layer itself, where peft trains a copy of it in full (``modules_to_save``)."""
+    """Return the layer that computes, where peft trains a full copy of it (``modules_to_save``)."""
     if hasattr(layer, "modules_to_save"):
         active = not layer.disable_adapters and layer.active_adapters
         return layer.modules_to_save[active[0]] if active else layer.original_module

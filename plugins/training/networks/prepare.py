@@ -1,4 +1,4 @@
-"""Where a run's model comes from: a name or directory, or a local build that is made once and kept."""
+"""A run's model comes from a name or directory, or from a builder, whose model is made once and kept."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from ....core.compose.blame import blaming
 from ....core.console.streams import say
 from ....core.errors import RequestError
 from ....core.runs.locks import take
+from ...rollout.dialogue import CheckedDialogue
 from ..processes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -22,18 +24,19 @@ if TYPE_CHECKING:
 
 
 def cache_directory() -> Path:
-    """``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
+    """Return the directory of built models: ``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
     return Path(os.environ.get("UNCOLLAPSE_CACHE") or Path.home() / ".cache" / "uncollapse")
 
 
 def prepare_model(experiment: Experiment) -> Path | str:
-    """The start model: ``model.path`` as it is, or the directory of the built one.
+    """Return the start model: ``model.path`` as it is, or the directory of the built one, which may be made first.
 
-    A build is kept under a hash of the builder's and the environment's parameters and of the source of both packages,
-    and is made by one process at a time.
+    A build is kept under a hash of the parameters of builder, environment and dialogue and of the source of their
+    packages, and is made by one process at a time.
 
     Raises:
         RequestError: the builder wrote no model, or the cache cannot be written.
+        RunError: the builder failed; names it.
     """
     model = experiment.model
     if model.build is None:
@@ -43,7 +46,8 @@ def prepare_model(experiment: Experiment) -> Path | str:
     parameters = {
         "builder": [model.build.name, attrs.asdict(builder)],
         "environment": [experiment.environment.name, attrs.asdict(environment)],
-        "source": [_source_hash(builder), _source_hash(environment)],
+        "dialogue": [experiment.dialogue.name, attrs.asdict(experiment.dialogue.component)],
+        "source": [_source_hash(part) for part in (builder, environment, experiment.dialogue.component)],
     }
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:12]
     directory = cache_directory() / "models" / f"{model.build.name}-{digest}"
@@ -60,7 +64,8 @@ def prepare_model(experiment: Experiment) -> Path | str:
             partial.mkdir()
             quiet_libraries()
             say(f"building the start model {model.build.name} in {directory} (once; it is kept there)")
-            builder.build(partial, environment)
+            with blaming(model.build, "build"):
+                builder.build(partial, environment, CheckedDialogue(experiment.dialogue))
             if not (partial / "config.json").exists():
                 raise RequestError(
                     f"model builder {model.build.name!r} wrote no model", str(partial), "see the plugin's author"
@@ -70,7 +75,7 @@ def prepare_model(experiment: Experiment) -> Path | str:
 
 
 def _source_hash(component: object) -> str:
-    """Of every module in the package that defines the component: what it builds may depend on any of them."""
+    """Hash every module of the package that defines the component: the built model may depend on any of them."""
     module = sys.modules[type(component).__module__]
     files = sorted(Path(module.__file__ or "").parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,7 +1,7 @@
-"""A critic without a network of its own: a scalar head on the policy's trunk, in the policy's passes and steps.
+"""A shared critic is a scalar head on the policy's trunk; it takes part in the policy's passes and steps.
 
-Under bfloat16 the head's weights are rounded to it, as DeepSpeed has all weights of a model in one type; what the
-optimizer steps are their fp32 masters, and the values are computed in fp32.
+Under bfloat16 the head's weights are rounded to it, as DeepSpeed keeps all weights of a model in one type; the
+optimizer changes their fp32 masters, and the values are computed in fp32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .models import REFERENCE_HEAD, VALUE_HEAD, Policy, load_value_head, spread
+from .models import REFERENCE_HEAD, VALUE_HEAD, Policy, load_value_head, on_mask
 
 if TYPE_CHECKING:
     from ....core.components import TokenHead, Wanted
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from ..step.batch import Batch
 
 HEAD = "value_head."
-"""Where the head sits in the module."""
+"""Beginning of the names of the head's parameters in the module."""
 
 Tensors = dict[str, Tensor]
 Saved = tuple[Tensors, dict[str, Any]]
-"""Weights and optimizer state, by parameter name."""
+"""Type of weights and optimizer state, by parameter name."""
 
 
 class ValueHead(nn.Module):
-    """A linear map from hidden states to one number, in fp32; zero to begin with."""
+    """A value head is a linear map from hidden states to one number, in fp32; it is zero at first."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ValueHead(nn.Module):
 
 
 class ActorCritic(Policy):
-    """A policy that says the value (reward units) of the state before each sampled token in the same forward pass."""
+    """An actor-critic is a policy that also gives the value (reward units) of the state before each sampled token."""
 
     def __init__(self, model: Any, temperature: float, head: TokenHead = REFERENCE_HEAD, detach: bool = False) -> None:
         super().__init__(model, temperature, head)
@@ -56,42 +56,50 @@ class ActorCritic(Policy):
         packed: bool = False,
         second_moment: Wanted = "none",
     ) -> dict[str, Tensor]:
-        """``values`` [B, T] beside the policy's scores."""
+        """Return ``values`` [B, T] in reward units, together with the policy's scores."""
         hidden_N_H = self.hidden_states(batch, cache, packed)
         values_N = self.value_head(hidden_N_H.detach() if self.detach else hidden_N_H)
-        return {**self.token_scores(hidden_N_H, batch, entropy, second_moment), "values": spread(values_N, batch.mask)}
+        scores = self.token_scores(hidden_N_H, batch, entropy, second_moment)
+        return {**scores, "values": on_mask(values_N, batch.mask)}
 
 
 def with_value_head(policy: Policy, settings: Critic, checkpoint: Path | None = None) -> ActorCritic:
-    """The policy with a head that is new, or that of a checkpoint's ``critic/``."""
-    both = ActorCritic(policy.model, policy.temperature, policy.head, settings.detach)
+    """Give the policy a value head, which is new or comes from a checkpoint's ``critic/``."""
+    actor_critic = ActorCritic(policy.model, policy.temperature, policy.head, settings.detach)
     if checkpoint is not None:
-        both.value_head.load_state_dict(load_value_head(checkpoint))
-    return both
+        actor_critic.value_head.load_state_dict(load_value_head(checkpoint))
+    return actor_critic
 
 
 def save_head(weights: Tensors, directory: Path) -> None:
-    """Write the head as that of a critic with a model of its own."""
+    """Write the head in the format of a critic that has its own model."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file({name.removeprefix(HEAD): tensor for name, tensor in weights.items()}, directory / VALUE_HEAD)
 
 
 def split(weights: Tensors, optimizer: dict[str, Any]) -> tuple[Saved, Saved]:
-    """Weights and optimizer state of the policy, and those of the head: on disk as if they were two models."""
+    """Split weights and optimizer state into those of the policy and those of the head.
 
-    def part(of_head: bool) -> Saved:
-        def belongs(name: str) -> bool:
-            return name.startswith(HEAD) == of_head
+    On disk they stand as if they were two models.
+    """
+    return _part(weights, optimizer, of_head=False), _part(weights, optimizer, of_head=True)
 
-        by_name = {key: {name: x for name, x in optimizer[key].items() if belongs(name)} for key in ("state", "master")}
-        groups = [group for group in optimizer["param_groups"] if belongs(group["params"][0])]
-        own = {name: tensor for name, tensor in weights.items() if belongs(name)}
-        return own, {**by_name, "param_groups": groups}
 
-    return part(False), part(True)
+def _part(weights: Tensors, optimizer: dict[str, Any], *, of_head: bool) -> Saved:
+    """Select what belongs to the head, or what does not."""
+
+    def belongs(name: str) -> bool:
+        return name.startswith(HEAD) == of_head
+
+    def selected(by_name: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in by_name.items() if belongs(name)}
+
+    groups = [group for group in optimizer["param_groups"] if belongs(group["params"][0])]
+    states = {"state": selected(optimizer["state"]), "master": selected(optimizer["master"])}
+    return selected(weights), {**states, "param_groups": groups}
 
 
 def joined(policy: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
-    """The state of the one optimizer, from the two on disk."""
+    """Join the two optimizer states on disk into that of the one optimizer."""
     by_name = {key: {**policy[key], **head[key]} for key in ("state", "master")}
     return {**by_name, "param_groups": [*policy["param_groups"], *head["param_groups"]]}

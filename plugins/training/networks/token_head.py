@@ -1,9 +1,10 @@
-"""The token head: log-prob and entropy of chosen tokens from hidden states, without the [tokens, vocabulary] matrix.
+"""A token head computes log-prob and entropy of chosen tokens from hidden states, without a [tokens, vocabulary]
+matrix.
 
 Tokens are taken in chunks; each chunk's logits exist only while it is computed, in fp32, and are computed again in the
 backward pass. A chunk that holds everything (a small model) is kept instead, since recomputing would only cost time.
 
-This is the reference that every other head is held against, and the only one with forward-mode derivatives.
+This head is the reference that every other head is compared with, and the only one with forward-mode derivatives.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ....core.components import TokenScores, Wanted
 
 CHUNK_ELEMENTS = 2**25
-"""Logits held at once, in numbers of fp32 (2**25 are 128 MiB)."""
+"""Number of fp32 logits that are held at once (2**25 are 128 MiB)."""
 
 
 def _chunk(
@@ -30,6 +31,7 @@ def _chunk(
     entropy: Wanted,
     second_moment: Wanted,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Compute log-probs, entropies and second moments of one chunk, [N]; the last two are ``None`` if not wanted."""
     logits_N_V = (hidden_N_H @ weight_V_H.T).float()
     if softcap:
         logits_N_V = softcap * torch.tanh(logits_N_V / softcap)
@@ -62,7 +64,7 @@ def token_scores(
     second_moment: Wanted = "none",
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenScores:
-    """What :class:`~...core.components.TokenHead` promises, in plain torch.
+    """Compute what :class:`~...core.components.TokenHead` promises, in plain torch.
 
     Args:
         chunk_elements: how many logits may exist at once; at least one row is always taken.
@@ -88,8 +90,8 @@ def token_scores(
 
 
 def _joined(chunks: tuple[Tensor | None, ...]) -> Tensor | None:
-    found = [chunk for chunk in chunks if chunk is not None]
-    return torch.cat(found) if found else None
+    present = [chunk for chunk in chunks if chunk is not None]
+    return torch.cat(present) if present else None
 
 
 def token_logprobs(
@@ -101,7 +103,7 @@ def token_logprobs(
     entropy: Wanted = "value",
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`token_scores` as a pair, logprobs_N and entropies_N; entropies are zeros where they are not wanted."""
+    """Return :func:`token_scores` as a pair, logprobs_N and entropies_N; entropies are zeros if they are not wanted."""
     scores = token_scores(
         hidden_N_H,
         weight_V_H,

@@ -1,1 +1,1 @@
-"""The processes of a run: launching them, meeting, stopping."""
+"""The processes of a run are launched here, meet, and are stopped."""

@@ -1,4 +1,4 @@
-"""Several machines for one run: a hostfile in DeepSpeed's format, and whether each host can be reached."""
+"""A run on several machines needs a hostfile in DeepSpeed's format, and hosts that can be reached."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ LINE = re.compile(r"([A-Za-z0-9][\w.-]{0,252})\s+slots=([0-9]{1,4})\s*(?:#.*)?")
 LOCAL = frozenset({"localhost", "127.0.0.1"})
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 PATIENCE_S = 30
-"""How long a host may take to answer once it is connected."""
+"""Seconds that a host may take to answer once it is connected."""
 
 
 @attrs.frozen
 class Host:
-    """A machine by its ssh name, and how many processes (GPUs) it is given: its GPUs 0 to ``slots - 1``."""
+    """A host is a machine that takes part in a run, with its GPUs 0 to ``slots - 1``."""
 
     name: str
+    """Name by which ssh knows the machine."""
     slots: int
+    """Number of processes (GPUs) that it is given."""
 
 
 def read_hostfile(path: Path) -> tuple[Host, ...]:
-    """Lines of ``host slots=N``; empty lines and those that begin with # are left out.
+    """Read lines of ``host slots=N``; empty lines and those that begin with # are left out.
 
     Raises:
         RequestError: the file is missing or has no host, or a line is bad, gives no slots, or a host again.
     """
     if not path.is_file():
         raise RequestError("there is no such hostfile", str(path), "give a file with a line `host slots=N` per machine")
-    found: dict[str, Host] = {}
+    hosts: dict[str, Host] = {}
     for number, line in enumerate(read_text(path, errors="replace").splitlines(), start=1):
-        text, where = line.strip(), f"{path}, line {number}"
+        text = line.strip()
+        where = f"{path}, line {number}"
         if not text or text.startswith("#"):
             continue
         match = LINE.fullmatch(text)
@@ -48,16 +51,16 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
         host = Host(match[1], int(match[2]))
         if host.slots == 0:
             raise RequestError(f"{host.name} has no slots", where, "give it at least one, or take the line out")
-        if host.name in found:
+        if host.name in hosts:
             raise RequestError(f"{host.name} is there twice", where, "give each host one line with all of its slots")
-        found[host.name] = host
-    if not found:
+        hosts[host.name] = host
+    if not hosts:
         raise RequestError("the hostfile names no host", str(path), "add a line `host slots=N` per machine")
-    return tuple(found.values())
+    return tuple(hosts.values())
 
 
 def first_slots(hosts: Sequence[Host], ranks: int | None, path: Path) -> tuple[Host, ...]:
-    """The hosts of the first ``ranks`` slots, in the order of the file; all of them without a number.
+    """Return the hosts of the first ``ranks`` slots, in the order of the file; all hosts if ``ranks`` is ``None``.
 
     Raises:
         RequestError: there are fewer slots.
@@ -65,8 +68,9 @@ def first_slots(hosts: Sequence[Host], ranks: int | None, path: Path) -> tuple[H
     total = sum(host.slots for host in hosts)
     left = total if ranks is None else ranks
     if left > total:
-        there = f"{total} slot{'s' if total > 1 else ''}"
-        raise RequestError(f"--ranks {ranks} is more than the {there} of the hostfile", str(path), "add hosts or slots")
+        slots_text = f"{total} slot{'s' if total > 1 else ''}"
+        reason = f"--ranks {ranks} is more than the {slots_text} of the hostfile"
+        raise RequestError(reason, str(path), "add hosts or slots")
     taken = []
     for host in hosts:
         slots = min(left, host.slots)
@@ -77,26 +81,28 @@ def first_slots(hosts: Sequence[Host], ranks: int | None, path: Path) -> tuple[H
 
 
 def only_here(hosts: Sequence[Host]) -> bool:
-    """Whether this machine is the only one: then nobody logs in anywhere."""
+    """Say whether this machine is the only one, so that no login is needed."""
     return len(hosts) == 1 and hosts[0].name in LOCAL
 
 
 def check_reachable(hosts: Sequence[Host], path: Path) -> None:
-    """Log in to every host at once; beside others, to this machine as well, because the launcher does too.
+    """Log in to every host at the same time, to this machine as well, because the launcher does so too.
 
     Raises:
-        RequestError: a host does not let us in without a password, or there is no ssh or pdsh here.
+        RequestError: a host does not let us in without a password, or this machine has no ssh or pdsh.
     """
     for tool, what in (("ssh", "an ssh client"), ("pdsh", "pdsh, with which DeepSpeed starts processes over ssh")):
         if shutil.which(tool) is None:
             raise RequestError(f"several machines need {what}", "not found in PATH", f"install {tool} on this machine")
-    tries = {
+    # started together and asked afterwards, so that hosts without an answer are waited for once, not one by one
+    logins = {
         host.name: subprocess.Popen(
             [*SSH, host.name, "true"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         for host in hosts
     }
-    failed = {name: reason for name, process in tries.items() if (reason := _failure(process))}
+    reasons = {name: _failure(login) for name, login in logins.items()}
+    failed = {name: reason for name, reason in reasons.items() if reason}
     if failed:
         name = next(iter(failed))
         raise RequestError(
@@ -107,7 +113,7 @@ def check_reachable(hosts: Sequence[Host], path: Path) -> None:
 
 
 def _failure(process: subprocess.Popen[bytes]) -> str:
-    """Why ssh did not get in; empty if it did."""
+    """Say why ssh could not log in; empty if it could."""
     try:
         _, errors = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Several processes for one run: the same command again, on this machine or, under DeepSpeed's launcher, on several."""
+"""A run of several processes starts its own command again on every rank: here, or on several machines by DeepSpeed."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from ....core.compose.experiment import Experiment
 
 PER_CORE = 8
-"""Processes that share a core at most: each holds the libraries and the models."""
+"""Largest number of processes that share a core; each holds the libraries and the models."""
 WRITTEN = (0, 2, 3)
-"""Exit codes of processes that have written down how the run ended, or refused to begin: on all ranks alike."""
+"""Exit codes of processes that have written how the run ended, or refused to begin, on all ranks alike."""
 INTERRUPTED = 130
 SEVERAL_HOSTS = "deepspeed"
-"""What :data:`LAUNCHER` is on the ranks of several machines, which no process of ours has started."""
+"""Value of :data:`LAUNCHER` on the ranks of several machines, which no process of ours has started."""
 
 
 def relaunch(ranks: int, run_dir: Path | None = None) -> None:
-    """Run this very command on every rank, in a process each, and exit as they did.
+    """Run this same command on every rank, in a process each, and exit as they did.
 
-    Does nothing in a process that a launcher has started. Rank i uses the i-th visible GPU. Where one of them is
-    killed or fails alone, the status of the run in ``run_dir`` says so.
+    A process that a launcher has started does nothing here. Rank i uses the i-th visible GPU. If one rank is killed or
+    fails alone, the status of the run in ``run_dir`` says so.
 
     Raises:
         RequestError: there are too many ranks for this machine, or a launcher has started another number of them.
-        SystemExit: with their exit code, once all have ended.
+        SystemExit: all ranks have ended; it carries their exit code.
     """
     if "RANK" in os.environ:
         _check_launched(ranks)
@@ -55,30 +55,36 @@ def relaunch(ranks: int, run_dir: Path | None = None) -> None:
 
 
 def _record_failure(run_dir: Path, code: int) -> None:
-    """What rank 0 could not write if it was the one, and what it could not know if it was another."""
-    killed, interrupted = code > 128 and code != INTERRUPTED, code == INTERRUPTED
+    """Write the status of a run that ended without it: rank 0 was killed, or another one was, unknown to rank 0."""
+    interrupted = code == INTERRUPTED
+    killed = code > 128 and not interrupted
     if interrupted:
         reason = "one of the run's processes was asked to stop before the others could know"
     else:
         reason = f"one of the run's processes {ending(code)}" + ("" if killed else "; its error is in the output")
-    if killed:  # the others have said why themselves
+    # a process that failed has printed its own error
+    if killed:
         fix = f"continue from the last checkpoint with {RESUME}"
         say(f"error: {reason}\n  where: {run_dir}\n  fix:   {fix}")
-    with suppress(RequestError, OSError):  # there was no run yet
+    # after a kill, another rank may have written "failed" because it lost that one: the reason here is the better one
+    replaced = (Status.RUNNING, Status.FAILED) if killed else (Status.RUNNING,)
+    # there may be no run yet
+    with suppress(RequestError, OSError):
         run = RunDirectory.open(run_dir)
         with run.hold():
-            if run.status().get("status") in ((Status.RUNNING, Status.FAILED) if killed else (Status.RUNNING,)):
+            if run.status().get("status") in replaced:
                 run.set_status(Status.INTERRUPTED if interrupted else Status.FAILED, error=reason)
 
 
 def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_dir: Path | None = None) -> None:
-    """:func:`relaunch` on the first ``ranks`` slots of a hostfile. With this machine alone, ssh is not asked.
+    """Run this same command on the first ``ranks`` slots of a hostfile. Without other machines, ssh is not used.
 
     Raises:
-        RequestError: the hostfile is wrong, the experiment cannot be spread over that many processes, or a host
+        RequestError: the hostfile is wrong, the experiment cannot be divided among that many processes, or a host
             cannot be reached; nothing was started.
     """
-    if os.environ.get(LAUNCHER) == SEVERAL_HOSTS:  # where the hostfile may not be
+    # this is a rank, on a machine that may have no copy of the hostfile
+    if os.environ.get(LAUNCHER) == SEVERAL_HOSTS:
         return
     hosts = first_slots(read_hostfile(hostfile), ranks, hostfile)
     if "RANK" in os.environ:
@@ -93,8 +99,12 @@ def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_d
 
 
 def _check_launched(ranks: int) -> None:
-    """RANK may be a leftover of an earlier launch in the same shell or notebook: one process would train alone."""
-    if (size := read_place().size) != ranks:
+    """Refuse another number of ranks than the environment variables say.
+
+    RANK may be left from an earlier launch in the same shell or notebook; one process would then train alone.
+    """
+    size = read_place().size
+    if size != ranks:
         raise RequestError(
             f"{ranks} ranks are asked for, and the environment variables RANK and WORLD_SIZE say that a launcher has "
             f"started {size}",
@@ -104,24 +114,26 @@ def _check_launched(ranks: int) -> None:
 
 
 def check_gpus(ranks: int) -> None:
-    """Raises RequestError if there are GPUs, but fewer than ranks; or none, and far more ranks than cores."""
+    """Raise RequestError if there are GPUs, but fewer than ranks; or no GPU, and far more ranks than cores."""
     import torch
 
-    there, cores = torch.cuda.device_count(), os.cpu_count() or 1
-    if not there and ranks > PER_CORE * cores:
+    gpus = torch.cuda.device_count()
+    cores = os.cpu_count() or 1
+    if not gpus and ranks > PER_CORE * cores:
         raise RequestError(
             f"there are {cores} cores for {ranks} ranks", "--ranks", f"at most {PER_CORE * cores} without a GPU"
         )
-    if there and there < ranks:
+    if gpus and gpus < ranks:
         raise RequestError(
-            f"there are {there} GPUs for {ranks} ranks", "--ranks", f"at most {there}, or more CUDA_VISIBLE_DEVICES"
+            f"there are {gpus} GPUs for {ranks} ranks", "--ranks", f"at most {gpus}, or more CUDA_VISIBLE_DEVICES"
         )
 
 
 def hosts_command(arguments: Sequence[str], hosts: Sequence[Host], hostfile: Path) -> list[str]:
-    """``uncollapse ARGUMENTS`` on every rank of several hosts, through DeepSpeed's multi-node runner and pdsh.
+    """Make the command that runs ``uncollapse ARGUMENTS`` on every rank of several hosts.
 
-    The runner asks the first host for its address, where rank 0 waits for the others.
+    It uses DeepSpeed's multi-node runner and pdsh. The runner asks the first host for its address, where rank 0 waits
+    for the others.
     """
     slots = "@".join(f"{host.name}:{','.join(map(str, range(host.slots)))}" for host in hosts)
     return [
@@ -133,12 +145,12 @@ def hosts_command(arguments: Sequence[str], hosts: Sequence[Host], hostfile: Pat
 
 
 def pack(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Arguments and our own environment variables as one word that no shell on the way changes."""
-    own = {name: value for name, value in environment.items() if name.startswith("UNCOLLAPSE_")}
-    return base64.urlsafe_b64encode(json.dumps([list(arguments), own]).encode()).decode()
+    """Encode arguments and our environment variables as one word, which no shell between the machines changes."""
+    ours = {name: value for name, value in environment.items() if name.startswith("UNCOLLAPSE_")}
+    return base64.urlsafe_b64encode(json.dumps([list(arguments), ours]).encode()).decode()
 
 
 def unpack(word: str) -> tuple[list[str], dict[str, str]]:
-    """What :func:`pack` was given."""
+    """Decode what :func:`pack` was given: arguments and environment variables."""
     arguments, environment = json.loads(base64.urlsafe_b64decode(word))
     return arguments, environment

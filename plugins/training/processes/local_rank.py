@@ -1,7 +1,7 @@
-"""The environment variable LOCAL_RANK, which DeepSpeed reads as long as one of its engines lives.
+"""DeepSpeed reads the environment variable LOCAL_RANK as long as one of its engines lives.
 
-It must not stay: accelerate takes a process that has it for one of several, and sets RANK and WORLD_SIZE for whatever
-the process starts next.
+The variable must not stay after that: accelerate takes a process that has it for one of several, and sets RANK and
+WORLD_SIZE for whatever the process starts next.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ NAME = "LOCAL_RANK"
 
 
 def lend(local_rank: int) -> bool:
-    """Set it, unless a launcher or another engine has; whether it was set, and so is to be taken back."""
+    """Set LOCAL_RANK if nobody else has; return whether it was set, and so must be taken back later."""
     if NAME in os.environ:
         return False
     os.environ[NAME] = str(local_rank)
@@ -20,6 +20,6 @@ def lend(local_rank: int) -> bool:
 
 
 def take_back(lent: bool) -> None:
-    """Forget it, where it was lent. The engine that was started first must be the last to be closed."""
+    """Remove LOCAL_RANK if ``lent`` says that it was set. The engine that started first must be closed last."""
     if lent:
         os.environ.pop(NAME, None)

@@ -1,4 +1,4 @@
-"""The place of this process among those of its run, as the environment variables of a launcher say it."""
+"""The environment variables of a launcher say which process of its run this is."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import attrs
 from ....core.errors import RequestError
 
 MOST = 1 << 16
-"""Processes of a run."""
+"""Largest number of processes of a run."""
 LAUNCHER = "a launcher sets it for each process; unset RANK, LOCAL_RANK and WORLD_SIZE to run a single one"
 
 
 @attrs.frozen
 class Place:
-    """Which of ``size`` processes this is, and which GPU of its machine it uses."""
+    """A place says which process of a run this is, and which GPU of its machine it uses."""
 
     rank: int
+    """Number of this process, from 0."""
     size: int
+    """Number of processes of the run."""
     local_rank: int
+    """Number of the GPU on this machine, from 0."""
 
 
 def read_place() -> Place:
-    """RANK, WORLD_SIZE and LOCAL_RANK; without them, the only process.
+    """Read RANK, WORLD_SIZE and LOCAL_RANK; without them, this is the only process.
 
     Raises:
-        RequestError: one of them is missing, no whole number or out of range; or, with several processes, MASTER_ADDR
-            or MASTER_PORT is.
+        RequestError: one of them is missing, no whole number or out of range; or, with several processes, that is so
+            of MASTER_ADDR or MASTER_PORT.
     """
     size = _number("WORLD_SIZE", 1, 1, MOST)
     if size > 1 and "RANK" not in os.environ:
@@ -47,7 +50,7 @@ def read_place() -> Place:
 
 
 def check_master() -> None:
-    """Raises RequestError if MASTER_ADDR, where the processes meet, is no known host."""
+    """Raise RequestError if MASTER_ADDR, where the processes meet, is no known host."""
     host = os.environ["MASTER_ADDR"]
     try:
         socket.getaddrinfo(host, None)
@@ -56,6 +59,7 @@ def check_master() -> None:
 
 
 def _number(name: str, default: int, least: int, most: int) -> int:
+    """Read a whole number from an environment variable, or return the default if it is not set."""
     text = os.environ.get(name)
     if text is None:
         return default

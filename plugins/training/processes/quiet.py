@@ -1,4 +1,4 @@
-"""Keep the libraries quiet: their progress bars and start-up warnings would stand between a run's own lines."""
+"""The libraries are kept quiet: their progress bars and start-up warnings would stand between a run's own lines."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from contextlib import contextmanager
 
 
 def quiet_libraries() -> None:
-    """Call it before models are loaded or built, and before DeepSpeed is imported."""
+    """Switch off progress bars and start-up messages; call it before models are loaded and DeepSpeed is imported."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or it warns
+    # without it DeepSpeed looks for an accelerator and warns
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
 @contextmanager
 def only_errors() -> Iterator[None]:
-    """Transformers warns of nothing meanwhile: for where what it would warn of is said by us."""
+    """Switch off transformers' warnings for a while, where our own errors say what it would warn of."""
     from transformers.utils import logging as library
 
     level = library.get_verbosity()

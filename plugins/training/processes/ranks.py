@@ -1,4 +1,4 @@
-"""The processes of one run: who I am, and how rows and results travel between ranks."""
+"""The ranks of a run exchange values and results here, and each knows its place among them."""
 
 from __future__ import annotations
 
@@ -17,37 +17,42 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ....core.errors import RequestError, RunError, UncollapseError
-from .place import check_master, read_place
+from .place import Place, check_master, read_place
 from .quiet import quiet_libraries
 from .rank_processes import end_with_launcher
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
-"""How long a rank waits for another, which may be building a model, rolling out longer or writing a checkpoint. That a
-process has died, its launcher notices."""
+"""Time that a rank waits for another one, which may be building a model, sampling longer or writing a checkpoint. It is
+long, because a process that has died is noticed by its launcher."""
 RUNS = itertools.count()
+"""Counter of the runs that this process has begun."""
 MODEL = re.compile(r"\b(?:[ABHL]\d{1,3}S?|GB?\d{3}|V100|T4|P100|K80|RTX \w+)\b")
-"""The part of a GPU's name that people call it by."""
+"""Pattern of the part of a GPU's name that people call it by."""
 
 
 @attrs.frozen
 class Ranks:
-    """The place of this process among the ``size`` processes of the run."""
+    """Ranks are the processes of a run, as one of them sees them."""
 
     rank: int
+    """Number of this process, from 0."""
     size: int
+    """Number of processes of the run."""
     device: torch.device
+    """Device that this process computes on."""
     store: Any = attrs.field(default=None, eq=False, repr=False)
-    """What the ranks were brought together with: words that any of them can leave, without waiting for another."""
+    """Store of torch.distributed, in which any rank can leave a word without waiting for another one."""
     run: int = 0
-    """How many runs these processes have begun before: each leaves words of its own."""
+    """Number of runs that these processes have begun before; words of different runs have different keys."""
 
     @property
     def first(self) -> bool:
+        """Whether this is rank 0, which alone writes the run directory."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """The value of every rank, on every rank, in rank order."""
+        """Return the values of all ranks, on every rank, in rank order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -55,12 +60,12 @@ class Ranks:
         return values
 
     def gather_work(self, work: Callable[[], T]) -> list[T]:
-        """What ``work`` gives, of every rank on every rank. Where it raises on one of them, no other waits for it.
+        """Do ``work`` on every rank and return all results on every rank. If it raises on one, no other rank waits.
 
         ``work`` must not wait for other ranks itself.
 
         Raises:
-            RunError: it raised on another rank; here, what it raised goes through as it is.
+            RunError: ``work`` raised on another rank. What it raises on this rank passes through unchanged.
         """
         if self.size == 1:
             return [work()]
@@ -73,9 +78,9 @@ class Ranks:
         outcomes = self.gather((results, None if failure is None else _portable(failure)))
         if failure is not None:
             raise failure
-        for rank, (_, theirs) in enumerate(outcomes):
-            if theirs is not None:
-                raise RunError(f"rank {rank} failed: {theirs.what}", theirs.where, theirs.fix)
+        for rank, (_, error_there) in enumerate(outcomes):
+            if error_there is not None:
+                raise RunError(f"rank {rank} failed: {error_there.what}", error_there.where, error_there.fix)
         return [result for (result,), _ in outcomes]
 
     def first_does(self, work: Callable[[], None]) -> None:
@@ -83,13 +88,13 @@ class Ranks:
         self.gather_work(work if self.first else lambda: None)
 
     def any(self, value: bool) -> bool:
-        """Whether it is true on any rank."""
+        """Say whether the value is true on any rank."""
         return any(self.gather(value))
 
     def agree(self, what: str, wait_s: float) -> bool:
-        """Whether all ranks ask this about the same thing within ``wait_s`` seconds.
+        """Say whether all ranks ask this about the same thing within ``wait_s`` seconds.
 
-        For ranks that do not know whether the others are still waiting for them somewhere.
+        It is for ranks that do not know whether the others still wait for them in another call.
         """
         if self.size == 1 or self.store is None:
             return self.size == 1
@@ -103,7 +108,7 @@ class Ranks:
         return True
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value."""
+        """Return rank 0's value on every rank."""
         if self.size == 1:
             return value
         values = [value]
@@ -111,18 +116,19 @@ class Ranks:
         return values[0]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, in place."""
+        """Sum a tensor over ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def barrier(self) -> None:
+        """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier()
 
 
 def _portable(error: Exception) -> RunError:
-    """What crosses to other processes of an error: its words."""
+    """Keep the words of an error, which can be sent to other processes; the error itself may not be."""
     if isinstance(error, UncollapseError):
         return RunError(error.what, error.where, error.fix)
     return RunError(f"{type(error).__name__}: {error}")
@@ -134,58 +140,71 @@ def start_ranks() -> Ranks:
     A single process needs no port: it uses a store in its own memory.
 
     Raises:
-        RequestError: the environment variables are no place in a run, or not that of the group that this process is in.
+        RequestError: the environment variables describe no place in a run, or not the place that this process has in
+            the process group that it is in.
         RunError: the processes cannot meet.
     """
     place = read_place()
-    size, rank, local_rank = place.size, place.rank, place.local_rank
-    cuda = torch.cuda.is_available()
     end_with_launcher()
     quiet_libraries()
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
-        if local_rank >= (there := torch.cuda.device_count()):
-            raise RequestError(f"LOCAL_RANK is {local_rank}, and this machine has {there} GPUs", "the environment")
-        torch.cuda.set_device(device)
+    device = _device(place)
     if dist.is_initialized():
-        _check_group(size, rank)
+        _check_group(place)
     else:
-        store = dist.HashStore() if size == 1 else None
-        if size > 1:
-            check_master()
-        backend = "nccl" if cuda else "gloo"
-        try:
-            if store is None:
-                store = next(dist.rendezvous("env://", rank, size, timeout=PATIENCE))[0]
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        except (RuntimeError, ValueError) as error:  # the port is taken, the first rank never came
-            reason = str(error).splitlines()[0]
-            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise RunError(
-                f"the processes of the run cannot meet: {reason}", where, "try another MASTER_PORT"
-            ) from error
+        _meet(place, "nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
-    # also where an earlier run, or the program around this one, has brought them together
-    return Ranks(rank, size, device, dist.distributed_c10d._get_default_store(), next(RUNS))
+    # the default store is also there if an earlier run, or the program around this one, has made the group
+    return Ranks(place.rank, place.size, device, dist.distributed_c10d._get_default_store(), next(RUNS))
 
 
-def _check_group(size: int, rank: int) -> None:
-    """DeepSpeed would go by the group that the program has made: each process, alone, would train with the others."""
-    if (dist.get_world_size(), dist.get_rank()) != (size, rank):
+def _device(place: Place) -> torch.device:
+    """Choose this process' GPU, or the CPU on a machine without GPUs."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if place.local_rank >= gpus:
+        raise RequestError(f"LOCAL_RANK is {place.local_rank}, and this machine has {gpus} GPUs", "the environment")
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _meet(place: Place, backend: str) -> None:
+    """Make the process group of all ranks."""
+    store = dist.HashStore() if place.size == 1 else None
+    if place.size > 1:
+        check_master()
+    try:
+        if store is None:
+            store = next(dist.rendezvous("env://", place.rank, place.size, timeout=PATIENCE))[0]
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        # another process has the port, or rank 0 did not come
+        reason = str(error).splitlines()[0]
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RunError(f"the processes of the run cannot meet: {reason}", where, "try another MASTER_PORT") from error
+
+
+def _check_group(place: Place) -> None:
+    """Refuse a process group, made by the program around this run, in which this process has another place.
+
+    DeepSpeed would use that group: processes that each want to train alone would train together.
+    """
+    if (dist.get_world_size(), dist.get_rank()) != (place.size, place.rank):
         raise RequestError(
             f"this process is rank {dist.get_rank()} of {dist.get_world_size()} in torch.distributed, and by its "
-            f"environment variables rank {rank} of {size}",
+            f"environment variables rank {place.rank} of {place.size}",
             "the environment",
             "set RANK, LOCAL_RANK and WORLD_SIZE to what init_process_group was given",
         )
 
 
 def _leave() -> None:
-    """Without this, gloo's threads may outlive the interpreter and abort a process that has done all its work.
+    """Leave the process group, and give gloo's threads time to end before the interpreter does.
 
-    They ask for the interpreter's lock to drop the tensors of the last collective, and are torn down if they get to
-    ask only while it shuts down. Whoever still holds the group (DeepSpeed does) keeps them alive, so they are given
-    time as well.
+    Otherwise they may abort a process that has done all its work: they need the interpreter's lock to drop the tensors
+    of the last collective, and are killed if they ask for it only while the interpreter shuts down. Destroying the
+    group is not enough, because other objects (DeepSpeed has some) may still hold it.
     """
     if dist.is_initialized():
         several = dist.get_world_size() > 1
@@ -194,13 +213,16 @@ def _leave() -> None:
 
 
 def gpu_names() -> list[str]:
-    """The GPUs of this machine that this process may use."""
+    """List the names of the GPUs of this machine that this process may use."""
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def gpu_label(names: Sequence[str], ranks: int) -> str:
-    """``4xH100``: the GPUs of a run of ``ranks`` processes; ``mixed`` if they differ, ``cpu`` if there is none."""
+    """Name the GPUs of a run of ``ranks`` processes, as in ``4xH100``; ``mixed`` if they differ, ``cpu`` if none."""
     if not names:
         return "cpu"
-    models = {match[0] if (match := MODEL.search(name)) else name for name in names[:ranks]}
+    models = set()
+    for name in names[:ranks]:
+        match = MODEL.search(name)
+        models.add(match[0] if match else name)
     return f"{ranks}x{models.pop() if len(models) == 1 else 'mixed'}"

@@ -1,4 +1,4 @@
-"""Ctrl-C, and what terminals and batch systems send, as a request: what is being done is done first."""
+"""Ctrl-C, and the signals of terminals and batch systems, are requests to stop: the current step is finished first."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ import attrs
 from ....core.console.streams import say
 
 SAME_REQUEST_S = 1.0
-"""Signals this close together are one: a launcher passes on what the terminal has sent to everybody."""
+"""Seconds within which several signals are one: a launcher passes on what the terminal has sent to all processes."""
 INSISTING = (signal.SIGINT, signal.SIGTERM)
-"""A second one of these stops at once. The others are sent again and again, or announce one of these."""
+"""Signals of which a second one stops at once. Other signals are sent repeatedly, or announce one of these."""
 SIGNALS = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""A closed terminal, the warnings of batch systems, a limit of processor time: all of them end a process that does
-nothing about them. (SIGQUIT does, and is left to whoever wants that.)"""
+"""Signals that are requests: a closed terminal, warnings of batch systems, a limit of processor time. Each of them ends
+a process that does not handle it. (So does SIGQUIT, which is left alone for those who want that.)"""
 
 
 @attrs.define
 class StopRequest:
-    """Set by the first signal while steps are done; the loop looks at it after each step."""
+    """A stop request is set by the first signal; the loop looks at it after each step."""
 
     asked: bool = False
+    """Whether a signal has come."""
     asked_at: float = -math.inf
+    """Time in seconds of the last of :data:`INSISTING`, on the monotonic clock."""
     insisted: bool = False
     """Whether one of :data:`INSISTING` was among the signals so far."""
     waits: str = ""
-    """What is done first. Nothing while models are built and loaded: then a stop takes effect at once."""
+    """Work that is finished first, in words; empty while models are loaded: a stop then takes effect at once."""
 
 
 def listened_to() -> list[signal.Signals]:
-    """The signals that ask for a stop. One that the process was told to ignore (``nohup``) is none.
+    """List the signals that ask for a stop, without SIGHUP if the process was told to ignore it (``nohup``).
 
-    In another thread than the main one none is: they are the business of the program that has started it.
+    The list is empty in a thread that is not the main one: there the program that started it handles signals.
     """
     if threading.current_thread() is not threading.main_thread():
         return []
@@ -48,9 +50,9 @@ def listened_to() -> list[signal.Signals]:
 
 @contextmanager
 def stop_request(speaks: bool) -> Iterator[StopRequest]:
-    """The first of :data:`SIGNALS` asks for a stop after the current step, with a checkpoint.
+    """Handle signals for a while: the first of :data:`SIGNALS` asks for a stop after the current step.
 
-    A second Ctrl-C or SIGTERM stops at once. The rank that ``speaks`` says so.
+    A second Ctrl-C or SIGTERM stops at once. The rank that ``speaks`` tells the user.
     """
     stop = StopRequest()
 
@@ -58,9 +60,11 @@ def stop_request(speaks: bool) -> Iterator[StopRequest]:
         if time.monotonic() - stop.asked_at < SAME_REQUEST_S:
             return
         again = stop.insisted and signum in INSISTING
-        first, stop.asked = not stop.asked, True
+        first = not stop.asked
+        stop.asked = True
         if signum in INSISTING:
-            stop.insisted, stop.asked_at = True, time.monotonic()
+            stop.insisted = True
+            stop.asked_at = time.monotonic()
         if again or not stop.waits:
             raise KeyboardInterrupt
         if speaks and first:

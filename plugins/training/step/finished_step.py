@@ -38,6 +38,8 @@ class FinishedStep:
     """Detector -> why it is left out from now on."""
     left_out: list[str] = attrs.field(factory=list)
     """Those that are left out since this step."""
+    overruled: list[str] = attrs.field(factory=list)
+    """Detectors that do not stop the run any more, since somebody wants it to go on."""
     transcript: list[dict[str, Any]] = attrs.field(factory=list)
     """A few episodes as text."""
 
@@ -45,9 +47,16 @@ class FinishedStep:
         """Take what the detectors say; of each its first word is kept, and the first that stops."""
         spoken = {verdict["detector"] for verdict in self.verdicts}
         self.verdicts = [*self.verdicts, *(attrs.asdict(each) for each in verdicts if each.detector not in spoken)]
-        self.verdict = next((attrs.asdict(each) for each in verdicts if each.stop), None)
+        stopping = (each for each in verdicts if each.stop and each.detector not in self.overruled)
+        self.verdict = next(map(attrs.asdict, stopping), None)
         self.left_out = [name for name in broken if name not in self.broken_detectors]
         self.broken_detectors = dict(broken)
+
+    def overrule(self, detectors: Sequence[str]) -> None:
+        """Let the run go on past what these detectors have said, and will say."""
+        self.overruled = list(dict.fromkeys([*self.overruled, *detectors]))
+        if self.verdict is not None and self.verdict["detector"] in self.overruled:
+            self.verdict = None
 
     def news(self) -> list[str]:
         """What the detectors have said in this step, as lines of a log."""
@@ -74,9 +83,8 @@ class FinishedStep:
     def load(cls, checkpoint: Path) -> FinishedStep:
         """That of a checkpoint."""
         state = json.loads((checkpoint / "state.json").read_text("utf-8"))
-        known = {
-            key: state[key] for key in ("judged", "verdicts", "verdict", "broken_detectors", "left_out") if key in state
-        }
+        names = ("judged", "verdicts", "verdict", "broken_detectors", "left_out", "overruled")
+        known = {key: state[key] for key in names if key in state}
         transcript = read_rollouts(checkpoint / TRANSCRIPT)
         metrics = {key: math.nan if value is None else value for key, value in state["metrics"].items()}
         return cls(state["step"], metrics, **{"judged": True, **known}, transcript=transcript)

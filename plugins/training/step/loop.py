@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,40 +23,16 @@ from . import stages
 from .batch import Batch
 from .borders import guarded
 from .budget import SCORE_FACTOR
-from .detectors import Detectors
 from .losses import CriticObjective, JointObjective, PolicyObjective
 from .metrics import advantage_metrics, validation_metrics
 from .mismatch import mismatch
 from .own_pass import OwnPass
 from .pairwise import Scorer
+from .parts import Parts
 from .pending import PendingUpdate
 
 OF_POLICY = frozenset({"logprobs", "entropies", "second_moments", "minibatch"})
 """Needs for which the sampling policy is scored before the update."""
-
-
-@attrs.frozen(eq=False)
-class Parts:
-    """Everything that :func:`.assemble.assemble` started for a run."""
-
-    sampler: stages.Sampler
-    policy: Any
-    critic: Any | None
-    """``policy`` itself where the critic is a head on its trunk."""
-    reference: Any | None
-    controller: Any
-    """The session of the KL controller."""
-    detectors: Detectors
-    validation_environment: Any
-    needs: frozenset[str]
-    synced: bool
-    """Whether the engine samples with weights of its own, which must be copied before each rollout."""
-    close: Callable[[], None]
-    """Ends the engine and the processes behind it, and gives all memory back."""
-    notes: tuple[str, ...] = ()
-    """What a user should know of the models, said once."""
-    start_sums: Mapping[str, Any] = attrs.field(factory=dict)
-    """Checksums of the start model's weights, where checkpoints rest on it (:mod:`.start_model`)."""
 
 
 class Loop:
@@ -85,13 +62,15 @@ class Loop:
         with self._time("sync"):
             self._engine_weights.fresh()
         with self._time("rollout"):
-            self.episodes = parts.sampler.train(self.step)
-            rollouts = stages.to_rollouts(self.episodes, experiment)
-            greedy_P = self._greedy_rewards()
+            groups = parts.sampler.train(self.step)
+            self.episodes = [episode for group in groups for episode in group.episodes]
+            rollouts = stages.to_rollouts(self.episodes, experiment, self.step)
+            greedy_P = parts.sampler.greedy_rewards(groups) if "greedy_rewards" in parts.needs else None
         self.on_rollouts(rollouts)
         with self._time("sync"):
             self._engine_weights.sleep()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
+        metrics |= parts.sampler.batches.metrics()
         old: Scores | None = None
         if "entropies" in parts.needs:
             with self._time("score"):
@@ -99,15 +78,16 @@ class Loop:
                 rollouts = attrs.evolve(rollouts, entropies=old.entropies)
         with self._time("filter"):
             keep_P, own = stages.select(experiment, rollouts)
-            metrics |= own
+            keep_E, of_episodes = stages.select_episodes(experiment, rollouts, keep_P)
+            metrics |= own | of_episodes
         with self._time("detectors"):
             metrics |= parts.detectors.measure(rollouts, self.scorer)
-        if bool(keep_P.any()):
-            kept_rows = rollouts.rows_of(keep_P)
+        if bool(keep_E.any()):
+            kept_rows = keep_E[rollouts.episodes]
             old = old and _rows(old, kept_rows)
             greedy_B = None if greedy_P is None else greedy_P[rollouts.groups][kept_rows]
             kept_ratio = float(keep_P.float().mean())
-            metrics |= self._train(rollouts.select(keep_P), old, greedy_B, kept_ratio)
+            metrics |= self._train(rollouts.select_episodes(keep_E), old, greedy_B, kept_ratio)
         self.step += 1
         return metrics
 
@@ -171,8 +151,10 @@ class Loop:
             metrics |= {f"critic/{name}": value for name, value in own.items()}
         pending: PendingUpdate | None = None
         if shared or not critic_alone:
-            objective = self._objective(shared, critic_alone)
-            entropy = "none" if critic_alone else "gradient" if experiment.entropy_coeff else "value"
+            entropy_coef, own = (0.0, {}) if critic_alone else self._entropy_coef(old, batch.mask)
+            metrics |= own
+            objective = self._objective(shared, critic_alone, entropy_coef)
+            entropy = "none" if critic_alone else "gradient" if entropy_coef else "value"
             if not critic_alone:
                 with self._time("detectors"):
                     pending = PendingUpdate(
@@ -204,13 +186,25 @@ class Loop:
         metrics |= self._of_sampling_policy(old, rollouts, ref_logprobs)
         return metrics | {"train/optimizer_steps": float(len(plan)), "train/rows": float(len(batch))}
 
-    def _objective(self, shared: bool, critic_alone: bool) -> Any:
+    def _entropy_coef(self, old: Scores | None, mask: torch.Tensor) -> tuple[float, dict[str, float]]:
+        """The coefficient of this step's entropy bonus, once its controller has been told of the sampling policy."""
+        settings, session = self.experiment.entropy, self.parts.entropy_controller
+        if settings.controller.component.idle:
+            return session.coef, {}
+        entropy = math.nan
+        if "entropies" in stages.needs_of(settings.controller):
+            assert old is not None and old.entropies is not None
+            entropy = stages.masked_mean(old.entropies, mask)
+        session.update(entropy, self.step)
+        return session.coef, {"actor/entropy_coef": session.coef}
+
+    def _objective(self, shared: bool, critic_alone: bool, entropy_coef: float) -> Any:
         """What the policy's update minimises; of a critic on its trunk, too."""
         experiment, critic = self.experiment, self.experiment.critic
         in_loss = self.parts.reference is not None and experiment.kl.placement != "reward"
         policy = PolicyObjective(
             experiment.policy_loss.component,
-            experiment.entropy_coeff,
+            entropy_coef,
             experiment.kl.estimator.component if in_loss else None,
             self.parts.controller.coef,
             experiment.kl.weight,
@@ -264,13 +258,22 @@ class Loop:
         return {f"timing_s/{name}": seconds for name, seconds in self._seconds.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside weights and optimizers; seeds and data follow from the step."""
-        controller, detectors = self.parts.controller, self.parts.detectors
-        return {"step": self.step, "kl_controller": controller.state_dict(), "detectors": detectors.state_dict()}
+        """All that a resumed run needs beside weights and optimizers; seeds of noise follow from the step."""
+        parts = self.parts
+        return {
+            "step": self.step,
+            "steps": self.experiment.trainer.steps,  # for readers: a run that is trained further gets others
+            "samplers": parts.sampler.state_dict(),
+            "kl_controller": parts.controller.state_dict(),
+            "entropy_controller": parts.entropy_controller.state_dict(),
+            "detectors": parts.detectors.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
+        self.parts.sampler.load_state_dict(state["samplers"])
         self.parts.controller.load_state_dict(state["kl_controller"])
+        self.parts.entropy_controller.load_state_dict(state["entropy_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])
 
     @property
@@ -289,8 +292,8 @@ class Loop:
 
     @property
     def _distrusts_sampler(self) -> bool:
-        """Whether its log-probs must be held against the trainer's: they are corrected, or of a copy of the policy."""
-        return self._corrects or self.parts.synced
+        """Whether its log-probs must be held against the trainer's: corrected, or of a copy or older weights."""
+        return self._corrects or self.parts.synced or self.parts.sampler.stale
 
     def _critic_alone(self) -> bool:
         critic = self.experiment.critic
@@ -315,12 +318,6 @@ class Loop:
     def _lr_scale(self, optimizer: Any) -> float:
         steps = self.experiment.trainer.steps
         return stages.lr_scale(optimizer.lr_schedule, optimizer.warmup_steps, self.step, steps)
-
-    def _greedy_rewards(self) -> torch.Tensor | None:
-        """[P] raw reward of a greedy episode of each group, where an estimator needs it."""
-        if "greedy_rewards" not in self.parts.needs:
-            return None
-        return torch.tensor([episode.reward for episode in self.parts.sampler.greedy(self.step)])
 
     @contextmanager
     def _time(self, stage: str) -> Iterator[None]:

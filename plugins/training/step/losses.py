@@ -1,6 +1,6 @@
 """What an optimizer step minimises, written once per token and summed with the weights of the whole step.
 
-``weights`` come from :func:`.aggregation.token_weights` over all rows of the step, so the sum over micro-batches and
+``weights`` come from a ``loss_aggregation`` over all rows of the step, so the sum over micro-batches and
 ranks is the normalised loss, whatever the partition. Metrics are (sum, count) pairs over tokens, which add up the
 same way.
 """
@@ -23,7 +23,7 @@ Metrics = dict[str, tuple[Tensor, Tensor]]
 
 @attrs.frozen(eq=False)
 class PolicyObjective:
-    """w * policy loss - entropy_coeff * entropy + kl_coef * KL, a weighted sum over the tokens that train.
+    """w * policy loss - entropy_coef * entropy + kl_coef * KL, a weighted sum over the tokens that train.
 
     w is the sampler's correction. It weighs the policy loss only: that is the term whose expectation is over the
     sampled token, with the advantage of what was sampled; the entropy is that of the whole distribution, and the KL has
@@ -32,7 +32,7 @@ class PolicyObjective:
     """
 
     policy_loss: PolicyLoss
-    entropy_coeff: float = 0.0
+    entropy_coef: float = 0.0
     kl: KlVariant | None = None
     kl_coef: float = 0.0
     kl_weight: Literal["none", "detached", "differentiable"] = "none"
@@ -58,8 +58,8 @@ class PolicyObjective:
             assert batch.sampler_logprobs is not None
             loss = self.correction.correction(old, batch.sampler_logprobs, batch.mask)[0] * loss
         metrics: Metrics = {**own_metrics, "pg_loss": _mean(loss, trains), "entropy": _mean(scores.entropies, trains)}
-        if self.entropy_coeff:
-            loss = loss - self.entropy_coeff * scores.entropies
+        if self.entropy_coef:
+            loss = loss - self.entropy_coef * scores.entropies
         if self.kl is not None:
             assert batch.ref_logprobs is not None
             kl = self.kl(logprobs, batch.ref_logprobs)
@@ -99,8 +99,8 @@ class PolicyObjective:
         assert batch.weights is not None
         rows = (batch.weights > 0).any(1).nonzero().flatten()
         step = batch.take(rows)
-        assert step.weights is not None and step.sampler_logprobs is not None
         old = step.sampler_logprobs if step.old_logprobs is None else step.old_logprobs
+        assert step.weights is not None and old is not None
         logprobs, entropies = old, step.old_entropies
         if current is not None:
             width = step.tokens.shape[1]

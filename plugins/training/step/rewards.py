@@ -6,14 +6,54 @@ ones, where every group that is not degenerate has a standard deviation of 1.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import attrs
 import torch
 from torch import Tensor
 
+from ....core.components import RewardShaping, ShapingInputs
 from ....estimators.groups import group_count, group_index, group_mean, group_std
+from ...rollout.episode import Episode
+from ...rollout.rows import in_order, raw_rewards
 
 NORMALIZATIONS = ("identity", "mean", "mean_std", "asym_clip")
+
+
+@attrs.frozen
+class Shaping:
+    """A reward shaping in one training step."""
+
+    rule: RewardShaping
+    max_tokens: int
+    """``rollout.max_tokens``."""
+    step: int
+    """From 0."""
+    steps: int
+
+    def __call__(self, episodes: Sequence[Episode]) -> Tensor:
+        """[E] shaped rewards, in the order of :func:`..rollout.rows.raw_rewards`.
+
+        Raises:
+            RunError: the rule raised something, or gave what is no reward of each episode.
+        """
+        raw_rewards_E, groups_E = raw_rewards(episodes)
+        if self.rule.idle:
+            return raw_rewards_E
+        ordered = in_order(episodes)
+        inputs = ShapingInputs(
+            rewards_E=raw_rewards_E,
+            groups_E=groups_E,
+            lengths_E=torch.tensor([sum(len(turn.tokens) for turn in episode.turns) for episode in ordered]),
+            turns_E=torch.tensor([len(episode.turns) for episode in ordered]),
+            success_E=torch.tensor([episode.success for episode in ordered]),
+            truncated_E=torch.tensor([episode.truncated for episode in ordered]),
+            max_tokens=self.max_tokens,
+            step=self.step,
+            steps=self.steps,
+        )
+        return self.rule.shape(inputs)
 
 
 def normalize(

@@ -17,17 +17,14 @@ from torch import Tensor
 from ....core.components import Advantages, CreditInputs, Rollouts, Scores
 from ....core.compose.experiment import Experiment, Named
 from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
-from ....estimators.aggregation import token_weights
 from ....filters.metrics import RewardVariance
 from ....filters.report import selection_metrics
-from ...rollout.borders import CheckedEnvironment
-from ...rollout.collect import collect
 from ...rollout.episode import Episode
-from ...rollout.rows import build, in_order, raw_rewards
+from ...rollout.rows import build, raw_rewards
 from ..processes.ranks import Ranks
 from .batch import Batch, parts, shares
 from .budget import SCORE_FACTOR, by_tokens
-from .rewards import normalize
+from .rewards import Shaping, normalize
 
 
 def derived_seed(*parts: object) -> int:
@@ -35,77 +32,17 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-# --- rollout --------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(eq=False)
-class Sampler:
-    """Collects episodes for the whole batch: each rank plays its share of the groups."""
-
-    experiment: Experiment
-    engine: Any
-    template: Any
-    ranks: Ranks
-    environment: Any = attrs.field(init=False)
-
-    @environment.default
-    def _checked_environment(self) -> CheckedEnvironment:
-        return CheckedEnvironment(self.experiment.environment)
-
-    def train(self, step: int) -> list[Episode]:
-        """The episodes of training step ``step`` (from 0)."""
-        rollout = self.experiment.rollout
-        first = rollout.seed + step * rollout.groups
-        return self._play(
-            self.environment,
-            range(first, first + rollout.groups),
-            rollout.group_size,
-            derived_seed(self.experiment.seed, "train", step),
-            rollout.temperature,
-        )
-
-    def greedy(self, step: int) -> list[Episode]:
-        """One greedy episode for each training group of ``step``."""
-        rollout = self.experiment.rollout
-        first = rollout.seed + step * rollout.groups
-        return self._play(self.environment, range(first, first + rollout.groups), 1, 0, 0.0)
-
-    def validate(self, environment: Any) -> list[Episode]:
-        """The same groups and the same noise at every validation."""
-        settings = self.experiment.validation
-        return self._play(
-            environment,
-            range(settings.seed, settings.seed + settings.groups),
-            settings.group_size,
-            derived_seed(self.experiment.seed, "validation"),
-            settings.temperature,
-        )
-
-    def _play(self, environment: Any, seeds: range, size: int, seed: int, temperature: float) -> list[Episode]:
-        def play() -> list[Episode]:
-            return collect(
-                environment,
-                self.experiment.rollout,
-                self.engine,
-                self.template,
-                seeds=seeds[self.ranks.rank :: self.ranks.size],
-                group_size=size,
-                seed=seed,
-                temperature=temperature,
-            )
-
-        return in_order(episode for own in self.ranks.gather_work(play) for episode in own)
-
-
 def needs_of(named: Named) -> frozenset[str]:
     """What a component declares to need."""
-    return frozenset(named.component.needs)
+    return named.needs
 
 
-def to_rollouts(episodes: Sequence[Episode], experiment: Experiment) -> Rollouts:
-    raw_rewards_E, groups_E = raw_rewards(episodes)
-    rewards_E = normalize(raw_rewards_E, groups_E, experiment.reward.normalization, experiment.reward.over)
-    return build(episodes, experiment.rollout, experiment.reward, rewards_E)
+def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int = 0) -> Rollouts:
+    """The rows of all episodes of training step ``step`` (from 0), with rewards as advantages see them."""
+    rollout, reward = experiment.rollout, experiment.reward
+    shaped_E = Shaping(reward.shaping.component, rollout.max_tokens, step, experiment.trainer.steps)(episodes)
+    rewards_E = normalize(shaped_E, raw_rewards(episodes)[1], reward.normalization, reward.over)
+    return build(episodes, rollout, reward, rewards_E, shaped_E)
 
 
 # --- scoring --------------------------------------------------------------------------------------------------------
@@ -177,6 +114,16 @@ def select(experiment: Experiment, rollouts: Rollouts) -> tuple[Tensor, dict[str
     scores_P = (RewardVariance() if idle else chosen.metric.component).score(rollouts)
     keep_P = torch.ones(len(scores_P), dtype=torch.bool) if idle else chosen.select.component.select(scores_P)
     return keep_P, selection_metrics(scores_P, keep_P, rollouts)
+
+
+def select_episodes(experiment: Experiment, rollouts: Rollouts, keep_P: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """[E] which episodes of the kept groups train, and the metrics of that: none where all of them do."""
+    chosen, keep_E = experiment.filter.episodes.component, rollouts.episodes_of(keep_P)
+    if chosen.keeps_all or not bool(keep_E.any()):
+        return keep_E, {}
+    own_E = chosen.select(rollouts.select(keep_P))
+    keep_E[keep_E.nonzero().flatten()] = own_E
+    return keep_E, {"rollout/episode_kept_ratio": float(own_E.float().mean())}
 
 
 # --- credit ---------------------------------------------------------------------------------------------------------
@@ -262,7 +209,8 @@ def update(
 def weighted(batch: Batch, rows: Sequence[int], experiment: Experiment) -> Batch:
     """The batch with the token weights of one optimizer step on ``rows``; those of all other rows are 0."""
     weights = torch.zeros(batch.mask.shape)
-    weights[rows] = token_weights(batch.mask[rows], experiment.trainer.loss_aggregation, experiment.rollout.max_context)
+    aggregation = experiment.trainer.loss_aggregation.component
+    weights[rows] = aggregation.weights(batch.mask[rows], experiment.rollout.max_context)
     return attrs.evolve(batch, weights=weights)
 
 

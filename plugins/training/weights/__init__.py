@@ -1,1 +1,1 @@
-"""Weights and optimizer state on their way: checkpoints, exports, engines."""
+"""Weights and optimizer state go to checkpoints, exports and engines."""

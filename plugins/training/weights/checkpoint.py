@@ -1,4 +1,4 @@
-"""Checkpoints: ``step_N/{model/, critic/, optimizer.pt, state.json, ...}``, readable by Hugging Face and the probe."""
+"""A checkpoint is ``step_N/{model/, critic/, optimizer.pt, state.json, ...}``, read by Hugging Face and the probe."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ..step.loop import Loop
 
 PREFIX = "model."
-"""Where the Hugging Face model sits in our policy module; parameter names on disk are its own."""
+"""Beginning of the names of the Hugging Face model's parameters in our policy; on disk they stand without it."""
 
 
 def find_checkpoint(path: Path) -> tuple[RunDirectory, Path]:
-    """``RUN/checkpoints/step_N`` with its run, or the last good checkpoint of the run directory given.
+    """Find ``RUN/checkpoints/step_N`` and its run, or the last good checkpoint of the run directory given.
 
     Raises:
         RequestError: there is no complete checkpoint there.
@@ -50,12 +50,13 @@ def find_checkpoint(path: Path) -> tuple[RunDirectory, Path]:
 
 @contextmanager
 def reading_checkpoint(path: Path) -> Iterator[tuple[RunDirectory, Path]]:
-    """:func:`find_checkpoint`, and the run that trains there does not delete it meanwhile."""
+    """Find a checkpoint as :func:`find_checkpoint` does, and keep the run that trains there from deleting it."""
     with ExitStack() as held:
         run, checkpoint = find_checkpoint(path)
         try:
             held.enter_context(reading(checkpoint))
-        except RequestError:  # just now, for a newer one
+        except RequestError:
+            # the run has just deleted it, because it has a newer one
             run, checkpoint = find_checkpoint(path)
             held.enter_context(reading(checkpoint))
         yield run, checkpoint
@@ -64,49 +65,76 @@ def reading_checkpoint(path: Path) -> Iterator[tuple[RunDirectory, Path]]:
 def save_checkpoint(
     loop: Loop, run: RunDirectory | None, finished: FinishedStep, state: Mapping[str, Any]
 ) -> Path | None:
-    """Write a checkpoint; every rank takes part in gathering, rank 0 (the one with ``run``) writes.
+    """Write a checkpoint; every rank takes part in gathering, and rank 0 (the one with ``run``) writes.
 
     Args:
-        finished: the step that it is of.
-        state: that of ``loop`` then, which may have gone on with what leaves the weights alone.
+        loop: the loop whose weights and optimizers are written.
+        run: the run directory, on rank 0 only.
+        finished: the step of the checkpoint.
+        state: the state of ``loop`` after that step. The loop may have gone on, but not changed the weights.
+
+    Returns:
+        The directory of the checkpoint, on rank 0.
 
     Raises:
         RunError: there is not enough room on the disk; nothing is written.
         OSError: writing failed; the unfinished checkpoint is removed and earlier ones are intact.
     """
-    parts = loop.parts
-    shared = parts.critic is parts.policy
-    engines = {"model": parts.policy, "critic": None if shared else parts.critic}
-    adapter = loop.experiment.model.lora is not None
-    gathered = {
-        name: ({key: tensor.cpu() for key, tensor in engine.weights(trained=adapter)}, engine.optimizer_state())
-        for name, engine in engines.items()
-        if engine is not None
-    }
-    if shared:
-        gathered["model"], gathered["critic"] = shared_critic.split(*gathered["model"])
+    gathered = _gather(loop)
     if run is None:
         return None
     _check_space(run.path, gathered.values())
     whole = {**state, **finished.state()}
     with run.checkpoint(finished.step, whole, finished.judged, loop.experiment.trainer.keep) as directory:
-        for name, (weights, optimizer) in gathered.items():
-            if shared and name == "critic":
-                shared_critic.save_head(weights, directory / name)
-            else:
-                save_model(engines[name].module, weights, directory / name)
-            if name == "model":
-                torch.save(_renamed(optimizer, lambda key: key.removeprefix(PREFIX)), directory / "optimizer.pt")
-            else:
-                torch.save(optimizer, directory / name / "optimizer.pt")
+        _save_networks(loop, gathered, directory)
         loop.parts.sampler.template.tokenizer.save_pretrained(directory / "model")
-        start_model.save(parts.start_sums, loop.experiment.model.dtype, directory)
+        start_model.save(loop.parts.start_sums, loop.experiment.model.dtype, directory)
         finished.save(directory)
     return run.checkpoint_directory / f"step_{finished.step}"
 
 
+def _has_shared_critic(loop: Loop) -> bool:
+    """Say whether the critic is a head on the policy, so that one engine trains both."""
+    return loop.parts.critic is loop.parts.policy
+
+
+def _gather(loop: Loop) -> dict[str, Any]:
+    """Gather weights and optimizer state of ``model`` and ``critic``, in full; every rank takes part."""
+    parts = loop.parts
+    only_adapter = loop.experiment.model.lora is not None
+    engines = {"model": parts.policy}
+    if parts.critic is not None and not _has_shared_critic(loop):
+        engines["critic"] = parts.critic
+    gathered = {}
+    for name, engine in engines.items():
+        weights = {key: tensor.cpu() for key, tensor in engine.weights(trained=only_adapter)}
+        gathered[name] = weights, engine.optimizer_state()
+    if _has_shared_critic(loop):
+        gathered["model"], gathered["critic"] = shared_critic.split(*gathered["model"])
+    return gathered
+
+
+def _save_networks(loop: Loop, gathered: Mapping[str, Any], directory: Path) -> None:
+    """Write what was gathered into a checkpoint's directory."""
+    weights, optimizer = gathered["model"]
+    save_model(loop.parts.policy.module, weights, directory / "model")
+    torch.save(_renamed(optimizer, lambda key: key.removeprefix(PREFIX)), directory / "optimizer.pt")
+    if "critic" in gathered:
+        critic: Any = loop.parts.critic
+        weights, optimizer = gathered["critic"]
+        if _has_shared_critic(loop):
+            shared_critic.save_head(weights, directory / "critic")
+        else:
+            save_model(critic.module, weights, directory / "critic")
+        torch.save(optimizer, directory / "critic" / "optimizer.pt")
+
+
 def load_checkpoint(loop: Loop, directory: Path) -> FinishedStep:
-    """Continue where ``directory`` left off (its weights are loaded already); returns the step that it is of."""
+    """Load optimizers and the loop's state from a checkpoint, whose weights are loaded already; return its step.
+
+    Raises:
+        RunError: the checkpoint cannot be loaded.
+    """
     try:
         _load(loop, directory)
         return FinishedStep.load(directory)
@@ -118,20 +146,25 @@ def load_checkpoint(loop: Loop, directory: Path) -> FinishedStep:
 
 def _load(loop: Loop, directory: Path) -> None:
     policy, critic = loop.parts.policy, loop.parts.critic
-    of_policy = _renamed(load_optimizer(directory), lambda key: PREFIX + key)
-    of_critic: Any = None if critic is None else load_optimizer(directory / "critic")
+    policy_state = _renamed(load_optimizer(directory), lambda key: PREFIX + key)
+    critic_state: Any = None if critic is None else load_optimizer(directory / "critic")
     if critic is not None and critic is policy:
-        policy.load_optimizer_state(shared_critic.joined(of_policy, of_critic))
+        policy.load_optimizer_state(shared_critic.joined(policy_state, critic_state))
     else:
-        policy.load_optimizer_state(of_policy)
+        policy.load_optimizer_state(policy_state)
         if critic is not None:
-            critic.load_optimizer_state(of_critic)
+            critic.load_optimizer_state(critic_state)
     loop.load_state_dict(json.loads((directory / "state.json").read_text("utf-8")))
 
 
 def _check_space(path: Path, gathered: Iterable[Any]) -> None:
-    """Before anything is written: the libraries that write fail on a full disk without saying so."""
-    needed, free = 2**20 + int(1.05 * sum(_bytes(item) for item in gathered)), shutil.disk_usage(path).free
+    """Raise RunError, before anything is written, if the disk has too little room.
+
+    The libraries that write fail on a full disk without saying so.
+    """
+    # tokenizer, configuration and state are small files, for which 1 MiB and 5 % are added
+    needed = 2**20 + int(1.05 * sum(_bytes(item) for item in gathered))
+    free = shutil.disk_usage(path).free
     if free < needed:
         raise RunError(
             f"the disk is full: a checkpoint needs {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free",
@@ -141,19 +174,24 @@ def _check_space(path: Path, gathered: Iterable[Any]) -> None:
 
 
 def _bytes(value: Any) -> int:
+    """Add up the bytes of all tensors in nested mappings and sequences."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return sum(map(_bytes, items))
+    if isinstance(value, dict):
+        return sum(_bytes(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return sum(_bytes(item) for item in value)
+    return 0
 
 
 def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
-    """An optimizer state by other parameter names."""
-    groups = [{**group, "params": [rename(name) for name in group["params"]]} for group in optimizer["param_groups"]]
-    by_name = {key: {rename(name): value for name, value in optimizer[key].items()} for key in ("state", "master")}
-    return {**by_name, "param_groups": groups}
+    """Return an optimizer state by other parameter names."""
+    groups = [{**group, "params": list(map(rename, group["params"]))} for group in optimizer["param_groups"]]
+    state = {rename(name): value for name, value in optimizer["state"].items()}
+    master = {rename(name): value for name, value in optimizer["master"].items()}
+    return {"state": state, "master": master, "param_groups": groups}
 
 
 def load_optimizer(directory: Path) -> Any:
-    """``optimizer.pt`` of a checkpoint, or of its critic: ``{state, param_groups, master}``, on the CPU."""
+    """Load ``optimizer.pt`` of a checkpoint, or of its critic: ``{state, param_groups, master}``, on the CPU."""
     return torch.load(directory / "optimizer.pt", map_location="cpu", weights_only=True)

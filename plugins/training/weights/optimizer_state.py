@@ -1,6 +1,7 @@
-"""AdamW's state under DeepSpeed, by parameter and in full: what ZeRO has made into flat partitions, one share a rank.
+"""AdamW's state under DeepSpeed is saved and loaded by parameter and in full.
 
-So a checkpoint can be read on another number of ranks, and in another ZeRO stage.
+ZeRO keeps it in flat partitions, one share per rank. In full it can be read on another number of ranks, and in another
+ZeRO stage.
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ STATES = ("exp_avg", "exp_avg_sq")
 
 @attrs.frozen
 class ParameterGroup:
-    """Parameters with one base learning rate."""
+    """A parameter group has one base learning rate."""
 
     lr: float
+    """Base learning rate."""
     names: list[str]
+    """Names of its parameters."""
 
 
 def parameter_groups(module: torch.nn.Module, lr: float, own_lr: Mapping[str, float]) -> list[ParameterGroup]:
-    """The parameters that train: those at the common rate, and for each of ``own_lr`` those whose names begin so."""
+    """Group the parameters that train by learning rate: ``lr``, or that of ``own_lr`` by the beginning of the name."""
     groups = {start: ParameterGroup(rate, []) for start, rate in {"": lr, **own_lr}.items()}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups[next((start for start in own_lr if name.startswith(start)), "")].names.append(name)
+            start = next((start for start in own_lr if name.startswith(start)), "")
+            groups[start].names.append(name)
     return list(groups.values())
 
 
 class OptimizerState:
-    """The state of ``adamw``, which DeepSpeed's ``engine`` steps; every method runs on all ranks."""
+    """The state of an AdamW that DeepSpeed's engine steps; every method runs on all ranks."""
 
     def __init__(
         self,
@@ -46,11 +50,15 @@ class OptimizerState:
         parameters: Mapping[str, torch.nn.Parameter],
         device: torch.device,
     ) -> None:
-        self.engine, self.adamw, self.groups, self.stage = engine, adamw, groups, stage
-        self.parameters, self.device = parameters, device
+        self.engine = engine
+        self.adamw = adamw
+        self.groups = groups
+        self.stage = stage
+        self.parameters = parameters
+        self.device = device
 
     def full(self) -> dict[str, Any]:
-        """``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU.
+        """Return ``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU.
 
         ``param_groups`` hold base learning rates and names; ``master`` the fp32 weights behind a bf16 model.
         """
@@ -65,8 +73,10 @@ class OptimizerState:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Raises RunError if the saved state does not cover exactly the parameters that train."""
-        if missing := {name for group in saved["param_groups"] for name in group["params"]} ^ set(self.parameters):
+        """Load a saved state. Raises RunError if it does not cover exactly the parameters that train."""
+        saved_names = {name for group in saved["param_groups"] for name in group["params"]}
+        missing = saved_names ^ set(self.parameters)
+        if missing:
             raise RunError(
                 f"the saved optimizer state and the model disagree on {len(missing)} parameters, e.g. {min(missing)}",
                 "optimizer.pt",
@@ -81,41 +91,45 @@ class OptimizerState:
             self._load_state(self.parameters[name], values, saved["master"].get(name))
 
     def create(self, steps: Sequence[Tensor]) -> None:
-        """Zeros with a count of steps for each group: ZeRO creates states in the first step only."""
+        """Create states of zeros, with a count of steps for each group: ZeRO would create them in the first step."""
         for group, step in zip(self.groups, steps, strict=True):
             for flat in self._flats(group.names[0]):
-                held = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
-                # ZeRO may be linked to the tensors already; a fused step wants the count beside them
-                self.adamw.state[flat] = {**held, "step": step.to(flat.device, copy=True)}
+                # tensors that exist are kept, because ZeRO may hold references to them
+                moments = self.adamw.state.get(flat) or {key: torch.zeros_like(flat) for key in STATES}
+                # a fused step wants the count on the device of the moments
+                self.adamw.state[flat] = {**moments, "step": step.to(flat.device, copy=True)}
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _flats(self, name: str) -> list[Tensor]:
-        """What AdamW steps for the parameter group of ``name``: it has one count of steps."""
+        """List the tensors that AdamW steps for the parameter group of ``name``; they have one count of steps."""
         index = next(index for index, group in enumerate(self.groups) if name in group.names)
         if self.stage < 3:
             return list(self.adamw.param_groups[index]["params"])
         zero = self.engine.optimizer
-        flats = enumerate(zero.fp32_partitioned_groups_flat)
-        return [flat for part, flat in flats if zero.sub_group_to_group_id[part] == index]
+        partitions = enumerate(zero.fp32_partitioned_groups_flat)
+        return [flat for part, flat in partitions if zero.sub_group_to_group_id[part] == index]
 
     def _state_of(self, name: str, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        """Gather the state of one parameter; empty before the first step."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         if self.stage == 0 and parameter.dtype == torch.float32:
             return {key: value.detach().cpu().clone() for key, value in self.adamw.state.get(parameter, {}).items()}
-        step = next((state["step"] for flat in self._flats(name) if (state := self.adamw.state.get(flat))), None)
-        if step is None:
+        states = [self.adamw.state[flat] for flat in self._flats(name) if self.adamw.state.get(flat)]
+        if not states:
             return {}
-        tensors = {key: safe_get_full_optimizer_state(parameter, key) for key in STATES}
-        return {"step": step.cpu().clone(), **{key: value.cpu() for key, value in tensors.items()}}
+        moments = {key: safe_get_full_optimizer_state(parameter, key).cpu() for key in STATES}
+        return {"step": states[0]["step"].cpu().clone(), **moments}
 
     def _master(self, parameter: torch.nn.Parameter) -> Tensor:
+        """Gather the fp32 weights behind a parameter of 16 bits."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         return safe_get_full_fp32_param(parameter).cpu()
 
     def _load_state(self, parameter: torch.nn.Parameter, values: dict[str, Tensor], master: Tensor | None) -> None:
+        """Load the state of one parameter, and its fp32 weights."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         if self.stage == 0 and parameter.dtype == torch.float32:
@@ -132,14 +146,15 @@ class OptimizerState:
             safe_set_full_fp32_param(parameter, master.to(self.device))
 
     def _set_shard(self, parameter: torch.nn.Parameter, value: Tensor, key: str | None = None) -> None:
-        """Take over the part that this rank holds of a state, or of the fp32 weights.
+        """Copy the part that this rank holds of a state, or of the fp32 weights (without ``key``).
 
-        The last part may be shorter than the others, or empty; DeepSpeed's own function looks for as much in it.
+        The last part may be shorter than the others, or empty. DeepSpeed's own function fails there, since it expects
+        parts of one size.
         """
         zero = self.engine.optimizer
         shard, group = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
         start = zero._get_param_partition_rank(parameter) * len(shard)
-        own = value.flatten()[start : start + len(shard)]
-        shard.data[: len(own)].copy_(own)
+        part = value.flatten()[start : start + len(shard)]
+        shard.data[: len(part)].copy_(part)
         if zero._swappable_optimizer_subgroup(group):
             zero._optimizer_states_and_gradient_swap_out(group)

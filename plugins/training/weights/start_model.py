@@ -1,6 +1,7 @@
-"""The model that a checkpoint rests on and does not hold: the base of an adapter, or the reference of a KL term.
+"""The start model is needed by a checkpoint that does not hold it: the base of an adapter, or a reference.
 
-A run that goes on reads it where it was read first. Another one there would be taken for it without a word.
+A run that continues reads it from the place where it was read first. If another model were there, nobody would notice;
+so its weights are compared.
 """
 
 from __future__ import annotations
@@ -17,35 +18,36 @@ from ....core.files import replace_text
 from ...rollout.fingerprint import Fingerprint, fingerprint, mismatches
 
 FILE = "start_model.json"
-"""In a checkpoint: two checksums for each of the start model's weights, and the type that they were loaded in."""
+"""File in a checkpoint with two checksums for each of the start model's weights, and the type of these weights."""
 TOLERANCE = 1e-6
-"""Relative or absolute; machines add in different orders."""
+"""Relative or absolute difference of checksums that is allowed, because machines add in different orders."""
 
 
 def of(model: nn.Module) -> dict[str, Fingerprint]:
-    """The checksums of the weights that do not train."""
+    """Compute the checksums of the weights that do not train."""
     return fingerprint((name, weight) for name, weight in model.named_parameters() if not weight.requires_grad)
 
 
 def save(sums: Mapping[str, Fingerprint], dtype: str, checkpoint: Path) -> None:
-    """Write them into a checkpoint, if there are any."""
+    """Write checksums into a checkpoint, if there are any."""
     if sums:
         replace_text(checkpoint / FILE, json.dumps({"dtype": dtype, "weights": sums}))
 
 
 def require_same(sums: Mapping[str, Fingerprint], dtype: str, checkpoint: Path | None, path: str | Path) -> None:
-    """Hold the start model that is in ``path`` now against the one that ``checkpoint`` was trained from.
+    """Compare the start model that is in ``path`` now with the one that ``checkpoint`` was trained from.
 
-    Nothing is known of a checkpoint of an earlier version, nor of the weights in another type.
+    Nothing can be compared if an earlier version wrote the checkpoint, or if weights have another type now.
 
     Raises:
-        RequestError: they are others.
+        RequestError: the weights differ.
     """
-    known = _read(checkpoint / FILE) if checkpoint else {}
-    if known.get("dtype") != dtype:
+    record = _read(checkpoint / FILE) if checkpoint else {}
+    if record.get("dtype") != dtype:
         return
-    then = {name: (float(plain), float(ordered)) for name, (plain, ordered) in known["weights"].items()}
-    if different := mismatches(then, sums, TOLERANCE):
+    recorded_sums = {name: (float(plain), float(ordered)) for name, (plain, ordered) in record["weights"].items()}
+    different = mismatches(recorded_sums, sums, TOLERANCE)
+    if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise RequestError(
             f"the model in {path} is another one than when the run began: {different[0]}{more} of its weights differ",

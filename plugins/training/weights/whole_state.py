@@ -1,4 +1,4 @@
-"""The last state of a run that a checkpoint can be written of, also when an error ends it in the middle of a step."""
+"""A run keeps the last state that a checkpoint can be written of, in case an error ends it in the middle of a step."""
 
 from __future__ import annotations
 
@@ -16,32 +16,36 @@ from ..step.loop import Loop
 from .checkpoint import save_checkpoint
 
 AGREE_S = 10.0
-"""How long a rank whose run has failed waits for the others to fail as well; less than they are left to live."""
+"""Seconds that a rank whose run has failed waits for the others to fail as well; they are killed later than that."""
 
 
 @attrs.frozen
 class WholeState:
-    """A step that is trained, and what its checkpoint needs beside weights and optimizers.
+    """A whole state is that after a trained step, with all that its checkpoint needs beside weights and optimizers.
 
-    These stay as they are until the next optimizer step begins. Sampling, scoring, filters, advantages and all that
-    fails before it therefore costs the step that it fails in and no other.
+    Weights and optimizers stay as they are until the next optimizer step begins. So an error before that, in sampling,
+    scoring, filters or advantages, costs the step in which it happens and no other.
     """
 
     finished: FinishedStep
+    """Step that was trained."""
     state: dict[str, Any]
-    """Of the loop."""
+    """State of the loop."""
     optimizer_steps: tuple[int, ...]
+    """Number of optimizer steps that each engine has begun, by which a later change of the weights is noticed."""
 
     @classmethod
     def of(cls, loop: Loop, finished: FinishedStep) -> WholeState:
+        """Copy the state of the loop after a step."""
         return cls(copy.deepcopy(finished), copy.deepcopy(loop.state_dict()), loop.optimizer_steps())
 
     @property
     def step(self) -> int:
+        """Number of the step that was trained."""
         return self.finished.step
 
     def keep(self, loop: Loop, run: RunDirectory | None, ranks: Ranks, say: Callable[[str], None]) -> None:
-        """Write the checkpoint of this step, unless it is there, or the weights are no longer those of it."""
+        """Write the checkpoint of this step, unless there is one, or the weights are no longer those of the step."""
         if loop.optimizer_steps() != self.optimizer_steps:
             last = run.latest() if run else None
             since = f"since {last.name}" if last else "from the start"

@@ -9,7 +9,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.training.assemble import DetectorContext
 
-ENTROPY, INVALID, THINKING = "actor/entropy", "train/invalid_turn_rate", "collapse/valid_thinking_rate"
+ENTROPY, INVALID, THINKING = "actor/entropy", "train/share_of_turns_invalid", "collapse/valid_thinking_rate"
 LENGTH, KL, UPDATE = "train/response_length", "actor/kl", "actor/ppo_kl"
 
 

@@ -9,11 +9,12 @@ import torch
 import uncollapse
 from rollout_worlds import Counter, says, tiny_model
 from uncollapse.core.components import RolloutEngineSession
-from uncollapse.core.compose.experiment import Reward, Rollout
+from uncollapse.core.compose.experiment import Named, Reward, Rollout
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.runs.timings import timings
 from uncollapse.plugins.collapse.mutual_information import MutualInformation
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import PAIRS
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
 from uncollapse.plugins.rollout import rows
@@ -23,7 +24,8 @@ from uncollapse.plugins.training.assemble import DetectorContext
 from uncollapse.plugins.training.step.loop import Loop
 
 TOKENIZER = build_tokenizer([*(f"name{number}" for number in range(40)), "seed at Up"])
-TEMPLATE = Template(TOKENIZER)
+DIALOGUE = Named("dialogue", "think_answer", {}, ThinkAnswer())
+TEMPLATE = Template(TOKENIZER, DIALOGUE.component)
 SUFFIXES = {
     *("mi_estimate", "mi_seq_estimate", "mi_estimate_se", "mi_seq_estimate_se", "mi_upper_bound"),
     *("matched_log_prob_mean", "marginal_log_prob_mean"),
@@ -102,7 +104,8 @@ class Blank:
 
 
 def session(seed=0, **settings):
-    return MutualInformation(**settings).start(DetectorContext(SimpleNamespace(seed=seed), TOKENIZER))
+    experiment = SimpleNamespace(seed=seed, dialogue=DIALOGUE)
+    return MutualInformation(**settings).start(DetectorContext(experiment, TOKENIZER))
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from uncollapse.plugins.collapse.mutual_information_samples import (
     turns_of,
     uniform_turns,
 )
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
@@ -27,6 +28,7 @@ from uncollapse.plugins.rollout.template import Template
 BYTES = tokenizer()
 WORDS = build_tokenizer(["box is Up left target is Down the a b"])
 ANSWER = "<answer>Up</answer>"
+TAG = ThinkAnswer().thought_end
 
 
 def spelled(words, tokens):
@@ -38,7 +40,7 @@ def spelled(words, tokens):
 
 def test_the_words_before_the_tag():
     sampled = WORDS.encode(f"box is Up </think>{ANSWER}", add_special_tokens=False)
-    assert spelled(WORDS, thought(sampled, WORDS)) == "box is Up"
+    assert spelled(WORDS, thought(sampled, WORDS, TAG)) == "box is Up"
 
 
 def test_a_tag_of_several_tokens_that_swallow_their_neighbours():
@@ -46,7 +48,7 @@ def test_a_tag_of_several_tokens_that_swallow_their_neighbours():
     pieces = [spelled(BYTES, [token]) for token in sampled]
     assert "</think>" not in pieces  # or this would be no test
     assert any(piece.startswith("><") for piece in pieces)
-    assert spelled(BYTES, thought(sampled, BYTES)) == "go Up then Down"
+    assert spelled(BYTES, thought(sampled, BYTES, TAG)) == "go Up then Down"
 
 
 def test_a_token_that_holds_the_end_of_the_thought_and_the_beginning_of_the_tag_is_left_out():
@@ -56,22 +58,22 @@ def test_a_token_that_holds_the_end_of_the_thought_and_the_beginning_of_the_tag_
         def decode(self, ids, **_):
             return "".join(self.pieces[index] for index in ids)
 
-    assert thought([0, 1, 2, 3, 4], Joined()) == (0,)
-    assert thought([1, 2, 3], Joined()) == ()  # no token of its own
-    assert thought([0, 2, 3, 4], Joined()) == ()  # that is no tag
+    assert thought([0, 1, 2, 3, 4], Joined(), TAG) == (0,)
+    assert thought([1, 2, 3], Joined(), TAG) == ()  # no token of its own
+    assert thought([0, 2, 3, 4], Joined(), TAG) == ()  # that is no tag
 
 
 @pytest.mark.parametrize("words", [BYTES, WORDS])
 @pytest.mark.parametrize("text", ["box is Up", f"</think>{ANSWER}", f" \n </think>{ANSWER}", "", "box </ think>"])
 def test_no_tag_or_nothing_before_it_is_no_thought(words, text):
-    assert thought(words.encode(text, add_special_tokens=False), words) == ()
+    assert thought(words.encode(text, add_special_tokens=False), words, TAG) == ()
 
 
 def test_an_end_of_turn_and_a_second_tag_change_nothing():
-    end = Template(BYTES).end_of_turn
+    end = Template(BYTES, ThinkAnswer()).end_of_turn
     for text in (f"a b</think>{ANSWER}", f"a b</think></think>{ANSWER} c</think>"):
         sampled = [*BYTES.encode(text, add_special_tokens=False), end]
-        assert spelled(BYTES, thought(sampled, BYTES)) == "a b"
+        assert spelled(BYTES, thought(sampled, BYTES, TAG)) == "a b"
 
 
 @given(st.text(st.sampled_from("ab.</>thinkéß🙂\n "), max_size=30), st.text(st.sampled_from("<>/ak\n"), max_size=6))
@@ -81,7 +83,7 @@ def test_the_boundary_is_that_of_the_characters(inside, after):
     tag = text.index("</think>")
     before = sum(end <= tag for _, end in encoded["offset_mapping"])
     expected = tuple(encoded["input_ids"][:before])
-    found = thought(encoded["input_ids"], BYTES)
+    found = thought(encoded["input_ids"], BYTES, TAG)
     assert found == (expected if spelled(BYTES, expected).strip() else ())
 
 
@@ -124,8 +126,8 @@ def played(template, world=NumberLine(goal=9), groups=3, size=2, **settings):  #
 @pytest.mark.parametrize("mode", ["full", "limited_multi_turn", "single_turn"])
 @pytest.mark.parametrize("words", [BYTES, WORDS, tokenizer(LLAMA3), tokenizer(THINKING)])
 def test_prompts_and_thoughts_are_the_sampled_tokens_in_every_window(words, mode):
-    episodes, rollouts = played(Template(words), context_window=mode, window_turns=2)
-    turns = {(turn.episode, turn.number): turn for turn in turns_of(rollouts, words)}
+    episodes, rollouts = played(Template(words, ThinkAnswer()), context_window=mode, window_turns=2)
+    turns = {(turn.episode, turn.number): turn for turn in turns_of(rollouts, words, TAG)}
     assert len(turns) == 3 * 2 * 3
     for index, episode in enumerate(episodes):
         for number, sampled in enumerate(episode.turns):
@@ -141,16 +143,16 @@ def test_prompts_and_thoughts_are_the_sampled_tokens_in_every_window(words, mode
 
 
 def test_a_column_for_each_group_whose_members_agree():
-    _, rollouts = played(Template(BYTES), size=4)
-    pairs = first_turns(turns_of(rollouts, BYTES), 100, Random(0))
+    _, rollouts = played(Template(BYTES, ThinkAnswer()), size=4)
+    pairs = first_turns(turns_of(rollouts, BYTES, TAG), 100, Random(0))
     assert len(pairs.columns) == len(set(pairs.columns)) == 3
     assert Counter(pairs.matched) == {0: 4, 1: 4, 2: 4}
     assert pairs.tasks == pairs.columns
 
 
 def test_a_column_for_each_prompt_of_a_group_whose_members_differ():
-    _, rollouts = played(Template(BYTES), Members(goal=9), size=4)
-    turns = turns_of(rollouts, BYTES)
+    _, rollouts = played(Template(BYTES, ThinkAnswer()), Members(goal=9), size=4)
+    turns = turns_of(rollouts, BYTES, TAG)
     pairs = first_turns(turns, 100, Random(0))
     assert len(set(pairs.columns)) == 6  # two prompts in each of three groups
     assert Counter(pairs.matched) == dict.fromkeys(range(6), 2)

@@ -30,7 +30,7 @@ def test_the_steady_arm():
     steady = next(name for name in env.names if name != env.risky)
     step = env.step(f" {steady.upper()} ")
     assert (step.reward, step.done, step.success) == (0.1, True, False)
-    assert step.metrics == {"action_is_valid": 1.0}
+    assert step.metrics == {"share_of_played_actions_accepted": 1.0}
     assert step.observation == f"{steady} pays 0.1."
     with pytest.raises(RunError, match="the episode is over"):
         env.step(steady)
@@ -48,7 +48,12 @@ def _pull_risky(member):
 
 def test_other_text_earns_nothing():
     step = Bandit().make(0).step("both of them")
-    assert (step.reward, step.done, step.success, step.metrics) == (0.0, True, False, {"action_is_valid": 0.0})
+    assert (step.reward, step.done, step.success, step.metrics) == (
+        0.0,
+        True,
+        False,
+        {"share_of_played_actions_accepted": 0.0},
+    )
 
 
 def test_parameters():

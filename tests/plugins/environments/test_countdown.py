@@ -28,7 +28,7 @@ def test_rewards(answer, reward, valid):
     assert step.reward == reward
     assert step.done
     assert step.success == (reward == 1.0)
-    assert step.metrics == {"action_is_valid": valid}
+    assert step.metrics == {"share_of_played_actions_accepted": valid}
 
 
 def test_division_by_zero_uses_the_numbers_and_is_wrong():

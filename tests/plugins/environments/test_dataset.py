@@ -13,6 +13,7 @@ from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.plugins.environments import word_problems
 from uncollapse.plugins.environments.dataset import Dataset, DatasetEnv
 from uncollapse.plugins.environments.dataset_rows import Row
+from uncollapse.plugins.environments.verifiers import Math
 
 ROWS = [
     {"q": "What is 6 times 7?", "a": "6 * 7 = <<6*7=42>>42\n#### 42", "n": 1},
@@ -177,9 +178,9 @@ def test_the_library_is_only_missed_when_it_is_used(jsonl, monkeypatch):
     ],
 )
 def test_rewards(answer, reward, valid, text):
-    step = DatasetEnv(Row("What is 6 times 7?", "42"), "math").step(answer)
+    step = DatasetEnv(Row("What is 6 times 7?", "42"), Math()).step(answer)
     assert (step.reward, step.success, step.done, step.observation) == (reward, reward == 1.0, True, text)
-    assert step.metrics == {"action_is_valid": valid}
+    assert step.metrics == {"share_of_played_actions_accepted": valid}
 
 
 def test_one_answer_ends_the_episode():

@@ -8,12 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import uncollapse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.core.errors import MissingExtraError
 from uncollapse.plugins.environments import math_process
 from uncollapse.plugins.environments.numerals import close, read_number
-from uncollapse.plugins.environments.verifiers import VERIFIERS, choice, exact, is_right, math, tagged
+from uncollapse.plugins.environments.verifiers import Math, choice, exact, math, tagged
 
 
 @pytest.mark.parametrize(
@@ -469,10 +470,10 @@ def test_a_choice_is_never_an_error(answer, gold):
 
 
 def test_any_of_several_answers():
-    assert is_right("math", "0.5", ("x", "1/2")) is True
-    assert is_right("math", "3", ("x", "1/2")) is False
-    assert is_right("math", "no idea", ("1/2", "1/3")) is None
-    assert set(VERIFIERS) == {"math", "exact", "choice"}
+    assert Math().verify("0.5", ("x", "1/2")) is True
+    assert Math().verify("3", ("x", "1/2")) is False
+    assert Math().verify("no idea", ("1/2", "1/3")) is None
+    assert uncollapse.registry().names("verifier") == ["choice", "exact", "math"]
 
 
 @pytest.mark.parametrize(

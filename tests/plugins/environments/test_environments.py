@@ -82,7 +82,7 @@ def test_instruction_is_text(environment):
 
 def test_metrics_say_whether_the_action_was_valid(environment):
     step = environment.make(0).step(environment.actions[0] if environment.actions else "?")
-    assert step.metrics["action_is_valid"] == float(environment.actions is not None)
+    assert step.metrics["share_of_played_actions_accepted"] == float(environment.actions is not None)
 
 
 SCRIPT = """

@@ -26,7 +26,7 @@ def test_reaching_the_goal():
     steps = [env.step(action) for action in ("up", "Down", "DOWN", "Right", "Right")]
     assert [step.reward for step in steps] == [0, 0, 0, 0, 1]
     assert [step.done for step in steps] == [False] * 4 + [True]
-    assert [step.metrics["action_is_effective"] for step in steps] == [0, 1, 1, 1, 1]
+    assert [step.metrics["share_of_played_actions_effective"] for step in steps] == [0, 1, 1, 1, 1]
     assert steps[-1].success
     assert steps[-1].observation == "___\n_OO\n__√"
     with pytest.raises(RunError, match="the episode is over"):

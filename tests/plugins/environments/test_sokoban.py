@@ -79,8 +79,8 @@ def test_an_episode():
     assert env.initial_observation() == "######\n#P_XO#\n######"
     wall, walk, push = env.step("Up"), env.step("right"), env.step(" RIGHT ")
     assert (wall.reward, walk.reward, push.reward) == pytest.approx((-0.1, -0.1, 10.9))
-    assert wall.metrics == {"action_is_effective": 0.0, "action_is_valid": 1.0}
-    assert walk.metrics == {"action_is_effective": 1.0, "action_is_valid": 1.0}
+    assert wall.metrics == {"share_of_played_actions_effective": 0.0, "share_of_played_actions_accepted": 1.0}
+    assert walk.metrics == {"share_of_played_actions_effective": 1.0, "share_of_played_actions_accepted": 1.0}
     assert (walk.done, walk.success) == (False, False)
     assert (push.done, push.success) == (True, True)
     assert push.observation == "######\n#__P√#\n######"

@@ -11,6 +11,7 @@ from uncollapse.core.components import Completion
 from uncollapse.core.compose.experiment import Reward
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RequestError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.common import seeded, split_of
 from uncollapse.plugins.environments.sokoban_rules import parse as board_of
@@ -20,8 +21,8 @@ from uncollapse.plugins.experiments.tokenizer import build_tokenizer
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.conversation import Conversation
+from uncollapse.plugins.rollout.dialogue import setting_of
 from uncollapse.plugins.rollout.engine_hf import HfEngine
-from uncollapse.plugins.rollout.parsing import parse
 from uncollapse.plugins.rollout.rows import episode_metrics
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.plugins.training.networks.models import load_tokenizer
@@ -39,13 +40,13 @@ def environment(experiment):
 
 @pytest.fixture(scope="module")
 def tokenizer(environment, experiment):
-    return build_tokenizer(everything_said(environment, experiment.rollout, seed=0))
+    return build_tokenizer(everything_said(environment, experiment.rollout, ThinkAnswer(), seed=0))
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, environment):
     directory = tmp_path_factory.mktemp("model")
-    ClonedQwen2(steps=3, batch=4).build(directory, environment)
+    ClonedQwen2(steps=3, batch=4).build(directory, environment, ThinkAnswer())
     return directory
 
 
@@ -62,7 +63,7 @@ def test_full_size_sokoban_composes_to_the_published_settings():
     trainer = experiment.trainer
     assert (trainer.steps, trainer.mini_batch, trainer.micro_batch, trainer.score_batch) == (400, 32, 4, 8)
     assert (trainer.lr, experiment.critic.lr, trainer.save_every) == (1e-6, 1e-5, -1)
-    assert (experiment.kl.coef, experiment.kl.placement, experiment.entropy_coeff) == (0.001, "loss", 0.001)
+    assert (experiment.kl.coef, experiment.kl.placement, experiment.entropy.coef) == (0.001, "loss", 0.001)
     assert (experiment.validation.groups, experiment.validation.every) == (512, 10)
     assert experiment.validation.temperature == 0.5
 
@@ -81,15 +82,15 @@ def test_the_tokenizer_survives_saving(built, tokenizer):
     assert loaded.get_vocab() == tokenizer.get_vocab()
     assert loaded.encode(text) == tokenizer.encode(text)
     assert loaded.unk_token_id not in loaded.encode(text)
-    assert Template(loaded).end_of_turn == loaded.eos_token_id
+    assert Template(loaded, ThinkAnswer()).end_of_turn == loaded.eos_token_id
 
 
 def test_equal_parameters_give_equal_weights(built, tmp_path, environment):
     torch.manual_seed(123)  # the global generator must not matter
     before = torch.get_rng_state()
-    ClonedQwen2(steps=3, batch=4).build(tmp_path / "again", environment)
+    ClonedQwen2(steps=3, batch=4).build(tmp_path / "again", environment, ThinkAnswer())
     assert torch.equal(torch.get_rng_state(), before)
-    ClonedQwen2(steps=3, batch=4, seed=1).build(tmp_path / "other", environment)
+    ClonedQwen2(steps=3, batch=4, seed=1).build(tmp_path / "other", environment, ThinkAnswer())
     first, again, other = (
         AutoModelForCausalLM.from_pretrained(path).state_dict()
         for path in (built, tmp_path / "again", tmp_path / "other")
@@ -100,13 +101,13 @@ def test_equal_parameters_give_equal_weights(built, tmp_path, environment):
 
 def test_only_sokoban_has_a_solver(tmp_path):
     with pytest.raises(RequestError, match="needs a solver"):
-        ClonedQwen2(steps=1).build(tmp_path, Bandit())
+        ClonedQwen2(steps=1).build(tmp_path, Bandit(), ThinkAnswer())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cloning_on_a_gpu_needs_one(tmp_path, environment):
     with pytest.raises(RequestError, match=r"(?s)no GPU to clone on.*model\.build\.device"):
-        ClonedQwen2(steps=1, device="cuda").build(tmp_path, environment)
+        ClonedQwen2(steps=1, device="cuda").build(tmp_path, environment, ThinkAnswer())
 
 
 def test_the_first_weights_have_the_asked_for_spread(tokenizer):
@@ -121,7 +122,7 @@ def test_tags_are_single_tokens(tokenizer, word):
 
 
 def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts(environment, experiment):
-    texts = list(everything_said(environment, experiment.rollout, seed=0))
+    texts = list(everything_said(environment, experiment.rollout, ThinkAnswer(), seed=0))
     assert build_tokenizer(texts).get_vocab() == build_tokenizer(reversed(texts)).get_vocab()
 
 
@@ -131,7 +132,7 @@ def test_no_prompt_holds_an_unknown_word(tokenizer, environment, experiment, spl
     """Random answers, valid and not, in rooms that the vocabulary was not read from."""
     environment = attrs.evolve(environment, split=split)
     rollout = attrs.evolve(experiment.rollout, context_window=window)
-    template = Template(tokenizer)
+    template = Template(tokenizer, ThinkAnswer())
     for seed in range(5_000, 5_100):
         rng = seeded("test", seed)
         conversation = Conversation(environment, rollout, template, seed)
@@ -144,13 +145,14 @@ def test_no_prompt_holds_an_unknown_word(tokenizer, environment, experiment, spl
             conversation.advance(Completion(tokens, (0.0,) * len(tokens), "eos"))
 
 
-def test_decoding_keeps_what_answers_are_read_from(tokenizer, environment):
+def test_decoding_keeps_what_answers_are_read_from(tokenizer, environment, experiment):
+    dialogue, setting = ThinkAnswer(), setting_of(environment, experiment.rollout)
     for number in range(100):
         rng = seeded("test", number)
-        text = f"<think>{respond(environment.make(number).board, 2, 0.5, rng)}"
+        text = respond(environment.make(number).board, dialogue, setting, 0.5, rng)
         decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
-        assert parse(decoded, environment.actions, 2) == parse(text, environment.actions, 2)
-        assert parse(text, environment.actions, 2).valid
+        assert dialogue.parse(decoded, setting) == dialogue.parse(text, setting)
+        assert dialogue.parse(text, setting).valid
 
 
 def test_the_thought_names_directions():
@@ -159,7 +161,11 @@ def test_the_thought_names_directions():
 
 
 def test_clean_demonstrations_solve_their_rooms(tokenizer, environment, experiment):
-    episodes = list(islice(demonstrations(environment, experiment.rollout, Template(tokenizer), seed=3, noise=0.0), 60))
+    episodes = list(
+        islice(
+            demonstrations(environment, experiment.rollout, Template(tokenizer, ThinkAnswer()), seed=3, noise=0.0), 60
+        )
+    )
     assert all(episode.success for episode in episodes)
     assert all(turn.answer.valid and 1 <= turn.answer.parsed <= 2 for episode in episodes for turn in episode.turns)
     assert max(len(turn.tokens) for episode in episodes for turn in episode.turns) <= experiment.rollout.max_tokens
@@ -167,7 +173,7 @@ def test_clean_demonstrations_solve_their_rooms(tokenizer, environment, experime
 
 
 def test_noisy_demonstrations_stay_readable_and_fail_more(tokenizer, environment, experiment):
-    template = Template(tokenizer)
+    template = Template(tokenizer, ThinkAnswer())
     episodes = list(islice(demonstrations(environment, experiment.rollout, template, seed=3, noise=0.6), 100))
     assert all(turn.answer.valid for episode in episodes for turn in episode.turns)
     assert 0.2 < episode_metrics(episodes)["success"] < 0.9
@@ -182,13 +188,17 @@ def test_demonstrations_are_of_the_split(environment, tokenizer, experiment, mon
         starts.append(self.env.key)
 
     monkeypatch.setattr(Conversation, "__init__", spy)
-    list(islice(demonstrations(environment, experiment.rollout, Template(tokenizer), seed=0, noise=0.0), 60))
+    list(
+        islice(
+            demonstrations(environment, experiment.rollout, Template(tokenizer, ThinkAnswer()), seed=0, noise=0.0), 60
+        )
+    )
     assert len(starts) == 60
     assert {split_of(key) for key in starts} == {"train"}
 
 
 def test_only_what_a_policy_samples_is_learnt(tokenizer, environment, experiment):
-    template = Template(tokenizer)
+    template = Template(tokenizer, ThinkAnswer())
     episodes = list(islice(demonstrations(environment, experiment.rollout, template, seed=0, noise=0.3), 8))
     batch = rows.build(episodes, experiment.rollout, Reward())
     episodes = rows.in_order(episodes)
@@ -206,7 +216,7 @@ def test_only_what_a_policy_samples_is_learnt(tokenizer, environment, experiment
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_warm_start_leaves_something_to_learn(tmp_path, experiment, environment, seed):
-    attrs.evolve(experiment.model.build.component, seed=seed).build(tmp_path, environment)
+    attrs.evolve(experiment.model.build.component, seed=seed).build(tmp_path, environment, ThinkAnswer())
     tokenizer, model = load_tokenizer(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
     engine = HfEngine().start(model, tokenizer)
     validation = attrs.evolve(environment, split="validation")
@@ -216,7 +226,7 @@ def test_the_warm_start_leaves_something_to_learn(tmp_path, experiment, environm
                 validation,
                 experiment.rollout,
                 engine,
-                Template(tokenizer),
+                Template(tokenizer, ThinkAnswer()),
                 seeds=range(123, 123 + 512),
                 group_size=1,
                 seed=1,

@@ -7,6 +7,7 @@ from pathlib import Path
 import cattrs
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 from uncollapse.core.compose.experiment import Rollout
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
 from uncollapse.plugins.probe.sampling.cache import drawn
 from uncollapse.plugins.probe.sampling.prompts import PromptSource
@@ -22,7 +23,7 @@ def samples(directory: Path, ranks) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(directory / "model")
     engine = HfEngine().start(Qwen2ForCausalLM.from_pretrained(directory / "model").to(ranks.device), tokenizer)
     prompts = PromptSource.named("arithmetic", max_prompt_tokens=400)
-    lakes = EnvironmentSource(FrozenLake(), Rollout(max_turns=2))
+    lakes = EnvironmentSource(FrozenLake(), ThinkAnswer(), Rollout(max_turns=2))
     e = draw(prompts, engine, tokenizer, prompts=11, responses=1, with_replacement=True, seed=1, ranks=ranks, **HOW)
     u = draw(lakes, engine, tokenizer, prompts=5, responses=3, with_replacement=False, seed=2, ranks=ranks, **HOW)
     how = {"prompts": 3, "responses": 2, "with_replacement": False, "seed": 3, **HOW}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
 from uncollapse.plugins.probe.sampling.cache import drawn, load, sample_key, save
@@ -22,7 +23,7 @@ from rollout_worlds import LLAMA3, tiny_model, tokenizer
 WORDS = tokenizer()
 ONE = Ranks(0, 1, torch.device("cpu"))
 PROMPTS = PromptSource.named("arithmetic", max_prompt_tokens=400)
-LAKES = EnvironmentSource(FrozenLake(), Rollout(max_turns=2))
+LAKES = EnvironmentSource(FrozenLake(), ThinkAnswer(), Rollout(max_turns=2))
 HOW = {"prompts": 3, "responses": 2, "with_replacement": True, "seed": 1, "temperature": 1.0, "max_tokens": 6}
 
 
@@ -76,12 +77,31 @@ def test_another_draw_is_refused_by_name(engine, tmp_path, name, was, value):
     assert caught.value.where == str(path)
 
 
+@attrs.frozen
+class Loud(ThinkAnswer):
+    """The same with a sign at the end of every turn."""
+
+    sign: str = "!"
+
+    def ask(self, *given):
+        return f"{super().ask(*given)}{self.sign}"
+
+
 @pytest.mark.parametrize(
     ("source", "other", "item"),
     [
         (PROMPTS, attrs.evolve(PROMPTS, max_prompt_tokens=390), "source.max_prompt_tokens 400, now 390"),
-        (LAKES, EnvironmentSource(FrozenLake(size=5), LAKES.rollout), "source.parameters.size 4, now 5"),
-        (LAKES, EnvironmentSource(FrozenLake(), Rollout(max_turns=3)), "source.rollout.max_turns 2, now 3"),
+        (LAKES, EnvironmentSource(FrozenLake(size=5), ThinkAnswer(), LAKES.rollout), "source.parameters.size 4, now 5"),
+        (
+            LAKES,
+            EnvironmentSource(FrozenLake(), ThinkAnswer(), Rollout(max_turns=3)),
+            "source.rollout.max_turns 2, now 3",
+        ),
+        (
+            EnvironmentSource(FrozenLake(), Loud(), LAKES.rollout),
+            EnvironmentSource(FrozenLake(), Loud("?"), LAKES.rollout),
+            'source.wording.sign "!", now "?"',
+        ),
     ],
 )
 def test_another_source_is_refused_by_name(engine, tmp_path, source, other, item):
@@ -105,7 +125,7 @@ def test_what_decides_a_sample_is_in_the_key(tmp_path):
         path.write_text(json.dumps({"question": "1 + 1?", "answer": str(number)}) + "\n")
         keys.append(key(PromptSource.named(str(path))))
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"source.content", "source.dataset.path"}
-    environment = EnvironmentSource(Dataset("arithmetic"), Rollout())
+    environment = EnvironmentSource(Dataset("arithmetic"), ThinkAnswer(), Rollout())
     assert key(environment)["source.content"] == key(PROMPTS)["source.content"]
     assert key(PROMPTS, tokenizer(eos="<|other|>"))["tokenizer"] != key(PROMPTS)["tokenizer"]
     assert key(PROMPTS, tokenizer(LLAMA3))["tokenizer"] != key(PROMPTS)["tokenizer"]

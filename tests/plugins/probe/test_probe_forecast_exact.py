@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.probe.estimation.passes import Passes, inner, trained
 from uncollapse.plugins.probe.forecast.change import (
@@ -47,8 +48,9 @@ def pending(policy, rollouts, steps=2):
     """An update of ``steps`` optimizer steps that share the rows, with advantages as in GRPO without the deviation."""
     rewards = rollouts.raw_rewards_E.reshape(GROUPS, SIZE)
     advantages = (rewards - rewards.mean(1, keepdim=True)).reshape(-1, 1).expand(rollouts.mask.shape)
-    batch = attrs.evolve(to_batch(rollouts), advantages=advantages.clone())
-    trainer = SimpleNamespace(lr=LR, grad_clip=0.0, micro_batch=64, score_batch=64, loss_aggregation="token-mean")
+    batch = attrs.evolve(to_batch(rollouts), advantages=advantages.clone(), sampler_logprobs=rollouts.logprobs)
+    trainer = SimpleNamespace(lr=LR, grad_clip=0.0, micro_batch=64, score_batch=64)
+    trainer.loss_aggregation = SimpleNamespace(component=TokenMean())
     # a second moment of the size of these gradients, and little momentum: it is the batch that moves the policy
     state = {
         name: {"step": 200.0, "exp_avg": torch.full_like(p, 1e-3), "exp_avg_sq": torch.full_like(p, 4e-4)}

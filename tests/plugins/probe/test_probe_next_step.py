@@ -59,8 +59,8 @@ def batches(monkeypatch):
     """Of every training step the rollouts and the learning rate; every response earns something of its own."""
     found, plain = [], stages.to_rollouts
 
-    def paid(episodes, experiment):
-        return script.rewarded(Sample([], plain(episodes, experiment), (), 0.0)).rollouts
+    def paid(episodes, experiment, step=0):
+        return script.rewarded(Sample([], plain(episodes, experiment, step), (), 0.0)).rollouts
 
     def watched(update, *_):
         found.append((update.rollouts, update.lr))

@@ -15,9 +15,9 @@ from uncollapse.core.files import to_json
 from uncollapse.plugins.probe.experiments import criteria, scaling
 from uncollapse.plugins.probe.report import plots
 from uncollapse.plugins.probe.report.data import Experiment
-from uncollapse.plugins.probe.report.page import Section, page
 from uncollapse.plugins.probe.report.readable import short, with_error
 from uncollapse.plugins.probe.report.report import draw, write
+from uncollapse.plugins.report.page import Chip, Section, render
 
 ETA = 2e-6
 
@@ -260,8 +260,8 @@ def test_one_size_has_pictures_without_fits():
 
 
 def test_columns_without_a_cell_are_left_out_and_numbers_stand_at_the_right():
-    rows = [{"name": "a<b", "x": "−1.2e−6 ± 3", "none": ""}, {"name": "c", "x": "–", "late": "passed"}]
-    html = page("t", "s", [], [Section("One", rows=rows), Section("Empty")])
+    rows = [{"name": "a<b", "x": "−1.2e−6 ± 3", "none": ""}, {"name": "c", "x": "–", "late": Chip("passed", "success")}]
+    html = render("t", "s", [], [Section("One", rows=rows), Section("Empty")])
     assert "<th>name</th><th class='num'>x</th><th>late</th></tr>" in html
     assert "<td>a&lt;b</td><td class='num'>−1.2e−6 ± 3</td><td></td>" in html
     assert "<span class='chip success'>passed</span>" in html

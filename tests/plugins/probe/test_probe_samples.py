@@ -13,6 +13,7 @@ import torch
 from uncollapse.core.components import Completion, Env, Environment, RolloutEngineSession, Step
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RequestError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
@@ -31,11 +32,11 @@ from rollout_worlds import tiny_model, tokenizer
 WORDS = tokenizer()
 ONE = Ranks(0, 1, torch.device("cpu"))
 PROMPTS = PromptSource.named("arithmetic", max_prompt_tokens=400)
-LAKES = EnvironmentSource(FrozenLake(), Rollout(max_turns=2))
+LAKES = EnvironmentSource(FrozenLake(), ThinkAnswer(), Rollout(max_turns=2))
 SOURCES = {
     "prompts": PROMPTS,
     "environment": LAKES,
-    "data set": EnvironmentSource(Dataset("arithmetic"), Rollout(max_turns=1)),
+    "data set": EnvironmentSource(Dataset("arithmetic"), ThinkAnswer(), Rollout(max_turns=1)),
 }
 
 
@@ -106,7 +107,9 @@ class Door(Env):
 
 def test_with_replacement_the_draws_are_independent_and_uniform():
     engine = Scripted("</think><answer>x</answer>")
-    drawn = sample(EnvironmentSource(Doors(), Rollout()), engine, prompts=2000, responses=1, with_replacement=True)
+    drawn = sample(
+        EnvironmentSource(Doors(), ThinkAnswer(), Rollout()), engine, prompts=2000, responses=1, with_replacement=True
+    )
     counts = Counter(drawn.tasks)
     assert set(counts) == set(range(5))
     assert sum((count - 400) ** 2 / 400 for count in counts.values()) < 18.5  # 99.9 % of chi-square with 4
@@ -117,7 +120,7 @@ def test_with_replacement_the_draws_are_independent_and_uniform():
 
 def test_a_prompt_that_was_drawn_twice_is_two_units_with_noise_of_their_own():
     engine = Scripted("</think><answer>x</answer>")
-    drawn = sample(EnvironmentSource(Doors(1), Rollout()), engine, prompts=6, with_replacement=True)
+    drawn = sample(EnvironmentSource(Doors(1), ThinkAnswer(), Rollout()), engine, prompts=6, with_replacement=True)
     assert drawn.tasks == (0,) * 6
     assert drawn.rollouts.groups_of_episodes().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert drawn.rollouts.group_ids_P.tolist() == list(range(6))
@@ -126,12 +129,14 @@ def test_a_prompt_that_was_drawn_twice_is_two_units_with_noise_of_their_own():
 
 
 def test_the_same_prompt_gets_different_responses(engine):
-    drawn = sample(EnvironmentSource(Doors(1), Rollout()), engine, prompts=8, responses=2, with_replacement=True)
+    drawn = sample(
+        EnvironmentSource(Doors(1), ThinkAnswer(), Rollout()), engine, prompts=8, responses=2, with_replacement=True
+    )
     assert len({episode.turns[0].tokens for episode in drawn.episodes}) == 16
 
 
 def test_without_replacement_no_prompt_is_drawn_twice():
-    source = EnvironmentSource(Dataset("arithmetic", split="test"), Rollout())
+    source = EnvironmentSource(Dataset("arithmetic", split="test"), ThinkAnswer(), Rollout())
     drawn = sample(source, Scripted("</think><answer>0</answer>"), prompts=100, responses=1)
     assert sorted(drawn.tasks) == list(range(100))
     assert drawn.tasks != tuple(range(100))
@@ -140,10 +145,10 @@ def test_without_replacement_no_prompt_is_drawn_twice():
 
 
 def test_generated_tasks_have_no_end(engine):
-    assert EnvironmentSource(Sokoban(), Rollout()).pool(WORDS) is None
-    assert EnvironmentSource(Bandit(), Rollout()).pool(WORDS) is None
-    assert EnvironmentSource(Dataset("arithmetic"), Rollout()).pool(WORDS) == PROMPTS.pool(WORDS) == 400
-    drawn = sample(EnvironmentSource(Bandit(), Rollout(max_turns=1)), engine, prompts=40, responses=1)
+    assert EnvironmentSource(Sokoban(), ThinkAnswer(), Rollout()).pool(WORDS) is None
+    assert EnvironmentSource(Bandit(), ThinkAnswer(), Rollout()).pool(WORDS) is None
+    assert EnvironmentSource(Dataset("arithmetic"), ThinkAnswer(), Rollout()).pool(WORDS) == PROMPTS.pool(WORDS) == 400
+    drawn = sample(EnvironmentSource(Bandit(), ThinkAnswer(), Rollout(max_turns=1)), engine, prompts=40, responses=1)
     assert len(set(drawn.tasks)) == 40
     assert len({episode.turns[0].prompt for episode in drawn.episodes}) > 5
 
@@ -177,7 +182,11 @@ def test_the_seed_decides(source, engine):
 
 def test_no_chunk_shares_its_noise_with_another(engine):
     drawn = sample(
-        EnvironmentSource(Doors(1), Rollout(max_turns=1)), engine, prompts=12, with_replacement=True, chunk=4
+        EnvironmentSource(Doors(1), ThinkAnswer(), Rollout(max_turns=1)),
+        engine,
+        prompts=12,
+        with_replacement=True,
+        chunk=4,
     )
     assert len({episode.turns[0].tokens for episode in drawn.episodes}) == 24
 
@@ -186,9 +195,11 @@ def test_no_chunk_shares_its_noise_with_another(engine):
 
 
 def test_an_environment_is_played_as_the_trainer_plays_it(engine):
-    drawn = sample(EnvironmentSource(Bandit(), Rollout(max_turns=2, max_tokens=9)), engine, prompts=3, responses=1)
+    drawn = sample(
+        EnvironmentSource(Bandit(), ThinkAnswer(), Rollout(max_turns=2, max_tokens=9)), engine, prompts=3, responses=1
+    )
     rollout = Rollout(max_turns=2, max_tokens=6)
-    template = Template(WORDS)
+    template = Template(WORDS, ThinkAnswer())
     expected = collect(Bandit(), rollout, engine, template, seeds=drawn.tasks, group_size=1, seed=0)
     assert [e.turns[0].prompt for e in drawn.episodes] == [e.turns[0].prompt for e in expected]
     assert [e.system for e in drawn.episodes] == [e.system for e in expected]
@@ -228,7 +239,7 @@ def test_the_first_end_token_counts_and_is_the_last(engine):
 
 
 def test_rewards_are_normalised_as_in_training():
-    source = EnvironmentSource(Dataset("arithmetic"), Rollout(), Reward(normalization="mean"))
+    source = EnvironmentSource(Dataset("arithmetic"), ThinkAnswer(), Rollout(), Reward(normalization="mean"))
     right = Dataset("arithmetic").row(sample(source, Scripted(""), prompts=1).tasks[0]).answer
     drawn = sample(source, Scripted(f"</think><answer>{right}</answer>", "</think><answer>-1</answer>"), prompts=1)
     assert drawn.rewards.tolist() == [1.0, 0.0]

@@ -19,7 +19,8 @@ def sweep_directory(tmp_path) -> Path:
     for label, (select, coef) in zip(
         FINAL, [(s, c) for s in AXES["filter.select"] for c in AXES["kl.coef"]], strict=True
     ):
-        points.append({"label": label, "hash": "", "values": {"filter.select": select, "kl.coef": str(coef)}})
+        place = {"filter.select": select, "kl.coef": str(coef)}
+        points.append({"label": label, "hash": "", "values": place, "settings": place})
         config = {"filter": {"select": select, "metric": "reward_variance"}, "kl": {"coef": coef}, "seed": 0}
         write_run(RunDirectory.create(tmp_path / label, config, {}), coef, stopped=label == "top_p-0.01")
     record = {"name": "test", "experiment": {"environment": "sokoban"}, "axes": AXES, "points": points}

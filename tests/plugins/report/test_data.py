@@ -8,7 +8,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps, loads
 from uncollapse.plugins.report.data import RunData, SweepData, collect
-from uncollapse.plugins.report.standing import Standing
+from uncollapse.plugins.report.run_status import RunStatus
 
 ENTROPY = "actor/entropy"
 
@@ -19,7 +19,7 @@ def test_a_sweep_is_read_with_its_runs_in_order(sweep_directory):
     assert sweep.axes == {"filter.select": ["nofilter", "top_p(0.9)"], "kl.coef": ["0", "0.01"]}
     last = sweep.runs[-1]
     assert (last.status, last.failed_regime, last.steps) == ("stopped:reward_variance_collapse", True, 6)
-    assert last.outcome == "failed regime (reward_variance_collapse)"
+    assert last.status_text == "failed regime (reward_variance_collapse)"
     assert last.measured("validation/success") == [(0, 0.30, 0.02), (6, 0.35, 0.03)]
     assert last.series("actor/entropy") == [(1, 1.0), (2, 0.5), (4, 0.25), (5, 0.2), (6, pytest.approx(1 / 6))]
 
@@ -78,7 +78,7 @@ def test_a_damaged_record_of_the_sweep_is_refused(tmp_path, text):
 def test_numbers_that_are_not_finite_are_not_measurements():
     records = [{"step": 1, "x": math.nan}, {"step": 2, "x": 1.0}, {"step": 3, "x": None}, {"step": 4, "x": math.inf}]
     run = RunData(
-        "run", Path("run"), {}, Standing("success"), collect({"step": r["step"], ENTROPY: r["x"]} for r in records)
+        "run", Path("run"), {}, RunStatus("success"), collect({"step": r["step"], ENTROPY: r["x"]} for r in records)
     )
     assert run.series(ENTROPY) == [(2, 1.0)]
 
@@ -89,8 +89,6 @@ def test_numbers_that_are_not_finite_are_not_measurements():
         ("status.json", '{"status": "suc', "status is damaged"),
         ("status.json", "[]", "no record"),
         ("status.json", '{"status": "success", "started": "yesterday"}', "started is 'yesterday'"),
-        ("config.yaml", "filter: {select: top_p(0.9)\nkl: [", "expected"),
-        ("config.yaml", "", "NoneType"),
         ("metrics.jsonl", '{"step": 0}\n{"step": 1, "actor/en\n{"step": 2}\n', "record of the metrics is damaged"),
         ("metrics.jsonl", '{"step": 0}\n[1]\n', "it is no object"),
     ],
@@ -98,9 +96,17 @@ def test_numbers_that_are_not_finite_are_not_measurements():
 def test_one_damaged_file_costs_one_run(sweep_directory, file, text, reason):
     (sweep_directory / "nofilter-0" / file).write_text(text)
     first, *others = SweepData.read(sweep_directory).runs
-    assert (first.status, first.outcome, first.steps, first.logged) == ("damaged", "damaged", 0, {})
-    assert reason in first.standing.reason
+    assert (first.status, first.status_text, first.steps, first.logged) == ("damaged", "damaged", 0, {})
+    assert reason in first.run_status.reason
     assert [run.steps for run in others] == [12, 12, 6]
+
+
+@pytest.mark.parametrize("text", ["filter: {select: top_p(0.9)\nkl: [", ""])
+def test_a_damaged_configuration_costs_no_numbers_and_settings_are_those_of_the_point(sweep_directory, text):
+    (sweep_directory / "nofilter-0" / "config.yaml").write_text(text)
+    first = SweepData.read(sweep_directory).runs[0]
+    assert (first.status, first.steps) == ("success", 12)
+    assert first.settings == {"filter.select": "nofilter", "kl.coef": "0"}
 
 
 def test_runs_may_be_anywhere(sweep_directory):

@@ -7,7 +7,7 @@ import pytest
 from uncollapse.plugins.report.data import RunData, SweepData, collect
 from uncollapse.plugins.report.metrics import CURVES, SUCCESS
 from uncollapse.plugins.report.plots import plots
-from uncollapse.plugins.report.standing import Standing
+from uncollapse.plugins.report.run_status import RunStatus
 
 pytest.importorskip("matplotlib")
 
@@ -31,7 +31,7 @@ def run(values: list[float], status: str = "success", se: float | None = None, *
     """A run that validated ``values`` at the steps 0, 10, ..."""
     records = [{"step": 10 * at, SUCCESS: value, f"{SUCCESS}_se": se} for at, value in enumerate(values)]
     label = "-".join(point.values())
-    return RunData(label, Path(label), point, Standing(status), collect(records), steps=10 * len(values) - 10)
+    return RunData(label, Path(label), point, RunStatus(status), collect(records), steps=10 * len(values) - 10)
 
 
 def sweep(runs: list[RunData]) -> SweepData:

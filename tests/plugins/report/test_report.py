@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from html import escape
 from html.parser import HTMLParser
 
 import attrs
@@ -17,7 +18,9 @@ from uncollapse.cli.main import main
 from uncollapse.core.errors import MissingExtraError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps, loads
-from uncollapse.plugins.report.report import report
+from uncollapse.plugins.report.page import Card, Chip, Episode, Fold, Section, render
+from uncollapse.plugins.report.plots import Plot
+from uncollapse.plugins.report.sweep_report import read_report
 from uncollapse.plugins.report.table import run_cells, seconds_cells, timing_cells, verdict_cells
 
 LONG = {"reward": 1.0, "system": "Push.", "turns": [{"user": "x" * 1_000_000, "response": ""}]}
@@ -26,11 +29,11 @@ LONG = {"reward": 1.0, "system": "Push.", "turns": [{"user": "x" * 1_000_000, "r
 @pytest.fixture
 def written(sweep_directory):
     pytest.importorskip("matplotlib")
-    return report(sweep_directory).write()
+    return read_report(sweep_directory).write()
 
 
 def test_effects_of_the_axes_by_hand(sweep_directory):
-    by_filter, by_kl = report(sweep_directory).effects
+    by_filter, by_kl = read_report(sweep_directory).effects
     # the pair (nofilter-0.01, top_p-0.01) is out: a detector stopped the latter
     assert by_filter.difference == pytest.approx(0.30)
     assert by_filter.se == pytest.approx(0.03 * 2**0.5)
@@ -41,10 +44,10 @@ def test_effects_of_the_axes_by_hand(sweep_directory):
 
 
 def test_cells_of_the_tables(sweep_directory):
-    first, *_, stopped = report(sweep_directory).sweep.runs
+    first, *_, stopped = read_report(sweep_directory).sweep.runs
     assert run_cells(first) == {
         "run": "filter.select nofilter, kl.coef 0",
-        "outcome": "success",
+        "status": "success",
         "steps": "12",
         "validation success": "0.300 ± 0.020 → 0.400 ± 0.030",
         "reward": "10.000",
@@ -56,7 +59,7 @@ def test_cells_of_the_tables(sweep_directory):
         "why": "",
     }
     assert run_cells(stopped)["KL"] == "0.040"  # steps 2 to 6
-    assert run_cells(stopped)["outcome"] == "failed regime (reward_variance_collapse)"
+    assert run_cells(stopped)["status"] == "failed regime (reward_variance_collapse)"
     assert seconds_cells(first) == {
         "run": "filter.select nofilter, kl.coef 0",
         "rollout s": "1.00",
@@ -80,7 +83,7 @@ def test_cells_of_the_tables(sweep_directory):
 
 def test_terminal_tables(sweep_directory):
     out = io.StringIO()
-    report(sweep_directory).print(Console(file=out, width=220))
+    read_report(sweep_directory).print(Console(file=out, width=220))
     lines = out.getvalue().splitlines()
     (run,) = [line for line in lines if line.startswith("filter.select top_p(0.9), kl.coef 0.01 ") and "→" in line]
     assert "failed regime (reward_variance_collapse)" in run
@@ -148,7 +151,7 @@ def test_the_page_of_many_runs_stays_small(sweep_directory):
         shutil.copytree(sweep_directory / "nofilter-0", sweep_directory / point["label"])
         RunDirectory(sweep_directory / point["label"]).write_rollouts(6, [LONG] * 5)
     (sweep_directory / "sweep.yaml").write_text(dumps({**record, "points": points}))
-    file = report(sweep_directory).write()
+    file = read_report(sweep_directory).write()
     text = file.read_text(encoding="utf-8")
     assert file.stat().st_size < 4e6
     assert text.count("<summary><b>seed ") == 24
@@ -158,17 +161,17 @@ def test_the_page_of_many_runs_stays_small(sweep_directory):
 
 def test_a_damaged_transcript_costs_itself_alone(sweep_directory):
     (sweep_directory / "nofilter-0" / "rollouts" / "step_6.jsonl").write_text('{"turns": [\n')
-    text = report(sweep_directory).write().read_text(encoding="utf-8")
+    text = read_report(sweep_directory).write().read_text(encoding="utf-8")
     assert text.count("<p>damaged: ") == 1
     assert text.count("&lt;answer&gt;Up&lt;/answer&gt;") == 3 * 3
 
 
 def test_a_damaged_run_is_in_the_page_with_the_reason(sweep_directory):
     (sweep_directory / "nofilter-0" / "status.json").write_text("{")
-    found = report(sweep_directory)
+    found = read_report(sweep_directory)
     text = found.write().read_text(encoding="utf-8")
     assert "<span class='chip damaged'>damaged</span>" in text
-    assert "the run&#x27;s status is damaged" in text
+    assert "the run&#39;s status is damaged" in text
     assert found.to_dict()["runs"][0]["status"] == "damaged"
     # (nofilter-0, top_p-0) is no pair any more, and (nofilter-0.01, top_p-0.01) never was
     assert found.effects[0].left_out == (
@@ -184,7 +187,7 @@ def test_tables_of_many_runs_keep_their_heads_in_sight(written):
 
 
 def test_a_terminal_is_spared_hundreds_of_comparisons(sweep_directory):
-    found = report(sweep_directory)
+    found = read_report(sweep_directory)
     found = attrs.evolve(found, points=found.points * 30)
     out = io.StringIO()
     found.print(Console(file=out, width=220))
@@ -195,7 +198,19 @@ def test_a_terminal_is_spared_hundreds_of_comparisons(sweep_directory):
 def test_the_page_escapes_names(sweep_directory):
     record = sweep_directory / "sweep.yaml"
     record.write_text(record.read_text().replace("name: test", "name: <script>alert(1)</script>"))
-    assert "script" not in Loads(report(sweep_directory).write().read_text(encoding="utf-8")).tags
+    assert "script" not in Loads(read_report(sweep_directory).write().read_text(encoding="utf-8")).tags
+
+
+def test_every_part_of_a_page_is_text():
+    """In attributes quotes would end them, so that they too are escaped."""
+    bad = "<i>'\"&"
+    fold = Fold(bad, bad, bad, bad, [Episode(bad, [("user", bad)], 1)])
+    cells = {bad: Chip(bad, bad), "plain": bad}
+    section = Section(bad, bad, [cells], [Plot("p", bad, b"", (bad,))], [bad], bad, [fold])
+    text = render(bad, bad, [Card(bad, bad, bad, bad)], [section])
+    assert "i" not in Loads(text).tags
+    assert text.count(escape(bad).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) == 23
+    assert "<i>" not in text and bad not in text
 
 
 def test_csv_has_the_final_values(written):
@@ -214,7 +229,7 @@ def test_without_matplotlib_the_extra_is_named(sweep_directory, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"uncollapse\[train\]"):
-        report(sweep_directory).write()
+        read_report(sweep_directory).write()
     assert not (sweep_directory / "report").exists()
     answer = CliRunner().invoke(main, ["sweep", "report", str(sweep_directory)])
     assert answer.exit_code == 0
@@ -237,13 +252,13 @@ def test_command_line(sweep_directory):
 def test_a_sweep_without_any_result_has_a_report(sweep_directory):
     for run in list(sweep_directory.glob("*-*")):
         run.rename(run.with_name(f"gone.{run.name}"))
-    empty = report(sweep_directory)
+    empty = read_report(sweep_directory)
     assert [effect.verdict for effect in empty.effects] == ["not measured", "not measured"]
     assert "not started" in empty.write().read_text(encoding="utf-8")
 
 
 def test_verdicts_are_told_with_their_evidence_whether_they_stopped_the_run_or_not(sweep_directory, capsys):
-    *_, stopped = report(sweep_directory).sweep.runs
+    *_, stopped = read_report(sweep_directory).sweep.runs
     said = {
         "detector": "kl_runaway",
         "step": 3,
@@ -253,7 +268,7 @@ def test_verdicts_are_told_with_their_evidence_whether_they_stopped_the_run_or_n
     }
     ended = {"detector": "reward_variance_collapse", "step": 6, "reason": "it died", "evidence": {"baseline": 2}}
     RunDirectory(stopped.path).annotate(verdicts=[said, ended])
-    found = report(sweep_directory)
+    found = read_report(sweep_directory)
     assert verdict_cells(found.sweep.runs) == [
         {
             "run": stopped.title,
@@ -285,7 +300,7 @@ def test_an_axis_may_be_called_like_a_metric(sweep_directory):
     record["axes"] = {}
     file.write_text(dumps(record))
     pytest.importorskip("matplotlib")
-    found = report(sweep_directory)
+    found = read_report(sweep_directory)
     row = found.to_dict()["runs"][1]
     assert row["point"] == {"kl": "0.01", "status": "nofilter"}
     assert (row["kl"], row["status"]) == (pytest.approx(0.10), "success")

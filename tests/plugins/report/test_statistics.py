@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 import pytest
 from uncollapse.plugins.report.data import RunData, collect
-from uncollapse.plugins.report.standing import Standing
+from uncollapse.plugins.report.run_status import RunStatus
 from uncollapse.plugins.report.statistics import against_first, main_effects
 
 SUCCESS = "validation/success"
@@ -18,7 +18,7 @@ def run(value: float | None, se: float | None = None, status: str = "success", *
         record[f"{SUCCESS}_se"] = se
     label = "-".join(point.values())
     records = [{"step": 0, SUCCESS: 0.1, f"{SUCCESS}_se": 0.5}, record]
-    return RunData(label, Path(label), point, Standing(status), collect(records), steps=10)
+    return RunData(label, Path(label), point, RunStatus(status), collect(records), steps=10)
 
 
 AXES = {"filter": ["off", "on"], "kl": ["0", "0.01"]}

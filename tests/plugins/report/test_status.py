@@ -10,7 +10,7 @@ from rich.console import Console
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
-from uncollapse.plugins.report.status import status, watch
+from uncollapse.plugins.report.sweep_status import read_sweep_status, watch
 
 OUTCOMES = {
     "good": "success",
@@ -55,9 +55,10 @@ def directory(tmp_path):
     runs["old"].set_status("success", hash="of another configuration")
     runs["stopped"].set_status("interrupted", step=1)
     points = [
-        {"label": label, "path": f"runs/{label}", "hash": runs["good"].status()["hash"], "values": {}} for label in runs
+        {"label": label, "path": f"runs/{label}", "hash": runs["good"].status()["hash"], "values": {}, "steps": 10}
+        for label in runs
     ]
-    points[0]["values"] = {"trainer.steps": "8"}
+    points[0]["steps"] = 8
     record = {"name": "test", "experiment": {"trainer": {"steps": 10}}, "axes": {}, "points": points}
     (tmp_path / "sweep.yaml").write_text(dumps(record))
     with runs["live"].hold():
@@ -65,8 +66,8 @@ def directory(tmp_path):
 
 
 def test_every_outcome_is_told_apart_and_counted_once(directory):
-    found = status(directory)
-    assert {row.label: row.outcome for row in found.rows} == OUTCOMES
+    found = read_sweep_status(directory)
+    assert {row.label: row.status_text for row in found.rows} == OUTCOMES
     assert found.counts == {
         "success": 1,
         "failed regime (low_validation_success)": 1,
@@ -83,10 +84,10 @@ def test_every_outcome_is_told_apart_and_counted_once(directory):
 
 
 def test_rows_say_how_far_how_long_and_why(directory):
-    rows = {row.label: row for row in status(directory).rows}
+    rows = {row.label: row for row in read_sweep_status(directory).rows}
     assert rows["good"].cells() == {
         "run": "good",
-        "outcome": "success",
+        "status": "success",
         "step": "8/8",
         "time": "1:02:05",
         "validation success": "0.500 ± 0.020",
@@ -110,18 +111,18 @@ def test_rows_say_how_far_how_long_and_why(directory):
 def test_of_an_ended_run_the_records_are_looked_at_and_read_once(directory, monkeypatch):
     file = directory / "runs" / "good" / "metrics.jsonl"
     monkeypatch.setattr(RunDirectory, "read_config", None)
-    assert status(directory).rows[0].outcome == "success"
+    assert read_sweep_status(directory).rows[0].status_text == "success"
     for damaged in (file.read_bytes()[:-40], file.read_bytes().replace(b'"step": 4', b'"step": "', 1)):
         file.write_bytes(damaged)
-        row = status(directory).rows[0]
-        assert row.outcome == "damaged"
+        row = read_sweep_status(directory).rows[0]
+        assert row.status_text == "damaged"
         assert "run its sweep again" in row.reason
     monkeypatch.setattr(RunDirectory, "metrics", None)  # nothing has changed since
-    assert status(directory).rows[0].outcome == "damaged"
+    assert read_sweep_status(directory).rows[0].status_text == "damaged"
 
 
 def test_plain_data(directory):
-    data = json.loads(json.dumps(status(directory).to_dict()))
+    data = json.loads(json.dumps(read_sweep_status(directory).to_dict()))
     assert data["sweep"] == "test"
     assert data["counts"]["killed"] == 1
     assert data["runs"][0]["success"] == 0.5
@@ -131,9 +132,9 @@ def test_plain_data(directory):
 
 def test_elsewhere_than_on_a_terminal_a_run_is_a_line(directory):
     out = io.StringIO()
-    status(directory).print(Console(file=out, width=30))
+    read_sweep_status(directory).print(Console(file=out, width=30))
     head, *lines, last = out.getvalue().splitlines()
-    assert head.split("\t")[:3] == ["run", "outcome", "step"]
+    assert head.split("\t")[:3] == ["run", "status", "step"]
     assert [line.split("\t")[0] for line in lines] == list(OUTCOMES)
     assert lines[4].split("\t")[-1] == "died without a word; run the sweep again to resume it"
     assert last.startswith("10 runs: ")
@@ -141,7 +142,7 @@ def test_elsewhere_than_on_a_terminal_a_run_is_a_line(directory):
 
 def test_on_a_terminal_it_is_a_table_that_fits(directory):
     out = io.StringIO()
-    found = status(directory)
+    found = read_sweep_status(directory)
     found.print(Console(file=out, width=160, force_terminal=True, color_system=None))
     assert "0.500 ± 0.020" in out.getvalue()
     out = io.StringIO()
@@ -176,8 +177,8 @@ def test_watching_ends_with_the_last_run(tmp_path):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_watching_ends_when_nobody_runs_the_sweep(directory, terminal):
     with RunDirectory(directory).hold():
-        assert not status(directory).ended
-    assert not status(directory).ended  # one run is trained, by whomever
+        assert not read_sweep_status(directory).ended
+    assert not read_sweep_status(directory).ended  # one run is trained, by whomever
     RunDirectory(directory / "runs" / "live").set_status("interrupted")
     out = io.StringIO()
     last = watch(directory, Console(file=out, force_terminal=terminal, width=250), every_s=0.02)
@@ -193,10 +194,10 @@ def test_the_time_of_a_resumed_run_leaves_out_the_time_between(tmp_path):
     times = {"started": then.isoformat(), "updated": (then + timedelta(seconds=9)).isoformat()}
     record = run.status() | times | {"status": "running", "attempts": 1}
     (run.path / "status.json").write_text(json.dumps(record))
-    assert status(tmp_path).rows[0].seconds == pytest.approx(9)
+    assert read_sweep_status(tmp_path).rows[0].seconds == pytest.approx(9)
     with run.hold():
         run.begin()
-        assert 9 <= status(tmp_path).rows[0].seconds < 30
+        assert 9 <= read_sweep_status(tmp_path).rows[0].seconds < 30
 
 
 def test_interrupting_leaves_the_table(directory, monkeypatch):
@@ -211,4 +212,4 @@ def test_interrupting_leaves_the_table(directory, monkeypatch):
 
 def test_no_sweep_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"sweep\.yaml"):
-        status(tmp_path / "nothing")
+        read_sweep_status(tmp_path / "nothing")

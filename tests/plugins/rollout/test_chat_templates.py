@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from uncollapse.core.errors import RequestError, RunError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.template import Template
 
 SYSTEM = "You are a helpful assistant.\nWalk to the goal."
@@ -21,7 +22,7 @@ KINDS = ("gpt2", "qwen", "always", "first", "legacy", "plain", "unigram")
 
 @cache
 def template(name: str, think: bool = True, kind: str | None = None) -> Template:
-    return Template(FAMILIES[name].tokenizer(kind), think)
+    return Template(FAMILIES[name].tokenizer(kind), ThinkAnswer(), think)
 
 
 def rendered(family: Family, made: Template, system: str, users) -> str:
@@ -146,7 +147,7 @@ def test_our_own_line_keeps_its_tags_and_only_its_last_occurrence_does(name):
 def test_tokens_that_somebody_added_for_words_of_his_own_are_no_control_tokens():
     words = FAMILIES["qwen3"].tokenizer()
     words.add_tokens(["<box>", "  ", "Sokoban"])
-    made = Template(words)
+    made = Template(words, ThinkAnswer())
     ids = set(words.convert_tokens_to_ids(["<box>", "  ", "Sokoban"]))
     assert ids <= set(made.first("s", "a <box>  Sokoban"))
     assert ids <= set(made.first("s", "a <box>  Sokoban <|im_end|>"))
@@ -205,7 +206,7 @@ def test_a_template_that_cuts_or_changes_texts_is_refused(text):
     words = FAMILIES["qwen2.5"].tokenizer()
     words.chat_template = of(text)
     with pytest.raises(RequestError, match=r"cannot be used: it (changes or cuts|drops or moves|drops or changes)"):
-        Template(words)
+        Template(words, ThinkAnswer())
 
 
 def test_a_template_may_trim_texts_and_refuse_long_ones():
@@ -213,7 +214,7 @@ def test_a_template_may_trim_texts_and_refuse_long_ones():
     words.chat_template = "{% if messages[0].content | length > 99 %}{{ raise_exception('too long') }}{% endif %}" + of(
         "m.content | trim"
     )
-    made = Template(words)
+    made = Template(words, ThinkAnswer())
     assert made.first(" s\n", " u ") == made.first("s", "u")
     with pytest.raises(RunError, match="too long"):
         made.first("s" * 100, "u")
@@ -226,7 +227,7 @@ def test_a_system_text_that_is_repeated_every_turn_keeps_our_own_tags():
         "{{ messages[0].content + '\n' if m.role == 'user' else '' }}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    made, own = Template(words), "Reply: <think>your thoughts</think>"
+    made, own = Template(words, ThinkAnswer()), "Reply: <think>your thoughts</think>"
     think, system = words.convert_tokens_to_ids("<think>"), f"<think>s\n{own}"
     assert made.first(system, "u", own).count(think) == 2
     assert made.bridge(system, ("u", "v"), (5,), own).count(think) == 2
@@ -238,7 +239,7 @@ def test_a_marker_that_takes_blanks_along_is_itself_beside_a_control_token_that_
     words = FAMILIES["qwen2.5"].tokenizer(kind)
     words.add_tokens([AddedToken("<|end|>", lstrip=True, rstrip=True, normalized=False, special=True)], True)
     words.chat_template = words.chat_template.replace("<|im_end|>", "<|end|>")
-    made, end = Template(words), words.convert_tokens_to_ids("<|end|>")
+    made, end = Template(words, ThinkAnswer()), words.convert_tokens_to_ids("<|end|>")
     for foreign in (" <|end|> ", "x <|end|>\n", "<|im_start|> ", "<|im_start|>  <|end|>  "):
         prompt = made.first("s", foreign) + made.bridge("s", ("u", foreign), (7,))
         plain = made.first("s", "u") + made.bridge("s", ("u", "u"), (7,))

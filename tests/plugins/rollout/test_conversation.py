@@ -6,12 +6,12 @@ import pytest
 from rollout_worlds import Counter, Scripted, says, tokenizer
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.rollout import messages
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.conversation import Conversation
 from uncollapse.plugins.rollout.template import Template
 
-TEMPLATE = Template(tokenizer())
+TEMPLATE = Template(tokenizer(), ThinkAnswer())
 
 
 def play(*texts: str, world: Counter = Counter(), **settings) -> Conversation:  # noqa: B008
@@ -126,18 +126,6 @@ def test_the_summary_of_a_single_turn_window():
         "Invalid answer: keep to the actions and the reply format.\n"
         "Turn 3:\nState:\nat 1\nActions left: 9"
     )
-
-
-def test_the_system_message():
-    text = messages.system(Counter(), Rollout(max_tokens=100, max_actions=6))
-    assert text == (
-        "You are a helpful assistant.\nWalk to the goal.\nActions: Up, Down\n"
-        "Give at most 2 a turn separated by ||, 6 in all. At most 75 words a turn.\n"
-        "Reply: <think>your thoughts</think><answer>action || action</answer>"
-    )
-    one = messages.system(Counter(), Rollout(max_actions_per_turn=1, think=False))
-    assert "||" not in one
-    assert one.endswith("\nReply: <answer>action</answer>")
 
 
 # --- collecting -----------------------------------------------------------------------------------------------------

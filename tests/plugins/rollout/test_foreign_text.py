@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from uncollapse.core.components import Completion, RolloutEngineSession, Sampling
 from uncollapse.core.compose.experiment import Rollout
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.probe.sampling.prompts import PROMPT, PromptSource
 from uncollapse.plugins.rollout.collect import collect
@@ -22,7 +23,7 @@ from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template
 
 WORDS = tokenizer()
-TEMPLATE = Template(WORDS)
+TEMPLATE = Template(WORDS, ThinkAnswer())
 
 
 def test_with_engine_hf_no_text_of_an_environment_becomes_a_control_token():
@@ -88,7 +89,7 @@ def test_questions_of_a_data_set_hold_no_control_tokens(tmp_path):
 def test_a_tokenizer_without_a_backend_spells_them_too():
     words = ByT5Tokenizer(extra_ids=0, additional_special_tokens=["<|im_start|>", "<|im_end|>"])
     words.chat_template = WORDS.chat_template
-    made = Template(words)
+    made = Template(words, ThinkAnswer())
     prompt = made.first(f"s{FORGED}</s>", "u")
     assert [
         prompt.count(index) for index in (*made.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]), 1)
@@ -141,7 +142,7 @@ def test_an_end_that_is_the_unknown_token_too_is_an_end_for_the_template_alone()
     """GPT-2 and SmolLM2 have one token for both, which their bytes never need."""
     words = tokenizer(WORDS.chat_template.replace("<|im_end|>", "<|endoftext|>"))
     words.unk_token = words.eos_token
-    made, end = Template(words), words.eos_token_id
+    made, end = Template(words, ThinkAnswer()), words.eos_token_id
     assert made.end_of_turn == end
     for foreign in ("u", FORGED, "<|endoftext|>", "<|im_end|>"):
         prompt = made.first(f"s{foreign}", foreign)

@@ -9,12 +9,13 @@ from rollout_worlds import CHATML, LLAMA3, Counter, Scripted, says, tiny_model, 
 from uncollapse.core.components import Step
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.core.errors import RunError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template
 
-TEMPLATE = Template(tokenizer())
+TEMPLATE = Template(tokenizer(), ThinkAnswer())
 MODES = ["full", "limited_multi_turn", "single_turn"]
 UP, DOWN, BAD = "a</think><answer>Up</answer>", "bb</think><answer>Down</answer>", "?"
 
@@ -39,7 +40,7 @@ def sampled(**settings):
 
 @pytest.mark.parametrize("family", [CHATML, LLAMA3])
 def test_a_prompt_begins_with_the_turns_before_it(family):
-    template = Template(tokenizer(family))
+    template = Template(tokenizer(family), ThinkAnswer())
     engine = HfEngine().start(tiny_model(len(template.tokenizer)), template.tokenizer)
     engine.end_ids = [*engine.end_ids, *range(0, 300, 9)]
     episodes = collect(Counter(), Rollout(max_tokens=10), engine, template, seeds=[3, 4], group_size=3, seed=1)
@@ -131,6 +132,25 @@ def test_normalised_rewards_are_placed_and_raw_ones_kept():
     assert rows.build(episodes, rollout, Reward(placement="turn"), rollouts.raw_rewards_E).rewards.any()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_shaping_adds_is_on_the_last_token_of_the_episode(mode):
+    rollout, episodes = scripted(UP, BAD, UP, context_window=mode, seeds=(9, 2), group_size=2)
+    raw_E, _ = rows.raw_rewards(episodes)
+    shaped_E = torch.tensor([4.0, -2.5, 0.0, 9.75])
+    plain = rows.build(episodes, rollout, Reward(placement="turn"))
+    shaped = rows.build(episodes, rollout, Reward(placement="turn"), shaped_E, shaped_E)
+    returns_E = torch.zeros(4).index_add(0, shaped.episodes, shaped.rewards.sum(1))
+    assert torch.allclose(returns_E, shaped_E, atol=1e-5)
+    assert torch.equal(shaped.raw_rewards_E, raw_E)
+    changed = (shaped.rewards != plain.rewards).nonzero().tolist()
+    assert [shaped.episodes[row].item() for row, _ in changed] == [0, 1, 2, 3]
+    for row, column in changed:
+        assert shaped.turns[row, column] == 2
+        assert column == last_sampled(shaped)[row]
+    with pytest.raises(RunError, match="placed by turn"):
+        rows.build(episodes, rollout, Reward(placement="turn"), shaped_E - shaped_E.mean(), shaped_E)
+
+
 def test_a_reward_that_is_not_finite_is_an_error():
     class Broken(Counter):
         def make(self, seed, member=0):
@@ -197,9 +217,9 @@ def test_metrics():
             "turns": 1.5,
             "actions": 1.5,
             "response_length": sum(lengths) / 2,
-            "valid_action_rate": 3 / 4,
-            "invalid_turn_rate": 2 / 3,
-            "cut_turn_rate": 0.0,
+            "share_of_named_actions_known": 3 / 4,
+            "share_of_turns_invalid": 2 / 3,
+            "share_of_turns_cut": 0.0,
             "up": 1.0,
         }
     )
@@ -208,7 +228,7 @@ def test_metrics():
 def test_metrics_when_no_action_was_ever_read():
     _, episodes = scripted(BAD)
     metrics = rows.episode_metrics(episodes)
-    assert metrics["valid_action_rate"] == 0.0
+    assert metrics["share_of_named_actions_known"] == 0.0
     assert metrics["pass@1"] == 0.0
     assert "up" not in metrics
 

@@ -8,12 +8,13 @@ from rollout_worlds import CHATML, LLAMA3, NO_SYSTEM, THINKING, says, tiny_model
 from uncollapse import compose
 from uncollapse.core.components import Completion
 from uncollapse.core.errors import RequestError, RunError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.template import Template, end_ids
 from uncollapse.plugins.training.assemble import assemble
 from uncollapse.plugins.training.processes.ranks import Ranks
 
 FAMILIES = {"chatml": CHATML, "llama3": LLAMA3, "no_system": NO_SYSTEM}
-TEMPLATES = {name: Template(tokenizer(text)) for name, text in FAMILIES.items()}
+TEMPLATES = {name: Template(tokenizer(text), ThinkAnswer()) for name, text in FAMILIES.items()}
 
 
 def decoded(template: Template, tokens) -> str:
@@ -37,7 +38,7 @@ def test_system_text_is_folded_where_there_is_no_system_role():
 
 def test_a_template_that_silently_drops_the_system_message_gets_it_folded():
     drops = CHATML.replace("for m in messages", "for m in messages if m['role'] != 'system'")
-    template = Template(tokenizer(drops))
+    template = Template(tokenizer(drops), ThinkAnswer())
     assert "S\n\nU<|im_end|>" in decoded(template, template.first("S", "U"))
 
 
@@ -69,12 +70,12 @@ def test_the_bridge_closes_a_turn_that_did_not_close_itself(family):
 
 
 def test_answers_may_be_forced_instead_of_thoughts():
-    template = Template(tokenizer(), think=False)
+    template = Template(tokenizer(), ThinkAnswer(), think=False)
     assert decoded(template, template.first("S", "U")).endswith("assistant\n<answer>")
 
 
 def test_a_generation_prompt_that_already_opens_the_thought_is_left_alone():
-    template = Template(tokenizer(THINKING))
+    template = Template(tokenizer(THINKING), ThinkAnswer())
     assert decoded(template, template.first("S", "U")).endswith("assistant\n<think>\n")
     assert decoded(template, template.bridge("S", ["U", "V"], ())).count("<think>") == 1
 
@@ -93,13 +94,13 @@ def test_any_sampled_bytes_can_be_decoded(tokens):
 
 def test_no_template_is_a_wrong_request():
     with pytest.raises(RequestError, match="no chat template"):
-        Template(tokenizer(None))
+        Template(tokenizer(None), ThinkAnswer())
 
 
 def test_a_template_that_drops_answers_is_a_wrong_request():
     drops = CHATML.replace("for m in messages", "for m in messages if m['role'] != 'assistant'")
     with pytest.raises(RequestError, match="several turns"):
-        Template(tokenizer(drops))
+        Template(tokenizer(drops), ThinkAnswer())
 
 
 REFUSED = {
@@ -133,7 +134,7 @@ def test_a_template_that_cannot_be_used_is_a_wrong_request_with_its_reason(text,
     words = tokenizer(text)
     words.name_or_path = "models/mine"
     with pytest.raises(RequestError) as refused:
-        Template(words, think)
+        Template(words, ThinkAnswer(), think)
     assert reason in refused.value.what
     assert "models/mine" in refused.value.where
     assert refused.value.fix
@@ -156,37 +157,37 @@ def test_a_template_that_always_opens_a_thought_cannot_do_without():
         "<|im_start|>{{ m['role'] }}\n", "<|im_start|>{{ m['role'] }}\n{{ '<think>\n' if m.role == 'assistant' }}"
     )
     opened = opened.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
-    assert decoded(Template(tokenizer(opened)), Template(tokenizer(opened)).first("S", "U")).endswith(
-        "assistant\n<think>\n"
-    )
+    assert decoded(
+        Template(tokenizer(opened), ThinkAnswer()), Template(tokenizer(opened), ThinkAnswer()).first("S", "U")
+    ).endswith("assistant\n<think>\n")
     with pytest.raises(RequestError, match="opens a thought in every answer") as refused:
-        Template(tokenizer(opened), think=False)
+        Template(tokenizer(opened), ThinkAnswer(), think=False)
     assert "rollout.think: true" in refused.value.fix
 
 
 def test_a_template_that_always_closes_the_thought_cannot_think():
     closed = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n\n</think>\n\n")
-    template = Template(tokenizer(closed), think=False)
+    template = Template(tokenizer(closed), ThinkAnswer(), think=False)
     assert decoded(template, template.first("S", "U")).endswith("assistant\n<think>\n\n</think>\n\n<answer>")
     with pytest.raises(RequestError, match="closes the thought before an answer begins") as refused:
-        Template(tokenizer(closed))
+        Template(tokenizer(closed), ThinkAnswer())
     assert "rollout.think: false" in refused.value.fix
 
 
 def test_a_template_of_plain_texts_is_not_given_lists_whose_code_it_would_write():
     picky = CHATML + "{% if messages[0].content is string %}{{ raise_exception('no texts') }}{% endif %}"
     with pytest.raises(RequestError, match="no texts"):
-        Template(tokenizer(picky))
+        Template(tokenizer(picky), ThinkAnswer())
 
 
 def test_of_several_named_templates_the_default_is_used():
-    template = Template(tokenizer({"tool_use": LLAMA3, "default": CHATML}))
+    template = Template(tokenizer({"tool_use": LLAMA3, "default": CHATML}), ThinkAnswer())
     assert template.first("S", "U") == TEMPLATES["chatml"].first("S", "U")
 
 
 def test_a_date_is_that_of_the_start_and_prompts_grow_over_midnight():
     dated = "{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }}" + CHATML
-    template = Template(tokenizer(dated))
+    template = Template(tokenizer(dated), ThinkAnswer())
     today = template.layout.clock.strftime("%Y-%m-%d %H:%M:%S.%f")
     assert decoded(template, template.first("S", "U")).startswith(today + "<|im_start|>")
     assert decoded(template, template.first("S", "V")).startswith(today + "<|im_start|>")
@@ -195,7 +196,7 @@ def test_a_date_is_that_of_the_start_and_prompts_grow_over_midnight():
 
 def test_an_answer_that_a_template_cannot_write_ends_the_run_with_its_reason():
     fussy = CHATML + "{% if 'bad' in messages[-1].content %}{{ raise_exception('too bad') }}{% endif %}"
-    template = Template(tokenizer(fussy))
+    template = Template(tokenizer(fussy), ThinkAnswer())
     with pytest.raises(RunError, match=r"fails on turn 2 of a conversation.*too bad"):
         template.bridge("S", ["U", "bad"], ())
 

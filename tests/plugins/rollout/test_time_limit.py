@@ -14,6 +14,7 @@ import pytest
 from rollout_worlds import Counter, Walk, says, tokenizer
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RunError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.conversation import Conversation
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.plugins.rollout.time_limit import TimeLimit
@@ -181,7 +182,7 @@ class Sluggish(Counter):
     [("make", "a new episode"), ("initial_observation", "the first observation"), ("step", "a step in turn 2")],
 )
 def test_a_conversation_says_where_it_hung(slow, what):
-    template = Template(tokenizer())
+    template = Template(tokenizer(), ThinkAnswer())
 
     def play():
         conversation = Conversation(Sluggish(slow=slow), Rollout(step_timeout=0.2), template, 10003, 2)

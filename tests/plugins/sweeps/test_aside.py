@@ -14,7 +14,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.runs.sources import record_attempt
-from uncollapse.plugins.report.report import report
+from uncollapse.plugins.report.sweep_report import read_report
 from uncollapse.plugins.sweeps.aside import take_back
 from uncollapse.plugins.sweeps.layout import Layout
 from uncollapse.plugins.sweeps.run import Options
@@ -98,9 +98,9 @@ def test_a_finished_run_with_a_damaged_record_is_repaired_or_trained_again(tmp_p
     ran(one(8), tmp_path)
     run = RunDirectory(tmp_path / "kl.coef_0.01")
     run.metrics_file.write_bytes(run.metrics_file.read_bytes()[:-4])
-    (row,) = report(tmp_path).sweep.runs
+    (row,) = read_report(tmp_path).sweep.runs
     assert row.status == "damaged"
-    assert report(tmp_path).to_dict()["left_out"] == [row.title]
+    assert read_report(tmp_path).to_dict()["left_out"] == [row.title]
     assert ran(one(8), tmp_path) == ["kl.coef_0.01"]  # there is no checkpoint with a copy
     assert "the record" in capsys.readouterr().out
 
@@ -198,7 +198,7 @@ def test_the_report_names_runs_of_different_sources_and_mixed_ones(tmp_path, sou
     made = attrs.evolve(made, axes={"kl.coef": [0, 0.01, 0.1]})
     root = tmp_path / "runs"
     made.run(root, Launcher(**{"kl.coef_0.01": "interrupted", "kl.coef_0.1": "interrupted"}))
-    assert report(root).to_dict()["sources"] == []
+    assert read_report(root).to_dict()["sources"] == []
     change()
     again = RunDirectory(root / "kl.coef_0.1")
     from uncollapse.core.runs.manifest import build_manifest
@@ -207,7 +207,7 @@ def test_the_report_names_runs_of_different_sources_and_mixed_ones(tmp_path, sou
     attempts = json.loads((again.path / "manifest.json").read_text())["attempts"]
     assert len(attempts) == 1
     assert attempts[0]["components"]["filter.select"]["name"] == "mine"
-    rows = [row for row in report(root).to_dict()["sources"] if row["source"].startswith("filter.select: mine")]
+    rows = [row for row in read_report(root).to_dict()["sources"] if row["source"].startswith("filter.select: mine")]
     assert [row["runs"] for row in rows] == ["kl.coef 0; kl.coef 0.01; kl.coef 0.1", "kl.coef 0.1"]
     answer = CliRunner().invoke(main, ["sweep", "report", str(root)])
     assert "Sources that differ" in answer.output

@@ -44,7 +44,7 @@ def test_run_changes_every_point_and_passes_on_the_exit_code(file, tmp_path, mon
         for job in jobs:
             directory = RunDirectory(job.log.parent)
             config = directory.read_config()
-            seen.append((self.slots, config["trainer"]["steps"], config["kl"]["coef"], config["entropy_coeff"]))
+            seen.append((self.slots, config["trainer"]["steps"], config["kl"]["coef"], config["entropy"]["coef"]))
             directory.set_status("failed" if config["kl"]["coef"] else "success")
             on_finish(job, 0)
 

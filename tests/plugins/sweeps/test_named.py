@@ -8,6 +8,7 @@ import attrs
 import pytest
 from sweep_help import Launcher
 from uncollapse.core.compose.combinations import needs
+from uncollapse.core.compose.config import compose
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.ragen import smoke as smoke_module
@@ -116,7 +117,7 @@ def test_top_p_filters_by_softmax_and_tells_its_two_conditions_of_all_mass_apart
         assert experiment.filter.select.params["prob_mode"] == "softmax"
         assert experiment.filter.select.params["type"] == "largest"
         kl = experiment.kl
-        assert (kl.estimator.name, kl.coef, kl.placement, experiment.entropy_coeff) == ("kl", 0.001, "loss", 0.001)
+        assert (kl.estimator.name, kl.coef, kl.placement, experiment.entropy.coef) == ("kl", 0.001, "loss", 0.001)
 
 
 def test_a_coefficient_of_zero_has_no_reference_pass():
@@ -125,7 +126,7 @@ def test_a_coefficient_of_zero_has_no_reference_pass():
         {value: value != "0" for value in COEFS}
     )
     assert {experiment.kl.coef for experiment in experiments.values()} == {float(value) for value in COEFS}
-    assert {experiment.entropy_coeff for experiment in experiments.values()} == {0.0}
+    assert {experiment.entropy.coef for experiment in experiments.values()} == {0.0}
     for point in load("entropy").points():
         assert (point.experiment.kl.coef, "reference" in needs(point.experiment)) == (0.0, False)
 
@@ -170,7 +171,7 @@ def test_smoke_grids(group, runs):
     points = smoke(groups=group).points()
     assert len(points) == runs
     kls = sorted({point.experiment.kl.coef for point in points})
-    entropies = sorted({point.experiment.entropy_coeff for point in points})
+    entropies = sorted({point.experiment.entropy.coef for point in points})
     values = [0.001, 0.003, 0.01, 0.03]
     assert kls == (values if group in "145" else [0.0])
     assert entropies == (values if group in "245" else [0.0])
@@ -349,6 +350,48 @@ def test_an_exclusion_says_its_components_as_it_likes_and_goes_with_its_axis():
     with pytest.raises(RequestError, match="matches no point"):
         attrs.evolve(made, exclude=[{"seed": 7}]).points()
     assert len(made.changed(axes={"seed": [0]}).points()) == 2
+
+
+def test_both_spellings_of_a_key_are_one_key_of_a_sweep():
+    axis, other = {"entropy_coeff": [0, 0.1]}, {"entropy.coef": [0, 0.1]}
+    assert [point.label for point in Sweep("tiny-sokoban", axis).points()] == ["entropy_coeff_0", "entropy_coeff_0.1"]
+    hashes = [[point.hash for point in Sweep("tiny-sokoban", axes).points()] for axes in (axis, other)]
+    assert hashes[0] == hashes[1]
+    with pytest.raises(RequestError, match=r"two axes change entropy\.coef"):
+        Sweep("tiny-sokoban", {**axis, **other}).points()
+    with pytest.raises(RequestError, match="names a key twice"):
+        Sweep("tiny-sokoban", {"entropy.coef,entropy_coeff": [[0, 0.1]]}).points()
+    with pytest.raises(RequestError, match=r"entropy\.coef is set for all points, and again on the axis entropy_coeff"):
+        Sweep("tiny-sokoban", axis, overrides={"entropy.coef": 0.5}).points()
+    cases = [Case("low", {"entropy.coef": 0.25}), Case("high", {"entropy_coeff": 4})]
+    with pytest.raises(RequestError, match=r"a case and an axis change entropy\.coef"):
+        Sweep("tiny-sokoban", axis, cases=cases).points()
+    for exclusion in ({"entropy_coeff": 0.1, "seed": 1}, {"entropy.coef": 0.1, "seed": 1}):
+        for axes in (axis, other):
+            assert len(Sweep("tiny-sokoban", {**axes, "seed": [0, 1]}, exclude=[exclusion]).points()) == 3
+
+
+def test_a_change_of_either_spelling_takes_the_place_of_the_other():
+    for there, asked in (("entropy_coeff", "entropy.coef"), ("entropy.coef", "entropy_coeff")):
+        base = Sweep("tiny-sokoban", {"seed": [0]}, overrides={there: 0.5})
+        (point,) = base.changed({asked: 0.125}).points()
+        assert point.experiment.entropy.coef == 0.125
+        varied = Sweep("tiny-sokoban", {there: [0, 1], "seed": [0]}, exclude=[{there: 1}]).changed(axes={asked: [2, 3]})
+        assert [point.experiment.entropy.coef for point in varied.points()] == [2, 3]
+        fixed = attrs.evolve(base, overrides={}, fixed={there: "the names say so"})
+        with pytest.raises(RequestError, match="fixes entropy"):
+            fixed.changed({asked: 1})
+    for key in ("entropy_coeff", "entropy.coef"):
+        with pytest.raises(RequestError, match="--entropy-values"):
+            load("entropy").changed({key: 1})
+
+
+def test_the_coefficient_that_cases_have_anyway_adds_nothing_to_a_name():
+    cases = [Case("plain", {"kl.coef": 0.5})]
+    there = compose("tiny-sokoban").entropy.coef
+    for key in ("entropy_coeff", "entropy.coef"):
+        labels = [point.label for point in Sweep("tiny-sokoban", {key: [there, 3]}, cases=cases).points()]
+        assert labels == ["plain", f"plain__{key}_3"]
 
 
 def test_what_does_not_divide_over_the_processes_of_a_run_is_found_before_it_starts(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from sweep_help import LABELS, TITLES, Launcher, statuses, sweep
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.runs.repair import FILES
-from uncollapse.plugins.report.report import report
-from uncollapse.plugins.report.status import status
+from uncollapse.plugins.report.sweep_report import read_report
+from uncollapse.plugins.report.sweep_status import read_sweep_status
 from uncollapse.plugins.sweeps import run as running
 from uncollapse.plugins.sweeps.foreseen import foreseen
 from uncollapse.plugins.sweeps.run import Options
@@ -41,8 +41,8 @@ def put(kind: str, file: Path) -> None:
 def test_what_is_no_file_goes_aside_and_every_point_is_right(tmp_path, kind, name, capsys):
     sweep().run(tmp_path, Launcher())
     put(kind, tmp_path / LABELS[1] / name)
-    assert len(status(tmp_path).rows) == 4
-    assert [run.status for run in report(tmp_path).sweep.runs].count("success") >= 3
+    assert len(read_sweep_status(tmp_path).rows) == 4
+    assert [run.status for run in read_report(tmp_path).sweep.runs].count("success") >= 3
     launcher = Launcher()
     result = sweep().run(tmp_path, launcher)
     assert (result.exit_code, set(statuses(tmp_path).values())) == (0, {"success"})

@@ -10,8 +10,8 @@ from rich.console import Console
 from sweep_help import LABELS, Launcher, sweep
 from uncollapse.core.errors import RunError
 from uncollapse.core.runs.directory import RunDirectory
-from uncollapse.plugins.report.report import report
-from uncollapse.plugins.report.status import status
+from uncollapse.plugins.report.sweep_report import read_report
+from uncollapse.plugins.report.sweep_status import read_sweep_status
 from uncollapse.plugins.sweeps import run as running
 
 
@@ -42,15 +42,15 @@ def test_an_odd_value_is_the_damage_of_one_run(tmp_path, monkeypatch, key, text)
     run.status_file.write_text(json.dumps({**record, key: 0}).replace(f'"{key}": 0', f'"{key}": {text}'))
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=300)
-        standing, found = status(tmp_path), report(tmp_path)
-        standing.print(console)
-        found.print(console)
-        assert standing.counts == {"damaged": 1, "success": 3}
-        assert [row["status"] for row in found.to_dict()["runs"]] == ["damaged", "success", "success", "success"]
+        now, report = read_sweep_status(tmp_path), read_report(tmp_path)
+        now.print(console)
+        report.print(console)
+        assert now.counts == {"damaged": 1, "success": 3}
+        assert [row["status"] for row in report.to_dict()["runs"]] == ["damaged", "success", "success", "success"]
     launcher = Launcher()
     assert sweep().run(tmp_path, launcher).exit_code == 0
     assert launcher.ran() == [LABELS[0]]
-    assert status(tmp_path).counts == {"success": 4}
+    assert read_sweep_status(tmp_path).counts == {"success": 4}
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_time(tmp_path):
@@ -59,7 +59,7 @@ def test_a_clock_that_was_set_back_gives_no_negative_time(tmp_path):
     record = json.loads(run.status_file.read_text())
     timings = {"started": "2099-01-01T00:00:00+00:00", "timings": {}}
     run.status_file.write_text(json.dumps({**record, **timings}))
-    assert status(tmp_path).rows[0].seconds == 0
+    assert read_sweep_status(tmp_path).rows[0].seconds == 0
 
 
 def test_a_record_of_metrics_holds_numbers_that_fit(tmp_path):

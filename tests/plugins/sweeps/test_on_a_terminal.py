@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
-from uncollapse.plugins.report.report import report
+from uncollapse.plugins.report.sweep_report import read_report
 
 ENVIRONMENT = {"LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "xterm", "COLUMNS": "150", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -82,7 +82,7 @@ def test_a_sweep_shows_how_it_stands_and_mends_a_record_that_was_cut_short(tmp_p
     run.metrics_file.write_bytes(whole[:-40])
     code, text = on_a_terminal(tmp_path, "status", "out", "--watch")
     assert (code, "damaged" in text) == (0, True)
-    found = report(tmp_path / "out")
+    found = read_report(tmp_path / "out")
     assert found.to_dict()["left_out"] == ["kl.coef 0.01"]
     assert found.effects[0].difference is None
     code, text = on_a_terminal(tmp_path, *words)
@@ -92,4 +92,4 @@ def test_a_sweep_shows_how_it_stands_and_mends_a_record_that_was_cut_short(tmp_p
         assert {key: before[key] for key in mended if key != "timing_s/total"} == (
             {key: value for key, value in mended.items() if key != "timing_s/total"}
         )
-    assert report(tmp_path / "out").to_dict()["left_out"] == []
+    assert read_report(tmp_path / "out").to_dict()["left_out"] == []

@@ -453,7 +453,7 @@ def test_zipped_axes_lists_and_exclusions_in_a_file(tmp_path):
     points = load(file).points()
     found = [(p.experiment.kl.coef, p.experiment.trainer.lr, len(p.experiment.collapse)) for p in points]
     assert found == [(0.0, 1e-6, 1), (0.0, 2e-6, 1), (0.1, 1e-6, 0), (0.1, 1e-6, 1)]
-    assert [point.experiment.entropy_coeff for point in points] == [0.1, 0.1, 0.0, 0.0]
+    assert [point.experiment.entropy.coef for point in points] == [0.1, 0.1, 0.0, 0.0]
     assert points[1].experiment.seed == 5
 
 

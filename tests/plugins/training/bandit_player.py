@@ -2,14 +2,16 @@
 
 import random
 
-from uncollapse.core.components import Completion
+from uncollapse.core.components import Answer, Completion
 from uncollapse.core.compose.experiment import Reward, Rollout
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import PAIRS, Bandit
 from uncollapse.plugins.experiments.cloned_qwen2 import ClonedQwen2
 from uncollapse.plugins.experiments.cloning import clone
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
-from uncollapse.plugins.rollout import messages, rows
+from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.conversation import Conversation
+from uncollapse.plugins.rollout.dialogue import setting_of
 from uncollapse.plugins.rollout.template import Template
 
 ROLLOUT = {
@@ -26,11 +28,12 @@ STEPS, BATCH = 150, 16
 
 def build(directory):
     """Clone random choices into a model of about 0.1M parameters; some seconds."""
-    bandit, rollout = Bandit(), Rollout(**ROLLOUT)
+    bandit, rollout, dialogue = Bandit(), Rollout(**ROLLOUT), ThinkAnswer()
+    setting = setting_of(bandit, rollout)
     names = [name for pairs in PAIRS.values() for pair in pairs for name in pair]
-    said = [messages.system(bandit, rollout), messages.answered(()), *names]
-    tokenizer = build_tokenizer([*said, messages.turn(1, bandit.make(0).initial_observation(), 1)])
-    template, rng = Template(tokenizer, think=False), random.Random(0)
+    said = [dialogue.system(setting), dialogue.summary(Answer()), *names]
+    tokenizer = build_tokenizer([*said, dialogue.ask(1, bandit.make(0).initial_observation(), 1, setting)])
+    template, rng = Template(tokenizer, dialogue, think=False), random.Random(0)
 
     def episode(seed):
         conversation = Conversation(bandit, rollout, template, seed)

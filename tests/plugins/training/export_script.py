@@ -6,7 +6,7 @@ import attrs
 import torch
 from ranks_launch import backend
 from uncollapse.core.compose.experiment import Lora, Model, Trainer
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.rollout.fingerprint import fingerprint
 from uncollapse.plugins.training.networks.models import load_policy
@@ -23,7 +23,7 @@ def export(directory: str, stage: int, lora: bool, dtype: str = "float32") -> di
     torch.manual_seed(0)  # an adapter starts at random
     policy = load_policy(settings, f"{directory}/model", 1.0)
     batch = Batch(**torch.load(f"{directory}/batch.pt", weights_only=True))
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    batch = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     engine = backend(stage).start(policy, Trainer(lr=1e-2), zero_stage=stage, dtype=dtype, ranks=ranks)
     found = {"before": copied(full_weights(engine, policy))}
     for _ in range(2):  # an adapter's A stands still in the first step, where B is zero

@@ -8,7 +8,7 @@ import torch
 from ranks_launch import backend
 from transformers import Qwen2ForCausalLM
 from uncollapse.core.compose.experiment import Trainer
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.networks.shared_critic import HEAD, ActorCritic
 from uncollapse.plugins.training.processes.ranks import start_ranks
@@ -32,7 +32,7 @@ def step(directory: str, stage: int, size: int, detach: bool = False, policy: bo
     ranks = start_ranks()
     module = actor_critic(Qwen2ForCausalLM.from_pretrained(f"{directory}/model", dtype=torch.float32), detach)
     batch = Batch(**torch.load(f"{directory}/batch.pt", weights_only=True))
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    batch = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     trainer = Trainer(lr=1e-3, grad_clip=0.0, weight_decay=0.0)
     engine = backend(stage).start(module, trainer, zero_stage=stage, dtype="float32", ranks=ranks, own_lr={HEAD: 1e-2})
     before = {name: tensor.clone() for name, tensor in engine.weights()}

@@ -6,14 +6,68 @@ import attrs
 import torch
 from uncollapse import hookimpl
 from uncollapse.core import components
-from uncollapse.core.components import Advantages, Completion, KlControllerSession, RolloutEngineSession, Step
+from uncollapse.core.components import (
+    Advantages,
+    Answer,
+    Completion,
+    EntropyControllerSession,
+    KlControllerSession,
+    RolloutEngineSession,
+    Step,
+)
 from uncollapse.core.kinds import KINDS
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 
 
 def component(base=object, **methods):
     """A component class with these methods."""
     return attrs.frozen(type("Mistaken", (base,), {"__annotations__": {}, **methods}))
+
+
+class Tasks(components.TaskSamplerSession):
+    """Tasks in their order; ``change`` says what is drawn instead."""
+
+    def __init__(self, change=list, state=dict):
+        self.change, self.state, self.next = change, state, 0
+
+    def draw(self, count):
+        self.next += count
+        return self.change(range(self.next - count, self.next))
+
+    def state_dict(self):
+        return self.state()
+
+    def load_state_dict(self, state):
+        pass
+
+
+def tasks(*given, session=Tasks):
+    return component(start=lambda self, first, environment, seed: session(*given))
+
+
+class Batches(components.BatchSamplerSession):
+    """New groups; ``collects`` says what is made of them."""
+
+    def __init__(self, collects=list, measured=None):
+        self.collects, self.measured = collects, measured or {}
+
+    def collect(self, pool, step):
+        return self.collects(pool.sample(4))
+
+    def metrics(self):
+        return self.measured
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def batches(*given, collect=Batches.collect):
+    session = type("Session", (Batches,), {"collect": collect})
+    return component(start=lambda self, groups, group_size: session(*given))
 
 
 def ratio(inputs):
@@ -51,6 +105,26 @@ class Stateless(KlControllerSession):
 
     def update(self, kl, episodes):
         pass
+
+
+class EntropySession(EntropyControllerSession):
+    """A session whose coefficient is what ``move`` makes of the entropy."""
+
+    def __init__(self, move):
+        self.coef, self.move = 0.1, move
+
+    def update(self, entropy, step):
+        self.coef = self.move(entropy)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def steered(move):
+    return component(needs=frozenset({"entropies"}), start=lambda self, coef, steps: EntropySession(move))
 
 
 class Env(components.Env):
@@ -133,6 +207,24 @@ MISTAKES = {
         "gives_places": component(select=lambda self, scores: torch.arange(len(scores))),
         "gives_one_too_few": component(select=lambda self, scores: torch.ones(len(scores) - 1, dtype=torch.bool)),
     },
+    "episode_filter": {
+        "gives_numbers": component(select=lambda self, rollouts: rollouts.raw_rewards_E),
+        "gives_groups": component(select=lambda self, rollouts: torch.ones(len(rollouts.group_ids_P)) > 0),
+        "changes_rewards": component(select=lambda self, rollouts: rollouts.raw_rewards_E.add_(1.0) > 0),
+    },
+    "reward_shaping": {
+        "is_nan": component(shape=lambda self, inputs: inputs.rewards_E / 0 * 0),
+        "per_group": component(shape=lambda self, inputs: inputs.rewards_E[:1]),
+        "counts": component(shape=lambda self, inputs: inputs.lengths_E),
+        "changes_rewards": component(shape=lambda self, inputs: inputs.rewards_E.mul_(0.5)),
+        "is_none": component(shape=lambda self, inputs: None),
+    },
+    "entropy_controller": {
+        "becomes_infinite": steered(lambda entropy: float("inf")),
+        "becomes_a_text": steered(lambda entropy: "much"),
+        "divides_by_zero": steered(lambda entropy: 1 / 0),
+        "has_no_session": component(start=lambda self, coef, steps: coef),
+    },
     "group_metric": {
         "scores_rows": component(needs=frozenset(), score=lambda self, rollouts: rollouts.rewards.sum(1)),
         "scores_nan": component(needs=frozenset(), score=lambda self, r: torch.full(r.group_ids_P.shape, torch.nan)),
@@ -190,6 +282,43 @@ MISTAKES = {
         "changes_log_probs": component(correction=lambda self, old, sampler, mask: (old.zero_() + 1, {})),
         "per_row": component(correction=lambda self, old, sampler, mask: (torch.ones(len(old)), {})),
     },
+    "task_sampler": {
+        "gives_a_range_of_texts": tasks(lambda seeds: list(map(str, seeds))),
+        "gives_a_generator": tasks(iter),
+        "gives_one_too_few": tasks(lambda seeds: list(seeds)[1:]),
+        "gives_negative_seeds": tasks(lambda seeds: [-1 - seed for seed in seeds]),
+        "gives_large_seeds": tasks(lambda seeds: [2**63 + seed for seed in seeds]),
+        "repeats_a_seed": tasks(lambda seeds: [seeds[0]] * len(seeds)),
+        "breaks": tasks(lambda seeds: {}[seeds[0]]),
+        "keeps_a_set": tasks(list, lambda: {"seen": {1, 2}}),
+        "keeps_nan": tasks(list, lambda: {"best": float("nan")}),
+        "has_no_session": tasks(session=dict),
+    },
+    "batch_sampler": {
+        "gives_nothing": batches(lambda groups: []),
+        "gives_episodes": batches(lambda groups: [episode for group in groups for episode in group.episodes]),
+        "gives_a_group_twice": batches(lambda groups: groups + groups[:1]),
+        "gives_none": batches(lambda groups: None),
+        "changes_rewards": batches(lambda groups: [attrs.evolve(group, rewards=(9.0, 9.0)) for group in groups]),
+        "is_ahead": batches(lambda groups: [attrs.evolve(group, step=group.step + 1) for group in groups]),
+        "asks_for_a_share": batches(collect=lambda self, pool, step: pool.sample(0.5)),
+        "measures_nan": batches(list, {"kept": float("nan")}),
+        "takes_a_name": batches(list, {"filter_kept_count": 1.0}),
+        "breaks": batches(lambda groups: groups[99]),
+    },
+    "loss_aggregation": {
+        "per_row": component(weights=lambda self, mask, longest: mask.sum(1).float()),
+        "off_the_mask": component(weights=lambda self, mask, longest: torch.ones(mask.shape)),
+        "negative": component(weights=lambda self, mask, longest: -mask.float()),
+        "in_double": component(weights=lambda self, mask, longest: mask.double()),
+        "infinite": component(weights=lambda self, mask, longest: mask / torch.zeros(())),
+    },
+    "verifier": {
+        "says_a_word": component(verify=lambda self, answer, golds: "right"),
+        "gives_percent": component(verify=lambda self, answer, golds: 80),
+        "is_nan": component(verify=lambda self, answer, golds: float("nan")),
+        "breaks": component(verify=lambda self, answer, golds: golds["first"]),
+    },
     "environment": {
         "actions_are_a_text": world(actions="Up"),
         "gives_a_pair": world(answer=lambda: ("ok", 1.0)),
@@ -199,6 +328,20 @@ MISTAKES = {
         "reward_is_a_tensor": world(answer=lambda: Step("ok", torch.tensor(1.0), done=True)),
         "changes_the_directory": world(answer=lambda: os.chdir("/") or Step("ok", 1.0, done=True)),
         "breaks": world(answer=lambda: {}["key"]),
+    },
+    "dialogue": {
+        "system_is_bytes": component(ThinkAnswer, system=lambda self, setting: b"Answer."),
+        "reply_is_elsewhere": component(
+            ThinkAnswer, reply=lambda self, s: "Reply as you like.", system=lambda self, s: ThinkAnswer().system(s)
+        ),
+        "asks_nothing": component(ThinkAnswer, ask=lambda self, *given: ""),
+        "outcome_is_a_number": component(ThinkAnswer, outcome=lambda self, reward, answer, setting: reward),
+        "parses_nothing": component(ThinkAnswer, parse=lambda self, response, setting: None),
+        "parses_too_many": component(ThinkAnswer, parse=lambda self, *given: Answer("", ("a",) * 5, 5)),
+        "parses_a_list": component(ThinkAnswer, parse=lambda self, *given: Answer("", ["a"], 1)),
+        "tags_are_a_text": component(ThinkAnswer, tags="<think>"),
+        "changes_the_directory": component(ThinkAnswer, parse=lambda self, *given: os.chdir("/") or Answer()),
+        "breaks": component(ThinkAnswer, parse=lambda self, response, setting: response["text"]),
     },
     "rollout_engine": {
         "fewer_logprobs": each(logprobs=lambda logprobs: logprobs[:1]),
@@ -223,11 +366,19 @@ def _register(kind):
 
 
 register_rollout_filters = hookimpl(_register("rollout_filter"), specname="register_rollout_filters")
+register_episode_filters = hookimpl(_register("episode_filter"), specname="register_episode_filters")
+register_shapings = hookimpl(_register("reward_shaping"), specname="register_reward_shapings")
+register_entropies = hookimpl(_register("entropy_controller"), specname="register_entropy_controllers")
 register_group_metrics = hookimpl(_register("group_metric"), specname="register_group_metrics")
 register_kl_variants = hookimpl(_register("kl"), specname="register_kl_variants")
 register_kl_controllers = hookimpl(_register("kl_controller"), specname="register_kl_controllers")
 register_estimators = hookimpl(_register("advantage"), specname="register_advantage_estimators")
 register_policy_losses = hookimpl(_register("policy_loss"), specname="register_policy_losses")
 register_corrections = hookimpl(_register("sampler_correction"), specname="register_sampler_corrections")
+register_tasks = hookimpl(_register("task_sampler"), specname="register_task_samplers")
+register_batches = hookimpl(_register("batch_sampler"), specname="register_batch_samplers")
+register_aggregations = hookimpl(_register("loss_aggregation"), specname="register_loss_aggregations")
+register_verifiers = hookimpl(_register("verifier"), specname="register_verifiers")
 register_worlds = hookimpl(_register("environment"), specname="register_environments")
+register_dialogues = hookimpl(_register("dialogue"), specname="register_dialogues")
 register_engines = hookimpl(_register("rollout_engine"), specname="register_rollout_engines")

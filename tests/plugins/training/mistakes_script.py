@@ -13,13 +13,21 @@ from uncollapse.plugins.training.step.loop import Loop
 
 SETTINGS = {
     "rollout_filter": ["filter.select={}"],
+    "episode_filter": ["filter.episodes={}"],
+    "reward_shaping": ["reward.shaping={}"],
+    "entropy_controller": ["entropy.controller={}"],
     "group_metric": ["filter.metric={}", "filter.select=top_k(1)"],
     "kl": ["kl.estimator={}", "kl.coef=0.1"],
     "kl_controller": ["kl.controller={}", "kl.coef=0.1"],
     "advantage": ["advantage={}"],
     "policy_loss": ["policy_loss={}"],
     "sampler_correction": ["correction={}"],
+    "task_sampler": ["rollout.tasks={}"],
+    "batch_sampler": ["rollout.batch={}"],
+    "loss_aggregation": ["trainer.loss_aggregation={}"],
+    "verifier": ["environment=dataset(arithmetic, verifier={})"],
     "environment": ["environment={}"],
+    "dialogue": ["dialogue={}", "rollout.max_turns=2", "rollout.max_actions=2"],
     "rollout_engine": ["rollout.engine={}"],
 }
 
@@ -32,9 +40,10 @@ def ending(base, own, kind, name):
         parts = assemble.assemble(experiment, own)
         loop = Loop(experiment, parts, own)
         loop.train_step()
-        if kind == "environment":  # the model has not learnt to name an action yet
+        if kind in ("environment", "verifier"):  # the model has not learnt to name an action yet
             parts.sampler.environment.make(0).step("Up")
         loop.train_step()
+        loop.state_dict()
     except RunError as error:
         return str(error)
     except BaseException as error:

@@ -10,7 +10,7 @@ import torch
 from ranks_launch import backend
 from transformers import Qwen2ForCausalLM
 from uncollapse.core.compose.experiment import Trainer
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.networks.models import Policy
@@ -25,7 +25,7 @@ def step(directory: str, stage: int, size: int, budget: int = 0, offload: str = 
     ranks = start_ranks()
     policy = Policy(Qwen2ForCausalLM.from_pretrained(f"{directory}/model", dtype=torch.float32), 1.0)
     batch = Batch(**torch.load(f"{directory}/batch.pt", weights_only=True))
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    batch = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     options = {"packed": True} if budget else {}
     if budget:
         enable_packing(policy.model)

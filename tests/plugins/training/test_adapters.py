@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from uncollapse.cli.main import main
 from uncollapse.core.compose.experiment import Critic, Lora, Model, Trainer
 from uncollapse.core.errors import RequestError
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.rollout.engine_vllm.start import _check_served
 from uncollapse.plugins.rollout.engine_vllm.transfer import write_adapter
@@ -244,7 +244,7 @@ def test_an_adapter_on_the_output_layer_trains_and_is_sent_in_every_zero_stage(d
     torch.manual_seed(0)
     policy = load_policy(settings("lm_head"), directory, 1.0)
     engine = backend(stage).start(policy, Trainer(lr=1e-2), zero_stage=stage, dtype="float32", ranks=ranks)
-    weighed = attrs.evolve(batch, weights=token_weights(batch.mask))
+    weighed = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     for _ in range(2):
         engine.update(shares(weighed, range(len(batch)), 1, 3)[0], PolicyObjective(Ppo()))
     sent = {name: tensor.clone() for name, tensor in full_weights(engine, policy)}

@@ -13,7 +13,7 @@ from uncollapse.core.components import Scores
 from uncollapse.core.compose.config import problems
 from uncollapse.core.compose.experiment import Trainer
 from uncollapse.core.errors import RequestError, RunError
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed, stage_in_effect
@@ -38,7 +38,7 @@ def setting(tmp_path_factory, models, batches):
 def expected(model, batch):
     """Gradient of the whole batch at once, without DeepSpeed."""
     policy = Policy(model, 1.0)
-    weighted = attrs.evolve(batch, weights=token_weights(batch.mask))
+    weighted = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     loss, metrics = PolicyObjective(Ppo(), 0.03, K3(), 0.1)(Scores(**policy(weighted, entropy="gradient")), weighted)
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in policy.named_parameters()}
@@ -109,7 +109,7 @@ def test_zero_2_on_one_rank_computes_the_same_as_zero_1(models, batches, config)
             policy, Trainer(lr=1e-3), zero_stage=stage, dtype="float32", ranks=start_ranks()
         )
         assert engine.stage == (2 if settings else 1)
-        batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
+        batch = attrs.evolve(batches(), weights=TokenMean().weights(batches().mask, 1))
         for _ in range(3):
             engine.update([batch.take([row]) for row in range(len(batch))], PolicyObjective(Ppo()), entropy="value")
         found.append({name: tensor.clone() for name, tensor in engine.weights()})
@@ -139,7 +139,7 @@ def test_zero_3_gathers_a_layer_at_once_unless_weights_are_frozen(models, stage,
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_closed_engine_holds_nothing(models, batch, stage):
     """Else a second run of the same process would find the first one's weights and optimizer in memory."""
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    batch = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     config = {"zero_optimization": {"reduce_bucket_size": 1000}}
     engine = DeepSpeed(config).start(
         Policy(models(), 1.0), Trainer(), zero_stage=stage, dtype="float32", ranks=start_ranks()
@@ -265,7 +265,7 @@ def test_an_optimizer_state_is_the_same_on_any_number_of_ranks(setting, models, 
     ],
 )
 def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage, offload):
-    batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
+    batch = attrs.evolve(batches(), weights=TokenMean().weights(batches().mask, 1))
     parts = [batch.take([0, 1, 2]), batch.take([3, 4]), batch.take([5, 6])]
     objective, ranks = PolicyObjective(Ppo(), 0.03), start_ranks()
 
@@ -290,7 +290,7 @@ def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage, o
 
 @pytest.mark.parametrize(("saved_with", "loaded_with"), [("none", "optimizer"), ("optimizer", "none")])
 def test_a_checkpoint_loads_under_another_offload(models, batches, saved_with, loaded_with):
-    batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
+    batch = attrs.evolve(batches(), weights=TokenMean().weights(batches().mask, 1))
     objective, ranks = PolicyObjective(Ppo(), 0.03), start_ranks()
 
     def start(offload, weights=None):
@@ -318,7 +318,7 @@ def test_an_optimizer_state_of_another_model_is_refused(models):
 
 
 def test_a_gradient_that_is_not_finite_is_an_error(models, batches):
-    batch = attrs.evolve(batches(), weights=token_weights(batches().mask))
+    batch = attrs.evolve(batches(), weights=TokenMean().weights(batches().mask, 1))
     batch = attrs.evolve(batch, advantages=batch.advantages * float("inf"))
     engine = DeepSpeed().start(Policy(models(), 1.0), Trainer(), zero_stage=0, dtype="float32", ranks=start_ranks())
     with pytest.raises(RunError, match="not finite"):

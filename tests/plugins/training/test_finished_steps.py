@@ -15,7 +15,7 @@ from uncollapse.plugins.training.evaluate import evaluate
 from uncollapse.plugins.training.step import loop, stages
 from uncollapse.plugins.training.step.detectors import Detectors
 from uncollapse.plugins.training.step.loop import Loop
-from uncollapse.plugins.training.step.stages import Sampler
+from uncollapse.plugins.training.step.sampling import Sampler
 
 SMALL = (
     "rollout.groups=2",

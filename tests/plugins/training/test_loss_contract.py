@@ -6,7 +6,7 @@ import torch
 import uncollapse
 from uncollapse.core.components import LossOutput, PolicyLoss, Scores
 from uncollapse.core.registry import registry
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.plugins.training.networks.models import Policy
 from uncollapse.plugins.training.step.batch import shares
 from uncollapse.plugins.training.step.losses import CriticObjective, JointObjective, PolicyObjective
@@ -43,7 +43,7 @@ def gradient(loss, batch, model, size, ranks):
     policy.zero_grad()
     batch = attrs.evolve(
         batch,
-        weights=token_weights(batch.mask).double(),
+        weights=TokenMean().weights(batch.mask, 1).double(),
         sampler_logprobs=batch.old_logprobs,
         rows=torch.arange(len(batch)),
         groups=torch.arange(len(batch)) // 2,
@@ -85,7 +85,7 @@ def test_prepare_sees_the_rows_of_its_optimizer_step_and_no_other(batch):
             seen.append(inputs)
             return {"rows": inputs.rows.float(), "tokens": inputs.mask.float()}
 
-    weights = token_weights(batch.mask)
+    weights = TokenMean().weights(batch.mask, 1)
     weights[[0, 4]] = 0
     weights[1, batch.mask[1].long().argmax()] = 0
     whole = attrs.evolve(batch, weights=weights, sampler_logprobs=batch.old_logprobs, rows=torch.arange(7))

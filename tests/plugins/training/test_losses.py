@@ -1,5 +1,4 @@
 import math
-from typing import get_args
 
 import attrs
 import pytest
@@ -7,13 +6,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.core.components import LossInputs, Scores
-from uncollapse.estimators.aggregation import Mode, token_weights
+from uncollapse.estimators.aggregation import (
+    SeqMeanTokenMean,
+    SeqMeanTokenSum,
+    SeqMeanTokenSumNorm,
+    TokenMean,
+    TokenSum,
+)
 from uncollapse.estimators.correction.sequence import SequenceMask, SequenceTis
 from uncollapse.estimators.correction.token import IcePop, Tis
 from uncollapse.estimators.kl.variants import K1, K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.step.batch import Batch, shares
 from uncollapse.plugins.training.step.losses import CriticObjective, JointObjective, PolicyObjective
+
+AGGREGATIONS = (TokenMean(), TokenSum(), SeqMeanTokenSum(), SeqMeanTokenMean(), SeqMeanTokenSumNorm())
 
 
 def one_row(**tensors):
@@ -27,7 +34,7 @@ def test_policy_objective_by_hand():
     logprobs = torch.tensor([[0.0, -1.0, -1.0]])
     batch = one_row(old_logprobs=[0.0, -1.0, -1.0 - 0.6931472], advantages=[9.0, 1.0, 1.0], weights=[0.0, 0.5, 0.5])
     scores = Scores(logprobs=logprobs, entropies=torch.tensor([[7.0, 0.4, 0.6]]))
-    loss, metrics = PolicyObjective(Ppo(), entropy_coeff=0.1)(scores, batch)
+    loss, metrics = PolicyObjective(Ppo(), entropy_coef=0.1)(scores, batch)
     assert float(loss) == pytest.approx(-1.14 - 0.1 * 0.5, abs=1e-5)
     assert [float(x) for x in metrics["entropy"]] == pytest.approx([1.0, 2])
     assert [float(x) for x in metrics["pg_clipfrac"]] == pytest.approx([1.0, 2])
@@ -129,17 +136,19 @@ def test_nothing_off_the_mask_can_reach_the_loss():
     nan = float("nan")
     batch = one_row(old_logprobs=[nan, -1.0, -1.0], advantages=[nan, 1.0, 1.0], weights=[0.0, 0.5, 0.5])
     logprobs = torch.tensor([[nan, -1.0, -1.0]], requires_grad=True)
-    loss, _ = PolicyObjective(Ppo(), entropy_coeff=0.1)(Scores(logprobs=logprobs, entropies=torch.zeros(1, 3)), batch)
+    loss, _ = PolicyObjective(Ppo(), entropy_coef=0.1)(Scores(logprobs=logprobs, entropies=torch.zeros(1, 3)), batch)
     assert float(loss) == pytest.approx(-1.0)
     gradient = torch.autograd.grad(loss, logprobs)[0]
     assert gradient[0, 1:].tolist() == [-0.5, -0.5]
 
 
 @settings(max_examples=40, deadline=None)
-@given(mode=st.sampled_from(get_args(Mode)), ranks=st.integers(1, 3), size=st.integers(1, 4), seed=st.integers(0, 50))
-def test_any_partition_into_micro_batches_and_ranks_has_the_same_gradient(batches, mode, ranks, size, seed):
+@given(
+    aggregation=st.sampled_from(AGGREGATIONS), ranks=st.integers(1, 3), size=st.integers(1, 4), seed=st.integers(0, 50)
+)
+def test_any_partition_into_micro_batches_and_ranks_has_the_same_gradient(batches, aggregation, ranks, size, seed):
     batch = batches(seed=seed)
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask, mode, 50))
+    batch = attrs.evolve(batch, weights=aggregation.weights(batch.mask, 50))
     objective = PolicyObjective(Ppo(), 0.03, K3(), 0.1, "differentiable")
     theta = torch.linspace(-0.5, 0.5, 61, dtype=torch.float64, requires_grad=True)
 
@@ -175,7 +184,7 @@ def test_a_correction_weighs_the_policy_loss_and_nothing_else():
 
 def test_a_sampler_that_is_the_trainer_needs_no_correction(batches):
     batch = batches()
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask), sampler_logprobs=batch.old_logprobs)
+    batch = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1), sampler_logprobs=batch.old_logprobs)
     scores = Scores(logprobs=batch.old_logprobs + 0.1, entropies=batch.returns.abs())
     plain = PolicyObjective(Ppo(), 0.03)(scores, batch)[0]
     assert torch.equal(plain, PolicyObjective(Ppo(), 0.03, correction=Tis())(scores, batch)[0])
@@ -195,16 +204,16 @@ def test_without_old_logprobs_a_correction_takes_those_of_this_pass():
 @settings(max_examples=40)
 @given(
     correction=st.sampled_from([Tis(1.1), IcePop(0.8, 1.3), SequenceTis(), SequenceMask("mean", 0.9, 1.2)]),
-    mode=st.sampled_from(get_args(Mode)),
+    aggregation=st.sampled_from(AGGREGATIONS),
     ranks=st.integers(1, 3),
     size=st.integers(1, 4),
     seed=st.integers(0, 50),
 )
-def test_with_a_correction_too_any_partition_has_the_same_gradient(batches, correction, mode, ranks, size, seed):
+def test_with_a_correction_too_any_partition_has_the_same_gradient(batches, correction, aggregation, ranks, size, seed):
     batch = batches(seed=seed)
     sampler = batch.old_logprobs - 0.3 * batch.returns
     corrections, _ = correction.correction(batch.old_logprobs, sampler, batch.mask)
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask, mode, 50), sampler_logprobs=sampler)
+    batch = attrs.evolve(batch, weights=aggregation.weights(batch.mask, 50), sampler_logprobs=sampler)
     objective = PolicyObjective(Ppo(), correction=correction)
     theta = torch.linspace(-0.5, 0.5, 61, dtype=torch.float64, requires_grad=True)
 

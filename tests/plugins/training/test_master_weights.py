@@ -10,7 +10,7 @@ import uncollapse
 from safetensors.torch import load_file
 from uncollapse.core.compose.experiment import Trainer
 from uncollapse.core.runs.directory import RunDirectory
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training import assemble
 from uncollapse.plugins.training.networks.models import Policy
@@ -25,7 +25,7 @@ from ranks_launch import backend
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_masters_are_fp32_and_gather_updates_too_small_for_bfloat16(models, batch, stage):
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    batch = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     policy = Policy(models(torch.bfloat16), 1.0)
     start = {name: p.detach().float().clone() for name, p in policy.named_parameters()}
     trainer = Trainer(lr=1e-6, weight_decay=0.0, grad_clip=0.0)

@@ -18,7 +18,7 @@ from transformers import (
 from uncollapse.core.components import Scores
 from uncollapse.core.compose.experiment import Lora, Model
 from uncollapse.core.errors import RequestError
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.networks import attention
@@ -61,7 +61,7 @@ def ragged(batch):
     """With a row of a single token, which nothing predicts."""
     lengths, mask = batch.lengths.clone(), batch.mask.clone()
     lengths[4], mask[4] = 1, False
-    return attrs.evolve(batch, lengths=lengths, mask=mask, weights=token_weights(mask))
+    return attrs.evolve(batch, lengths=lengths, mask=mask, weights=TokenMean().weights(mask, 1))
 
 
 def backward(policy, batch, **options):
@@ -156,7 +156,7 @@ def test_the_order_of_the_rows_does_not_matter(model, batch):
 @given(seed=st.integers(0, 1000), ranks=st.integers(1, 3), budget=st.integers(1, 140))
 def test_any_budget_and_any_number_of_ranks_has_the_same_gradient(models, batches, seed, ranks, budget):
     batch = batches(seed=seed)
-    batch = attrs.evolve(batch, weights=token_weights(batch.mask))
+    batch = attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
     policy = Policy(models(), 1.0)
     _, expected = backward(policy, batch)
     enable_packing(policy.model)
@@ -268,7 +268,7 @@ def test_flash_attention_is_called_with_what_equals_the_loop_over_rows(monkeypat
     boundaries = torch.tensor([0, 7, 8, 12], dtype=torch.int32)
     options = {"scaling": 0.4, "sliding_window": window, "cu_seq_lens_q": boundaries, "max_length_q": 7}
     loop, _ = attention.attention(None, query, key, value, None, **options)
-    monkeypatch.setattr(attention, "_flashes", lambda *_: True)
+    monkeypatch.setattr(attention, "_flash_is_possible", lambda *_: True)
     with monkeypatch.context() as patch:
         patch.setattr(attention, "flash_attention", flash_by_hand)
         flash, _ = attention.attention(None, query, key, value, None, **options)
@@ -370,7 +370,7 @@ def test_flash_attention_on_a_gpu(models, batches):
     padded, padded_gradients = backward(rounded, batch)
     enable_packing(rounded.model)
     states = torch.zeros(1, 4, 8, 8, device="cuda", dtype=torch.bfloat16)
-    assert attention._flashes(states, states, 0.0)
+    assert attention._flash_is_possible(states, states, 0.0)
     found, found_gradients = backward(rounded, batch, packed=True)
 
     def error(found, expected):

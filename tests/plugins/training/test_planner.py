@@ -28,7 +28,7 @@ from uncollapse.cli.main import main
 from uncollapse.core.components import EngineMemory, RolloutEngine
 from uncollapse.core.compose.experiment import Lora, Model, Trainer
 from uncollapse.core.errors import RunError
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
@@ -95,7 +95,7 @@ def batch(rows, width, vocabulary=1000):
     mask[:, 0] = False
     tokens, noise = torch.randint(0, vocabulary, (rows, width)), torch.randn(rows, width)
     lengths = torch.full((rows,), width)
-    return Batch(tokens, mask, lengths, weights=token_weights(mask), old_logprobs=noise, advantages=noise)
+    return Batch(tokens, mask, lengths, weights=TokenMean().weights(mask, 1), old_logprobs=noise, advantages=noise)
 
 
 def peak(function):

@@ -13,7 +13,7 @@ from transformers import Qwen2ForCausalLM
 from uncollapse.core.components import Scores
 from uncollapse.core.compose.experiment import Trainer
 from uncollapse.core.runs.directory import RunDirectory
-from uncollapse.estimators.aggregation import token_weights
+from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint as load_probed
 from uncollapse.plugins.training import assemble
@@ -32,7 +32,7 @@ HEAD = ("value_head.weight", "value_head.bias")
 
 
 def weighted(batch):
-    return attrs.evolve(batch, weights=token_weights(batch.mask))
+    return attrs.evolve(batch, weights=TokenMean().weights(batch.mask, 1))
 
 
 def test_scores_are_those_of_the_policy_and_of_a_critic_with_the_same_trunk(models, batch):

@@ -182,51 +182,6 @@ def test_derived_seeds_are_63_bits_of_a_fixed_hash():
     assert 2**62 < max(stages.derived_seed(number) for number in range(40)) < 2**63
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """What the sampler asks to be played: (group seeds, group size, seed, temperature)."""
-    calls = []
-
-    def collect(environment, rollout, engine, template, *, seeds, group_size, seed, temperature):
-        calls.append((list(seeds), group_size, seed, temperature))
-        return []
-
-    monkeypatch.setattr(stages, "collect", collect)
-    return calls
-
-
-def sampler(ranks, *overrides):
-    chosen = experiment("rollout.seed=500", "rollout.groups=4", "rollout.group_size=8", *overrides)
-    return stages.Sampler(chosen, engine=None, template=None, ranks=ranks)
-
-
-def test_every_step_plays_the_next_tasks(asked):
-    played = sampler(Alone())
-    played.train(0)
-    played.train(3)
-    played.greedy(3)
-    seed = stages.derived_seed
-    assert asked == [
-        ([500, 501, 502, 503], 8, seed(0, "train", 0), 1.0),
-        ([512, 513, 514, 515], 8, seed(0, "train", 3), 1.0),
-        ([512, 513, 514, 515], 1, 0, 0.0),
-    ]
-
-
-def test_every_validation_plays_the_same_tasks_with_the_same_noise(asked):
-    played = sampler(Alone(), "validation={seed: 70, groups: 3, group_size: 2, temperature: 0.25}")
-    played.validate(played.environment)
-    played.validate(played.environment)
-    assert asked == [([70, 71, 72], 2, stages.derived_seed(0, "validation"), 0.25)] * 2
-
-
-def test_ranks_share_the_groups_of_a_step(asked):
-    for rank in range(3):
-        sampler(Alone(rank, 3)).train(1)
-    assert [seeds for seeds, *_ in asked] == [[504, 507], [505], [506]]
-    assert len({seed for _, _, seed, _ in asked}) == 1
-
-
 # --- scoring and updates ----------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,3 +204,24 @@ def test_what_one_rank_meets_alone_ends_the_whole_run_and_keeps_its_steps(bandit
     if how == "raise":
         first, *_ = found.status()["error"].splitlines()
         assert first.startswith("rank 1 failed: ") and first.endswith("the row is too long")
+
+
+@pytest.mark.slow
+def test_two_ranks_filter_episodes_shape_rewards_and_steer_the_entropy_together(bandit, tmp_path):
+    trainer = {**bandit["trainer"], "steps": 2, "mini_batch": 4, "micro_batch": 2}
+    entropy, rollout = {"controller": "following"}, {**bandit["rollout"], "group_size": 4}
+    parts = {"entropy": entropy, "reward": {"shaping": "brief"}, "filter": {"episodes": "second"}, "advantage": "rloo"}
+    config = {**bandit, **parts, "rollout": rollout, "trainer": trainer}
+    config["plugins"] = [str(Path(__file__).with_name("interventions_plugin.py"))]
+    config.pop("entropy_coeff")
+    (tmp_path / "parts.yaml").write_text(dumps(config))
+    codes, outputs = launch(tmp_path / "parts.yaml", tmp_path / "run", 2)
+    assert codes == [0, 0], outputs
+    records = [record for record in RunDirectory.open(tmp_path / "run").metrics() if record["step"]]
+    for number, record in enumerate(records):
+        assert record["rollout/episode_kept_ratio"] == 0.5
+        assert (record["train/rows"], record["train/optimizer_steps"]) == (8, 2)
+        assert record["actor/entropy_coef"] == record["actor/entropy"] > 0
+        # the reward of an arm less a quarter for each of up to 6 tokens, and less the step
+        assert record["critic/returns_mean"] < -0.25 - number + 1
+    assert len(records) == 2

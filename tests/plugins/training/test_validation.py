@@ -2,8 +2,8 @@ import math
 import statistics
 
 import pytest
+from uncollapse.core.components import Answer
 from uncollapse.plugins.rollout.episode import Episode, Turn
-from uncollapse.plugins.rollout.parsing import Answer
 from uncollapse.plugins.training.step.metrics import validation_metrics
 
 

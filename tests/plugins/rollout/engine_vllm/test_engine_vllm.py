@@ -12,6 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Sampling
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError, RunError
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
@@ -55,7 +56,7 @@ def _line(process):
 
 
 def sync(session, network):
-    EngineWeights(session, Untrained(Policy(network, 1.0)), own=True).fresh()
+    EngineWeights(session, Untrained(Policy(network, 1.0)), own_weights=True).fresh()
 
 
 def teacher_forced(network, prompt, completion, temperature):
@@ -121,7 +122,7 @@ def test_a_stop_string_ends_a_response_as_it_does_with_hf(session, network):
 
 def test_conversations_play_at_their_own_pace_and_train_on_what_was_sampled(session, network):
     rollout = Rollout(max_turns=3, max_tokens=8, max_context=1024)
-    template = Template(WORDS)
+    template = Template(WORDS, ThinkAnswer())
     play = {"seed": 5, "temperature": 1.0, "group_size": 2}
     episodes = collect(Counter(), rollout, session, template, seeds=[3, 4], **play)
     again = collect(Counter(), rollout, session, template, seeds=[4], **play)
@@ -141,7 +142,7 @@ def test_no_text_of_an_environment_becomes_a_control_token(session, monkeypatch)
         lambda name, prompt, *rest, **how: seen.append(prompt) or add_request(name, prompt, *rest, **how),
     )
     rollout = Rollout(max_turns=2, max_tokens=8, max_context=1024)
-    (episode,) = collect(Parrot(), rollout, session, Template(WORDS), seeds=[0], group_size=1, seed=0)
+    (episode,) = collect(Parrot(), rollout, session, Template(WORDS, ThinkAnswer()), seeds=[0], group_size=1, seed=0)
     assert foreign_borders(WORDS, episode) == [(0, 0)] * 2
     assert seen == [{"prompt_token_ids": list(turn.prompt)} for turn in episode.turns]
 

@@ -1,4 +1,4 @@
-"""The report of a sweep, printed and written: after ``sweep run``, and by ``sweep report``."""
+"""``sweep run`` and ``sweep report`` print the report of a sweep, and write it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import click
 from ....core.errors import MissingExtraError
 
 
-def write_report(directory: Path) -> None:
+def print_report(directory: Path) -> None:
     """Print the tables, then write the files; the tables need no plotting library."""
     import sys
 
     from rich.console import Console
 
-    from ...report.report import report as read
+    from ...report.sweep_report import read_report
 
-    found = read(directory)
-    found.print(Console() if sys.stdout.isatty() else Console(width=220))
+    report = read_report(directory)
+    report.print(Console() if sys.stdout.isatty() else Console(width=220))
     try:
-        click.echo(f"\nreport: {found.write()}")
+        click.echo(f"\nreport: {report.write()}")
     except MissingExtraError as error:
         click.echo(f"no page was written: {error}", err=True)

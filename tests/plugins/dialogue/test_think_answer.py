@@ -3,9 +3,20 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from uncollapse.plugins.rollout.parsing import Answer, parse
+from uncollapse.core.components import Answer, Setting
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 
 ACTIONS = ("Up", "Down", "Turn Left")
+DIALOGUE = ThinkAnswer()
+
+
+def setting(actions=ACTIONS, limit=2, think=True, **budgets):
+    given = {"instruction": "Walk to the goal.", "max_turns": 5, "max_actions": 10, "max_tokens": 400}
+    return Setting(actions=actions, max_actions_per_turn=limit, think=think, **{**given, **budgets})
+
+
+def parse(text, actions, limit, think=True):
+    return DIALOGUE.parse(text, setting(actions, limit, think))
 
 
 @pytest.mark.parametrize(
@@ -68,3 +79,38 @@ def test_never_raises_and_reading_what_was_read_changes_nothing(text, free, thin
     again = parse(f"{thought}<answer>{' || '.join(answer.actions)}</answer>", actions, limit, think)
     assert again.actions == answer.actions
     assert again.thought == answer.thought
+
+
+# --- wording --------------------------------------------------------------------------------------------------------
+
+
+def test_the_system_message_says_task_actions_budget_length_and_format():
+    assert DIALOGUE.system(setting(("Up", "Down"), max_tokens=100, max_actions=6)) == (
+        "You are a helpful assistant.\nWalk to the goal.\nActions: Up, Down\n"
+        "Give at most 2 a turn separated by ||, 6 in all. At most 75 words a turn.\n"
+        "Reply: <think>your thoughts</think><answer>action || action</answer>"
+    )
+    one = DIALOGUE.system(setting(limit=1, think=False))
+    assert "||" not in one
+    assert one.endswith("\nReply: <answer>action</answer>")
+    assert DIALOGUE.system(setting(None, max_actions=3, max_tokens=1)) == (
+        "You are a helpful assistant.\nWalk to the goal.\nGive one answer a turn, 3 in all. At most 1 words a turn.\n"
+        "Reply: <think>your thoughts</think><answer>your answer</answer>"
+    )
+
+
+def test_the_words_of_a_turn():
+    assert DIALOGUE.ask(2, "at 0\n", 7, setting()) == "Turn 2:\nState:\nat 0\n\nActions left: 7"
+    good, bad = Answer("", ("Up",), 1), Answer("", ("Up",), 2)
+    assert DIALOGUE.outcome(-0.0, good, setting()) == "Reward:\n0"
+    assert DIALOGUE.outcome(-0.1, bad, setting()) == (
+        "Reward:\n-0.1\nInvalid answer: keep to the actions and the reply format."
+    )
+    assert DIALOGUE.summary(Answer("", ("Up", "Down"), 2)) == "Answer: Up || Down"
+    assert DIALOGUE.summary(Answer()) == "Answer: none"
+
+
+def test_the_opening_is_the_thought_if_there_is_one():
+    assert [DIALOGUE.opening(think) for think in (True, False)] == ["<think>", "<answer>"]
+    assert DIALOGUE.respond("hm", ("Up", "Down"), setting()) == "<think>hm</think><answer>Up || Down</answer>"
+    assert DIALOGUE.respond("hm", ("Up",), setting(think=False)) == "<answer>Up</answer>"

@@ -1,4 +1,4 @@
-"""How one run stands, from its ``status.json`` alone: a small file, and whole at any moment unless the disk was not."""
+"""The status of one run is read from its ``status.json`` alone: a small file, which is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ANOTHER = "its directory holds a run of another configuration"
 
 
 @attrs.frozen
-class Standing:
-    """A run's status and what is known beside it."""
+class RunStatus:
+    """A run's status, with the reason and the record that belong to it."""
 
     status: str
-    """As in status.json, or ``not started``, ``killed`` (``running``, but no process holds it) or ``damaged``."""
+    """Status as in status.json, or ``not started``, ``killed`` (``running``, but no process holds it), ``damaged``."""
     reason: str = ""
-    """Why, in a line: the verdict of the detector that stopped it, the error it failed with, the damage."""
+    """Reason in a line: the verdict of the detector that stopped it, the error it failed with, the damage."""
     record: Mapping[str, Any] = attrs.field(factory=dict)
-    """What status.json says."""
+    """Content of status.json."""
 
     @property
     def failed_regime(self) -> bool:
-        """A detector stopped it: by the protocol of the sweeps the setting failed, the run did not."""
+        """Whether a detector stopped it: by the protocol of the sweeps the setting failed, the run did not."""
         return self.status.startswith("stopped:")
 
     @property
@@ -40,13 +40,13 @@ class Standing:
         return self.status.partition(":")[2]
 
     @property
-    def outcome(self) -> str:
+    def status_text(self) -> str:
         """The status in words."""
         return f"failed regime ({self.detector})" if self.failed_regime else self.status
 
     @property
     def verdicts(self) -> Sequence[Mapping[str, Any]]:
-        """What each detector said first, whether that stopped the run or not."""
+        """The first verdict of each detector, whether that stopped the run or not."""
         return self.record.get("verdicts", [])
 
     @property
@@ -59,8 +59,8 @@ class Standing:
         return seconds(self.record, now)
 
 
-def read_standing(run: RunDirectory, digest: str = "", records: bool = True) -> Standing:
-    """How ``run`` stands.
+def read_run_status(run: RunDirectory, digest: str = "", records: bool = True) -> RunStatus:
+    """Say how ``run`` stands.
 
     Args:
         digest: the hash of the configuration that it should have, empty if not known.
@@ -69,24 +69,24 @@ def read_standing(run: RunDirectory, digest: str = "", records: bool = True) -> 
     try:
         record = run.status()
     except (UncollapseError, OSError) as error:
-        return Standing("damaged", _line(error))
+        return RunStatus("damaged", _line(error))
     if "status" not in record:
-        return Standing("damaged", "it has no status.json") if run.config_file.exists() else Standing("not started")
+        return RunStatus("damaged", "it has no status.json") if run.config_file.exists() else RunStatus("not started")
     if digest and record.get("hash", digest) != digest:
-        return Standing("not started", ANOTHER)
+        return RunStatus("not started", ANOTHER)
     status = record["status"]
     if status == "running" and not run.locked():
-        return Standing("killed", DIED, record)
+        return RunStatus("killed", DIED, record)
     if records and has_ended(record) and (damage := _damage(run, _stamp(run))):
-        return Standing("damaged", damage, record)
+        return RunStatus("damaged", damage, record)
     verdict = record.get("verdict", {})
     reason = verdict.get("reason", "") if status.startswith("stopped:") else _line(record.get("error") or "")
-    return Standing(status, reason, record)
+    return RunStatus(status, reason, record)
 
 
-def damaged(error: Exception) -> Standing:
-    """The standing of a run of which a file cannot be read."""
-    return Standing("damaged", _damage_line(error))
+def damaged(error: Exception) -> RunStatus:
+    """Return the status of a run of which a file cannot be read."""
+    return RunStatus("damaged", _damage_line(error))
 
 
 def _damage_line(error: Exception) -> str:
@@ -95,7 +95,7 @@ def _damage_line(error: Exception) -> str:
 
 
 def _stamp(run: RunDirectory) -> tuple[int, ...]:
-    """Changes when the records or the status do, so that a table that is kept current reads them once."""
+    """Return numbers that change when the records or the status do, so that a table kept current reads them once."""
     stats = [file.stat() for file in (run.metrics_file, run.status_file) if file.exists()]
     return tuple(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))
 

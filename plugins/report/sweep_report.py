@@ -1,4 +1,4 @@
-"""``uncollapse sweep report``: everything that is known about a sweep, in one directory."""
+"""``uncollapse sweep report`` puts everything that is known about a sweep into one directory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from .data import SweepData
 from .html import page
 from .metrics import SUCCESS
+from .page import require_libraries
 from .plots import plots
 from .statistics import Difference, against_first, main_effects
 from .table import (
@@ -28,21 +29,21 @@ from .table import (
 )
 
 MANY = 40
-"""Lines of a comparison that a terminal is given; more are left to the page."""
+"""Lines of a comparison that a terminal is given at most; more are left to the page."""
 
 
 @attrs.frozen(eq=False)
 class Report:
-    """The runs of a sweep and how they differ."""
+    """A report has the runs of a sweep and says how they differ."""
 
     sweep: SweepData
     effects: list[Difference]
-    """Each value of each axis against the axis's first one."""
+    """Differences of each value of each axis from the axis's first one."""
     points: list[Difference]
-    """Each point against the first one; empty where a single axis makes that the same comparison."""
+    """Differences of each point from the first one; empty where a single axis makes that the same comparison."""
 
     def print(self, console: Console) -> None:
-        """The tables, for a terminal."""
+        """Print the tables on a terminal."""
         print_table(f"Sweep {self.sweep.name}", [run_cells(run) for run in self.sweep.runs], console)
         console.print(NOTE, style="dim", highlight=False)
         if damaged := self.sweep.left_out():
@@ -53,20 +54,24 @@ class Report:
         print_table("\nWhat the detectors said", verdict_cells(self.sweep.runs), console)
         print_table("\nTime of each run", [timing_cells(run) for run in self.sweep.runs], console)
         print_table("\nSeconds per step", [seconds_cells(run) for run in self.sweep.runs], console)
-        for what, found in (("each setting", self.effects), ("each point", self.points)):
-            print_table(f"\nValidation success: {what}", [difference_cells(e) for e in found[:MANY]], console)
-            if len(found) > MANY:
-                console.print(f"{len(found) - MANY} more are in the page", style="dim", highlight=False)
+        for what, effects in (("each setting", self.effects), ("each point", self.points)):
+            print_table(
+                f"\nValidation success: {what}", [difference_cells(effect) for effect in effects[:MANY]], console
+            )
+            if len(effects) > MANY:
+                console.print(f"{len(effects) - MANY} more are in the page", style="dim", highlight=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers of the tables, unrounded, as plain data."""
+        """Return the numbers of the tables, unrounded, as plain data."""
         return {
             "sweep": self.sweep.name,
             "axes": dict(self.sweep.axes),
             "runs": [summary(run) for run in self.sweep.runs],
             "left_out": self.sweep.left_out(),
             "sources": self.sweep.differing_sources(),
-            "verdicts": {run.label: list(run.standing.verdicts) for run in self.sweep.runs if run.standing.verdicts},
+            "verdicts": {
+                run.label: list(run.run_status.verdicts) for run in self.sweep.runs if run.run_status.verdicts
+            },
             "effects": [attrs.asdict(effect) for effect in self.effects],
             "points": [attrs.asdict(effect) for effect in self.points],
         }
@@ -75,8 +80,9 @@ class Report:
         """Write ``report/``: the page, ``runs.csv`` and a PNG per metric; returns the page.
 
         Raises:
-            MissingExtraError: matplotlib is not installed.
+            MissingExtraError: matplotlib or jinja2 is not installed.
         """
+        require_libraries()
         directory = self.sweep.root / "report"
         drawn = plots(self.sweep)
         directory.mkdir(exist_ok=True)
@@ -88,7 +94,7 @@ class Report:
         return file
 
 
-def report(root: str | Path) -> Report:
+def read_report(root: str | Path) -> Report:
     """Read the sweep under ``root``, finished or not. Raises RequestError if there is none."""
     sweep = SweepData.read(Path(root))
     effects = main_effects(sweep.runs, sweep.axes, SUCCESS)

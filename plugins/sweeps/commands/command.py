@@ -8,7 +8,7 @@ import click
 
 from ....core.console.options import FilePath, json_option, plugin_option, print_columns, print_json
 from .group import SweepGroup
-from .report import write_report
+from .print_report import print_report
 from .run import run_command
 from .show import show_command
 
@@ -65,16 +65,16 @@ def status(directory: Path, watching: bool, as_json: bool) -> None:
     """How every point in DIR stands, also while the sweep runs."""
     from rich.console import Console
 
-    from ...report import status as standing
+    from ...report.sweep_status import read_sweep_status, watch
 
     if as_json and watching:
         raise click.UsageError("--json is how the runs stand at one moment: leave --watch out")
     if as_json:
-        print_json(standing.status(directory).to_dict())
+        print_json(read_sweep_status(directory).to_dict())
     elif watching:
-        standing.watch(directory, Console())
+        watch(directory, Console())
     else:
-        standing.status(directory).print(Console())
+        read_sweep_status(directory).print(Console())
 
 
 @command.command("report")
@@ -82,9 +82,9 @@ def status(directory: Path, watching: bool, as_json: bool) -> None:
 @json_option
 def report(directory: Path, as_json: bool) -> None:
     """Compare the runs in DIR, finished or not: tables here; a page, plots and a CSV file in DIR/report."""
-    from ...report.report import report as read
+    from ...report.sweep_report import read_report
 
     if as_json:
-        print_json(read(directory).to_dict())
+        print_json(read_report(directory).to_dict())
     else:
-        write_report(directory)
+        print_report(directory)

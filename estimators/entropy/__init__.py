@@ -1,0 +1,1 @@
+"""Entropy controllers move the coefficient of the entropy bonus."""

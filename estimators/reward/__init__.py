@@ -1,0 +1,1 @@
+"""Reward shaping turns the rewards of episodes into those that advantages see."""

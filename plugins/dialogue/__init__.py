@@ -1,0 +1,1 @@
+"""Dialogues: how tasks become messages, and responses become actions."""

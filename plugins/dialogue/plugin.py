@@ -1,0 +1,14 @@
+"""The names of the built-in dialogues."""
+
+from __future__ import annotations
+
+from ...core.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_dialogues(register: Register) -> None:
+    register(
+        "think_answer",
+        "uncollapse.plugins.dialogue.think_answer:ThinkAnswer",
+        summary="a thought between <think> tags, then actions between <answer> tags",
+    )

@@ -1,0 +1,137 @@
+"""Dialogues, with what they write and read checked: an answer that was read wrongly would train in silence."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from ...core.components import Answer, Dialogue, Environment, Setting
+from ...core.compose.blame import confined, wrong
+from ...core.compose.experiment import Named, Rollout
+from ...core.errors import RunError
+from .borders import CheckedEnvironment, name_of
+
+_ENVIRONMENTS = 64
+"""Of which it is kept whether a dialogue can name their actions."""
+
+
+def setting_of(environment: Environment, rollout: Rollout) -> Setting:
+    """What a dialogue is told of an environment and of the budgets of an episode."""
+    return Setting(
+        instruction=environment.instruction,
+        actions=environment.actions,
+        max_turns=rollout.max_turns,
+        max_actions=rollout.max_actions,
+        max_actions_per_turn=rollout.max_actions_per_turn,
+        max_tokens=rollout.max_tokens,
+        think=rollout.think,
+    )
+
+
+def require_nameable(environment: Environment, dialogue: Dialogue, setting: Setting) -> None:
+    """Raises RunError where an environment has an action that no answer in this dialogue can name.
+
+    Where there is none that it can name, the dialogue is to blame.
+    """
+    unnameable = _unnameable(dialogue, setting)
+    if not unnameable:
+        return
+    if isinstance(dialogue, CheckedDialogue) and len(unnameable) == len(setting.actions or ()):
+        text = dialogue.respond("", unnameable[:1], setting)
+        what = f"does not read the action {unnameable[0]!r} in {text!r}, which is how respond says it"
+        raise wrong(dialogue.named, "parse", what)
+    what = f"holds {unnameable[0]!r}, which no answer in the dialogue {name_of(dialogue)} can name"
+    if isinstance(environment, CheckedEnvironment):
+        raise wrong(environment.named, "actions", what)
+    raise RunError(f"the environment {name_of(environment)}: actions {what}", "", "choose another dialogue")
+
+
+@lru_cache(_ENVIRONMENTS)
+def _unnameable(dialogue: Dialogue, setting: Setting) -> tuple[str, ...]:
+    """The actions that are not read where they are said."""
+    said = {action: dialogue.respond("", (action,), setting) for action in setting.actions or ()}
+    return tuple(action for action, text in said.items() if dialogue.parse(text, setting).actions != (action,))
+
+
+class CheckedDialogue(Dialogue):
+    """A dialogue whose texts are texts, and whose answers hold the environment's actions and no more than a turn's.
+
+    Raises:
+        RunError: the dialogue raised something, or handed over what its contract does not allow; names it.
+    """
+
+    def __init__(self, named: Named) -> None:
+        self.named, self.component = named, named.component
+        with confined(named, "tags"):
+            tags, thought_end = self.component.tags, self.component.thought_end
+        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            raise wrong(named, "tags", f"must be a tuple of texts, not {tags!r}")
+        self.tags, self.thought_end = tuple(tags), self._text("thought_end", thought_end)
+
+    def opening(self, think: bool) -> str:
+        with confined(self.named, "opening"):
+            return self._text("opening", self.component.opening(think))
+
+    def system(self, setting: Setting) -> str:
+        with confined(self.named, "system"):
+            return self._text("system", self.component.system(setting))
+
+    def reply(self, setting: Setting) -> str:
+        """Checked to be a part of the system message: elsewhere its control tokens would be lost."""
+        with confined(self.named, "reply"):
+            reply = self._text("reply", self.component.reply(setting))
+        if reply not in self.system(setting):
+            raise wrong(self.named, "reply", f"gave {reply!r}, which is no part of the system message")
+        return reply
+
+    def ask(self, number: int, observation: str, actions_left: int, setting: Setting) -> str:
+        with confined(self.named, "ask"):
+            asked = self._text("ask", self.component.ask(number, observation, actions_left, setting))
+        if not asked:
+            raise wrong(self.named, "ask", f"gave no text for turn {number}: there is nothing to answer")
+        return asked
+
+    def outcome(self, reward: float, answer: Answer, setting: Setting) -> str:
+        with confined(self.named, "outcome"):
+            return self._text("outcome", self.component.outcome(reward, answer, setting))
+
+    def summary(self, answer: Answer) -> str:
+        with confined(self.named, "summary"):
+            return self._text("summary", self.component.summary(answer))
+
+    def parse(self, response: str, setting: Setting) -> Answer:
+        with confined(self.named, f"parse({_shortened(response)!r})"):
+            answer = self.component.parse(response, setting)
+        self._check(answer, setting)
+        return answer
+
+    def respond(self, thought: str, actions: tuple[str, ...], setting: Setting) -> str:
+        with confined(self.named, "respond"):
+            response = self._text("respond", self.component.respond(thought, actions, setting))
+        opening = self.opening(setting.think)
+        if not response.startswith(opening):
+            raise wrong(self.named, "respond", f"gave {response!r}, which does not begin with the opening {opening!r}")
+        return response
+
+    def _check(self, answer: Any, setting: Setting) -> None:
+        if not isinstance(answer, Answer):
+            raise wrong(self.named, "parse", f"gave {type(answer).__name__}, not an Answer")
+        self._text("parse", answer.thought)
+        actions, parsed, limit = answer.actions, answer.parsed, setting.max_actions_per_turn
+        if not isinstance(actions, tuple) or not all(isinstance(action, str) and action for action in actions):
+            raise wrong(self.named, "parse", f"gave actions = {actions!r}, which is not a tuple of texts")
+        if type(parsed) is not int or not len(actions) <= parsed <= limit:
+            what = f"gave {len(actions)} actions and parsed = {parsed!r}, where actions <= parsed <= {limit} (a turn's)"
+            raise wrong(self.named, "parse", what)
+        if setting.actions is not None and (unknown := [each for each in actions if each not in setting.actions]):
+            listed = ", ".join(setting.actions)
+            raise wrong(self.named, "parse", f"gave the action {unknown[0]!r}; the environment has {listed}")
+
+    def _text(self, method: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise wrong(self.named, method, f"gave {type(value).__name__} {value!r}, not a text")
+        return value
+
+
+def _shortened(text: str, characters: int = 80) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}..."

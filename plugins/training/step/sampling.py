@@ -1,0 +1,163 @@
+"""What a training step samples: tasks are drawn, played on all ranks, and collected as the groups of the step.
+
+Every rank draws and collects alike, since all of them are given all episodes; each plays its share of the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....core.components import Group, GroupPool
+from ....core.compose.blame import wrong
+from ....core.compose.experiment import Experiment
+from ....core.errors import RunError
+from ...rollout.borders import CheckedEnvironment
+from ...rollout.collect import collect
+from ...rollout.episode import Episode
+from ...rollout.rows import in_order
+from ...rollout.sampler_borders import (
+    CheckedBatchSampler,
+    CheckedBatchSamplerSession,
+    CheckedTaskSampler,
+    CheckedTaskSamplerSession,
+)
+from ...rollout.sampler_state import group_of
+from ..processes.ranks import Ranks
+from . import stages
+from .borders import guarded
+
+BEFORE_SCORING = frozenset({"groups", "turns", "sampler_logprobs"})
+"""Needs of a group metric that episodes fulfil before the policy has scored them."""
+
+
+class Sampler:
+    """Collects episodes for the whole batch, and holds the state of what decides which they are."""
+
+    def __init__(self, experiment: Experiment, engine: Any, template: Any, ranks: Ranks) -> None:
+        self.experiment, self.engine, self.template, self.ranks = experiment, engine, template, ranks
+        self.environment = CheckedEnvironment(experiment.environment)
+        self.stale = False
+        """Whether the policy of an earlier step has sampled some of the last step's groups."""
+
+    # what only plays validation starts neither
+
+    @cached_property
+    def tasks(self) -> CheckedTaskSamplerSession:
+        rollout = self.experiment.rollout
+        return CheckedTaskSampler(rollout.tasks).start(rollout.seed, self.environment, self.experiment.seed)
+
+    @cached_property
+    def batches(self) -> CheckedBatchSamplerSession:
+        rollout = self.experiment.rollout
+        return CheckedBatchSampler(rollout.batch).start(rollout.groups, rollout.group_size)
+
+    def train(self, step: int) -> list[Group]:
+        """The groups of training step ``step`` (from 0), ordered by their seeds."""
+        self.tasks.begin_step(step)
+        groups = self.batches.collect(StepPool(self, step), step)
+        self.stale = any(group.step < step for group in groups)
+        return groups
+
+    def greedy_rewards(self, groups: Sequence[Group]) -> Tensor:
+        """[P] raw reward of a greedy episode of the policy for the task of each group, ordered by their seeds."""
+        episodes = self.play(self.environment, [group.seed for group in groups], 1, 0, 0.0)
+        return torch.tensor([episode.reward for episode in episodes])
+
+    def validate(self, environment: Any) -> list[Episode]:
+        """The same groups and the same noise at every validation."""
+        settings = self.experiment.validation
+        return self.play(
+            environment,
+            range(settings.seed, settings.seed + settings.groups),
+            settings.group_size,
+            stages.derived_seed(self.experiment.seed, "validation"),
+            settings.temperature,
+        )
+
+    def play(self, environment: Any, seeds: Sequence[int], size: int, seed: int, temperature: float) -> list[Episode]:
+        """``size`` episodes of each environment seed, in order; ``seed`` is that of their noise."""
+
+        def play() -> list[Episode]:
+            return collect(
+                environment,
+                self.experiment.rollout,
+                self.engine,
+                self.template,
+                seeds=seeds[self.ranks.rank :: self.ranks.size],
+                group_size=size,
+                seed=seed,
+                temperature=temperature,
+            )
+
+        return in_order(episode for own in self.ranks.gather_work(play) for episode in own)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tasks": self.tasks.state_dict(), "batch": self.batches.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.tasks.load_state_dict(state["tasks"])
+        self.batches.load_state_dict(state["batch"])
+
+
+class StepPool(GroupPool):
+    """The pool of one training step (from 0)."""
+
+    def __init__(self, sampler: Sampler, step: int) -> None:
+        self.sampler, self.step = sampler, step
+        self.rounds = 0
+        """How often groups have been sampled: each round has noise of its own."""
+
+    def sample(self, groups: int) -> list[Group]:
+        sampler, rollout = self.sampler, self.sampler.experiment.rollout
+        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 0:
+            raise wrong(rollout.batch, "collect", f"asked the pool for {groups!r} groups")
+        if not groups:
+            return []
+        seeds = sampler.tasks.draw(groups)
+        self._agree(seeds)
+        noise = ("train", self.step, *([self.rounds] if self.rounds else []))
+        self.rounds += 1
+        episodes = sampler.play(
+            sampler.environment,
+            seeds,
+            rollout.group_size,
+            stages.derived_seed(sampler.experiment.seed, *noise),
+            rollout.temperature,
+        )
+        played = {
+            seed: group_of(members, self.step) for seed, members in groupby(episodes, lambda episode: episode.seed)
+        }
+        sampler.tasks.learn([played[seed] for seed in seeds])
+        return [played[seed] for seed in sorted(seeds)]
+
+    def _agree(self, seeds: list[int]) -> None:
+        """Each rank plays a share of what it has drawn itself: raises RunError where they are of different draws."""
+        own = (self.step, self.rounds, seeds)
+        if any(drawn != own for drawn in self.sampler.ranks.gather(own)):
+            what = "gave other seeds on another rank: draw by a generator made from the seed that start was given"
+            raise wrong(self.sampler.experiment.rollout.tasks, "draw", what)
+
+    def teaches(self, groups: Sequence[Group]) -> list[bool]:
+        experiment = guarded(self.sampler.experiment)
+        metric, batch = experiment.filter.metric, experiment.rollout.batch
+        if experiment.filter.select.component.keeps_all:
+            return [True] * len(groups)
+        if missing := sorted(stages.needs_of(metric) - BEFORE_SCORING):
+            raise RunError(
+                f"{batch.described} asks which groups teach, and {metric.described} tells that from "
+                f"{', '.join(missing)}, which are not there before the policy scores them",
+                "filter.metric",
+                "choose a metric of rewards, such as reward_variance, or rollout.batch: fixed",
+            )
+        if not groups:
+            return []
+        episodes = [episode for group in groups for episode in group.episodes]
+        keep_P, _ = stages.select(experiment, stages.to_rollouts(episodes, experiment, self.step))
+        kept = dict(zip(sorted(group.seed for group in groups), keep_P.tolist(), strict=True))
+        return [kept[group.seed] for group in groups]
