@@ -124,13 +124,8 @@ def _structured(
     layers: list[dict[str, Any]], registry: Registry, twice: list[Problem]
 ) -> tuple[Experiment | None, list[Problem]]:
     """What layers of plain data say together, each laid over those before it; ``twice``: what they say in two ways."""
-    found = [*twice, *_load_plugins(layers, registry)]
-    data: dict[str, Any] = {}
-    for layer in layers:
-        try:
-            data = merge(registry, data, written_out(layer))
-        except Invalid as error:
-            found += error.problems
+    data, problems = merged(registry, [written_out(layer) for layer in layers])
+    found = [*twice, *problems]
     data["plugins"] = list(registry.files())
     found += _model_problems(data.get("model"))
     converter = make_converter(registry)
@@ -211,18 +206,19 @@ def _read(source: str | Path | Mapping[str, Any], registry: Registry) -> tuple[A
     if not isinstance(source, str | Path):
         raise Invalid(Problem("an experiment is a name, the path of a file or a mapping", value=source))
     if isinstance(source, Path) or source.endswith(SUFFIXES):
-        return _read_file(source)
+        return read_file(source)
     try:
         return registry.resolve("experiment", source), Path()
     except MissingExtraError:
         raise
     except RequestError as error:
         if is_there(source):
-            return _read_file(source)
+            return read_file(source)
         raise Invalid(Problem(error.what, fix=f"{error.fix}, or give the path of a YAML file")) from error
 
 
-def _read_file(path: str | Path) -> tuple[Any, Path]:
+def read_file(path: str | Path) -> tuple[Any, Path]:
+    """The raw data of a YAML file and the directory that it is in. Raises Invalid."""
     try:
         return loads(read_text(path, LARGEST_FILE)), expanded(path).parent
     except SyntaxProblem as error:
@@ -275,6 +271,20 @@ def _model_problems(model: object) -> list[Problem]:
 
 
 # --- merging --------------------------------------------------------------------------------------------------------
+
+
+def merged(
+    registry: Registry, layers: list[dict[str, Any]], cls: type = Experiment
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Layers of plain data laid over each other, with their plugin files loaded, and what was wrong with them."""
+    data: dict[str, Any] = {}
+    found = _load_plugins(layers, registry)
+    for layer in layers:
+        try:
+            data = merge(registry, data, layer, cls)
+        except Invalid as error:
+            found += error.problems
+    return data, found
 
 
 def merge(

@@ -51,7 +51,7 @@ def section(cls: type) -> Any:
 
 
 def number(
-    default: float, minimum: float, maximum: float = math.inf, *, above: bool = False, or_minus_1: bool = False
+    default: float | None, minimum: float, maximum: float = math.inf, *, above: bool = False, or_minus_1: bool = False
 ) -> Any:
     """A field that holds a finite number from ``minimum`` (``above``: not itself) to ``maximum``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -56,10 +56,12 @@ class Invalid(Exception):  # noqa: N818 - carries findings up to composition, wh
 class CompositionError(RequestError):
     """An experiment cannot be composed; ``problems`` has every reason."""
 
+    subject: ClassVar[str] = "the experiment"
+
     def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = [
-            f"{count} with the experiment{f' {source}' if source else ''}:",
+            f"{count} with {self.subject}{f' {source}' if source else ''}:",
             *(f"  {item}" for item in problems[:MOST]),
         ]
         lines += [f"  and {len(problems) - MOST} more"] if len(problems) > MOST else []

@@ -1,7 +1,8 @@
 """The schema of a probe's configuration: what every key means, its type, its unit and its default.
 
-The sections and keys are those of the research code that the probe replaces, so that its files run; keys that nothing
-reads any more are in :mod:`.legacy_keys`. :mod:`.read_config` turns a file into a :class:`ProbeConfig`.
+The sections and keys are those of the research code that the probe replaces, so that its files run, and each class
+bears the name of its section; what else older files may say is in :mod:`.legacy_keys`. :mod:`.read_config` turns a file
+into a :class:`ProbeConfig`.
 """
 
 # ruff: noqa: RUF009 - the calls in the class bodies make attrs fields
@@ -28,21 +29,6 @@ def _is(expected: Any, fix: str) -> Any:
             raise ValueError(f"must be {str(expected).lower()}: {fix}")
 
     return attrs.field(default=expected, validator=check)
-
-
-def _positive(instance: Any, attribute: Any, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError("must be above 0 and finite")
-
-
-def _at_least_0(instance: Any, attribute: Any, value: float | None) -> None:
-    if value is not None and not 0 <= value < math.inf:
-        raise ValueError("must be at least 0 and finite")
-
-
-def _finite(instance: Any, attribute: Any, value: float | None) -> None:
-    if value is not None and not math.isfinite(value):
-        raise ValueError("must be finite")
 
 
 def _steps(instance: Any, attribute: Any, values: tuple[float, ...] | None) -> None:
@@ -73,7 +59,7 @@ def _sizes(instance: Any, attribute: Any, values: tuple[int, ...] | None) -> Non
 
 
 @attrs.frozen
-class Batches:
+class BatchConfig:
     """The evaluation batch E, on which the entropy is measured, and the update batch U, which makes the step."""
 
     dataset_name: str | None = None
@@ -84,7 +70,7 @@ class Batches:
     split: str = "train"
     E_split: str | None = None
     U_split: str | None = None
-    B_E: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    B_E: int | None = number(None, 1)
     """Prompts of E, drawn uniformly with replacement."""
     B_E_values: tuple[int, ...] | None = attrs.field(default=None, validator=_sizes)
     """Several sizes of E, for ``batch-scaling`` and ``debug``."""
@@ -105,13 +91,13 @@ class Batches:
 class Generation:
     """How E and U are sampled. Nothing is cut off the distribution: importance weights need all of it."""
 
-    temperature: float | None = attrs.field(default=None, validator=_positive)
+    temperature: float | None = number(None, 0, above=True)
     """Divides the logits in sampling, in log-probs, in entropies and in the gradient alike; by default that of the run
     whose environment is played, else 1."""
     top_p: float = _is(1.0, "a token outside the nucleus would have the weight 0 or infinity")
     top_k: int | None = attrs.field(default=None)
     do_sample: bool = _is(True, "the estimates are means over samples of the policy")
-    max_new_tokens: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
+    max_new_tokens: int | None = number(None, 1)
     """Of one turn; by default that of the run whose environment is played, else 256."""
 
     @top_k.validator
@@ -121,8 +107,8 @@ class Generation:
 
 
 @attrs.frozen
-class Computation:
-    """What is computed (``probe_rework`` in older files)."""
+class ProbeRework:
+    """What is computed (``computation_options`` in newer files of the research code)."""
 
     compute_delta_h1: bool = True
     """The prediction."""
@@ -156,20 +142,20 @@ class PolicyGradient:
     policy_loss: Named | None = component("policy_loss")
     kl: Named | None = component("kl")
     """A KL term to the policy that training started from: an adapter's base, or ``checkpoint.backbone``."""
-    kl_coef: float | None = attrs.field(default=None, validator=_at_least_0)
+    kl_coef: float | None = number(None, 0)
     """0 is no KL term. A run's is the one that its controller has reached."""
     kl_placement: Literal["loss", "reward"] | None = None
     kl_weight: Literal["none", "detached", "differentiable"] | None = None
-    entropy_coeff: float | None = attrs.field(default=None, validator=_finite)
-    max_grad_norm: float | None = attrs.field(default=None, validator=_at_least_0)
+    entropy_coeff: float | None = number(None, -math.inf)
+    max_grad_norm: float | None = number(None, 0)
     """Global norm that the gradient is clipped to before an ``adamw`` step; 0 does not clip."""
     soft_advantage_reweight: bool | None = None
     zero_task_advantage: bool | None = None
 
 
 @attrs.frozen
-class Truth:
-    """The measurement by importance sampling (``true_delta_h`` in newer files)."""
+class Importance:
+    """The measurement by importance sampling (``true_delta_h`` in newer files of the research code)."""
 
     enabled: bool = False
     is_mode: Literal["snis", "snis_rb", "clip", "psis", "is"] = "snis"
@@ -190,7 +176,7 @@ class Truth:
 
 
 @attrs.frozen
-class WeightQuality:
+class ImportanceSampling:
     """When the report warns of the importance weights."""
 
     ess_threshold: float = number(0.5, 0, 1)
@@ -198,14 +184,12 @@ class WeightQuality:
 
 
 @attrs.frozen
-class Memory:
+class MemoryConfig:
     """What bounds the memory."""
 
     microbatch_size: int = number(8, 1)
     """Rows per pass with a gradient, which keeps what its backward pass needs."""
-    teacher_force_microbatch_size: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.ge(1))
-    )
+    teacher_force_microbatch_size: int | None = number(None, 1)
     """Rows per pass without one (predictions and truth); by default four times ``microbatch_size``."""
 
     @property
@@ -217,7 +201,7 @@ class Memory:
 
 
 @attrs.frozen
-class Reuse:
+class ProbeReuse:
     """Batches kept in files: written if they don't exist, read if they hold what would be sampled, else refused.
 
     An experiment of several runs may keep U, which they share, but not E, which each draws for itself.
@@ -244,7 +228,7 @@ class ProbeConfig:
     """Everything that decides what a probe computes."""
 
     checkpoint: Checkpoint = section(Checkpoint)
-    batch_config: Batches = section(Batches)
+    batch_config: BatchConfig = section(BatchConfig)
     rollout: Rollout | None = None
     """How ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, else as
     ``uncollapse train`` does by default."""
@@ -252,17 +236,17 @@ class ProbeConfig:
     """In which ``batch_config.environment`` is played; by default as in the run that wrote the checkpoint, too."""
     reward: Reward | None = None
     generation: Generation = section(Generation)
-    probe_rework: Computation = section(Computation)
+    probe_rework: ProbeRework = section(ProbeRework)
     policy_gradient: PolicyGradient = section(PolicyGradient)
-    importance: Truth = section(Truth)
-    importance_sampling: WeightQuality = section(WeightQuality)
+    importance: Importance = section(Importance)
+    importance_sampling: ImportanceSampling = section(ImportanceSampling)
     variance: tuple[Named, ...] = components("variance")
     """Further standard errors, by registered names; only the passes that they need are run. What needs no pass of its
     own is always there: ``deriv_delta`` for the prediction, ``snis_delta`` and ``snis_ess`` for the truth, and
     ``paired_difference`` (curvature) where both are computed."""
-    memory_config: Memory = section(Memory)
-    probe_reuse: Reuse = section(Reuse)
-    learning_rate: float | None = attrs.field(default=None, validator=_positive)
+    memory_config: MemoryConfig = section(MemoryConfig)
+    probe_reuse: ProbeReuse = section(ProbeReuse)
+    learning_rate: float | None = number(None, 0, above=True)
     """eta of the step; by default that of the run's next step by its schedule, or the base rate that the checkpoint has
     recorded where the schedule has ended at 0."""
     entropy_unit: EntropyUnit = "per_sequence"

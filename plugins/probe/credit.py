@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -16,16 +16,14 @@ from ..training.networks.models import load_critic, load_reference
 from ..training.networks.prepare import prepare_model
 from ..training.networks.shared_critic import with_value_head
 from ..training.step.stages import kl_in_reward, to_batch
-from .checkpoint.backbones import backbone_path
 from .estimation.passes import Passes
+from .legacy_keys import backbone_path
 from .own_run import OwnRun
-
-if TYPE_CHECKING:
-    from .sampling.samples import Sample
-    from .session import Session
+from .sampler import Sampler
+from .sampling.samples import Sample
 
 
-def credit(session: Session, sample: Sample) -> dict[str, Any]:
+def credit(session: Sampler, sample: Sample) -> dict[str, Any]:
     """What the configured advantage estimator asks for: ``values``, ``logprobs`` and ``entropies`` [B, T],
     ``greedy_rewards`` [B].
 
@@ -49,7 +47,7 @@ def credit(session: Session, sample: Sample) -> dict[str, Any]:
     return found
 
 
-def values(session: Session, rollouts: Rollouts) -> Tensor:
+def values(session: Sampler, rollouts: Rollouts) -> Tensor:
     """[B, T] reward units: what the checkpoint's critic says of the states before the sampled tokens."""
     run = session.run
     assert run is not None and run.experiment.critic is not None
@@ -62,7 +60,7 @@ def values(session: Session, rollouts: Rollouts) -> Tensor:
     return _forward(session, module.to(session.ranks.device), rollouts)["values"].float()
 
 
-def greedy_rewards(session: Session, sample: Sample) -> Tensor:
+def greedy_rewards(session: Sampler, sample: Sample) -> Tensor:
     """[P]: the reward of one greedy episode of each task of U."""
     sampling = Sampling(0.0, session.max_tokens)
     units: Mapping[int, int] = dict(enumerate(sample.tasks))
@@ -71,7 +69,7 @@ def greedy_rewards(session: Session, sample: Sample) -> Tensor:
     return torch.tensor([by_unit[unit] for unit in units])
 
 
-def reference_logprobs(session: Session, rollouts: Rollouts) -> Tensor:
+def reference_logprobs(session: Sampler, rollouts: Rollouts) -> Tensor:
     """[B, T] log-probs (nats) of the policy that training started from.
 
     Raises:
@@ -85,7 +83,7 @@ def reference_logprobs(session: Session, rollouts: Rollouts) -> Tensor:
         return _forward(session, module, rollouts)["logprobs"].float()
 
 
-def pay_kl(session: Session, rollouts: Rollouts, ref_logprobs: Tensor) -> Rollouts:
+def pay_kl(session: Sampler, rollouts: Rollouts, ref_logprobs: Tensor) -> Rollouts:
     """The rollouts with the KL term taken from the rewards, as the trainer does it."""
     gradient = session.config.policy_gradient
     assert gradient.kl is not None and gradient.kl_coef is not None
@@ -93,7 +91,7 @@ def pay_kl(session: Session, rollouts: Rollouts, ref_logprobs: Tensor) -> Rollou
     return kl_in_reward(rollouts, gradient.kl.component(own, ref_logprobs), gradient.kl_coef)
 
 
-def _start(session: Session, run: OwnRun | None) -> Any:
+def _start(session: Sampler, run: OwnRun | None) -> Any:
     place = session.config.checkpoint
     named = place.backbone or place.model_config_path
     if run is None and not named:
@@ -109,6 +107,6 @@ def _start(session: Session, run: OwnRun | None) -> Any:
     return load_reference(attrs.evolve(settings, dtype="float32"), path, session.temperature)
 
 
-def _forward(session: Session, module: Any, rollouts: Rollouts) -> dict[str, Tensor]:
+def _forward(session: Sampler, module: Any, rollouts: Rollouts) -> dict[str, Tensor]:
     passes = Passes(module, to_batch(rollouts), ranks=session.ranks, **session.config.memory_config.sizes)
     return passes.forward()

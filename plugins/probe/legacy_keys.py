@@ -1,6 +1,15 @@
-"""Keys of older configuration files: other spellings of sections, keys that nothing reads, keys that are refused."""
+"""The door for the research code that the probe replaces: what its files say that nothing else here says.
+
+On the way in: other spellings of sections, keys that nothing reads, keys that are refused, and short names of models.
+On the way out: the flat keys of older results.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.compose.problems import Invalid, Problem
 
 SECTIONS = {"computation_options": "probe_rework", "true_delta_h": "importance"}
 """Spelling in newer files of the research code -> the section's name here."""
@@ -45,3 +54,88 @@ REFUSED = {
     "batch_config.B": "one batch is not both E and U any more: write B_E (or B_E_values) and B_U",
 }
 """Dotted key -> what to write instead."""
+
+BACKBONES = {
+    "phi2": "microsoft/phi-2",
+    "phi1_5": "microsoft/phi-1_5",
+    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "mistral7b": "mistralai/Mistral-7B-Instruct-v0.3",
+    "mixtral8x7b": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "gemma2b": "google/gemma-2b-it",
+    "orcamath": "microsoft/orca-math-7b",
+    "codellama7b": "codellama/CodeLlama-7b-hf",
+    "qwen2": "Qwen/Qwen2-0.5B",
+    "qwen2_5_15": "Qwen/Qwen2.5-1.5B",
+    "qwen2_5_05": "Qwen/Qwen2.5-0.5B",
+}
+"""Value of ``checkpoint.backbone`` -> name on the hub."""
+
+
+def backbone_path(name: str) -> str:
+    """The hub name behind a short name; any other text is a hub name or a directory already."""
+    return BACKBONES.get(name, name)
+
+
+def renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with the names of sections that they have here. Raises Invalid if a section is there twice."""
+    found = [
+        Problem(f"is the same section as {name}", other, fix="keep one of them")
+        for other, name in SECTIONS.items()
+        if other in data and name in data
+    ]
+    if found:
+        raise Invalid(*found)
+    return {SECTIONS.get(key, key): value for key, value in data.items()}
+
+
+def take_out(data: dict[str, Any]) -> tuple[tuple[str, ...], list[Problem]]:
+    """Take the keys that nothing reads out of the data. -> ``key: why`` of each, and those that are refused."""
+    refused, ignored = [], []
+    for dotted in [*REFUSED, *IGNORED]:
+        section, _, key = dotted.partition(".")
+        holder = data if not key else data.get(section)
+        if not isinstance(holder, dict) or (key or section) not in holder:
+            continue
+        value = holder.pop(key or section)
+        if dotted in REFUSED:
+            refused.append(Problem("is not a key any more", dotted, value, REFUSED[dotted]))
+        else:
+            ignored.append(f"{dotted}: {IGNORED[dotted]}")
+    return tuple(ignored), refused
+
+
+RESULTS = (
+    "bars_dot", "deltaH1", "SE_conditional", "V_X", "V_Y", "SE_deltaH1", "H_orig", "H_upd", "deltaH_true",
+)  # fmt: skip
+"""The names of older results, which are also there together, under ``legacy``."""
+
+
+def older_results(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat keys that older results have for numbers of ``prediction``, ``truth`` and ``variance``.
+
+    Keys that end in ``_tok`` are per token. Errors that stand on few prompts are widened.
+    """
+    older: dict[str, Any] = dict.fromkeys(("bars_dot", "deltaH1", "deltaH_true", "SE_conditional"))
+    prediction, variance = found["prediction"], found["variance"]
+    for end in ("", "_tok") if prediction is not None else ():
+        older[f"bars_dot{end}"] = prediction[f"deltaH1{end}"] / prediction["eta"]
+        older[f"deltaH1{end}"] = prediction[f"deltaH1{end}"]
+        older[f"deltaH1{end}_se"] = prediction[f"se{end}"]
+    for end in [end for end in ("", "_tok") if f"H_orig{end}" in found]:
+        first = found["truth"][0]
+        older[f"H_upd{end}"] = found[f"H_orig{end}"] + first[f"deltaH{end}"]
+        older[f"deltaH_true{end}"] = first[f"deltaH{end}"]
+        older[f"deltaH_true{end}_se"] = first[f"se{end}"]
+
+    wider = (found["small_sample"] or {}).get("widened_by", 1.0)
+
+    def stated(name: str) -> float | None:
+        se = (variance.get(name) or {}).get("se")
+        return None if se is None else se * wider
+
+    older["SE_conditional"] = stated("conditional_E")
+    if (both := variance.get("vx_vy")) is not None:
+        older |= {"SE_deltaH1": stated("vx_vy"), "V_X": both["extra"].get("V_X"), "V_Y": both["extra"].get("V_Y")}
+    se = older["SE_conditional"] or stated("deriv_delta")
+    older["se_over_deltaH1"] = abs(se / older["deltaH1"]) if se is not None and older["deltaH1"] else None
+    return {**older, "legacy": {name: {**found, **older}.get(name) for name in RESULTS}}

@@ -143,7 +143,7 @@ class OfflineEntropyProbe:
             found["ignored"] = list(self._ignored_of(session))
             found["timing"] = {**clock.seconds, "total_time": time.perf_counter() - started}
             found |= _memory()
-            log_probe(log, probed, found)
+            log_probe(log, probed)
             log_file = log.finalize_log(found)
             found["log_file"] = str(log_file) if log_file else None
         return found, probed

@@ -8,13 +8,16 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.config import merged, read_file
 from ...core.compose.converter import make_converter
-from ...core.compose.plain_data import plain
-from ...core.compose.problems import Invalid, Problem
-from ...core.errors import RequestError
-from ...core.yaml import SyntaxProblem, dumps, loads
+from ...core.compose.instances import with_names
+from ...core.compose.overrides import read_overrides
+from ...core.compose.plain_data import plain, plain_problems
+from ...core.compose.problems import CompositionError, Invalid, Problem, unique
+from ...core.registry import registry
+from ...core.yaml import dumps
+from . import legacy_keys
 from .config import ProbeConfig
-from .legacy_keys import IGNORED, REFUSED, SECTIONS
 
 PREDICTION = frozenset({"s_N", "t_M", "K_NM", "jH", "S1", "Hj", "Tj", "z"})
 TRUTH = frozenset({"w", "h1"})
@@ -35,14 +38,10 @@ ALTERNATIVES = (
 TEMPLATES = Path(__file__).parent / "configs"
 
 
-class ConfigError(RequestError):
+class ConfigError(CompositionError):
     """A probe cannot be configured; ``problems`` has every reason."""
 
-    def __init__(self, problems: list[Problem], source: str) -> None:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        named = f" {source}" if source else ""
-        super().__init__("\n".join([f"{count} with the probe configuration{named}:", *(f"  {p}" for p in problems)]))
-        self.problems = tuple(problems)
+    subject = "the probe configuration"
 
 
 @attrs.frozen
@@ -62,17 +61,20 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     Raises:
         ConfigError: it cannot be read, or not all of it makes sense.
     """
-    label = "" if isinstance(source, Mapping) else str(source)
+    found: list[Problem] = []
     try:
-        data = load(source)
-        data = _renamed(data)
-        for key, value in with_alternatives(overrides or {}).items():
-            section, *keys = key.split(".")
-            _put(data, [SECTIONS.get(section, section), *keys], value)
-        data, ignored = _without_ignored(data)
-        return Read(_structure(data), ignored)
+        changes, found = read_overrides(with_alternatives(overrides or {}), registry())
+        layers = [legacy_keys.renamed(layer) for layer in (load(source), *changes)]
+        data, problems = merged(registry(), layers, ProbeConfig)
+        ignored, refused = legacy_keys.take_out(data)
+        found += [*problems, *refused]
+        config = make_converter(registry()).structure(data, ProbeConfig)
+        found += _combinations(config)
     except Invalid as error:
-        raise ConfigError(list(error.problems), label) from error
+        found += error.problems
+    if found:
+        raise ConfigError(unique(found), "" if isinstance(source, Mapping) else str(source))
+    return Read(config, ignored)
 
 
 def with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,20 +88,21 @@ def with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The plain data of a file or template. Raises Invalid."""
-    if isinstance(source, Mapping):
-        return _copy(source)
-    path = find_template(Path(source))
-    try:
-        data = loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise Invalid(
-            Problem(f"the file {path} cannot be read: {error.strerror}", fix=f"templates: {', '.join(templates())}")
-        ) from error
-    except (SyntaxProblem, UnicodeDecodeError) as error:
-        raise Invalid(Problem(f"the file {path} is not valid YAML: {error}")) from error
+    data: Any = source
+    if not isinstance(source, Mapping):
+        path = find_template(Path(source))
+        try:
+            data = read_file(path)[0]
+        except Invalid as error:
+            if path.exists():
+                raise
+            fix = f"templates: {', '.join(templates())}"
+            raise Invalid(attrs.evolve(error.problems[0], fix=fix)) from error
     if not isinstance(data, Mapping):
         raise Invalid(Problem("a configuration is a mapping of keys to values", value=data))
-    return _copy(data)
+    if faults := plain_problems(data):
+        raise Invalid(*faults)
+    return dict(plain(with_names(data, registry())))
 
 
 def templates() -> list[str]:
@@ -118,65 +121,6 @@ def find_template(path: Path) -> Path:
 def to_yaml(config: ProbeConfig) -> str:
     """The configuration as YAML that reads back to an equal one."""
     return dumps(plain(config))
-
-
-def _copy(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(item) for item in data] if isinstance(data, list | tuple) else data
-
-
-def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    for at, key in enumerate(keys[:-1], 1):
-        if data.get(key) is None:
-            data[key] = {}
-        if not isinstance(data[key], dict):
-            raise Invalid(Problem("must be a section", ".".join(keys[:at]), data[key]))
-        data = data[key]
-    data[keys[-1]] = value
-
-
-def _renamed(data: dict[str, Any]) -> dict[str, Any]:
-    found = [
-        Problem(f"is the same section as {name}", other, fix="keep one of them")
-        for other, name in SECTIONS.items()
-        if other in data and name in data
-    ]
-    if found:
-        raise Invalid(*found)
-    return {SECTIONS.get(key, key): value for key, value in data.items()}
-
-
-def _without_ignored(data: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The data without keys that nothing reads, and what they were. Raises Invalid for keys that are refused."""
-    refused, ignored = [], []
-    for dotted in [*REFUSED, *IGNORED]:
-        section, _, key = dotted.partition(".")
-        holder = data if not key else data.get(section)
-        if not isinstance(holder, dict) or (key or section) not in holder:
-            continue
-        value = holder.pop(key or section)
-        if dotted in REFUSED:
-            refused.append(Problem("is not a key any more", dotted, value, REFUSED[dotted]))
-        else:
-            ignored.append(f"{dotted}: {IGNORED[dotted]}")
-    if refused:
-        raise Invalid(*refused)
-    return data, tuple(ignored)
-
-
-def _structure(data: dict[str, Any]) -> ProbeConfig:
-    from ...core.registry import registry
-
-    files = data.get("plugins") or []
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise Invalid(Problem("must be a list of files", "plugins", files))
-    for file in files:
-        registry().load_file(file)
-    config = make_converter(registry()).structure(data, ProbeConfig)
-    if found := list(_combinations(config)):
-        raise Invalid(*found)
-    return config
 
 
 def _combinations(config: ProbeConfig) -> Iterator[Problem]:

@@ -19,26 +19,24 @@ from .estimation.measurement import Measurement
 from .estimation.passes import norm
 from .estimation.truth import with_error
 from .integrity import check
+from .legacy_keys import older_results
 from .plain import number, numbers
 from .probed import Probed
 from .sampling.samples import Sample
 from .small_samples import FEW, widened, widening
-from .standard_errors import older_keys, standard_errors
+from .standard_errors import standard_errors
 
 PER_TOKEN: EntropyUnit = "per_token_ratio"
-LEGACY = (
-    "bars_dot", "deltaH1", "SE_conditional", "V_X", "V_Y", "SE_deltaH1", "H_orig", "H_upd", "deltaH_true",
-)  # fmt: skip
-"""The names of older results, which are also there together."""
 
 
 def results(probed: Probed) -> dict[str, Any]:
-    """All of it but times and memory, which only the caller knows."""
+    """All of it but times and memory, which only the caller knows.
+
+    Every number is computed once, for ``prediction``, ``truth`` or ``variance``; what older results call it is added at
+    the end, by :func:`.legacy_keys.older_results`.
+    """
     config, session, step = probed.config, probed.session, probed.measurement.step
     found: dict[str, Any] = {
-        "bars_dot": None,
-        "deltaH1": None,
-        "deltaH_true": None,
         "learning_rate": session.eta,
         "B_E": len(probed.E.rollouts.group_ids_P),
         "B_U": len(probed.U.rollouts.group_ids_P),
@@ -62,24 +60,20 @@ def results(probed: Probed) -> dict[str, Any]:
         "avg_generation_length": _mean_length(probed.E, probed.U),
         "avg_reward": probed.U.mean_reward,
         "batches": {"E": _batch(probed.E), "U": _batch(probed.U)},
-        "prediction": None,
+        "prediction": _prediction(probed) if probed.predicts else None,
         "truth": [],
         "comparison": None,
-        "SE_conditional": None,
         "importance_enabled": config.measures_truth,
         "compute_conditional_variance": config.probe_rework.compute_conditional_variance,
         "compute_vx_vy_variance": config.probe_rework.compute_vx_vy_variance,
     }
-    if probed.predicts:
-        found |= _prediction(probed)
     if config.measures_truth:
         found |= _truth(probed)
     if probed.predicts and config.measures_truth:
-        found["comparison"] = _comparison(probed, found)
+        found["comparison"] = _comparison(probed, found["prediction"], found["truth"][0])
     found["variance"] = standard_errors(probed)
-    found |= older_keys(found["variance"], found["deltaH1"], _prompts(probed.measurement))
+    found |= older_results(found)
     found["integrity"] = check(probed) if config.probe_rework.checks != "none" else None
-    found["legacy"] = {name: found.get(name) for name in LEGACY}
     found["warnings"] = list(cautions(found))
     return found
 
@@ -89,80 +83,57 @@ def results(probed: Probed) -> dict[str, Any]:
 
 def _prediction(probed: Probed) -> dict[str, Any]:
     measurement, unit = probed.measurement, probed.config.entropy_unit
-    values = {u: _stated(measurement, predicted_change(measurement.prediction_terms(u))) for u in (unit, PER_TOKEN)}
-    eta = measurement.eta
+    terms, eta = measurement.prediction_terms(unit), measurement.eta
     statistics = {
-        "leave_one_out": predicted_change(measurement.prediction_terms(unit)),
+        "leave_one_out": predicted_change(terms),
         "snis_derivative": predicted_change(measurement.derivative_terms(unit)),
     }
     if unit != "per_seq_token_mean":
         statistics["reward_to_go"] = predicted_change_reward_to_go(measurement.derivative_terms(unit))
-    forms = {}
-    for name, statistic in statistics.items():
-        value, se = _stated(measurement, statistic)
-        forms[name] = {"deltaH1": value, "se": number(se)}
+    forms = {name: _change(measurement, statistic) for name, statistic in statistics.items()}
+    per_token = _change(measurement, predicted_change(measurement.prediction_terms(PER_TOKEN)))
     return {
-        "bars_dot": values[unit][0] / eta,
-        "bars_dot_tok": values[PER_TOKEN][0] / eta,
-        "deltaH1": values[unit][0],
-        "deltaH1_se": number(values[unit][1]),
-        "deltaH1_tok": values[PER_TOKEN][0],
-        "deltaH1_tok_se": number(values[PER_TOKEN][1]),
-        "prediction": {
-            "deltaH1": values[unit][0],
-            "dh_dv": values[unit][0] / eta,
-            "se": number(values[unit][1]),
-            "eta": eta,
-            "H_orig": mean_entropy(measurement.prediction_terms(unit)).value,
-            "entropy_unit": unit,
-            "v_kind": "adamw" if probed.config.direction == "adamw" else "precond_grad",
-            "v_norm": norm(measurement.step.direction),
-            "baseline": None,
-            "estimator": "leave_one_out",
-            "forms": forms,
-        },
+        **forms["leave_one_out"],
+        "dh_dv": forms["leave_one_out"]["deltaH1"] / eta,
+        **{f"{key}_tok": value for key, value in per_token.items()},
+        "eta": eta,
+        "H_orig": mean_entropy(terms).value,
+        "entropy_unit": unit,
+        "v_kind": "adamw" if probed.config.direction == "adamw" else "precond_grad",
+        "v_norm": norm(measurement.step.direction),
+        "baseline": None,
+        "estimator": "leave_one_out",
+        "forms": forms,
     }
 
 
+def _change(measurement: Measurement, statistic: Statistic) -> dict[str, Any]:
+    value, se = _stated(measurement, statistic)
+    return {"deltaH1": value, "se": number(se)}
+
+
 def _truth(probed: Probed) -> dict[str, Any]:
-    config, measurement = probed.config, probed.truth
-    unit, eta = config.entropy_unit, measurement.eta
-    etas = list(dict.fromkeys([eta, *(config.importance.etas or ())]))
-    points = [_point(probed, at) for at in etas]
-    first = points[0]
-    terms, tokens = measurement.truth_terms(unit), measurement.truth_terms(PER_TOKEN)
-    before, before_tok = mean_entropy(terms).value, mean_entropy(tokens).value
-    per_token = {}
-    if config.importance.report_per_token:
-        change, se = measurement.truth(eta, probed.weighting).change(tokens)
-        se = widened(se, _prompts(measurement))
-        per_token = {
-            "H_orig_tok": before_tok,
-            "H_upd_tok": before_tok + change,
-            "deltaH_true_tok": change,
-            "deltaH_true_tok_se": number(se),
-        }
-    weights = first["weights"]
-    fraction = weights["ess_fraction"]
+    """The truth at every eta, with the entropies before the step and, of the first eta, how good the weights are."""
+    importance, measurement = probed.config.importance, probed.truth
+    etas = dict.fromkeys([measurement.eta, *(importance.etas or ())])
+    points = [_point(probed, eta) for eta in etas]
+    first, used = points[0], measurement.truth(measurement.eta, probed.weighting).w
+    units = {"H_orig": probed.config.entropy_unit} | ({"H_orig_tok": PER_TOKEN} if importance.report_per_token else {})
     return {
-        "H_orig": before,
-        "H_upd": before + first["deltaH"],
-        "deltaH_true": first["deltaH"],
-        "deltaH_true_se": first["se"],
-        **per_token,
-        "truth": [{**{key: value for key, value in point.items() if key != "weights"}} for point in points],
+        **{key: mean_entropy(measurement.truth_terms(unit)).value for key, unit in units.items()},
+        "truth": points,
         "diagnostics": {
-            "ESS": weights["ess"],
-            "ESS_fraction": fraction,
-            "ESS_too_low": _too_low(probed, fraction),
-            "w_max": weights["w_max"],
-            "w_min": weights["w_min"],
-            "w_sum_global": weights["w_sum"],
-            "is_mode": config.importance.is_mode,
-            "training_loss": config.importance.training_loss,
-            "logw_mean": weights["logw"]["mean"],
-            "logw_std": weights["logw"]["std"],
-            "logw_max_global": weights["logw"]["max"],
+            "ESS": first["ess"],
+            "ESS_fraction": first["ess_fraction"],
+            "ESS_too_low": first["ESS_too_low"],
+            "w_max": first["w_max"],
+            "w_min": first["w_min"],
+            "w_sum_global": float(used.sum()),
+            "is_mode": importance.is_mode,
+            "training_loss": importance.training_loss,
+            "logw_mean": first["logw"]["mean"],
+            "logw_std": first["logw"]["std"],
+            "logw_max_global": first["logw"]["max"],
             "N_total": len(measurement.rollouts.raw_rewards_E),
         },
     }
@@ -176,6 +147,7 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
     (change, se), (change_tok, se_tok) = measured.change(terms), measured.change(tokens)
     se, se_tok = (widened(error, _prompts(measurement)) for error in (se, se_tok))
     weights = {key: numbers(value) for key, value in measured.weights_of(terms).items()}
+    threshold = config.importance_sampling.ess_threshold
     point = {
         "eta": eta,
         "deltaH": change,
@@ -187,13 +159,11 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
         "predicted_se": None,
         "clipped_fraction": None,
         **weights,
-        "ESS_too_low": _too_low(probed, weights["ess_fraction"]),
-        "weights": {**weights, "w_sum": float(measured.w.sum())},
+        "ESS_too_low": weights["ess_fraction"] is None or weights["ess_fraction"] < threshold,
     }
     if probed.predicts:
-        slope, slope_se = _stated(
-            probed.measurement, predicted_change(_at(probed.measurement, config.entropy_unit, 1.0))
-        )
+        at_1 = attrs.evolve(probed.measurement.prediction_terms(config.entropy_unit), eta=1.0)
+        slope, slope_se = _stated(probed.measurement, predicted_change(at_1))
         point |= {"predicted": eta * slope, "predicted_se": number(abs(eta) * slope_se)}
     if config.importance.symmetric:
         back = measurement.truth(-eta, probed.weighting)
@@ -208,27 +178,21 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
     return point
 
 
-def _comparison(probed: Probed, found: dict[str, Any]) -> dict[str, Any]:
+def _comparison(probed: Probed, prediction: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
     """Prediction and truth side by side; a z-score only where they stand on independent samples.
 
     On one sample the truth stands beside its own derivative, which shares its bias of few sequences with it.
     """
     form = "snis_derivative" if probed.paired else "leave_one_out"
-    predicted, true = found["prediction"]["forms"][form]["deltaH1"], found["deltaH_true"]
+    predicted, true = prediction["forms"][form]["deltaH1"], truth["deltaH"]
     ratio = predicted / true if true else None
     relative = abs(predicted - true) / abs(true) if true else None
     same = {"difference": true - predicted, "ratio": ratio, "rel_err": relative, "paired": probed.paired}
     # only the self-normalised truth has the prediction as its derivative on the same sample
     same["difference_is_curvature"] = probed.paired and probed.weighting.mode == "snis"
-    if probed.paired:
-        return {**same, "z": None, "se_diff": None}
-    errors = found["deltaH1_se"], found["deltaH_true_se"]
-    se = math.hypot(*errors) if None not in errors else None
+    errors = prediction["se"], truth["se"]
+    se = math.hypot(*errors) if None not in errors and not probed.paired else None
     return {**same, "z": (predicted - true) / se if se else None, "se_diff": se}
-
-
-def _too_low(probed: Probed, ess_fraction: float | None) -> bool:
-    return ess_fraction is None or ess_fraction < probed.config.importance_sampling.ess_threshold
 
 
 # --- few prompts ----------------------------------------------------------------------------------------------------
@@ -267,10 +231,6 @@ def _small_sample(probed: Probed) -> dict[str, Any] | None:
 
 
 # --- plain data -----------------------------------------------------------------------------------------------------
-
-
-def _at(measurement: Measurement, unit: EntropyUnit, eta: float) -> Any:
-    return attrs.evolve(measurement.prediction_terms(unit), eta=eta)
 
 
 def _batch(sample: Sample) -> dict[str, Any]:

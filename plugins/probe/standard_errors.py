@@ -10,7 +10,6 @@ from ...core.compose.experiment import Named
 from .config import ProbeConfig
 from .plain import numbers
 from .probed import Probed
-from .small_samples import widened
 
 
 def estimators(config: ProbeConfig, paired: bool) -> list[Named]:
@@ -58,20 +57,3 @@ def standard_errors(probed: Probed) -> dict[str, Any]:
         record = {key: numbers(value) for key, value in attrs.asdict(estimate).items()}
         estimates[str(named)] = {**record, "n_units": estimate.n}
     return estimates
-
-
-def older_keys(variance: dict[str, Any], deltaH1: float | None, prompts: int) -> dict[str, Any]:
-    """The keys that older results had for some of the estimators, and |SE / deltaH1|; errors of few prompts widened."""
-
-    def stated(name: str) -> float | None:
-        se = (variance.get(name) or {}).get("se")
-        return None if se is None else widened(se, prompts)
-
-    found: dict[str, Any] = {}
-    if "conditional_E" in variance:
-        found["SE_conditional"] = stated("conditional_E")
-    if (both := variance.get("vx_vy")) is not None:
-        found |= {"SE_deltaH1": stated("vx_vy"), "V_X": both["extra"].get("V_X"), "V_Y": both["extra"].get("V_Y")}
-    se = found.get("SE_conditional") or stated("deriv_delta")
-    found["se_over_deltaH1"] = abs(se / deltaH1) if se is not None and deltaH1 else None
-    return found

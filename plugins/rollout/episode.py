@@ -46,6 +46,11 @@ class Episode:
     """The environment's metrics, averaged over the executed actions."""
 
     @property
+    def response(self) -> str:
+        """What the policy wrote, a turn a line or more."""
+        return "\n".join(turn.response for turn in self.turns)
+
+    @property
     def success(self) -> bool:
         return self.stop == "success"
 

@@ -163,7 +163,7 @@ def test_levels_of_messages(made, words, level):
         (("single", "--set", "policy_gradient.kl_coef=-1"), "policy_gradient.kl_coef"),
         (("single", "--config", "experiment.yaml", "--checkpoint", "x"), "unknown key"),
         (("single", "--set", "batch_config.nothing=1"), "batch_config.nothing"),
-        (("single", "--set", "batch_config.G"), "is not KEY=VALUE"),
+        (("single", "--set", "batch_config.G"), "'batch_config.G' has no value; write KEY=VALUE"),
         (("single", "--set", "batch_config.G=[1"), "is not a YAML value"),
         (("single", "--set", "generation.top_p=0.9"), "generation.top_p"),
         (("single", "--set", "learning_rate=0"), "learning_rate"),
@@ -242,13 +242,13 @@ def test_sanity_check_prints_each_criterion_and_ends_with_3_if_one_is_not_met(ch
     monkeypatch.setattr(criteria.checks, "ESS_FRACTION", 2.0)
     answer = tiny("sanity-check", checkpoint, *words, code=3)
     rows = [line.split() for line in answer.stdout.splitlines()]
-    (row,) = (row for row in rows if row[:1] == ["ess_fraction"])
-    assert row[2:4] == ["2", "NO"]
+    (row,) = (row for row in rows if row[:2] == ["ess", "fraction"])
+    assert (row[2], row[4]) == ("failed", "2")
     (file,) = (here / "results").glob("sanity_check/*/validation_summary.json")
     met = [criterion["passed"] for criterion in json.loads(file.read_text())["analysis"]["criteria"]]
     yes, no, unknown = met.count(True), met.count(False), met.count(None)
     assert no and unknown and f"{yes} of {yes + no} criteria are met; {unknown} do not apply" in answer.stdout
-    assert next(row for row in rows if row[:1] == ["unchanged"])[1:4] == ["0", "0", "yes"]
+    assert next(row for row in rows if row[:1] == ["unchanged"])[1:4] == ["passed", "0", "0"]
     monkeypatch.setattr(criteria, "passed", lambda found: True)
     tiny("sanity-check", checkpoint, *words, code=0)
 

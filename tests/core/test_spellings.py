@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from uncollapse.core import plugins
 from uncollapse.core.compose.config import compose, dump_yaml, problems, to_dict
 from uncollapse.core.compose.identity import config_hash
-from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.compose.spellings import SHORT, full, given_twice, is_key, written_out
-from uncollapse.core.compose.variations import Variations
 from uncollapse.core.registry import Registry
 
 REGISTRY = Registry([plugins.load_file(Path(__file__).with_name("fake_components.py"))])
@@ -86,9 +84,6 @@ def test_two_values_in_one_place_are_refused(data, overrides):
 )
 def test_a_wrong_value_is_told_by_the_key_that_was_written(overrides, key):
     assert {problem.key for problem in problems(BASE, overrides, REGISTRY)} == {key}
-    with pytest.raises(CompositionError) as caught:
-        Variations(BASE, REGISTRY).compose(dict(text.split("=", 1) for text in overrides[-1:]))
-    assert {problem.key for problem in caught.value.problems} == {key}
 
 
 def test_a_slip_of_the_short_spelling_finds_it():
@@ -96,12 +91,11 @@ def test_a_slip_of_the_short_spelling_finds_it():
     assert found.fix == "did you mean 'entropy_coeff'?"
 
 
-@given(st.sampled_from(["entropy_coeff", "entropy.coef", "entropy"]), st.floats(-8, 8, width=16), st.booleans())
-def test_an_axis_composes_what_the_override_does(key, value, negative):
-    value = -value if negative else value
-    changes = {key: {"coef": value} if key == "entropy" else value}
+@given(st.sampled_from(["entropy_coeff", "entropy.coef", "entropy"]), st.floats(-8, 8, width=16))
+def test_an_axis_composes_what_the_override_does(key, value):
+    composed = make(BASE, {key: {"coef": value} if key == "entropy" else value})
     expected = make(BASE, {"entropy.coef": value})
-    assert Variations(BASE, REGISTRY).compose(changes) == (expected, config_hash(expected))
+    assert (composed, config_hash(composed)) == (expected, config_hash(expected))
 
 
 def test_keys_are_written_out_and_others_left():

@@ -13,7 +13,7 @@ from ....core.errors import RequestError
 from ....core.runs import checkpoints
 from ....core.runs.directory import RunDirectory
 from ....core.runs.trust import experiment_of
-from .backbones import backbone_path
+from ..legacy_keys import backbone_path
 from .deepspeed_state import shard_folder
 
 ADAPTER = "adapter_config.json"

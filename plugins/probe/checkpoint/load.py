@@ -62,7 +62,7 @@ def load_checkpoint(
 
     Args:
         backbone: the base model of an adapter, where the checkpoint does not say it: a short name of
-            :mod:`.backbones`, a hub name or a directory.
+            :mod:`..legacy_keys`, a hub name or a directory.
         optimizer_path: where the optimizer state is, if not with the checkpoint.
         temperature: of the policy's distribution.
         use_qlora: load an adapter's base in 4 bits (nf4, double quantisation, bfloat16 compute); needs a GPU.

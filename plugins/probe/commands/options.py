@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from ....core.console.options import FilePath, set_option_of
-from ....core.errors import RequestError
 
 Option = Callable[..., Any]
 
@@ -37,9 +36,12 @@ def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str,
     A checkpoint brings its own optimizer state, unless a setting names one.
 
     Raises:
-        RequestError: a setting is not KEY=VALUE.
+        ConfigError: a setting is not KEY=VALUE.
     """
-    from ....core.compose.spec import parse_value
+    from ....core.compose.overrides import read_override
+    from ....core.compose.problems import Invalid
+    from ....core.registry import registry
+    from ..read_config import ConfigError
 
     found: dict[str, Any] = {}
     given = {key: value for key, value in flags.items() if value is not None}
@@ -47,10 +49,11 @@ def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str,
         found["checkpoint.optimizer_path"] = ""
         given["checkpoint.checkpoint_path"] = str(checkpoint)
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise RequestError(f"--set {setting!r} is not KEY=VALUE", fix="write --set batch_config.G=4")
-        found[key.strip()] = parse_value(text)
+        try:
+            key, value = read_override(setting, registry())
+        except Invalid as error:
+            raise ConfigError(error.problems) from error
+        found[key] = value
     for key, value in given.items():
         if found.get(key, value) != value:
             click.echo(f"notice: --set {key}={found[key]} gives way to {value}, by a flag of its own", err=True)

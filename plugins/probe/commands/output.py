@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ....core.console.options import print_columns, print_json
+from ..messages import heard
 
 if TYPE_CHECKING:
     from ..experiments.experiments import Outcome
 
-PASSED = {True: "yes", False: "NO", None: "–"}
+OF_PAGE = {"estimand", "mean weight", "clipped", "over the smallest", "if it were 1 / B_E"}
+"""Columns that a terminal has no room for."""
 
 
 class Verbosity(Enum):
@@ -40,20 +41,11 @@ class Verbosity(Enum):
         return {Verbosity.VERBOSE: "DEBUG", Verbosity.MINIMAL: "INFO"}.get(self)
 
 
-@contextmanager
-def console(verbosity: Verbosity) -> Iterator[None]:
+def console(verbosity: Verbosity) -> AbstractContextManager[None]:
     """Messages of the probe go to standard error, if the user wants messages and this is the first process."""
     if verbosity in (Verbosity.MINIMAL, Verbosity.QUIET) or os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    messages = logging.getLogger("uncollapse.plugins.probe")
-    messages.addHandler(handler)
-    try:
-        yield
-    finally:
-        messages.removeHandler(handler)
+        return nullcontext()
+    return heard(None, "%(levelname)s %(message)s")
 
 
 def print_run(record: Mapping[str, Any], verbosity: Verbosity) -> None:
@@ -75,7 +67,7 @@ def print_outcome(name: str, outcome: Outcome, as_json: bool) -> None:
     if name == "single" and rows and records[0]["success"]:
         print_result(records[0]["full_results"])
     elif rows:
-        print_columns([tuple(rows[0]), *(tuple(row.values()) for row in rows)])
+        _print_rows(rows)
         _print_step(records)
     if name == "debug":
         for record in records:
@@ -138,38 +130,26 @@ def print_result(found: Mapping[str, Any]) -> None:
 
 def _print_truths(points: list[Mapping[str, Any]]) -> None:
     """The truth at every eta that was asked for."""
-    from ..report.readable import short, with_error
+    from ..report import rows
 
-    rows = [
-        (
-            short(point["eta"]),
-            with_error(point["predicted"], point["predicted_se"]),
-            with_error(point["deltaH"], point["se"]),
-            f"{short(point['ess_fraction'], '.1%')}{_low(point)}",
-        )
-        for point in points
-    ]
     click.echo()
-    print_columns([("eta", "predicted", "measured", "ESS"), *rows])
+    _print_rows([rows.step(point) for point in points])
+
+
+def _print_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """A table, without the columns that are left to the page."""
+    columns = [column for column in rows[0] if column not in OF_PAGE]
+    print_columns([tuple(columns), *(tuple(row[column] for column in columns) for row in rows)])
 
 
 def _print_estimators(record: Mapping[str, Any]) -> None:
     """Every standard error of one run, and why there is none."""
+    from ..report import rows
     from ..report.readable import with_error
 
     found = record["full_results"]
-    rows = [
-        (
-            name,
-            with_error(estimate["value"], estimate["se"]),
-            estimate["measured_in"],
-            f"{estimate['n']} {estimate['units']}",
-            estimate["status"] + (f": {estimate['reason']}" if estimate["reason"] else ""),
-        )
-        for name, estimate in found["variance"].items()
-    ]
     click.echo(f"\n{Path(record['files']['config']).parent.name}, estimators")
-    print_columns([("estimator", "value", "in", "units", "status"), *rows])
+    _print_rows([rows.estimate(name, estimate) for name, estimate in found["variance"].items()])
     forms = found["prediction"]["forms"] if found["prediction"] else {}
     stated = (f"{name} {with_error(form['deltaH1'], form['se'])}" for name, form in forms.items())
     if forms:
@@ -227,21 +207,12 @@ _COLUMNS = ("run", "B_E", "deltaH1", "|SE/deltaH1|", "deltaH_true", "seconds", "
 
 
 def _print_scaling(analysis: Mapping[str, Any]) -> None:
-    from ..report.readable import short, with_error
+    from ..report import rows
+    from ..report.readable import with_error
 
-    rows = [
-        (
-            size,
-            str(found["successful_runs"]),
-            with_error(found["mean_deltaH1"], found["SE_of_mean"]),
-            short(found["std_deltaH1"]),
-            short(found["mean_SE_conditional"]),
-        )
-        for size, found in analysis["by_batch_size"].items()
-    ]
-    if rows:
+    if sizes := rows.sizes(analysis):
         click.echo()
-        print_columns([("B_E", "runs", "mean deltaH1", "std over runs", "mean SE"), *rows])
+        _print_rows(sizes)
     law = analysis["se_scaling"]["SE_conditional"]
     click.echo()
     if law is not None:
@@ -250,20 +221,11 @@ def _print_scaling(analysis: Mapping[str, Any]) -> None:
 
 
 def _print_criteria(analysis: Mapping[str, Any]) -> None:
-    from ..report.readable import short
+    from ..report import rows
 
-    def band(threshold: Any) -> str:
-        if isinstance(threshold, list | tuple):
-            return " to ".join(map(short, threshold))
-        return short(threshold)
-
-    rows = [
-        (item["name"], short(item["value"]), band(item["threshold"]), PASSED[item["passed"]], item["explanation"])
-        for item in analysis["criteria"]
-    ]
     click.echo()
-    print_columns([("criterion", "value", "threshold", "met", ""), *rows])
+    _print_rows([rows.criterion(item) for item in analysis["criteria"]])
     click.echo()
     judged = [item["passed"] for item in analysis["criteria"] if item["passed"] is not None]
-    rest = len(rows) - len(judged)
+    rest = len(analysis["criteria"]) - len(judged)
     click.echo(f"{sum(judged)} of {len(judged)} criteria are met; {rest} do not apply or were not measured")

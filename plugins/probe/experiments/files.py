@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Any
 
 from ....core.errors import RequestError
 from ....core.files import make_directory, replace_text, to_json
-from ...rollout.episode import Episode
 from ..config import ProbeConfig
-from ..messages import messages
+from ..messages import at_level, heard
 from ..read_config import to_yaml
 from ..sampling.samples import Sample
 
@@ -51,23 +49,11 @@ def claim(category: Path, title: str, now: datetime) -> Path:
     raise AssertionError
 
 
-@contextmanager
-def logged(directory: Path | None, level: str, rank: int = 0) -> Iterator[None]:
+def logged(directory: Path | None, level: str, rank: int = 0) -> AbstractContextManager[None]:
     """Messages of the probe, from ``level`` on, go to ``probe_log.txt`` in a directory; nowhere without one."""
-    before = messages.level
-    messages.setLevel(level)
-    handler: logging.Handler = logging.NullHandler()
-    if directory is not None:
-        handler = logging.FileHandler(directory / LOG, encoding="utf-8", errors="backslashreplace")
-        form = f"[Rank {rank}] %(asctime)s - %(name)s - %(levelname)s - %(message)s"
-        handler.setFormatter(logging.Formatter(form))
-    messages.addHandler(handler)
-    try:
-        yield
-    finally:
-        messages.setLevel(before)
-        messages.removeHandler(handler)
-        handler.close()
+    if directory is None:
+        return at_level(level)
+    return heard(directory / LOG, f"[Rank {rank}] %(asctime)s - %(name)s - %(levelname)s - %(message)s", level)
 
 
 def begin(directory: Path, config: ProbeConfig) -> None:
@@ -106,12 +92,8 @@ def _episodes(sample: Sample, tokenizer: Any) -> Iterator[dict[str, Any]]:
             "task": sample.tasks[group],
             "member": episode.member,
             "prompt": tokenizer.decode(list(episode.turns[0].prompt)),
-            "response": _response(episode),
+            "response": episode.response,
             "reward": reward,
             "length": length,
             "success": episode.success,
         }
-
-
-def _response(episode: Episode) -> str:
-    return "\n".join(turn.response for turn in episode.turns)

@@ -10,6 +10,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from ....core.errors import RunError
 from ....core.files import replace_text, to_json
 from ....core.yaml import dumps
 from ..log_settings import LEVELS, DetailedLogging
-from ..messages import messages
+from ..messages import heard, messages
 from . import batch as log_batch
 from .batch import LoggedBatch
 from .files import LogFiles, prune
@@ -41,8 +42,7 @@ SECTIONS = (
 CORE_RESULTS = (
     "bars_dot", "deltaH1", "deltaH_true", "learning_rate", "B_E", "B_U", "G", "mb_size_prompts", "weighting_mode",
 )  # fmt: skip
-GROUND_TRUTH = ("H_orig", "H_upd", "deltaH_true", "diagnostics")
-GROUND_TRUTH_TOKENS = ("H_orig_tok", "H_upd_tok", "deltaH_true_tok")
+GROUND_TRUTH = ("H_orig", "H_upd", "deltaH_true", "diagnostics", "H_orig_tok", "H_upd_tok", "deltaH_true_tok")
 RAW_ELEMENTS = 10_000
 """Tensors with fewer elements than this are logged as they are, of the others the shape in ``debug_info``."""
 
@@ -64,8 +64,7 @@ class DetailedLogger:
     _started: float = attrs.field(default=math.nan, init=False)
     _phases: dict[str, float] = attrs.field(factory=dict, init=False)
     """Phases that have not ended -> when they started, in seconds."""
-    _console: logging.Handler | None = attrs.field(default=None, init=False)
-    _console_level: int = attrs.field(default=logging.NOTSET, init=False)
+    _console: ExitStack = attrs.field(factory=ExitStack, init=False)
 
     # --- the run ---
 
@@ -94,15 +93,16 @@ class DetailedLogger:
             "environment": _environment(),
             "files": self._files.names(),
         }
-        self._open_console()
+        level = logging.INFO if messages.level == logging.NOTSET else None
+        self._console.enter_context(heard(self._files.console, "%(asctime)s %(levelname)s %(message)s", level))
         messages.info("probing %s", checkpoint_path)
         return self._files.log
 
     def finalize_log(self, results: Mapping[str, Any] | None = None) -> Path | None:
         """Write the log of a run that succeeded. -> the main file, ``None`` if not enabled.
 
-        ``results``: what the probe returns; the core results and ``timing`` (seconds) are taken from it. Then the logs
-        of the oldest runs are deleted, see :func:`~.files.prune`.
+        ``results``: what the probe returns; what was not computed is null. Then the logs of the oldest runs are
+        deleted, see :func:`~.files.prune`.
 
         Raises:
             RunError: the files cannot be written.
@@ -135,28 +135,14 @@ class DetailedLogger:
             self._phases[name] = time.perf_counter()
             messages.info("%s: started", name)
 
-    def log_phase_end(self, name: str, results: Any = None) -> None:
-        """Stop the clock; the times of a phase that runs several times add up. ``results`` are for ``detailed``."""
+    def log_phase_end(self, name: str) -> None:
+        """Stop the clock; the times of a phase that runs several times add up."""
         if self._files is None:
             return
         elapsed = time.perf_counter() - self._phases.pop(name)
         timing = self._log["timing"]
         timing[f"{name}_time"] = timing.get(f"{name}_time", 0.0) + elapsed
-        if results is not None and self._wants("detailed"):
-            self._log["debug_info"][f"{name}_results"] = results
         messages.info("%s: %.3f s", name, elapsed)
-
-    def log_core_results(self, results: Mapping[str, Any]) -> None:
-        """Keep the results that every level has; what was not computed is null."""
-        if self._files is not None:
-            self._log["core_results"] = {key: results.get(key) for key in CORE_RESULTS}
-
-    def log_ground_truth_results(self, results: Mapping[str, Any]) -> None:
-        """Keep entropies (nats), their change and its diagnostics; from ``standard`` on."""
-        if self._wants("standard"):
-            kept = {key: results.get(key) for key in GROUND_TRUTH}
-            kept |= {key: results[key] for key in GROUND_TRUTH_TOKENS if key in results}
-            self._log["ground_truth"] |= kept
 
     def log_batch_data(self, batch: LoggedBatch) -> None:
         """Keep what the level has of a batch; a batch that is logged again, with more of it known, replaces itself."""
@@ -206,14 +192,16 @@ class DetailedLogger:
             self.log_phase_end(phase)
         timing = self._log["timing"]
         timing["total_time"] = time.perf_counter() - self._started
-        if results is not None:
-            self.log_core_results(results)
-            timing |= results.get("timing") or {}
-            self._log["run_metadata"]["step"] = results.get("step")
         metadata = self._log["run_metadata"]
+        if results is not None:
+            self._log["core_results"] = {key: results.get(key) for key in CORE_RESULTS}
+            timing |= results.get("timing") or {}
+            metadata["step"] = results.get("step")
+            if self._wants("standard") and "H_orig" in results:
+                self._log["ground_truth"] |= {key: results[key] for key in GROUND_TRUTH if key in results}
         metadata |= {"status": status, "ended": datetime.now().astimezone().isoformat()}
         messages.info("%s after %.3f s: %s", status, timing["total_time"], metadata["error"] or files.log)
-        self._close_console()
+        self._console.close()
         self._files = None
         non_finite: dict[str, None] = {}
         log = {name: _readable(plain(self._log[name]), name, non_finite) for name in SECTIONS}
@@ -226,21 +214,6 @@ class DetailedLogger:
             raise RunError(reason, str(files.log), "make room, or choose a lower level") from error
         prune(Path(self.settings.output_directory), self.settings.max_files)
         return files.log
-
-    def _open_console(self) -> None:
-        assert self._files is not None
-        self._console = logging.FileHandler(self._files.console, encoding="utf-8", errors="backslashreplace")
-        self._console.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._console_level = messages.level
-        messages.addHandler(self._console)
-        if messages.level == logging.NOTSET:
-            messages.setLevel(logging.INFO)
-
-    def _close_console(self) -> None:
-        assert self._console is not None
-        messages.removeHandler(self._console)
-        messages.setLevel(self._console_level)
-        self._console.close()
 
 
 def _summary(log: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from ...report.page import Card, Cell, Chip, Section
 from ..experiments.criteria import traffic_light
 from ..next_step import step_lines
+from . import rows
 from .data import Experiment, Run, at_learning_rate
 from .readable import NOTHING, short, with_error
 
@@ -21,7 +22,6 @@ VERDICTS = {
     "inverse_B": ("lower", "the prediction shrinks as 1 / B_E: look for a sum that is divided by the batch size twice"),
     "inconclusive": ("", "the runs do not tell convergence from 1 / B_E"),
 }
-PASSED = {True: "passed", False: "failed", None: "not judged"}
 CHIPS = {"passed": "success", "good": "success", "ok": "success", "success": "success"}
 CHIPS |= {"failed": "failed", "error": "failed", "poor": "failed"}
 """Outcome, status or light -> its colour; others have none."""
@@ -64,12 +64,14 @@ def cards(experiment: Experiment) -> list[Card]:
 def judgement(experiment: Experiment) -> list[Section]:
     """The tables that the verdict rests on."""
     analysis = experiment.analysis
-    criteria = [_criterion(criterion) for criterion in analysis.get("criteria") or ()]
+    criteria = [_coloured(rows.criterion(criterion)) for criterion in analysis.get("criteria") or ()]
     laws = (analysis.get("se_scaling") or {}).items()
     return [
         Section("Criteria", "What must hold if the probe is right.", criteria),
         Section("Verdict", analysis.get("evidence", ""), _models(analysis.get("fit"))),
-        Section("By batch size", f"In {experiment.unit}; errors are one standard error of the mean.", _sizes(analysis)),
+        Section(
+            "By batch size", f"In {experiment.unit}; errors are one standard error of the mean.", rows.sizes(analysis)
+        ),
         Section(
             "How errors fall with the batch",
             "Slope of the logarithm over log B_E; −1/2 where prompts are independent.",
@@ -85,9 +87,13 @@ def details(experiment: Experiment) -> list[Section]:
     variance = (one.get("variance") or {}).items()
     several = " Of the first run with the largest E." if len(experiment.results) > 1 else ""
     return [
-        Section("Runs", _samples(experiment), [_run(run) for run in experiment.runs]),
-        Section("Measured steps", f"In {experiment.unit}.{several}", [_step(step) for step in steps]),
-        Section("Standard errors", several.strip(), [_estimate(name, estimate) for name, estimate in variance]),
+        Section("Runs", _samples(experiment), [_coloured(_run(run)) for run in experiment.runs]),
+        Section("Measured steps", f"In {experiment.unit}.{several}", [rows.step(step) for step in steps]),
+        Section(
+            "Standard errors",
+            several.strip(),
+            [_coloured(rows.estimate(name, estimate)) for name, estimate in variance],
+        ),
         Section("What is measured", "", lines=_meaning(experiment)),
         Section("Ignored in the configuration", "", lines=list(experiment.said("ignored") or ())),
     ]
@@ -97,20 +103,8 @@ def _light(light: str | None) -> str:
     return f"; |SE / deltaH1|: {light}" if light else ""
 
 
-def _chip(text: str) -> Cell:
-    return Chip(text, CHIPS[text]) if text in CHIPS else text
-
-
-def _criterion(criterion: Mapping[str, Any]) -> dict[str, Cell]:
-    threshold = criterion["threshold"]
-    band = f"{short(threshold[0])} to {short(threshold[1])}" if isinstance(threshold, list) else short(threshold)
-    return {
-        "criterion": criterion["name"].replace("_", " "),
-        "outcome": _chip(PASSED[criterion["passed"]]),
-        "value": short(criterion["value"]),
-        "threshold": band,
-        "explanation": criterion["explanation"],
-    }
+def _coloured(row: dict[str, str]) -> dict[str, Cell]:
+    return {column: Chip(text, CHIPS[text]) if text in CHIPS else text for column, text in row.items()}
 
 
 def _models(fit: Mapping[str, Any] | None) -> list[dict[str, str]]:
@@ -130,22 +124,6 @@ def _models(fit: Mapping[str, Any] | None) -> list[dict[str, str]]:
     ]
 
 
-def _sizes(analysis: Mapping[str, Any]) -> list[dict[str, str]]:
-    ratios = {name.rpartition("_")[2]: ratio for name, ratio in (analysis.get("scaling_analysis") or {}).items()}
-    return [
-        {
-            "B_E": size,
-            "runs": str(found["successful_runs"]),
-            "mean deltaH1": with_error(found["mean_deltaH1"], found.get("SE_of_mean")),
-            "std over runs": short(found["std_deltaH1"]),
-            "mean SE_conditional": short(found["mean_SE_conditional"]),
-            "over the smallest": short(ratios[size]["observed_ratio"]) if size in ratios else NOTHING,
-            "if it were 1 / B_E": short(ratios[size]["expected_if_1_over_B_E"]) if size in ratios else NOTHING,
-        }
-        for size, found in (analysis.get("by_batch_size") or {}).items()
-    ]
-
-
 def _law(name: str, law: Mapping[str, Any]) -> dict[str, str]:
     low, high = law["ci95"]
     return {
@@ -156,18 +134,18 @@ def _law(name: str, law: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _run(run: Run) -> dict[str, Cell]:
+def _run(run: Run) -> dict[str, str]:
     if run.result is None:
-        return {"run": run.name, "outcome": _chip("failed"), "error": run.error}
+        return {"run": run.name, "outcome": "failed", "error": run.error}
     result, step = run.result, at_learning_rate(run.result)
     seconds, memory = (result.get("timing") or {}).get("total_time"), result.get("peak_memory_bytes")
     return {
         "run": run.name,
-        "outcome": _chip("success"),
+        "outcome": "success",
         "B_E": short(result.get("B_E"), "d"),
         "B_U": short(result.get("B_U"), "d"),
         "deltaH1": with_error(result.get("deltaH1"), result.get("SE_conditional")),
-        "|SE / deltaH1|": _chip(traffic_light(result.get("SE_conditional"), result.get("deltaH1")) or NOTHING),
+        "|SE / deltaH1|": traffic_light(result.get("SE_conditional"), result.get("deltaH1")) or NOTHING,
         "deltaH_true": with_error(result.get("deltaH_true"), step.get("se")),
         "ESS": short(step.get("ess_fraction"), ".1%"),
         "deltaH1_tok": short(result.get("deltaH1_tok")),
@@ -175,29 +153,6 @@ def _run(run: Run) -> dict[str, Cell]:
         "η": short(result.get("learning_rate")),
         "seconds": short(seconds, ".1f"),
         "peak GiB": short(None if memory is None else memory / 2**30, ".2f"),
-    }
-
-
-def _step(step: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "η": short(step["eta"]),
-        "measured": with_error(step.get("deltaH"), step.get("se")),
-        "predicted": with_error(step.get("predicted"), step.get("predicted_se")),
-        "ESS": short(step.get("ess_fraction"), ".1%") + (", too low" if step.get("ESS_too_low") else ""),
-        "mean weight": with_error(step.get("mean_w"), step.get("se_mean_w")),
-        "clipped": "" if step.get("clipped_fraction") is None else short(step["clipped_fraction"], ".1%"),
-    }
-
-
-def _estimate(name: str, estimate: Mapping[str, Any]) -> dict[str, Cell]:
-    return {
-        "estimator": name,
-        "estimate": with_error(estimate.get("value"), estimate.get("se")),
-        "in": estimate.get("measured_in") or "",
-        "units": f"{estimate.get('n')} {estimate.get('units')}",
-        "status": _chip(estimate.get("status") or ""),
-        "estimand": estimate.get("estimand") or "",
-        "reason": estimate.get("reason") or "",
     }
 
 

@@ -14,8 +14,8 @@ import uncollapse
 from safetensors.torch import load_file, save_file
 from uncollapse.core.errors import RequestError
 from uncollapse.plugins.probe.checkpoint.adam_state import read_adam_state
-from uncollapse.plugins.probe.checkpoint.backbones import backbone_path
 from uncollapse.plugins.probe.checkpoint.load import digest, load_checkpoint
+from uncollapse.plugins.probe.legacy_keys import backbone_path
 from uncollapse.plugins.training.processes import local_rank
 
 sys.path.insert(0, str(Path(__file__).parent))

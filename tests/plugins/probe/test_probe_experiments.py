@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
 from uncollapse.core.yaml import dumps
-from uncollapse.plugins.probe import OfflineEntropyProbe, session
+from uncollapse.plugins.probe import OfflineEntropyProbe, sampler
 from uncollapse.plugins.probe.experiments import criteria
 from uncollapse.plugins.probe.experiments import files as experiment_files
 from uncollapse.plugins.probe.experiments.config import TEMPLATES, read_experiment
@@ -249,9 +249,9 @@ def test_the_log_has_the_loading_once_and_says_which_rank(perform):
 
 def test_the_model_is_loaded_once_and_the_update_drawn_once(perform, monkeypatch):
     loads, draws = [], []
-    load, draw = session.load_checkpoint, session.draw
-    monkeypatch.setattr(session, "load_checkpoint", lambda *a, **k: loads.append(a) or load(*a, **k))
-    monkeypatch.setattr(session, "draw", lambda *a, **k: draws.append(k["with_replacement"]) or draw(*a, **k))
+    load, draw = sampler.load_checkpoint, sampler.draw
+    monkeypatch.setattr(sampler, "load_checkpoint", lambda *a, **k: loads.append(a) or load(*a, **k))
+    monkeypatch.setattr(sampler, "draw", lambda *a, **k: draws.append(k["with_replacement"]) or draw(*a, **k))
     perform("batch-scaling", {"batch_config.B_E_values": [4, 5], "batch_config.runs_per_batch": 2})
     assert len(loads) == 1 and sorted(draws) == [False, True, True, True, True]
 

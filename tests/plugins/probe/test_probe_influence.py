@@ -343,7 +343,7 @@ def test_the_command(checkpoint, tmp_path):
     [
         ((), "no checkpoint is given"),
         (("--checkpoint", "/nowhere"), "/nowhere"),
-        (("--set", "learning_rate"), "is not KEY=VALUE"),
+        (("--set", "learning_rate"), "'learning_rate' has no value; write KEY=VALUE"),
         (("--set", "batch_config.B=4"), "batch_config.B"),
         (("--label", "a/b"), "is no name of a directory"),
     ],

@@ -83,3 +83,22 @@ def test_a_batch_without_advantages_is_said_to_make_the_step_that_it_makes(tmp_p
     assert (found["update"]["v_norm"] == 0) is (direction != "adamw")
     (line,) = [line for line in found["warnings"] if "gradient of U" in line]
     assert rest in line.rpartition("?)")[2]
+
+
+def test_everything_that_is_wrong_is_said_at_once():
+    with pytest.raises(ConfigError) as refusal:
+        read_config({"batch_config": {"B": 4, "G": 0}, "nonsense": 1}, {"importance.etas": [0], "a..b": 1})
+    assert {problem.key for problem in refusal.value.problems} == {
+        "batch_config.B",
+        "batch_config.G",
+        "nonsense",
+        "importance.etas",
+        "a..b",
+    }
+    assert str(refusal.value).startswith("5 problems with the probe configuration:")
+
+
+def test_an_override_changes_a_parameter_of_a_component_and_leaves_the_others():
+    file = {"batch_config": {"environment": {"name": "sokoban", "size": 7, "boxes": 2}}}
+    environment = read_config(file, {"batch_config.environment.boxes": 1}).config.batch_config.environment
+    assert (environment.component.size, environment.component.boxes) == (7, 1)

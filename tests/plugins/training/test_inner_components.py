@@ -138,7 +138,7 @@ def test_the_wrapper_of_the_guide_keeps_the_laws_of_losses():
 def test_an_inner_loss_is_prepared_and_trains_the_tokens_that_the_outer_one_leaves(bandit, batch):
     loss = guarded(experiment(bandit, "policy_loss=top_entropy(0.5, of=halves)")).policy_loss.component
     given = inputs_of(loss, batch)
-    assert given.prepared.keys() == {"half", "top_entropy_threshold"}
+    assert given.prepared.keys() == {"high", "of.half"}
     loss_B_T, _ = loss(given)
     half = batch.advantages[batch.mask].abs().median()
     high = batch.mask & (batch.old_logprobs.abs() >= batch.old_logprobs[batch.mask].abs().quantile(0.5))
@@ -262,8 +262,9 @@ def test_an_inner_component_without_a_name_works_alone_and_is_refused_in_an_expe
 def test_a_wrapper_of_all_tokens_trains_as_the_loss_alone(bandit, tmp_path):
     records = []
     for number, loss in enumerate(("ppo(0.1, 0.1)", "top_entropy(1, of=ppo(0.1, 0.1))")):
-        made = experiment(bandit, f"policy_loss={loss}", "trainer.epochs=2", "collapse=[]", "filter.metric=entropy")
-        uncollapse.train(attrs.evolve(made), run_dir=tmp_path / str(number))
+        changes = ("filter={select: top_k(3), metric: entropy}", "trainer.epochs=2", "collapse=[]")
+        made = experiment(bandit, f"policy_loss={loss}", *changes)
+        uncollapse.train(made, run_dir=tmp_path / str(number))
         lines = (tmp_path / str(number) / "metrics.jsonl").read_text().splitlines()
         records.append([{k: v for k, v in json.loads(line).items() if "timing" not in k} for line in lines])
     assert len(records[0]) > 1
