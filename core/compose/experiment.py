@@ -346,9 +346,9 @@ def type_hints(cls: type) -> dict[str, Any]:
 @functools.cache
 def keys(cls: type = Experiment) -> dict[str, attrs.Attribute[Any]]:
     """Every dotted key of an experiment (or of a section) with its field; the sections themselves are among them."""
-    found, hints = {}, type_hints(cls)
+    fields_by_key, hints = {}, type_hints(cls)
     for field in attrs.fields(cls):
-        found[field.name] = field
+        fields_by_key[field.name] = field
         if section := section_of(hints[field.name]):
-            found |= {f"{field.name}.{key}": below for key, below in keys(section).items()}
-    return found
+            fields_by_key |= {f"{field.name}.{key}": below for key, below in keys(section).items()}
+    return fields_by_key

@@ -87,9 +87,9 @@ class RunDirectory:
 
     def refuse_another(self, config: Mapping[str, Any], fix: str = "give another run directory") -> None:
         """Raises RequestError if the run is not one of this very experiment."""
-        there = self.read_config()
-        if config_hash(there) != config_hash(config):
-            keys = "\n  ".join(f"{key}: {old} there, {new} asked for" for key, old, new in differences(there, config))
+        stored = self.read_config()
+        if config_hash(stored) != config_hash(config):
+            keys = "\n  ".join(f"{key}: {old} there, {new} asked for" for key, old, new in differences(stored, config))
             raise RequestError(f"the directory holds a run of another experiment:\n  {keys}", str(self.path), fix)
 
     @property
