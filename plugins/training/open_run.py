@@ -1,4 +1,4 @@
-"""The directory of a run before it trains: laid out, or made whole and taken up where the run goes on."""
+"""The directory of a run is opened before it trains: a new one is created, an old one repaired and resumed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from .step.stages import lr_scale
 
 
 def create_run(experiment: Experiment, path: Path) -> RunDirectory:
-    """Lay out the directory of a new run. Raises RequestError if a run is there."""
+    """Create the directory of a new run. Raises RequestError if it holds a run."""
     run = RunDirectory.create(path, to_dict(experiment), build_manifest(experiment, registry(), gpu_names()))
     run.remove_leftovers()
     return run
 
 
 def resume_run(experiment: Experiment, path: Path, further: bool = False, overrule: bool = False) -> RunDirectory:
-    """Open a run directory to go on in it; says which checkpoint is used, which ones are damaged, and what changes.
+    """Open a run directory to go on in it; print which checkpoint is used, which ones are damaged, and what changes.
 
     Args:
-        further: the run may get another number of steps, as of :func:`.resumption.resumption`; so ``overrule``.
+        further: whether the run may get another number of steps; see :func:`.resumption.resumption`.
+        overrule: whether it goes on although a detector has stopped it; see there.
 
     Raises:
         RequestError: the run cannot go on with this experiment, or a prompt of its further steps leaves no room for a
@@ -40,9 +41,11 @@ def resume_run(experiment: Experiment, path: Path, further: bool = False, overru
     config = to_dict(experiment)
     for line in mend(path, config):
         tell(RunDirectory(path), line)
-    resumption(path, config, further, overrule)  # what is refused leaves the records as they are
+    # asked before anything is repaired, so that a refusal leaves the records as they are
+    resumption(path, config, further, overrule)
     run = RunDirectory(path)
-    if repaired := repair(run):
+    repaired = repair(run)
+    if repaired:
         tell(run, repaired)
     taken_up = resumption(path, config, further, overrule)
     if not taken_up.ended:
@@ -52,7 +55,8 @@ def resume_run(experiment: Experiment, path: Path, further: bool = False, overru
         taken_up.apply(build_manifest(experiment, registry(), gpu_names()))
     for broken, reason in run.broken_checkpoints():
         tell(run, f"checkpoint {broken.name} is damaged and is not used: {reason}")
-    if outcome := ended(run):
+    outcome = ended(run)
+    if outcome:
         stopped = outcome.status.startswith(STOPPED)
         way_on = f"; to go on all the same: {OVERRULE}" if stopped else ""
         tell(run, f"nothing to resume: the run ended with {outcome.status}{way_on}")
@@ -63,13 +67,13 @@ def resume_run(experiment: Experiment, path: Path, further: bool = False, overru
 
 
 def tell(run: RunDirectory, text: str) -> None:
-    """Say a line to whoever is watching, and to the log of the run."""
+    """Print a line, and write it into the log of the run."""
     say(text)
     run.log(text)
 
 
 def ended(run: RunDirectory) -> Outcome | None:
-    """How a run that is to be resumed has ended for good already, if it has."""
+    """Return the outcome of a run that is to be resumed but has ended for good, or ``None``."""
     if not run.has_ended():
         return None
     record = run.status()
@@ -77,7 +81,7 @@ def ended(run: RunDirectory) -> Outcome | None:
 
 
 def _of_schedules(taken_up: Resumption, experiment: Experiment) -> Iterator[str]:
-    """What another number of steps does to the learning rates that decay over all of them."""
+    """Yield lines on what another number of steps does to the learning rates that decay over all of them."""
     latest = taken_up.run.latest()
     done = step_of(latest) if latest else 0
     optimizers = {"trainer": experiment.trainer, "critic": experiment.critic}

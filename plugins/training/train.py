@@ -42,14 +42,15 @@ def train(
 ) -> Outcome:
     """Train an experiment (composed, or anything that :func:`compose` takes) in ``run_dir``.
 
-    Start it on every rank alike (under a launcher that sets RANK and WORLD_SIZE); rank 0 writes the run directory.
+    Every rank calls it with the same arguments (under a launcher that sets RANK and WORLD_SIZE); rank 0 writes the run
+    directory.
 
     Args:
-        resume: continue the run that is in ``run_dir``, from its last good checkpoint.
+        resume: whether the run that is in ``run_dir`` goes on from its last good checkpoint.
         steps: training steps of the run, in place of those of the experiment. A run that is resumed goes on to this
             step, also one that has ended before; it must have done fewer.
-        overrule: a run that is resumed goes on although a detector has stopped it, and that detector does not stop it
-            again.
+        overrule: whether a run that is resumed goes on although a detector has stopped it; that detector does not stop
+            it again.
         callbacks: objects with methods marked by ``hookimpl``, named as the runtime hooks (``step_finished``,
             ``rollouts_collected``, ...). They are called on rank 0; what they raise ends the run.
 

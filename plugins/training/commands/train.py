@@ -97,7 +97,7 @@ def command(
 
 
 def _of_steps(steps: int | None, overrides: Sequence[str]) -> list[str]:
-    """The override that ``--steps`` is. Raises RequestError where ``--set`` gives the steps as well."""
+    """Return the override that ``--steps`` means. Raises RequestError if ``--set`` gives the steps as well."""
     if steps is None:
         return []
     if any(word.partition("=")[0].strip() == "trainer.steps" for word in overrides):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....core.errors import RequestError
 
-if TYPE_CHECKING:
-    from .models import Policy
-
 
 @torch.no_grad()
-def check_head(policy: Policy) -> None:
-    """Refuse a model that does more after its output embedding than the token head computes."""
+def check_head(policy: Any) -> None:
+    """Refuse a policy whose model does more after its output embedding than the token head computes."""
     from ..step.batch import Batch
 
     policy.eval()
@@ -47,7 +44,7 @@ def check_head(policy: Policy) -> None:
         )
 
 
-def some_tokens(policy: Policy) -> Tensor:
+def some_tokens(policy: Any) -> Tensor:
     """Return eight tokens of the vocabulary as one row, [1, 8]."""
     vocabulary = policy.language_model.config.get_text_config().vocab_size
     return torch.arange(1, 9, device=policy.model.device)[None] % vocabulary
