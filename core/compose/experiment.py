@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import attrs
 
-from ..errors import UncollapseError
 from .fields import (
     RANK,
     TOKENS,
@@ -31,6 +30,7 @@ from .fields import (
     section,
     seed,
     temperature,
+    type_hints,
 )
 from .spec import Spec
 
@@ -329,18 +329,6 @@ def section_of(hint: Any) -> type | None:
     """The section that a field's type allows (``Lora | None`` allows :class:`Lora`); ``None`` if there is none."""
     members = (hint, *typing.get_args(hint))
     return next((member for member in members if attrs.has(member) and member is not Named), None)
-
-
-@functools.cache
-def type_hints(cls: type) -> dict[str, Any]:
-    """Field -> its type, of any attrs class. Raises UncollapseError where a type is imported for type checkers only."""
-    try:
-        return typing.get_type_hints(cls)
-    except NameError as error:
-        name = f"{cls.__module__}.{cls.__qualname__}"
-        raise UncollapseError(
-            f"the types of the parameters of {name} cannot be read: {error}", name, "import them at run time, too"
-        ) from error
 
 
 @functools.cache
