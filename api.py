@@ -74,9 +74,10 @@ if TYPE_CHECKING:
     from .core.compose.fields import component, components
     from .core.compose.problems import CompositionError, Problem
     from .core.describe import Description
+    from .core.entry import Entry
     from .core.hookspecs import Register, hookimpl
     from .core.plugins import Plugin, PluginLoadError, SignatureError, UnknownHookError
-    from .core.registry import DuplicateNameError, Entry, Registry, UnknownNameError, registry
+    from .core.registry import DuplicateNameError, Registry, UnknownNameError, registry
     from .core.runs.directory import RunDirectory
     from .plugins.launch.job import Job
     from .plugins.sweeps.layout import Layout
@@ -186,7 +187,7 @@ HOMES = {
     "CompositionError": ".core.compose.problems:CompositionError",
     "Description": ".core.describe:Description",
     "DuplicateNameError": ".core.registry:DuplicateNameError",
-    "Entry": ".core.registry:Entry",
+    "Entry": ".core.entry:Entry",
     "Experiment": ".core.compose.experiment:Experiment",
     "Job": ".plugins.launch.job:Job",
     "Layout": ".plugins.sweeps.layout:Layout",

@@ -1,4 +1,4 @@
-"""Hooks of the converter for unions, lists and mappings, and what cattrs has collected while it read one."""
+"""Hooks of the converter read unions, lists and mappings, and tell what cattrs has collected as problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .scalars import wrong
 
 UNKNOWN_KEY = "unknown key"
 Hook = Callable[[Any, Any], Any]
-"""(value, type hint) -> what the value is read as; it raises :class:`Invalid`."""
+"""A function of a value and a type hint: what the value is read as. It raises :class:`Invalid`."""
 
 
 def gathered(
@@ -58,7 +58,7 @@ def _noted_key(error: Exception) -> str:
 
 
 def origin(hint: object) -> object:
-    """``tuple`` of ``tuple[int, ...]`` and of ``tuple``."""
+    """The class that a hint is about: ``tuple`` for ``tuple[int, ...]`` and for ``tuple``."""
     return typing.get_origin(hint) or hint
 
 
@@ -101,7 +101,7 @@ def sequence(converter: cattrs.Converter, hint: Any) -> Hook:
 
 
 def _each(converter: cattrs.Converter, values: Sequence[Any], hints: Sequence[Any]) -> list[Any]:
-    """Every value, read as the hint in its place."""
+    """Read every value as the hint in its place."""
     read: list[Any] = []
     problems: list[Problem] = []
     for index, (value, hint) in enumerate(zip(values, hints, strict=True)):

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import attrs
 
-from ..errors import UncollapseError
 from .fields import (
     RANK,
     TOKENS,
@@ -31,6 +30,7 @@ from .fields import (
     section,
     seed,
     temperature,
+    type_hints,
 )
 from .spec import Spec
 
@@ -332,23 +332,11 @@ def section_of(hint: Any) -> type | None:
 
 
 @functools.cache
-def type_hints(cls: type) -> dict[str, Any]:
-    """Field -> its type, of any attrs class. Raises UncollapseError where a type is imported for type checkers only."""
-    try:
-        return typing.get_type_hints(cls)
-    except NameError as error:
-        name = f"{cls.__module__}.{cls.__qualname__}"
-        raise UncollapseError(
-            f"the types of the parameters of {name} cannot be read: {error}", name, "import them at run time, too"
-        ) from error
-
-
-@functools.cache
 def keys(cls: type = Experiment) -> dict[str, attrs.Attribute[Any]]:
     """Every dotted key of an experiment (or of a section) with its field; the sections themselves are among them."""
-    found, hints = {}, type_hints(cls)
+    fields_by_key, hints = {}, type_hints(cls)
     for field in attrs.fields(cls):
-        found[field.name] = field
+        fields_by_key[field.name] = field
         if section := section_of(hints[field.name]):
-            found |= {f"{field.name}.{key}": below for key, below in keys(section).items()}
-    return found
+            fields_by_key |= {f"{field.name}.{key}": below for key, below in keys(section).items()}
+    return fields_by_key

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import typing
 from typing import Any
 
 import attrs
 
 from ..describe import allows_none
+from ..errors import UncollapseError
 from ..paths import unusable
 
 COUNT = 10**7
@@ -110,3 +113,15 @@ def betas() -> Any:
             raise ValueError("must be two numbers of at least 0 and below 1")
 
     return attrs.field(default=(0.9, 0.999), validator=check)
+
+
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Field -> its type, of any attrs class. Raises UncollapseError where a type is imported for type checkers only."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError as error:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        raise UncollapseError(
+            f"the types of the parameters of {name} cannot be read: {error}", name, "import them at run time, too"
+        ) from error

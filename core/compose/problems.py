@@ -13,9 +13,9 @@ from ..errors import RequestError
 from .spec import format_value
 
 LONGEST = 80
-"""Characters of a key or a value in a message."""
+"""Characters of a key or a value in a message, at most."""
 MOST = 50
-"""Problems that one message names."""
+"""Problems that one message names, at most."""
 ABSENT: Any = ...
 """The value of a problem that is not about a value."""
 
@@ -46,7 +46,7 @@ class Problem:
 
 
 class Invalid(Exception):  # noqa: N818 - carries findings up to composition, which reports them
-    """Raised while a value is structured; caught where its key is known."""
+    """The exception is raised while a value is structured, and caught where its key is known."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(*problems)
@@ -79,7 +79,7 @@ def failure(component: str, what: str, error: Exception) -> Problem:
 
 
 def unique(problems: Iterable[Problem]) -> list[Problem]:
-    """Without repetitions, in order."""
+    """Leave repetitions out, and keep the order."""
     return list({str(problem): problem for problem in problems}.values())
 
 
@@ -92,7 +92,7 @@ def show(value: object) -> str:
 
 
 def _start(value: object, left: int) -> object:
-    """As much of a value as can be shown in ``left`` characters, and one more so that it is seen to go on."""
+    """Cut off as much of a value as can be shown in ``left`` characters, and one more so that it is seen to go on."""
     if left <= 0:
         return "..."
     if isinstance(value, str):

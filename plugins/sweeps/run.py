@@ -16,8 +16,9 @@ from rich.console import Console
 
 from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError, in_python
-from ...core.files import clear_ways, make_directory, replace_text
-from ...core.locks import take
+from ...core.files import make_directory, replace_text
+from ...core.runs.damage import clear_ways
+from ...core.runs.locks import take
 from ...core.runs.sweep_record import dumps, loads
 from ...core.yaml import SyntaxProblem
 from ..launch.exit_codes import how_it_ended

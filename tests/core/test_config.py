@@ -142,7 +142,7 @@ def test_named_experiment_extends_another():
 
 def test_component_replaces_and_mapping_without_name_changes(tmp_path):
     (tmp_path / "base.yaml").write_text(
-        "environment: sokoban\nmodel: {path: m}\nfilter: {select: top_p(0.9, type=smallest), metric: reward}\n"
+        "environment: sokoban\nmodel: {path: m}\nfilter: {select: 'top_p(0.9, type=smallest)', metric: reward}\n"
     )
     child = tmp_path / "child.yaml"
     child.write_text("extends: base.yaml\nfilter: {select: {value: 0.5}}\n")
@@ -333,7 +333,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(
         "rollout: {groups: '4', think: no, typo: 1}\n"
-        "filter: {select: top_k(2, prob_mode=softmax, valu=1), metric: rewrd}\n"
+        "filter: {select: 'top_k(2, prob_mode=softmax, valu=1)', metric: rewrd}\n"
         "policy_loss: ppo(clip_low=x)\n"
         "trainer: {lr: -1, steps: 2.5}\n"
     )
