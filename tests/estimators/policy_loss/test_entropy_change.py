@@ -1,4 +1,4 @@
-"""What a loss does to the entropy, to first order and exactly: every action of a softmax policy as often as it is likely.
+"""What a loss does to the entropy, to first order and exactly: each action of a policy as often as it is likely.
 
 The entropy change of a small step of gradient descent on the logits is -(grad H . grad loss) per unit of the learning
 rate. The batch holds action a as often as the policy that sampled says, so its mean is the exact expectation.
