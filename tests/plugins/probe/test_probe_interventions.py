@@ -9,6 +9,7 @@ import attrs
 import pytest
 import torch
 import uncollapse
+from uncollapse.core.components import Answer
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.probe.next_step import left_out, with_step
@@ -17,7 +18,6 @@ from uncollapse.plugins.probe.read_config import read_config
 from uncollapse.plugins.probe.sampling.samples import Sample
 from uncollapse.plugins.probe.sampling.sources import EnvironmentSource
 from uncollapse.plugins.rollout.episode import Episode, Turn
-from uncollapse.plugins.rollout.parsing import Answer
 from uncollapse.plugins.training.step.rewards import Shaping
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
