@@ -13,7 +13,7 @@ from uncollapse.core.errors import MissingExtraError, RequestError
 from uncollapse.core.registry import Registry
 from uncollapse.core.yaml import loads
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FAKE = HERE / "fake_components.py"
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}
 
