@@ -37,7 +37,8 @@ test-slow: .venv/dev
 # What there is without torch, always installed anew: PINS=constraints-lowest.txt takes the oldest releases that are allowed,
 # PINS=/dev/null the newest.
 PINS ?= constraints.txt
-LIGHT := tests/core/test_registry.py tests/core/compose tests/core/runs tests/core/console tests/cli/test_doctor.py
+LIGHT := tests/core/test_registry.py tests/core/compose tests/core/runs tests/core/console tests/cli/test_doctor.py \
+	$(patsubst %,--ignore tests/core/compose/test_%.py,hub instances wrong_values)
 test-light:
 	rm -rf .venv-light
 	$(PYTHON) -m venv .venv-light
