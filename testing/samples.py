@@ -131,6 +131,7 @@ def credit(needs: Iterable[str]) -> CreditInputs:
         "logprobs": torch.where(on, log_probs(5), 0.0),
         "entropies": sampled.entropies,
         "second_moments": torch.where(on, log_probs(3) ** 2 + 0.3, 0.0),
+        "collision_probs": torch.where(on, torch.exp(2 * log_probs(5)) + 0.01, 0.0),
     }
     given = {name: value for name, value in optional.items() if name in needs}
     return CreditInputs(
@@ -149,7 +150,7 @@ def credit(needs: Iterable[str]) -> CreditInputs:
 def rows_of(batch: CreditInputs, order: Tensor) -> CreditInputs:
     """Return the rows of the batch in another order; each is an episode."""
     names = ("rewards", "mask", "groups", "values", "turns", "greedy_rewards", "logprobs", "entropies")
-    values = {name: getattr(batch, name) for name in (*names, "second_moments", "success_E")}
+    values = {name: getattr(batch, name) for name in (*names, "second_moments", "collision_probs", "success_E")}
     moved: dict[str, Any] = {name: None if value is None else value[order] for name, value in values.items()}
     return attrs.evolve(batch, **moved)
 

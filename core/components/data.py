@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 NEEDS = frozenset(
     {
-        *("values", "groups", "turns", "entropies", "logprobs", "second_moments", "sampler_logprobs"),
-        *("reference", "greedy_rewards", "minibatch", "scorer"),
+        *("values", "groups", "turns", "entropies", "logprobs", "second_moments", "collision_probs"),
+        *("sampler_logprobs", "reference", "greedy_rewards", "minibatch", "scorer"),
     }
 )
 """What a component may ask for: critic values; groups of at least two; several turns; the sampling policy's token
-entropies, log-probs and second moments of the log-probs; the sampler's own log-probs; reference log-probs; rewards of a
-greedy rollout per group; the current log-probs of a whole mini-batch before its optimizer step; a scorer of arbitrary
-token sequences."""
+entropies, log-probs, second moments of the log-probs and collision probabilities; the sampler's own log-probs;
+reference log-probs; rewards of a greedy rollout per group; the current log-probs of a whole mini-batch before its
+optimizer step; a scorer of arbitrary token sequences."""
 
 
 @attrs.frozen(eq=False)
@@ -204,6 +204,8 @@ class Scores:
     """[B, T] reward units: the critic's value of the state before token t."""
     second_moments: Tensor | None = None
     """[B, T] nats squared: sum_v p_v (log p_v)^2."""
+    collision_probs: Tensor | None = None
+    """[B, T] 0 to 1: sum_v p_v^2."""
 
 
 Wanted = Literal["none", "value", "gradient"]
@@ -220,3 +222,5 @@ class TokenScores:
     """[N] nats: H = -sum_v p_v log p_v."""
     second_moments: Tensor | None = None
     """[N] nats squared: M = sum_v p_v (log p_v)^2, so that M - H^2 is the varentropy, the variance of log p."""
+    collision_probs: Tensor | None = None
+    """[N] 0 to 1: sum_v p_v^2, how probable it is that two draws are the same token."""

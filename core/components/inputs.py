@@ -63,6 +63,8 @@ class CreditInputs:
     """[B, T] nats: of the sampling policy (need ``entropies``)."""
     second_moments: Tensor | None = None
     """[B, T] nats squared: sum_v p_v (log p_v)^2 of the sampling policy (need ``second_moments``)."""
+    collision_probs: Tensor | None = None
+    """[B, T] 0 to 1: sum_v p_v^2 of the sampling policy (need ``collision_probs``)."""
     success_E: Tensor | None = None
     """[E] bool: whether the episode succeeded."""
     step: int = 0

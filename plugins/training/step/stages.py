@@ -92,7 +92,7 @@ def on_all_ranks(scored: Sequence[tuple[list[int], dict[str, Tensor]]], mask: Te
 def _tensors(scores: Scores) -> Iterator[tuple[str, Tensor]]:
     return (
         (name, value)
-        for name in ("logprobs", "entropies", "second_moments", "values")
+        for name in ("logprobs", "entropies", "second_moments", "collision_probs", "values")
         if (value := getattr(scores, name)) is not None
     )
 

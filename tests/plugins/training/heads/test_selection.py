@@ -69,7 +69,7 @@ def test_auto_is_triton_on_a_gpu_and_torch_elsewhere(monkeypatch, absent):
 
 def test_auto_computes_like_the_reference():
     hidden, weight, targets = torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 4, 2])
-    found = auto_head.Auto()(hidden, weight, targets, second_moment="value")
+    found = auto_head.Auto()(hidden, weight, targets, second_moment="value", collision_prob="value")
     for name, expected in oracle(hidden, weight, targets).items():
         torch.testing.assert_close(getattr(found, name).double(), expected, atol=1e-5, rtol=1e-5)
 
