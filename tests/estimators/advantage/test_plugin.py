@@ -17,6 +17,13 @@ NEEDED = {
     "reinforce_plus_plus": set(),
     "reinforce_plus_plus_baseline": {"groups"},
     "remax": {"greedy_rewards"},
+    "maxrl": {"groups"},
+    "pass_at_k": {"groups"},
+    "gpg": {"groups"},
+    "otb": {"groups", "logprobs", "collision_probs"},
+    "nsr": set(),
+    "w_reinforce": set(),
+    "entrocraft": {"entropies"},
 }
 
 
