@@ -110,6 +110,11 @@ def register_advantage_estimators(register: Register) -> None:
         summary="rewards to go above a baseline of least variance for each token",
         aliases=("tir_otb", "optimal_token_baseline"),
     )
+    register(
+        "gigpo",
+        f"{package}.states:GiGpo",
+        summary="grpo, plus the return of each turn compared with those of turns in the same state",
+    )
     register("nsr", f"{package}.signs:Nsr", summary="episode score where it is bad, 0 where it is good")
     register(
         "w_reinforce", f"{package}.signs:WReinforce", summary="episode score; a good one weighs a tenth of a bad one"

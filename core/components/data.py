@@ -54,6 +54,8 @@ class Rollouts:
     """[B, T] nats: token entropy of the policy where the mask is set, if somebody needs it."""
     lengths: Tensor | None = None
     """[B] int64: tokens before the right padding; ``None`` means that no row is padded."""
+    states: Tensor | None = None
+    """[B, T] int64: the observation before the sampled token's turn, equal where its text is; -1 off the mask."""
     success_E: Tensor | None = None
     """[E] bool: whether the episode succeeded."""
     truncated_E: Tensor | None = None
@@ -101,7 +103,7 @@ class Rollouts:
         renumbered_E = keep_E.long().cumsum(0) - 1
         per_row = {
             name: value[rows]
-            for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths")
+            for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths", "states")
             if (value := getattr(self, name)) is not None
         }
         per_episode = {

@@ -149,6 +149,7 @@ def credit_inputs(rollouts: Rollouts, **others: Any) -> CreditInputs:
         mask=rollouts.mask,
         groups=rollouts.groups,
         turns=rollouts.turns,
+        states=rollouts.states,
         episodes=rollouts.episodes,
         success_E=rollouts.success_E,
         **others,

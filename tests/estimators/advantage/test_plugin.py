@@ -21,6 +21,7 @@ NEEDED = {
     "pass_at_k": {"groups"},
     "gpg": {"groups"},
     "otb": {"groups", "logprobs", "collision_probs"},
+    "gigpo": {"groups", "turns"},
     "nsr": set(),
     "w_reinforce": set(),
     "entrocraft": {"entropies"},

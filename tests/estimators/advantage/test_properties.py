@@ -14,6 +14,7 @@ from uncollapse.estimators.advantage.reinforce import ReinforcePlusPlus, Reinfor
 from uncollapse.estimators.advantage.remax import Remax
 from uncollapse.estimators.advantage.signs import Entrocraft, Nsr, WReinforce
 from uncollapse.estimators.advantage.sparse import Gpg, MaxRl, PassAtK
+from uncollapse.estimators.advantage.states import GiGpo
 from uncollapse.estimators.advantage.token_baseline import Otb
 from uncollapse.estimators.advantage.tokens import discounted_sums, whiten
 
@@ -36,12 +37,13 @@ ESTIMATORS = [
     Nsr(),
     WReinforce(threshold=0.5),
     Entrocraft(),
+    GiGpo(gamma=0.5),
     Otb(),
     Otb(zero_tail=False),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
 OF_POLICY = ("values", "logprobs", "entropies", "collision_probs")
-PER_TOKEN = {"rewards": 0.0, "mask": False, "turns": -1} | dict.fromkeys(OF_POLICY, 0.0)
+PER_TOKEN = {"rewards": 0.0, "mask": False, "turns": -1, "states": -1} | dict.fromkeys(OF_POLICY, 0.0)
 
 
 @st.composite
@@ -66,6 +68,7 @@ def batches(draw):
         "groups": (episodes % 2) * 7,
         "values": torch.randn(B, T, generator=generator),
         "turns": torch.where(mask, starts.cumsum(1) - 1, -1),
+        "states": torch.where(mask, (starts.cumsum(1) - 1) % 2, -1),
         "episodes": episodes,
         "greedy_rewards": greedy[episodes],
         "logprobs": torch.rand(B, T, generator=generator).log(),
