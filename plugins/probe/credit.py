@@ -26,9 +26,6 @@ from .sampling.samples import Sample
 def credit(session: Sampler, sample: Sample) -> dict[str, Any]:
     """What the configured advantage estimator asks for: ``values``, ``logprobs`` and ``entropies`` [B, T],
     ``greedy_rewards`` [B]; and which step of the run it is, where the checkpoint has a run.
-
-    Raises:
-        RequestError: it needs ``second_moments`` or ``collision_probs``, which the probe does not measure.
     """
     named = session.config.policy_gradient.advantage
     assert named is not None
@@ -39,10 +36,6 @@ def credit(session: Sampler, sample: Sample) -> dict[str, Any]:
         found["values"] = values(session, sample.rollouts)
     if "greedy_rewards" in needs:
         found["greedy_rewards"] = greedy_rewards(session, sample)[sample.rollouts.groups]
-    if unmeasured := needs & {"second_moments", "collision_probs"}:
-        missing = " and ".join(sorted(unmeasured))
-        what = f"the advantage estimator {named.name} needs {missing}, which the probe does not measure"
-        raise RequestError(what, "policy_gradient.advantage", "choose another one")
     if of_policy := needs & {"logprobs", "entropies"}:
         scores = _forward(session, session.policy, sample.rollouts)
         found |= {name: scores[name].float() for name in of_policy}
