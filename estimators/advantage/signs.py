@@ -74,7 +74,7 @@ class Nsr(_Signed):
 
 @attrs.frozen
 class Entrocraft(AdvantageEstimator):
-    """Another estimator's advantages, of one sign only while the entropy is outside of a band that moves with the run.
+    """The advantage is another estimator's, and only one sign of it is kept while entropy is outside of a moving band.
 
     With H the mean entropy (nats) of the tokens that train: where H < low only the tokens with A < 0 keep their
     advantage, where H > high only those with A > 0, and within the band all do. The band moves from (low, high) to
