@@ -94,6 +94,36 @@ def register_advantage_estimators(register: Register) -> None:
     register("dr_grpo", f"{package}.outcome:DrGrpo", summary="episode score above the mean of its group")
     register("rloo", f"{package}.outcome:Rloo", summary="episode score above the mean of the others in its group")
     register("opo", f"{package}.outcome:Opo", summary="episode score above the length-weighted mean of its group")
+    register("maxrl", f"{package}.sparse:MaxRl", summary="episode score above the mean of its group, over that mean")
+    register(
+        "pass_at_k",
+        f"{package}.sparse:PassAtK",
+        summary="lead of the best episode of a group over the second best, 0 for the others",
+        aliases=("grpo_passk",),
+    )
+    register(
+        "gpg", f"{package}.sparse:Gpg", summary="episode score above the mean of its group, more where few are rewarded"
+    )
+    register(
+        "otb",
+        f"{package}.token_baseline:Otb",
+        summary="rewards to go above a baseline of least variance for each token",
+        aliases=("tir_otb", "optimal_token_baseline"),
+    )
+    register(
+        "gigpo",
+        f"{package}.states:GiGpo",
+        summary="grpo, plus the return of each turn compared with those of turns in the same state",
+    )
+    register("nsr", f"{package}.signs:Nsr", summary="episode score where it is bad, 0 where it is good")
+    register(
+        "w_reinforce", f"{package}.signs:WReinforce", summary="episode score; a good one weighs a tenth of a bad one"
+    )
+    register(
+        "entrocraft",
+        f"{package}.signs:Entrocraft",
+        summary="another estimator's advantages of one sign while entropy is out of a moving band",
+    )
     register(
         "reinforce_plus_plus",
         f"{package}.reinforce:ReinforcePlusPlus",

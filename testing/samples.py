@@ -131,6 +131,7 @@ def credit(needs: Iterable[str]) -> CreditInputs:
         "logprobs": torch.where(on, log_probs(5), 0.0),
         "entropies": sampled.entropies,
         "second_moments": torch.where(on, log_probs(3) ** 2 + 0.3, 0.0),
+        "collision_probs": torch.where(on, torch.exp(2 * log_probs(5)) + 0.01, 0.0),
     }
     given = {name: value for name, value in optional.items() if name in needs}
     return CreditInputs(
@@ -138,6 +139,8 @@ def credit(needs: Iterable[str]) -> CreditInputs:
         mask=on,
         groups=sampled.groups,
         turns=sampled.turns,
+        # the first turns of a group begin alike, and some later ones are in the same state
+        states=torch.where(on, sampled.turns * (1 + torch.arange(ROWS) % 2)[:, None], -1),
         episodes=sampled.episodes,
         success_E=sampled.success_E,
         step=3,
@@ -148,8 +151,8 @@ def credit(needs: Iterable[str]) -> CreditInputs:
 
 def rows_of(batch: CreditInputs, order: Tensor) -> CreditInputs:
     """Return the rows of the batch in another order; each is an episode."""
-    names = ("rewards", "mask", "groups", "values", "turns", "greedy_rewards", "logprobs", "entropies")
-    values = {name: getattr(batch, name) for name in (*names, "second_moments", "success_E")}
+    names = ("rewards", "mask", "groups", "values", "turns", "states", "greedy_rewards", "logprobs", "entropies")
+    values = {name: getattr(batch, name) for name in (*names, "second_moments", "collision_probs", "success_E")}
     moved: dict[str, Any] = {name: None if value is None else value[order] for name, value in values.items()}
     return attrs.evolve(batch, **moved)
 
@@ -160,7 +163,7 @@ def padded(batch: CreditInputs, columns: int = 3) -> CreditInputs:
     for field in attrs.fields(CreditInputs):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor) and value.ndim == 2:
-            empty = value.new_full((len(value), columns), -1 if field.name == "turns" else 0)
+            empty = value.new_full((len(value), columns), -1 if field.name in ("turns", "states") else 0)
             changed[field.name] = torch.cat([value, empty], 1)
     return attrs.evolve(batch, **changed)
 

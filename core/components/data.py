@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 NEEDS = frozenset(
     {
-        *("values", "groups", "turns", "entropies", "logprobs", "second_moments", "sampler_logprobs"),
-        *("reference", "greedy_rewards", "minibatch", "scorer"),
+        *("values", "groups", "turns", "entropies", "logprobs", "second_moments", "collision_probs"),
+        *("sampler_logprobs", "reference", "greedy_rewards", "minibatch", "scorer"),
     }
 )
 """What a component may ask for: critic values; groups of at least two; several turns; the sampling policy's token
-entropies, log-probs and second moments of the log-probs; the sampler's own log-probs; reference log-probs; rewards of a
-greedy rollout per group; the current log-probs of a whole mini-batch before its optimizer step; a scorer of arbitrary
-token sequences."""
+entropies, log-probs, second moments of the log-probs and collision probabilities; the sampler's own log-probs;
+reference log-probs; rewards of a greedy rollout per group; the current log-probs of a whole mini-batch before its
+optimizer step; a scorer of arbitrary token sequences."""
 
 
 @attrs.frozen(eq=False)
@@ -54,6 +54,8 @@ class Rollouts:
     """[B, T] nats: token entropy of the policy where the mask is set, if somebody needs it."""
     lengths: Tensor | None = None
     """[B] int64: tokens before the right padding; ``None`` means that no row is padded."""
+    states: Tensor | None = None
+    """[B, T] int64: the observation before the sampled token's turn, equal where its text is; -1 off the mask."""
     success_E: Tensor | None = None
     """[E] bool: whether the episode succeeded."""
     truncated_E: Tensor | None = None
@@ -101,7 +103,7 @@ class Rollouts:
         renumbered_E = keep_E.long().cumsum(0) - 1
         per_row = {
             name: value[rows]
-            for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths")
+            for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths", "states")
             if (value := getattr(self, name)) is not None
         }
         per_episode = {
@@ -204,6 +206,8 @@ class Scores:
     """[B, T] reward units: the critic's value of the state before token t."""
     second_moments: Tensor | None = None
     """[B, T] nats squared: sum_v p_v (log p_v)^2."""
+    collision_probs: Tensor | None = None
+    """[B, T] 0 to 1: sum_v p_v^2."""
 
 
 Wanted = Literal["none", "value", "gradient"]
@@ -220,3 +224,5 @@ class TokenScores:
     """[N] nats: H = -sum_v p_v log p_v."""
     second_moments: Tensor | None = None
     """[N] nats squared: M = sum_v p_v (log p_v)^2, so that M - H^2 is the varentropy, the variance of log p."""
+    collision_probs: Tensor | None = None
+    """[N] 0 to 1: sum_v p_v^2, how probable it is that two draws are the same token."""

@@ -80,6 +80,7 @@ class TokenHead(Component):
         softcap: float | None = None,
         entropy: Wanted = "value",
         second_moment: Wanted = "none",
+        collision_prob: Wanted = "none",
     ) -> TokenScores:
         """Of softmax(cap * tanh(h W^T / cap) / temperature), in fp32 from the logits on.
 
@@ -94,6 +95,7 @@ class TokenHead(Component):
             softcap: Gemma 2's soft cap of the logits, before the temperature; ``None`` has none.
             entropy: whether ``entropies`` are wanted.
             second_moment: whether ``second_moments`` are wanted.
+            collision_prob: whether ``collision_probs`` are wanted; given only where they are.
         """
 
 

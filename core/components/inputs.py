@@ -39,7 +39,7 @@ class ShapingInputs:
 class CreditInputs:
     """What an advantage estimator is given: the whole batch of a step, before it is cut up; on the CPU.
 
-    A field is ``None`` where the estimator does not declare that it ``needs`` it, rewards, mask, groups, turns,
+    A field is ``None`` where the estimator does not declare that it ``needs`` it, rewards, mask, groups, turns, states,
     episodes and ``success_E`` apart.
     """
 
@@ -53,6 +53,8 @@ class CreditInputs:
     """[B, T] reward units: the critic's values (need ``values``)."""
     turns: Tensor | None = None
     """[B, T] int64: the turn of each sampled token, -1 off the mask."""
+    states: Tensor | None = None
+    """[B, T] int64: the observation before the token's turn, equal where its text is; -1 off the mask."""
     episodes: Tensor | None = None
     """[B] int64: the row's episode."""
     greedy_rewards: Tensor | None = None
@@ -63,6 +65,8 @@ class CreditInputs:
     """[B, T] nats: of the sampling policy (need ``entropies``)."""
     second_moments: Tensor | None = None
     """[B, T] nats squared: sum_v p_v (log p_v)^2 of the sampling policy (need ``second_moments``)."""
+    collision_probs: Tensor | None = None
+    """[B, T] 0 to 1: sum_v p_v^2 of the sampling policy (need ``collision_probs``)."""
     success_E: Tensor | None = None
     """[E] bool: whether the episode succeeded."""
     step: int = 0

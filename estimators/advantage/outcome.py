@@ -76,7 +76,7 @@ class Outcomes:
         return torch.where(self.per_row(self.n_P) > 1, self.scores_B - self.per_row(baseline_P), 0.0)
 
 
-class _GroupEstimator(AdvantageEstimator):
+class GroupEstimator(AdvantageEstimator):
     """The base of the estimators whose advantage is one number per row, the same on all of its sampled tokens."""
 
     __slots__ = ()
@@ -97,7 +97,7 @@ class _GroupEstimator(AdvantageEstimator):
 
 
 @attrs.frozen
-class Grpo(_GroupEstimator):
+class Grpo(GroupEstimator):
     """The advantage is the score of the episode, standardised within its group.
 
     A = (s - mean) / (std + eps) on every sampled token, s = sum of the row's rewards; mean and std are those of the
@@ -127,7 +127,7 @@ class Grpo(_GroupEstimator):
 
 
 @attrs.frozen
-class DrGrpo(_GroupEstimator):
+class DrGrpo(GroupEstimator):
     """The advantage is the score of the episode above the mean of its group, not divided by the std.
 
     A = s - mean on every sampled token. Episodes, returns, equal scores and groups of one as in ``grpo``. The paper
@@ -141,7 +141,7 @@ class DrGrpo(_GroupEstimator):
 
 
 @attrs.frozen
-class Rloo(_GroupEstimator):
+class Rloo(GroupEstimator):
     """The advantage is the score of the episode above the mean of the others of its group (leave one out).
 
     A = s - mean of the others = n / (n - 1) * (s - mean) on every sampled token, n episodes in the group. Episodes,
@@ -156,7 +156,7 @@ class Rloo(_GroupEstimator):
 
 
 @attrs.frozen
-class Opo(_GroupEstimator):
+class Opo(GroupEstimator):
     """The advantage is the score of the episode above the length-weighted mean of its group.
 
     A = s - sum(l * s) / sum(l) over the episodes of the group, l = sampled tokens of an episode in all of its rows: the

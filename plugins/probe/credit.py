@@ -25,22 +25,17 @@ from .sampling.samples import Sample
 
 def credit(session: Sampler, sample: Sample) -> dict[str, Any]:
     """What the configured advantage estimator asks for: ``values``, ``logprobs`` and ``entropies`` [B, T],
-    ``greedy_rewards`` [B].
-
-    Raises:
-        RequestError: it needs ``second_moments``, which the probe does not measure.
+    ``greedy_rewards`` [B]; and which step of the run it is, where the checkpoint has a run.
     """
     named = session.config.policy_gradient.advantage
     assert named is not None
     needs: frozenset[str] = named.needs
-    found: dict[str, Any] = {}
+    run = session.run
+    found: dict[str, Any] = {} if run is None else {"step": run.step, "steps": run.steps}
     if "values" in needs:
         found["values"] = values(session, sample.rollouts)
     if "greedy_rewards" in needs:
         found["greedy_rewards"] = greedy_rewards(session, sample)[sample.rollouts.groups]
-    if "second_moments" in needs:
-        what = f"the advantage estimator {named.name} needs second moments, which the probe does not measure"
-        raise RequestError(what, "policy_gradient.advantage", "choose another one")
     if of_policy := needs & {"logprobs", "entropies"}:
         scores = _forward(session, session.policy, sample.rollouts)
         found |= {name: scores[name].float() for name in of_policy}

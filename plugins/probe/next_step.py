@@ -21,8 +21,8 @@ from .estimation.update import aggregation
 from .own_run import OwnRun
 from .read_config import ConfigError
 
-HAD = frozenset({"values", "greedy_rewards"})
-"""What an advantage estimator may need beside rewards and groups, where the run can give it."""
+HAD = frozenset({"values", "greedy_rewards", "logprobs", "entropies"})
+"""What an estimator may need beside rewards and groups: :func:`.credit.credit` finds it if the run has it."""
 
 
 def with_step(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:

@@ -57,6 +57,7 @@ class Conversation:
         response = self.template.decode(completion)
         answer = self.reading(f"the answer of turn {len(self.turns) + 1}", self.dialogue.parse, response, self.setting)
         reward, executed, done = 0.0, 0, None
+        observation = self.state
         for action in answer.actions[: self.rollout.max_actions - self.executed]:
             step = self.limit(f"a step in turn {len(self.turns) + 1}", self.env.step, action)
             self._record(step)
@@ -77,6 +78,7 @@ class Conversation:
                 executed=executed,
                 reward=reward,
                 penalty=0.0 if answer.valid else self.rollout.format_penalty,
+                observation=observation,
             )
         )
         self.stop = done or self._exhausted()

@@ -28,6 +28,8 @@ class Turn:
     """Sum of the environment's rewards."""
     penalty: float
     """The format penalty, at least 0; part of the episode's reward, never shown to the model."""
+    observation: str = ""
+    """What the environment showed before the turn, as it is: without the number of the turn or the actions left."""
 
 
 @attrs.frozen

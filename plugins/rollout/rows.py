@@ -74,6 +74,7 @@ def build(
     lengths_B = torch.tensor([len(sequence) for sequence in sequences])
     shape = len(rows), int(lengths_B.max())
     tokens_B_T, turns_B_T = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+    states_B_T, ids = torch.full(shape, -1), dict[str, int]()
     logprobs_B_T, rewards_B_T = torch.zeros(shape), torch.zeros(shape)
     for row, ((index, trained), sequence) in enumerate(zip(rows, sequences, strict=True)):
         tokens_B_T[row, : len(sequence)] = torch.tensor(sequence)
@@ -81,6 +82,7 @@ def build(
             start = len(turn.prompt)
             end = start + len(turn.tokens)
             turns_B_T[row, start:end] = number
+            states_B_T[row, start:end] = ids.setdefault(turn.observation, len(ids))
             logprobs_B_T[row, start:end] = torch.tensor(turn.logprobs)
             if by_turn:
                 rewards_B_T[row, end - 1] = turn.reward - turn.penalty
@@ -100,6 +102,7 @@ def build(
         raw_rewards_E=raw_E,
         group_ids_P=groups_E.unique(),
         lengths=lengths_B,
+        states=states_B_T,
         success_E=torch.tensor([episode.success for episode in episodes]),
         truncated_E=torch.tensor([episode.truncated for episode in episodes]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -42,18 +43,31 @@ def _expected(
         logprobs_N_V.gather(1, targets_N[:, None])[:, 0],
         -(p_N_V * logprobs_N_V).sum(-1),
         (p_N_V * logprobs_N_V**2).sum(-1),
+        p_N_V.square().sum(-1),
     )
 
 
 def _agrees(named: Named) -> None:
     """A head gives log-probs and entropies of the softmax over the vocabulary."""
-    _compare(named, ("logprobs", "entropies"), "none")
+    _compare(named, ("logprobs", "entropies"))
 
 
 def _knows_second_moments(named: Named) -> None:
     """A head gives the second moments of the log-probs, or raises RequestError if it does not compute them."""
     try:
-        _compare(named, ("second_moments",), "value")
+        _compare(named, ("second_moments",), second_moment="value")
+    except RequestError:
+        return
+
+
+def _knows_collision_probabilities(named: Named) -> None:
+    """A head gives the collision probabilities, or raises RequestError if it does not compute them."""
+    parameters = signature(named.component).parameters
+    # a head that does not take the argument is only asked by experiments that need it, and named when it fails
+    if "collision_prob" not in parameters and all(each.kind != each.VAR_KEYWORD for each in parameters.values()):
+        return
+    try:
+        _compare(named, ("collision_probs",), collision_prob="value")
     except RequestError:
         return
 
@@ -61,7 +75,7 @@ def _knows_second_moments(named: Named) -> None:
 def _takes_a_temperature_for_each_row(named: Named) -> None:
     """A head takes a temperature for each row, or raises RequestError if it does not."""
     try:
-        _compare(named, ("logprobs",), "none", ((torch.linspace(0.5, 1.5, N), None),))
+        _compare(named, ("logprobs",), ((torch.linspace(0.5, 1.5, N), None),))
     except RequestError:
         return
 
@@ -69,11 +83,11 @@ def _takes_a_temperature_for_each_row(named: Named) -> None:
 SETTINGS: Settings = ((1.0, None), (0.7, None), (1.0, 5.0))
 
 
-def _compare(named: Named, names: tuple[str, ...], second_moment: Wanted, settings: Settings = SETTINGS) -> None:
+def _compare(named: Named, names: tuple[str, ...], settings: Settings = SETTINGS, **wanted: Wanted) -> None:
     """Require that the scores of these names are the expected ones in all settings."""
     head = named.component.on(torch.device("cpu"))
     for temperature, softcap in settings:
-        options = {"temperature": temperature, "softcap": softcap, "entropy": "value", "second_moment": second_moment}
+        options = {"temperature": temperature, "softcap": softcap, "entropy": "value", **wanted}
         inputs = _inputs()
         with blaming(named, "call"):
             scores = head(*inputs, **options)
@@ -108,4 +122,12 @@ def _can_be_differentiated(named: Named) -> None:
         require(named, "call", error < 1e-3, f"has a gradient in the {name} that is off by up to {error:.2g}")
 
 
-LAWS = {"token_head": laws(_agrees, _knows_second_moments, _takes_a_temperature_for_each_row, _can_be_differentiated)}
+LAWS = {
+    "token_head": laws(
+        _agrees,
+        _knows_second_moments,
+        _knows_collision_probabilities,
+        _takes_a_temperature_for_each_row,
+        _can_be_differentiated,
+    )
+}

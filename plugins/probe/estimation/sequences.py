@@ -14,7 +14,7 @@ from torch import Tensor
 from ....core.components import Rollouts
 from ....estimators.variance.terms import EntropyUnit, Terms
 from .passes import Outputs
-from .tokens import SampledTokens
+from .sampled_tokens import SampledTokens
 
 EntropyMode = Literal["rb", "naive"]
 """What stands for the entropy of a token: that of its distribution (Rao-Blackwell), or minus its log-prob."""

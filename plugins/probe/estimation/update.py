@@ -75,7 +75,7 @@ def make_update(
     ref_logprobs: Tensor | None = None,
     reweight: bool = False,
     without_task: bool = False,
-    **credit: Tensor,
+    **credit: Any,
 ) -> Update:
     """The update that these rollouts make.
 
@@ -85,7 +85,7 @@ def make_update(
         ref_logprobs: [B, T] of the reference policy, for a KL term in the loss.
         reweight: weight the advantages of each group by the spread of its rewards, as ``soft_advantage_reweight``.
         without_task: all advantages are 0, as with ``zero_task_advantage``.
-        credit: what the estimator needs beside: ``values`` [B, T], ``greedy_rewards`` [B].
+        credit: what the estimator is given beside: ``values`` [B, T], ``greedy_rewards`` [B], ``step`` and ``steps``.
     """
     result = advantage.compute(credit_inputs(rollouts, **credit))
     advantages = result.advantages

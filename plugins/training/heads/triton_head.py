@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from ....core.components import TokenHead, TokenScores, Wanted
 from ....core.errors import RequestError
+from .torch_head import Torch
 
 ALIGNMENT = 128
 """Multiple of numbers that the rows of a tile are stored apart, for the speed of cuBLAS and whole cache lines."""
@@ -41,7 +42,8 @@ class Triton(TokenHead):
     Everything after a tile of logits is fp32, and so are the sums over tiles. Beside the gradients themselves, memory
     is one tile, the fp32 sum of the hidden states' gradient and, only where there are more rows than ``rows``, that of
     one tile's weight gradient. If all logits fit one tile, they are kept from the forward to the backward pass rather
-    than made again.
+    than made again. Where collision probabilities are wanted, which the kernels do not sum, the whole pass is that of
+    ``torch``.
     """
 
     rows: int = attrs.field(default=8192, validator=[validators.ge(1), validators.le(1 << 24)])
@@ -79,9 +81,13 @@ class Triton(TokenHead):
         softcap: float | None = None,
         entropy: Wanted = "value",
         second_moment: Wanted = "none",
+        collision_prob: Wanted = "none",
     ) -> TokenScores:
         """See :class:`~....core.components.TokenHead`."""
         self.on(hidden_N_H.device)
+        if collision_prob != "none":
+            wanted = {"entropy": entropy, "second_moment": second_moment, "collision_prob": collision_prob}
+            return Torch()(hidden_N_H, weight_V_H, targets_N, temperature=temperature, softcap=softcap, **wanted)
         if isinstance(temperature, Tensor):
             temperatures_N = temperature.detach().to(hidden_N_H.device, torch.float32).expand_as(targets_N)
         else:

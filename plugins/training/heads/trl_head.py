@@ -21,7 +21,8 @@ MISSING = "needs trl 1.16 or newer, which is not installed"
 class Trl(TokenHead):
     """Use the chunked log-prob kernel of TRL (``trl.kernels``, 1.16): tiles of 4,096 tokens, folded by Triton on a GPU.
 
-    It takes one temperature for all rows and computes no second moments; other requests are refused.
+    It takes one temperature for all rows and computes neither second moments nor collision
+    probabilities; other requests are refused.
     """
 
     columns: int = attrs.field(default=32768, validator=[validators.ge(1), validators.le(1 << 24)])
@@ -47,12 +48,14 @@ class Trl(TokenHead):
         softcap: float | None = None,
         entropy: Wanted = "value",
         second_moment: Wanted = "none",
+        collision_prob: Wanted = "none",
     ) -> TokenScores:
         """See :class:`~....core.components.TokenHead`."""
         self.on(hidden_N_H.device)
         refused = {
             "temperatures of single rows": isinstance(temperature, Tensor),
             "second moments": second_moment != "none",
+            "collision probabilities": collision_prob != "none",
         }
         if any(refused.values()):
             what = " and no ".join(name for name, asked in refused.items() if asked)

@@ -65,24 +65,31 @@ class Policy(nn.Module):
         cache: Any = None,
         packed: bool = False,
         second_moment: Wanted = "none",
+        collision_prob: Wanted = "none",
     ) -> dict[str, Tensor]:
-        """Score the tokens on the mask: ``logprobs``, ``entropies`` (nats) and ``second_moments`` (nats squared), [B,
-        T].
+        """Score the tokens on the mask: ``logprobs``, ``entropies`` (nats), ``second_moments`` (nats squared) and
+        ``collision_probs``, [B, T].
 
-        Entropies and second moments are computed where they are wanted. Only positions on the mask reach the head.
+        All but log-probs are computed where they are wanted. Only positions on the mask reach the head.
 
         Args:
             cache: keys and values of tokens that the rows continue.
             packed: whether rows go through the model without padding; :func:`.packing.enable_packing` comes first.
         """
-        return self.token_scores(self.hidden_states(batch, cache, packed), batch, entropy, second_moment)
+        hidden_N_H = self.hidden_states(batch, cache, packed)
+        return self.token_scores(hidden_N_H, batch, entropy, second_moment, collision_prob)
 
     def hidden_states(self, batch: Batch, cache: Any = None, packed: bool = False) -> Tensor:
         """Compute the trunk's last hidden states before each of the N tokens on the mask: [N, H]."""
         return _hidden(self.language_model.get_decoder(), batch, cache, packed)
 
     def token_scores(
-        self, hidden_N_H: Tensor, batch: Batch, entropy: Wanted, second_moment: Wanted = "none"
+        self,
+        hidden_N_H: Tensor,
+        batch: Batch,
+        entropy: Wanted,
+        second_moment: Wanted = "none",
+        collision_prob: Wanted = "none",
     ) -> dict[str, Tensor]:
         """Compute what :meth:`forward` returns from hidden states."""
         model = self.language_model
@@ -95,11 +102,14 @@ class Policy(nn.Module):
             softcap=softcap(model.config),
             entropy=entropy,
             second_moment=second_moment,
+            # a head of a plugin need not know it
+            **({} if collision_prob == "none" else {"collision_prob": collision_prob}),
         )
         scores = {
             "logprobs": head_scores.logprobs,
             "entropies": head_scores.entropies,
             "second_moments": head_scores.second_moments,
+            "collision_probs": head_scores.collision_probs,
         }
         return {name: on_mask(values_N, batch.mask) for name, values_N in scores.items() if values_N is not None}
 

@@ -55,11 +55,12 @@ class ActorCritic(Policy):
         cache: Any = None,
         packed: bool = False,
         second_moment: Wanted = "none",
+        collision_prob: Wanted = "none",
     ) -> dict[str, Tensor]:
         """Return ``values`` [B, T] in reward units, together with the policy's scores."""
         hidden_N_H = self.hidden_states(batch, cache, packed)
         values_N = self.value_head(hidden_N_H.detach() if self.detach else hidden_N_H)
-        scores = self.token_scores(hidden_N_H, batch, entropy, second_moment)
+        scores = self.token_scores(hidden_N_H, batch, entropy, second_moment, collision_prob)
         return {**scores, "values": on_mask(values_N, batch.mask)}
 
 

@@ -30,8 +30,9 @@ def _chunk(
     softcap: float | None,
     entropy: Wanted,
     second_moment: Wanted,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Compute log-probs, entropies and second moments of one chunk, [N]; the last two are ``None`` if not wanted."""
+    collision_prob: Wanted,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Compute log-probs and whatever else is wanted of one chunk, in the order of :class:`TokenScores`: [N] each."""
     logits_N_V = (hidden_N_H @ weight_V_H.T).float()
     if softcap:
         logits_N_V = softcap * torch.tanh(logits_N_V / softcap)
@@ -41,7 +42,7 @@ def _chunk(
     normaliser_N = logits_N_V.logsumexp(-1)
     logprobs_N = logits_N_V.gather(-1, targets_N[:, None]).squeeze(-1) - normaliser_N
 
-    entropies_N = second_moments_N = None
+    entropies_N = second_moments_N = collision_probs_N = None
     if entropy != "none":
         with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
             probs_N_V = torch.exp(logits_N_V - normaliser_N[:, None])
@@ -50,7 +51,10 @@ def _chunk(
         with torch.set_grad_enabled(second_moment == "gradient" and torch.is_grad_enabled()):
             surprise_N_V = normaliser_N[:, None] - logits_N_V
             second_moments_N = (torch.exp(-surprise_N_V) * surprise_N_V**2).sum(-1)
-    return logprobs_N, entropies_N, second_moments_N
+    if collision_prob != "none":
+        with torch.set_grad_enabled(collision_prob == "gradient" and torch.is_grad_enabled()):
+            collision_probs_N = torch.exp(2 * (logits_N_V - normaliser_N[:, None])).sum(-1)
+    return logprobs_N, entropies_N, second_moments_N, collision_probs_N
 
 
 def token_scores(
@@ -62,6 +66,7 @@ def token_scores(
     softcap: float | None = None,
     entropy: Wanted = "value",
     second_moment: Wanted = "none",
+    collision_prob: Wanted = "none",
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenScores:
     """Compute what :class:`~...core.components.TokenHead` promises, in plain torch.
@@ -71,7 +76,9 @@ def token_scores(
     """
     if isinstance(temperature, Tensor):
         temperature = temperature.detach().to(hidden_N_H.device, torch.float32)
-    compute = partial(_chunk, softcap=softcap, entropy=entropy, second_moment=second_moment)
+    compute = partial(
+        _chunk, softcap=softcap, entropy=entropy, second_moment=second_moment, collision_prob=collision_prob
+    )
     rows = max(1, chunk_elements // weight_V_H.shape[0])
     if len(targets_N) <= rows:
         return TokenScores(*compute(hidden_N_H, weight_V_H, targets_N, temperature))
@@ -85,8 +92,8 @@ def token_scores(
             hidden_N_H.split(rows), targets_N.split(rows), temperatures, strict=False
         )
     ]
-    logprobs, entropies, second_moments = zip(*chunks, strict=True)
-    return TokenScores(torch.cat(logprobs), _joined(entropies), _joined(second_moments))
+    logprobs, *others = zip(*chunks, strict=True)
+    return TokenScores(torch.cat(logprobs), *map(_joined, others))
 
 
 def _joined(chunks: tuple[Tensor | None, ...]) -> Tensor | None:

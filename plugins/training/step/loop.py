@@ -31,7 +31,8 @@ from .pairwise import Scorer
 from .parts import Parts
 from .pending import PendingUpdate
 
-OF_POLICY = frozenset({"logprobs", "entropies", "second_moments", "minibatch"})
+OF_TOKENS = frozenset({"logprobs", "entropies", "second_moments", "collision_probs"})
+OF_POLICY = OF_TOKENS | {"minibatch"}
 """Needs for which the sampling policy is scored before the update."""
 
 
@@ -74,7 +75,7 @@ class Loop:
         old: Scores | None = None
         if "entropies" in parts.needs:
             with self._time("score"):
-                old = self._score(parts.policy, stages.to_batch(rollouts), **self._moments)
+                old = self._score(parts.policy, stages.to_batch(rollouts), **self._statistics)
                 rollouts = attrs.evolve(rollouts, entropies=old.entropies)
         with self._time("filter"):
             keep_P, own = stages.select(experiment, rollouts)
@@ -106,7 +107,7 @@ class Loop:
             # the values of a critic that shares the trunk.
             wanted = len(plan) > 1 or (self._distrusts_sampler and not own_pass) or bool(parts.needs & OF_POLICY)
             if old is None and (wanted or in_reward or shared):
-                old = self._score(parts.policy, batch, **self._moments)
+                old = self._score(parts.policy, batch, **self._statistics)
         ref_logprobs, trained = None, rollouts
         if parts.reference is not None:
             with self._time("reference"):
@@ -277,13 +278,14 @@ class Loop:
         self.parts.detectors.load_state_dict(state["detectors"])
 
     @property
-    def _moments(self) -> dict[str, Any]:
-        """The option of a pass that computes second moments, where somebody needs them."""
-        return {"second_moment": "value"} if "second_moments" in self.parts.needs else {}
+    def _statistics(self) -> dict[str, Any]:
+        """The options of a pass that computes what else somebody needs of the distributions."""
+        options = {"second_moments": "second_moment", "collision_probs": "collision_prob"}
+        return {option: "value" for need, option in options.items() if need in self.parts.needs}
 
     def _of(self, old: Scores | None) -> dict[str, torch.Tensor | None]:
         """What the advantage estimator needs of the sampling policy."""
-        needed = stages.needs_of(self.experiment.advantage) & {"logprobs", "entropies", "second_moments"}
+        needed = stages.needs_of(self.experiment.advantage) & OF_TOKENS
         return {name: getattr(old, name) for name in needed}
 
     @property

@@ -92,7 +92,7 @@ def on_all_ranks(scored: Sequence[tuple[list[int], dict[str, Tensor]]], mask: Te
 def _tensors(scores: Scores) -> Iterator[tuple[str, Tensor]]:
     return (
         (name, value)
-        for name in ("logprobs", "entropies", "second_moments", "values")
+        for name in ("logprobs", "entropies", "second_moments", "collision_probs", "values")
         if (value := getattr(scores, name)) is not None
     )
 
@@ -149,6 +149,7 @@ def credit_inputs(rollouts: Rollouts, **others: Any) -> CreditInputs:
         mask=rollouts.mask,
         groups=rollouts.groups,
         turns=rollouts.turns,
+        states=rollouts.states,
         episodes=rollouts.episodes,
         success_E=rollouts.success_E,
         **others,

@@ -17,6 +17,14 @@ NEEDED = {
     "reinforce_plus_plus": set(),
     "reinforce_plus_plus_baseline": {"groups"},
     "remax": {"greedy_rewards"},
+    "maxrl": {"groups"},
+    "pass_at_k": {"groups"},
+    "gpg": {"groups"},
+    "otb": {"groups", "logprobs", "collision_probs"},
+    "gigpo": {"groups", "turns"},
+    "nsr": set(),
+    "w_reinforce": set(),
+    "entrocraft": {"entropies"},
 }
 
 

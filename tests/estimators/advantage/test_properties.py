@@ -13,10 +13,15 @@ from uncollapse.estimators.advantage.outcome import DrGrpo, Grpo, Opo, Rloo
 from uncollapse.estimators.advantage.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from uncollapse.estimators.advantage.remax import Remax
 from uncollapse.estimators.advantage.sampled_tokens import discounted_sums, whiten
+from uncollapse.estimators.advantage.signs import Entrocraft, Nsr, WReinforce
+from uncollapse.estimators.advantage.sparse import Gpg, MaxRl, PassAtK
+from uncollapse.estimators.advantage.states import GiGpo
+from uncollapse.estimators.advantage.token_baseline import Otb
 
 ESTIMATORS = [
     Gae(),
     Gae(gamma=0.99, lam=0.95),
+    Gae(lam=0.9, critic_lam=1.0, length_alpha=0.3),
     BiLevelGae(gamma=0.9, lam=0.8),
     Grpo(),
     DrGrpo(),
@@ -26,9 +31,19 @@ ESTIMATORS = [
     ReinforcePlusPlus(gamma=0.9),
     ReinforcePlusPlusBaseline(),
     Remax(),
+    MaxRl(),
+    PassAtK(),
+    Gpg(),
+    Nsr(),
+    WReinforce(threshold=0.5),
+    Entrocraft(),
+    GiGpo(gamma=0.5),
+    Otb(),
+    Otb(zero_tail=False),
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
-PER_TOKEN = {"rewards": 0.0, "mask": False, "values": 0.0, "turns": -1}
+OF_POLICY = ("values", "logprobs", "entropies", "collision_probs")
+PER_TOKEN = {"rewards": 0.0, "mask": False, "turns": -1, "states": -1} | dict.fromkeys(OF_POLICY, 0.0)
 
 
 @st.composite
@@ -53,8 +68,12 @@ def batches(draw):
         "groups": (episodes % 2) * 7,
         "values": torch.randn(B, T, generator=generator),
         "turns": torch.where(mask, starts.cumsum(1) - 1, -1),
+        "states": torch.where(mask, (starts.cumsum(1) - 1) % 2, -1),
         "episodes": episodes,
         "greedy_rewards": greedy[episodes],
+        "logprobs": torch.rand(B, T, generator=generator).log(),
+        "entropies": 1.3 * torch.rand(B, T, generator=generator),
+        "collision_probs": torch.rand(B, T, generator=generator),
     }
 
 
@@ -76,7 +95,7 @@ def test_inserted_observation_tokens_change_nothing(estimator, batch, data):
     ])  # fmt: skip
     noise = data.draw(st.sampled_from([-50.0, 3.0, torch.inf, torch.nan]))
     longer = dict(batch)
-    for name, blank in {**PER_TOKEN, "values": noise}.items():
+    for name, blank in {**PER_TOKEN, **dict.fromkeys(OF_POLICY, noise)}.items():
         longer[name] = torch.full((B, T + k), blank, dtype=batch[name].dtype).scatter(1, kept, batch[name])
     actual = estimator.compute(CreditInputs(**longer))
     observed = torch.ones(B, T + k, dtype=torch.bool).scatter(1, kept, False)

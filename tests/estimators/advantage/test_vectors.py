@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from credit_help import close, per_row, rows
 from uncollapse.core.components import CreditInputs
 from uncollapse.core.errors import RunError
 from uncollapse.estimators.advantage.bi_level_gae import BiLevelGae
@@ -17,29 +18,6 @@ VALUES = torch.tensor([[0.1, 0.2, 0.9, 0.3, 0.4, 0.5], [0, 0.1, 0.9, 0.2, 0.1, 0
 MASK = torch.tensor([[1, 1, 0, 1, 1, 1]] * 2, dtype=torch.bool)
 GROUPS = torch.zeros(2, dtype=torch.long)
 GROUP_ESTIMATORS = [Grpo(), DrGrpo(), Rloo(), Opo()]
-
-
-def close(actual, expected, atol=1e-5):
-    torch.testing.assert_close(actual, torch.tensor(expected), atol=atol, rtol=0)
-
-
-def rows(scores, lengths=None, width=None):
-    """One row per score, the score on its last sampled token."""
-    lengths = lengths or [3] * len(scores)
-    width = width or max(lengths)
-    mask = torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
-    rewards = torch.zeros(len(scores), width)
-    rewards[torch.arange(len(scores)), torch.tensor(lengths) - 1] = torch.tensor(scores)
-    return {"rewards": rewards, "mask": mask}
-
-
-def per_row(estimator, scores, groups, lengths=None, episodes=None):
-    """[B]: the advantage of each row, checked to be the same on all of its sampled tokens and 0 elsewhere."""
-    batch = rows(scores, lengths)
-    episodes = None if episodes is None else torch.tensor(episodes)
-    advantages = estimator.compute(CreditInputs(**batch, groups=torch.tensor(groups), episodes=episodes)).advantages
-    assert torch.equal(advantages, torch.where(batch["mask"], advantages[:, :1], 0.0))
-    return advantages[:, 0]
 
 
 class TestGae:
@@ -327,3 +305,39 @@ def test_nothing_was_sampled(estimator, shape):
     )
     assert torch.equal(result.advantages, zeros)
     assert torch.equal(result.returns, zeros)
+
+
+class TestGaeOfTwoLambdas:
+    GIVEN = CreditInputs(rewards=REWARDS, mask=MASK, groups=GROUPS, values=VALUES)
+
+    def test_the_critic_learns_with_its_own_lambda(self):
+        both = Gae(gamma=0.99, lam=0.95, critic_lam=0.5, whiten=False).compute(self.GIVEN)
+        policy = Gae(gamma=0.99, lam=0.95, whiten=False).compute(self.GIVEN)
+        critic = Gae(gamma=0.99, lam=0.5, whiten=False).compute(self.GIVEN)
+        assert torch.equal(both.advantages, policy.advantages)
+        assert torch.equal(both.returns, critic.returns)
+        assert not torch.equal(policy.returns, critic.returns)
+
+    def test_the_lambda_of_the_advantages_grows_with_the_length(self):
+        # five sampled tokens: 1 - 1 / (0.4 * 5) = 0.5
+        by_length = Gae(lam=0.9, critic_lam=1.0, length_alpha=0.4, whiten=False).compute(self.GIVEN)
+        half = Gae(lam=0.5, whiten=False).compute(self.GIVEN)
+        assert torch.equal(by_length.advantages, half.advantages)
+        close(by_length.returns, [[2, 2, 0, 2, 2, 2.0], [-1, -1, 0, -1, -1, -1]])
+        # without a lambda of its own the critic takes lam
+        assert torch.equal(Gae(lam=0.5, length_alpha=3.0, whiten=False).compute(self.GIVEN).returns, half.returns)
+
+    def test_rows_have_lambdas_of_their_own(self):
+        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
+        rewards = torch.tensor([[0, 0, 0, 1.0], [0, 1.0, 0, 0]])
+        values = torch.full((2, 4), 0.5)
+        result = Gae(length_alpha=0.5, whiten=False).compute(
+            CreditInputs(rewards=rewards, mask=mask, groups=GROUPS, values=values)
+        )
+        # lambdas 1 - 1 / 2 and max(0, 1 - 1 / 1); every delta is 0 but the last, 0.5
+        close(result.advantages, [[0.0625, 0.125, 0.25, 0.5], [0.0, 0.5, 0, 0]])
+
+    @pytest.mark.parametrize("params", [{"critic_lam": 1.1}, {"length_alpha": 0.0}, {"length_alpha": float("nan")}])
+    def test_what_is_no_lambda_is_refused(self, params):
+        with pytest.raises(ValueError, match=r"critic_lam|length_alpha"):
+            Gae(**params)

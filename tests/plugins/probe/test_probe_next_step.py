@@ -15,6 +15,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.yaml import loads
 from uncollapse.plugins.probe import OfflineEntropyProbe
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint
+from uncollapse.plugins.probe.credit import credit
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.forecast import forecast
 from uncollapse.plugins.probe.next_step import step_lines
@@ -168,6 +169,7 @@ def test_a_critic_that_trains_alone_moves_no_policy(shared, bandit, tmp_path):
     ("gradient", "said"),
     [
         ({"advantage": "gae"}, "needs values, and the checkpoint has no critic"),
+        ({"advantage": "otb"}, "needs collision probs, which the probe does not give to it"),
         ({"kl_coef": 0.1, "kl": None}, None),
         ({"kl": "k2", "kl_coef": 0.0}, "an estimator and a coefficient"),
         ({"kl_coef": float("nan")}, "must be a number"),
@@ -182,6 +184,20 @@ def test_steps_that_cannot_be_had_are_refused(run, gradient, said):
     with pytest.raises((ConfigError, Invalid)) as refusal:
         session_of(run, policy_gradient=gradient)
     assert said in str(refusal.value)
+
+
+def test_an_advantage_estimator_is_told_which_step_comes_next(run):
+    session = session_of(run)
+    assert session.run.step > 0 and session.run.steps >= session.run.step
+    assert credit(session, None) == {"step": session.run.step, "steps": session.run.steps}
+
+
+def test_the_entropies_of_the_checkpoint_choose_who_trains(run):
+    """Below the band only bad tokens do, above it only good ones."""
+    for band, kept in (("low=50, high=60, low_end=50, high_end=60", -1), ("low=0, high=0, low_end=0, high_end=0", 1)):
+        session = session_of(run, policy_gradient={"advantage": f"entrocraft({band})"})
+        advantages = session.step(script.rewarded(session.draw_U("band"))).update.batch.advantages
+        assert bool((advantages * kept >= 0).all()) and bool((advantages != 0).any())
 
 
 # --- one path for Python and the command line -----------------------------------------------------------------------

@@ -90,6 +90,28 @@ def test_turns_and_masks(mode):
         assert [row.unique().tolist() for row in rollouts.turns] == [[-1, 0], [-1, 1], [-1, 2]]
 
 
+def states_of_turns(rollouts):
+    """The states of each row's turns, once each, in the order of the turns."""
+    rows_of_turns = [
+        dict(zip(turns, states, strict=True))
+        for turns, states in zip(rollouts.turns.tolist(), rollouts.states.tolist(), strict=True)
+    ]
+    return [[states[turn] for turn in sorted(states) if turn >= 0] for states in rows_of_turns]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_states_are_equal_where_observations_are(mode):
+    """They are, whatever number the turn has and however many actions are left."""
+    rollout, episodes = scripted(DOWN, BAD, UP, DOWN, UP, max_turns=5, context_window=mode)
+    rollouts = rows.build(episodes, rollout, Reward())
+    observed = [turn.observation for turn in episodes[0].turns]
+    assert observed == ["seed 5 at 0", "at -1", "at -1", "at 0", "at -1"]
+    assert [state for row in states_of_turns(rollouts) for state in row] == [0, 1, 1, 2, 1]
+    assert torch.equal(rollouts.states >= 0, rollouts.mask)
+    kept = rollouts.select(torch.tensor([True]))
+    assert torch.equal(kept.states, rollouts.states)
+
+
 # --- rewards --------------------------------------------------------------------------------------------------------
 
 

@@ -112,7 +112,7 @@ SEEN = {"credit": [], "loss": [], "prepare": []}
 
 @attrs.frozen
 class Greedy(AdvantageEstimator):
-    needs = frozenset({"logprobs", "entropies", "second_moments"})
+    needs = frozenset({"logprobs", "entropies", "second_moments", "collision_probs"})
 
     def compute(self, batch):
         SEEN["credit"].append(batch)
@@ -158,6 +158,10 @@ def test_what_components_declare_to_need_is_handed_over(bandit, tmp_path):
     assert bool(((p > 0) & (p < 1)).all())
     variance = (credit.second_moments - credit.entropies**2)[credit.mask]
     assert bool((credit.entropies[credit.mask] > 0).all()) and bool((variance > 0).all())
+    # two draws are the same token at least as often as both are this one; and by Jensen, at least with exp(-H)
+    collisions = credit.collision_probs[credit.mask]
+    assert bool((collisions >= p**2 - 1e-6).all()) and bool((collisions <= 1).all())
+    assert bool((collisions >= torch.exp(-credit.entropies[credit.mask]) - 1e-6).all())
 
     first, second = seen["prepare"]
     assert sorted([*first.rows.tolist(), *second.rows.tolist()]) == list(range(8))

@@ -8,7 +8,7 @@ import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS = 7
-OUTPUTS = ("logprobs", "entropies", "second_moments")
+OUTPUTS = ("logprobs", "entropies", "second_moments", "collision_probs")
 
 
 def need(name):
@@ -30,6 +30,7 @@ def oracle(hidden, weight, targets, temperature=1.0, softcap=None):
         "logprobs": logp.gather(-1, targets[:, None]).squeeze(-1),
         "entropies": -(p * logp).sum(-1),
         "second_moments": (p * logp**2).sum(-1),
+        "collision_probs": (p * p).sum(-1),
     }
 
 

@@ -26,7 +26,7 @@ HEADS = {
     "triton-float32": Triton(rows=4, columns=16, float32_logits=True),
     "trl": Trl(columns=16),
 }
-KNOWS = {"torch": OUTPUTS, "triton": OUTPUTS, "trl": ("logprobs", "entropies")}
+KNOWS = {"torch": OUTPUTS, "triton": OUTPUTS[:3], "trl": ("logprobs", "entropies")}
 
 
 @pytest.fixture(params=HEADS)
@@ -50,6 +50,8 @@ def run(head, hidden, weight, targets, **options):
     options.setdefault("entropy", "gradient")
     if "second_moments" in knows(head):
         options.setdefault("second_moment", "gradient")
+    if "collision_probs" in knows(head):
+        options.setdefault("collision_prob", options["second_moment"])
     if isinstance(temperature, torch.Tensor):
         temperature = temperature.to(DEVICE)
     found = head(hidden.to(DEVICE), weight.to(DEVICE), targets.to(DEVICE), temperature=temperature, **options)
@@ -182,7 +184,7 @@ def test_only_what_is_asked_for(head):
     assert values["logprobs"].requires_grad and not values["entropies"].requires_grad
     torch.testing.assert_close(values["entropies"].double().cpu(), expected["entropies"].detach(), atol=1e-5, rtol=1e-5)
     if "second_moments" in knows(head):
-        second = run(head, hidden, weight, targets, entropy="none", second_moment="gradient")
+        second = run(head, hidden, weight, targets, entropy="none", second_moment="gradient", collision_prob="none")
         assert set(second) == {"logprobs", "second_moments"}
         ours, theirs = (
             torch.autograd.grad(x["second_moments"].sum(), hidden, retain_graph=True)[0] for x in (second, expected)
@@ -262,3 +264,19 @@ def test_trl_refuses_what_it_does_not_know():
         Trl()(hidden, weight, targets, temperature=temperatures(ROWS))
     with pytest.raises(RequestError, match="no second moments"):
         Trl()(hidden, weight, targets, second_moment="value")
+
+
+def test_collision_probabilities(head):
+    """Of every head but trl's, which refuses them, also where they are asked for alone."""
+    hidden, weight, targets = data()
+    if isinstance(head, Trl):
+        with pytest.raises(RequestError, match="knows no collision probabilities"):
+            run(head, hidden, weight, targets, collision_prob="value")
+        return
+    scores = head(hidden.to(DEVICE), weight.to(DEVICE), targets.to(DEVICE), entropy="none", collision_prob="value")
+    assert scores.entropies is None and scores.second_moments is None and not scores.collision_probs.requires_grad
+    expected = oracle(hidden, weight, targets)
+    torch.testing.assert_close(scores.collision_probs.double().cpu(), expected["collision_probs"].detach())
+    torch.testing.assert_close(scores.logprobs.double().cpu(), expected["logprobs"], atol=1e-5, rtol=1e-5)
+    even = head(torch.zeros(1, 8).to(DEVICE), weight.to(DEVICE), targets[:1].to(DEVICE), collision_prob="value")
+    assert float(even.collision_probs) == pytest.approx(1 / 37, rel=1e-6)

@@ -69,8 +69,17 @@ def test_auto_is_triton_on_a_gpu_and_torch_elsewhere(monkeypatch, absent):
 
 def test_auto_computes_like_the_reference():
     hidden, weight, targets = torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 4, 2])
-    found = auto_head.Auto()(hidden, weight, targets, second_moment="value")
+    found = auto_head.Auto()(hidden, weight, targets, second_moment="value", collision_prob="value")
     for name, expected in oracle(hidden, weight, targets).items():
+        torch.testing.assert_close(getattr(found, name).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_triton_leaves_collision_probabilities_to_the_reference(monkeypatch):
+    monkeypatch.setattr(Triton, "on", lambda self, device: self)
+    hidden, weight, targets = torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 4, 2])
+    options = {"second_moment": "value", "collision_prob": "value", "temperature": 0.7, "softcap": 2.0}
+    found = Triton()(hidden, weight, targets, **options)
+    for name, expected in oracle(hidden, weight, targets, temperature=0.7, softcap=2.0).items():
         torch.testing.assert_close(getattr(found, name).double(), expected, atol=1e-5, rtol=1e-5)
 
 
