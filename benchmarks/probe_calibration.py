@@ -37,9 +37,9 @@ from uncollapse.estimators.variance.statistics import (
 )
 from uncollapse.estimators.variance.terms import MEASURED_IN, Terms
 from uncollapse.plugins.probe import OfflineEntropyProbe
+from uncollapse.plugins.probe.estimation.measured_change import Weighting, with_error
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.sequences import per_prompt
-from uncollapse.plugins.probe.estimation.truth import Weighting, with_error
 from uncollapse.plugins.probe.integrity import score_identity
 from uncollapse.plugins.probe.sampling.samples import Sample
 from uncollapse.plugins.probe.session import Session

@@ -21,11 +21,11 @@ from torch import Tensor
 from ....core.components import Rollouts
 from ....estimators.variance.statistics import delta_variance, mean_entropy, predicted_change
 from ....estimators.variance.terms import EntropyUnit
+from ..estimation.measured_change import Weighting, measure, with_error
 from ..estimation.measurement import Measurement
 from ..estimation.passes import Direction, Passes
 from ..estimation.step import Step
 from ..estimation.tokens import SampledTokens
-from ..estimation.truth import Weighting, measure, with_error
 from ..small_samples import widened, widening_of_blocks
 
 BLOCKS = 8
