@@ -1,4 +1,4 @@
-"""Collapse on purpose: which detector speaks first, how early, and whether it stays silent on healthy runs.
+"""Runs collapse on purpose: which detector gives the first verdict, how early, and is it silent on healthy runs.
 
 Trains tiny-sokoban in four ways that collapse and two that do not, three seeds each, with no detector that stops; then
 replays every metric-based detector over the metrics. Needs some 15 minutes on two cores; runs that are there already

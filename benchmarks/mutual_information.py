@@ -1,4 +1,4 @@
-"""N reasonings after N prompts: on shared prefixes, and as N x N full sequences, with the same model in one process.
+"""N reasonings are scored after N prompts, on shared prefixes and as N x N full sequences, by one model in one process.
 
     python benchmarks/mutual_information.py [--samples 64] [--prompt 400] [--reasoning 40]
 

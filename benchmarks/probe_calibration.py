@@ -1,4 +1,4 @@
-"""Do the probe's error bars mean what they say? 200 predictions against 200 truths on independent samples.
+"""The probe's error bars are calibrated: 200 predictions against 200 truths on independent samples.
 
     python benchmarks/probe_calibration.py [--checkpoint DIR] [--repetitions 200] [--size 64]
 

@@ -1,4 +1,4 @@
-"""One probe computed as the research code did it, from the model's logits: the peer of :mod:`probe_speed`.
+"""The peer of :mod:`probe_speed` computes one probe as the research code did, from the model's logits.
 
 Rows padded to the longest of the batch, chunks of one or two prompts, log_softmax of all positions over the whole
 vocabulary, gradients added up in dictionaries on the CPU, one more backward pass for each prompt of E for the

@@ -1,4 +1,4 @@
-"""One probe by our engine against the same numbers computed as the research code did: same model, samples and process.
+"""One probe is timed against the same numbers computed as the research code did: same model, samples and process.
 
     OMP_NUM_THREADS=2 python benchmarks/probe_speed.py [--model sokoban|wide] [--checkpoint DIR]
 

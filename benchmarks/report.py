@@ -1,4 +1,4 @@
-"""The report of a sweep of 164 runs of 400 steps, against `json.loads` of the same lines in the same process.
+"""The report of a sweep of 164 runs of 400 steps is timed against `json.loads` of the same lines in one process.
 
     python benchmarks/report.py [--steps 400] [--keep DIRECTORY]
 
