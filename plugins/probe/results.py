@@ -98,6 +98,7 @@ def _truth(probed: Probed) -> dict[str, Any]:
     etas = dict.fromkeys([measurement.eta, *(importance.etas or ())])
     points = [_point(probed, eta) for eta in etas]
     first, weights_S = points[0], measurement.truth(measurement.eta, probed.weighting).w
+
     units = {"H_orig": probed.config.entropy_unit} | ({"H_orig_tok": PER_TOKEN} if importance.report_per_token else {})
     return {
         **{key: mean_entropy(measurement.truth_terms(unit)).value for key, unit in units.items()},

@@ -22,7 +22,7 @@ OF_PAGE = {"estimand", "mean weight", "clipped", "over the smallest", "if it wer
 
 
 class Verbosity(Enum):
-    """How much is printed while an experiment runs."""
+    """The verbosity says how much is printed while an experiment runs."""
 
     VERBOSE = "verbose"
     NORMAL = "normal"

@@ -35,6 +35,7 @@ def prediction(measurement: Measurement, unit: EntropyUnit, direction: str) -> d
         direction: name of the rule that makes the step.
     """
     terms = measurement.prediction_terms(unit)
+    # one pass gives all forms, which estimate one change and differ in noise and in their bias in small samples
     derivative = measurement.derivative_terms(unit)
     statistics = {"leave_one_out": predicted_change(terms), "snis_derivative": predicted_change(derivative)}
     if unit != "per_seq_token_mean":

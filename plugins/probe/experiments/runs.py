@@ -88,7 +88,7 @@ class Runner:
             try:
                 result, probed = self._probe(run, directory)
                 self._keep(directory, result, probed)
-            except Exception as error:
+            except Exception as error:  # one run that fails must not cost the others
                 self._refuse(error, run, directory)
                 return {
                     "success": False,

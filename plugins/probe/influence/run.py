@@ -45,6 +45,7 @@ def influence(session: Session, B_E: int, *, blocks: int = BLOCKS, checked: int 
     with clock("shares"):
         predicted = shares(measurement, unit, blocks)
     truth = []
+    # each sequence that is checked takes two forward passes over E, so only a few are
     if checked:
         with clock("check"):
             chosen = choose(predicted.of_sequences, checked, session.master_seed)

@@ -215,8 +215,8 @@ def _mean_over_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         steps = [of_run[eta] for of_run in of_runs]
         row: dict[str, Any] = {"eta": eta, "runs": len(steps)}
         for value, se in (("deltaH", "se"), ("predicted", "predicted_se")):
-            values = [step.get(value) for step in steps]
-            errors = [step.get(se) for step in steps]
+            values: list[Any] = [step.get(value) for step in steps]
+            errors: list[Any] = [step.get(se) for step in steps]
             row[value] = None if None in values else sum(values) / len(values)
             row[se] = math.nan if None in errors else math.hypot(*errors) / len(errors)
         if row["deltaH"] is not None:
