@@ -74,17 +74,18 @@ if TYPE_CHECKING:
     from .core.compose.fields import component, components
     from .core.compose.problems import CompositionError, Problem
     from .core.describe import Description
+    from .core.entry import Entry
     from .core.hookspecs import Register, hookimpl
     from .core.plugins import Plugin, PluginLoadError, SignatureError, UnknownHookError
-    from .core.registry import DuplicateNameError, Entry, Registry, UnknownNameError, registry
+    from .core.registry import DuplicateNameError, Registry, UnknownNameError, registry
     from .core.runs.directory import RunDirectory
     from .plugins.launch.job import Job
     from .plugins.sweeps.layout import Layout
-    from .plugins.sweeps.points import Case
     from .plugins.sweeps.result import Result as SweepResult
     from .plugins.sweeps.run import Options as SweepOptions
     from .plugins.sweeps.sweep import Sweep
     from .plugins.sweeps.sweep import load as load_sweep
+    from .plugins.sweeps.variation import Case
     from .plugins.training.session import Outcome
     from .plugins.training.train import train
 
@@ -182,11 +183,11 @@ __all__ = [
 ]
 
 HOMES = {
-    "Case": ".plugins.sweeps.points:Case",
+    "Case": ".plugins.sweeps.variation:Case",
     "CompositionError": ".core.compose.problems:CompositionError",
     "Description": ".core.describe:Description",
     "DuplicateNameError": ".core.registry:DuplicateNameError",
-    "Entry": ".core.registry:Entry",
+    "Entry": ".core.entry:Entry",
     "Experiment": ".core.compose.experiment:Experiment",
     "Job": ".plugins.launch.job:Job",
     "Layout": ".plugins.sweeps.layout:Layout",

@@ -18,7 +18,7 @@ AXES = {
 }
 LARGEST = 164
 """Points of the largest registered sweep."""
-LIMIT_S = 15.0
+LIMIT_S = 30.0
 
 
 def main() -> None:

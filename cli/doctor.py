@@ -16,7 +16,7 @@ from ..plugins.rollout.engine_vllm import installed
 
 GIB = 2**30
 OPTIONAL = {"wandb", "matplotlib", "ninja"}
-"""Of the extra [train]: what a run without their tracker or report does without."""
+"""Libraries of the extra [train] that only their tracker or report needs."""
 
 
 ENOUGH = (8, 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from ..core.console.options import json_option, mention_plugins, plugin_option, print_columns, print_json
-from ..core.registry import Entry, registry
+from ..core.entry import Entry
+from ..core.registry import registry
 
 
 @click.command("list")
@@ -17,12 +18,12 @@ def command(kind: str | None, as_json: bool) -> None:
     names = registry()
     entries = {each: names.entries(each) for each in ([kind] if kind else names.kinds())}
     if as_json:
-        print_json([_as_dict(entry) for found in entries.values() for entry in found])
+        print_json([_as_dict(entry) for of_kind in entries.values() for entry in of_kind])
     else:
-        for each, found in entries.items():
-            if found or kind:
+        for each, of_kind in entries.items():
+            if of_kind or kind:
                 click.echo(each)
-                print_columns([_row(entry) for entry in found], indent="  ")
+                print_columns([_row(entry) for entry in of_kind], indent="  ")
     mention_plugins()
 
 

@@ -35,7 +35,7 @@ WRONG_PATH = {
 }
 """Failures that say that a path was wrongly given; others, such as a disk that went away, are of the work."""
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF}
-"""Failures of a write, where no file is named that of what was printed."""
+"""Failures of a write; where no file is named, what was printed could not be written."""
 
 
 class Main(LazyGroup):
@@ -110,7 +110,7 @@ def _refused_output() -> Iterator[None]:
 
 def _report(error: UncollapseError | ImportError) -> int:
     """Print what went wrong, as a traceback where ``UNCOLLAPSE_TRACE`` asks for one; the exit code."""
-    from ..core.plugins import tracing
+    from ..core.calling import tracing
     from ..core.targets import missing_extra
 
     if isinstance(error, ImportError):

@@ -55,7 +55,7 @@ def _gib(size: int) -> str:
 
 
 def _gpu_memory() -> int:
-    """Of this machine's smallest GPU; 0 if there is none."""
+    """The memory of this machine's smallest GPU; 0 if there is none."""
     import torch
 
     sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]

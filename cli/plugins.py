@@ -29,14 +29,14 @@ def command(context: click.Context, check: bool, as_json: bool) -> None:
     if context.invoked_subcommand:
         return
     names = registry()
-    found = check_installed(names) if check else Findings()
+    findings = check_installed(names) if check else Findings()
     if as_json:
         print_json([_as_dict(names, plugin) for plugin in names.plugins])
     else:
         _print(names)
-    for fix, entries in found.for_want_of_an_extra.items():
+    for fix, entries in findings.for_want_of_an_extra.items():
         click.echo(f"not imported, for want of an extra ({fix}): {', '.join(entries)}", err=True)
-    for name, why in found.not_tried.items():
+    for name, why in findings.not_tried.items():
         click.echo(f"not tried: {name} ({why})", err=True)
     if check and any(plugin.status == "broken" for plugin in names.plugins):
         context.exit(1)
@@ -55,8 +55,8 @@ def _print(names: Registry) -> None:
         registered = _registered(names, plugin)
         if registered or plugin.errors or plugin.blocked:
             click.echo(f"\n{plugin.name} ({_origin(plugin)})")
-        for kind, found in registered.items():
-            click.echo(f"  {kind}: {', '.join(found)}")
+        for kind, names_of_kind in registered.items():
+            click.echo(f"  {kind}: {', '.join(names_of_kind)}")
         if plugin.blocked:
             click.echo(f"  blocked by {plugin.blocked}")
         for error in plugin.errors:
@@ -68,8 +68,8 @@ def _origin(plugin: Plugin) -> str:
 
 
 def _registered(names: Registry, plugin: Plugin) -> dict[str, list[str]]:
-    found = {kind: [entry.name for entry in names.entries(kind) if entry.plugin is plugin] for kind in names.kinds()}
-    return {kind: registered for kind, registered in found.items() if registered}
+    entries = {kind: [entry for entry in names.entries(kind) if entry.plugin is plugin] for kind in names.kinds()}
+    return {kind: [entry.name for entry in of_kind] for kind, of_kind in entries.items() if of_kind}
 
 
 def _as_dict(names: Registry, plugin: Plugin) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _ENTRY = re.compile(r"\s*[^=\s][^=]*=\s*[\w.]+\s*(:\s*[\w.]+\s*)?(\[.*\]\s*)?")
 
 @attrs.frozen
 class Announcement:
-    """One entry point of a distribution, or the reason why its announcement cannot be read."""
+    """An announcement is one entry point of a distribution, or the reason why its announcement cannot be read."""
 
     distribution: str
     version: str
@@ -24,14 +24,16 @@ class Announcement:
 
 
 def announcements() -> Iterator[Announcement]:
-    """Those of every installed distribution; of one that is installed twice, the one that Python imports.
+    """Every installed distribution is asked; of one that is installed twice, the one that Python imports counts.
 
     What an installation has written counts before an ``egg-info`` folder, which builds leave beside the source and
     nothing keeps up to date.
     """
-    found = [(each, text) for each in distributions() if GROUP in (text := each.read_text("entry_points.txt") or "")]
+    announcing = [
+        (each, text) for each in distributions() if GROUP in (text := each.read_text("entry_points.txt") or "")
+    ]
     seen = set()
-    for distribution, text in sorted(found, key=lambda pair: pair[0].read_text("METADATA") is None):
+    for distribution, text in sorted(announcing, key=lambda pair: pair[0].read_text("METADATA") is None):
         name, version = distribution.metadata["Name"] or "unnamed", distribution.metadata["Version"] or ""
         if name not in seen:
             seen.add(name)

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Parameter:
-    """One parameter of a component."""
+    """A parameter of a component is described."""
 
     name: str
     type: str
-    """As it is written in the source, or which kind of component it takes; empty where nothing is written."""
+    """The type as written in the source, or the kind of component that it takes; empty where nothing is written."""
     default: Any
-    """``None`` where the parameter is required."""
+    """The value that it has unless it is given; ``None`` where the parameter is required."""
     required: bool
     doc: str
     kind: str = ""
-    """Of the component that it takes; empty where it takes plain data."""
+    """The kind of the component that it takes; empty where it takes plain data."""
 
 
 @attrs.frozen
 class Description:
-    """Everything about one registered name."""
+    """Everything about one registered name is told."""
 
     kind: str
     name: str
@@ -63,12 +63,12 @@ class Description:
 
 
 def component(target: Callable[..., Any]) -> tuple[Path | None, str, tuple[Parameter, ...]]:
-    """Source file, docstring and parameters of a component class."""
+    """Give source file, docstring and parameters of a component class."""
     return source_file(target), inspect.getdoc(target) or "", parameters(target)
 
 
 def command(target: click.Command) -> tuple[Path | None, str, tuple[Parameter, ...]]:
-    """Source file, help and options of a click command."""
+    """Give source file, help and options of a click command."""
     options = tuple(
         Parameter(
             name="/".join(option.opts),
@@ -154,7 +154,7 @@ def _type_name(annotation: object) -> str:
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """Field -> the bare string under it in the source, of a class and its bases."""
+    """Map each field of a class and its bases to the bare string under it in the source."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         try:

@@ -1,4 +1,4 @@
-"""Errors that a person reads: each says what is wrong, where, and what to do.
+"""Every error that a person reads says what is wrong, where, and what to do.
 
 Every error is picklable (runs cross process borders) and carries the exit code that the command line ends with:
 1 the work failed, 2 the request was wrong.
@@ -21,7 +21,9 @@ class UncollapseError(Exception):
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         super().__init__(what, where, fix)
-        self.what, self.where, self.fix = what, where, fix
+        self.what = what
+        self.where = where
+        self.fix = fix
 
     def __str__(self) -> str:
         lines = [self.what]

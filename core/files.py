@@ -1,14 +1,11 @@
-"""Files that are whole or absent: atomic replacement, and JSON that any reader accepts."""
+"""Files are replaced as a whole, and JSON is written as any reader accepts it."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import math
 import os
-import re
-import shutil
 import stat
 from collections.abc import Mapping
 from hashlib import sha256
@@ -85,65 +82,13 @@ def read_bytes(path: Path) -> bytes:
         return stream.read()
 
 
-def keep_aside(path: Path) -> Path:
-    """A copy of a damaged file, ``<name>.damaged`` or with a number behind it; the file itself stays."""
-    free = _damaged_name(path)
-    shutil.copyfile(path, free)
-    return free
-
-
-def clear_ways(*paths: Path) -> list[str]:
-    """Rename what is in the place of a file and is none, to ``<name>.damaged``; what was done, in words."""
-    done = []
-    for path in paths:
-        if what := what_is(path):
-            free = path.rename(_damaged_name(path))
-            done.append(f"{what} was in the place of {path.name}, now at {free}")
-    return done
-
-
-def what_is(path: Path) -> str:
-    """In words: ``a pipe``, ``a link to nothing``; empty if it is a file, or nothing is there."""
-    try:
-        return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
-    except OSError:
-        return "a link to nothing" if path.is_symlink() else ""
-
-
-def _damaged_name(path: Path) -> Path:
-    names = (f"{path.name}.damaged{f'.{number}' if number else ''}" for number in itertools.count())
-    return next(free for name in names if not os.path.lexists(free := path.with_name(name)))
-
-
-TEMPORARY = re.compile(r".+\.(\d+)\.tmp")
-
-
-def remove_temporaries(directory: Path) -> None:
-    """Delete what :func:`replace_text` has left there in processes that were killed."""
-    for path in directory.glob("*.tmp"):
-        match = TEMPORARY.fullmatch(path.name)
-        if match and path.is_file() and not _another_lives(int(match[1])):
-            path.unlink(missing_ok=True)
-
-
-def _another_lives(pid: int) -> bool:
-    """Whether a process of this number, which is not this one, is there."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
-
-
 def encode(text: str) -> bytes:
-    """UTF-8; half a surrogate pair, which a tokenizer may well emit, becomes an escape that JSON reads back."""
+    """Encode as UTF-8; half a surrogate pair, which a tokenizer may emit, becomes an escape that JSON reads back."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def to_json(value: object, indent: int | None = None, ascii_only: bool = False) -> str:
-    """JSON as the standard has it: NaN and infinities become null, objects with ``item()`` (0-d arrays) numbers."""
+    """Write JSON as the standard has it: NaN and infinities become null, and 0-d arrays (with ``item()``) numbers."""
     return json.dumps(_clean(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 

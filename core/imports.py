@@ -1,4 +1,4 @@
-"""Importing what others wrote: whatever a module does while it is imported stays with that module.
+"""What others wrote is imported so that whatever a module does meanwhile stays with that module.
 
 It may raise anything, print, take long, or change what the whole process computes with; the caller gets an error that
 names a file and a line, what was printed goes to stderr, so that ``--json`` stays JSON, and the seconds are counted.
@@ -54,7 +54,7 @@ def import_alone(load: Callable[[], Any]) -> Imported:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Signals of a Ctrl-C that came meanwhile; each still raises KeyboardInterrupt where Python does that."""
+    """Note each Ctrl-C that comes meanwhile; each still raises KeyboardInterrupt where Python does that."""
     pressed: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
@@ -74,7 +74,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """For Python's ``print``, and for libraries and processes that write to the file descriptor itself."""
+    """Send what Python prints to stderr, and what libraries and processes write to the file descriptor itself."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)
@@ -92,7 +92,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 def where_raised(error: BaseException) -> str:
-    """``file:line`` of the last line of a plugin's own that an exception of its import came through; empty if none."""
+    """Give ``file:line`` of a plugin's own last line that an exception of its import came through; empty if none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]

@@ -10,7 +10,7 @@ class Kind:
     """What plugins can register under one hook."""
 
     name: str
-    """Its name on the command line and in the registry."""
+    """The name on the command line and in the registry."""
     hook: str
     """The registration hook, which is given ``register``."""
     does: str

@@ -1,4 +1,4 @@
-"""Paths that a person gives: what cannot be one is said at once, and reading one takes bounded time and memory."""
+"""A path that a person gives is checked at once, and reading it takes bounded time and memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def unusable(text: str) -> str:
-    """Why a text can be no path at all; empty if it can."""
+    """Say why a text can be no path at all; nothing if it can."""
     if not text:
         return "is empty"
     if "\0" in text:

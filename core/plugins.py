@@ -1,11 +1,14 @@
-"""Finding, checking, loading, blocking and tracing plugins; one that fails never takes another down.
+"""Plugins are found, checked, loaded and blocked here, since pluggy's own loading stops at the first one that fails.
+
+Its ``load_setuptools_entrypoints`` raises whatever an import raises, and its ``check_pending`` whatever is wrong with a
+hook; the plugins after that one are not loaded. Then a broken plugin takes others down: no command runs, not even the
+one that says which plugin it is. So pluggy marks hooks, parses the marks and keeps the implementations in their order,
+while each plugin is imported and checked alone, here, and each implementation is called alone (:mod:`.calling`); what
+goes wrong is kept on the :class:`Plugin` that caused it.
 
 A plugin is announced by the entry-point group ``uncollapse`` (our own built-ins are, too) or asked for by file
-(:func:`load_file`). Each is imported and checked alone, and every hook implementation is called alone, so that whatever
-goes wrong is kept on the :class:`Plugin` that caused it. A plugin asked for by file must work: its failure is raised.
-
-``UNCOLLAPSE_PLUGINS`` allows only these beside our own, ``UNCOLLAPSE_DISABLE_PLUGINS`` blocks these: comma-separated
-entry-point or distribution names. ``UNCOLLAPSE_TRACE=1`` prints every hook call.
+(:func:`load_file`). One that was asked for by file must work: its failure is raised. ``UNCOLLAPSE_PLUGINS`` allows only
+these beside our own, ``UNCOLLAPSE_DISABLE_PLUGINS`` blocks these: comma-separated entry-point or distribution names.
 """
 
 from __future__ import annotations
@@ -14,8 +17,7 @@ import inspect
 import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
@@ -28,11 +30,10 @@ import pluggy
 
 from . import hookspecs
 from .announced import Announcement, announcements
-from .errors import RequestError, RunError, UncollapseError, nearest
+from .errors import RequestError, UncollapseError, nearest
 from .files import file_sha256
 from .imports import import_alone, where_raised
 from .paths import expanded
-from .surroundings import restored
 from .targets import locate, missing_extra
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -40,7 +41,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     for name, spec in vars(hookspecs).items()
     if hasattr(spec, f"{hookspecs.PROJECT}_spec")
 }
-"""Hook -> its arguments."""
+"""Arguments of each hook."""
 
 
 class UnknownHookError(RequestError):
@@ -57,7 +58,7 @@ class SignatureError(RequestError):
 
 @attrs.define(eq=False)
 class Plugin:
-    """One plugin: where it comes from, what became of it, and why."""
+    """A plugin knows where it comes from, what became of it, and why."""
 
     name: str
     """Entry-point name, or the stem of its file."""
@@ -83,7 +84,7 @@ class Plugin:
 
     @property
     def source_sha256(self) -> str:
-        """Of the source file; empty without one."""
+        """The hash of the source file; empty without one."""
         return file_sha256(self.source)
 
     def __str__(self) -> str:
@@ -95,14 +96,14 @@ class Plugin:
 
 
 def discover() -> list[Plugin]:
-    """Every announced plugin, imported where it is not blocked: our own first, then by distribution and name."""
-    found: list[tuple[Plugin, EntryPoint | None]] = [
+    """Import every announced plugin that is not blocked: our own first, then by distribution and name."""
+    announced: list[tuple[Plugin, EntryPoint | None]] = [
         (_announced(announcement), announcement.entry) for announcement in announcements()
     ]
-    found.sort(key=lambda pair: (not _ours(pair[0]), _normal(pair[0].distribution), pair[0].name))
-    plugins = [plugin for plugin, _ in found]
+    announced.sort(key=lambda pair: (not _ours(pair[0]), _normal(pair[0].distribution), pair[0].name))
+    plugins = [plugin for plugin, _ in announced]
     _block(plugins)
-    for plugin, entry in found:
+    for plugin, entry in announced:
         if not plugin.blocked and entry is not None:
             _load(plugin, entry.load)
     return plugins
@@ -246,7 +247,7 @@ def _marked(hooks: object) -> Iterator[tuple[str, Callable[..., Any], Mapping[st
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:
-    """Those that pluggy will pass: positional ones without a default."""
+    """The arguments that pluggy will pass: positional ones without a default."""
     return [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
@@ -257,97 +258,3 @@ def _arguments(function: Callable[..., Any]) -> list[str]:
 def _position(function: Callable[..., Any]) -> str:
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
-
-
-# --- calling --------------------------------------------------------------------------------------------------------
-
-
-def manager(plugins: Iterable[Plugin], others: Iterable[object] = ()) -> pluggy.PluginManager:
-    """A pluggy manager with the sound plugins, and with ``others`` (objects with hooks) after them.
-
-    Raises:
-        RequestError: one of ``others`` marks a function that is no hook, or is there twice.
-    """
-    result = pluggy.PluginManager(hookspecs.PROJECT)
-    result.add_hookspecs(hookspecs)
-    for plugin in plugins:
-        if plugin.hooks is not None and not result.is_registered(plugin.hooks):
-            result.register(plugin.hooks, str(plugin))
-    for number, other in enumerate(others):
-        owner = f"{type(other).__module__}.{type(other).__qualname__}"
-        for error in check_hooks(other, owner):
-            raise error
-        if result.is_registered(other):
-            raise RequestError(f"{owner} is there twice", fix="name each tracker once")
-        result.register(other, f"{owner} (tracker {number + 1})")
-    return result
-
-
-Forgive = Callable[[object, str, BaseException], bool]
-"""(plugin, hook, what it raised) -> whether the caller can do without it."""
-
-
-def call(
-    manager: pluggy.PluginManager, hook: str, *, forgive: Forgive = lambda *_: False, **arguments: object
-) -> list[Any]:
-    """Call every implementation of a hook, the last registered first, and return what they returned.
-
-    One that raises does not keep the others from being called. Each is given a copy of a mapping: what it changes there
-    is neither in the record nor in what the others are given.
-
-    Raises:
-        RunError: naming the first plugin that raised. An :class:`UncollapseError` goes through as it is.
-    """
-    results, failures = [], []
-    for implementation in reversed(getattr(manager.hook, hook).get_hookimpls()):
-        try:
-            with restored() as changes:
-                results.append(call_one(implementation, **_copied(arguments)))
-            if changes:
-                raise ValueError(f"it changed {', '.join(changes)} for the whole process, and must not")
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # a hook that calls sys.exit does not end the run in its own way
-            if forgive(implementation.plugin, hook, error):
-                continue
-            if isinstance(error, UncollapseError):
-                failures.append(error)
-                continue
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            failure = RunError(
-                f"{implementation.plugin_name} failed in {hook}: {type(error).__name__}: {error}",
-                f"{frame.filename}:{frame.lineno}",
-                "mend the plugin, or run without it",
-            )
-            failure.__cause__ = error
-            failures.append(failure)
-    if failures:
-        for other in failures[1:]:
-            failures[0].add_note(str(other))
-        raise failures[0]
-    return results
-
-
-def _copied(arguments: Mapping[str, object]) -> dict[str, object]:
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in arguments.items()}
-
-
-def call_one(implementation: pluggy.HookImpl, **arguments: object) -> Any:
-    """Call one hook implementation with the arguments that it asks for, and trace it if that is wanted."""
-    given = [arguments[name] for name in implementation.argnames]
-    if not tracing():
-        return implementation.function(*given)
-    shown = ", ".join(f"{name}={value!r}" for name, value in zip(implementation.argnames, given, strict=True))
-    line = f"uncollapse: {implementation.plugin_name}: {implementation.function.__name__}({shown})"
-    try:
-        result = implementation.function(*given)
-    except BaseException as error:
-        sys.stderr.write(f"{line} raised {error!r}\n")
-        raise
-    sys.stderr.write(f"{line} -> {result!r}\n")
-    return result
-
-
-def tracing() -> bool:
-    """Whether ``UNCOLLAPSE_TRACE`` asks for hook calls and tracebacks."""
-    return os.environ.get("UNCOLLAPSE_TRACE", "") not in ("", "0")

@@ -1,4 +1,4 @@
-"""Names: kind + name -> component, with who registered it.
+"""The registry finds a component by its kind and its name, and knows who registered it.
 
 :func:`registry` is the one of this process. Building it loads the plugins; listing what it holds imports no component;
 :meth:`Registry.resolve`, :meth:`Registry.describe` and :meth:`Registry.create` import the one that they are asked for.
@@ -10,21 +10,22 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import pluggy
 
 from . import plugins as loading
+from .calling import call_one, manager
+from .entry import Entry, check_class, check_loaded, check_parameters, help_of, load, mapping_of
 from .errors import MissingExtraError, RequestError, UncollapseError, nearest
 from .files import file_sha256
 from .imports import import_alone
 from .kinds import KINDS, TAKEN
 from .paths import expanded
 from .plugins import Plugin, PluginLoadError, SignatureError, import_failure
-from .targets import Target, as_mapping, breach, check_target, file_of, load_target
+from .targets import Target, check_target, file_of
 from .terminal import escaped
 
 if TYPE_CHECKING:
@@ -40,37 +41,6 @@ class DuplicateNameError(RequestError):
 
 class UnknownNameError(RequestError):
     """No component of that kind has that name, or there is no such kind."""
-
-
-@attrs.frozen(eq=False)
-class Entry:
-    """A registered name and who registered it."""
-
-    kind: str
-    name: str
-    target: Target
-    summary: str
-    aliases: tuple[str, ...]
-    plugin: Plugin
-
-    @property
-    def distribution(self) -> str:
-        return self.plugin.distribution
-
-    @property
-    def version(self) -> str:
-        return self.plugin.version
-
-    @property
-    def target_string(self) -> str:
-        """``module:attribute`` (a mapping has none)."""
-        if isinstance(self.target, str):
-            return self.target
-        name = getattr(self.target, "__qualname__", "")
-        return f"{self.target.__module__}:{name}" if name else ""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name!r}"
 
 
 class Registry:
@@ -134,12 +104,12 @@ class Registry:
         entry = self.entry(kind, name)
         if entry in self._resolved:
             return self._resolved[entry]
-        target = _load(entry)
+        target = load(entry)
         if KINDS[kind].is_mapping:
             if options:
-                _check_parameters(entry, target, (), options)
-            return _mapping(entry, target, options)
-        _check_target(entry, target)
+                check_parameters(entry, target, (), options)
+            return mapping_of(entry, target, options)
+        check_loaded(entry, target)
         self._resolved[entry] = target
         return target
 
@@ -166,21 +136,21 @@ class Registry:
         target = self.resolve(kind, name)
         if not KINDS[kind].is_component:
             raise RequestError(f"{entry} is not a component", fix=f"uncollapse show {kind} {name}")
-        _check_parameters(entry, target, args, params)
+        check_parameters(entry, target, args, params)
         try:
             component = target(*args, **params)
         except (ValueError, TypeError) as error:
             # attrs validators append the field, the options and the value to their message
-            raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=_help(entry)) from error
-        _check_class(entry, type(component))
+            raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=help_of(entry)) from error
+        check_class(entry, type(component))
         return component
 
     def target(self, kind: str, name: str) -> Any:
         """What was registered, imported if it was named by a string. Raises what :meth:`resolve` raises."""
-        return _load(self.entry(kind, name))
+        return load(self.entry(kind, name))
 
     def describe(self, kind: str, name: str) -> Description:
-        """Everything about a name, as a :class:`~.describe.Description`. Raises what :meth:`resolve` raises."""
+        """Tell everything about a name, as a :class:`~.describe.Description`. Raises what :meth:`resolve` raises."""
         from . import describe
 
         entry = self.entry(kind, name)
@@ -188,7 +158,7 @@ class Registry:
         if KINDS[kind].is_mapping:
             source = file_of(entry.target) if isinstance(entry.target, str) else describe.source_file(entry.target)
             is_yaml = source is not None and source.suffix in (".yaml", ".yml")
-            raw = _load(entry)
+            raw = load(entry)
             doc = source.read_text("utf-8") if source and is_yaml else inspect.getdoc(raw) or ""
             parameters = describe.parameters(raw) if callable(raw) else ()
         else:
@@ -227,9 +197,9 @@ class Registry:
     def run_manager(self, sessions: Iterable[object] = ()) -> pluggy.PluginManager:
         """The plugin manager of one run: all sound plugins, and the sessions of its trackers (objects with hooks).
 
-        Use :func:`~.plugins.call` on it. Raises RequestError if a session has a misspelt hook, or no hook.
+        Use :func:`~.calling.call` on it. Raises RequestError if a session has a misspelt hook, or no hook.
         """
-        return loading.manager(self.plugins, sessions)
+        return manager(self.plugins, sessions)
 
     # --- filling ---
 
@@ -261,11 +231,11 @@ class Registry:
         self.plugins.append(plugin)
         if plugin.hooks is None:
             return
-        manager = loading.manager([plugin])
+        hooks = manager([plugin]).hook
         for kind, hook in ((kind.name, kind.hook) for kind in KINDS.values()):
-            for implementation in getattr(manager.hook, hook).get_hookimpls():
+            for implementation in getattr(hooks, hook).get_hookimpls():
                 register = functools.partial(self._register, plugin, kind)
-                done = import_alone(functools.partial(loading.call_one, implementation, register=register))
+                done = import_alone(functools.partial(call_one, implementation, register=register))
                 plugin.seconds += done.seconds
                 if isinstance(done.error, UncollapseError):
                     plugin.errors.append(done.error)
@@ -275,7 +245,7 @@ class Registry:
     def _register(
         self, plugin: Plugin, kind: str, name: str, target: Target, *, summary: str = "", aliases: tuple[str, ...] = ()
     ) -> None:
-        """Add a name, or note what is wrong with it and go on: the other names of the plugin are none the worse."""
+        """Add a name, or note what is wrong with it and go on: the other names of the plugin are added all the same."""
         entry = Entry(kind, name, target, escaped(" ".join(str(summary).split())), tuple(aliases), plugin)
         spellings = self._entries[kind]
         for spelling in (name, *entry.aliases):
@@ -313,70 +283,8 @@ class Registry:
 
 
 def _choices(word: str, words: Iterable[str], what: str) -> str:
-    advice, known = nearest(word, words), ", ".join(sorted(words))
-    return f"{advice} {what}: {known}" if advice.startswith("did you mean") else advice
-
-
-def _load(entry: Entry) -> Any:
-    return _alone(entry, functools.partial(load_target, entry.target))
-
-
-def _mapping(
-    entry: Entry, target: Callable[..., Any] | Mapping[str, Any], options: Mapping[str, object]
-) -> dict[str, Any]:
-    def make() -> dict[str, Any]:
-        try:
-            return as_mapping(target, **options)
-        except ValueError as error:
-            if not options or isinstance(error, UncollapseError):
-                raise
-            raise RequestError(f"{entry}: {error.args[0] if error.args else error}", fix=_help(entry)) from error
-
-    mapping: dict[str, Any] = _alone(entry, make)
-    return mapping
-
-
-def _alone(entry: Entry, load: Callable[[], Any]) -> Any:
-    """What ``load`` gives. Whatever else than an error of ours it raises becomes one that names the plugin."""
-    done = import_alone(load)
-    if isinstance(done.error, UncollapseError):
-        raise done.error
-    if done.error is not None:
-        raise import_failure(entry.plugin, f"{entry} of {entry.plugin} cannot be loaded", done.error) from done.error
-    return done.result
-
-
-def _check_target(entry: Entry, target: object) -> None:
-    """Raises SignatureError if it cannot be what its kind asks for."""
-    if inspect.isclass(target) and KINDS[entry.kind].is_component:
-        _check_class(entry, target)
-    if entry.kind == "command" and not hasattr(target, "make_context"):
-        what = f"{entry} is a {type(target).__name__}, not a click command"
-        raise SignatureError(what, f"{entry.target_string} of {entry.plugin}", "put @click.command() above it")
-
-
-def _check_class(entry: Entry, cls: type) -> None:
-    if wrong := breach(entry.kind, cls):
-        what, fix = wrong
-        raise SignatureError(f"{entry} {what}", f"{entry.target_string} of {entry.plugin}", fix)
-
-
-def _check_parameters(
-    entry: Entry, target: Callable[..., Any], args: tuple[object, ...], params: Mapping[str, object]
-) -> None:
-    known = inspect.signature(target).parameters
-    for name in params:
-        if name not in known:
-            raise RequestError(f"{entry} has no parameter {name!r}", fix=nearest(name, known))
-    try:
-        inspect.signature(target).bind(*args, **params)
-    except TypeError as error:
-        where = f"its parameters: {', '.join(known) or 'none'}"
-        raise RequestError(f"{entry}: {error}", where, _help(entry)) from error
-
-
-def _help(entry: Entry) -> str:
-    return f"uncollapse show {entry.kind} {entry.name}"
+    advice = nearest(word, words)
+    return f"{advice} {what}: {', '.join(sorted(words))}" if advice.startswith("did you mean") else advice
 
 
 @functools.cache

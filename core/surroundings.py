@@ -1,4 +1,4 @@
-"""What others' code must leave as it found it, since the whole process computes with it or writes by it.
+"""Others' code must leave as it found it what the whole process computes with or writes by.
 
 That is the working directory and torch's modes: the default dtype and device, whether gradients are recorded, and
 autocast. Whoever changes one of them changes what everybody else computes from then on, or where it is written.
@@ -18,7 +18,7 @@ import attrs
 
 @attrs.frozen
 class Surrounding:
-    """One thing that belongs to the whole process; ``read`` gives it as text."""
+    """A surrounding is one thing that belongs to the whole process; ``read`` gives it as text."""
 
     name: str
     read: Callable[[], str]
@@ -33,9 +33,9 @@ def restored() -> Iterator[list[str]]:
         yield changes
     finally:
         for each, was in zip(_WATCHED, before, strict=True):
-            if (found := each.read()) != was:
+            if (now := each.read()) != was:
                 each.restore(was)
-                changes.append(f"{each.name} (it was {was}, and is {found})")
+                changes.append(f"{each.name} (it was {was}, and is {now})")
 
 
 def _directory() -> str:

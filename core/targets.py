@@ -1,4 +1,4 @@
-"""Targets: what a name stands for, an object or a string that says where it is.
+"""A target is what a name stands for: an object, or a string that says where it is.
 
 ``"module:attribute"`` is a component, ``"package:file.yaml"`` an experiment or a sweep. :func:`check_target` sees that
 the module or file exists without importing it or its parents, so that listing names never imports torch.
@@ -37,14 +37,15 @@ EXTRAS = {
             "jinja2",
             "pydantic",
             "psutil",
+            "pandas",
         ),
     ),
 }
-"""Extra -> the modules that it brings."""
+"""Extras, each with the modules that it brings."""
 
 
 def locate(module: str) -> ModuleSpec | None:
-    """Where a module is, without importing it or its parents; ``None`` if there is no such module."""
+    """Find where a module is, without importing it or its parents; ``None`` if there is no such module."""
     top, *rest = module.split(".")
     try:
         spec = find_spec(top) if top else None

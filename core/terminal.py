@@ -1,4 +1,4 @@
-"""What is printed: any terminal can show it, and nothing in a message can steer the terminal."""
+"""Any terminal can show what is printed, and nothing in a message can steer the terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""YAML 1.2 in and out: ``no`` is text, ``1e-6`` is a number, a key that stands twice is an error.
+"""YAML 1.2 is read and written: ``no`` is text, ``1e-6`` is a number, a key that stands twice is an error.
 
-One addition: in a flow collection, too, a component spelled in one word may have commas inside its parentheses, as in
-``[top_p(0.9, type=smallest), nofilter]``, which plain YAML would cut at every comma.
+A list in brackets is cut at every comma, within the parentheses of a component too: ``[top_p(0.9, smallest)]`` is
+refused, with the advice to put the component in quotes, rather than read as two items.
 
 Whatever a text holds, reading it is bounded: in size (aliases filled in), in depth, and whole numbers have 64 bits.
 """
@@ -9,6 +9,7 @@ Whatever a text holds, reading it is bounded: in size (aliases filled in), in de
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from typing import Any
 
@@ -31,6 +32,11 @@ DEPTH = 32
 WHOLE = 64
 """Bits of a whole number."""
 
+PIECES = 32
+"""Values of a component that commas have cut, at most, for it to be seen."""
+
+_SPELLING = re.compile(r"[A-Za-z_][A-Za-z0-9_.+/-]*\(")
+"""The beginning of the spelling of a component with parameters."""
 _FRACTION = re.compile(r"[-+]?\.[0-9]+[eE][-+]?[0-9]+$")
 
 
@@ -83,7 +89,7 @@ class _Composer(Composer):
 
 
 class _Constructor(SafeConstructor):
-    """Plain data only; dates stay text, as YAML 1.2 has none."""
+    """Plain data is all that is built; dates stay text, as YAML 1.2 has none."""
 
     def construct_yaml_int(self, node: Any) -> int:
         # A longer text is not even converted: Python refuses thousands of digits.
@@ -94,12 +100,12 @@ class _Constructor(SafeConstructor):
 
     def construct_sequence(self, node: object, deep: bool = False) -> Any:
         if isinstance(node, SequenceNode) and node.flow_style:
-            node.value = _rejoin_items(node.value)
+            _refuse_cut(node.value)
         return super().construct_sequence(node, deep)
 
     def construct_mapping(self, node: object, deep: bool = False) -> Any:
         if isinstance(node, MappingNode) and node.flow_style:
-            node.value = _rejoin_pairs(node.value)
+            _refuse_cut([key if _is_bare(value) else value for key, value in node.value])
         return super().construct_mapping(node, deep)
 
 
@@ -111,7 +117,7 @@ for _tag in ("binary", "omap", "pairs", "set"):  # no file of ours holds such da
 
 
 class _Representer(SafeRepresenter):
-    """Sections take a line per key; components, and lists of scalars, one line altogether."""
+    """Sections are given a line per key; components, and lists of scalars, one line altogether."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -131,8 +137,9 @@ class _Representer(SafeRepresenter):
 
 
 def _represent_str(representer: _Representer, text: str) -> Any:
-    # The emitter leaves some unprintable characters bare, and they do not read back.
-    return representer.represent_scalar(STR, text, style=None if text.isprintable() else '"')
+    # The emitter leaves unprintable characters bare, which do not read back, and ``f(`` before ``a)`` is refused.
+    bare = text.isprintable() and not (_SPELLING.match(text) and text.count("(") != text.count(")"))
+    return representer.represent_scalar(STR, text, style=None if bare else '"')
 
 
 _Representer.add_representer(str, _represent_str)
@@ -176,7 +183,7 @@ def loads(text: str, limit: int = LIMIT) -> Any:
 
 
 def dumps(data: object) -> str:
-    """YAML that :func:`loads` reads back to equal data; keys keep their order, components and lists take one line."""
+    """Write YAML that :func:`loads` reads back as equal data; keys keep their order, components take one line."""
     yaml = _yaml()
     yaml.Representer = _Representer
     yaml.default_flow_style = False
@@ -187,54 +194,26 @@ def dumps(data: object) -> str:
     return stream.getvalue()
 
 
+def _is_bare(node: Any) -> bool:
+    """Whether nothing stands where a value could: ``b)`` of ``{k: f(a, b)}`` is such a key to YAML."""
+    return bool(node.tag == NULL and node.value == "")
+
+
+def _refuse_cut(nodes: list[Any]) -> None:
+    """Raises SyntaxProblem where commas have cut ``f(a, b)`` into ``f(a`` and ``b)``."""
+    for position, node in enumerate(nodes):
+        pieces = itertools.takewhile(_is_plain, nodes[position : position + PIECES])
+        whole = ""
+        for piece in pieces:
+            whole = f"{whole}, {piece.value}" if whole else piece.value
+            opened = whole.count("(") - whole.count(")")
+            if not _SPELLING.match(whole) or opened < 0 or (opened == 0 and piece is node):
+                break
+            if opened == 0:
+                raise SyntaxProblem(
+                    f"the commas in {whole} cut it into pieces: put it in quotes", node.start_mark.line + 1
+                )
+
+
 def _is_plain(node: object) -> bool:
     return isinstance(node, ScalarNode) and not node.style
-
-
-def _rejoin_items(nodes: list[Any]) -> list[Any]:
-    """``f(a`` and ``b)`` become ``f(a, b)``; what never closes is left as it is."""
-    joined: list[Any] = []
-    position, ends = 0, _ends(nodes)
-    while position < len(nodes):
-        end = ends.get(position, position)
-        if end > position:
-            nodes[position].value = ", ".join(node.value for node in nodes[position : end + 1])
-            nodes[position].tag = STR
-        joined.append(nodes[position])
-        position = end + 1
-    return joined
-
-
-def _rejoin_pairs(pairs: list[Any]) -> list[Any]:
-    """``{k: f(a, b)}`` is read by YAML as ``k: f(a`` and a key ``b)`` without a value."""
-    bare = [value.tag == NULL and value.value == "" for _, value in pairs]
-    joined: list[Any] = []
-    position, ends = 0, _ends([key if alone else value for (key, value), alone in zip(pairs, bare, strict=True)])
-    while position < len(pairs):
-        key, value = pairs[position]
-        end = position if bare[position] else ends.get(position, position)
-        if not all(bare[position + 1 : end + 1]):
-            end = position
-        if end > position:
-            value.value = ", ".join([value.value, *(key.value for key, _ in pairs[position + 1 : end + 1])])
-            value.tag = STR
-        joined.append((key, value))
-        position = end + 1
-    return joined
-
-
-def _ends(nodes: list[Any]) -> dict[int, int]:
-    """Where the parentheses that a node leaves open close: in the plain scalars that follow it directly, if at all."""
-    ends: dict[int, int] = {}
-    waiting: list[tuple[int, int]] = []  # positions with open parentheses, and how many were open before each
-    opened = 0
-    for position, node in enumerate(nodes):
-        if not _is_plain(node):
-            waiting.clear()
-            continue
-        before, opened = opened, opened + node.value.count("(") - node.value.count(")")
-        if opened > before:
-            waiting.append((position, before))
-        while waiting and opened <= waiting[-1][1]:
-            ends[waiting.pop()[0]] = position
-    return ends

@@ -13,9 +13,10 @@ from ..core.compose.blame import told
 from ..core.compose.combinations import GIVEN
 from ..core.compose.experiment import Named
 from ..core.compose.spec import Spec, parse_spec
+from ..core.entry import Entry
 from ..core.errors import MissingExtraError, RequestError, RunError
 from ..core.kinds import KINDS
-from ..core.registry import Entry, registry
+from ..core.registry import registry
 from ..core.targets import breach, missing_extra
 from .problems import Law, NotExercisedError, Problem, broken, laws, require
 

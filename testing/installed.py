@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import attrs
 
+from ..core.entry import Entry
 from ..core.errors import MissingExtraError, RunError, UncollapseError
 from ..core.hookspecs import PROJECT
-from ..core.registry import Entry, Registry
+from ..core.registry import Registry
 from .check import ROOMS, check
 from .problems import NotExercisedError
 

@@ -1,4 +1,4 @@
-"""Who is to blame: exceptions and wrong values of a component, told with its kind, name, plugin and file."""
+"""Exceptions and wrong values of a component are told with its kind, name, plugin and file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def blaming(named: Named, method: str) -> Iterator[None]:
 
 @contextmanager
 def confined(named: Named, method: str) -> Iterator[None]:
-    """The same for a component that computes: it leaves the process as it found it (:mod:`.surroundings`).
+    """Blame a component that computes, and see that it leaves the process as it found it (:mod:`.surroundings`).
 
     Raises:
         RunError: as by :func:`blaming`; or the component changed what the whole process computes with. It is put back.
@@ -74,7 +74,7 @@ def is_foreign(error: BaseException) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """Type and text of an exception of somebody else's, which may fail to say what it is."""
+    """The type and the text of an exception are told, even of one that fails to say what it is."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:
@@ -87,6 +87,6 @@ def _position(error: BaseException, named: Named) -> str:
     if registry().has(named.kind, named.name):
         source = registry().entry(named.kind, named.name).plugin.source
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if source is not None and frame.filename == str(source)]
-    frame = (own or frames)[-1]
+    own_frames = [frame for frame in frames if source is not None and frame.filename == str(source)]
+    frame = (own_frames or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"

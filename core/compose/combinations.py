@@ -103,19 +103,19 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
 def check_ranks(experiment: Experiment, ranks: int) -> None:
     """Raises CompositionError with whatever does not divide evenly over ``ranks`` processes."""
     rollout, trainer = experiment.rollout, experiment.trainer
-    found = []
+    problems = []
     if rollout.groups % ranks:
-        found.append(_not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
+        problems.append(_not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
     if trainer.token_budget:
         if trainer.mini_batch < ranks:
             reason = f"leaves some of the {ranks} processes without a row"
-            found.append(Problem(reason, "trainer.mini_batch", trainer.mini_batch, f"at least {ranks}"))
+            problems.append(Problem(reason, "trainer.mini_batch", trainer.mini_batch, f"at least {ranks}"))
     elif trainer.mini_batch % (trainer.micro_batch * ranks):
         each = trainer.micro_batch * ranks
         meaning = f"micro_batch on each of {ranks} processes"
-        found.append(_not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
-    if found:
-        raise CompositionError(found)
+        problems.append(_not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
+    if problems:
+        raise CompositionError(problems)
 
 
 def _not_multiple(key: str, value: int, of: int, meaning: str) -> Problem:
@@ -273,7 +273,7 @@ def _own_checks(experiment: Experiment) -> Iterator[Problem]:
 
 def _broken(experiment: Experiment) -> list[Problem]:
     """The components that fail when they are asked what they need."""
-    found = []
+    problems = []
     for key, named in components(experiment):
         try:
             needed = frozenset(named.component.needs)
@@ -284,5 +284,5 @@ def _broken(experiment: Experiment) -> list[Problem]:
             if named.kind in ("reward_shaping", "entropy_controller"):
                 bool(named.component.idle)
         except Exception as error:
-            found.append(failure(named.described, "needs", error).under(key))
-    return found
+            problems.append(failure(named.described, "needs", error).under(key))
+    return problems

@@ -40,8 +40,8 @@ def component_mapping(registry: Registry, kind: str, value: object) -> dict[str,
 
 def unknown_parameter(registry: Registry, kind: str, name: str, key: str, value: object) -> Problem:
     """What is said of a parameter that the component ``name`` does not have: which other components have it."""
-    known = registry.signature(kind, name).parameters
-    advice = nearest(key, known) if known else "it has none"
+    parameters = registry.signature(kind, name).parameters
+    advice = nearest(key, parameters) if parameters else "it has none"
     owners = [other for other in registry.names(kind) if key in _parameters(registry, kind, other)]
     fix = f"{advice}; {key!r} is a parameter of {', '.join(owners)}" if owners else advice
     return Problem(f"{name} has no such parameter", key, value, fix)

@@ -9,7 +9,6 @@ files add up.
 from __future__ import annotations
 
 import os
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +19,13 @@ from ..errors import MissingExtraError, RequestError, nearest
 from ..paths import expanded, is_there, read_text, shown_path
 from ..yaml import SyntaxProblem, dumps, loads
 from .combinations import combination_problems
-from .component import component_mapping
-from .containers import UNKNOWN_KEY
 from .converter import make_converter, structure_component
-from .experiment import Experiment, inner_fields, keys, section_of, type_hints
+from .experiment import Experiment, keys
 from .instances import with_names
+from .merging import merge, merge_component
 from .overrides import Overrides, read_overrides
 from .plain_data import plain, plain_problems
-from .problems import CompositionError, Invalid, Problem, unique
-from .scalars import wrong
-from .spec import SpecError, split_list
+from .problems import UNKNOWN_KEY, CompositionError, Invalid, Problem, unique
 from .spellings import SHORT, as_written, given_twice, written_out
 
 if TYPE_CHECKING:
@@ -56,9 +52,9 @@ def compose(source: Source, overrides: Overrides = (), registry: Registry | None
         CompositionError: with every problem that was found.
         MissingExtraError: a component needs a library of an extra that is not installed.
     """
-    experiment, found = _compose(source, overrides, registry)
-    if found or experiment is None:
-        raise CompositionError(found, _label(source))
+    experiment, faults = _compose(source, overrides, registry)
+    if faults or experiment is None:
+        raise CompositionError(faults, _label(source))
     return experiment
 
 
@@ -104,20 +100,20 @@ def _compose(
     source: Source, overrides: Overrides, registry: Registry | None
 ) -> tuple[Experiment | None, list[Problem]]:
     registry = registry or _registry()
-    found: list[Problem] = []
+    faults: list[Problem] = []
     layers: list[dict[str, Any]] = []
     try:
         layers = _layers(source, registry, ())
     except Invalid as error:
-        found += error.problems
+        faults += error.problems
     changes, malformed = read_overrides(overrides, registry)
     malformed += [problem for change in changes for problem in plain_problems(change)]
-    if found or malformed:
-        return None, [*found, *malformed]
+    if faults or malformed:
+        return None, [*faults, *malformed]
     twice = [problem for given in (*([layer] for layer in layers), changes) for problem in given_twice(given)]
     layers += changes
-    experiment, found = _structured(layers, registry, twice)
-    return experiment, unique(as_written(found, layers))
+    experiment, faults = _structured(layers, registry, twice)
+    return experiment, unique(as_written(faults, layers))
 
 
 def _structured(
@@ -125,17 +121,17 @@ def _structured(
 ) -> tuple[Experiment | None, list[Problem]]:
     """What layers of plain data say together, each laid over those before it; ``twice``: what they say in two ways."""
     data, problems = merged(registry, [written_out(layer) for layer in layers])
-    found = [*twice, *problems]
+    faults = [*twice, *problems]
     data["plugins"] = list(registry.files())
-    found += _model_problems(data.get("model"))
+    faults += _model_problems(data.get("model"))
     converter = make_converter(registry)
     try:
         experiment = converter.structure(data, Experiment)
     except Invalid as error:
-        return None, [*map(_elsewhere, error.problems), *found]
+        return None, [*map(_elsewhere, error.problems), *faults]
     if twice:
-        return None, found
-    return experiment, [*found, *combination_problems(experiment), *validation_problems(experiment, registry)]
+        return None, faults
+    return experiment, [*faults, *combination_problems(experiment), *validation_problems(experiment, registry)]
 
 
 def validation_problems(experiment: Experiment, registry: Registry) -> list[Problem]:
@@ -242,11 +238,11 @@ def _from(directory: Path, path: object, key: str) -> object:
 
 def _load_plugins(layers: list[dict[str, Any]], registry: Registry) -> list[Problem]:
     """Load the plugin files of every layer. All loaded files take part in a run, and so stand in its config."""
-    found = []
+    faults = []
     for layer in layers:
         files = layer.get("plugins", [])
         if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-            found.append(Problem("must be a list of files", "plugins", files))
+            faults.append(Problem("must be a list of files", "plugins", files))
             continue
         for file in files:
             try:
@@ -255,8 +251,8 @@ def _load_plugins(layers: list[dict[str, Any]], registry: Registry) -> list[Prob
                 raise
             except RequestError as error:
                 reason = f"{error.what} ({error.where})" if error.where else error.what
-                found.append(Problem(reason, "plugins", file, error.fix))
-    return found
+                faults.append(Problem(reason, "plugins", file, error.fix))
+    return faults
 
 
 def _model_problems(model: object) -> list[Problem]:
@@ -278,93 +274,10 @@ def merged(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Layers of plain data laid over each other, with their plugin files loaded, and what was wrong with them."""
     data: dict[str, Any] = {}
-    found = _load_plugins(layers, registry)
+    faults = _load_plugins(layers, registry)
     for layer in layers:
         try:
             data = merge(registry, data, layer, cls)
         except Invalid as error:
-            found += error.problems
-    return data, found
-
-
-def merge(
-    registry: Registry, base: Mapping[str, Any], over: Mapping[str, Any], cls: type = Experiment
-) -> dict[str, Any]:
-    """``over`` laid over ``base``, plain data of the section ``cls``; unknown keys stay, for structuring to find.
-
-    Raises Invalid.
-    """
-    fields, hints = {field.alias: field for field in attrs.fields(cls)}, type_hints(cls)
-    merged, found = dict(base), []
-    for key, value in over.items():
-        if key not in fields:
-            merged[key] = value
-            continue
-        try:
-            merged[key] = _merge_field(registry, fields[key], hints[key], base, value)
-        except Invalid as error:
-            found += [problem.under(key) for problem in error.problems]
-    if found:
-        raise Invalid(*found)
-    return merged
-
-
-def _merge_field(registry: Registry, field: Any, hint: object, base: Mapping[str, Any], value: object) -> object:
-    kind, there = field.metadata.get("kind"), base.get(field.alias)
-    if value is None and typing.get_origin(hint) is dict:
-        return {}
-    if not isinstance(value, Mapping):
-        return value
-    if kind:
-        there = field.default if field.alias not in base else there
-        if field.metadata.get("many"):
-            return _merge_list(registry, kind, there, value)
-        if "name" in value or there in (None, attrs.NOTHING):
-            return value
-        return merge_component(registry, kind, there, value)
-    section = section_of(hint)
-    if section is None and typing.get_origin(hint) is not dict:
-        return value  # structuring says what it is
-    if not isinstance(there, Mapping | None):
-        raise wrong(there, "a mapping of keys to values, to change one of them")
-    below = there or {}
-    return merge(registry, below, value, section) if section else {**below, **value}
-
-
-def merge_component(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The component that ``there`` spells, as a mapping, with changed parameters; those that are components merge too.
-
-    Raises Invalid.
-    """
-    merged, found = component_mapping(registry, kind, there), []
-    fields = inner_fields(registry.resolve(kind, merged["name"]))
-    for key, value in changes.items():
-        try:
-            merged[key] = _merge_field(registry, fields[key], Any, merged, value) if key in fields else value
-        except Invalid as error:
-            found += [problem.under(key) for problem in error.problems]
-    if found:
-        raise Invalid(*found)
-    return merged
-
-
-def _merge_list(registry: Registry, kind: str, there: object, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A list of components whose parameters are changed by name: ``collapse.empty_filter.steps=3``."""
-    try:
-        items = split_list(there) if isinstance(there, str) else there
-    except SpecError as error:
-        raise Invalid(Problem(error.what, value=there, fix=error.fix)) from error
-    if not isinstance(items, list | tuple):
-        raise wrong(there, "a list of components")
-    spelled = {item["name"]: item for item in (component_mapping(registry, kind, item) for item in items)}
-    found = []
-    for name, params in changes.items():
-        if name not in spelled:
-            found.append(Problem("is not in the list", name, fix=nearest(name, spelled)))
-        elif not isinstance(params, Mapping):
-            found.append(Problem("must be a mapping of parameters to values", name, params))
-        else:
-            spelled[name] = merge_component(registry, kind, spelled[name], params)
-    if found:
-        raise Invalid(*found)
-    return list(spelled.values())
+            faults += error.problems
+    return data, faults

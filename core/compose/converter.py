@@ -1,4 +1,4 @@
-"""Strict structuring: plain data -> attrs classes by their type hints, and back.
+"""Plain data is read strictly, as instances of attrs classes by their type hints.
 
 Nothing is guessed: ``"false"`` is no bool, 3.9 no int, 5 no text and an unknown key an error. The one widening is that
 1 is a fine float. cattrs reads classes, lists and mappings and collects what is wrong with all of their values; the
@@ -23,10 +23,11 @@ from cattrs.gen import make_dict_structure_fn_from_attrs
 
 from ..errors import MissingExtraError, UncollapseError
 from .component import component_mapping, unknown_parameter
-from .containers import Hook, gathered, mapping, origin, require_text_keys, sequence, union, unreadable
-from .experiment import Named, type_hints
+from .containers import Hook, mapping, origin, require_text_keys, sequence, union, unreadable
+from .hints import type_hints
+from .named import Named
 from .plain_data import plain
-from .problems import ABSENT, Invalid, Problem, failure
+from .problems import ABSENT, Invalid, Problem, failure, gathered
 from .scalars import read_bool, read_float, read_int, read_literal, read_path, read_text, wrong
 from .spec import SpecError, split_list
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..registry import Registry
 
 MOST = 64
-"""Components of one list."""
+"""The number of components of one list, at most."""
 UNIONS = (Union, types.UnionType)
 
 

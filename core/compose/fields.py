@@ -9,6 +9,7 @@ import attrs
 
 from ..describe import allows_none
 from ..paths import unusable
+from .inner import all_named, named_of
 
 COUNT = 10**7
 """Of steps, rows and the like, at most."""
@@ -24,8 +25,6 @@ def component(kind: str, default: str | None = None) -> Any:
     """
 
     def read(value: object, attribute: attrs.Attribute[Any]) -> Any:
-        from .inner import named_of
-
         if value is None and allows_none(attribute.type):
             return None
         return named_of(kind, value, attribute.name)
@@ -37,8 +36,6 @@ def components(kind: str, *default: str) -> Any:
     """A field that holds a list of components of ``kind``."""
 
     def read(values: object, attribute: attrs.Attribute[Any]) -> Any:
-        from .inner import all_named
-
         return all_named(kind, values, attribute.name)
 
     metadata = {"kind": kind, "many": True}

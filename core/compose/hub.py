@@ -15,7 +15,7 @@ from ..errors import RequestError
 from ..paths import is_there, shown_path, unusable
 
 PATIENCE_S = 8.0
-"""For the answer to one question; looking up a host's name has no limit of its own."""
+"""Seconds for the answer to one question; looking up a host's name has no limit of its own."""
 
 
 def require(name: str, key: str) -> None:
@@ -31,7 +31,7 @@ def require(name: str, key: str) -> None:
 
 @functools.cache
 def refusal(name: str, kind: str) -> str:
-    """Why a ``model`` or ``dataset`` cannot be had; empty if it can, or if the library itself will say so at once.
+    """Say why a ``model`` or ``dataset`` cannot be had; empty if it can, or if the library itself will say so at once.
 
     Where it has been downloaded and the hub cannot be reached, this process asks the hub no more.
     """
@@ -48,8 +48,8 @@ def refusal(name: str, kind: str) -> str:
     except HFValidationError:
         return "there is no such directory, and it cannot be a name on the hub"
     if constants.HF_HUB_OFFLINE:
-        known = kind == "dataset" or _downloaded(name, kind)
-        return "" if known else "there is no such directory, and the hub is switched off (HF_HUB_OFFLINE)"
+        is_here = kind == "dataset" or _downloaded(name, kind)
+        return "" if is_here else "there is no such directory, and the hub is switched off (HF_HUB_OFFLINE)"
     answer = _ask(name, kind)
     if answer == "unreachable" and _downloaded(name, kind):
         constants.HF_HUB_OFFLINE = True  # for the rest of this process
@@ -71,7 +71,7 @@ def _downloaded(name: str, kind: str) -> bool:
 
 
 def _ask(name: str, kind: str) -> str:
-    """``there``, ``missing`` or ``unreachable``."""
+    """Ask the hub; it answers ``there``, ``missing`` or ``unreachable``."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 

@@ -1,4 +1,4 @@
-"""When two configurations are the same experiment: equal hashes. Plugin paths and all about trackers do not count."""
+"""Two configurations are the same experiment if their hashes are equal; plugin paths and trackers do not count."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def _engine(experiment: Mapping[str, Any]) -> object:
 
 
 def config_hash(experiment: Experiment | Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of the SHA-256 of an experiment, composed or as :func:`~.config.to_dict` gives it."""
+    """Hash an experiment, composed or as :func:`~.config.to_dict` gives it, to 16 hexadecimal digits of its SHA-256."""
     counted = {key: value for key, value in plain(experiment).items() if key not in UNCOUNTED}
     return sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(dotted key, value in ``old``, value in ``new``) wherever two resolved experiments differ in what counts."""
+    """List (dotted key, value in ``old``, value in ``new``) wherever two resolved experiments differ in what counts."""
     flat_old, flat_new = (dict(_flat({k: v for k, v in data.items() if k not in UNCOUNTED})) for data in (old, new))
     keys = [*flat_old, *(key for key in flat_new if key not in flat_old)]
     pairs = ((key, flat_old.get(key, "nothing"), flat_new.get(key, "nothing")) for key in keys)

@@ -20,14 +20,14 @@ Overrides = Iterable[str] | Mapping[str, Any]
 def read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Each override as a nested mapping, and the problems of those that cannot be read."""
     pairs: list[tuple[str, Any]] = []
-    found: list[Problem] = []
+    problems: list[Problem] = []
     overrides = [overrides] if isinstance(overrides, str) else overrides
     for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
         try:
             pairs.append(read_override(item, registry))
         except Invalid as error:
-            found += error.problems
-    return nest(pairs), found
+            problems += error.problems
+    return nest(pairs), problems
 
 
 def read_override(item: str | tuple[object, object], registry: Registry) -> tuple[str, Any]:

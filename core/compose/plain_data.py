@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ..yaml import DEPTH, WHOLE
-from .experiment import Named
+from .named import Named
 from .problems import Problem, show
 from .scalars import text_reason
 
@@ -40,26 +40,26 @@ def plain_problems(data: object, key: str = "") -> list[Problem]:
     Never recurses, so that neither depth nor self-reference can exhaust the stack; what is found is found in bounded
     work.
     """
-    found: list[Problem] = []
+    problems: list[Problem] = []
     waiting: list[tuple[str, Any, int]] = [(key, data, 0)]
     count = 0
     while waiting:
         place, value, depth = waiting.pop()
         count += 1
         if count > VALUES:
-            return [*found, Problem(f"the experiment holds more than {VALUES} values")]
+            return [*problems, Problem(f"the experiment holds more than {VALUES} values")]
         if reason := _scalar_reason(value):
-            found.append(Problem(reason, place, value))
+            problems.append(Problem(reason, place, value))
         if not isinstance(value, Mapping | list | tuple):
             continue
         if depth >= DEPTH:
-            return [*found, Problem(f"is nested more than {DEPTH} levels deep", place[:80])]
+            return [*problems, Problem(f"is nested more than {DEPTH} levels deep", place[:80])]
         if isinstance(value, Mapping) and (wrong := list(_key_problems(value, place))):
-            found += wrong
+            problems += wrong
             continue
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         waiting += [(f"{place}.{name}" if place else str(name), item, depth + 1) for name, item in items]
-    return found
+    return problems
 
 
 def _scalar_reason(value: object) -> str:

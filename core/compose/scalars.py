@@ -1,4 +1,4 @@
-"""Strict reading of single values: a type is what it says, and where another one spells it, the error says how."""
+"""Single values are read strictly: a type is what it says, and where another one spells it, the error says how."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wrong(value: object, expected: str, fix: str = "") -> Invalid:
 
 
 def read_bool(value: object, _: object) -> bool:
-    """``true`` or ``false``. Raises Invalid."""
+    """Read ``true`` or ``false``. Raises Invalid."""
     if isinstance(value, bool):
         return value
     truth = TRUTH.get(value.strip().lower()) if isinstance(value, str) else None
@@ -30,7 +30,7 @@ def read_bool(value: object, _: object) -> bool:
 
 
 def read_int(value: object, _: object) -> int:
-    """A whole number of at most 32 bits; neither 3.0 nor text. Raises Invalid."""
+    """Read a whole number of at most 32 bits; neither 3.0 nor text. Raises Invalid."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not -(2**31) <= value < 2**32:
             raise wrong(value, f"a whole number from {-(2**31)} to {2**32 - 1}")
@@ -41,7 +41,7 @@ def read_int(value: object, _: object) -> int:
 
 
 def read_float(value: object, _: object) -> float:
-    """A number within single precision, or infinity, not NaN; 1 is a fine one. Raises Invalid."""
+    """Read a number within single precision, or infinity, not NaN; 1 is a fine one. Raises Invalid."""
     if isinstance(value, int | float) and not isinstance(value, bool) and not _is_nan(value):
         if value in (0, math.inf, -math.inf) or SMALLEST <= abs(value) <= LARGEST:
             return float(value) + 0.0  # -0.0 is 0, and the same experiment
@@ -66,7 +66,7 @@ def _number(value: object) -> float | None:
 
 
 def read_text(value: object, _: object) -> str:
-    """Text; a number must be quoted to be one. Raises Invalid."""
+    """Read text; a number must be quoted to be one. Raises Invalid."""
     if isinstance(value, str):
         if reason := text_reason(value):
             raise Invalid(Problem(reason, value=value))
@@ -84,7 +84,7 @@ def text_reason(text: str) -> str:
 
 
 def read_path(value: object, _: object) -> Path:
-    """A path, written as text. Raises Invalid."""
+    """Read a path, written as text. Raises Invalid."""
     text = read_text(value, str)
     if reason := unusable(text):
         raise Invalid(Problem(f"is no path: it {reason}", value=value))
@@ -92,7 +92,7 @@ def read_path(value: object, _: object) -> Path:
 
 
 def read_literal(value: object, hint: object) -> object:
-    """One of the options of a ``Literal``, of its very type. Raises Invalid."""
+    """Read one of the options of a ``Literal``, of its very type. Raises Invalid."""
     options = typing.get_args(hint)
     # True == 1 == 1.0 in Python; in a file they are three different things.
     for option in options:

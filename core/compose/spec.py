@@ -86,7 +86,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def parse_value(text: str) -> Any:
-    """One YAML 1.2 value, or the text of a component's spelling, whatever its parentheses hold. Raises SpecError."""
+    """Read one YAML 1.2 value, or the text of a component's spelling, whatever it holds. Raises SpecError."""
     if _SPELLING.fullmatch(text.strip()):
         return text.strip()
     try:
@@ -101,8 +101,11 @@ def split_list(text: str) -> list[str]:
     Raises:
         SpecError: an item is empty, or a bracket or quote does not close.
     """
-    items, start, closing, quote, position = [], 0, [], "", 0
+    items: list[str] = []
+    closing: list[str] = []  # the brackets that are still to come
+    quote = ""  # the one that is open
     last = ""  # the character before, spaces apart
+    start = position = 0
     while position < len(text):
         char = text[position]
         if quote:

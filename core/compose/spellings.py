@@ -33,9 +33,9 @@ def written_out(layer: Mapping[str, Any]) -> dict[str, Any]:
     data = {key: value for key, value in layer.items() if key not in SHORT}
     for short in SHORT.keys() & layer.keys():
         section, _, name = SHORT[short].partition(".")
-        there = data.get(section, {})
-        if isinstance(there, Mapping):  # structuring says what is wrong with anything else
-            data[section] = {**there, name: layer[short]}
+        below = data.get(section, {})
+        if isinstance(below, Mapping):  # structuring says what is wrong with anything else
+            data[section] = {**below, name: layer[short]}
     return data
 
 
@@ -66,5 +66,5 @@ def as_written(problems: Iterable[Problem], layers: Sequence[Mapping[str, Any]])
 
 def _at(layer: Mapping[str, Any], key: str) -> Any:
     section, _, name = key.partition(".")
-    there = layer.get(section)
-    return there.get(name, ABSENT) if isinstance(there, Mapping) else ABSENT
+    below = layer.get(section)
+    return below.get(name, ABSENT) if isinstance(below, Mapping) else ABSENT

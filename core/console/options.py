@@ -129,8 +129,8 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def print_json(data: object) -> None:
     """Plain data as JSON, NaN and infinities as null; what JSON does not know is printed as text."""
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    known = json.loads(json.dumps(data, default=str))
-    click.echo(to_json(known, indent=2, ascii_only=ascii_only))
+    plain = json.loads(json.dumps(data, default=str))
+    click.echo(to_json(plain, indent=2, ascii_only=ascii_only))
 
 
 def columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: complete or not there, and known to be damaged where they are.
+"""A checkpoint on disk is complete or not there, and one that is damaged is known to be.
 
 A checkpoint is written into ``step_N.tmp`` and renamed when its last file, ``state.json``, stands: that lists every
 other file with its size, and its SHA-256 up to 64 MiB. Whatever a kill or a full disk cuts short is found out.
@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import RequestError, RunError
 from ..files import open_plain, read_bytes, replace_text, to_json
-from ..locks import take
+from .locks import take
 
 HASHED = 64 * 2**20
 """Bytes up to which a file is hashed; of larger ones only the size is recorded."""

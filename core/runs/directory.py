@@ -1,4 +1,4 @@
-"""Run directories: what a run leaves on disk, whole at any moment.
+"""A run directory holds what a run leaves on disk, whole at any moment.
 
     config.yaml     the resolved experiment, reloadable      metrics.jsonl       one object per step
     manifest.json   plugins, seeds, versions, hardware       rollouts/step_N.jsonl
@@ -24,12 +24,14 @@ import attrs
 
 from ..compose.identity import config_hash, differences
 from ..errors import RESUME, RequestError, RunError
-from ..files import encode, make_directory, open_plain, read_bytes, remove_temporaries, replace_text, to_json
-from ..locks import take
+from ..files import encode, make_directory, open_plain, read_bytes, replace_text, to_json
 from ..yaml import SyntaxProblem, dumps, loads
 from . import checkpoints, records
 from . import status as status_file
+from .damage import remove_temporaries
+from .locks import take
 from .manifest import build_manifest
+from .status import Status
 from .timings import timings
 
 __all__ = ["RunDirectory", "build_manifest"]
@@ -45,7 +47,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> RunDirectory:
-        """Lay out the directory of a new run; one that has not done a step yet, and is not about to, may be there.
+        """Lay out the directory of a new run, which may be that of a run that has not done a step yet.
 
         Raises:
             RequestError: a run is there already, of this experiment or of another one, or the directory cannot be
@@ -54,8 +56,9 @@ class RunDirectory:
         run = cls(path)
         if run.config_file.exists():
             status = run.status().get("status")
-            begun = status not in ("queued", "failed", "interrupted") or run.metrics() or run.checkpoints()
-            if begun or status == "queued":
+            unbegun = status in (Status.QUEUED, Status.FAILED, Status.INTERRUPTED)
+            begun = not unbegun or run.metrics() or run.checkpoints()
+            if begun or status == Status.QUEUED:
                 run.refuse_another(config)
             if begun:
                 raise RequestError(
@@ -68,7 +71,7 @@ class RunDirectory:
             raise RequestError("there is a run that has lost its config.yaml", str(run.path), fix)
         make_directory(run.path)
         replace_text(run.path / "manifest.json", to_json(manifest, indent=1))
-        run.set_status("queued", hash=config_hash(config))
+        run.set_status(Status.QUEUED, hash=config_hash(config))
         # Last: a directory is a run from here on.
         replace_text(run.config_file, dumps(dict(config)))
         return run
@@ -84,9 +87,9 @@ class RunDirectory:
 
     def refuse_another(self, config: Mapping[str, Any], fix: str = "give another run directory") -> None:
         """Raises RequestError if the run is not one of this very experiment."""
-        there = self.read_config()
-        if config_hash(there) != config_hash(config):
-            keys = "\n  ".join(f"{key}: {old} there, {new} asked for" for key, old, new in differences(there, config))
+        stored = self.read_config()
+        if config_hash(stored) != config_hash(config):
+            keys = "\n  ".join(f"{key}: {old} there, {new} asked for" for key, old, new in differences(stored, config))
             raise RequestError(f"the directory holds a run of another experiment:\n  {keys}", str(self.path), fix)
 
     @property
@@ -166,21 +169,22 @@ class RunDirectory:
         fields["attempts"] = record.get("attempts", 0) + 1
         fields["earlier_s"] = status_file.seconds(record)
         fields["resumed"] = status_file.now() if "started" in record else None
-        self.set_status("running", **fields)
+        self.set_status(Status.RUNNING, **fields)
 
     def set_status(self, status: str, **fields: object) -> None:
         """Record how the run stands; ``fields`` are kept until they are set anew, ``None`` removes one.
 
-        ``status`` is queued, running, success, stopped:<detector>, failed or interrupted. Times are UTC in ISO 8601.
+        ``status`` is a :class:`~.status.Status`, with the detector if one has stopped the run. Times are in UTC.
+
+        Raises ValueError if it is none.
         """
-        if not status_file.STATE.fullmatch(status):
-            raise ValueError(f"{status!r} is no status of a run")
+        Status.of(status)
         now, record = status_file.now(), self.status()
-        if status == "running":
+        if status == Status.RUNNING:
             record = {"started": now} | record | {"pid": os.getpid(), "host": socket.gethostname(), "ended": None}
-        elif status != "queued":
+        elif status != Status.QUEUED:
             record["ended"] = now
-        status_file.write(self.status_file, record | fields | {"status": status, "updated": now})
+        status_file.write(self.status_file, record | fields | {"status": str(status), "updated": now})
 
     def annotate(self, **fields: object) -> None:
         """Add to the record of a run that nobody trains, and leave how it stands as it is, also on a full disk."""
@@ -212,21 +216,21 @@ class RunDirectory:
         records.append(self.metrics_file, step, metrics)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records, in order; null reads as None. A last line that is being written is left out.
+        """Read all records, in order; null reads as None. A last line that is being written is left out.
 
         Raises:
             RunError: a record is damaged, or missing by what the others or the status of the run say; with the way out.
         """
         try:
-            known = self.status()
+            status = self.status()
         except RequestError:  # whoever needs it will say so
-            known = {}
+            status = {}
         try:
-            found = records.read(self.metrics_file)
-            records.check_against(known, found, self.metrics_file)
+            metrics = records.read(self.metrics_file)
+            records.check_against(status, metrics, self.metrics_file)
         except RunError as error:
-            raise RunError(error.what, error.where, records.way_out(self.latest(), known)) from error
-        return found
+            raise RunError(error.what, error.where, records.way_out(self.latest(), status)) from error
+        return metrics
 
     def damaged_records(self) -> RunError | None:
         """What is wrong with the records of this run, and the way out; None if they are whole."""
@@ -237,7 +241,7 @@ class RunDirectory:
         return None
 
     def timings(self) -> dict[str, float]:
-        """Seconds by what they were spent on, see :func:`~.timings.timings`; none where the metrics are damaged."""
+        """Sum up seconds by what they were spent on (:func:`~.timings.timings`); none where the metrics are damaged."""
         try:
             return timings(self.metrics())
         except RunError:
@@ -274,9 +278,9 @@ class RunDirectory:
         newest ``keep`` checkpoints stay (0: all).
         """
         before = [record for record in self.metrics() if record["step"] < step]
-        own = records.line(step, state["metrics"]).decode() if judged and "metrics" in state else ""
+        this_step = records.line(step, state["metrics"]).decode() if judged and "metrics" in state else ""
         with checkpoints.write(self.checkpoint_directory, step, state) as directory:
-            replace_text(directory / records.COPY, records.text(before) + own)
+            replace_text(directory / records.COPY, records.text(before) + this_step)
             yield directory
         self.prune(keep)
 

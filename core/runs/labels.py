@@ -27,7 +27,7 @@ def label_of(overrides: Mapping[str, Any]) -> str:
 
 
 def text_of(value: object) -> str:
-    """One spelling per value; of a component the one-word spelling."""
+    """Spell a value, equal ones alike; a component in one word."""
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return str(read_spec(value))
     if isinstance(value, str):
@@ -51,8 +51,8 @@ def titles(labels: Sequence[str], places: Sequence[Mapping[str, str]]) -> list[s
         places: axis -> value of each point.
     """
     varied = [axis for axis in dict.fromkeys(axis for place in places for axis in place) if _varies(axis, places)]
-    found = [", ".join(_word(axis, place[axis]) for axis in varied if axis in place) for place in places]
-    return list(labels) if "" in found or len(set(found)) < len(found) else found
+    words = [", ".join(_word(axis, place[axis]) for axis in varied if axis in place) for place in places]
+    return list(labels) if "" in words or len(set(words)) < len(words) else words
 
 
 def _varies(axis: str, places: Sequence[Mapping[str, str]]) -> bool:

@@ -14,6 +14,7 @@ from typing import IO, Any
 from ..errors import RESUME, RunError
 from ..files import encode, is_number, open_plain, read_bytes, to_json
 from .checkpoints import step_of
+from .status import Status, is_status
 
 Record = dict[str, Any]
 COPY = "metrics.jsonl"
@@ -21,7 +22,7 @@ COPY = "metrics.jsonl"
 
 
 def read(file: Path) -> list[Record]:
-    """All records, in order; null reads as None. A last line that is cut off (it may be being written) is left out.
+    """Read all records, in order; null reads as None. A last line that is cut off, or being written, is left out.
 
     Raises:
         RunError: a line is no record of a step, or its step does not follow that of the line before; ``where`` names
@@ -56,7 +57,7 @@ def read_lines(
 
 
 def _record(record: object) -> str:
-    """Why this is no record of a step; empty if it is one."""
+    """Say why this is no record of a step; nothing if it is one."""
     if not isinstance(record, dict):
         return "it is no object"
     step = record.get("step")
@@ -99,8 +100,8 @@ def check_against(status: Mapping[str, Any], records: Sequence[Record], file: Pa
 
 def has_ended(status: Mapping[str, Any]) -> bool:
     """Whether a status is that of a run which nothing continues: its last step is done, or a detector stopped it."""
-    word = str(status.get("status", ""))
-    return word == "success" or word.startswith("stopped:")
+    written = str(status.get("status", ""))
+    return is_status(written) and Status.of(written) in (Status.SUCCESS, Status.STOPPED)
 
 
 def line(step: int, metrics: Mapping[str, float | None]) -> bytes:
@@ -110,7 +111,7 @@ def line(step: int, metrics: Mapping[str, float | None]) -> bytes:
 
 
 def text(records: Iterable[Mapping[str, Any]]) -> str:
-    """Objects as lines."""
+    """Write objects as lines."""
     return "".join(to_json(record) + "\n" for record in records)
 
 
@@ -155,18 +156,18 @@ def read_rollouts(file: Path) -> list[Record]:
     return read_lines(file, "an episode", lambda record: "" if isinstance(record, dict) else "it is no object")
 
 
-def way_out(checkpoint: Path | None, known: Mapping[str, Any]) -> str:
+def way_out(checkpoint: Path | None, status: Mapping[str, Any]) -> str:
     """What makes damaged records whole, for a message; arguments as of :func:`outlook`."""
-    return f"continue it with {RESUME}, or run its sweep again: {outlook(checkpoint, known)}"
+    return f"continue it with {RESUME}, or run its sweep again: {outlook(checkpoint, status)}"
 
 
-def outlook(checkpoint: Path | None, known: Mapping[str, Any]) -> str:
-    """How the damaged records of a run will be made whole: from its newest checkpoint, if it has one.
+def outlook(checkpoint: Path | None, status: Mapping[str, Any]) -> str:
+    """Say how the damaged records of a run will be made whole: from its newest checkpoint, if it has one.
 
-    ``known`` is the status of the run.
+    ``status`` is that of the run.
     """
     if checkpoint is None:
         return "there is no checkpoint with a copy, so it is trained again from the start"
     step = step_of(checkpoint)
-    more = "" if known.get("step", 0) <= step else f", and the steps after {step} are trained again"
+    more = "" if status.get("step", 0) <= step else f", and the steps after {step} are trained again"
     return f"its records are restored from {checkpoint.name}{more}"

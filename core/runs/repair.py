@@ -1,4 +1,4 @@
-"""Making the record of a run whole again: from the copy of it that every checkpoint has."""
+"""The record of a run is made whole again from the copy of it that every checkpoint has."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from ..compose.identity import config_hash
 from ..errors import RequestError, RunError
-from ..files import clear_ways, keep_aside, replace_text
+from ..files import replace_text
 from . import checkpoints, records, status
+from .damage import clear_ways, keep_aside
 from .directory import RunDirectory
+from .status import Status
 
 FILES = ("config.yaml", "manifest.json", "status.json", records.COPY, "log.txt", ".lock")
 
@@ -29,15 +31,16 @@ def repair(run: RunDirectory) -> str:
     """
     if (damage := run.damaged_records()) is None:
         return ""
-    known, checkpoint = run.status(), run.latest()
+    status_before = run.status()
+    checkpoint = run.latest()
     clear(run.path)
     if run.metrics_file.exists():
         keep_aside(run.metrics_file)
     step = rewind(run, checkpoint)
-    if step != known.get("step") and known.get("status") != "queued":
+    if step != status_before.get("step") and status_before.get("status") != Status.QUEUED:
         why = f"{damage.what} ({damage.where})"
-        ended = known.get("ended", known.get("updated"))
-        run.set_status("interrupted", error=why, verdict=None, step=step if step >= 0 else None, ended=ended)
+        ended = status_before.get("ended", status_before.get("updated"))
+        run.set_status(Status.INTERRUPTED, error=why, verdict=None, step=step if step >= 0 else None, ended=ended)
     where = f"restored from {checkpoint.name}" if checkpoint else "begun anew: there is no whole checkpoint"
     return f"{damage.what} ({damage.where}): the records were {where}"
 
@@ -51,16 +54,16 @@ def mend(path: Path, config: Mapping[str, Any]) -> list[str]:
     run, done = RunDirectory(path), clear(path)
     run.remove_leftovers()
     try:
-        known = run.status()
+        record = run.status()
     except RequestError as error:
         keep_aside(run.status_file)
-        known = {"status": "interrupted", "error": error.what}
-        status.write(run.status_file, known)
+        record = {"status": str(Status.INTERRUPTED), "error": error.what}
+        status.write(run.status_file, record)
         done.append(f"{error.what}; it is begun anew")
     try:
         RunDirectory.open(path).read_config()
     except RequestError as error:
-        if known.get("hash") != config_hash(config):
+        if record.get("hash") != config_hash(config):
             raise
         if run.config_file.exists():
             keep_aside(run.config_file)

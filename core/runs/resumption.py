@@ -13,12 +13,13 @@ from ..errors import RequestError, in_python
 from . import checkpoints, records
 from .directory import RunDirectory
 from .sources import record_attempt
+from .status import Status, stopped_by
 
 FURTHER = in_python("--resume --steps N", "resume=True, steps=N")
 """What gives a run another number of steps."""
 OVERRULE = in_python("--resume --overrule", "resume=True, overrule=True")
 """What lets a run go on that a detector has stopped."""
-STOPPED = "stopped:"
+STOPPED = stopped_by("")
 """What the status of a run that a detector has stopped begins with."""
 
 
@@ -60,8 +61,8 @@ class Resumption:
         run, status = self.run, self.run.status()
         record_attempt(run, {**self._as_record(), **manifest})
         if (self.further or self.overruled) and records.has_ended(status):
-            told = {"verdict": None, "overruled": [*status.get("overruled", []), *self.overruled] or None}
-            run.set_status("interrupted", ended=status.get("ended"), **(told if self.overruled else {}))
+            fields = {"verdict": None, "overruled": [*status.get("overruled", []), *self.overruled] or None}
+            run.set_status(Status.INTERRUPTED, ended=status.get("ended"), **(fields if self.overruled else {}))
         if self.changes:
             run.restore_config(self.config)
         if status.get("hash") != (digest := config_hash(self.config)):  # also where a kill came before this line
@@ -92,8 +93,8 @@ def resumption(
         RequestError: there is no run, or one of another experiment, or it has done the steps that it is to do now.
     """
     run = RunDirectory.open(path)
-    there = run.read_config()
-    others = beyond_memory(there, config)
+    stored = run.read_config()
+    others = beyond_memory(stored, config)
     if others == [STEPS] and not further:
         run.refuse_another(config, f"train it further with {FURTHER}, or give another run directory")
     elif others and others != [STEPS]:
@@ -101,8 +102,8 @@ def resumption(
     status = run.status()
     stopped = str(status.get("status", "")).startswith(STOPPED)
     if run.has_ended() and (not overrule if stopped else not others):
-        return Resumption(run, there)
-    changes = tuple(differences(there, config))
+        return Resumption(run, stored)
+    changes = tuple(differences(stored, config))
     if others:
         _refuse_done(run, status, int(config["trainer"]["steps"]))
     return Resumption(run, config, changes, _stoppers(status) if stopped and overrule else ())

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import RequestError
 from ..files import replace_text, to_json
 from .directory import RunDirectory
+from .status import Status
 
 ATTEMPTS = "attempts"
 """Key of a manifest: what each attempt after the first one was made with."""
@@ -34,15 +35,15 @@ def record_attempt(run: RunDirectory, now: Mapping[str, Any]) -> None:
     With ``now`` may go what the attempt has changed about the run, see :class:`.resumption.Resumption`.
     """
     try:
-        known = None if run.status().get("status") == "queued" else run.manifest()
+        before = None if run.status().get("status") == Status.QUEUED else run.manifest()
     except RequestError:
-        known = None
-    manifest = now if known is None else with_attempt(known, now)
+        before = None
+    manifest = now if before is None else with_attempt(before, now)
     replace_text(run.path / "manifest.json", to_json(manifest, indent=1))
 
 
 def sources(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Component or plugin -> SHA-256 of its source, of what the run uses; what is not known is not there.
+    """Map each component and plugin that the run uses to the SHA-256 of its source, where that is known.
 
     A component is ``filter.select: my_filter (plugin mine)``; a plugin of somebody else's stands for its module.
     """
@@ -74,13 +75,13 @@ def differing(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dic
     Args:
         manifests: run -> its manifest. A run whose attempts differ stands under each of its sources.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    runs_by_digest: dict[str, dict[str, list[str]]] = {}
     for run, manifest in manifests.items():
         for attempt in attempts(manifest):
             for what, digest in sources(attempt).items():
-                runs = found.setdefault(what, {}).setdefault(digest, [])
+                runs = runs_by_digest.setdefault(what, {}).setdefault(digest, [])
                 runs += [] if run in runs else [run]
-    return [(what, by_digest) for what, by_digest in found.items() if len(by_digest) > 1]
+    return [(what, by_digest) for what, by_digest in runs_by_digest.items() if len(by_digest) > 1]
 
 
 def _mappings(items: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:

@@ -1,30 +1,64 @@
-"""``status.json``: how a run stands, replaced as a whole, and how long it has been at work."""
+"""``status.json`` says how a run stands, is replaced as a whole, and tells how long the run has been at work."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ..errors import RESUME, RequestError
 from ..files import encode, is_number, read_bytes, replace_text, to_json
 
-STATE = re.compile(r"queued|running|success|failed|interrupted|stopped:.+")
+
+class Status(StrEnum):
+    """A status says how a run stands; that of a run which a detector has stopped is written ``stopped:<detector>``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCESS = "success"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @classmethod
+    def of(cls, written: str) -> Status:
+        """The status that a record says. Raises ValueError if it is none."""
+        word, _, detector = written.partition(":")
+        is_whole = bool(detector) if word == cls.STOPPED else word == written
+        if word not in list(cls) or not is_whole:
+            raise ValueError(f"{written!r} is no status of a run")
+        return cls(word)
+
+
+def is_status(written: str) -> bool:
+    """Whether a text is the status of a run."""
+    try:
+        Status.of(written)
+    except ValueError:
+        return False
+    return True
+
+
+def stopped_by(detector: str) -> str:
+    """The status of a run that a detector has stopped, as it is written."""
+    return f"{Status.STOPPED}:{detector}"
+
+
 KINDS: Mapping[str, type] = {
     "status": str, "step": int, "first_step": int, "attempts": int, "metrics": dict, "timings": dict, "verdict": dict,
     "verdicts": list, "overruled": list, "broken_detectors": dict, "earlier_s": float, "hash": str,
 }  # fmt: skip
-"""Field -> what it is, where it is there."""
+"""Type of each field, where it is there."""
 LONGEST_S = 1e11
-"""Seconds, below: three thousand years."""
+"""Seconds, an upper limit: three thousand years."""
 TIMES = ("started", "resumed", "ended", "updated")
 
 
 def now() -> str:
-    """UTC in ISO 8601."""
+    """The time in UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -64,14 +98,14 @@ def _wrong(record: object) -> str:
     for verdict in [record.get("verdict", {}), *record.get("verdicts", [])]:
         if not _is_verdict(verdict):
             return f"a verdict is {verdict!r}"
-    if "status" in record and not STATE.fullmatch(record["status"]):
+    if "status" in record and not is_status(record["status"]):
         return f"status is {record['status']!r}"
     for key in set(TIMES) & record.keys():
         try:
-            known = datetime.fromisoformat(record[key]).utcoffset() is not None
+            has_time_zone = datetime.fromisoformat(record[key]).utcoffset() is not None
         except (TypeError, ValueError):
-            known = False
-        if not known:  # without its time zone it cannot be held against another time
+            has_time_zone = False
+        if not has_time_zone:  # without its time zone it cannot be held against another time
             return f"{key} is {record[key]!r}"
     return ""
 
@@ -98,7 +132,7 @@ def write(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def seconds(record: Mapping[str, Any], now: datetime | None = None) -> float | None:
-    """How long a run has been at work, over all its attempts; None if it never began.
+    """Count how long a run has been at work, over all its attempts; None if it never began.
 
     The time between an attempt and the next does not count. The last attempt lasts to its end; one that has not ended
     lasts to ``now``, or where that is not given to its last sign of life.

@@ -1,4 +1,4 @@
-"""``sweep.yaml`` of a sweep directory: the sweep as a person may write one, then its points.
+"""The ``sweep.yaml`` of a sweep directory holds the sweep as a person may write one, then its points.
 
 The points, which may be thousands, stand at the end with one line of JSON each. That is YAML too, and it is read and
 written a hundred times faster.
@@ -30,11 +30,11 @@ def loads(text: str, limit: int = yaml.LIMIT) -> Any:
     if not points or not all(line.startswith("- {") for line in lines):
         return yaml.loads(text, limit)
     try:
-        found = [json.loads(line[2:]) for line in lines]
+        read_points = [json.loads(line[2:]) for line in lines]
     except ValueError:  # of a person, or cut off
         return yaml.loads(text, limit)
     record = yaml.loads(f"{head}\n", limit)
-    return {**record, "points": found} if isinstance(record, dict) else record
+    return {**record, "points": read_points} if isinstance(record, dict) else record
 
 
 def _json(point: object) -> str:

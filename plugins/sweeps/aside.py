@@ -10,6 +10,7 @@ from pathlib import Path
 from ...core.compose.identity import config_hash
 from ...core.errors import UncollapseError
 from ...core.runs.directory import RunDirectory
+from ...core.runs.status import Status
 
 
 def move_aside(path: Path, digest: str) -> Path:
@@ -57,9 +58,9 @@ def _worth(run: RunDirectory, digest: str, skip: Collection[str]) -> tuple[bool,
         record = run.status()
     except (UncollapseError, OSError, AttributeError):
         return None
-    status = str(record.get("status", "interrupted"))
+    status = str(record.get("status", Status.INTERRUPTED))
     skipped = matches(status, skip)
-    if not skipped and (matches(status, ("success", "stopped")) or "step" not in record):
+    if not skipped and (matches(status, (Status.SUCCESS, Status.STOPPED)) or "step" not in record):
         return None  # it would be moved aside again, or has done nothing
     return skipped, int(record.get("step", 0))
 

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator
 
 from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError
-from ...core.files import what_is
+from ...core.runs.damage import what_is
 from ...core.runs.records import outlook
 from ...core.runs.repair import FILES
+from ...core.runs.status import Status
 from .aside import matches
-from .prepare import Prepared, in_a_line, stale_sources
+from .skip_or_resume import Prepared, in_a_line, stale_sources
 
 
 def foreseen(point: Prepared, skip: Collection[str], stale: str = "ask") -> list[str]:
@@ -42,14 +43,14 @@ def _foreseen(point: Prepared, skip: Collection[str], stale: str) -> Iterator[st
     try:
         record = run.status()
     except RequestError as error:
-        record = {"status": "interrupted"}
+        record = {"status": str(Status.INTERRUPTED)}
         if "status.json" not in odd:
             yield f"{in_a_line(error)}: it will be kept beside, and begun anew"
     try:
         stored_hash = config_hash(run.read_config())
     except (RequestError, FileNotFoundError):
         stored_hash = ""
-    status = str(record.get("status", "interrupted"))
+    status = str(record.get("status", Status.INTERRUPTED))
     if not stored_hash and record.get("hash") == point.hash:
         yield "its config.yaml is damaged or lost: it will be written again"
     elif stored_hash != point.hash:
@@ -63,7 +64,7 @@ def _foreseen(point: Prepared, skip: Collection[str], stale: str) -> Iterator[st
 def _ahead(point: Prepared, status: str, skip: Collection[str], stale: str) -> Iterator[str]:
     """Say what will be done about a run of the wanted configuration."""
     run, skipped = point.run, matches(status, skip)
-    if not skipped and matches(status, ("success", "stopped")):
+    if not skipped and matches(status, (Status.SUCCESS, Status.STOPPED)):
         yield f"runs again: the run that ended with {status} will be moved aside"
     elif stale == "rerun" and (names := stale_sources(point, run, skip)):
         yield f"runs again: the run with other sources ({', '.join(names)}) will be moved aside"
@@ -71,6 +72,6 @@ def _ahead(point: Prepared, status: str, skip: Collection[str], stale: str) -> I
         yield f"{damage.what} ({damage.where}): {outlook(run.latest(), point.record())}"
     elif skipped:
         yield f"skipped: already {status}"
-    elif status != "queued" or run.checkpoints():
+    elif status != Status.QUEUED or run.checkpoints():
         latest = run.latest()
         yield f"{status}: resumed from {latest.name if latest else 'the start'}"

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from ...core.compose.identity import config_hash
 from ...core.errors import RequestError, UncollapseError, in_python
-from ...core.files import clear_ways, make_directory, replace_text
-from ...core.locks import take
+from ...core.files import make_directory, replace_text
+from ...core.runs.damage import clear_ways
+from ...core.runs.locks import take
 from ...core.runs.sweep_record import dumps, loads
 from ...core.yaml import SyntaxProblem
 from ..launch.exit_codes import how_it_ended
@@ -26,8 +27,8 @@ from ..report.sweep_status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
 from .aside import move_aside
-from .prepare import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 from .result import INTERRUPTED, Result
+from .skip_or_resume import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 
 OTHER_ROOT = in_python("--output-root", "root=...")
 MOMENT_S = 1.0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import RequestError
-from ...core.files import encode, make_directory, open_plain, what_is
+from ...core.files import encode, make_directory, open_plain
+from ...core.runs.damage import what_is
 from .layout import Place
 
 SECONDS = ("train", "eval", "collapse", "first_turn", "multi_turn", "total")

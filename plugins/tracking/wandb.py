@@ -13,6 +13,7 @@ from ...core.components import Tracker
 from ...core.errors import MissingExtraError
 from ...core.files import replace_text
 from ...core.hookspecs import hookimpl
+from ...core.runs.status import Status
 
 if TYPE_CHECKING:
     from ...core.runs.directory import RunDirectory
@@ -101,4 +102,4 @@ class WandbSession:
         if self.run is None:
             return
         self.run.summary["status"] = status
-        self.run.finish(exit_code=1 if status in ("failed", "interrupted") else 0)
+        self.run.finish(exit_code=1 if status in (Status.FAILED, Status.INTERRUPTED) else 0)

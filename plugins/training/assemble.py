@@ -13,7 +13,7 @@ from ...core.components import Scores, TrainEngine
 from ...core.compose.blame import blaming, require_session
 from ...core.compose.combinations import check_ranks, needs
 from ...core.compose.config import validation_environment
-from ...core.compose.experiment import Experiment
+from ...core.compose.experiment import Critic, Experiment, Trainer
 from ..rollout.borders import CheckedEngine, CheckedEnvironment
 from ..rollout.dialogue import CheckedDialogue
 from ..rollout.template import Template
@@ -35,6 +35,7 @@ from .step.stages import derived_seed
 from .weights import start_model
 
 if TYPE_CHECKING:
+    from ..rollout.fingerprint import Fingerprint
     from .processes.ranks import Ranks
 
 
@@ -79,85 +80,17 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             experiment cannot be spread over this many ranks.
     """
     _check_machine(experiment, ranks, training)
-    serving, settings, trainer = experiment.rollout.engine.component, experiment.model, experiment.trainer
-    head = settings.head.component.on(ranks.device) if training else REFERENCE_HEAD
-    # the first rank builds the model, if one is to be built; the others then find it
-    path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
+    models = _Models(experiment, ranks, checkpoint, training)
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random; building a model draws as well
-    saved_policy = checkpoint / "model" if checkpoint else None
-    notes = _check_model(experiment, path if settings.lora else saved_policy or path)
-    tokenizer = load_tokenizer(saved_policy or path)
+    tokenizer = models.tokenizer()
     template = Template(tokenizer, CheckedDialogue(experiment.dialogue), experiment.rollout.think)
-    saved_critic = checkpoint / "critic" if checkpoint else None
-    temperature = experiment.rollout.temperature
-    policy = load_policy(settings, path, temperature, saved_policy, head)
-    check_vocabulary(tokenizer, policy.language_model, saved_policy or path)
-    if settings.lora is not None:
-        require_mergeable(policy.model, trainer.zero_stage if training else 0)
-    policy = policy.to(ranks.device)
-    start_sums = start_model.of(policy.model) if settings.lora is not None else {}
-
-    def adapt(model: Any) -> None:
-        if settings.liger:
-            fused_layers.fuse(model)
-        if trainer.token_budget:
-            enable_packing(model)
-
-    if training:
-        adapt(policy.language_model)
-    needed = needs(experiment) if training else frozenset()
-    values_by = experiment.critic if "values" in needed else None
-    if values_by is not None and values_by.shared:
-        policy = with_value_head(policy, values_by, saved_critic).to(ranks.device)
-    own = serving.own_weights
-    sharded = training and trainer.zero_stage == 3
-    sampled: Any = policy
-    if sharded and not own:  # no rank keeps a whole model, so the engine is given one: plain, as adapters come merged
-        plain = attrs.evolve(settings, lora=None, gradient_checkpointing=False)
-        sampled = load_policy(plain, path, temperature).to(ranks.device)
+    policy = models.policy(tokenizer)
+    sampled = models.sampled(policy)
     with ExitStack() as undo:
-        with blaming(experiment.rollout.engine, "start"):
-            session = serving.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
-        engine = CheckedEngine(experiment.rollout.engine, session)
-        undo.callback(engine.close)
-        engine.sleep()  # the optimizer is about to want the memory
-
-        def start(module: Any, optimizer: Any, **options: Any) -> Any:
-            with blaming(trainer.backend, "start"):
-                started = trainer.backend.component.start(
-                    module,
-                    optimizer,
-                    zero_stage=trainer.zero_stage,
-                    dtype=settings.dtype,
-                    ranks=ranks,
-                    offload=trainer.offload,
-                    **options,
-                )
-            require_session(trainer.backend, "start", started, TrainEngine)
-            undo.callback(started.close)
-            return started
-
-        reference = None
-        if "reference" in needed:
-            adapter = settings.lora is not None
-            frozen = policy if adapter else load_reference(settings, path, temperature, head).to(ranks.device)
-            if not adapter:
-                start_sums = start_model.of(frozen.model)
-                adapt(frozen.model)
-            reference = Reference(frozen, ranks, adapter)
-        if start_sums:  # whoever only samples loads no reference
-            start_model.require_same(start_sums, settings.dtype, checkpoint, path)
-        trained: Any = Untrained(policy)
-        critic = None
-        if values_by is not None and values_by.shared:
-            trained = critic = start(policy, trainer, own_lr={HEAD: values_by.lr})
-        elif training:
-            trained = start(policy, trainer)
-        if values_by is not None and not values_by.shared:
-            notes += _check_model(experiment, saved_critic or values_by.path or path, "critic.path")
-            valued = load_critic(settings, values_by.path or path, saved_critic).to(ranks.device)
-            adapt(valued.decoder)
-            critic = start(valued, values_by)
+        engine = _start_engine(experiment, sampled, tokenizer, undo)
+        reference = models.reference(policy)
+        models.require_same_start()
+        trained, critic = _start_training(models, policy, undo)
         context = DetectorContext(experiment, tokenizer)
         return Parts(
             sampler=Sampler(experiment, engine, template, ranks),
@@ -166,16 +99,142 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             reference=reference,
             controller=CheckedController(experiment.kl.controller).start(experiment.kl.coef),
             entropy_controller=CheckedEntropyController(experiment.entropy.controller).start(
-                experiment.entropy.coef, trainer.steps
+                experiment.entropy.coef, experiment.trainer.steps
             ),
             detectors=Detectors(experiment.collapse if training else (), context),
             validation_environment=CheckedEnvironment(experiment.environment, validation_environment(experiment)),
-            needs=needed,
-            synced=own or sharded,
-            notes=tuple(dict.fromkeys(notes)),
-            start_sums=start_sums,
+            needs=models.needs,
+            synced=experiment.rollout.engine.component.own_weights or models.sharded,
+            notes=tuple(dict.fromkeys(models.notes)),
+            start_sums=models.start_sums,
             close=undo.pop_all().close,
         )
+
+
+class _Models:
+    """The models of an experiment, loaded one after the other, and what is noticed of them."""
+
+    def __init__(self, experiment: Experiment, ranks: Ranks, checkpoint: Path | None, training: bool) -> None:
+        self.experiment, self.ranks = experiment, ranks
+        self.checkpoint, self.training = checkpoint, training
+        self.needs = needs(experiment) if training else frozenset()
+        self.critic = experiment.critic if "values" in self.needs else None
+        """The section of the critic, where its values are needed."""
+        self.sharded = training and experiment.trainer.zero_stage == 3
+        """Whether no rank keeps a whole model."""
+        self.notes: list[str] = []
+        self.start_sums: dict[str, Fingerprint] = {}
+        self._head = experiment.model.head.component.on(ranks.device) if training else REFERENCE_HEAD
+        # the first rank builds the model, if one is to be built; the others then find it
+        self._path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
+        self._saved_policy = checkpoint / "model" if checkpoint else None
+        self._saved_critic = checkpoint / "critic" if checkpoint else None
+
+    def tokenizer(self) -> Any:
+        """Return the policy's tokenizer. What the model's configuration rules out is refused before weights load."""
+        start = self._path if self.experiment.model.lora else self._saved_policy or self._path
+        self.notes += _check_model(self.experiment, start)
+        return load_tokenizer(self._saved_policy or self._path)
+
+    def policy(self, tokenizer: Any) -> Policy:
+        """Return the policy on this rank's device, with the value head of a critic that shares it."""
+        settings, path = self.experiment.model, self._path
+        saved = self._saved_policy
+        policy = load_policy(settings, path, self.experiment.rollout.temperature, saved, self._head)
+        check_vocabulary(tokenizer, policy.language_model, saved or path)
+        if settings.lora is not None:
+            require_mergeable(policy.model, self.experiment.trainer.zero_stage if self.training else 0)
+        policy = policy.to(self.ranks.device)
+        if settings.lora is not None:
+            self.start_sums = start_model.of(policy.model)
+        if self.training:
+            self._adapt(policy.language_model)
+        if self.critic is not None and self.critic.shared:
+            policy = with_value_head(policy, self.critic, self._saved_critic).to(self.ranks.device)
+        return policy
+
+    def sampled(self, policy: Policy) -> Policy:
+        """What the engine samples with: the policy, or a whole model of its own where no rank keeps one."""
+        if not self.sharded or self.experiment.rollout.engine.component.own_weights:
+            return policy
+        plain = attrs.evolve(self.experiment.model, lora=None, gradient_checkpointing=False)  # adapters come merged
+        return load_policy(plain, self._path, self.experiment.rollout.temperature).to(self.ranks.device)
+
+    def reference(self, policy: Policy) -> Reference | None:
+        """The reference policy, where something needs it."""
+        if "reference" not in self.needs:
+            return None
+        settings = self.experiment.model
+        if settings.lora is not None:
+            return Reference(policy, self.ranks, adapter=True)
+        temperature = self.experiment.rollout.temperature
+        frozen = load_reference(settings, self._path, temperature, self._head).to(self.ranks.device)
+        self.start_sums = start_model.of(frozen.model)
+        self._adapt(frozen.model)
+        return Reference(frozen, self.ranks, adapter=False)
+
+    def require_same_start(self) -> None:
+        """Raises RequestError where the model that the run began with has become another one."""
+        if self.start_sums:  # whoever only samples loads no reference
+            start_model.require_same(self.start_sums, self.experiment.model.dtype, self.checkpoint, self._path)
+
+    def own_critic(self, critic: Critic) -> Any:
+        """The model of a critic that shares nothing with the policy."""
+        path, saved = critic.path or self._path, self._saved_critic
+        self.notes += _check_model(self.experiment, saved or path, "critic.path")
+        valued = load_critic(self.experiment.model, path, saved).to(self.ranks.device)
+        self._adapt(valued.decoder)
+        return valued
+
+    def _adapt(self, model: Any) -> None:
+        """Fused layers and packed rows, where they are asked for."""
+        if self.experiment.model.liger:
+            fused_layers.fuse(model)
+        if self.experiment.trainer.token_budget:
+            enable_packing(model)
+
+
+def _start_engine(experiment: Experiment, sampled: Policy, tokenizer: Any, undo: ExitStack) -> CheckedEngine:
+    """The engine, asleep: the optimizer is about to want the memory."""
+    named = experiment.rollout.engine
+    with blaming(named, "start"):
+        session = named.component.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
+    engine = CheckedEngine(named, session)
+    undo.callback(engine.close)
+    engine.sleep()
+    return engine
+
+
+def _start_training(models: _Models, policy: Policy, undo: ExitStack) -> tuple[Any, Any]:
+    """The policy under its backend (untrained where it only samples), and the critic, where one is needed."""
+    trainer, critic = models.experiment.trainer, models.critic
+    if critic is not None and critic.shared:
+        shared = _start_backend(models, policy, trainer, undo, own_lr={HEAD: critic.lr})
+        return shared, shared
+    trained = _start_backend(models, policy, trainer, undo) if models.training else Untrained(policy)
+    if critic is None:
+        return trained, None
+    return trained, _start_backend(models, models.own_critic(critic), critic, undo)
+
+
+def _start_backend(
+    models: _Models, module: Any, optimizer: Trainer | Critic, undo: ExitStack, **options: Any
+) -> TrainEngine:
+    """One model under the backend, with the optimizer of its section."""
+    trainer = models.experiment.trainer
+    with blaming(trainer.backend, "start"):
+        started: TrainEngine = trainer.backend.component.start(
+            module,
+            optimizer,
+            zero_stage=trainer.zero_stage,
+            dtype=models.experiment.model.dtype,
+            ranks=models.ranks,
+            offload=trainer.offload,
+            **options,
+        )
+    require_session(trainer.backend, "start", started, TrainEngine)
+    undo.callback(started.close)
+    return started
 
 
 def _check_machine(experiment: Experiment, ranks: Ranks, training: bool) -> None:

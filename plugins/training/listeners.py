@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...core import plugins
+from ...core.calling import call
 from ...core.compose.experiment import Experiment
 from ...core.console.streams import say
 from ...core.errors import RequestError
@@ -50,7 +50,7 @@ class Listeners:
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Call a hook of every listener. Raises RunError if a plugin raised, or a tracker that is not forgiven."""
-        plugins.call(self._manager, hook, forgive=self._forgive, run=self._run, **arguments)
+        call(self._manager, hook, forgive=self._forgive, run=self._run, **arguments)
 
     def _forgive(self, session: Any, hook: str, error: BaseException) -> bool:
         """Say whether the run goes on after an error of this listener."""

@@ -17,6 +17,7 @@ from ...core.console.streams import say
 from ...core.errors import RESUME
 from ...core.runs.directory import RunDirectory
 from ...core.runs.repair import rewind
+from ...core.runs.status import Status, stopped_by
 from ..rollout.rows import transcript
 from .assemble import assemble
 from .listeners import Listeners
@@ -42,7 +43,7 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """Exit code of the command: 0, 1, 130, or 3 if a detector stopped the run."""
-        return {"success": 0, "failed": 1, "interrupted": 130}.get(self.status, 3)
+        return {Status.SUCCESS: 0, Status.FAILED: 1, Status.INTERRUPTED: 130, Status.STOPPED: 3}[Status.of(self.status)]
 
 
 class Session:
@@ -61,7 +62,7 @@ class Session:
         self.directory = run
         self.path = path
         self.callbacks = callbacks
-        self.status = "running"
+        self.status: str = Status.RUNNING
         self.error: BaseException | None = None
         self.metrics: dict[str, float] = {}
         self.validation: dict[str, float] = {}
@@ -100,7 +101,7 @@ class Session:
             self._complete(finished, stop, saved=True, recorded=recorded)
         elif self.experiment.validation.before_train and self.experiment.validation.every:
             self._complete(attrs.evolve(finished, metrics=self._validate(0) | loop.timings()), stop, saved=True)
-        while self.status == "running":
+        while self.status == Status.RUNNING:
             started = time.perf_counter()
             metrics = loop.train_step()
             metrics |= loop.timings() | {"timing_s/step": time.perf_counter() - started}
@@ -110,7 +111,7 @@ class Session:
                 finished, step=loop.step, metrics=metrics, judged=False, transcript=self._transcript()
             )
             self._complete(finished, stop)
-        return Outcome(self.status, self.path, self.metrics)
+        return Outcome(str(self.status), self.path, self.metrics)
 
     def _rollouts_collected(self, rollouts: Rollouts) -> None:
         step = self._running().step + 1
@@ -126,7 +127,7 @@ class Session:
             # a step that was not judged yet is recorded once it is
             last = finished.step if finished.judged else finished.step - 1
             reached = None if checkpoint is None or step is None else min(step, last) or None
-            run.set_status("running", step=reached, **self._detector_fields(finished))
+            run.set_status(Status.RUNNING, step=reached, **self._detector_fields(finished))
             rewind(run, checkpoint)
             run.prune(self.experiment.trainer.keep)
             for record in run.metrics():
@@ -166,10 +167,10 @@ class Session:
     def _status_after(self, finished: FinishedStep, asked: bool) -> str:
         """Return the status of the run after a step; ``asked`` is whether a stop was requested."""
         if finished.verdict is not None:
-            return f"stopped:{finished.verdict['detector']}"
+            return stopped_by(finished.verdict["detector"])
         if finished.step >= self.experiment.trainer.steps:
-            return "success"
-        return "interrupted" if asked else "running"
+            return Status.SUCCESS
+        return Status.INTERRUPTED if asked else Status.RUNNING
 
     def _validation_due(self, step: int) -> bool:
         every = self.experiment.validation.every
@@ -197,7 +198,7 @@ class Session:
         trainer = self.experiment.trainer
         step = finished.step
         periodic = trainer.save_every > 0 and step % trainer.save_every == 0
-        final = self.status != "running" and (trainer.save_last or self.status == "interrupted")
+        final = self.status != Status.RUNNING and (trainer.save_last or self.status == Status.INTERRUPTED)
         if not step or not (periodic or final):
             return
         started = time.perf_counter()
@@ -222,7 +223,7 @@ class Session:
         self._call("step_finished", step=step, metrics=finished.metrics)
         self._remember_validation(finished.metrics)
         metrics = self.validation | finished.metrics
-        run.set_status("running", step=step, metrics=metrics, **self._detector_fields(finished))
+        run.set_status(Status.RUNNING, step=step, metrics=metrics, **self._detector_fields(finished))
 
     def _remember_validation(self, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of the last validation."""
@@ -266,7 +267,7 @@ class Session:
 
     def fail(self, error: BaseException) -> None:
         """Write into the status that the run failed, when nothing else can be done any more."""
-        self.status = "failed"
+        self.status = Status.FAILED
         self.error = error
         self._record_end()
 
@@ -288,9 +289,9 @@ class Session:
             # the disk may be full: the log may then lack the error, which the status has
             with suppress(OSError):
                 run.log("".join(traceback.format_exception(self.error)))
-        if self.status == "interrupted":
+        if self.status == Status.INTERRUPTED:
             self._say(f"interrupted: the same command with {RESUME} goes on from the last checkpoint")
-        self._call("run_finished", status=self.status, metrics=self.metrics)
+        self._call("run_finished", status=str(self.status), metrics=self.metrics)
         if self.listeners is not None:
             self.listeners.sum_up()
 

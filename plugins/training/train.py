@@ -14,6 +14,7 @@ from ...core.compose.experiment import Experiment
 from ...core.errors import RESUME, RequestError, RunError, UncollapseError
 from ...core.files import make_directory, require_place
 from ...core.runs.directory import RunDirectory
+from ...core.runs.status import Status
 from ..rollout.time_limit import last_words
 from .assemble import check_models
 from .memory.fitting import Request, require
@@ -110,7 +111,7 @@ def _train(session: Session, checkpoint: Path | None) -> Outcome:
         try:
             outcome = _run_session(session, checkpoint, stop)
         except KeyboardInterrupt:
-            return Outcome("interrupted", session.path, session.metrics)
+            return Outcome(str(Status.INTERRUPTED), session.path, session.metrics)
         # launchers kill the other ranks as soon as one has ended with an exit code other than 0
         ranks.barrier()
         return outcome
@@ -122,12 +123,12 @@ def _run_session(session: Session, checkpoint: Path | None, stop: StopRequest) -
         with last_words(session.fail):
             return session.run(checkpoint, stop)
     except KeyboardInterrupt:
-        session.status = "interrupted"
+        session.status = Status.INTERRUPTED
         stop.waits = "writing a checkpoint of the last finished step"
         session.keep()
         raise
     except BaseException as error:
-        session.status = "failed"
+        session.status = Status.FAILED
         session.error = _explained(error, session)
         stop.waits = "writing a checkpoint of the last finished step"
         session.keep()

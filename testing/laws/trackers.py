@@ -8,10 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...core import plugins
+from ...core.calling import call, manager
 from ...core.compose.blame import confined
 from ...core.compose.config import to_dict
 from ...core.compose.experiment import Named
+from ...core.plugins import check_hooks
 from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest
 from ..problems import laws, require
@@ -35,7 +36,7 @@ def _hears(named: Named) -> None:
 def _session(named: Named, run: RunDirectory) -> Any:
     with confined(named, "start"):
         session = named.component.start(run)
-    for error in plugins.check_hooks(session, "its session"):
+    for error in check_hooks(session, "its session"):
         require(named, "start", False, f"gave a session with a mistake: {error.what}", error.fix)
     return session
 
@@ -45,10 +46,10 @@ def _follows_a_run(named: Named) -> None:
     with _run() as run:
         experiment = experiment_that_learns()
         for begun in (0, 2):
-            manager = plugins.manager([], [_session(named, run)])
+            told = manager([], [_session(named, run)])
 
-            def tell(hook: str, manager: Any = manager, **arguments: Any) -> None:
-                plugins.call(manager, hook, run=run, **arguments)
+            def tell(hook: str, told: Any = told, **arguments: Any) -> None:
+                call(told, hook, run=run, **arguments)
 
             tell("run_started", experiment=experiment, step=begun)
             for step in range(begun, begun + 3):

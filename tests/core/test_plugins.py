@@ -10,9 +10,10 @@ import torch
 import uncollapse
 from uncollapse import hookimpl
 from uncollapse.core import plugins
+from uncollapse.core.calling import call, manager
 from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.core.kinds import KINDS
-from uncollapse.core.plugins import PluginLoadError, SignatureError, UnknownHookError, call, manager
+from uncollapse.core.plugins import PluginLoadError, SignatureError, UnknownHookError
 from uncollapse.core.registry import DuplicateNameError, Registry, UnknownNameError
 
 # --- provenance -------------------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from hashlib import sha256
 
 import pytest
 from uncollapse.core import components
+from uncollapse.core.calling import call
 from uncollapse.core.errors import MissingExtraError, RequestError
 from uncollapse.core.kinds import KINDS
-from uncollapse.core.plugins import PluginLoadError, SignatureError, call
+from uncollapse.core.plugins import PluginLoadError, SignatureError
 from uncollapse.core.registry import Registry, UnknownNameError, registry
 from uncollapse.core.targets import locate
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from uncollapse.core.calling import call, manager
 from uncollapse.core.errors import RequestError, RunError
-from uncollapse.core.plugins import call, load_file, manager
+from uncollapse.core.plugins import load_file
 from uncollapse.core.surroundings import restored
 
 CHANGES = {

@@ -152,15 +152,19 @@ def make_sweep(
 
 def _overrides(words: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` texts, in the order in which they count: of a key given twice the later one does."""
-    from ....core.compose.spec import parse_value
+    from ....core.compose.overrides import read_override
+    from ....core.compose.problems import Invalid
+    from ....core.registry import registry
 
     changes: dict[str, Any] = {}
     for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key.strip():
-            raise RequestError(f"the override {word!r} has no {'key' if equals else 'value'}", fix="write KEY=VALUE")
-        changes.pop(key.strip(), None)
-        changes[key.strip()] = parse_value(text)
+        try:
+            key, value = read_override(word, registry())
+        except Invalid as error:
+            problem = error.problems[0]
+            raise RequestError(problem.reason, problem.key, problem.fix) from error
+        changes.pop(key, None)
+        changes[key] = value
     return changes
 
 

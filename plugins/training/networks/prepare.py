@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ import attrs
 from ....core.compose.blame import blaming
 from ....core.console.streams import say
 from ....core.errors import RequestError
+from ....core.runs.locks import take
 from ...rollout.dialogue import CheckedDialogue
 from ..processes.quiet import quiet_libraries
 
@@ -57,7 +57,7 @@ def prepare_model(experiment: Experiment) -> Path | str:
         reason = f"cannot keep models in {directory.parent}: {error.strerror}"
         raise RequestError(reason, "UNCOLLAPSE_CACHE", "set it to a directory that can be written") from error
     with (directory.parent / f"{directory.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take(lock, wait=True)
         if not directory.exists():
             partial = directory.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)

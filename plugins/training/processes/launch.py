@@ -16,6 +16,7 @@ from ....core.console.exit_codes import ending
 from ....core.console.streams import say
 from ....core.errors import RESUME, RequestError
 from ....core.runs.directory import RunDirectory
+from ....core.runs.status import Status
 from .hosts import Host, check_reachable, first_slots, only_here, read_hostfile
 from .place import read_place
 from .quiet import quiet_libraries
@@ -66,13 +67,13 @@ def _record_failure(run_dir: Path, code: int) -> None:
         fix = f"continue from the last checkpoint with {RESUME}"
         say(f"error: {reason}\n  where: {run_dir}\n  fix:   {fix}")
     # after a kill, another rank may have written "failed" because it lost that one: the reason here is the better one
-    replaced = ("running", "failed") if killed else ("running",)
+    replaced = (Status.RUNNING, Status.FAILED) if killed else (Status.RUNNING,)
     # there may be no run yet
     with suppress(RequestError, OSError):
         run = RunDirectory.open(run_dir)
         with run.hold():
             if run.status().get("status") in replaced:
-                run.set_status("interrupted" if interrupted else "failed", error=reason)
+                run.set_status(Status.INTERRUPTED if interrupted else Status.FAILED, error=reason)
 
 
 def relaunch_on(hostfile: Path, ranks: int | None, experiment: Experiment, run_dir: Path | None = None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from uncollapse.core.components import Rollouts
+from uncollapse.core.components import Answer, Rollouts
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.core.yaml import loads
 from uncollapse.plugins.probe.log_settings import DetailedLogging
@@ -22,7 +22,6 @@ from uncollapse.plugins.probe.logs.detailed_log import SECTIONS, DetailedLogger,
 from uncollapse.plugins.probe.logs.files import LogFiles, label, prune
 from uncollapse.plugins.probe.sampling.samples import Sample
 from uncollapse.plugins.rollout.episode import Episode, Turn
-from uncollapse.plugins.rollout.parsing import Answer
 
 CONFIG = {"batch_config": {"B_E": 2, "B_U": 1, "G": 2}, "learning_rate": 2e-6, "a": None}
 RESULTS = {

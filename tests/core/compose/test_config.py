@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core import plugins
 from uncollapse.core.compose.config import compose, dump_yaml, problems, to_dict, validation_environment
-from uncollapse.core.compose.experiment import Experiment, Lora, Model, Named, keys
+from uncollapse.core.compose.experiment import Experiment, Lora, Named, keys
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import MissingExtraError, RequestError
 from uncollapse.core.registry import Registry
 from uncollapse.core.yaml import loads
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FAKE = HERE / "fake_components.py"
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}
 
@@ -142,7 +142,7 @@ def test_named_experiment_extends_another():
 
 def test_component_replaces_and_mapping_without_name_changes(tmp_path):
     (tmp_path / "base.yaml").write_text(
-        "environment: sokoban\nmodel: {path: m}\nfilter: {select: top_p(0.9, type=smallest), metric: reward}\n"
+        "environment: sokoban\nmodel: {path: m}\nfilter: {select: 'top_p(0.9, type=smallest)', metric: reward}\n"
     )
     child = tmp_path / "child.yaml"
     child.write_text("extends: base.yaml\nfilter: {select: {value: 0.5}}\n")
@@ -228,7 +228,7 @@ def test_plain_data_has_every_key():
             if isinstance(value, dict) and "name" not in value:
                 yield from flat(value, f"{prefix}{key}.")
 
-    assert set(flat(to_dict(make(model=Model(path="m", lora=Lora()))))) == set(keys())
+    assert set(flat(to_dict(make(model={"path": "m", "lora": {}})))) == set(keys())
 
 
 def test_experiments_are_picklable_values():
@@ -333,7 +333,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(
         "rollout: {groups: '4', think: no, typo: 1}\n"
-        "filter: {select: top_k(2, prob_mode=softmax, valu=1), metric: rewrd}\n"
+        "filter: {select: 'top_k(2, prob_mode=softmax, valu=1)', metric: rewrd}\n"
         "policy_loss: ppo(clip_low=x)\n"
         "trainer: {lr: -1, steps: 2.5}\n"
     )

@@ -110,19 +110,32 @@ def test_yaml_is_1_2():
     )
 
 
-def test_component_keeps_its_commas_in_a_flow_collection():
-    assert loads("[top_p(0.9, type=smallest), nofilter, f(1, g(2, 3), 4)]") == (
-        ["top_p(0.9, type=smallest)", "nofilter", "f(1, g(2, 3), 4)"]
-    )
-    assert loads("{select: top_p(0.9, type=smallest), metric: f(1,no), x: g(1, 2)}") == (
-        {"select": "top_p(0.9, type=smallest)", "metric": "f(1, no)", "x": "g(1, 2)"}
-    )
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("[top_p(0.9, type=smallest), nofilter]", "top_p(0.9, type=smallest)"),
+        ("[nofilter, f(1, g(2, 3), 4)]", "f(1, g(2, 3), 4)"),
+        ("{select: top_p(0.9, 2), metric: x}", "top_p(0.9, 2)"),
+        ("{x: [a, f(1,no)]}", "f(1, no)"),
+    ],
+)
+def test_a_component_that_commas_cut_is_refused_with_what_to_do(text, cut):
+    with pytest.raises(SyntaxProblem) as caught:
+        loads(f"a: 1\nb: {text}")
+    assert (caught.value.reason, caught.value.line) == (f"the commas in {cut} cut it into pieces: put it in quotes", 2)
+    assert loads("['top_p(0.9, type=smallest)', nofilter]") == ["top_p(0.9, type=smallest)", "nofilter"]
+    assert loads("- top_p(0.9, type=smallest)\n- nofilter") == ["top_p(0.9, type=smallest)", "nofilter"]
+    assert loads("select: top_p(0.9, 2)") == {"select": "top_p(0.9, 2)"}
 
 
 def test_what_never_closes_is_left_alone():
     assert loads("[f(1, 2]") == ["f(1", 2]
     assert loads("{a: f(1, b: 2}") == {"a": "f(1", "b": 2}
     assert loads("['f(1', 'b)']") == ["f(1", "b)"]
+    assert loads("[1 (one, 2)]") == ["1 (one", "2)"]
+    assert loads(dumps(["f(1", "b)", "f(1, 2)"])) == ["f(1", "b)", "f(1, 2)"]
+    many = "[" + "f(, " * 20_000 + "x]"
+    assert len(loads(many)) == 20_001
 
 
 @pytest.mark.parametrize(

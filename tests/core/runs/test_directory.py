@@ -17,8 +17,9 @@ from uncollapse.core.runs import checkpoints, status
 from uncollapse.core.runs.directory import RunDirectory, build_manifest
 from uncollapse.core.runs.repair import repair, rewind
 from uncollapse.core.runs.resumption import resumption
+from uncollapse.core.runs.status import Status, stopped_by
 
-FAKE = Path(__file__).with_name("fake_components.py")
+FAKE = Path(__file__).parents[1] / "fake_components.py"
 REGISTRY = Registry([plugins.load_file(FAKE)])
 EXPERIMENT = compose({"environment": "sokoban", "model": {"path": "m"}}, registry=REGISTRY)
 CONFIG = to_dict(EXPERIMENT)
@@ -506,3 +507,13 @@ def test_the_time_between_attempts_does_not_count(run, monkeypatch):
     assert status.seconds(run.status(), start + timedelta(seconds=999)) == 9 + 22
     assert (run.status()["attempts"], run.status()["started"]) == (2, start.isoformat())
     assert status.seconds({}) is None
+
+
+def test_a_status_is_one_of_a_few_words_and_of_a_stopped_run_names_the_detector():
+    written = ["queued", "running", "success", "stopped:a:b", "failed", "interrupted"]
+    assert [Status.of(text) for text in written] == list(Status)
+    assert stopped_by("kl_runaway") == "stopped:kl_runaway"
+    assert json.loads(json.dumps({"status": Status.FAILED})) == {"status": "failed"}
+    for wrong in ("", "done", "stopped", "stopped:", "failed:", "failed:x", "Success", "success "):
+        with pytest.raises(ValueError, match="is no status of a run"):
+            Status.of(wrong)

@@ -20,6 +20,7 @@ from ...core.runs.directory import RunDirectory, build_manifest
 from ...core.runs.repair import clear
 from ...core.runs.repair import repair as restore_records
 from ...core.runs.sources import changed
+from ...core.runs.status import Status
 from .aside import free_name, matches, move_aside, take_back
 from .layout import Place
 
@@ -58,7 +59,7 @@ class Prepared:
     def record(self) -> dict[str, Any]:
         """Return the status of the run; {} if there is none, or if a run of another configuration is in its place."""
         if self.broken:
-            return {"status": "failed", "error": self.broken}
+            return {"status": str(Status.FAILED), "error": self.broken}
         try:
             record = self.run.status()
         except RequestError:
@@ -72,10 +73,10 @@ def stale_sources(point: Prepared, run: RunDirectory, skip: Collection[str]) -> 
         record = run.status()
     except RequestError:
         record = {}  # it is begun anew, and the run goes on from its checkpoint
-    status = record.get("status", "interrupted")
-    if status == "queued" and not record.get("attempts"):
+    status = record.get("status", Status.INTERRUPTED)
+    if status == Status.QUEUED and not record.get("attempts"):
         return []
-    if not matches(status, skip) and matches(status, ("success", "stopped")):
+    if not matches(status, skip) and matches(status, (Status.SUCCESS, Status.STOPPED)):
         return []
     if not run.config_file.exists():
         return []
@@ -145,11 +146,11 @@ def prepare(point: Prepared, skip: Collection[str], say: Say, wait_s: float = WA
 
 
 def _status(run: RunDirectory) -> str:
-    return str(run.status().get("status", "interrupted"))
+    return str(run.status().get("status", Status.INTERRUPTED))
 
 
 def _make_way(point: Prepared, skip: Collection[str], say: Say, stale: str) -> None:
-    """Move aside what is in the place of a point and is not to stay stored_hash."""
+    """Move aside what is in the place of a point, unless the point continues it or skips it."""
     run = point.run
     if not run.config_file.exists():
         return
@@ -157,7 +158,7 @@ def _make_way(point: Prepared, skip: Collection[str], say: Say, stale: str) -> N
     names = stale_sources(point, run, skip)
     if stored_hash != point.hash:
         say(f"{point.title}: another configuration was there, now at {move_aside(run.path, stored_hash)}")
-    elif matches(status, ("success", "stopped")) and not matches(status, skip):
+    elif matches(status, (Status.SUCCESS, Status.STOPPED)) and not matches(status, skip):
         aside = move_aside(run.path, stored_hash)
         say(f"{point.title}: runs again, the run that ended with {status} is now at {aside}")
     elif names and stale == "rerun":
@@ -206,7 +207,8 @@ def repair(point: Prepared, say: Say) -> None:
     except RequestError:
         recorded_hash = hash_of_config
         say(f"{point.title}: status.json is damaged, now at {_keep(run.path / 'status.json')}")
-        record = {"status": "interrupted", "hash": hash_of_config, "error": "the record of the run was damaged"}
+        why = "the record of the run was damaged"
+        record = {"status": str(Status.INTERRUPTED), "hash": hash_of_config, "error": why}
         replace_text(run.path / "status.json", to_json(record, indent=1))
     if hash_of_config and hash_of_config == recorded_hash:
         return
