@@ -1,4 +1,4 @@
-"""Collapse on purpose: which detector speaks first, how early, and whether it stays silent on healthy runs.
+"""Runs collapse on purpose: which detector gives the first verdict, how early, and is it silent on healthy runs.
 
 Trains tiny-sokoban in four ways that collapse and two that do not, three seeds each, with no detector that stops; then
 replays every metric-based detector over the metrics. Needs some 15 minutes on two cores; runs that are there already
@@ -60,25 +60,28 @@ def main() -> None:
 
 
 def report(runs: list[RunDirectory], steps: int) -> None:
-    found = {run.path.name: {name: replay(run, make_detector(name))[0] for name in DETECTORS} for run in runs}
+    verdicts_of = {}
+    for run in runs:
+        verdicts_of[run.path.name] = {name: replay(run, make_detector(name))[0] for name in DETECTORS}
     print(f"\n{'run':26}{'validation success':>20}  first verdict, and at which step the others spoke")
     for run in runs:
-        verdicts = [verdict for verdict in found[run.path.name].values() if verdict]
+        verdicts = [verdict for verdict in verdicts_of[run.path.name].values() if verdict]
         spoken = sorted(((v.step, v.detector) for v in verdicts), key=lambda item: item[0])
         success = [r["validation/success"] for r in run.metrics() if r.get("validation/success") is not None]
-        told = ", ".join(f"{detector} {step}" for step, detector in spoken) or "silent"
-        print(f"{run.path.name:26}{success[0]:>11.3f} -> {success[-1]:.3f}  {told}")
+        detectors = ", ".join(f"{detector} {step}" for step, detector in spoken) or "silent"
+        print(f"{run.path.name:26}{success[0]:>11.3f} -> {success[-1]:.3f}  {detectors}")
     planted = [run.path.name for run in runs if run.path.name.partition("__")[0] in PLANTED]
     healthy = [run.path.name for run in runs if run.path.name.partition("__")[0] in HEALTHY]
     print(f"\n{'detector':26}{'caught':>8}{'median step':>13}{'false alarms':>14}")
     for name in DETECTORS:
-        at = [verdict.step for run in planted if (verdict := found[run][name])]
-        alarms = sum(found[run][name] is not None for run in healthy)
-        early = f"{median(at):g}" if at else "-"
-        print(f"{name:26}{f'{len(at)}/{len(planted)}':>8}{early:>13}{f'{alarms}/{len(healthy)}':>14}")
+        steps_of_verdicts = [verdict.step for run in planted if (verdict := verdicts_of[run][name])]
+        alarms = sum(verdicts_of[run][name] is not None for run in healthy)
+        early = f"{median(steps_of_verdicts):g}" if steps_of_verdicts else "-"
+        caught_of_all = f"{len(steps_of_verdicts)}/{len(planted)}"
+        print(f"{name:26}{caught_of_all:>8}{early:>13}{f'{alarms}/{len(healthy)}':>14}")
     print(f"\njudging, all {len(DETECTORS)}: {share_of_a_step(runs):.2e} of a step")
-    caught = [any(found[run].values()) for run in planted]
-    alarms = [any(found[run].values()) for run in healthy]
+    caught = [any(verdicts_of[run].values()) for run in planted]
+    alarms = [any(verdicts_of[run].values()) for run in healthy]
     print(f"\nplanted collapses caught before step {steps}: {sum(caught)} of {len(caught)}")
     print(f"healthy runs stopped: {sum(alarms)} of {len(alarms)}")
     if not all(caught) or any(alarms):

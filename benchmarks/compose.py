@@ -1,4 +1,4 @@
-"""Composing and hashing 10,000 points of a sweep, beside the largest sweep that is registered.
+"""The composition and hashing of 10,000 points of a sweep is timed, beside the largest sweep that is registered.
 
 Run: python benchmarks/compose.py
 """

@@ -1,4 +1,4 @@
-"""Does entropy_forecast say what an update does to the entropy? Predicted against realised, step by step.
+"""The forecasts of entropy_forecast are held against what each update does to the entropy, step by step.
 
 ``run`` trains tiny-sokoban with PPO (8 groups of 16 episodes) and GRPO (32 groups of 4) under
 ``entropy_forecast(every=1)``. Between updates each policy plays ``--episodes`` fresh episodes, every one of a task of

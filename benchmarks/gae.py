@@ -1,4 +1,4 @@
-"""Masked token-level GAE: ours against the loop over tokens of verl 0.6.1 and RAGEN-2, in one process.
+"""Masked token-level GAE is timed against the loop over tokens of verl 0.6.1 and RAGEN-2, in one process.
 
     OMP_NUM_THREADS=2 python benchmarks/gae.py
 

@@ -1,4 +1,4 @@
-"""Tokens a second of the ``hf`` engine against ``model.generate`` of transformers: same model, prompts and process.
+"""Tokens a second of the ``hf`` engine are compared with ``model.generate``: same model, prompts and process.
 
     python benchmarks/generation.py [--rows 128] [--tokens 64] [--rounds 5]
 

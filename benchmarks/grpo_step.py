@@ -1,4 +1,4 @@
-"""One GRPO step against the ``GRPOTrainer`` of TRL: same model, prompts, rewards, tokens and process, in turns.
+"""One GRPO step is timed against TRL's ``GRPOTrainer``: same model, prompts, rewards, tokens and process, in turns.
 
     pip install trl datasets
     OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive python benchmarks/grpo_step.py [--model 0.85M] [--micro-batch 128]

@@ -1,4 +1,4 @@
-"""What 30 steps of tiny-sokoban teach: validation success before and after, three seeds, three settings.
+"""Thirty steps of tiny-sokoban are judged by validation success before and after: three seeds, three settings.
 
     python benchmarks/learning.py [--seeds 0,1,2] [--steps 30] [--groups 512] [--jobs 2] [--runs DIR]
 

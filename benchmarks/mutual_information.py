@@ -1,4 +1,4 @@
-"""N reasonings after N prompts: on shared prefixes, and as N x N full sequences, with the same model in one process.
+"""N reasonings are scored after N prompts, on shared prefixes and as N x N full sequences, by one model in one process.
 
     python benchmarks/mutual_information.py [--samples 64] [--prompt 400] [--reasoning 40]
 
@@ -65,7 +65,7 @@ def full_sequences(engine: Engine, prompts: Tokens, reasonings: Tokens, rows: in
         ((p, r) for p in range(len(prompts)) for r in range(len(reasonings))),
         key=lambda pair: len(prompts[pair[0]]) + len(reasonings[pair[1]]),
     )
-    found = torch.zeros(len(prompts), len(reasonings), dtype=torch.float64)
+    logprobs_N_N = torch.zeros(len(prompts), len(reasonings), dtype=torch.float64)
     for start in range(0, len(pairs), rows):
         chosen = pairs[start : start + rows]
         sequences = [prompts[p] + reasonings[r] for p, r in chosen]
@@ -78,8 +78,8 @@ def full_sequences(engine: Engine, prompts: Tokens, reasonings: Tokens, rows: in
         logprobs = engine.score(Batch(tokens=tokens, mask=mask, lengths=lengths), entropy="none").logprobs
         assert logprobs is not None
         for (p, r), total in zip(chosen, logprobs.double().sum(1), strict=True):
-            found[p, r] = total
-    return found
+            logprobs_N_N[p, r] = total
+    return logprobs_N_N
 
 
 def timed(engine: Engine, call: Callable[[], Tensor]) -> tuple[float, int, Tensor]:

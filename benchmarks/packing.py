@@ -1,4 +1,4 @@
-"""Micro-batches of packed rows within a token budget against padded rows, in turns in one process.
+"""Micro-batches of packed rows within a token budget are timed against padded rows, in turns in one process.
 
     OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive python benchmarks/packing.py [--rows 128] [--micro-batch 8]
 

@@ -1,4 +1,4 @@
-"""Do the probe's error bars mean what they say? 200 predictions against 200 truths on independent samples.
+"""The probe's error bars are calibrated: 200 predictions against 200 truths on independent samples.
 
     python benchmarks/probe_calibration.py [--checkpoint DIR] [--repetitions 200] [--size 64]
 
@@ -37,9 +37,9 @@ from uncollapse.estimators.variance.statistics import (
 )
 from uncollapse.estimators.variance.terms import MEASURED_IN, Terms
 from uncollapse.plugins.probe import OfflineEntropyProbe
+from uncollapse.plugins.probe.estimation.measured_change import Weighting, with_error
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.sequences import per_prompt
-from uncollapse.plugins.probe.estimation.truth import Weighting, with_error
 from uncollapse.plugins.probe.integrity import score_identity
 from uncollapse.plugins.probe.sampling.samples import Sample
 from uncollapse.plugins.probe.session import Session

@@ -1,4 +1,4 @@
-"""The checkpoint that the benchmarks of the probe share: a LoRA adapter over the start model of tiny-sokoban."""
+"""The benchmarks of the probe share one checkpoint, a LoRA adapter over the start model of tiny-sokoban."""
 
 from __future__ import annotations
 

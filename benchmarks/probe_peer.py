@@ -1,4 +1,4 @@
-"""One probe computed as the research code did it, from the model's logits: the peer of :mod:`probe_speed`.
+"""The peer of :mod:`probe_speed` computes one probe as the research code did, from the model's logits.
 
 Rows padded to the longest of the batch, chunks of one or two prompts, log_softmax of all positions over the whole
 vocabulary, gradients added up in dictionaries on the CPU, one more backward pass for each prompt of E for the
@@ -97,8 +97,8 @@ class Peer:
         rollouts, count = self.task.E, len(self.task.E.tokens)
         total = {name: torch.zeros_like(p, device="cpu") for name, p in self.trained.items()}
         for start in range(0, count, 2):
-            found = self._sequences(rollouts, list(range(start, min(start + 2, count))))
-            loss = torch.stack([H + (H.detach() - centre) * S for S, H in found]).sum()
+            sequences = self._sequences(rollouts, list(range(start, min(start + 2, count))))
+            loss = torch.stack([H + (H.detach() - centre) * S for S, H in sequences]).sum()
             for name, gradient in self._gradients(loss).items():
                 total[name] += gradient
         return {name: value / count for name, value in total.items()}
@@ -151,8 +151,8 @@ class Peer:
 
     @torch.no_grad()
     def _all_sequences(self) -> list[tuple[float, float]]:
-        found = []
+        sequences = []
         for start in range(0, len(self.task.E.tokens), 2):
             rows = list(range(start, min(start + 2, len(self.task.E.tokens))))
-            found += [(S.item(), H.item()) for S, H in self._sequences(self.task.E, rows)]
-        return found
+            sequences += [(S.item(), H.item()) for S, H in self._sequences(self.task.E, rows)]
+        return sequences

@@ -92,20 +92,20 @@ def main() -> None:
         probe = OfflineEntropyProbe(config)
         session = probe.session(f"{temporary}/checkpoint")
         loaded = time.perf_counter() - started
-        found = probe.run(session, arguments.be)
+        result = probe.run(session, arguments.be)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    print(f"device {name}, shape {arguments.shape}, {found['batches']['E']['sampled_tokens']} tokens of E sampled, "
-          f"{found['batches']['U']['sampled_tokens']} of U, micro-batch {arguments.micro_batch}, float32")  # fmt: skip
+    print(f"device {name}, shape {arguments.shape}, {result['batches']['E']['sampled_tokens']} tokens of E sampled, "
+          f"{result['batches']['U']['sampled_tokens']} of U, micro-batch {arguments.micro_batch}, float32")  # fmt: skip
     print(f"make the checkpoint {made:.1f} s, load it {loaded:.1f} s")
-    for phase, seconds in found["timing"].items():
+    for phase, seconds in result["timing"].items():
         print(f"{phase:20s} {seconds:9.2f} s")
-    print(f"peak memory {found['peak_memory_bytes'] / 2**30:.1f} GiB ({found['peak_memory_of']})")
-    print(f"deltaH1 {found['deltaH1']:.6g} +- {found['deltaH1_se']:.2g} (forward mode), "
-          f"{found['integrity']['reverse_mode']['deltaH1']:.6g} (reverse mode), {found['measured_in']}")  # fmt: skip
-    for point in found["truth"]:
+    print(f"peak memory {result['peak_memory_bytes'] / 2**30:.1f} GiB ({result['peak_memory_of']})")
+    print(f"deltaH1 {result['deltaH1']:.6g} +- {result['deltaH1_se']:.2g} (forward mode), "
+          f"{result['integrity']['reverse_mode']['deltaH1']:.6g} (reverse mode), {result['measured_in']}")  # fmt: skip
+    for point in result["truth"]:
         print(f"eta {point['eta']:.2e}: predicted {point['predicted']:.4e}, measured {point['deltaH']:.4e} "
               f"+- {point['se']:.1e}, ESS/N {point['ess_fraction']:.4f}")  # fmt: skip
-    integrity = found["integrity"]
+    integrity = result["integrity"]
     print(f"noise floor {integrity['noise_floor']:.2e} nats per sequence, sampler gap {integrity['sampler_gap']:.2e}, "
           f"score identity {integrity['score_identity']}, canary {integrity['shift_canary']}")  # fmt: skip
 

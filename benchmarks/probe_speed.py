@@ -1,4 +1,4 @@
-"""One probe by our engine against the same numbers computed as the research code did: same model, samples and process.
+"""One probe is timed against the same numbers computed as the research code did: same model, samples and process.
 
     OMP_NUM_THREADS=2 python benchmarks/probe_speed.py [--model sokoban|wide] [--checkpoint DIR]
 
@@ -34,9 +34,9 @@ from uncollapse.plugins.probe import OfflineEntropyProbe
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from uncollapse.plugins.probe.estimation.clock import Clock
 from uncollapse.plugins.probe.estimation.directions import PreconditionedGradient
+from uncollapse.plugins.probe.estimation.measured_change import Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.step import Step
-from uncollapse.plugins.probe.estimation.truth import Weighting
 from uncollapse.plugins.probe.estimation.update import make_update
 from uncollapse.plugins.training.networks.models import Policy
 from uncollapse.plugins.training.processes.ranks import start_ranks

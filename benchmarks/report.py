@@ -1,4 +1,4 @@
-"""The report of a sweep of 164 runs of 400 steps, against `json.loads` of the same lines in the same process.
+"""The report of a sweep of 164 runs of 400 steps is timed against `json.loads` of the same lines in one process.
 
     python benchmarks/report.py [--steps 400] [--keep DIRECTORY]
 
@@ -181,10 +181,10 @@ def measure(root: Path, files: list[Path]) -> None:
     clock.line("report: read alone", time.perf_counter() - start)
 
     start = time.perf_counter()
-    found = read_report(root)
-    found.to_dict()
+    sweep_report = read_report(root)
+    sweep_report.to_dict()
     tables = time.perf_counter() - start
-    page = found.write()
+    page = sweep_report.write()
     seconds = time.perf_counter() - start
     clock.line("report: read and compare", tables)
     clock.line("report: plots, page and CSV", seconds - tables)

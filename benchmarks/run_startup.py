@@ -1,4 +1,4 @@
-"""What a run of `tiny-sokoban` costs before its second step: as a process of its own, and as a fork of one that has
+"""The start of a `tiny-sokoban` run, up to its second step, is timed as its own process and as a fork of one that has
 imported everything.
 
     python benchmarks/run_startup.py [--runs 4]

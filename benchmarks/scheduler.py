@@ -1,4 +1,4 @@
-"""The scheduler of the launcher `local`: 164 processes of uneven length on 8 slots, against list scheduling on paper.
+"""The launcher `local` schedules 164 processes of uneven length on 8 slots, against list scheduling on paper.
 
     python benchmarks/scheduler.py [--seconds 60]
 

@@ -1,4 +1,4 @@
-"""Sokoban against gym-sokoban 0.0.6: rooms and steps per second, in one process, for the same sizes and seeds.
+"""Sokoban is timed against gym-sokoban 0.0.6: rooms and steps per second, in one process, same sizes and seeds.
 
     pip install --target /tmp/peer gym-sokoban==0.0.6 gym imageio tqdm pillow numpy
     python benchmarks/sokoban.py --peer /tmp/peer

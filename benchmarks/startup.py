@@ -1,4 +1,4 @@
-"""Start-up of the command line against `python -c pass`, interleaved in the same run.
+"""The start-up of the command line is timed against `python -c pass`, interleaved in the same run.
 
     python benchmarks/startup.py [--repeats 20]
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed's ZeRO stages cost the host: an optimizer step of a model too small to keep any device busy.
+"""DeepSpeed's ZeRO stages cost the host time, seen in an optimizer step of a model too small to keep a device busy.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/zero_host.py [--layers 24] [--micro-batches 8]
 

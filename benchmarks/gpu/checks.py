@@ -1,4 +1,4 @@
-"""What token heads are held against on a GPU: dense formulas in float64."""
+"""Token heads are held against dense formulas in float64, on a GPU."""
 
 from __future__ import annotations
 

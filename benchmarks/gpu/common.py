@@ -1,4 +1,4 @@
-"""What the GPU benchmarks share: random models of real shapes, a tokenizer to go with them, clocks, memory, rows.
+"""The GPU benchmarks share random models of real shapes, a tokenizer to go with them, clocks, memory and rows.
 
 A random model says every token about equally often: responses would end anywhere, and no answer could be read. The
 tokenizer sees to both: it has no end-of-sequence token, so every response has exactly ``max_tokens`` tokens; and one

@@ -1,4 +1,4 @@
-"""The rollout engine ``vllm`` wherever it may be placed on two GPUs: does it sample with the weights that train?
+"""The rollout engine ``vllm`` must sample with the weights that train, wherever it may be placed on two GPUs.
 
     python benchmarks/gpu/engines.py [--cases colocated,other,tensor-parallel,ranks-zero2,ranks-zero3] [--quick]
 

@@ -1,4 +1,4 @@
-"""Token heads of other packages, and ours, under one signature: hidden, weight, targets -> log-probs, entropies."""
+"""Token heads of other packages, and ours, have one signature here: hidden, weight, targets -> log-probs, entropies."""
 
 from __future__ import annotations
 

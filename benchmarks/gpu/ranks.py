@@ -1,4 +1,4 @@
-"""One batch on one GPU and on several, with ZeRO-2 and ZeRO-3: the same losses up to rounding, and how much faster.
+"""One batch trains on one GPU and on several, with ZeRO-2 and ZeRO-3: same losses up to rounding, and the speed-up.
 
     python benchmarks/gpu/ranks.py [--worlds 1,2] [--stages 2,3] [--dtypes bfloat16,float32] [--packing 0,16384]
                                    [--offload none,optimizer,all] [--shape 3b --gradient-checkpointing] [--quick]

@@ -1,4 +1,4 @@
-"""Does a 50M-parameter policy learn Sokoban, with and without the filter? ``tiny-sokoban``, grown, on GPUs with vLLM.
+"""A 50M-parameter policy learns Sokoban with and without the filter: ``tiny-sokoban``, grown, on GPUs with vLLM.
 
     python benchmarks/gpu/sokoban.py [--gpus 0,1,2,3] [--steps 200] [--runs DIR] [--quick]
     python benchmarks/gpu/sokoban.py --gpus 0 --side-by-side 4      # all four share one GPU

@@ -1,4 +1,4 @@
-"""The figure of docs/gpu.md, from the curves that ``sokoban.py`` writes.
+"""The figure of docs/gpu.md is drawn from the curves that ``sokoban.py`` writes.
 
 python benchmarks/gpu/sokoban_figure.py benchmarks/results/gpu_sokoban.csv docs/images/gpu-sokoban.png
 """

@@ -1,4 +1,4 @@
-"""The peer of ``step.py``: the ``GRPOTrainer`` of TRL on the prompts, tokens and rewards of an experiment of ours."""
+"""The peer of ``step.py`` is the ``GRPOTrainer`` of TRL, on prompts, tokens and rewards of an experiment of ours."""
 
 from __future__ import annotations
 

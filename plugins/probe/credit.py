@@ -1,4 +1,4 @@
-"""What the loss of U needs beside its samples: values of the run's critic, greedy rewards, the reference policy."""
+"""The loss of U needs more than its samples: values, greedy rewards and reference log-probs are computed here."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ from .sampling.samples import Sample
 
 
 def credit(session: Sampler, sample: Sample) -> dict[str, Any]:
-    """What the configured advantage estimator asks for: ``values``, ``logprobs`` and ``entropies`` [B, T],
-    ``greedy_rewards`` [B]; and which step of the run it is, where the checkpoint has a run.
+    """Return what the configured advantage estimator asks for, by name.
+
+    ``values``, ``logprobs`` and ``entropies`` are [B, T], ``greedy_rewards`` is [B]. ``step`` and ``steps`` say which
+    step of the run it is, where the checkpoint has a run.
     """
     named = session.config.policy_gradient.advantage
     assert named is not None
     needs: frozenset[str] = named.needs
     run = session.run
-    found: dict[str, Any] = {} if run is None else {"step": run.step, "steps": run.steps}
+    inputs: dict[str, Any] = {} if run is None else {"step": run.step, "steps": run.steps}
     if "values" in needs:
-        found["values"] = values(session, sample.rollouts)
+        inputs["values"] = values(session, sample.rollouts)
     if "greedy_rewards" in needs:
-        found["greedy_rewards"] = greedy_rewards(session, sample)[sample.rollouts.groups]
+        inputs["greedy_rewards"] = greedy_rewards(session, sample)[sample.rollouts.groups]
     if of_policy := needs & {"logprobs", "entropies"}:
         scores = _forward(session, session.policy, sample.rollouts)
-        found |= {name: scores[name].float() for name in of_policy}
-    return found
+        inputs |= {name: scores[name].float() for name in of_policy}
+    return inputs
 
 
 def values(session: Sampler, rollouts: Rollouts) -> Tensor:
-    """[B, T] reward units: what the checkpoint's critic says of the states before the sampled tokens."""
+    """Return the critic's values of the states before the sampled tokens: [B, T], in reward units."""
     run = session.run
     assert run is not None and run.experiment.critic is not None
     settings, saved = run.experiment.critic, run.checkpoint / "critic"
@@ -56,7 +58,7 @@ def values(session: Sampler, rollouts: Rollouts) -> Tensor:
 
 
 def greedy_rewards(session: Sampler, sample: Sample) -> Tensor:
-    """[P]: the reward of one greedy episode of each task of U."""
+    """Return the reward of one greedy episode of each task of U: [P]."""
     sampling = Sampling(0.0, session.max_tokens)
     units: Mapping[int, int] = dict(enumerate(sample.tasks))
     episodes = session.sources["U"].play(units, 1, session.engine, session.loaded.tokenizer, sampling, 0)
@@ -65,25 +67,25 @@ def greedy_rewards(session: Sampler, sample: Sample) -> Tensor:
 
 
 def reference_logprobs(session: Sampler, rollouts: Rollouts) -> Tensor:
-    """[B, T] log-probs (nats) of the policy that training started from.
+    """Return log-probs of the policy that training started from: [B, T] nats.
 
     Raises:
-        RequestError: it is not known.
+        RequestError: nothing says which policy that is.
     """
     if session.loaded.adapter:
-        off, module = session.policy.model.disable_adapter(), session.policy
+        without_adapter, module = session.policy.model.disable_adapter(), session.policy
     else:
-        off, module = nullcontext(), _start(session, session.run).to(session.ranks.device)
-    with torch.no_grad(), off:
+        without_adapter, module = nullcontext(), _start(session, session.run).to(session.ranks.device)
+    with torch.no_grad(), without_adapter:
         return _forward(session, module, rollouts)["logprobs"].float()
 
 
 def pay_kl(session: Sampler, rollouts: Rollouts, ref_logprobs: Tensor) -> Rollouts:
-    """The rollouts with the KL term taken from the rewards, as the trainer does it."""
+    """Return the rollouts with the KL term taken off the rewards, as the trainer does it."""
     gradient = session.config.policy_gradient
     assert gradient.kl is not None and gradient.kl_coef is not None
-    own = _forward(session, session.policy, rollouts)["logprobs"].float()
-    return kl_in_reward(rollouts, gradient.kl.component(own, ref_logprobs), gradient.kl_coef)
+    logprobs_B_T = _forward(session, session.policy, rollouts)["logprobs"].float()
+    return kl_in_reward(rollouts, gradient.kl.component(logprobs_B_T, ref_logprobs), gradient.kl_coef)
 
 
 def _start(session: Sampler, run: OwnRun | None) -> Any:

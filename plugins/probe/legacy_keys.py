@@ -1,7 +1,7 @@
-"""The door for the research code that the probe replaces: what its files say that nothing else here says.
+"""Keys are translated here between the probe and the files of the research code that it replaces.
 
-On the way in: other spellings of sections, keys that nothing reads, keys that are refused, and short names of models.
-On the way out: the flat keys of older results.
+On the way in it has other spellings of sections, keys that nothing reads, keys that are refused, and short names of
+models; on the way out, the flat keys of older results.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from ...core.compose.problems import Invalid, Problem
 
 SECTIONS = {"computation_options": "probe_rework", "true_delta_h": "importance"}
-"""Spelling in newer files of the research code -> the section's name here."""
+"""Names of sections here, by their spelling in newer files of the research code."""
 
 _PASSES = "memory_config says how many rows a pass takes"
 _WHOLE = "all pairs of prompts are used, there are no blocks"
@@ -48,12 +48,12 @@ IGNORED = {
     "probe_reuse.reuse_E": "probe_reuse.e_batch_cache_path says it",
     "probe_reuse.reuse_U": "probe_reuse.u_batch_cache_path says it",
 }
-"""Dotted key (or a whole section) -> why nothing reads it."""
+"""Reasons why nothing reads a key, by the dotted key or the whole section."""
 
 REFUSED = {
     "batch_config.B": "one batch is not both E and U any more: write B_E (or B_E_values) and B_U",
 }
-"""Dotted key -> what to write instead."""
+"""Advice what to write instead of a key, by the dotted key."""
 
 BACKBONES = {
     "phi2": "microsoft/phi-2",
@@ -68,35 +68,36 @@ BACKBONES = {
     "qwen2_5_15": "Qwen/Qwen2.5-1.5B",
     "qwen2_5_05": "Qwen/Qwen2.5-0.5B",
 }
-"""Value of ``checkpoint.backbone`` -> name on the hub."""
+"""Names on the hub, by the value of ``checkpoint.backbone``."""
 
 
 def backbone_path(name: str) -> str:
-    """The hub name behind a short name; any other text is a hub name or a directory already."""
+    """Return the hub name behind a short name; any other text is a hub name or a directory already."""
     return BACKBONES.get(name, name)
 
 
 def renamed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with the names of sections that they have here. Raises Invalid if a section is there twice."""
-    found = [
+    """Return the data with the names of sections that they have here. Raises Invalid if a section stands twice."""
+    doubled = [
         Problem(f"is the same section as {name}", other, fix="keep one of them")
         for other, name in SECTIONS.items()
         if other in data and name in data
     ]
-    if found:
-        raise Invalid(*found)
+    if doubled:
+        raise Invalid(*doubled)
     return {SECTIONS.get(key, key): value for key, value in data.items()}
 
 
 def take_out(data: dict[str, Any]) -> tuple[tuple[str, ...], list[Problem]]:
-    """Take the keys that nothing reads out of the data. -> ``key: why`` of each, and those that are refused."""
+    """Take the keys that nothing reads out of the data; return a line ``key: why`` for each, and the refused ones."""
     refused, ignored = [], []
     for dotted in [*REFUSED, *IGNORED]:
-        section, _, key = dotted.partition(".")
-        holder = data if not key else data.get(section)
-        if not isinstance(holder, dict) or (key or section) not in holder:
+        # without a dot it is a whole section
+        section, key = dotted.split(".") if "." in dotted else ("", dotted)
+        holder = data.get(section) if section else data
+        if not isinstance(holder, dict) or key not in holder:
             continue
-        value = holder.pop(key or section)
+        value = holder.pop(key)
         if dotted in REFUSED:
             refused.append(Problem("is not a key any more", dotted, value, REFUSED[dotted]))
         else:
@@ -107,27 +108,28 @@ def take_out(data: dict[str, Any]) -> tuple[tuple[str, ...], list[Problem]]:
 RESULTS = (
     "bars_dot", "deltaH1", "SE_conditional", "V_X", "V_Y", "SE_deltaH1", "H_orig", "H_upd", "deltaH_true",
 )  # fmt: skip
-"""The names of older results, which are also there together, under ``legacy``."""
+"""Keys of older results that also stand together, under ``legacy``."""
 
 
-def older_results(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat keys that older results have for numbers of ``prediction``, ``truth`` and ``variance``.
+def older_results(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat keys that older results have for numbers of ``prediction``, ``truth`` and ``variance``.
 
     Keys that end in ``_tok`` are per token. Errors that stand on few prompts are widened.
     """
     older: dict[str, Any] = dict.fromkeys(("bars_dot", "deltaH1", "deltaH_true", "SE_conditional"))
-    prediction, variance = found["prediction"], found["variance"]
+    prediction, variance = result["prediction"], result["variance"]
+    # bars_dot is the product X-bar . Y-bar of the research code: the change per unit of the learning rate
     for end in ("", "_tok") if prediction is not None else ():
         older[f"bars_dot{end}"] = prediction[f"deltaH1{end}"] / prediction["eta"]
         older[f"deltaH1{end}"] = prediction[f"deltaH1{end}"]
         older[f"deltaH1{end}_se"] = prediction[f"se{end}"]
-    for end in [end for end in ("", "_tok") if f"H_orig{end}" in found]:
-        first = found["truth"][0]
-        older[f"H_upd{end}"] = found[f"H_orig{end}"] + first[f"deltaH{end}"]
+    for end in [end for end in ("", "_tok") if f"H_orig{end}" in result]:
+        first = result["truth"][0]
+        older[f"H_upd{end}"] = result[f"H_orig{end}"] + first[f"deltaH{end}"]
         older[f"deltaH_true{end}"] = first[f"deltaH{end}"]
         older[f"deltaH_true{end}_se"] = first[f"se{end}"]
 
-    wider = (found["small_sample"] or {}).get("widened_by", 1.0)
+    wider = (result["small_sample"] or {}).get("widened_by", 1.0)
 
     def stated(name: str) -> float | None:
         se = (variance.get(name) or {}).get("se")
@@ -138,4 +140,5 @@ def older_results(found: Mapping[str, Any]) -> dict[str, Any]:
         older |= {"SE_deltaH1": stated("vx_vy"), "V_X": both["extra"].get("V_X"), "V_Y": both["extra"].get("V_Y")}
     se = older["SE_conditional"] or stated("deriv_delta")
     older["se_over_deltaH1"] = abs(se / older["deltaH1"]) if se is not None and older["deltaH1"] else None
-    return {**older, "legacy": {name: {**found, **older}.get(name) for name in RESULTS}}
+    together = {**result, **older}
+    return {**older, "legacy": {name: together.get(name) for name in RESULTS}}

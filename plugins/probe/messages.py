@@ -1,4 +1,4 @@
-"""The logger of everything that the probe says while it runs, and the way to hear it."""
+"""The probe's messages go through one logger, and from there to a file or to standard error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ messages = logging.getLogger(__package__)
 
 @contextmanager
 def heard(place: Path | None, form: str, level: str | int | None = None) -> Iterator[None]:
-    """Messages go to a file as well, or without one to standard error, in a form of :mod:`logging`.
+    """Write messages to a file as well, or without one to standard error, in a format of :mod:`logging`.
 
     Args:
-        level: from which on; ``None``: what is said already.
+        level: lowest level that is written; ``None`` leaves the level as it is.
     """
     if place is not None:
         handler: logging.Handler = logging.FileHandler(place, encoding="utf-8", errors="backslashreplace")
@@ -33,7 +33,7 @@ def heard(place: Path | None, form: str, level: str | int | None = None) -> Iter
 
 @contextmanager
 def at_level(level: str | int | None) -> Iterator[None]:
-    """Messages from a level on are said, whoever hears them; ``None`` changes nothing."""
+    """Let messages from a level on pass, wherever they are written; ``None`` changes nothing."""
     before = messages.level
     messages.setLevel(before if level is None else level)
     try:

@@ -1,4 +1,4 @@
-"""The step that is predicted: the one that the run would make, but for what the configuration says otherwise.
+"""The step that is predicted is the run's own next step, but for what the configuration changes.
 
 What the configuration leaves open is filled in here: from the run that wrote the checkpoint, or, where no run of this
 package did, with Dr. GRPO as the research code had it.
@@ -22,21 +22,21 @@ from .own_run import OwnRun
 from .read_config import ConfigError
 
 HAD = frozenset({"values", "greedy_rewards", "logprobs", "entropies"})
-"""What an estimator may need beside rewards and groups: :func:`.credit.credit` finds it if the run has it."""
+"""Needs of an advantage estimator, beside rewards and groups, that the probe can meet where the run can."""
 
 
 def with_step(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
-    """The configuration with every part of the step said: ``policy_gradient`` and ``weighting_mode``.
+    """Return the configuration with every part of the step filled in: ``policy_gradient`` and ``weighting_mode``.
 
     Raises:
         ConfigError: the parts do not go together, or need what the checkpoint does not have.
     """
-    given, other = config.policy_gradient, _of_run(run) if run is not None else _dr_grpo()
-    names = [field.name for field in attrs.fields(PolicyGradient)]
-    own = {name: getattr(given, name) for name in names}
-    gradient = attrs.evolve(other, **{name: value for name, value in own.items() if value is not None})
-    if found := list(_problems(config, gradient, run)):
-        raise ConfigError(found, "")
+    configured = config.policy_gradient
+    default = _of_run(run) if run is not None else _dr_grpo()
+    values = {field.name: getattr(configured, field.name) for field in attrs.fields(PolicyGradient)}
+    gradient = attrs.evolve(default, **{name: value for name, value in values.items() if value is not None})
+    if problems := list(_problems(config, gradient, run)):
+        raise ConfigError(problems, "")
     if not gradient.kl_coef:
         gradient = attrs.evolve(gradient, kl=None)
     if config.direction != "adamw":
@@ -47,7 +47,7 @@ def with_step(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
 
 
 def objective(config: ProbeConfig) -> list[str]:
-    """Lines that say what a step minimises, of a configuration that :func:`with_step` has filled in."""
+    """Return lines that say what a step minimises, for a configuration that :func:`with_step` has filled in."""
     gradient, weighting = config.policy_gradient, config.probe_rework.weighting_mode
     loss = f"{gradient.policy_loss}, advantage {gradient.advantage}, tokens weighted by {weighting}"
     terms = []
@@ -64,7 +64,7 @@ def objective(config: ProbeConfig) -> list[str]:
 
 
 def step_lines(step: Mapping[str, Any]) -> list[str]:
-    """What :meth:`.session.Session.predicted_step` says, as lines of text."""
+    """Return what :meth:`.session.Session.predicted_step` says, as lines of text."""
     return [
         f"{step['optimizer']}, learning rate {step['learning_rate']}, {step['clipping']}",
         "; ".join(step["loss"]),
@@ -74,24 +74,27 @@ def step_lines(step: Mapping[str, Any]) -> list[str]:
 
 
 def chosen(config: ProbeConfig) -> list[str]:
-    """The keys of the step that a configuration itself says, before it is filled in."""
+    """Return the keys of the step that a configuration itself gives, before it is filled in."""
     gradient = config.policy_gradient
     keys = [f"policy_gradient.{f.name}" for f in attrs.fields(PolicyGradient) if getattr(gradient, f.name) is not None]
-    return [*keys, *(["probe_rework.weighting_mode"] if config.probe_rework.weighting_mode is not None else [])]
+    if config.probe_rework.weighting_mode is not None:
+        keys.append("probe_rework.weighting_mode")
+    return keys
 
 
 def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
-    """What the run's next training step does beside or instead of the step that is predicted."""
+    """Yield what the run's next training step does beside or instead of the step that is predicted."""
     experiment, trainer = run.experiment, run.experiment.trainer
     rows = experiment.rollout.groups * experiment.rollout.group_size
+    # with a row for each turn there are more rows than episodes, so that this is the least
     steps = trainer.epochs * math.ceil(rows / trainer.mini_batch)
     batches, critic = config.batch_config, experiment.critic
     needs_values = "values" in experiment.advantage.needs
     if steps > 1:
         yield f"the run makes {steps} or more optimizer steps of a batch; predicted is one, on all of U"
     if (experiment.rollout.groups, experiment.rollout.group_size) != (batches.B_U, batches.G):
-        own = f"{experiment.rollout.groups} x {experiment.rollout.group_size}"
-        yield f"a batch of the run has {own} episodes; U has {batches.B_U} x {batches.G}"
+        size = f"{experiment.rollout.groups} x {experiment.rollout.group_size}"
+        yield f"a batch of the run has {size} episodes; U has {batches.B_U} x {batches.G}"
     if not experiment.filter.select.component.keeps_all:
         yield f"the run's filter {experiment.filter.select} is not applied: all groups of U train"
     if not experiment.filter.episodes.component.keeps_all:
@@ -151,7 +154,7 @@ def _named(kind: str, name: str) -> Named:
 
 
 def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None) -> Iterator[Problem]:
-    """Why a step of these parts cannot be predicted."""
+    """Yield why a step of these parts cannot be predicted."""
     yield from _weighting_problems(config.probe_rework.weighting_mode)
     named: Any = gradient.advantage
     key = "policy_gradient.advantage"

@@ -1,4 +1,4 @@
-"""The run of this package that wrote a checkpoint, and reading a configuration for it.
+"""A checkpoint may belong to a run of this package, which fills in what a configuration for it leaves open.
 
 A checkpoint of another trainer has no such run.
 """
@@ -22,27 +22,27 @@ from .read_config import TEMPLATES, Read, find_template, read_config
 WEIGHTING = "probe_rework.weighting_mode"
 OF_STEP = ("learning_rate", WEIGHTING)
 OF_RUN = ("batch_config.dataset_name", "generation.temperature", "generation.max_new_tokens", *OF_STEP)
-"""Keys of templates that ``null`` leaves to the run that wrote the checkpoint."""
+"""Keys of templates that are left to the run that wrote the checkpoint, by ``null``."""
 
 
 @attrs.frozen(eq=False)
 class OwnRun:
-    """The run that wrote a checkpoint, as it was after the checkpoint's step."""
+    """An object of this class is the run that wrote a checkpoint, as it was after the checkpoint's step."""
 
     directory: Path
     experiment: Experiment
     checkpoint: Path
     state: Mapping[str, Any]
-    """``state.json`` of the checkpoint."""
+    """Content of the checkpoint's ``state.json``."""
 
     @property
     def step(self) -> int:
-        """Training steps that are done."""
+        """Number of training steps that are done."""
         return int(self.state.get("step", 0))
 
     @property
     def steps(self) -> int:
-        """Training steps of the run as it was planned then; one that was trained further has more now."""
+        """Number of training steps as it was planned then; a run that was trained further has more now."""
         return int(self.state.get("steps", self.experiment.trainer.steps))
 
     @property
@@ -54,7 +54,7 @@ class OwnRun:
 
     @cached_property
     def kl_coef(self) -> float:
-        """The coefficient that the run's controller has reached."""
+        """Coefficient of the KL term that the run's controller has reached."""
         settings = self.experiment.kl
         controller = settings.controller.component.start(settings.coef)
         if (saved := self.state.get("kl_controller")) is not None:
@@ -63,7 +63,7 @@ class OwnRun:
 
     @property
     def entropy_coef(self) -> float:
-        """The coefficient of the entropy bonus that the run's controller has reached."""
+        """Coefficient of the entropy bonus that the run's controller has reached."""
         settings = self.experiment.entropy
         session = settings.controller.component.start(settings.coef, self.experiment.trainer.steps)
         if (saved := self.state.get("entropy_controller")) is not None:
@@ -72,7 +72,7 @@ class OwnRun:
 
 
 def own_run(path: str | Path) -> OwnRun | None:
-    """The run that wrote the checkpoint at ``path``; ``None`` if no run of this package did.
+    """Return the run that wrote the checkpoint at ``path``; ``None`` if no run of this package did.
 
     Raises:
         RequestError: the run's configuration is damaged, or the checkpoint is.
@@ -94,14 +94,14 @@ def own_run(path: str | Path) -> OwnRun | None:
 
 
 def read_for_checkpoint(source: str | Path, overrides: Mapping[str, Any], checkpoint: str | Path | None = None) -> Read:
-    """The configuration of a file or template, with values of dotted keys put over it, for one checkpoint.
+    """Read the configuration of a file or template for one checkpoint, with values of dotted keys put over it.
 
-    Templates know nothing of the checkpoint: data, sampling, learning rate, weighting and base model of a run of this
-    package are that run's, and the learning rate of any other checkpoint is the one that it has recorded, unless the
-    overrides say otherwise. A file is taken as it stands.
+    Templates are written without any checkpoint: data, sampling, learning rate, weighting and base model of a run of
+    this package are that run's, and the learning rate of any other checkpoint is the one that it has recorded, unless
+    the overrides say otherwise. A file is taken as it stands.
 
     Args:
-        checkpoint: by default that of the overrides, or else of the file.
+        checkpoint: the checkpoint; by default that of the overrides, or else of the file.
 
     Raises:
         ConfigError: not all of it makes sense.
@@ -110,11 +110,12 @@ def read_for_checkpoint(source: str | Path, overrides: Mapping[str, Any], checkp
     if find_template(Path(source)).parent != TEMPLATES:
         return read_config(source, changes)
     path = changes.get("checkpoint.checkpoint_path")
-    own = bool(path) and run_directory(Path(str(path))) is not None
-    if not own:
+    of_a_run = bool(path) and run_directory(Path(str(path))) is not None
+    if not of_a_run:
         read = read_config(source, {WEIGHTING: None, **changes} if path else changes)
         return attrs.evolve(read, spare_rate="learning_rate" not in changes)
     left = _left_to_run(changes)
+    # the run has the base model too, and a template's would contradict it
     base = {"checkpoint.model_config_path": "", "checkpoint.backbone": None}
     read = read_config(source, {**dict.fromkeys(left), **base, **changes})
     if not left:

@@ -1,4 +1,4 @@
-"""Results as plain data that JSON can hold: what is not a finite number is ``None``."""
+"""Results become plain data that JSON can hold: what is not a finite number becomes ``None``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ...core.compose.plain_data import plain
 
 
 def number(value: float) -> float | None:
-    """``None`` for what is not a finite number."""
+    """Return the number, or ``None`` where it is not finite."""
     return value if math.isfinite(value) else None
 
 
 def numbers(value: Any) -> Any:
-    """The same of everything inside mappings and lists."""
+    """Return the value as plain data, with :func:`number` of every number inside mappings and lists."""
     if isinstance(value, dict):
         return {key: numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

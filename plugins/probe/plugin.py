@@ -1,4 +1,4 @@
-"""Registers what the probe adds to training: the detector ``entropy_forecast``."""
+"""The probe registers the detector ``entropy_forecast`` and the command ``probe``."""
 
 from __future__ import annotations
 

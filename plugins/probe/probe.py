@@ -1,4 +1,4 @@
-"""The probe's Python interface: configure, load, run, and get one mapping of results."""
+"""The probe's Python interface configures, loads and runs a probe, and returns one mapping of results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .session import Session
 
 
 class OfflineEntropyProbe:
-    """Predicts the entropy change of a checkpoint's next update, measures the true one, and says how sure it is.
+    """Predict the entropy change of a checkpoint's next update, measure the true one, and state the errors of both.
 
     Args:
         config: sections and keys as in :class:`~.config.ProbeConfig`, as plain data, as that class or as it was read.
@@ -47,7 +47,7 @@ class OfflineEntropyProbe:
         self._ranks = ranks
         self._sessions: dict[str, Session] = {}
         self._ignored: dict[str, tuple[str, ...]] = {}
-        """By the key of the session."""
+        """Lines about keys that nothing reads, by the key of the session."""
         self._read_for: Callable[[str], Read] = lambda checkpoint: self._read
         self._directory: Path | None = None
 
@@ -55,18 +55,21 @@ class OfflineEntropyProbe:
     def from_config_file(
         cls, path: str | Path, overrides: Mapping[str, Any] | None = None, ranks: Ranks | None = None
     ) -> OfflineEntropyProbe:
-        """The probe of a YAML file or a template (``configs/NAME.yaml``); ``overrides`` are values of dotted keys.
+        """Make the probe of a YAML file or a template (``configs/NAME.yaml``).
 
         What a template says gives way to what each checkpoint that is probed says: see :mod:`.own_run`.
+
+        Args:
+            overrides: values of dotted keys.
         """
-        given = dict(overrides or {})
-        probe = cls(read_for_checkpoint(path, given), ranks)
-        probe._read_for = lambda checkpoint: read_for_checkpoint(path, given, checkpoint)
+        values = dict(overrides or {})
+        probe = cls(read_for_checkpoint(path, values), ranks)
+        probe._read_for = lambda checkpoint: read_for_checkpoint(path, values, checkpoint)
         probe._directory = Path(path).expanduser().resolve().parent
         return probe
 
     def session(self, checkpoint_path: str | Path | None = None) -> Session:
-        """The loaded checkpoint; loaded once, however often it is probed."""
+        """Return the loaded checkpoint, which is loaded once, however often it is probed."""
         key = str(checkpoint_path or self.config.checkpoint.checkpoint_path)
         if key not in self._sessions:
             # a checkpoint that the configuration names itself keeps the optimizer state that it names
@@ -76,17 +79,18 @@ class OfflineEntropyProbe:
             session = Session(read.config, key, self._ranks, spare_rate=read.spare_rate)
             for line in step_lines(session.predicted_step()):
                 messages.info("step: %s", line)
-            self._sessions[key], self._ignored[key] = session, read.ignored
+            self._sessions[key] = session
+            self._ignored[key] = read.ignored
         return self._sessions[key]
 
     @property
     def config(self) -> ProbeConfig:
-        """As it was read; ``session().config`` has what a checkpoint and its run have added."""
+        """Configuration as it was read; ``session().config`` has what a checkpoint and its run have added."""
         return self._read.config
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """``key: why nothing reads it``."""
+        """Lines ``key: why nothing reads it``."""
         return self._read.ignored
 
     def run_mixed_probe(self, checkpoint_path: str | Path | None = None) -> dict[str, Any]:
@@ -99,29 +103,29 @@ class OfflineEntropyProbe:
         sizes = session.config.sizes
         if len(sizes) > 1:
             messages.warning("B_E_values has %d sizes; one probe takes the first, %d", len(sizes), sizes[0])
-        found = self.run(session, sizes[0])
+        record = self.run(session, sizes[0])
         output = session.config.output
         if output.save_samples:
             messages.warning("output.save_samples: samples are written by the experiments, not by this one probe")
         if output.save_results and output.results_path and session.ranks.first:
             path = Path(output.results_path).expanduser()
             make_directory(path.parent)
-            replace_text(path, to_json(found, indent=2))
-        return found
+            replace_text(path, to_json(record, indent=2))
+        return record
 
     def run(
         self, session: Session, B_E: int, *names: object, step: Step | None = None, U: Sample | None = None
     ) -> dict[str, Any]:
-        """The results of one probe; see :meth:`probe`."""
+        """Return the results of one probe; see :meth:`probe`."""
         return self.probe(session, B_E, *names, step=step, U=U)[0]
 
     def probe(
         self, session: Session, B_E: int, *names: object, step: Step | None = None, U: Sample | None = None
     ) -> tuple[dict[str, Any], Probed]:
-        """One probe with ``B_E`` prompts of E: its results, and what they were made of.
+        """Make one probe with ``B_E`` prompts of E: return its results, and what they were made of.
 
         Args:
-            names: of the random streams, so that repetitions differ.
+            names: names of the random streams, so that repetitions differ.
             step: an update that is used again, with its sample ``U``.
         """
         started = time.perf_counter()
@@ -134,23 +138,24 @@ class OfflineEntropyProbe:
             step = session.step(U, clock) if step is None else step
             measurement = session.measurement(E, step, clock)
             truth = measurement
+            # only on a sample of its own is the measured change independent of the prediction
             if session.config.measures_truth and session.config.importance.independent_E:
                 truth = session.measurement(session.draw_E(B_E, "truth", *names, clock=clock, kept=False), step, clock)
             probed = Probed(session, U, E, measurement, truth)
-            found = results(probed)
-            if found["integrity"] is not None:
-                found["integrity"] |= {"param_hash_before": before, "param_hash_after": self._digest(session, clock)}
-            found["ignored"] = list(self._ignored_of(session))
-            found["timing"] = {**clock.seconds, "total_time": time.perf_counter() - started}
-            found |= _memory()
+            record = results(probed)
+            if record["integrity"] is not None:
+                record["integrity"] |= {"param_hash_before": before, "param_hash_after": self._digest(session, clock)}
+            record["ignored"] = list(self._ignored_of(session))
+            record["timing"] = {**clock.seconds, "total_time": time.perf_counter() - started}
+            record |= _memory()
             log_probe(log, probed)
-            log_file = log.finalize_log(found)
-            found["log_file"] = str(log_file) if log_file else None
-        return found, probed
+            log_file = log.finalize_log(record)
+            record["log_file"] = str(log_file) if log_file else None
+        return record, probed
 
     def _ignored_of(self, session: Session) -> tuple[str, ...]:
-        found = (self._ignored[key] for key, other in self._sessions.items() if other is session)
-        return next(found, self.ignored)
+        lines = (self._ignored[key] for key, other in self._sessions.items() if other is session)
+        return next(lines, self.ignored)
 
     def _logging(self, session: Session) -> Any:
         settings = session.config.detailed_logging
@@ -165,12 +170,12 @@ class OfflineEntropyProbe:
 
 
 def of_size(config: ProbeConfig, B_E: int) -> ProbeConfig:
-    """The configuration of one probe with ``B_E`` prompts of E."""
+    """Return the configuration of one probe with ``B_E`` prompts of E."""
     return attrs.evolve(config, batch_config=attrs.evolve(config.batch_config, B_E=B_E, B_E_values=None))
 
 
 def _memory() -> dict[str, Any]:
-    """``peak_memory_bytes`` of this process so far: on its GPU, or where there is none in the machine's memory."""
+    """Return ``peak_memory_bytes`` of this process so far: on its GPU, or without one in the machine's memory."""
     if torch.cuda.is_available():
         return {
             "peak_memory_bytes": torch.cuda.max_memory_allocated(),

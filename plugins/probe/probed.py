@@ -1,26 +1,26 @@
-"""One probe as it is held in memory: the update, the samples, and what is measured on them."""
+"""One probe is held in memory: the update, the samples, and what is measured on them."""
 
 from __future__ import annotations
 
 import attrs
 
 from .config import ProbeConfig
+from .estimation.measured_change import Weighting
 from .estimation.measurement import Measurement
-from .estimation.truth import Weighting
 from .sampling.samples import Sample
 from .session import Session
 
 
 @attrs.frozen(eq=False)
 class Probed:
-    """One update and the samples of E that it was held against."""
+    """A probe holds one update, and the samples of E on which its change of the entropy is predicted and measured."""
 
     session: Session
     U: Sample
     E: Sample
     measurement: Measurement
     truth: Measurement
-    """The same as ``measurement``, unless the truth has a sample of E of its own."""
+    """Measurement of the true change: ``measurement`` itself, unless the true change has a sample of E of its own."""
 
     @property
     def config(self) -> ProbeConfig:
@@ -38,5 +38,5 @@ class Probed:
 
     @property
     def paired(self) -> bool:
-        """Whether prediction and truth stand on one sample."""
+        """Whether the predicted and the measured change stand on one sample."""
         return self.truth is self.measurement

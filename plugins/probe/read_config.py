@@ -1,4 +1,4 @@
-"""From a file, a template or a mapping to a :class:`ProbeConfig`: strict, with every problem reported at once."""
+"""A :class:`ProbeConfig` is read from a file, a template or a mapping, and every problem is reported at once."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ ONE_BATCH = frozenset({"r_U", "K_UU"})
 """Terms of variance estimators, by what measures them."""
 
 MOST_SEQUENCES = 10_000_000
+"""Number of sequences beyond which a request must be a mistake."""
 MOST_RUNS = 100_000
-"""Beyond these a request is a slip of the hand."""
+"""Number of runs beyond which a request must be a mistake."""
 
 ALTERNATIVES = (
     ("batch_config.B_E", "batch_config.B_E_values"),
     ("batch_config.dataset_name", "batch_config.environment"),
 )
-"""Keys of which one is given: a change of one takes back the other."""
+"""Pairs of keys of which one is given: a change of one takes back the other."""
 
 TEMPLATES = Path(__file__).parent / "configs"
 
@@ -46,43 +47,45 @@ class ConfigError(CompositionError):
 
 @attrs.frozen
 class Read:
-    """A configuration and what was passed over in it."""
+    """An object of this class holds a configuration, and what was ignored in it."""
 
     config: ProbeConfig
     ignored: tuple[str, ...] = ()
-    """``key: why nothing reads it``."""
+    """Lines ``key: why nothing reads it``."""
     spare_rate: bool = attrs.field(default=False, eq=False)
     """Whether the learning rate is a template's, which gives way to the one that the checkpoint has recorded."""
 
 
 def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Read:
-    """The configuration of a file, a template or a mapping, with values of dotted keys put over it.
+    """Read the configuration of a file, a template or a mapping, with values of dotted keys put over it.
 
     Raises:
         ConfigError: it cannot be read, or not all of it makes sense.
     """
-    found: list[Problem] = []
+    problems: list[Problem] = []
     try:
-        changes, found = read_overrides(with_alternatives(overrides or {}), registry())
+        changes, problems = read_overrides(with_alternatives(overrides or {}), registry())
         layers = [legacy_keys.renamed(layer) for layer in (load(source), *changes)]
-        data, problems = merged(registry(), layers, ProbeConfig)
+        data, conflicts = merged(registry(), layers, ProbeConfig)
         ignored, refused = legacy_keys.take_out(data)
-        found += [*problems, *refused]
+        problems += [*conflicts, *refused]
         config = make_converter(registry()).structure(data, ProbeConfig)
-        found += _combinations(config)
+        problems += _combinations(config)
     except Invalid as error:
-        found += error.problems
-    if found:
-        raise ConfigError(unique(found), "" if isinstance(source, Mapping) else str(source))
+        problems += error.problems
+    if problems:
+        raise ConfigError(unique(problems), "" if isinstance(source, Mapping) else str(source))
     return Read(config, ignored)
 
 
 def with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Add to values of dotted keys a null for the alternative of each; a section may be given as a mapping."""
     changes = dict(overrides)
-    given = {key: value for section, value in overrides.items() for key, value in _dotted(section, value)}
+    by_key: dict[str, Any] = {}
+    for section, value in overrides.items():
+        by_key |= dict(_dotted(section, value))
     for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
-        if given.get(one) is not None and other not in given:
+        if by_key.get(one) is not None and other not in by_key:
             changes[other] = None
     return changes
 
@@ -95,7 +98,7 @@ def _dotted(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def load(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """The plain data of a file or template. Raises Invalid."""
+    """Return the plain data of a file or template. Raises Invalid."""
     data: Any = source
     if not isinstance(source, Mapping):
         path = find_template(Path(source))
@@ -114,12 +117,12 @@ def load(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def templates() -> list[str]:
-    """``configs/NAME.yaml`` of every template."""
+    """Return ``configs/NAME.yaml`` of every template."""
     return sorted(f"configs/{path.name}" for path in TEMPLATES.glob("*.yaml"))
 
 
 def find_template(path: Path) -> Path:
-    """The file, or where there is none, the template of that name: ``.../configs/NAME.yaml`` or ``NAME.yaml``."""
+    """Return the file, or where there is none, the template that ``.../configs/NAME.yaml`` or ``NAME.yaml`` names."""
     path = path.expanduser()
     template = TEMPLATES / path.name
     named = path.parent.name == "configs" or not path.parent.name
@@ -127,12 +130,12 @@ def find_template(path: Path) -> Path:
 
 
 def to_yaml(config: ProbeConfig) -> str:
-    """The configuration as YAML that reads back to an equal one."""
+    """Return the configuration as YAML that reads back to an equal one."""
     return dumps(plain(config))
 
 
 def _combinations(config: ProbeConfig) -> Iterator[Problem]:
-    """What cannot be had together."""
+    """Yield what cannot be had together."""
     batches, gradient = config.batch_config, config.policy_gradient
     if batches.B_E is not None and batches.B_E_values is not None and batches.B_E_values != (batches.B_E,):
         yield Problem("both are given", "batch_config.B_E and batch_config.B_E_values", fix="keep one of them")
@@ -155,7 +158,7 @@ def _combinations(config: ProbeConfig) -> Iterator[Problem]:
 
 
 def _amounts(config: ProbeConfig) -> Iterator[Problem]:
-    """What no machine holds: refused at once, rather than after hours or by the system's memory."""
+    """Yield amounts that no machine holds: they are refused at once, rather than after hours or for lack of memory."""
     batches = config.batch_config
     for key, count in (("B_E", max(config.sizes) * batches.G_E), ("B_U", batches.B_U * batches.G)):
         if count > MOST_SEQUENCES:
@@ -166,6 +169,7 @@ def _amounts(config: ProbeConfig) -> Iterator[Problem]:
 
 
 def _estimators(config: ProbeConfig) -> Iterator[Problem]:
+    """Yield why the standard errors that are asked for cannot be estimated."""
     batches, work = config.batch_config, config.probe_rework
     flags = {
         "probe_rework.compute_conditional_variance": work.compute_conditional_variance,

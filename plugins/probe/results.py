@@ -1,4 +1,4 @@
-"""What a probe returns: one mapping of plain data, with the names of the research code and a schema of its own.
+"""The results of a probe are one mapping of plain data; some of its keys are those of the research code.
 
 Numbers that were not computed are ``None``. ``deltaH1`` and ``deltaH_true`` are in ``entropy_unit``; the keys that end
 in ``_tok`` are per token (a ratio of sums). The step is ``direction`` in both.
@@ -7,17 +7,15 @@ in ``_tok`` are per token (a ratio of sums). The step is ``direction`` in both.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import attrs
+import torch
 
-from ...estimators.variance.statistics import Statistic, mean_entropy, predicted_change, predicted_change_reward_to_go
-from ...estimators.variance.terms import MEASURED_IN, EntropyUnit
+from ...estimators.variance.statistics import mean_entropy
+from ...estimators.variance.terms import MEASURED_IN
 from .cautions import cautions
-from .estimation.measurement import Measurement
 from .estimation.passes import norm
-from .estimation.truth import with_error
+from .estimation.predicted_change import PER_TOKEN, change_per_eta, prediction
 from .integrity import check
 from .legacy_keys import older_results
 from .plain import number, numbers
@@ -26,17 +24,45 @@ from .sampling.samples import Sample
 from .small_samples import FEW, widened, widening
 from .standard_errors import standard_errors
 
-PER_TOKEN: EntropyUnit = "per_token_ratio"
-
 
 def results(probed: Probed) -> dict[str, Any]:
-    """All of it but times and memory, which only the caller knows.
+    """Return all results but times and memory, which only the caller has.
 
     Every number is computed once, for ``prediction``, ``truth`` or ``variance``; what older results call it is added at
     the end, by :func:`.legacy_keys.older_results`.
     """
-    config, session, step = probed.config, probed.session, probed.measurement.step
-    found: dict[str, Any] = {
+    config = probed.config
+    record = _facts(probed)
+    record["prediction"] = None
+    if probed.predicts:
+        record["prediction"] = prediction(probed.measurement, config.entropy_unit, config.direction)
+    record |= {
+        "truth": [],
+        "comparison": None,
+        "importance_enabled": config.measures_truth,
+        "compute_conditional_variance": config.probe_rework.compute_conditional_variance,
+        "compute_vx_vy_variance": config.probe_rework.compute_vx_vy_variance,
+    }
+    if config.measures_truth:
+        record |= _truth(probed)
+    if probed.predicts and config.measures_truth:
+        record["comparison"] = _comparison(probed, record["prediction"], record["truth"][0])
+    record["variance"] = standard_errors(probed)
+    record |= older_results(record)
+    record["integrity"] = check(probed) if config.probe_rework.checks != "none" else None
+    # the warnings come last, since they judge all other numbers
+    record["warnings"] = list(cautions(record))
+    return record
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _facts(probed: Probed) -> dict[str, Any]:
+    """Return what was probed, and how: sizes, units, the step, the checkpoint, the batches."""
+    config, session = probed.config, probed.session
+    step = probed.measurement.step
+    return {
         "learning_rate": session.eta,
         "B_E": len(probed.E.rollouts.group_ids_P),
         "B_U": len(probed.U.rollouts.group_ids_P),
@@ -60,64 +86,19 @@ def results(probed: Probed) -> dict[str, Any]:
         "avg_generation_length": _mean_length(probed.E, probed.U),
         "avg_reward": probed.U.mean_reward,
         "batches": {"E": _batch(probed.E), "U": _batch(probed.U)},
-        "prediction": _prediction(probed) if probed.predicts else None,
-        "truth": [],
-        "comparison": None,
-        "importance_enabled": config.measures_truth,
-        "compute_conditional_variance": config.probe_rework.compute_conditional_variance,
-        "compute_vx_vy_variance": config.probe_rework.compute_vx_vy_variance,
     }
-    if config.measures_truth:
-        found |= _truth(probed)
-    if probed.predicts and config.measures_truth:
-        found["comparison"] = _comparison(probed, found["prediction"], found["truth"][0])
-    found["variance"] = standard_errors(probed)
-    found |= older_results(found)
-    found["integrity"] = check(probed) if config.probe_rework.checks != "none" else None
-    found["warnings"] = list(cautions(found))
-    return found
-
-
-# --- parts ----------------------------------------------------------------------------------------------------------
-
-
-def _prediction(probed: Probed) -> dict[str, Any]:
-    measurement, unit = probed.measurement, probed.config.entropy_unit
-    terms, eta = measurement.prediction_terms(unit), measurement.eta
-    statistics = {
-        "leave_one_out": predicted_change(terms),
-        "snis_derivative": predicted_change(measurement.derivative_terms(unit)),
-    }
-    if unit != "per_seq_token_mean":
-        statistics["reward_to_go"] = predicted_change_reward_to_go(measurement.derivative_terms(unit))
-    forms = {name: _change(measurement, statistic) for name, statistic in statistics.items()}
-    per_token = _change(measurement, predicted_change(measurement.prediction_terms(PER_TOKEN)))
-    return {
-        **forms["leave_one_out"],
-        "dh_dv": forms["leave_one_out"]["deltaH1"] / eta,
-        **{f"{key}_tok": value for key, value in per_token.items()},
-        "eta": eta,
-        "H_orig": mean_entropy(terms).value,
-        "entropy_unit": unit,
-        "v_kind": "adamw" if probed.config.direction == "adamw" else "precond_grad",
-        "v_norm": norm(measurement.step.direction),
-        "baseline": None,
-        "estimator": "leave_one_out",
-        "forms": forms,
-    }
-
-
-def _change(measurement: Measurement, statistic: Statistic) -> dict[str, Any]:
-    value, se = _stated(measurement, statistic)
-    return {"deltaH1": value, "se": number(se)}
 
 
 def _truth(probed: Probed) -> dict[str, Any]:
-    """The truth at every eta, with the entropies before the step and, of the first eta, how good the weights are."""
+    """Return the measured change at every eta, the entropies before the step, and how good the weights are.
+
+    The diagnostics of the weights are those of the first eta, which is the step's own.
+    """
     importance, measurement = probed.config.importance, probed.truth
     etas = dict.fromkeys([measurement.eta, *(importance.etas or ())])
     points = [_point(probed, eta) for eta in etas]
-    first, used = points[0], measurement.truth(measurement.eta, probed.weighting).w
+    first, weights_S = points[0], measurement.truth(measurement.eta, probed.weighting).w
+
     units = {"H_orig": probed.config.entropy_unit} | ({"H_orig_tok": PER_TOKEN} if importance.report_per_token else {})
     return {
         **{key: mean_entropy(measurement.truth_terms(unit)).value for key, unit in units.items()},
@@ -128,7 +109,7 @@ def _truth(probed: Probed) -> dict[str, Any]:
             "ESS_too_low": first["ESS_too_low"],
             "w_max": first["w_max"],
             "w_min": first["w_min"],
-            "w_sum_global": float(used.sum()),
+            "w_sum_global": float(weights_S.sum()),
             "is_mode": importance.is_mode,
             "training_loss": importance.training_loss,
             "logw_mean": first["logw"]["mean"],
@@ -140,12 +121,13 @@ def _truth(probed: Probed) -> dict[str, Any]:
 
 
 def _point(probed: Probed, eta: float) -> dict[str, Any]:
-    """The truth at one eta, with the prediction for it."""
+    """Return the measured change at one eta, with the prediction for it."""
     config, measurement = probed.config, probed.truth
-    terms, tokens = measurement.truth_terms(config.entropy_unit), measurement.truth_terms(PER_TOKEN)
+    terms = measurement.truth_terms(config.entropy_unit)
     measured = measurement.truth(eta, probed.weighting)
-    (change, se), (change_tok, se_tok) = measured.change(terms), measured.change(tokens)
-    se, se_tok = (widened(error, _prompts(measurement)) for error in (se, se_tok))
+    change, raw_se = measured.change(terms)
+    change_tok, raw_se_tok = measured.change(measurement.truth_terms(PER_TOKEN))
+    se = widened(raw_se, measurement.prompts)
     weights = {key: numbers(value) for key, value in measured.weights_of(terms).items()}
     threshold = config.importance_sampling.ess_threshold
     point = {
@@ -153,7 +135,7 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
         "deltaH": change,
         "se": number(se),
         "deltaH_tok": change_tok,
-        "se_tok": number(se_tok),
+        "se_tok": number(widened(raw_se_tok, measurement.prompts)),
         "se_of_slope": number(se / abs(eta)),
         "predicted": None,
         "predicted_se": None,
@@ -162,8 +144,8 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
         "ESS_too_low": weights["ess_fraction"] is None or weights["ess_fraction"] < threshold,
     }
     if probed.predicts:
-        at_1 = attrs.evolve(probed.measurement.prediction_terms(config.entropy_unit), eta=1.0)
-        slope, slope_se = _stated(probed.measurement, predicted_change(at_1))
+        # the prediction is linear in eta, so one pass serves every eta
+        slope, slope_se = change_per_eta(probed.measurement, config.entropy_unit)
         point |= {"predicted": eta * slope, "predicted_se": number(abs(eta) * slope_se)}
     if config.importance.symmetric:
         back = measurement.truth(-eta, probed.weighting)
@@ -179,16 +161,16 @@ def _point(probed: Probed, eta: float) -> dict[str, Any]:
 
 
 def _comparison(probed: Probed, prediction: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
-    """Prediction and truth side by side; a z-score only where they stand on independent samples.
+    """Compare the predicted with the measured change; there is a z-score only if their samples are independent.
 
-    On one sample the truth stands beside its own derivative, which shares its bias of few sequences with it.
+    On one sample the measured change stands beside its own derivative, which has the same bias of few sequences.
     """
     form = "snis_derivative" if probed.paired else "leave_one_out"
     predicted, true = prediction["forms"][form]["deltaH1"], truth["deltaH"]
     ratio = predicted / true if true else None
     relative = abs(predicted - true) / abs(true) if true else None
     same = {"difference": true - predicted, "ratio": ratio, "rel_err": relative, "paired": probed.paired}
-    # only the self-normalised truth has the prediction as its derivative on the same sample
+    # only the self-normalised measured change has the prediction as its derivative on the same sample
     same["difference_is_curvature"] = probed.paired and probed.weighting.mode == "snis"
     errors = prediction["se"], truth["se"]
     se = math.hypot(*errors) if None not in errors and not probed.paired else None
@@ -198,19 +180,9 @@ def _comparison(probed: Probed, prediction: dict[str, Any], truth: dict[str, Any
 # --- few prompts ----------------------------------------------------------------------------------------------------
 
 
-def _prompts(measurement: Measurement) -> int:
-    return len(measurement.rollouts.group_ids_P)
-
-
-def _stated(measurement: Measurement, statistic: Statistic) -> tuple[float, float]:
-    """(value, standard error), the latter widened where it stands on few prompts."""
-    value, se = with_error(statistic)
-    return value, widened(se, _prompts(measurement))
-
-
 def _small_sample(probed: Probed) -> dict[str, Any] | None:
-    """What is said of fewer than :data:`.small_samples.FEW` prompts of E; ``None`` of more."""
-    prompts = _prompts(probed.measurement)
+    """Return the warning of fewer than :data:`.small_samples.FEW` prompts of E; ``None`` of more."""
+    prompts = probed.measurement.prompts
     if prompts >= FEW:
         return None
     wider = widening(prompts)
@@ -247,5 +219,5 @@ def _batch(sample: Sample) -> dict[str, Any]:
 
 
 def _mean_length(*samples: Sample) -> float:
-    lengths: Sequence[int] = [int(length) for sample in samples for length in sample.lengths]
-    return sum(lengths) / len(lengths)
+    lengths_E = torch.cat([sample.lengths for sample in samples])
+    return int(lengths_E.sum()) / len(lengths_E)

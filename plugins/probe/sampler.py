@@ -1,4 +1,4 @@
-"""A checkpoint, loaded once: its policy, Adam's state, the run that wrote it, and samples of E and U.
+"""A checkpoint is loaded once (policy, Adam's state, the run that wrote it), and E and U are sampled from it.
 
 What is computed from them is in :mod:`.session`.
 """
@@ -35,10 +35,10 @@ CLOCK = Clock()
 
 
 class Sampler:
-    """A loaded checkpoint and what samples from it.
+    """A sampler holds a loaded checkpoint and what samples from it.
 
     Args:
-        checkpoint: by default ``checkpoint.checkpoint_path`` of the configuration.
+        checkpoint: path of the checkpoint, by default ``checkpoint.checkpoint_path`` of the configuration.
         spare_rate: whether the learning rate gives way to one that the checkpoint has recorded.
 
     Raises:
@@ -65,7 +65,8 @@ class Sampler:
         """Keys of the step that the configuration itself says."""
         filled = used(config, self.run)
         assert filled.rollout is not None and filled.generation.temperature and filled.generation.max_new_tokens
-        self.rollout, self.temperature = filled.rollout, filled.generation.temperature
+        self.rollout = filled.rollout
+        self.temperature = filled.generation.temperature
         self.max_tokens = filled.generation.max_new_tokens
         self.sources = {name: self._source(name, filled) for name in "EU"}
         for source in self.sources.values():
@@ -81,13 +82,19 @@ class Sampler:
         self.adam: AdamState = read_adam_state(self.loaded.optimizer_path, self.loaded.policy)
         self.eta, self.rate_by = learning_rate(config, self.adam, self.run, spare_rate)
         self.digest: str | None = None
-        """Of the policy and Adam's state as they were last seen; ``None`` before the first look."""
-        work = filled.probe_rework
-        self.master_seed: int = self.ranks.broadcast(
-            secrets.randbits(31) if work.master_seed is None else work.master_seed
-        )
-        self.config = attrs.evolve(
-            filled,
+        """Hash of the policy and Adam's state when they were last hashed; ``None`` before the first time."""
+        seed = filled.probe_rework.master_seed
+        self.master_seed: int = self.ranks.broadcast(secrets.randbits(31) if seed is None else seed)
+        self.config = self._completed(filled, path, optimizer)
+        """Configuration with everything that the checkpoint and its run have added."""
+        engine = _engine(self.rollout.engine.component, config.batch_config.rollout_batch_size)
+        self.engine = engine.start(self.policy.model, self.loaded.tokenizer)
+
+    def _completed(self, config: ProbeConfig, path: str, optimizer: str) -> ProbeConfig:
+        """Return the configuration with the paths, the learning rate and the seed that are really used."""
+        place = config.checkpoint
+        return attrs.evolve(
+            config,
             checkpoint=attrs.evolve(
                 place,
                 checkpoint_path=path,
@@ -95,35 +102,27 @@ class Sampler:
                 backbone=self.loaded.start if self.loaded.adapter else place.backbone,
             ),
             learning_rate=self.eta,
-            probe_rework=attrs.evolve(work, master_seed=self.master_seed),
+            probe_rework=attrs.evolve(config.probe_rework, master_seed=self.master_seed),
         )
-        """With everything that the checkpoint and its run have said."""
-        engine = self.rollout.engine.component
-        batch = config.batch_config.rollout_batch_size
-        if isinstance(engine, HfEngine):
-            engine = attrs.evolve(engine, batch=batch)
-        elif engine.own_weights:  # the samples must be the probed policy's own, to the last bit
-            engine = HfEngine(batch=batch)
-        self.engine = engine.start(self.policy.model, self.loaded.tokenizer)
 
     @property
     def policy(self) -> Any:
         return self.loaded.policy
 
     def draw_E(self, prompts: int, *names: object, clock: Clock = CLOCK, kept: bool = True) -> Sample:
-        """Prompts uniform with replacement, from the stream of these names; in the file for E, if it is ``kept``."""
+        """Draw E: prompts uniform with replacement, from the stream of these names; ``kept`` uses the file for E."""
         file = self.config.probe_reuse.e_batch_cache_path if kept else None
         return self._draw("E", prompts, self.config.batch_config.G_E, file, names, clock)
 
     def draw_U(self, *names: object, clock: Clock = CLOCK) -> Sample:
-        """Distinct prompts, from the stream of these names."""
+        """Draw U: distinct prompts, from the stream of these names."""
         batches = self.config.batch_config
         return self._draw("U", batches.B_U, batches.G, self.config.probe_reuse.u_batch_cache_path, names, clock)
 
     def _draw(
         self, which: str, prompts: int, responses: int, cache: str | None, names: tuple[object, ...], clock: Clock
     ) -> Sample:
-        how: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "prompts": prompts,
             "responses": responses,
             "with_replacement": which == "E",
@@ -134,11 +133,12 @@ class Sampler:
         source, tokenizer = self.sources[which], self.loaded.tokenizer
         with clock("phase0_sampling"):
             if cache is None:
-                return draw(source, self.engine, tokenizer, ranks=self.ranks, **how)
+                return draw(source, self.engine, tokenizer, ranks=self.ranks, **settings)
             digest = self.loaded.weights_digest
-            return drawn(Path(cache), source, self.engine, tokenizer, policy=digest, ranks=self.ranks, **how)
+            return drawn(Path(cache), source, self.engine, tokenizer, policy=digest, ranks=self.ranks, **settings)
 
     def _source(self, which: str, config: ProbeConfig) -> Source:
+        """Return where the prompts of E or U come from: a data set, or an environment with the right split."""
         batches = config.batch_config
         split = batches.E_split if which == "E" else batches.U_split
         if batches.dataset_name is not None:
@@ -162,7 +162,15 @@ class Sampler:
         return EnvironmentSource(environment, dialogue, self.rollout, config.reward, shaping)
 
     def _shaping(self, reward: Reward) -> Shaping:
-        """Of the rewards, as in the training step that follows the checkpoint."""
+        """Return the shaping of the rewards, as in the training step that follows the checkpoint."""
         run = self.run
         step, steps = (run.step, run.experiment.trainer.steps) if run is not None else (0, 1)
         return Shaping(CheckedShaping(reward.shaping), self.max_tokens, step, steps)
+
+
+def _engine(engine: Any, batch: int) -> Any:
+    """Return the engine that samples ``batch`` sequences together, from the very weights that are probed."""
+    if isinstance(engine, HfEngine):
+        return attrs.evolve(engine, batch=batch)
+    # an engine with weights of its own would sample from a policy that differs in rounding
+    return HfEngine(batch=batch) if engine.own_weights else engine

@@ -1,4 +1,4 @@
-"""A checkpoint that is probed as often as wanted: what is loaded and sampled, and what is computed from it."""
+"""The probes of one checkpoint share its next step, and make measurements of that step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from .sampling.samples import Sample
 
 
 class Session(Sampler):
-    """What all probes of one checkpoint share; see :class:`.sampler.Sampler` for its arguments."""
+    """A session holds what all probes of one checkpoint share; see :class:`.sampler.Sampler` for its arguments."""
 
     def step(self, sample: Sample, clock: Clock = CLOCK) -> Step:
-        """The update that this sample of U makes; its gradient and direction are computed here."""
+        """Return the step that this sample of U makes; its gradient and direction are computed here."""
         config, gradient = self.config, self.config.policy_gradient
+        # the configuration in use has all of these: see used()
         assert gradient.advantage is not None and gradient.policy_loss is not None
         assert config.probe_rework.weighting_mode is not None
         kl = gradient.kl.component if gradient.kl is not None else None
@@ -55,22 +56,23 @@ class Session(Sampler):
         return step
 
     def predicted_step(self) -> dict[str, Any]:
-        """What is predicted, as plain data: of the optimizer, of the loss, who says so, and what it leaves out."""
+        """Describe the step that is predicted, as plain data: optimizer, loss, who says so, and what it leaves out."""
         config, run = self.config, self.run
         norm = config.policy_gradient.max_grad_norm
         clipped = f"gradient clipped to the norm {norm:g}" if norm else "gradient not clipped"
         if run is not None:
-            but = f", but for {', '.join(self.chosen)} of the configuration" if self.chosen else ""
-            by = f"the run {run.directory.name} after step {run.step}{but}"
+            exceptions = f", but for {', '.join(self.chosen)} of the configuration" if self.chosen else ""
+            source = f"the run {run.directory.name} after step {run.step}{exceptions}"
         else:
-            but = f"{', '.join(self.chosen)} of the configuration, else " if self.chosen else ""
-            by = f"no run of this package wrote the checkpoint: {but}Dr. GRPO without clipping, KL and entropy term"
+            exceptions = f"{', '.join(self.chosen)} of the configuration, else " if self.chosen else ""
+            default = f"{exceptions}Dr. GRPO without clipping, KL and entropy term"
+            source = f"no run of this package wrote the checkpoint: {default}"
         return {
             "optimizer": config.direction,
             "learning_rate": f"{self.eta:g} ({self.rate_by})",
             "clipping": clipped if config.direction == "adamw" else "not clipped",
             "loss": objective(config),
-            "said_by": by,
+            "said_by": source,
             "left_out": [*(left_out(config, run) if run is not None else ()), *self._several_rates()],
         }
 
@@ -80,11 +82,13 @@ class Session(Sampler):
         return [f"parameter groups have the learning rates {shown}; all move by one"] if len(rates) > 1 else []
 
     def rule(self) -> UpdateRule:
+        """Return the rule that makes the direction of a gradient, from the saved state of Adam."""
         if self.config.direction == "preconditioned_gradient":
             return PreconditionedGradient(self.adam)
         return AdamW(self.adam, trained(self.policy), self.config.policy_gradient.max_grad_norm or 0.0)
 
     def measurement(self, sample: Sample, step: Step, clock: Clock = CLOCK) -> Measurement:
+        """Return a measurement of ``step`` on this sample of E; nothing is computed before it is asked for."""
         config = self.config
         return Measurement(
             self.policy,

@@ -1,4 +1,4 @@
-"""Errors of few prompts: the spread of so few is itself hardly known, and a standard error from it is too small.
+"""Standard errors of few prompts are widened, since their spread is itself hardly known and comes out too small.
 
 A predicted change has a product of two centred quantities in it, entropy and score. Where the few prompts that make it
 large are missing, both it and its standard error come out small, so that 2 standard errors hold the truth less often
@@ -17,12 +17,14 @@ import torch
 FEW = 16
 """Prompts of E below which errors are widened; from there on the standard errors hold within 20 % or so."""
 NORMAL_95 = 1.959964
+"""Standard deviations to either side that hold 95 % of a normal distribution."""
 
 
 @functools.cache
 def widening(prompts: int) -> float:
-    """What a standard error from so many prompts is multiplied by, so that 1.96 of them hold the truth in 95 of 100
-    cases: t(0.975, prompts / 2 - 1) / 1.96 below :data:`FEW` prompts, else 1.
+    """Return the factor for a standard error from so many prompts, with which 1.96 errors hold in 95 of 100 cases.
+
+    It is t(0.975, prompts / 2 - 1) / 1.96 below :data:`FEW` prompts, else 1.
     """
     if prompts >= FEW:
         return 1.0
@@ -31,7 +33,7 @@ def widening(prompts: int) -> float:
 
 @functools.cache
 def widening_of_blocks(blocks: int, prompts: int) -> float:
-    """The same for a standard error from the differences of so many blocks of these prompts.
+    """Return the factor for a standard error from the differences of so many blocks of these prompts.
 
     Sums over blocks of many prompts are nearly normal, so blocks alone leave one degree of freedom less than they are.
     """
@@ -39,12 +41,12 @@ def widening_of_blocks(blocks: int, prompts: int) -> float:
 
 
 def widened(se: float, prompts: int) -> float:
-    """The standard error that is stated; NaN stays NaN."""
+    """Return the standard error that is stated; NaN stays NaN."""
     return se * widening(prompts)
 
 
 def as_it_came(result: Mapping[str, Any], se: float) -> float:
-    """A standard error of a probe's results before it was widened.
+    """Return a standard error of a probe's results as it was before it was widened.
 
     Its square is the variance in the mean over runs, so that several runs together are judged by it.
     """
@@ -52,7 +54,7 @@ def as_it_came(result: Mapping[str, Any], se: float) -> float:
 
 
 def t_quantile(share: float, freedom: float) -> float:
-    """The quantile of Student's t distribution, for a share of a half or more.
+    """Return the quantile of Student's t distribution, for a share of a half or more.
 
     With t = sqrt(freedom) tan(a) the density of a is proportional to cos(a)^(freedom - 1); its integral by the
     trapezoid rule is right to four digits.

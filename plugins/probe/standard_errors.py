@@ -1,4 +1,4 @@
-"""The standard errors of a probe, by the registered estimators that its configuration asks for."""
+"""The standard errors of a probe come from the registered estimators that its configuration asks for."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import attrs
 
 from ...core.compose.experiment import Named
 from .config import ProbeConfig
+from .estimation.measurement import Measurement
 from .plain import numbers
 from .probed import Probed
 
+OF_MEASURED_CHANGE = {"w", "h1"}
+"""Terms of the measured change: importance weights, and entropies after the step."""
+
 
 def estimators(config: ProbeConfig, paired: bool) -> list[Named]:
-    """The variance estimators that a configuration asks for, and those that come with what it computes."""
+    """Return the variance estimators that a configuration asks for, and those that come with what it computes."""
     from ...core.registry import registry
 
     work = config.probe_rework
     names = list(config.variance)
     several = min(config.sizes) > 1
-    # they speak of self-normalised weights as they are, which other modes do not use
+    # three of them are errors of self-normalised weights as they are, which other modes do not use
     plain_weights = several and config.importance.is_mode in ("snis", "snis_rb")
     implied = {
         "conditional_E": work.compute_conditional_variance and work.compute_delta_h1,
@@ -31,29 +35,34 @@ def estimators(config: ProbeConfig, paired: bool) -> list[Named]:
         "snis_ess": config.measures_truth and plain_weights,
         "paired_difference": work.compute_delta_h1 and config.measures_truth and paired and plain_weights,
     }
-    given = {named.name for named in names}
+    configured = {named.name for named in names}
     for name, wanted in implied.items():
-        if wanted and name not in given:
+        if wanted and name not in configured:
             names.append(Named("variance", name, component=registry().create("variance", name)))
     return names
 
 
 def standard_errors(probed: Probed) -> dict[str, Any]:
-    """Name -> what the estimator says, as plain data. No terms are measured but those that one of them needs."""
-    unit = probed.config.entropy_unit
+    """Return a mapping of each estimator's spelling to its estimate as plain data.
+
+    No terms are measured but those that one of the estimators needs.
+    """
     chosen = estimators(probed.config, probed.paired)
-    of_truth = {"w", "h1"}
-    needs: dict[bool, set[str]] = {True: set(), False: set()}
+    predicted = [named for named in chosen if not named.needs & OF_MEASURED_CHANGE]
+    measured = [named for named in chosen if named.needs & OF_MEASURED_CHANGE]
+    estimates = _estimates(predicted, probed.measurement, probed) | _estimates(measured, probed.truth, probed)
+    return {str(named): estimates[str(named)] for named in chosen}
+
+
+def _estimates(chosen: list[Named], measurement: Measurement, probed: Probed) -> dict[str, Any]:
+    """Return the estimates of these estimators, all from one set of terms of one measurement."""
+    if not chosen:
+        return {}
+    needs = frozenset[str]().union(*(named.needs for named in chosen))
+    terms = measurement.terms(probed.config.entropy_unit, needs, probed.weighting)
+    records = {}
     for named in chosen:
-        needs[bool(named.needs & of_truth)] |= named.needs
-    terms = {
-        truth: (probed.truth if truth else probed.measurement).terms(unit, wanted, probed.weighting)
-        for truth, wanted in needs.items()
-        if wanted
-    }
-    estimates = {}
-    for named in chosen:
-        estimate = named.component.estimate(terms[bool(named.needs & of_truth)])
+        estimate = named.component.estimate(terms)
         record = {key: numbers(value) for key, value in attrs.asdict(estimate).items()}
-        estimates[str(named)] = {**record, "n_units": estimate.n}
-    return estimates
+        records[str(named)] = {**record, "n_units": estimate.n}
+    return records

@@ -1,4 +1,4 @@
-"""The configuration that a probe really uses: what was left open is filled in, so that it reads back to the same."""
+"""What a configuration leaves open is filled in, so that the result reads back to the same probe."""
 
 from __future__ import annotations
 
@@ -17,19 +17,59 @@ from .next_step import with_step
 from .own_run import OwnRun
 
 MAX_TOKENS = 256
-"""Of a response, where neither the configuration nor a run says how many."""
+"""Largest number of tokens of a response, where neither the configuration nor a run says it."""
 
 
 def used(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
-    """The configuration with what the run that wrote the checkpoint says, and else the defaults, in the place of nulls.
+    """Return the configuration with values in the place of nulls: of the run that wrote the checkpoint, else defaults.
 
-    The learning rate, which may hang on the optimizer's state, is left as it is.
+    The learning rate, which may depend on the optimizer's state, is left as it is.
 
     Raises:
         ConfigError: the step cannot be predicted.
         RequestError: nothing says what to sample.
     """
+    _refuse_still_policy(run)
     batches, generation = config.batch_config, config.generation
+    nothing_chosen = batches.dataset_name is None and batches.environment is None
+    if nothing_chosen and run is None:
+        raise RequestError(
+            "nothing says what to sample, and the checkpoint belongs to no run of this package",
+            "batch_config",
+            "give batch_config.dataset_name or batch_config.environment",
+        )
+    plays_run = run is not None and nothing_chosen
+    if run is not None:
+        rollout = config.rollout or run.experiment.rollout
+        dialogue = config.dialogue or run.experiment.dialogue
+        reward = config.reward or run.experiment.reward
+        plugins = (*config.plugins, *run.experiment.plugins)
+        if nothing_chosen:
+            batches = attrs.evolve(batches, environment=run.experiment.environment)
+    else:
+        rollout = config.rollout or _default(Rollout)
+        dialogue = config.dialogue or _default_dialogue()
+        reward = config.reward or _default(Reward)
+        plugins = config.plugins
+    filled = attrs.evolve(
+        config,
+        batch_config=batches,
+        rollout=rollout,
+        dialogue=dialogue,
+        reward=reward,
+        # the run's limits fit its own environment only
+        generation=attrs.evolve(
+            generation,
+            temperature=generation.temperature or (rollout.temperature if plays_run else 1.0),
+            max_new_tokens=generation.max_new_tokens or (rollout.max_tokens if plays_run else MAX_TOKENS),
+        ),
+        plugins=tuple(dict.fromkeys(plugins)),
+    )
+    return with_step(filled, run)
+
+
+def _refuse_still_policy(run: OwnRun | None) -> None:
+    """Raise RequestError if the run's next step does not move the policy, because its critic trains alone."""
     critic = run.experiment.critic if run is not None else None
     if run is not None and critic is not None and run.trains_critic_alone and not critic.shared:
         raise RequestError(
@@ -37,42 +77,16 @@ def used(config: ProbeConfig, run: OwnRun | None) -> ProbeConfig:
             str(run.checkpoint),
             "give a checkpoint of a later step",
         )
-    plays_own = run is not None and batches.dataset_name is None and batches.environment is None
-    rollout = config.rollout or (run.experiment.rollout if run is not None else _default(Rollout))
-    if batches.dataset_name is None and batches.environment is None:
-        if run is None:
-            raise RequestError(
-                "nothing says what to sample, and the checkpoint belongs to no run of this package",
-                "batch_config",
-                "give batch_config.dataset_name or batch_config.environment",
-            )
-        batches = attrs.evolve(batches, environment=run.experiment.environment)
-    max_tokens = rollout.max_tokens if plays_own else MAX_TOKENS
-    plugins = run.experiment.plugins if run is not None else ()
-    filled = attrs.evolve(
-        config,
-        batch_config=batches,
-        rollout=rollout,
-        dialogue=config.dialogue or (run.experiment.dialogue if run is not None else _default_dialogue()),
-        reward=config.reward or (run.experiment.reward if run is not None else _default(Reward)),
-        generation=attrs.evolve(
-            generation,
-            temperature=generation.temperature or (rollout.temperature if plays_own else 1.0),
-            max_new_tokens=generation.max_new_tokens or max_tokens,
-        ),
-        plugins=tuple(dict.fromkeys((*config.plugins, *plugins))),
-    )
-    return with_step(filled, run)
 
 
 def learning_rate(config: ProbeConfig, adam: AdamState, run: OwnRun | None, spare: bool) -> tuple[float, str]:
-    """The learning rate (eta) of the step, and who says so.
+    """Return the learning rate (eta) of the step, and who says so.
 
     Args:
         spare: the configuration's rate is a template's, and gives way to one that the checkpoint has recorded.
 
     Raises:
-        RequestError: nobody does.
+        RequestError: neither the configuration, the run nor the checkpoint has a rate.
     """
     if config.learning_rate is not None and not spare:
         return config.learning_rate, "as the configuration says"
@@ -81,12 +95,11 @@ def learning_rate(config: ProbeConfig, adam: AdamState, run: OwnRun | None, spar
         base = adam.base_lr or trainer.lr
         share = lr_scale(trainer.lr_schedule, trainer.warmup_steps, run.step, run.steps)
         if base and share:
-            return (
-                base * share,
-                "the run's own" if share == 1 else f"the run's own, {share:.3g} of {base:g} by schedule",
-            )
+            part = "" if share == 1 else f", {share:.3g} of {base:g} by schedule"
+            return base * share, f"the run's own{part}"
         if base:
             return base, "the run's own before its schedule, which has ended at 0"
+    # without a run the checkpoint's rate is after its schedule, which is what its next step has
     if adam.lr:
         decayed = adam.base_lr is not None and adam.base_lr != adam.lr
         return adam.lr, "as the checkpoint has it" + (f", from {adam.base_lr:g} by its schedule" if decayed else "")
@@ -108,5 +121,5 @@ def _default_dialogue() -> Named:
 
 
 def _default(section: Any) -> Any:
-    """A section with all of its defaults; ``section()`` would leave names where components belong."""
+    """Return a section with all of its defaults; ``section()`` would leave names where components belong."""
     return make_converter(registry()).structure({}, section)

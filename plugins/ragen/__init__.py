@@ -1,1 +1,1 @@
-"""RAGEN-2's sweeps and key names."""
+"""The sweeps of RAGEN-2 and the names of its keys are registered here."""

@@ -1,4 +1,4 @@
-"""The intervention sweeps of RAGEN-2 on Sokoban: top-p filtering, KL and entropy, one of them varied at a time.
+"""The intervention sweeps of RAGEN-2 vary top-p filtering, KL or entropy on Sokoban, one of them at a time.
 
 Names, values, files and lines are those of its scripts ``run_top_p_sweep.sh``, ``run_kl_sweep.sh`` and
 ``run_entropy_sweep.sh``.
@@ -21,11 +21,11 @@ K1_AS_LOSS = (
 )
 KlType = Literal["kl", "abs", "mse", "low_var_kl"]
 OPTIONS = {"trainer.steps": "--steps", "trainer.save_every": "--save-freq"}
-"""Key -> the option that sets it."""
+"""Options of the command line by the key that they set."""
 
 
 def listed(text: str, option: str) -> list[str]:
-    """The values of a comma list as they were typed. Raises RequestError if there is none."""
+    """Return the values of a comma list as they were typed. Raises RequestError if one is empty."""
     values = [item.strip() for item in str(text).split(",")]
     if not all(values):
         raise RequestError(f"{option} has an empty value: {text!r}", fix="write values with commas between them")
@@ -33,7 +33,7 @@ def listed(text: str, option: str) -> list[str]:
 
 
 def number(text: str, option: str) -> float:
-    """A number of a comma list. Raises RequestError if it is none."""
+    """Read a number of a comma list. Raises RequestError if it is none."""
     value = parse_value(text)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RequestError(f"{option} takes numbers, not {text!r}")
@@ -41,12 +41,12 @@ def number(text: str, option: str) -> float:
 
 
 def value_label(text: str) -> str:
-    """``095`` for ``0.95``: the dots removed, lower case."""
+    """Return a value in lower case and without its dots, such as ``095`` for ``0.95``."""
     return text.replace(".", "").lower()
 
 
 def base_settings(steps: int, save_freq: int) -> dict[str, Any]:
-    """What all three sweeps fix, whatever the experiment says."""
+    """Return what all three sweeps fix, whatever the experiment says."""
     return {
         "advantage": "gae(gamma=1.0, lam=1.0)",
         "filter.metric": "reward_variance",
@@ -58,27 +58,28 @@ def base_settings(steps: int, save_freq: int) -> dict[str, Any]:
 
 
 def saving(save_freq: int) -> dict[str, Any]:
-    """Checkpoints of every so many steps stay, all of them, as those of the scripts did."""
+    """Return settings that keep every checkpoint, one each ``save_freq`` steps, as the scripts do."""
     return {"trainer.save_every": save_freq, **({"trainer.keep": 0} if save_freq > 0 else {})}
 
 
 def kl_loss(kl_type: str, coef: float) -> dict[str, Any]:
-    """KL as a term of the policy's loss; a coefficient of 0 switches it off, reference pass and all."""
+    """Return settings of KL as a term of the policy's loss; a coefficient of 0 switches it off, reference pass too."""
     return {"kl.estimator": kl_type, "kl.coef": coef, "kl.placement": "loss", "kl.controller": "fixed"}
 
 
 def softmax_top_p(value: float, include_zero: bool) -> str:
+    """Return the spelling of the scripts' filter, top-p with softmax weights."""
     return f"top_p({value}, prob_mode=softmax, type=largest, include_zero={str(include_zero).lower()})"
 
 
 @attrs.frozen(kw_only=True)
 class _Intervention:
-    """What the three sweeps have in common."""
+    """All three sweeps have these parameters."""
 
     experiment: str = "sokoban"
-    """A registered experiment or a YAML file; e.g. tiny-sokoban on a laptop."""
+    """Registered experiment or YAML file; for example tiny-sokoban on a laptop."""
     steps: int = 400
-    """Training steps of every point."""
+    """Number of training steps of every point."""
     save_freq: int = -1
     """Steps between checkpoints, all of which are kept; -1 writes the last one only."""
     gpu_memory_utilization: float = 0.5
@@ -111,7 +112,7 @@ class _Intervention:
 
 @attrs.frozen(kw_only=True)
 class TopPSweep(_Intervention):
-    """Strength of reward-variance filtering: softmax top-p over the groups' reward std, KL and entropy at 0.001.
+    """Vary the strength of reward-variance filtering: softmax top-p over the groups' reward std, KL and entropy 0.001.
 
     ``1.0`` and ``nofilter`` differ: both keep all of the mass, but ``1.0`` drops groups whose reward std is zero.
     """
@@ -119,18 +120,20 @@ class TopPSweep(_Intervention):
     rollout_filter_value: str = "1.0,0.98,0.95,0.9,0.8,0.6,0.4,nofilter"
     """Values of top-p, with commas; nofilter keeps every group."""
     kl_type: KlType = "kl"
-    """The KL estimate in the loss."""
+    """KL estimate in the loss."""
 
     def record(self) -> dict[str, Any]:
-        """The sweep as a mapping."""
+        """Return the sweep as a mapping."""
         cases = []
         for text in listed(self.rollout_filter_value, "--rollout-filter-value"):
             off = text == "nofilter"
             value = 1.0 if off else number(text, "--rollout-filter-value")
             cases.append(_case(text, {"filter.select": softmax_top_p(value, include_zero=off)}, value=text))
         return self._record(
-            *("top_p", "", "top_p"),
-            "value=$value | include_zero=$filter_include_zero | filter_value=$filter_value",
+            kind="top_p",
+            directory="",
+            name="top_p",
+            line="value=$value | include_zero=$filter_include_zero | filter_value=$filter_value",
             set=base_settings(self.steps, self.save_freq) | kl_loss(self.kl_type, 0.001) | {"entropy.coef": 0.001},
             cases=cases,
             options=OPTIONS | {"filter.select": "--rollout-filter-value", "kl.estimator": "--kl-type"},
@@ -140,17 +143,17 @@ class TopPSweep(_Intervention):
 
 @attrs.frozen(kw_only=True)
 class KlSweep(_Intervention):
-    """Strength of KL regularisation in the loss, without an entropy bonus and with the filter effectively off."""
+    """Vary the strength of KL regularisation in the loss, without an entropy bonus and with the filter off."""
 
     kl_values: str = "0,0.001,0.003,0.01,0.03,0.1"
     """KL coefficients, with commas; 0 switches the KL loss and the reference pass off."""
     rollout_filter_include_zero: bool = True
     """Whether groups without reward variance train, too."""
     kl_type: KlType = "kl"
-    """The KL estimate."""
+    """KL estimate."""
 
     def record(self) -> dict[str, Any]:
-        """The sweep as a mapping."""
+        """Return the sweep as a mapping."""
         cases = [
             _case(text, kl_loss(self.kl_type, number(text, "--kl-values")), kl=text)
             for text in listed(self.kl_values, "--kl-values")
@@ -168,7 +171,7 @@ class KlSweep(_Intervention):
 
 @attrs.frozen(kw_only=True)
 class EntropySweep(_Intervention):
-    """Strength of the entropy bonus (mean over sampled tokens), without KL and with the filter effectively off."""
+    """Vary the strength of the entropy bonus (mean over sampled tokens), without KL and with the filter off."""
 
     entropy_values: str = "0,0.001,0.003,0.01,0.03,0.1"
     """Entropy coefficients, with commas."""
@@ -176,7 +179,7 @@ class EntropySweep(_Intervention):
     """Whether groups without reward variance train, too."""
 
     def record(self) -> dict[str, Any]:
-        """The sweep as a mapping."""
+        """Return the sweep as a mapping."""
         cases = [
             _case(text, {"entropy.coef": number(text, "--entropy-values")}, entropy=text)
             for text in listed(self.entropy_values, "--entropy-values")
@@ -199,7 +202,7 @@ TAGGED = {"filter.select": "paths and names say that the filter is off: use top-
 
 
 def _tagged(kind: str, include_zero: bool) -> Sequence[str]:
-    """What the KL and the entropy sweep have beside: the tag of the filter in paths and names."""
+    """Return kind, directory, name and line of the KL or entropy sweep, with the filter's tag in paths and names."""
     tag = "nofilter" if include_zero else "filter_zero"
     line = f"{kind}=${kind} | filter={tag} | include_zero=$filter_include_zero"
     return kind, f"/{tag}", f"{kind}_sweep_{tag}", line

@@ -1,4 +1,4 @@
-"""A point of a sweep in the dotted keys of RAGEN-2's scripts, to compare with them key by key."""
+"""A point of a sweep is written in the dotted keys of RAGEN-2's scripts, to compare with them key by key."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
 CONFIGS = {"bandit": "_1_bandit", "sokoban": "_2_sokoban", "frozen_lake": "_3_frozen_lake"}
 STRATEGIES = {"top_k": "top_k_abs", "top_f": "top_k"}
-"""Our filter -> its name there today, where a fraction of the groups is called top_k."""
+"""Names of our filters in RAGEN-2, where a fraction of the groups is called top_k today."""
 
 
 @attrs.frozen
 class Ragen(Dialect):
-    """RAGEN-2's ``train.py``: dotted keys of Hydra, as its scripts write them.
+    """The dialect of RAGEN-2's ``train.py`` has dotted keys of Hydra, as its scripts write them.
 
     ``use_kl_loss`` says whether our run has a KL loss and with it a reference pass; ``model_path`` is empty for a model
     that is built on the spot. Keys without a counterpart here (prompt formats, Ray's workers) are absent.
     """
 
     def keys(self, point: Prepared, sweep: Sweep) -> dict[str, str]:
-        """Dotted key -> value of one point."""
+        """Return the values of one point by their dotted keys."""
         return _keys(point, sweep.project, sweep.engine)
 
     def words(self, keys: Mapping[str, str]) -> str:
-        """The keys as words of a shell behind ``python train.py``, a line each."""
+        """Return the keys as words of a shell behind ``python train.py``, a line each."""
         return _hydra_words(keys)
 
 
 def _keys(point: Prepared, project: str | None, engine: Mapping[str, Any]) -> dict[str, str]:
     experiment = point.experiment
-    trainer, rollout, validation = experiment.trainer, experiment.rollout, experiment.validation
+    trainer = experiment.trainer
+    rollout, validation = experiment.rollout, experiment.validation
+    # the order is that of the scripts, so that both can be read side by side
     keys: dict[str, Any] = {
         "--config-name": CONFIGS.get(experiment.environment.name, experiment.environment.name),
         "model_path": experiment.model.path or "",
@@ -91,7 +93,7 @@ def _kl(experiment: Experiment) -> dict[str, Any]:
 
 
 def _filter(experiment: Experiment) -> dict[str, Any]:
-    """``nofilter`` there is top-p of all the mass, groups without variance included."""
+    """Return the keys of the filter; ``nofilter`` is top-p of all the mass in RAGEN-2, with groups without variance."""
     select = experiment.filter.select
     params = {"value": 1.0, "type": "largest", "include_zero": True, "prob_mode": "linear"}
     strategy = "top_p"
@@ -118,7 +120,7 @@ def _text(value: Any) -> str:
 
 
 def _hydra_words(keys: Mapping[str, str]) -> str:
-    """A model that is built here has no path."""
+    """Write the keys as words of a shell; a model that is built here has no path."""
     words = [f"--config-name {shlex.quote(keys['--config-name'])}"]
     for key, value in keys.items():
         if key != "--config-name" and not (key == "model_path" and not value):
@@ -127,12 +129,12 @@ def _hydra_words(keys: Mapping[str, str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    """For a shell; in double quotes where that is easier to read."""
+    """Quote a word for a shell; in double quotes where that is easier to read."""
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _hydra(value: str) -> str:
-    """A value that Hydra reads as this text, number or list."""
+    """Write a value so that Hydra reads it as this text, number or list."""
     if re.fullmatch(r"[\w./+-]*|\[.*\]", value):
         return value
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")

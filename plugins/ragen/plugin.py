@@ -1,4 +1,4 @@
-"""Registers the sweeps of RAGEN-2's scripts, and its way to write a point of a sweep."""
+"""The plugin registers the sweeps of RAGEN-2's scripts, and its way to write a point of a sweep."""
 
 from __future__ import annotations
 

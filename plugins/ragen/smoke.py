@@ -1,4 +1,4 @@
-"""The KL and entropy smoke tests of RAGEN-2: five groups of runs over filter strength, KL and entropy.
+"""The KL and entropy smoke tests of RAGEN-2 have five groups of runs over filter strength, KL and entropy.
 
 Grids, names, files and lines are those of its scripts ``smoke_test_for_ke.sh`` and ``run_all_kl_entropy_exps.sh``.
 """
@@ -25,9 +25,10 @@ GRIDS = {
     "4": (RATIOS[:1], VALUES, VALUES),
     "5": (RATIOS[:1], VALUES, VALUES),
 }
-"""Group -> filter ratios, KL coefficients, entropy coefficients; the last varies fastest."""
+"""Filter ratios, KL coefficients and entropy coefficients by group; the last varies fastest."""
 
 SAMPLES = 64
+"""Number of samples of the detector ``mutual_information``."""
 TIMES = (
     "train_time=${train}s | eval_time=${eval}s | collapse_time=${collapse}s | collapse_first_time=${first_turn}s | "
     "collapse_multi_time=${multi_turn}s | total_time=${total}s | wall_time=${wall}s | gpu=$gpu"
@@ -39,25 +40,28 @@ KlType = Literal["kl", "mse", "low_var_kl"]
 
 @attrs.frozen(kw_only=True)
 class _Smoke:
-    """What the smoke test and its wrapper have in common."""
+    """The smoke test and its wrapper have these parameters."""
 
     rollout_filter_strategy: Strategy = "top_p"
-    """The rollout filter; top_k gets int(ratio * groups), at least 1."""
+    """Rollout filter; top_k gets int(ratio * groups), at least 1."""
     steps: int = 50
-    """Training steps of every point."""
+    """Number of training steps of every point."""
     experiment: str = "sokoban-instruct"
-    """A registered experiment or a YAML file; e.g. tiny-sokoban on a laptop."""
+    """Registered experiment or YAML file; for example tiny-sokoban on a laptop."""
     collapse: Tag = "ftmt"
     """Mutual information that is measured: of the first turn (ft), of several turns (mt), both, or none (nocd)."""
     save_freq: int = -1
     """Steps between checkpoints, all of which are kept; -1 writes the last one only."""
 
     def _record(self, name: str, plan: dict[str, list[str]]) -> dict[str, Any]:
-        """``plan``: KL type -> groups."""
-        groups = compose(self.experiment).rollout.groups
-        tag, logs = self.collapse, f"logs/smoke_test_{self.rollout_filter_strategy}"
-        home = tag if len(plan) > 1 else f"{next(iter(plan))}_{tag}"
+        """Return the sweep of a plan, which has the groups of runs by KL type."""
+        count = compose(self.experiment).rollout.groups
+        logs = f"logs/smoke_test_{self.rollout_filter_strategy}"
         measured, missing = self._detectors()
+        cases: list[dict[str, Any]] = []
+        for kl_type, groups in plan.items():
+            for group in groups:
+                cases += self._cases(group, kl_type, count)
         return {
             "name": name,
             "experiment": self.experiment,
@@ -73,27 +77,32 @@ class _Smoke:
                 **saving(self.save_freq),
                 **measured,
             },
-            "cases": [
-                case for kl_type, which in plan.items() for g in which for case in self._cases(g, kl_type, groups)
-            ],
-            "layout": {
-                "home": f"{logs}/{home}",
-                "run": f"{logs}_details/$label",
-                "log": f"{logs}_details/$label.log",
-                "summary": f"{logs}/smoke_test_results_${{size}}_${{kl_type}}_{tag}.log",
-                "line": f"$name | filter=$filter_value | kl=$kl | entropy=$entropy$axes | {self._collapse()} | "
-                f"{TIMES} | status=$status",
-            },
+            "cases": cases,
+            "layout": self._layout(logs, list(plan)),
             "missing": missing,
             "options": OPTIONS
             | dict.fromkeys(("kl.coef", "entropy.coef", "zero_task_advantage"), "--groups")
             | {"collapse": "--collapse", "kl.estimator": "--kl-type"},
+            # the directories have these in their names, which another value would make wrong
             "fixed": {
-                "collapse": f"the names say {tag}: use --collapse",
+                "collapse": f"the names say {self.collapse}: use --collapse",
                 "filter.select": "the names tell of the filter: use --rollout-filter-strategy",
                 "kl.estimator": "the names tell of it: use --kl-type",
                 **({"rollout.groups": "top_k counts groups of the experiment"} if self._counts_groups else {}),
             },
+        }
+
+    def _layout(self, logs: str, kl_types: list[str]) -> dict[str, str]:
+        """Return the paths and the summary line of the scripts."""
+        tag = self.collapse
+        home = tag if len(kl_types) > 1 else f"{kl_types[0]}_{tag}"
+        return {
+            "home": f"{logs}/{home}",
+            "run": f"{logs}_details/$label",
+            "log": f"{logs}_details/$label.log",
+            "summary": f"{logs}/smoke_test_results_${{size}}_${{kl_type}}_{tag}.log",
+            "line": f"$name | filter=$filter_value | kl=$kl | entropy=$entropy$axes | {self._collapse()} | "
+            f"{TIMES} | status=$status",
         }
 
     @property
@@ -130,7 +139,7 @@ class _Smoke:
         return f"collapse=first:{first},multi:{multi},samples:{SAMPLES}"
 
     def _detectors(self) -> tuple[dict[str, Any], str]:
-        """The detector that the tag speaks of, beside those of the experiment; or why it cannot be had."""
+        """Return the detector of the tag beside those of the experiment, or why it cannot be had."""
         if self.collapse == "nocd":
             return {}, ""
         if "mutual_information" not in registry().names("collapse"):
@@ -141,25 +150,24 @@ class _Smoke:
         first, multi = (str(part in self.collapse).lower() for part in ("ft", "mt"))
         spelled = f"mutual_information(first_turn={first}, multi_turn={multi}, num_samples={SAMPLES})"
         others = (named for named in compose(self.experiment).collapse if named.name != "mutual_information")
-        there = [str(detector) for detector in others]
-        return {"collapse": [*there, spelled]}, ""
+        return {"collapse": [*map(str, others), spelled]}, ""
 
 
 @attrs.frozen(kw_only=True)
 class Smoke(_Smoke):
-    """KL and entropy over five groups: KL sweep, entropy sweep, neither, both without a task, both.
+    """Vary KL and entropy over five groups: KL sweep, entropy sweep, neither, both without a task, both.
 
     Groups 1 and 2 cross four filter ratios with four coefficients, group 3 has the ratios alone, groups 4 (zero task
     advantage) and 5 cross four KL with four entropy coefficients: 16 + 16 + 4 + 16 + 16 runs.
     """
 
     groups: str = "1,2,3,4,5"
-    """Which groups run, with commas."""
+    """Groups that run, with commas."""
     kl_type: KlType = "low_var_kl"
-    """The KL estimate in the loss."""
+    """KL estimate in the loss."""
 
     def record(self) -> dict[str, Any]:
-        """The sweep as a mapping."""
+        """Return the sweep as a mapping."""
         chosen = list(dict.fromkeys(listed(self.groups, "--groups")))
         if unknown := [group for group in chosen if group not in GRIDS]:
             raise RequestError(f"--groups has no group {', '.join(unknown)}", fix="the groups are 1, 2, 3, 4 and 5")
@@ -168,8 +176,8 @@ class Smoke(_Smoke):
 
 @attrs.frozen(kw_only=True)
 class SmokeAll(_Smoke):
-    """The smoke test for three KL estimates: kl and mse with groups 1, 4, 5, low_var_kl with all: 164 runs."""
+    """Run the smoke test for three KL estimates: kl and mse with groups 1, 4, 5, low_var_kl with all: 164 runs."""
 
     def record(self) -> dict[str, Any]:
-        """The sweep as a mapping."""
+        """Return the sweep as a mapping."""
         return self._record("smoke-all", {"kl": ["1", "4", "5"], "mse": ["1", "4", "5"], "low_var_kl": list(GRIDS)})

@@ -1,4 +1,4 @@
-"""One HTML page of cards, tables, pictures and texts: no scripts, nothing to load.
+"""A report is one HTML page of cards, tables, pictures and texts, without scripts or anything to load.
 
 The parts of a page are plain text; ``report.html``, the template of all pages, escapes every one of them.
 """
@@ -19,25 +19,25 @@ from ...core.errors import MissingExtraError
 from .plots import Plot
 
 NUMBERS = re.compile(r"(?:[−–+\d.:e±()% /→-]|nan|inf|days?,)*")
-"""A cell of a column that is aligned at the right."""
+"""Pattern of the cells of a column that is aligned at the right."""
 WRAPPED = {"left out", "why", "evidence", "runs", "explanation", "estimand", "reason", "error"}
-"""Columns of sentences."""
+"""Names of columns that hold sentences."""
 
 
 @attrs.frozen
 class Card:
-    """A finding at the top."""
+    """A card is a finding at the top."""
 
     what: str
     figure: str
     text: str = ""
     outcome: str = ""
-    """``higher`` for good news; ``lower``, ``failed`` or ``damaged`` for bad."""
+    """Class in the page: ``higher`` for good news; ``lower``, ``failed`` or ``damaged`` for bad."""
 
 
 @attrs.frozen
 class Chip:
-    """A cell in the colour of an outcome, such as ``success``, ``higher`` or ``failed``."""
+    """A chip is a cell in the colour of an outcome, such as ``success``, ``higher`` or ``failed``."""
 
     text: str
     outcome: str
@@ -45,7 +45,7 @@ class Chip:
 
 @attrs.frozen
 class Interval:
-    """A cell with a picture: a value, and a reach to either side of it, in pixels of a scale that all rows share."""
+    """An interval is a cell with a picture: a value, and a reach to either side, in pixels of a scale of all rows."""
 
     value: float
     x: float
@@ -58,7 +58,7 @@ Cell = str | Chip | Interval
 
 @attrs.frozen
 class Episode:
-    """One episode: facts, (who, text) of its turns, and how many characters were left out."""
+    """An episode is shown by facts, (who, text) of its turns, and the number of characters that were left out."""
 
     facts: str
     turns: Sequence[tuple[str, str]]
@@ -67,7 +67,7 @@ class Episode:
 
 @attrs.frozen
 class Fold:
-    """What is shown when its title is opened: a text, a damage or episodes."""
+    """A fold shows a text, a damage or episodes when its title is opened."""
 
     title: str
     note: str = ""
@@ -78,7 +78,7 @@ class Fold:
 
 @attrs.frozen
 class Section:
-    """A heading with whatever of these there is; one with none of them is not shown."""
+    """A section is a heading with some of these parts; one that has none of them is not shown."""
 
     title: str
     note: str = ""
@@ -91,28 +91,28 @@ class Section:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Column -> class. Columns without a cell are left out, those of nothing but numbers are aligned at the right.
+        """Classes of the columns; a column without a cell is left out.
 
-        Of a column of sentences the lines are broken.
+        Columns of nothing but numbers are aligned at the right, and columns of sentences break their lines.
         """
         cells: dict[str, list[Cell]] = {}
         for row in self.rows:
             for column, cell in row.items():
                 if cell:
                     cells.setdefault(column, []).append(cell)
-        return {column: _class(column, found) for column, found in cells.items()}
+        return {column: _class(column, filled) for column, filled in cells.items()}
 
     def __bool__(self) -> bool:
         return bool(self.columns or self.pictures or self.lines or self.text or self.folds)
 
 
 def render(title: str, subtitle: str, cards: Sequence[Card], sections: Sequence[Section]) -> str:
-    """The page as text. Raises MissingExtraError without jinja2."""
+    """Return the page as text. Raises MissingExtraError without jinja2."""
     return _template().render(title=title, subtitle=subtitle, cards=cards, sections=[s for s in sections if s])
 
 
 def require_libraries() -> None:
-    """Raises MissingExtraError if a library of the pages is not installed."""
+    """Raise MissingExtraError if a library of the pages is not installed."""
     for name in ("matplotlib", "jinja2"):
         try:
             import_module(name)

@@ -1,4 +1,4 @@
-"""What the page of a sweep says: findings, tables, plots, how to run it again, and what the policies wrote."""
+"""The page of a sweep has findings, tables, plots, the commands to run it again, and what the policies wrote."""
 
 from __future__ import annotations
 
@@ -47,15 +47,21 @@ CURVES_OF_MANY = (
 )
 VERDICTS = "The first verdict of each detector that had one, with what it saw."
 CARDS = 12
-"""Findings at the top; all are in the table."""
-MIDDLE, HALF = 90.0, 84.0
-"""Pixels of the scale of the differences: where 0 is, and from there to the largest."""
+"""Largest number of findings at the top; all are in the table."""
+MIDDLE = 90.0
+"""Pixel of the scale of the differences that stands for 0."""
+HALF = 84.0
+"""Pixels from there to the largest difference."""
 
 
 def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Difference], plots: Sequence[Plot]) -> str:
-    """The page as text. Raises MissingExtraError without jinja2."""
+    """Return the page as text. Raises MissingExtraError without jinja2."""
     runs = sweep.runs
-    drawn = {name: [plot for plot in plots if plot.section == name] for name in ("finals", "curves", "seconds")}
+    drawn: dict[str, list[Plot]] = {"finals": [], "curves": [], "seconds": []}
+    for plot in plots:
+        if plot.section in drawn:
+            drawn[plot.section].append(plot)
+    # what the comparisons say comes first, what can be looked up comes last
     settings = [Fold(f"All settings of {run.title}", text=run.config) for run in runs if run.config][:1]
     sections = [
         Section("Runs", NOTE, _rows(map(run_cells, runs))),
@@ -77,7 +83,7 @@ def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Diffe
 
 
 def _shown(effects: Sequence[Difference]) -> Sequence[Difference]:
-    """What the page opens with: all of a few comparisons, of many those that show a difference."""
+    """Return the comparisons that the page opens with: all if they are few, else those that show a difference."""
     if len(effects) <= CARDS:
         return effects
     return [effect for effect in effects if effect.verdict in ("higher", "lower")][:CARDS]
@@ -94,7 +100,8 @@ def _failed_regimes(runs: Sequence[RunData]) -> Iterator[Card]:
     if len(failed) <= CARDS:
         names = "; ".join(f"{run.title}: {run.status_text} after {run.steps} steps" for run in failed)
     else:
-        names = ", ".join(f"{outcome}: {n} runs" for outcome, n in Counter(run.status_text for run in failed).items())
+        counts = Counter(run.status_text for run in failed)
+        names = ", ".join(f"{status}: {count} runs" for status, count in counts.items())
     if failed:
         yield Card("stopped early", f"{len(failed)} of {len(runs)} runs", names, "failed")
 
@@ -106,19 +113,19 @@ def _left_out(sweep: SweepData) -> Iterator[Card]:
 
 
 def _first_word(text: str) -> str:
-    """The class of an outcome or a verdict."""
+    """Return the class of a status or a verdict in the page: its first word."""
     return text.split()[0]
 
 
 def _rows(rows: Iterable[dict[str, str]]) -> list[Mapping[str, Cell]]:
-    """The rows of a table without its empty columns, and with outcomes and verdicts in colour."""
-    return [
-        {
-            column: Chip(text, _first_word(text)) if column in ("status", "verdict") else text
-            for column, text in row.items()
-        }
-        for row in without_empty(list(rows))
-    ]
+    """Return the rows of a table without its empty columns, and with statuses and verdicts in colour."""
+    coloured: list[Mapping[str, Cell]] = []
+    for row in without_empty(list(rows)):
+        cells: dict[str, Cell] = dict(row)
+        for column in cells.keys() & {"status", "verdict"}:
+            cells[column] = Chip(row[column], _first_word(row[column]))
+        coloured.append(cells)
+    return coloured
 
 
 def _differences(effects: Sequence[Difference]) -> list[Mapping[str, Cell]]:
@@ -135,7 +142,7 @@ def _differences(effects: Sequence[Difference]) -> list[Mapping[str, Cell]]:
 
 
 def _interval(effect: Difference, reach: float) -> Cell:
-    """The difference and two standard errors either way, on a scale that all rows share."""
+    """Return the difference and two standard errors to either side, on a scale that all rows share."""
     if effect.difference is None or not reach:
         return ""
     colour = {"higher": "#00714d", "lower": "#b34700"}.get(effect.verdict, "#8a939c")

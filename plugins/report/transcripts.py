@@ -1,4 +1,4 @@
-"""Episodes as text in the page, of so many runs and at such a length that the page can still be mailed."""
+"""The page has some episodes as text, of few enough runs and short enough that the page can still be mailed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from .page import Episode, Fold, Section
 
 NAME = re.compile(r"step_([0-9]+)\.jsonl")
 RUNS = 24
+"""Largest number of runs whose episodes are shown."""
 EPISODES = 3
-"""Of each run."""
+"""Number of episodes of each run."""
 LETTERS = 12_000
-"""Of each episode, over all its turns."""
+"""Largest number of characters of an episode, over all its turns."""
 
 
 def transcripts(runs: Sequence[RunData]) -> Section:
-    """The last step that each of the first :data:`RUNS` runs wrote down."""
+    """Return the last step that each of the first :data:`RUNS` runs has recorded."""
     shown: list[Fold] = []
     left = 0
     for run in runs:

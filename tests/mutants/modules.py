@@ -67,7 +67,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "plugins/probe/estimation/psis.py": (f"{PROBE}/test_probe_psis.py",),
     "plugins/probe/estimation/sequences.py": tuple(f"{PROBE}/test_probe_{name}.py" for name in ("sequences", "exact")),
     "plugins/probe/estimation/step.py": (f"{PROBE}/test_probe_update.py", f"{PROBE}/test_probe_directions.py"),
-    "plugins/probe/estimation/truth.py": tuple(
+    "plugins/probe/estimation/measured_change.py": tuple(
         f"{PROBE}/test_probe_{name}.py" for name in ("weights", "passes", "psis", "measurement", "exact")
     ),
     "plugins/probe/estimation/update.py": (f"{PROBE}/test_probe_update.py",),

@@ -1,4 +1,4 @@
-"""The tool: whole numbers, ``+ - *`` and parentheses; what a policy writes is read, never executed."""
+"""The tool takes whole numbers, ``+ - *`` and parentheses; what a policy writes is read, never executed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import operator
 
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 LONGEST = 200
-"""Characters of an expression, so that no number is out of hand."""
+"""Largest number of characters of an expression, so that no number becomes too large."""
 
 
 def value_of(text: str) -> int:
-    """The value of an expression. Raises ValueError, with words for the policy, for anything else."""
+    """Return the value of an expression. Raises ValueError, with words for the policy, for anything else."""
     if len(text) > LONGEST:
         raise ValueError("that is too long")
     try:

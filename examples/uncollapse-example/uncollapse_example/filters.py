@@ -1,4 +1,4 @@
-"""A rollout filter."""
+"""The filter ``median_up`` keeps the better half of the groups."""
 
 from __future__ import annotations
 

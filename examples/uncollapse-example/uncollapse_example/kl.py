@@ -1,4 +1,4 @@
-"""A KL variant."""
+"""The KL variant ``jeffreys`` looks at the policy and the reference alike."""
 
 from __future__ import annotations
 

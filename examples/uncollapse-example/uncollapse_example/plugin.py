@@ -1,4 +1,4 @@
-"""Registers the names. It imports neither torch nor the components, so that listing stays fast."""
+"""The plugin registers the names. It imports neither torch nor the components, so that listing stays fast."""
 
 from uncollapse import hookimpl
 

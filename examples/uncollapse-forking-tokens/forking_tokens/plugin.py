@@ -1,4 +1,4 @@
-"""Registers the name. It imports neither torch nor the loss, so that listing stays fast."""
+"""The plugin registers the name. It imports neither torch nor the loss, so that listing stays fast."""
 
 from uncollapse import hookimpl
 

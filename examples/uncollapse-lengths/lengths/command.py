@@ -1,4 +1,4 @@
-"""``uncollapse lengths``."""
+"""The command ``uncollapse lengths`` prints response lengths of runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def lengths(runs: tuple[str, ...], last: int | None) -> None:
 
 
 def _lengths(run: str) -> dict[int, float]:
-    """Step -> length. Errors of ours become one message and an exit code."""
+    """Return the length of each step. Errors of uncollapse become one message and an exit code."""
     records = RunDirectory.open(run).metrics()
-    found = {record["step"]: record[METRIC] for record in records if METRIC in record}
-    if not found:
+    by_step = {record["step"]: record[METRIC] for record in records if METRIC in record}
+    if not by_step:
         raise RequestError(f"the run has no metric {METRIC}", run, "wait for its first step")
-    return found
+    return by_step

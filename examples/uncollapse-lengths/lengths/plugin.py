@@ -1,4 +1,4 @@
-"""Registers the command. Its module is imported when the command is used."""
+"""The plugin registers the command. Its module is imported when the command is used."""
 
 from uncollapse import hookimpl
 

@@ -1,4 +1,4 @@
-"""A detector of policies that repeat themselves."""
+"""The detector finds policies that repeat themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METRIC = "collapse/repetition"
 
 @attrs.frozen
 class Repetition(CollapseDetector):
-    """Speaks when too large a share of the phrases in a row has been said before in that row.
+    """Give a verdict when too large a share of the phrases in a row has occurred before in that row.
 
     A phrase is ``length`` sampled tokens in a row. ``collapse/repetition`` is the mean over rows of 1 - distinct / all
     phrases; a row with fewer than two phrases counts as 0.
@@ -21,20 +21,20 @@ class Repetition(CollapseDetector):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     length: int = attrs.field(default=3, validator=attrs.validators.ge(1))
-    """Tokens of a phrase."""
+    """Number of tokens of a phrase."""
     most: float = attrs.field(default=0.5, validator=[attrs.validators.gt(0), attrs.validators.lt(1)])
-    """The share of repeated phrases that is still taken."""
+    """Largest share of repeated phrases without a verdict."""
     window: int = attrs.field(default=3, validator=attrs.validators.ge(1))
-    """Steps in a row above it, before the verdict."""
+    """Number of steps in a row above ``most``, before the verdict."""
     stop: bool = True
-    """``false`` records the verdict and lets the run go on."""
+    """Whether the verdict stops the run; ``false`` records it and lets the run go on."""
 
     def start(self, context: Any) -> Session:
         return Session(self)
 
 
 class Session(CollapseSession):
-    """What a detector does in one run; only sessions have state."""
+    """A session is what a detector does in one run; only sessions have state."""
 
     def __init__(self, rule: Repetition) -> None:
         self.rule, self.above = rule, 0
@@ -42,13 +42,14 @@ class Session(CollapseSession):
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
         shares = []
         for tokens, mask in zip(rollouts.tokens, rollouts.mask, strict=True):
-            said = tokens[mask].tolist()
-            phrases = [tuple(said[at : at + self.rule.length]) for at in range(len(said) - self.rule.length + 1)]
+            sampled = tokens[mask].tolist()
+            starts = range(len(sampled) - self.rule.length + 1)
+            phrases = [tuple(sampled[start : start + self.rule.length]) for start in starts]
             shares.append(1 - len(set(phrases)) / len(phrases) if phrases else 0.0)
         return {METRIC: sum(shares) / len(shares)}
 
     def judge(self, step: int, metrics: Any) -> Verdict | None:
-        """Reads nothing but logged metrics, so that ``uncollapse detect`` can replay it over a finished run."""
+        """Read nothing but logged metrics, so that ``uncollapse detect`` can replay it over a finished run."""
         if METRIC not in metrics:
             return None
         self.above = self.above + 1 if metrics[METRIC] > self.rule.most else 0

@@ -1,1 +1,1 @@
-"""Finding and loading checkpoints, with Adam's state by parameter."""
+"""Checkpoints are found and loaded here, with Adam's state by parameter."""

@@ -1,6 +1,6 @@
-"""Adam's state of a checkpoint, by parameter: read straight into float32, complete and of the right shapes, or refused.
+"""Adam's state of a checkpoint is read by parameter, straight into float32; it is complete and fits, or is refused.
 
-Never through ``optimizer.load_state_dict``: that casts the state to the parameters' dtype.
+It never goes through ``optimizer.load_state_dict``, which casts the state to the parameters' dtype.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import math
 import pickle
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from ...training.networks.models import Policy
 
 NAMES = "optimizer_param_names.json"
-"""Beside ``optimizer.pt``: the names of its tensors in order, flat or per group; ``<unmatched:i>`` where unknown."""
+"""File beside ``optimizer.pt`` with its tensors' names in order, flat or per group, ``<unmatched:i>`` if unknown."""
 
 SETTINGS = ("betas", "eps", "weight_decay")
 
 
 @attrs.frozen
 class AdamSettings:
-    """What AdamW does with one parameter, from the parameter group that it was saved in."""
+    """The settings of AdamW for one parameter come from the parameter group that it was saved in."""
 
     betas: tuple[float, float]
     eps: float
@@ -42,31 +43,31 @@ class AdamSettings:
 
 @attrs.frozen
 class Coverage:
-    """How the saved tensors were matched with the parameters that train."""
+    """A coverage says how the saved tensors were matched with the parameters that train."""
 
     matched: int
     trainable: int
     saved: int
-    """Tensors that the optimizer lists, with and without state."""
+    """Number of tensors that the optimizer lists, with and without state."""
     by: str
-    """Names, or which order."""
+    """Way of matching: by names, or by which order."""
     unmatched: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> float:
-        """Of the parameters that train; :func:`read_adam_state` returns nothing below 1."""
+        """Share of the parameters that train and are matched; :func:`read_adam_state` returns nothing below 1."""
         return self.matched / self.trainable
 
 
 @attrs.frozen(eq=False)
 class AdamState:
-    """The moments of every parameter that trains, by its name in ``policy.named_parameters()``: float32 on the CPU."""
+    """Adam's state has the moments of every parameter that trains, by its name in the policy: float32 on the CPU."""
 
     step: dict[str, float]
     exp_avg: dict[str, Tensor]
     exp_avg_sq: dict[str, Tensor]
     max_exp_avg_sq: dict[str, Tensor] | None
-    """Of the parameters that were trained with AMSGrad; ``None`` if none was."""
+    """Largest second moments of the parameters that were trained with AMSGrad; ``None`` if none was."""
     settings: dict[str, AdamSettings]
     base_lr: float | None
     """The learning rate before its schedule, if the checkpoint has one that is positive and the same for all."""
@@ -78,7 +79,7 @@ class AdamState:
 
 
 def read_adam_state(path: Path, policy: Policy) -> AdamState:
-    """The optimizer state at ``path`` (an ``optimizer.pt``, or a folder that DeepSpeed wrote) for ``policy``.
+    """Read the optimizer state at ``path`` (an ``optimizer.pt``, or a folder that DeepSpeed wrote) for ``policy``.
 
     ``policy`` is not changed.
 
@@ -88,15 +89,18 @@ def read_adam_state(path: Path, policy: Policy) -> AdamState:
     """
     saved = _checked(read_saved(path), path)
     groups, slots = saved["param_groups"], _slots(saved, path)
-    states, by = assign(slots, policy, str(path))
+    states, matched_by = assign(slots, policy, str(path))
     read = {name: _read(name, slot, groups[slot.group], path) for name, slot in states.items()}
+    # zeros would make the predicted step as large as 1 / eps
     if not any(bool(moments["exp_avg_sq"].any()) for moments in read.values()):
         raise RequestError(
             "every second moment is zero: the optimizer state was lost, or never used",
             str(path),
             "give the optimizer.pt of a policy that has trained",
         )
-    stateful = [groups[index] for index in sorted({slot.group for slot in states.values()})]
+    # a group of frozen parameters has a learning rate too, which says nothing of the step
+    with_state = {slot.group for slot in states.values()}
+    stateful = [group for index, group in enumerate(groups) if index in with_state]
     largest = {name: moments["max_exp_avg_sq"] for name, moments in read.items() if "max_exp_avg_sq" in moments}
     return AdamState(
         step={name: float(slot.state["step"]) for name, slot in states.items()},
@@ -105,17 +109,17 @@ def read_adam_state(path: Path, policy: Policy) -> AdamState:
         max_exp_avg_sq=largest or None,
         settings={name: _settings(groups[slot.group]) for name, slot in states.items()},
         base_lr=_rate(stateful, "initial_lr", "lr"),
-        coverage=Coverage(len(states), sum(p.requires_grad for p in policy.parameters()), len(slots), by),
+        coverage=Coverage(len(states), sum(p.requires_grad for p in policy.parameters()), len(slots), matched_by),
         lr=_rate(stateful, "lr"),
         rates=tuple(sorted(_rates(stateful, "initial_lr", "lr"))),
     )
 
 
 def read_saved(path: Path) -> Any:
-    """What ``optimizer.pt`` holds, without unpickling anything but tensors and plain data.
+    """Return what ``optimizer.pt`` holds, without unpickling anything but tensors and plain data.
 
     Raises:
-        RequestError: it is missing, damaged, or holds other objects.
+        RequestError: the file is missing, damaged, or holds other objects.
     """
     if path.is_dir():
         return read_optimizer(path)
@@ -138,7 +142,7 @@ def read_saved(path: Path) -> Any:
 
 
 def _checked(saved: Any, path: Path) -> dict[str, Any]:
-    """Raises RequestError if ``saved`` is no optimizer's state, or one of other rules than AdamW's."""
+    """Return the saved state. Raises RequestError if it is no optimizer's state, or one of other rules than AdamW's."""
     if not _is_state(saved):
         entries = saved.items() if isinstance(saved, dict) else ()
         inside = next((key for key, value in entries if _is_state(value)), None)
@@ -154,32 +158,31 @@ def _checked(saved: Any, path: Path) -> dict[str, Any]:
             "the probe predicts AdamW's update from torch's or DeepSpeed's state; train with AdamW",
         )
     for group in saved["param_groups"]:
-        if group["params"] and not all(key in group for key in SETTINGS):
-            raise RequestError(
-                "this is not the state of Adam: a parameter group has no betas, eps or weight_decay",
-                str(path),
-                "the probe predicts AdamW's update; train with AdamW",
-            )
-        coupled = group.get("decoupled_weight_decay") is False and group.get("weight_decay")
-        others = {
-            "maximize": group.get("maximize"),
-            "coupled weight decay": coupled,
-            "no bias correction": group.get("bias_correction") is False,
-        }
-        if rules := [rule for rule, found in others.items() if found]:
-            raise RequestError(
-                f"the optimizer has {', '.join(rules)}: it is not AdamW",
-                str(path),
-                "the probe predicts AdamW's update; train with AdamW",
-            )
+        _check_group(group, path)
     if not saved["state"]:
         fix = "give a checkpoint that was saved after a step"
         raise RequestError("the optimizer has taken no step yet: there is no state to read", str(path), fix)
     return saved
 
 
+def _check_group(group: dict[str, Any], path: Path) -> None:
+    """Raise RequestError if the parameters of this group are not stepped by the rules of AdamW."""
+    fix = "the probe predicts AdamW's update; train with AdamW"
+    if group["params"] and not all(key in group for key in SETTINGS):
+        what = "this is not the state of Adam: a parameter group has no betas, eps or weight_decay"
+        raise RequestError(what, str(path), fix)
+    coupled = group.get("decoupled_weight_decay") is False and group.get("weight_decay")
+    other_rules = {
+        "maximize": group.get("maximize"),
+        "coupled weight decay": coupled,
+        "no bias correction": group.get("bias_correction") is False,
+    }
+    if rules := [rule for rule, applies in other_rules.items() if applies]:
+        raise RequestError(f"the optimizer has {', '.join(rules)}: it is not AdamW", str(path), fix)
+
+
 def _is_state(saved: Any) -> bool:
-    """Whether this has the form of ``optimizer.state_dict()``."""
+    """Return whether this has the form of ``optimizer.state_dict()``."""
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
         return False
     groups = saved.get("param_groups") or ()
@@ -187,25 +190,28 @@ def _is_state(saved: Any) -> bool:
 
 
 def _slots(saved: dict[str, Any], path: Path) -> list[Slot]:
-    """Every tensor that the groups list, in their order."""
-    keys = [(key, index) for index, group in enumerate(saved["param_groups"]) for key in group["params"]]
+    """Return every tensor that the groups list, in their order."""
+    keys = []
+    for index, group in enumerate(saved["param_groups"]):
+        keys += [(key, index) for key in group["params"]]
     names = _names(saved, keys, path)
     return [
-        Slot(key, group, saved["state"].get(key) or {}, name) for (key, group), name in zip(keys, names, strict=True)
+        Slot(key, index, saved["state"].get(key) or {}, name) for (key, index), name in zip(keys, names, strict=True)
     ]
 
 
 def _names(saved: dict[str, Any], keys: Sequence[tuple[int | str, int]], path: Path) -> Sequence[str | None]:
+    """Return the name of each tensor, from the state itself or from a file beside it; ``None`` where it has none."""
     if all(isinstance(key, str) for key, _ in keys):
         return [str(key) for key, _ in keys]
     if all("param_names" in group for group in saved["param_groups"] if group["params"]):
-        return [name for group in saved["param_groups"] for name in group.get("param_names", ())]
+        return list(chain.from_iterable(group.get("param_names", ()) for group in saved["param_groups"]))
     file = path.parent / NAMES
     if not file.exists():
         return [None] * len(keys)
     try:
-        listed = json.loads(file.read_text("utf-8"))
-        flat = [name for part in listed for name in ([part] if isinstance(part, str) else part)]
+        parts = json.loads(file.read_text("utf-8"))
+        flat = list(chain.from_iterable([part] if isinstance(part, str) else part for part in parts))
     except (ValueError, TypeError) as error:
         raise RequestError(
             "the names of the optimizer's tensors cannot be read",
@@ -222,7 +228,7 @@ def _names(saved: dict[str, Any], keys: Sequence[tuple[int | str, int]], path: P
 
 
 def _read(name: str, slot: Slot, group: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The moments of one parameter."""
+    """Return the moments of one parameter. Raises RequestError if they are no moments of AdamW."""
     keys = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group.get("amsgrad") else [])]
     if missing := [key for key in ("step", *keys) if key not in slot.state]:
         raise RequestError(
@@ -252,11 +258,15 @@ def _settings(group: dict[str, Any]) -> AdamSettings:
 
 
 def _rate(groups: Sequence[dict[str, Any]], *keys: str) -> float | None:
-    """What all groups have under the first key that they have."""
+    """Return the one positive rate that all groups have, under the first of the keys that each has; else ``None``."""
     rates = _rates(groups, *keys)
     rate = rates.pop()
     return rate if not rates and math.isfinite(rate) and rate > 0 else None
 
 
 def _rates(groups: Sequence[dict[str, Any]], *keys: str) -> set[float]:
-    return {float(next((group[key] for key in keys if key in group), 0.0)) for group in groups}
+    rates = set()
+    for group in groups:
+        present = [key for key in keys if key in group]
+        rates.add(float(group[present[0]]) if present else 0.0)
+    return rates

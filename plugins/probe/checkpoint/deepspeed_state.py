@@ -1,4 +1,4 @@
-"""Weights and optimizer state of a DeepSpeed checkpoint, through DeepSpeed's own converters.
+"""Weights and optimizer state of a DeepSpeed checkpoint are read by DeepSpeed's own converters.
 
 ZeRO shards hold pickled objects and the converters unpickle them, which can run any code: read shards only from people
 whom you trust.
@@ -11,6 +11,7 @@ import io
 import pickle
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,18 +23,18 @@ from ....core.errors import RequestError
 from ...training.processes.quiet import quiet_libraries
 
 WHOLE = "mp_rank_00_model_states.pt"
-"""What rank 0 writes: without ZeRO it holds the weights and the optimizer state."""
+"""File that rank 0 writes: without ZeRO it holds the weights and the optimizer state."""
 
 
 def shard_folder(directory: Path) -> Path | None:
-    """The folder that DeepSpeed wrote last in ``directory``, or ``directory`` if it is such a folder."""
+    """Return the folder that DeepSpeed wrote last in ``directory``, or ``directory`` if it is such a folder."""
     latest = directory / "latest"
     folder = directory / latest.read_text("utf-8").strip() if latest.is_file() else directory
     return folder if any(folder.glob("*_optim_states.pt")) or (folder / WHOLE).is_file() else None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of what trains, in float32 where ZeRO kept them so, by the names of the module that was wrapped.
+    """Return the weights of what trains, in float32 where ZeRO kept them so, by their names in the wrapped module.
 
     Raises:
         RequestError: DeepSpeed cannot convert the shards.
@@ -49,7 +50,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def read_optimizer(folder: Path) -> Any:
-    """``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups}``; without ZeRO as torch's AdamW has it.
+    """Return ``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups}``; without ZeRO as torch's AdamW has it.
 
     Raises:
         RequestError: DeepSpeed cannot convert the shards.
@@ -75,22 +76,28 @@ def read_optimizer(folder: Path) -> Any:
 
 
 def _read_universal(zero: Path, shapes: list[dict[str, Any]]) -> dict[str, Any]:
-    """One folder per parameter; ``shapes``: the names of every parameter group, with their shapes."""
+    """Read a universal checkpoint, which has one folder per parameter.
+
+    Args:
+        shapes: the shapes of each parameter group's parameters, by name.
+    """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
 
     with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum]):
         common = torch.load(zero / "optimizer_state.pt", map_location="cpu", weights_only=True)
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in common["param_groups"]]
+    groups = []
+    for group in common["param_groups"]:
+        groups.append({key: value for key, value in group.items() if key != "params"})
     if len(groups) != len(shapes):  # ZeRO 3 splits large groups
         if any(group != groups[0] for group in groups):
             raise ValueError(f"{len(shapes)} groups of shards cannot be matched with {len(groups)} parameter groups")
         groups = groups[:1] * len(shapes)
     steps = {float(state["step"]) for state in common.get("optimizer_state_dict", {}).get("state", {}).values()}
     state = {}
-    for name, shape in ((name, shape) for group in shapes for name, shape in group.items()):
+    for name, shape in chain.from_iterable(group.items() for group in shapes):
         folder = zero / name
-        # ZeRO 3 leaves them flat
+        # ZeRO 3 leaves the moments flat
         state[name] = {key: _tensor(folder / f"{key}.pt").reshape(shape) for key in ("exp_avg", "exp_avg_sq")}
         if (folder / "step.pt").exists():
             state[name]["step"] = _tensor(folder / "step.pt")
@@ -113,7 +120,7 @@ def _model_states(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def _converting(folder: Path) -> Iterator[None]:
-    """DeepSpeed's converters without their prints; what they raise becomes one error."""
+    """Run DeepSpeed's converters without their prints, and turn whatever they raise into one error."""
     quiet_libraries()
     failures = (OSError, ValueError, LookupError, AssertionError, RuntimeError, EOFError, pickle.UnpicklingError)
     try:

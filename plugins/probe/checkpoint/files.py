@@ -1,4 +1,4 @@
-"""Where the parts of a checkpoint are: the model or adapter, the optimizer state, and what the model started from."""
+"""The parts of a checkpoint are found here: model or adapter, optimizer state, and what the model started from."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .deepspeed_state import shard_folder
 
 ADAPTER = "adapter_config.json"
 OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
-"""The second is what accelerate calls it."""
+"""Names of the file with the optimizer state; accelerate writes the second."""
 
 
 @attrs.frozen
 class Files:
-    """The parts of a checkpoint on disk."""
+    """A checkpoint on disk has these parts."""
 
     directory: Path
     model_path: Path
@@ -31,17 +31,17 @@ class Files:
 
     @property
     def adapter(self) -> dict[str, Any] | None:
-        """The adapter's settings; ``None`` for a full model."""
+        """Settings of the adapter; ``None`` for a full model."""
         return read_json(self.model_path / ADAPTER)
 
     @property
     def sharded(self) -> bool:
-        """Whether DeepSpeed wrote it."""
+        """Whether DeepSpeed wrote the checkpoint, in shards."""
         return self.optimizer_path.is_dir()
 
 
 def find_checkpoint(path: str | Path, optimizer_path: str | Path | None = None) -> Files:
-    """The files of the checkpoint at ``path``.
+    """Find the files of the checkpoint at ``path``.
 
     ``path`` is a checkpoint directory, with the model in ``model/`` or directly in it, the ``model`` directory itself,
     a link to one of these, or the directory of a run, which stands for its newest complete checkpoint.
@@ -50,22 +50,23 @@ def find_checkpoint(path: str | Path, optimizer_path: str | Path | None = None) 
         RequestError: there is no such directory, no model or adapter in it, no optimizer state with it, or a file of
             it is damaged.
     """
-    given = Path(path).expanduser()
-    if not given.is_dir():
-        raise RequestError("there is no such checkpoint directory", str(given), "give an existing directory")
-    directory = (given.parent if given.name == "model" and _has_model(given) else given).resolve()
+    named = Path(path).expanduser()
+    if not named.is_dir():
+        raise RequestError("there is no such checkpoint directory", str(named), "give an existing directory")
+    directory = (named.parent if named.name == "model" and _has_model(named) else named).resolve()
     if (directory / "config.yaml").is_file() and (directory / "checkpoints").is_dir():
         directory = _newest(RunDirectory(directory))
+    # only checkpoints of this package have a state.json, and can tell whether they are whole
     elif (directory / "state.json").is_file() and (reason := checkpoints.damage(directory)):
         raise RequestError(f"the checkpoint is damaged: {reason}", str(directory), "give an earlier checkpoint")
     inside = (directory / "model", directory)
     model_path = next((place for place in inside if _has_model(place)), None)
     shards = shard_folder(directory)
     if model_path is None and shards is None:
-        there = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
+        entries = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
         newest = _newest_of_others(directory)
         raise RequestError(
-            f"the checkpoint has neither an adapter nor a model: there is {there}",
+            f"the checkpoint has neither an adapter nor a model: there is {entries}",
             str(directory),
             f"give {newest}" if newest else f"give a directory with {ADAPTER} or config.json in it or in its model/",
         )
@@ -74,7 +75,7 @@ def find_checkpoint(path: str | Path, optimizer_path: str | Path | None = None) 
 
 
 def run_directory(checkpoint: Path) -> Path | None:
-    """The directory of the run of this package that wrote the checkpoint at this path, if one did."""
+    """Return the directory of the run of this package that wrote the checkpoint at this path, if one did."""
     checkpoint = checkpoint.expanduser().resolve()
     places = (checkpoint, *checkpoint.parents[:3])
     return next((p for p in places if (p / "config.yaml").is_file() and (p / "checkpoints").is_dir()), None)
@@ -95,36 +96,38 @@ def _newest(run: RunDirectory) -> Path:
     )
 
 
-def _optimizer(directory: Path, model_path: Path, shards: Path | None, given: str | Path | None) -> Path:
-    if given is not None:
-        file = Path(given).expanduser()
-        looked, last = [file, *(file / name for name in OPTIMIZERS)], shard_folder(file)
+def _optimizer(directory: Path, model_path: Path, shards: Path | None, named: str | Path | None) -> Path:
+    """Return the optimizer state: the one that was named, or else one in or beside the model, or else the shards."""
+    if named is not None:
+        file = Path(named).expanduser()
+        candidates = [file, *(file / name for name in OPTIMIZERS)]
+        shards = shard_folder(file)
     else:
-        looked, last = [place / name for place in (directory, model_path) for name in OPTIMIZERS], shards
-        if last is None and model_path == directory:  # beside a model that has a directory of its own
-            looked += [directory.parent / name for name in OPTIMIZERS]
-    found = next((file for file in looked if file.is_file()), last)
-    if found is None:
+        candidates = [directory / name for name in OPTIMIZERS] + [model_path / name for name in OPTIMIZERS]
+        if shards is None and model_path == directory:  # beside a model that has a directory of its own
+            candidates += [directory.parent / name for name in OPTIMIZERS]
+    state = next((file for file in candidates if file.is_file()), shards)
+    if state is None:
         _refuse_fsdp(directory)
-        inside = directory.glob("*/optimizer.pt") if given is None else ()
+        inside = directory.glob("*/optimizer.pt") if named is None else ()
         below = min((path for path in inside if path.parent.name != "critic"), default=None)
         raise RequestError(
-            "the checkpoint has no optimizer state; looked for " + ", ".join(dict.fromkeys(map(str, looked))),
+            "the checkpoint has no optimizer state; looked for " + ", ".join(dict.fromkeys(map(str, candidates))),
             str(directory),
             f"give {below.parent}, or the path of its optimizer.pt" if below else "give the path of its optimizer.pt",
         )
-    return found
+    return state
 
 
 def _newest_of_others(directory: Path) -> Path | None:
-    """The newest ``checkpoint-N`` in the output directory of a Hugging Face Trainer."""
+    """Return the newest ``checkpoint-N`` in the output directory of a Hugging Face Trainer."""
     numbered = {path: path.name.rpartition("-")[2] for path in directory.glob("checkpoint-*") if _has_model(path)}
     counted = {path: int(number) for path, number in numbered.items() if number.isdecimal()}
     return max(counted, key=lambda path: counted[path], default=None)
 
 
 def _refuse_fsdp(directory: Path) -> None:
-    """Raises RequestError if FSDP has left its shards there."""
+    """Raise RequestError if FSDP has left its shards in the directory."""
     shards = next((path.parent for path in directory.glob("*/*.distcp")), None)
     if shards is not None:
         raise RequestError(
@@ -135,32 +138,32 @@ def _refuse_fsdp(directory: Path) -> None:
 
 
 def start_model(files: Files, backbone: str | None) -> tuple[str, str]:
-    """The directory or hub name of a full model, or of an adapter's base model; and a note on where that was said.
+    """Return the directory or hub name of a full model or of an adapter's base model, and a note on who says so.
 
-    Of a full model of which DeepSpeed has every weight, the base gives no more than the architecture.
+    Where DeepSpeed has every weight of a full model, the base gives no more than the architecture.
 
     Raises:
-        RequestError: nobody says which it is, or a full model's weights are missing.
+        RequestError: nothing says which model it is, or a full model's weights are missing.
     """
     if files.adapter is None and any(files.model_path.glob("*.safetensors")):
         return str(files.model_path), ""
     if files.adapter is None and not files.sharded:
         raise RequestError("the checkpoint has no model.safetensors", str(files.model_path), "save the model as such")
-    found = next(_starts(files, backbone), None)
-    if found is None:
+    surest = next(_starts(files, backbone), None)
+    if surest is None:
         raise RequestError(
             "the checkpoint does not say what its base model is",
             str(files.model_path),
             "give it as backbone: a hub name or a directory",
         )
-    start, said_by = found
+    start, source = surest
     wanted = backbone_path(backbone) if backbone else start
     unused = f"; the backbone {backbone} was not used" if wanted != start else ""
-    return start, f"base model: {start}, from {said_by}{unused}"
+    return start, f"base model: {start}, from {source}{unused}"
 
 
 def _starts(files: Files, backbone: str | None) -> Iterator[tuple[str, str]]:
-    """Base models, the surest first. A local model that was built before is surer than one that is built anew."""
+    """Yield base models, each with its source, the surest first; a local model is surer than one that is built anew."""
     recorded = (files.adapter or {}).get("base_model_name_or_path") or ""
     if recorded and Path(recorded).is_dir():
         yield recorded, ADAPTER
@@ -176,7 +179,7 @@ def _starts(files: Files, backbone: str | None) -> Iterator[tuple[str, str]]:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """``None`` if there is no such file. Raises RequestError if it is damaged."""
+    """Return the mapping in a JSON file, ``None`` if there is no such file. Raises RequestError if it is damaged."""
     if not file.is_file():
         return None
     try:

@@ -1,7 +1,7 @@
-"""A checkpoint as the probe needs it: its policy in float32, its tokenizer, and what a user should know of both.
+"""A checkpoint is loaded as the probe needs it: the policy in float32, the tokenizer, and notes for the user on both.
 
-Checkpoints of this package, of the Hugging Face Trainer and TRL, of plain torch and PEFT, and of DeepSpeed. The files
-of DeepSpeed are converted with its own tools, which unpickle: read those only from people whom you trust.
+It may be of this package, of the Hugging Face Trainer and TRL, of plain torch and PEFT, or of DeepSpeed. The files of
+DeepSpeed are converted with its own tools, which unpickle: read those only from people whom you trust.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ WEIGHTS = "adapter_model.safetensors"
 
 @attrs.frozen(eq=False)
 class Loaded:
-    """A policy that is ready to be probed, and where it came from."""
+    """A loaded checkpoint has a policy that is ready to be probed, and says where it came from."""
 
     directory: Path
     model_path: Path
     optimizer_path: Path
-    """``optimizer.pt``, or the folder with DeepSpeed's shards: what :func:`.adam_state.read_adam_state` takes."""
+    """File ``optimizer.pt``, or the folder with DeepSpeed's shards, for :func:`.adam_state.read_adam_state`."""
     policy: Policy
-    """In float32 (but for a quantised base) and evaluation mode; only what trains requires a gradient."""
+    """Policy in float32 (but for a quantised base) and evaluation mode; only what trains requires a gradient."""
     tokenizer: Any
     adapter: bool
     start: str
-    """The directory or hub name of the full model, or of the adapter's base."""
+    """Directory or hub name of the full model, or of the adapter's base."""
     weights_digest: str
     notes: tuple[str, ...]
-    """What a user should know of the loading."""
+    """Facts of the loading that a user should know."""
 
 
 def load_checkpoint(
@@ -58,13 +58,13 @@ def load_checkpoint(
     use_qlora: bool = False,
     device: torch.device | str = "cpu",
 ) -> Loaded:
-    """The policy of the checkpoint at ``path`` (see :func:`find_checkpoint`), ready to be probed.
+    """Load the policy of the checkpoint at ``path`` (see :func:`find_checkpoint`), ready to be probed.
 
     Args:
         backbone: the base model of an adapter, where the checkpoint does not say it: a short name of
             :mod:`..legacy_keys`, a hub name or a directory.
         optimizer_path: where the optimizer state is, if not with the checkpoint.
-        temperature: of the policy's distribution.
+        temperature: temperature of the policy's distribution.
         use_qlora: load an adapter's base in 4 bits (nf4, double quantisation, bfloat16 compute); needs a GPU.
 
     Raises:
@@ -74,16 +74,7 @@ def load_checkpoint(
 
     files = find_checkpoint(path, optimizer_path)
     settings = files.adapter
-    if settings is not None and settings.get("peft_type") != "LORA":
-        raise RequestError(
-            f"the adapter is {settings.get('peft_type')}, not LoRA",
-            str(files.model_path / ADAPTER),
-            "probe a LoRA adapter or a full model",
-        )
-    if settings is not None and not (files.model_path / WEIGHTS).is_file():
-        raise RequestError(f"the adapter has no {WEIGHTS}", str(files.model_path), "save it with save_pretrained")
-    if use_qlora and settings is None:
-        raise RequestError("a full model has no adapter to train over a 4-bit base", "use_qlora", "leave it out")
+    _check_kind(files, use_qlora)
     start, note = start_model(files, backbone)
     model = Model(path=start, dtype="float32", lora=None if settings is None else Lora())
     options = _four_bits(device) if use_qlora else {}
@@ -91,6 +82,7 @@ def load_checkpoint(
         policy = load_policy(model, start, temperature, None if settings is None else files.model_path, **options)
     if settings is not None:
         _check_adapter(policy, files.model_path)
+    # a quantised base can neither be cast nor moved
     quantised = getattr(policy.language_model.config, "quantization_config", None) is not None
     notes = [note, _restore_weights(policy, files, start), _quantisation(files, quantised)]
     if not quantised:
@@ -110,8 +102,25 @@ def load_checkpoint(
     )
 
 
+def _check_kind(files: Files, use_qlora: bool) -> None:
+    """Raise RequestError if the checkpoint is neither a LoRA adapter with its weights nor a full model."""
+    settings = files.adapter
+    if settings is None:
+        if use_qlora:
+            raise RequestError("a full model has no adapter to train over a 4-bit base", "use_qlora", "leave it out")
+        return
+    if settings.get("peft_type") != "LORA":
+        raise RequestError(
+            f"the adapter is {settings.get('peft_type')}, not LoRA",
+            str(files.model_path / ADAPTER),
+            "probe a LoRA adapter or a full model",
+        )
+    if not (files.model_path / WEIGHTS).is_file():
+        raise RequestError(f"the adapter has no {WEIGHTS}", str(files.model_path), "save it with save_pretrained")
+
+
 def digest(policy: nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and bytes of all parameters and buffers."""
+    """Return the SHA-256 of the names, types, shapes and bytes of all parameters and buffers."""
     total = hashlib.sha256()
     for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -121,7 +130,7 @@ def digest(policy: nn.Module) -> str:
 
 @contextmanager
 def _damaged(model_path: Path) -> Iterator[None]:
-    """What loading weights raises where they are damaged, or of another shape, becomes one error that says so."""
+    """Turn what is raised by weights that are damaged, or of another shape, into one error that says so."""
     from safetensors import SafetensorError
 
     try:
@@ -136,7 +145,7 @@ def _damaged(model_path: Path) -> Iterator[None]:
 
 @contextmanager
 def _explained(*places: str | Path) -> Iterator[None]:
-    """A policy whose log-probs are not those of its own logits is refused with the cause, if the weights show it."""
+    """Name the cause, if the weights show it, where a policy is refused because its log-probs are not of its logits."""
     try:
         yield
     except RequestError as error:
@@ -144,15 +153,15 @@ def _explained(*places: str | Path) -> Iterator[None]:
 
 
 def _check_adapter(policy: Policy, model_path: Path) -> None:
-    """Peft only warns of weights that are not there, and leaves them as they were made."""
+    """Raise RequestError if weights are missing: peft only warns of them, and leaves them as they were made."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     with safe_open(model_path / WEIGHTS, "pt") as saved:
-        there = set(saved.keys())
+        stored = set(saved.keys())
     wanted = set(get_peft_model_state_dict(policy.model, save_embedding_layers=False))
-    # embeddings may be there as well, frozen and in full
-    if different := (wanted - there) | {name for name in there - wanted if "lora_" in name}:
+    # embeddings may be stored as well, frozen and in full
+    if different := (wanted - stored) | {name for name in stored - wanted if "lora_" in name}:
         raise RequestError(
             f"the adapter's weights and its settings disagree on {len(different)} tensors, e.g. {min(different)}",
             str(model_path),
@@ -162,7 +171,7 @@ def _check_adapter(policy: Policy, model_path: Path) -> None:
 
 @torch.no_grad()
 def _restore_weights(policy: Policy, files: Files, start: str) -> str:
-    """Put the float32 copies that the optimizer kept into what trains; returns a note on the weights' precision."""
+    """Put the float32 copies that the optimizer kept into what trains; return a note on the weights' precision."""
     from transformers import AutoConfig
 
     parameters = {canonical(name): p for name, p in policy.named_parameters() if p.requires_grad}
@@ -221,11 +230,12 @@ def _four_bits(device: torch.device | str) -> dict[str, Any]:
 
 
 def _quantisation(files: Files, here: bool) -> str:
-    """A note if the base was quantised in training and is not here, or the other way round."""
+    """Return a note if the base was quantised in training and is not here, or the other way round."""
     if files.adapter is None:
         return ""
-    said = [read_json(files.directory / "training_info.json") or {}, files.adapter]
-    values = [value for record in said for value in _values(record, ("use_qlora", "load_in_4bit", "quantization"))]
+    keys = ("use_qlora", "load_in_4bit", "quantization")
+    information = read_json(files.directory / "training_info.json") or {}
+    values = [*_values(information, keys), *_values(files.adapter, keys)]
     trained = any(values) if values else None
     if trained and not here:
         return "the base model was quantised in training and is not here: this is another policy; see use_qlora"
@@ -235,7 +245,7 @@ def _quantisation(files: Files, here: bool) -> str:
 
 
 def _values(record: Any, keys: tuple[str, ...]) -> Iterator[Any]:
-    """The values under ``keys``, at any depth."""
+    """Yield the values under ``keys``, at any depth."""
     for key, value in record.items() if isinstance(record, dict) else ():
         if key in keys:
             yield value
@@ -253,7 +263,8 @@ def _without_dropout(policy: Policy) -> Policy:
 def _tokenizer(files: Files, start: str) -> Any:
     from ...training.networks.models import load_tokenizer
 
-    places = (files.model_path, files.directory)
-    has_one = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-    own = next((place for place in places if any((place / name).is_file() for name in has_one)), None)
-    return load_tokenizer(own or start, chat=False)
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    for place in (files.model_path, files.directory):
+        if any((place / name).is_file() for name in names):
+            return load_tokenizer(place, chat=False)
+    return load_tokenizer(start, chat=False)

@@ -1,11 +1,13 @@
-"""Which saved slot of an optimizer belongs to which parameter: by name where names were saved, else by the order in
-which trainers list parameters. A layout counts only if every shape fits, and only if no other one fits as well.
+"""Each saved slot of an optimizer is assigned to a parameter by name, or else by the order in which trainers list them.
+
+A layout counts only if every shape fits, and only if no other one fits as well.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,25 +29,25 @@ DECAYED: dict[str, Rule] = {
     "two groups, vectors in the second": lambda name, module: module.get_parameter(name).ndim > 1,
     "two groups, an adapter's B in the second": lambda name, _: ".lora_B." not in name,
 }
-"""Who is in the first of two parameter groups."""
+"""Rules that say which parameters are in the first of two parameter groups, by what the layout is called."""
 MANY = 4
-"""Parameter groups up to which every order of them is tried: where another one fits as well, order says nothing."""
+"""Number of parameter groups up to which every order is tried: where another one fits as well, order says nothing."""
 
 
 @attrs.frozen(eq=False)
 class Slot:
-    """One tensor of the saved optimizer."""
+    """A slot is one tensor of the saved optimizer."""
 
     key: int | str
     group: int
     state: dict[str, Any]
-    """``step``, ``exp_avg`` and so on; empty for a tensor that never had a gradient."""
+    """State by name, ``step``, ``exp_avg`` and so on; empty for a tensor that never had a gradient."""
     name: str | None
-    """As it was saved; ``None`` where no name was saved."""
+    """Name as it was saved; ``None`` where no name was saved."""
 
 
 def canonical(name: str) -> str:
-    """A parameter's name without what wrappers, adapters and our own policy put around it."""
+    """Return a parameter's name without what wrappers, adapters and our policy put around it."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     while parts and parts[0] in ("base_model", "model"):
         parts.pop(0)
@@ -53,42 +55,44 @@ def canonical(name: str) -> str:
 
 
 def assign(slots: Sequence[Slot], module: nn.Module, where: str) -> tuple[dict[str, Slot], str]:
-    """The slot of every parameter of ``module`` that trains, and how it was found.
+    """Return the slot of every parameter of ``module`` that trains, and the layout that was found.
 
     Raises:
         RequestError: no layout fits, or several do that differ.
     """
     parameters = dict(module.named_parameters())
     fitting: dict[tuple[str | None, ...], str] = {}
-    found: list[str] = []
-    for how, names in _layouts(slots, module, parameters, where):
+    problems: list[str] = []
+    for layout, names in _layouts(slots, module, parameters, where):
         if names in fitting:
             continue
         if problem := next(_problems(slots, names, parameters), None):
-            found.append(f"{how}: {problem}")
+            problems.append(f"{layout}: {problem}")
         else:
-            fitting[names] = how
+            fitting[names] = layout
     if not fitting:
-        reasons = "\n  ".join(found) or _counts(slots, parameters)
+        reasons = "\n  ".join(problems) or _counts(slots, parameters)
         raise RequestError(
             f"the optimizer state does not fit the model\n  {reasons}",
             where,
             "give the model that this optimizer trained, or the names of its tensors in optimizer_param_names.json",
         )
+    # two layouts that fit would give different updates: to choose one would be a guess
     if len(fitting) > 1:
         raise RequestError(
             f"the optimizer state fits the model in more than one way ({'; '.join(fitting.values())})",
             where,
             "put the names of its tensors, in order, into optimizer_param_names.json beside it",
         )
-    (names, how), *_ = fitting.items()
-    return {name: slot for name, slot in zip(names, slots, strict=True) if name and parameters[name].requires_grad}, how
+    names, layout = next(iter(fitting.items()))
+    pairs = zip(names, slots, strict=True)
+    return {name: slot for name, slot in pairs if name and parameters[name].requires_grad}, layout
 
 
 def _layouts(
     slots: Sequence[Slot], module: nn.Module, parameters: dict[str, nn.Parameter], where: str
 ) -> Iterator[tuple[str, tuple[str | None, ...]]]:
-    """Every way to name the slots, as (description, names); ``None`` names no parameter of the model."""
+    """Yield every way to name the slots, as (description, names); ``None`` names no parameter of the model."""
     by_canonical = {canonical(name): name for name in parameters}
     if len(by_canonical) != len(parameters):
         raise RequestError(
@@ -101,7 +105,9 @@ def _layouts(
     if all(slot.name for slot in slots) or set(trainable) <= set(named):
         yield "by name", tuple(named)
         return
-    sizes = [sum(slot.group == group for slot in slots) for group in sorted({slot.group for slot in slots})]
+    counts = Counter(slot.group for slot in slots)
+    sizes = [counts[group] for group in sorted(counts)]
+    # older trainers list frozen parameters too
     for scope, names in (("all parameters", list(parameters)), ("the parameters that train", trainable)):
         if len(names) != len(slots):
             continue
@@ -114,11 +120,12 @@ def _layouts(
 
 
 def _regrouped(scope: str, names: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The parameters in order, cut into groups that are then listed in another order, as with a rate for each layer."""
+    """Yield the parameters cut into groups that are then listed in another order, as with a rate for each layer."""
     for order in itertools.permutations(range(len(sizes))) if 1 < len(sizes) <= MANY else ():
-        lengths, left = dict(zip(order, sizes, strict=True)), iter(names)
-        parts = [list(itertools.islice(left, lengths[part])) for part in range(len(sizes))]
-        yield f"{scope} in groups of another order", tuple(name for part in order for name in parts[part])
+        lengths, rest = dict(zip(order, sizes, strict=True)), iter(names)
+        parts = [list(itertools.islice(rest, lengths[part])) for part in range(len(sizes))]
+        reordered = itertools.chain.from_iterable(parts[part] for part in order)
+        yield f"{scope} in groups of another order", tuple(reordered)
 
 
 def _owner(module: nn.Module, name: str) -> nn.Module:
@@ -126,6 +133,7 @@ def _owner(module: nn.Module, name: str) -> nn.Module:
 
 
 def _problems(slots: Sequence[Slot], names: Sequence[str | None], parameters: dict[str, nn.Parameter]) -> Iterator[str]:
+    """Yield why the slots cannot have these names."""
     for slot, name in zip(slots, names, strict=True):
         if slot.name and name and canonical(slot.name) != canonical(name):
             yield f"the tensor saved as {slot.name} would be {name}"

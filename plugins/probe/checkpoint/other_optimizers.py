@@ -1,4 +1,4 @@
-"""The names of optimizers whose state is not AdamW's, from what only they save."""
+"""Optimizers whose state is not AdamW's are recognised by keys that only they save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BY_STATE = {
     "hessian": "Sophia",
     "z": "schedule-free AdamW",
 }
-"""A key of a parameter's state -> the optimizer that has it, the more telling ones first."""
+"""Names of optimizers by a key of a parameter's state that they have, the surest first."""
 BY_GROUP = {
     "scale_parameter": "Adafactor",
     "momentum_decay": "NAdam",
@@ -33,17 +33,19 @@ BY_GROUP = {
     "warmup_steps": "schedule-free AdamW",
     "proj_type": "GaLore",
 }
-"""A key of a parameter group -> the optimizer that has it."""
+"""Names of optimizers by a key of a parameter group that they have."""
 
 
 def other_optimizer(saved: Mapping[str, Any]) -> str | None:
-    """What wrote the state, if it was another optimizer than AdamW and can be told from it."""
+    """Return the optimizer that wrote the state, if it is not AdamW and can be told from it."""
     for state in saved["state"].values():
-        if isinstance(state, dict) and (found := next((name for key, name in BY_STATE.items() if key in state), None)):
-            return found
+        for key, name in BY_STATE.items():
+            if isinstance(state, dict) and key in state:
+                return name
     for group in saved["param_groups"]:
-        if found := next((BY_GROUP[key] for key in group if key in BY_GROUP), None):
-            return found
+        for key in group:
+            if key in BY_GROUP:
+                return BY_GROUP[key]
         # torch's RAdam keeps the moments of Adam, and has neither of these
         if "decoupled_weight_decay" in group and "foreach" in group and not group.keys() & {"amsgrad", "fused"}:
             return "RAdam"

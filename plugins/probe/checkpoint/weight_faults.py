@@ -1,4 +1,4 @@
-"""Why the weights of a checkpoint make a policy that cannot be scored."""
+"""Faults of a checkpoint's weights explain why its policy cannot be scored."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from ....core.errors import RequestError
 
 HEADS = ("lm_head", "embed_out", "output_layer")
-"""What architectures call their output embedding."""
+"""Names that architectures give to their output embedding."""
 
 
 def cause(places: Iterable[str | Path]) -> RequestError | None:
-    """What is wrong with the weights in these directories, as far as one can see it; ``None``: nothing."""
+    """Return what is wrong with the weights in these directories, as far as they show it, or ``None``."""
     from safetensors import SafetensorError, safe_open
 
     for place in places:
@@ -24,7 +24,8 @@ def cause(places: Iterable[str | Path]) -> RequestError | None:
                     wrong += [name for name in names if not bool(saved.get_tensor(name).isfinite().all())]
             except SafetensorError:
                 return None  # what is damaged has said so itself
-            heads += [name for name in names if "lora_" in name and any(f".{head}." in name for head in HEADS)]
+            adapted = [name for name in names if "lora_" in name]
+            heads += [name for name in adapted if any(f".{head}." in name for head in HEADS)]
         if wrong:
             return not_finite(wrong, place)
         if heads:
@@ -37,7 +38,7 @@ def cause(places: Iterable[str | Path]) -> RequestError | None:
 
 
 def not_finite(names: Sequence[str], place: str | Path) -> RequestError:
-    """The refusal of weights that are NaN or infinite."""
+    """Return the error that refuses weights that are NaN or infinite."""
     count = f"{len(names)} tensors, e.g. {names[0]}" if len(names) > 1 else names[0]
     return RequestError(
         f"the weights hold values that are no finite numbers: {count}",

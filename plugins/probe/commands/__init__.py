@@ -1,1 +1,1 @@
-"""The command ``probe``."""
+"""The command ``probe`` has its subcommands here."""

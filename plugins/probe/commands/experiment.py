@@ -1,4 +1,4 @@
-"""``uncollapse probe single | batch-scaling | sanity-check | debug``."""
+"""The commands ``single``, ``batch-scaling``, ``sanity-check`` and ``debug`` run the experiments of the probe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNUSED = {
     "sanity-check": ("be_values", "save_gradients"),
     "debug": ("be", "runs"),
 }
-"""Experiment -> flags that it accepts, as all do, and has no use for."""
+"""Flags that an experiment accepts, as all do, and has no use for, by its name."""
 
 
 def _sizes(context: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
@@ -58,8 +58,8 @@ OPTIONS = (
 
 
 def _experiment(name: str, text: str) -> click.Command:
-    def run(context: click.Context, **given: Any) -> None:
-        context.exit(_run(name, **given))
+    def run(context: click.Context, **options: Any) -> None:
+        context.exit(_run(name, **options))
 
     command: Callable[..., Any] = click.pass_context(run)
     for option in reversed(OPTIONS):
@@ -93,23 +93,26 @@ def _run(
     results: Path,
     ranks: int,
     as_json: bool,
-    **given: Any,
+    **options: Any,
 ) -> int:
+    """Run an experiment and print its summary; return the exit code."""
     from ..experiments.config import read_experiment
 
     for flag in UNUSED[name]:
-        if given[flag]:
+        if options[flag]:
             click.echo(f"notice: --{flag.replace('_', '-')} does nothing with {name}", err=True)
-            given[flag] = None
-    verbosity = Verbosity.of(given["verbose"], given["minimal"], given["quiet"])
+            options[flag] = None
+    verbosity = Verbosity.of(options["verbose"], options["minimal"], options["quiet"])
     flags = {
-        "batch_config.B_E": given["be"],
-        "batch_config.B_E_values": given["be_values"],
-        "batch_config.B_U": given["bu"],
-        "batch_config.runs_per_batch": given["runs"],
+        "batch_config.B_E": options["be"],
+        "batch_config.B_E_values": options["be_values"],
+        "batch_config.B_U": options["bu"],
+        "batch_config.runs_per_batch": options["runs"],
         "output.log_level": verbosity.level,
     }
-    read = read_experiment(name, config, over(given["checkpoint"], given["overrides"], flags), truth_only=no_delta_h1)
+    changes = over(options["checkpoint"], options["overrides"], flags)
+    # the configuration is read before ranks start, so that its problems are told once
+    read = read_experiment(name, config, changes, truth_only=no_delta_h1)
     start_ranks(ranks)
     from ..experiments.experiments import EXPERIMENTS
 
@@ -117,7 +120,7 @@ def _run(
         read=read,
         results=results,
         label=label,
-        save_gradients=bool(given["save_gradients"]),
+        save_gradients=bool(options["save_gradients"]),
         on_run=lambda record: print_run(record, verbosity),
     )
     with console(verbosity):

@@ -1,4 +1,4 @@
-"""``uncollapse probe influence``."""
+"""The command ``uncollapse probe influence`` prints and writes the share of every sequence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ....core.console.options import FilePath, json_option, plugin_option, print
 from .options import checkpoint_options, over, ranks_option, set_option, start_ranks
 
 SHOWN = 10
-"""Sequences and prompts in the tables; the files hold all of them."""
+"""Number of sequences and prompts in the tables; the files hold all of them."""
 CHECKPOINT, CONFIG = checkpoint_options("By default what the run that wrote the checkpoint says.")
 
 
@@ -63,7 +63,7 @@ def command(
     ranks: int,
     as_json: bool,
 ) -> None:
-    """Which sequences of the update drive the entropy change?
+    """Say which sequences of the update drive the entropy change.
 
     Every sequence gets its share of the predicted change of the next update: all of them from one pass back over E and
     one forward-mode pass over U, and a few are checked by importance sampling.
@@ -73,67 +73,81 @@ def command(
 
     check_label(label)
     changes = over(checkpoint, overrides, {"batch_config.B_E": be, "batch_config.B_U": bu})
+    # the configuration is read before ranks start, so that its problems are told once
     read = read_config(config or {}, changes)
     start_ranks(ranks)
-    from ...training.processes.ranks import start_ranks as joined
+    from ...training.processes.ranks import start_ranks as join_ranks
     from ..influence.run import DATA, PICTURE, TABLE, influence, write
     from ..session import Session
 
-    place = joined()
+    place = join_ranks()
     for line in read.ignored if place.first else ():
         click.echo(f"ignored: {line}", err=True)
     session = Session(read.config, ranks=place)
-    found = influence(session, read.config.sizes[0], blocks=blocks, checked=checked)
+    result = influence(session, read.config.sizes[0], blocks=blocks, checked=checked)
     if not place.first:
         return
-    directory = write(found, session, results, label)
+    directory = write(result, session, results, label)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
-    _print(found)
+    _print_totals(result)
+    _print_sequences(result)
+    _print_groups(result)
+    if result["check"]:
+        _print_checks(result)
     click.echo(f"\n{directory}: {DATA}, {TABLE}, {PICTURE}")
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print_totals(result: dict[str, Any]) -> None:
+    """Print what was probed, the predicted change, and its parts."""
     from ..next_step import step_lines
     from ..report.readable import short, with_error
 
-    prediction, carried, unit = found["prediction"], found["carried"], found["measured_in"]
+    prediction, carried = result["prediction"], result["carried"]
     click.echo(
-        f"{found['B_U']} x {found['G']} sequences of U, {found['B_E']} prompts of E, "
-        f"learning rate {short(found['learning_rate'])}, {found['direction']}; shares in {unit}"
+        f"{result['B_U']} x {result['G']} sequences of U, {result['B_E']} prompts of E, "
+        f"learning rate {short(result['learning_rate'])}, {result['direction']}; shares in {result['measured_in']}"
     )
-    for line in step_lines(found["step"]):
+    for line in step_lines(result["step"]):
         click.echo(f"step  {line}")
     click.echo(f"predicted change  {with_error(prediction['deltaH1'], prediction['se'])}")
-    sequences = found["total"] - carried["share"]
+    sequences = result["total"] - carried["share"]
     click.echo(f"of the sequences  {short(sequences)}")
     click.echo(f"of momentum and weight decay  {with_error(carried['share'], carried['se'])}")
-    if found["total_is_noise"]:
-        why = "is within two standard errors of 0" if isfinite(found["total_se"]) else "has no standard error"
+    if result["total_is_noise"]:
+        why = "is within two standard errors of 0" if isfinite(result["total_se"]) else "has no standard error"
         click.echo(f"the change {why}: there are no percentages of it; take a larger B_E")
-    records = sorted(found["sequences"], key=lambda record: -abs(record["share"]))
+
+
+def _print_sequences(result: dict[str, Any]) -> None:
+    """Print the sequences with the largest shares."""
+    from ..report.readable import short, with_error
+
+    records = sorted(result["sequences"], key=lambda record: -abs(record["share"]))
     click.echo(f"\nlargest shares, {min(SHOWN, len(records))} of {len(records)} sequences")
-    print_columns(
-        [
-            ("prompt", "member", "reward", "advantage", "tokens", "surprisal", "share", "of the change"),
-            *(
-                (
-                    str(record["prompt"]),
-                    str(record["member"]),
-                    short(record["reward"]),
-                    short(record["advantage"]),
-                    str(record["tokens"]),
-                    short(record["surprisal_mean"]),
-                    with_error(record["share"], record["se"]),
-                    _percent(record["share_of_total"]),
-                )
-                for record in records[:SHOWN]
-            ),
-        ],
-        "  ",
-    )
-    for name, groups in found["groups"].items():
+    rows = [
+        (
+            str(record["prompt"]),
+            str(record["member"]),
+            short(record["reward"]),
+            short(record["advantage"]),
+            str(record["tokens"]),
+            short(record["surprisal_mean"]),
+            with_error(record["share"], record["se"]),
+            _percent(record["share_of_total"]),
+        )
+        for record in records[:SHOWN]
+    ]
+    columns = ("prompt", "member", "reward", "advantage", "tokens", "surprisal", "share", "of the change")
+    print_columns([columns, *rows], "  ")
+
+
+def _print_groups(result: dict[str, Any]) -> None:
+    """Print the sums over prompts and over like sequences, and the rank correlations."""
+    from ..report.readable import short, with_error
+
+    for name, groups in result["groups"].items():
         click.echo(f"\nby {name.replace('_', ' ')}")
         rows = [
             (
@@ -148,28 +162,33 @@ def _print(found: dict[str, Any]) -> None:
     click.echo("\nSpearman's rank correlation")
     ranked = [
         (name.replace("_", " "), short(both["share"], ".2f"), short(both["size"], ".2f"))
-        for name, both in found["correlations"].items()
+        for name, both in result["correlations"].items()
     ]
     print_columns([("", "with the share", "with its size"), *ranked], "  ")
-    if found["check"]:
-        click.echo(
-            "\nchecked by importance sampling on the same sample of E (what differs is curvature, and 1 part in B_E)"
+
+
+def _print_checks(result: dict[str, Any]) -> None:
+    """Print the whole update and some sequences with what importance sampling has measured of them."""
+    from ..report.readable import short
+
+    click.echo(
+        "\nchecked by importance sampling on the same sample of E (what differs is curvature, and 1 part in B_E)"
+    )
+    labels = {
+        record["sequence"]: f"prompt {record['prompt']}, member {record['member']}" for record in result["sequences"]
+    }
+    checked = [
+        (
+            "whole update" if item["sequence"] is None else labels[item["sequence"]],
+            short(item["predicted"]),
+            short(item["measured"]),
+            short(item["ratio"], ".3f"),
+            short(item["curvature"]),
+            _percent(item["ess_fraction"]),
         )
-        of_sequence = {
-            record["sequence"]: f"prompt {record['prompt']}, member {record['member']}" for record in records
-        }
-        checked = [
-            (
-                "whole update" if item["sequence"] is None else of_sequence[item["sequence"]],
-                short(item["predicted"]),
-                short(item["measured"]),
-                short(item["ratio"], ".3f"),
-                short(item["curvature"]),
-                _percent(item["ess_fraction"]),
-            )
-            for item in found["check"]
-        ]
-        print_columns([("", "predicted", "measured", "ratio", "second order", "ESS"), *checked], "  ")
+        for item in result["check"]
+    ]
+    print_columns([("", "predicted", "measured", "ratio", "second order", "ESS"), *checked], "  ")
 
 
 def _percent(share: float | None) -> str:

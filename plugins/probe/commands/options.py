@@ -1,4 +1,4 @@
-"""Options that the commands of ``probe`` share, and what they come to."""
+"""Options that the commands of ``probe`` share are made here, and put over a configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ranks_option = click.option(
 
 
 def checkpoint_options(config_help: str, required: bool = False) -> tuple[Option, Option]:
-    """``--checkpoint`` and ``--config``."""
+    """Return the options ``--checkpoint`` and ``--config``."""
     return (
         click.option(
             "--checkpoint",
@@ -31,7 +31,7 @@ def checkpoint_options(config_help: str, required: bool = False) -> tuple[Option
 
 
 def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of dotted keys to put over a configuration: those of ``--set``, and over them flags that are not ``None``.
+    """Return values of dotted keys to put over a configuration: of ``--set``, and over them of flags that were given.
 
     A checkpoint brings its own optimizer state, unless a setting names one.
 
@@ -43,21 +43,22 @@ def over(checkpoint: Path | None, settings: tuple[str, ...], flags: Mapping[str,
     from ....core.registry import registry
     from ..read_config import ConfigError
 
-    found: dict[str, Any] = {}
-    given = {key: value for key, value in flags.items() if value is not None}
+    by_setting: dict[str, Any] = {}
+    by_flag = {key: value for key, value in flags.items() if value is not None}
     if checkpoint is not None:
-        found["checkpoint.optimizer_path"] = ""
-        given["checkpoint.checkpoint_path"] = str(checkpoint)
+        by_setting["checkpoint.optimizer_path"] = ""
+        by_flag["checkpoint.checkpoint_path"] = str(checkpoint)
     for setting in settings:
         try:
             key, value = read_override(setting, registry())
         except Invalid as error:
             raise ConfigError(error.problems) from error
-        found[key] = value
-    for key, value in given.items():
-        if found.get(key, value) != value:
-            click.echo(f"notice: --set {key}={found[key]} gives way to {value}, by a flag of its own", err=True)
-    return found | given
+        by_setting[key] = value
+    # a flag is the more deliberate of the two, and what it overrides is said
+    for key, value in by_flag.items():
+        if by_setting.get(key, value) != value:
+            click.echo(f"notice: --set {key}={by_setting[key]} gives way to {value}, by a flag of its own", err=True)
+    return by_setting | by_flag
 
 
 def start_ranks(ranks: int) -> None:

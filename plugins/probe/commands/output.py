@@ -1,4 +1,4 @@
-"""What the commands of ``probe`` print: messages and the runs on standard error, the summary on standard output."""
+"""The commands of ``probe`` print messages and runs on standard error, and the summary on standard output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_PAGE = {"estimand", "mean weight", "clipped", "over the smallest", "if it wer
 
 
 class Verbosity(Enum):
-    """How much is printed while an experiment runs."""
+    """The verbosity says how much is printed while an experiment runs."""
 
     VERBOSE = "verbose"
     NORMAL = "normal"
@@ -31,25 +31,25 @@ class Verbosity(Enum):
 
     @classmethod
     def of(cls, verbose: bool, minimal: bool, quiet: bool) -> Verbosity:
-        """Of several flags the first counts."""
+        """Return the verbosity that the flags ask for; of several flags the first counts."""
         flags = {cls.VERBOSE: verbose, cls.MINIMAL: minimal, cls.QUIET: quiet}
-        return next((each for each, given in flags.items() if given), cls.NORMAL)
+        return next((verbosity for verbosity, is_set in flags.items() if is_set), cls.NORMAL)
 
     @property
     def level(self) -> str | None:
-        """Of messages; ``None``: what the configuration says."""
+        """Lowest level of messages; ``None`` leaves it to the configuration."""
         return {Verbosity.VERBOSE: "DEBUG", Verbosity.MINIMAL: "INFO"}.get(self)
 
 
 def console(verbosity: Verbosity) -> AbstractContextManager[None]:
-    """Messages of the probe go to standard error, if the user wants messages and this is the first process."""
+    """Send messages of the probe to standard error, if the user wants messages and this is the first process."""
     if verbosity in (Verbosity.MINIMAL, Verbosity.QUIET) or os.environ.get("RANK", "0") != "0":
         return nullcontext()
     return heard(None, "%(levelname)s %(message)s")
 
 
 def print_run(record: Mapping[str, Any], verbosity: Verbosity) -> None:
-    """One line for a run that has ended, unless only the summary is wanted."""
+    """Print one line for a run that has ended, unless only the summary is wanted."""
     if verbosity is not Verbosity.QUIET:
         click.echo(
             ", ".join(f"{key} {cell}".removeprefix("run ") for key, cell in _row(record).items() if cell), err=True
@@ -57,11 +57,12 @@ def print_run(record: Mapping[str, Any], verbosity: Verbosity) -> None:
 
 
 def print_outcome(name: str, outcome: Outcome, as_json: bool) -> None:
-    """The summary of an experiment."""
+    """Print the summary of an experiment."""
     summary = outcome.summary
     if as_json:
         print_json(summary)
         return
+    # an experiment of one run has its result alone, ``None`` if it was interrupted before
     records = summary["all_results"] if "all_results" in summary else [summary["result"]]
     rows = [_row(record) for record in records if record is not None]
     if name == "single" and rows and records[0]["success"]:
@@ -87,49 +88,59 @@ def print_outcome(name: str, outcome: Outcome, as_json: bool) -> None:
 
 
 def _print_step(records: list[Mapping[str, Any]]) -> None:
-    """The step that all runs of an experiment predict."""
+    """Print the step that all runs of an experiment predict."""
     from ..next_step import step_lines
 
-    done = next((record["full_results"] for record in records if record["success"]), None)
-    if done is not None:
+    result = next((record["full_results"] for record in records if record["success"]), None)
+    if result is not None:
         click.echo()
-        print_columns(_named("step", step_lines(done["step"])))
+        print_columns(_named("step", step_lines(result["step"])))
 
 
-def print_result(found: Mapping[str, Any]) -> None:
-    """One probe."""
-    from ..experiments.criteria import traffic_light
+def print_result(result: Mapping[str, Any]) -> None:
+    """Print the results of one probe."""
     from ..next_step import step_lines
+    from ..report.readable import short
+
+    seconds = short(result["timing"]["total_time"], ".1f")
+    rows = [
+        *_changes(result),
+        ("estimand", f"change of the policy's entropy, {result['entropy_unit']}, to {_order(result)}"),
+        *_named("step", step_lines(result["step"])),
+        ("batches", f"B_E {result['B_E']}, B_U {result['B_U']}, G {result['G']}"),
+        ("time", f"{seconds} s, peak {_memory(result)} ({result['peak_memory_of']})"),
+        *(("note", note) for note in result["checkpoint"]["notes"]),
+        *(("warning", line) for line in result["warnings"]),
+        *(("ignored", line) for line in result["ignored"]),
+    ]
+    if result.get("log_file"):
+        rows.append(("log", result["log_file"]))
+    print_columns(rows)
+    if len(result["truth"]) > 1:
+        _print_truths(result["truth"])
+
+
+def _changes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return rows of the predicted and the measured change, and of how sure each is."""
+    from ..experiments.criteria import traffic_light
     from ..report.readable import short, with_error
 
-    unit, se = found["measured_in"], _error(found)
+    unit, se = result["measured_in"], _error(result)
     rows = []
-    if found["deltaH1"] is not None:
-        light = traffic_light(se, found["deltaH1"])
-        rows.append(("predicted", f"deltaH1 = {with_error(found['deltaH1'], se)} {unit}"))
-        rows.append(("", f"|SE/deltaH1| = {short(found['se_over_deltaH1'])} ({light or 'no standard error'})"))
-    if found.get("deltaH_true") is not None:
-        rows.append(("measured", f"deltaH_true = {with_error(found['deltaH_true'], found['deltaH_true_se'])} {unit}"))
-        weights = found["diagnostics"]
+    if result["deltaH1"] is not None:
+        light = traffic_light(se, result["deltaH1"])
+        rows.append(("predicted", f"deltaH1 = {with_error(result['deltaH1'], se)} {unit}"))
+        rows.append(("", f"|SE/deltaH1| = {short(result['se_over_deltaH1'])} ({light or 'no standard error'})"))
+    if result.get("deltaH_true") is not None:
+        true = with_error(result["deltaH_true"], result["deltaH_true_se"])
+        rows.append(("measured", f"deltaH_true = {true} {unit}"))
+        weights = result["diagnostics"]
         rows.append(("", f"ESS {short(weights['ESS'], '.1f')} of {weights['N_total']} sequences{_low(weights)}"))
-    rows += [
-        ("estimand", f"change of the policy's entropy, {found['entropy_unit']}, to {_order(found)}"),
-        *_named("step", step_lines(found["step"])),
-        ("batches", f"B_E {found['B_E']}, B_U {found['B_U']}, G {found['G']}"),
-        ("time", f"{short(found['timing']['total_time'], '.1f')} s, peak {_memory(found)} ({found['peak_memory_of']})"),
-        *(("note", note) for note in found["checkpoint"]["notes"]),
-        *(("warning", line) for line in found["warnings"]),
-        *(("ignored", line) for line in found["ignored"]),
-    ]
-    if found.get("log_file"):
-        rows.append(("log", found["log_file"]))
-    print_columns(rows)
-    if len(found["truth"]) > 1:
-        _print_truths(found["truth"])
+    return rows
 
 
 def _print_truths(points: list[Mapping[str, Any]]) -> None:
-    """The truth at every eta that was asked for."""
+    """Print the truth at every eta that was asked for."""
     from ..report import rows
 
     click.echo()
@@ -137,67 +148,70 @@ def _print_truths(points: list[Mapping[str, Any]]) -> None:
 
 
 def _print_rows(rows: Sequence[Mapping[str, str]]) -> None:
-    """A table, without the columns that are left to the page."""
+    """Print a table, without the columns that are left to the page."""
     columns = [column for column in rows[0] if column not in OF_PAGE]
-    print_columns([tuple(columns), *(tuple(row[column] for column in columns) for row in rows)])
+    lines = [tuple(columns)]
+    for row in rows:
+        lines.append(tuple(row[column] for column in columns))
+    print_columns(lines)
 
 
 def _print_estimators(record: Mapping[str, Any]) -> None:
-    """Every standard error of one run, and why there is none."""
+    """Print every standard error of one run, or why there is none."""
     from ..report import rows
     from ..report.readable import with_error
 
-    found = record["full_results"]
+    result = record["full_results"]
     click.echo(f"\n{Path(record['files']['config']).parent.name}, estimators")
-    _print_rows([rows.estimate(name, estimate) for name, estimate in found["variance"].items()])
-    forms = found["prediction"]["forms"] if found["prediction"] else {}
+    _print_rows([rows.estimate(name, estimate) for name, estimate in result["variance"].items()])
+    forms = result["prediction"]["forms"] if result["prediction"] else {}
     stated = (f"{name} {with_error(form['deltaH1'], form['se'])}" for name, form in forms.items())
     if forms:
         click.echo(f"forms of the prediction: {', '.join(stated)}")
-    for warning in found["warnings"]:
+    for warning in result["warnings"]:
         click.echo(f"warning: {warning}")
 
 
 def _named(name: str, lines: list[str]) -> list[tuple[str, str]]:
-    """Rows of which the first has the name."""
-    return [(name if not at else "", line) for at, line in enumerate(lines)]
+    """Return rows of which the first has the name."""
+    return [(name if number == 0 else "", line) for number, line in enumerate(lines)]
 
 
 def _low(weights: Mapping[str, Any]) -> str:
     return ", too low to trust" if weights["ESS_too_low"] else ""
 
 
-def _order(found: Mapping[str, Any]) -> str:
-    parts = ["first order"] if found["deltaH1"] is not None else []
-    parts += ["all orders by importance sampling"] if found.get("deltaH_true") is not None else []
+def _order(result: Mapping[str, Any]) -> str:
+    parts = ["first order"] if result["deltaH1"] is not None else []
+    parts += ["all orders by importance sampling"] if result.get("deltaH_true") is not None else []
     return " and to ".join(parts)
 
 
-def _error(found: Mapping[str, Any]) -> float | None:
-    """Of the prediction, over draws of E."""
-    return found.get("SE_conditional") or found.get("deltaH1_se")
+def _error(result: Mapping[str, Any]) -> float | None:
+    """Return the standard error of the prediction over draws of E."""
+    return result.get("SE_conditional") or result.get("deltaH1_se")
 
 
-def _memory(found: Mapping[str, Any]) -> str:
+def _memory(result: Mapping[str, Any]) -> str:
     from ..report.readable import short
 
-    return f"{short(found['peak_memory_bytes'] / 2**30, '.2f')} GiB"
+    return f"{short(result['peak_memory_bytes'] / 2**30, '.2f')} GiB"
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, str]:
-    """The cells of one run."""
+    """Return the cells of one run."""
     from ..report.readable import short, with_error
 
-    found = record.get("full_results") or {}
+    result = record.get("full_results") or {}
     name = Path(next(iter(record["files"].values()))).parent.name
     if not record["success"]:
         return dict.fromkeys(_COLUMNS, "") | {"run": name, "deltaH1": f"failed: {record['error'].splitlines()[0]}"}
     return {
         "run": name,
         "B_E": str(record["B_E"]),
-        "deltaH1": with_error(record["deltaH1"], _error(found)),
+        "deltaH1": with_error(record["deltaH1"], _error(result)),
         "|SE/deltaH1|": short(record["se_over_deltaH1"]),
-        "deltaH_true": with_error(record["deltaH_true"], found.get("deltaH_true_se")),
+        "deltaH_true": with_error(record["deltaH_true"], result.get("deltaH_true_se")),
         "seconds": short(record["runtime"], ".1f"),
         "peak memory": _memory(record),
     }

@@ -1,4 +1,4 @@
-"""``uncollapse probe``: predict the entropy change of a checkpoint's next update, measure it, say how sure that is."""
+"""The command ``uncollapse probe`` predicts and measures the entropy change of a checkpoint's next update."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMANDS = {
         "Tables and plots of an experiment directory as a page.",
     ),
 }
-"""Command -> where it is, and its line in ``--help``, which imports no command."""
+"""Places and lines in ``--help`` of the commands, by name; ``--help`` imports no command."""
 
 
 @click.group(

@@ -1,4 +1,4 @@
-"""``uncollapse probe run`` and ``uncollapse probe report``."""
+"""The command ``run`` of ``uncollapse probe`` makes one probe, and ``report`` the page of an experiment."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def command(
     changes = over(checkpoint, overrides, flags)
     read_for_checkpoint(config, changes)  # what is wrong is said once, before there are several processes
     start_ranks(ranks)
-    from ...training.processes.ranks import start_ranks as joined
+    from ...training.processes.ranks import start_ranks as join_ranks
     from .. import OfflineEntropyProbe
 
-    place = joined()
+    place = join_ranks()
     with console(Verbosity.NORMAL):
-        found = OfflineEntropyProbe.from_config_file(config, changes, place).run_mixed_probe()
+        result = OfflineEntropyProbe.from_config_file(config, changes, place).run_mixed_probe()
     if place.first:
-        print_json(found) if as_json else print_result(found)
+        print_json(result) if as_json else print_result(result)
 
 
 @click.command("report")

@@ -1,1 +1,1 @@
-"""The numbers: passes over sampled tokens, the step, the prediction and the truth."""
+"""The numbers are computed here: passes over sampled tokens, the step, the predicted and the measured change."""

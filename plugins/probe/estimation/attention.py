@@ -1,7 +1,8 @@
-"""Attention that has a forward-mode derivative: the fused kernels have none, and the plain form holds [T, T] matrices.
+"""Attention gets a forward-mode derivative here, in blocks of queries.
 
-While the mode is on, ``scaled_dot_product_attention`` is computed in blocks of queries from operations that do. A block
-holds its own scores only, and where attention is causal no key after it is looked at.
+The fused kernels of PyTorch have no such derivative, and the plain form holds whole [T, T] matrices. While the mode is
+on, ``scaled_dot_product_attention`` is computed in blocks from operations that have the derivative. A block holds its
+own scores only; where attention is causal, it reads no key after its last query.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 BLOCK = 64
-"""Queries whose scores exist at once."""
+"""Number of queries whose scores exist at once."""
 
 
 class DifferentiableAttention(TorchFunctionMode):
-    """Inside this context models that call ``scaled_dot_product_attention`` can be differentiated forwards."""
+    """Inside this context, models that call ``scaled_dot_product_attention`` can be differentiated in forward mode."""
 
     def __torch_function__(
         self,
@@ -29,8 +30,8 @@ class DifferentiableAttention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        called = in_blocks if func is scaled_dot_product_attention else func
-        return called(*args, **(kwargs or {}))
+        function = in_blocks if func is scaled_dot_product_attention else func
+        return function(*args, **(kwargs or {}))
 
 
 def in_blocks(
@@ -44,10 +45,15 @@ def in_blocks(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """As ``scaled_dot_product_attention`` in evaluation: nothing is dropped. Every query must see at least one key."""
+    """Return what ``scaled_dot_product_attention`` returns in evaluation: nothing is dropped.
+
+    Every query must see at least one key.
+    """
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
-        key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
+        key = key.repeat_interleave(repeats, -3)
+        value = value.repeat_interleave(repeats, -3)
+    # the scale goes into the queries, which are smaller than the scores
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     results = []
     for start in range(0, query.shape[-2], BLOCK):
@@ -60,6 +66,7 @@ def in_blocks(
             hidden = torch.ones(rows.shape[-2], seen, dtype=torch.bool, device=key.device).triu(start + 1)
         elif attn_mask is not None:
             mask = attn_mask.expand(*attn_mask.shape[:-2], query.shape[-2], seen)[..., start:stop, :]
+            # a mask of numbers is added to the scores: no key can be left out of it
             if mask.dtype == torch.bool:
                 seen = _last_seen(mask)
                 hidden = ~mask[..., :seen]
@@ -70,17 +77,20 @@ def in_blocks(
 
 
 def _last_seen(mask: Tensor) -> int:
-    """The number of keys up to the last one that some query sees; all of them where looking would make a GPU wait."""
+    """Return the number of keys up to the last one that a query sees; on a GPU all of them, as looking would wait."""
     if mask.is_cuda:
         return mask.shape[-1]
     return int(mask.flatten(0, -2).any(0).nonzero()[-1]) + 1
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Softmax(Q K' + bias) V = P V, and its derivative P D V + (D P) V with D P = P (D S - sum P D S) written out: the
-    derivatives of the single operations would go over the scores several times more.
+    """Return softmax(Q K' + bias) V = P V with its derivative P D V + (D P) V, where D P = P (D S - sum P D S).
+
+    The derivative is written out: those of the single operations would go over the scores several times more.
     """
-    (q, dq), (k, dk), (v, dv) = (forward_ad.unpack_dual(x) for x in (query, key, value))
+    q, dq = forward_ad.unpack_dual(query)
+    k, dk = forward_ad.unpack_dual(key)
+    v, dv = forward_ad.unpack_dual(value)
     scores = q @ k.mT
     if bias is not None:
         scores = scores + bias

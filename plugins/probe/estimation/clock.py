@@ -1,4 +1,4 @@
-"""Seconds of the phases of a probe."""
+"""A clock measures the seconds of the phases of a probe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _silent(name: str) -> None:
 
 @attrs.define
 class Clock:
-    """Adds up the seconds of each phase by name; a phase inside another counts in both."""
+    """A clock adds up the seconds of each phase by name; a phase inside another counts in both."""
 
     seconds: dict[str, float] = attrs.field(factory=dict)
     on_start: Callable[[str], None] = _silent

@@ -1,8 +1,8 @@
-"""The direction of the next update, per unit of learning rate: theta after the step is theta + eta * v.
+"""A direction v says where the next update moves the parameters: theta after the step is theta + eta * v.
 
-Two of them, never to be mixed: ``adamw`` is what the optimizer really does (momentum, second moment with the new
-gradient in it, weight decay, clipping); ``preconditioned_gradient`` is the gradient alone over the root of the saved
-second moment. Both have the form v = carry - scale * g of the gradient g of a loss that is minimised.
+There are two directions, never to be mixed: ``adamw`` is what the optimizer really does (momentum, second moment with
+the new gradient in it, weight decay, clipping); ``preconditioned_gradient`` is the gradient alone over the root of the
+saved second moment. Both have the form v = carry - scale * g of the gradient g of a loss that is minimised.
 """
 
 from __future__ import annotations
@@ -20,42 +20,44 @@ from .passes import Direction
 
 
 class UpdateRule(ABC):
-    """Gradient -> direction. Everything is computed in the precision of the gradient."""
+    """An update rule makes a direction of a gradient, computed in the precision of the gradient."""
 
     name: ClassVar[str]
 
     def direction(self, gradient: Direction) -> dict[str, Tensor]:
-        """The direction v = carry - scale * g."""
+        """Return the direction v = carry - scale * g."""
         with torch.no_grad():
             return self._apply(dict(gradient))
 
     def split(self, gradient: Direction) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(carry, scale) at this gradient, such that v = carry - scale * g, with a share of it for every part of g.
+        """Return (carry, scale) at this gradient, such that v = carry - scale * g, and every part of g has its share.
 
         ``carry`` is what the update would do without this batch (momentum, weight decay); ``scale`` holds the
         denominator (and any clipping) of the whole batch, so that the shares of the samples add up to v exactly.
         """
+        carries, scales = {}, {}
         with torch.no_grad():
             factor = self._clipping(dict(gradient))
-            parts = {name: self._parts(name, factor * g) for name, g in gradient.items()}
-        return {name: carry for name, (carry, _) in parts.items()}, {
-            name: factor * scale for name, (_, scale) in parts.items()
-        }
+            for name, g in gradient.items():
+                carry, scale = self._parts(name, factor * g)
+                carries[name] = carry
+                scales[name] = factor * scale
+        return carries, scales
 
     def pull_back(self, gradient: Direction, weights: Direction) -> dict[str, Tensor]:
-        """The derivative of the inner product of ``weights`` with v by the gradient, denominator and clipping included.
+        """Return the derivative of the inner product ``weights`` . v by the gradient, with clipping and denominator.
 
-        Its inner product with a small change of the gradient is the change of that inner product: the delta method for
-        what the sampling of the update batch does to v.
+        Its inner product with a small change of the gradient is the change of ``weights`` . v. So the delta method
+        tells what the sampling of the update batch does to v.
         """
         leaves = {name: g.detach().clone().requires_grad_() for name, g in gradient.items()}
         with torch.enable_grad():
             products = [(weights[name].to(v) * v).sum() for name, v in self._apply(leaves).items()]
-            found = torch.autograd.grad(torch.stack(products).sum(), list(leaves.values()))
-        return dict(zip(leaves, found, strict=True))
+            derivatives = torch.autograd.grad(torch.stack(products).sum(), list(leaves.values()))
+        return dict(zip(leaves, derivatives, strict=True))
 
     def push_forward(self, gradient: Direction, change: Direction) -> dict[str, Tensor]:
-        """The change of v when the gradient changes by ``change``, to first order."""
+        """Return the change of v when the gradient changes by ``change``, to first order."""
         changes = {name: change[name].to(g) for name, g in gradient.items()}
         return torch.func.jvp(self._apply, (dict(gradient),), (changes,))[1]
 
@@ -76,7 +78,7 @@ class UpdateRule(ABC):
 
 @attrs.frozen(eq=False)
 class AdamW(UpdateRule):
-    """One step of AdamW from the saved state, as PyTorch takes it.
+    """AdamW takes one step from the saved state, as PyTorch does.
 
     With t = step + 1, m = b1 m + (1 - b1) g and s = b2 s + (1 - b2) g^2 (amsgrad: the largest so far),
     v = - (m / (1 - b1^t)) / (sqrt(s) / sqrt(1 - b2^t) + eps) - weight_decay * theta; before that g is clipped to
@@ -86,13 +88,14 @@ class AdamW(UpdateRule):
     name: ClassVar[str] = "adamw"
     state: AdamState
     parameters: Mapping[str, Tensor]
-    """theta, by name."""
+    """Parameters theta, by name."""
     max_norm: float = 0.0
-    """Global norm of the gradient; 0 does not clip."""
+    """Largest global norm of the gradient, which is clipped to it; 0 does not clip."""
 
     def _parts(self, name: str, g: Tensor) -> tuple[Tensor, Tensor]:
         state, settings = self.state, self.state.settings[name]
-        (beta_1, beta_2), step = settings.betas, state.step[name] + 1
+        beta_1, beta_2 = settings.betas
+        step = state.step[name] + 1
         second = beta_2 * state.exp_avg_sq[name].to(g) + (1 - beta_2) * g**2
         if settings.amsgrad:
             assert state.max_exp_avg_sq is not None
@@ -112,9 +115,9 @@ class AdamW(UpdateRule):
 
 @attrs.frozen(eq=False)
 class PreconditionedGradient(UpdateRule):
-    """The gradient over the root of the saved second moment: v = - g / (sqrt(s / (1 - b2^step)) + eps).
+    """The gradient is divided by the root of the saved second moment: v = - g / (sqrt(s / (1 - b2^step)) + eps).
 
-    No momentum, no weight decay, no clipping, and the new gradient does not enter the second moment.
+    There is no momentum, no weight decay and no clipping, and the new gradient does not enter the second moment.
     """
 
     name: ClassVar[str] = "preconditioned_gradient"
@@ -129,5 +132,5 @@ class PreconditionedGradient(UpdateRule):
 
 
 def _root(x: Tensor) -> Tensor:
-    """The square root, with derivative 0 at 0 (where the gradient and all earlier ones vanish) instead of infinity."""
+    """Return the square root, with derivative 0 instead of infinity at 0, where all gradients so far are 0."""
     return torch.where(x > 0, x, 1.0).sqrt().where(x > 0, 0.0)

@@ -1,4 +1,4 @@
-"""Passes over sampled tokens: forward at other parameters, forward-mode along a direction, reverse-mode.
+"""Passes over sampled tokens run forward at other parameters, in forward mode along a direction, or in reverse mode.
 
 Every pass takes a policy (a module whose call gives ``logprobs`` and ``entropies`` of the tokens on a batch's mask, see
 :class:`~...training.models.Policy`) and changes nothing in it: other parameters and tangents are put in place by a
@@ -8,6 +8,7 @@ the same too and cancels in differences. Every rank gets the whole result.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -24,48 +25,51 @@ from . import shared_prefix
 from .attention import DifferentiableAttention
 
 Direction = Mapping[str, Tensor]
-"""Parameter name -> tensor of the parameter's shape: a direction in the space of what trains, or a gradient."""
+"""Tensors by name of a parameter, each of its parameter's shape: a direction of what trains, or a gradient."""
 
 Outputs = dict[str, Tensor]
 TokenLoss = Callable[[Outputs, Batch], Tensor]
-"""``loss(scores, micro_batch)``: the loss of every token, [b, t], zero off the mask."""
+"""Function ``loss(scores, micro_batch)`` that gives the loss of every token, [b, t], zero off the mask."""
 
 
 class Passes:
-    """The passes over one batch of rows.
+    """All passes over one batch of rows are made by one object of this class.
 
     Args:
-        policy: is not changed, and is evaluated without dropout.
+        policy: the policy, which is not changed, and is evaluated without dropout.
         batch: right-padded rows.
         size: rows per pass that keeps what a gradient needs.
-        ranks: who shares the rows.
+        ranks: the processes that share the rows.
         forward_size: rows per pass without gradients, which takes less memory; by default ``size``.
     """
 
     def __init__(
         self, policy: nn.Module, batch: Batch, size: int, ranks: Ranks, forward_size: int | None = None
     ) -> None:
-        self.policy, self.batch, self.ranks = policy, batch, ranks
+        self.policy = policy
+        self.batch = batch
+        self.ranks = ranks
+        # rows of about the same length stand together, so that little of a micro-batch is padding
         by_length = sorted(range(len(batch)), key=lambda row: int(batch.lengths[row]))
-        self._own = parts(by_length, forward_size or size)[ranks.rank :: ranks.size]
-        self._own_of_gradient = parts(by_length, size)[ranks.rank :: ranks.size]
+        self._forward_parts = parts(by_length, forward_size or size)[ranks.rank :: ranks.size]
+        self._gradient_parts = parts(by_length, size)[ranks.rank :: ranks.size]
 
     def forward(self, step: Direction | None = None, eta: float = 0.0) -> Outputs:
-        """``logprobs`` and ``entropies`` [B, T] (float64, nats) at theta + eta * step; at theta without a step."""
+        """Return ``logprobs`` and ``entropies`` ([B, T] float64, nats) at theta + eta * step, or at theta itself."""
         moved = {name: p + eta * step[name].to(p) for name, p in trained(self.policy).items()} if step else {}
         return self._collect(lambda part: self._scores(moved, part))
 
-    def forward_mode(self, along: Direction, at: Direction | None = None) -> Outputs:
-        """Log-probs, entropies and their derivatives along a direction, in one pass, at theta unless ``at`` is given.
+    def forward_mode(self, along: Direction, parameters: Direction | None = None) -> Outputs:
+        """Compute log-probs, entropies and their derivatives along a direction in one pass; at theta by default.
 
         Returns:
             [B, T] float64: ``logprobs`` and ``entropies`` in nats, ``logprobs_rate`` and ``entropies_rate`` in nats per
             unit of the direction.
         """
-        return self._collect(lambda part: self._dual(part, along, lambda scores: scores, at))
+        return self._collect(lambda part: self._dual(part, along, lambda scores: scores, parameters))
 
     def loss_rates(self, loss: TokenLoss, along: Direction) -> Tensor:
-        """[B, T] float64: the derivative of each token's loss along a direction, in one forward-mode pass.
+        """Return the derivative of each token's loss along a direction ([B, T] float64), in one forward-mode pass.
 
         Summed over some tokens, it is the inner product of the direction with the gradient of their loss.
         """
@@ -73,16 +77,17 @@ class Passes:
         return outputs["loss_rate"]
 
     def loss_gradient(self, loss: TokenLoss) -> dict[str, Tensor]:
-        """The gradient of the loss summed over all tokens; 0 where the loss does not depend on a parameter."""
+        """Return the gradient of the loss summed over all tokens; 0 where the loss does not depend on a parameter."""
         return self._gradient(lambda scores, part, _: loss(scores, part))
 
     def weighted_gradient(self, logprob_weights: Tensor, entropy_weights: Tensor) -> dict[str, Tensor]:
-        """The gradient of sum(logprob_weights * logprobs + entropy_weights * entropies), with [B, T] weights."""
+        """Return the gradient of sum(logprob_weights * logprobs + entropy_weights * entropies), with [B, T] weights."""
 
         def weigh(scores: Outputs, part: Batch, rows: list[int]) -> Tensor:
             width = part.tokens.shape[1]
-            a, b = (x[rows, :width].to(scores["logprobs"]) for x in (logprob_weights, entropy_weights))
-            return a * scores["logprobs"] + b * scores["entropies"]
+            of_logprobs = logprob_weights[rows, :width].to(scores["logprobs"])
+            of_entropies = entropy_weights[rows, :width].to(scores["logprobs"])
+            return of_logprobs * scores["logprobs"] + of_entropies * scores["entropies"]
 
         return self._gradient(weigh)
 
@@ -90,11 +95,11 @@ class Passes:
         parameters = trained(self.policy)
         total = {name: torch.zeros_like(p, dtype=_at_least_fp32(p.dtype)) for name, p in parameters.items()}
         with _evaluating(self.policy):
-            for rows in self._own_of_gradient:
+            for rows in self._gradient_parts:
                 part = self.batch.take(rows).to(self.ranks.device)
                 value = loss(self._scores({}, part, entropy="gradient"), part, rows).sum()
-                found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-                for name, gradient in zip(parameters, found, strict=True):
+                gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+                for name, gradient in zip(parameters, gradients, strict=True):
                     if gradient is not None:
                         total[name] += gradient
         return {name: self.ranks.sum(gradient) for name, gradient in total.items()}
@@ -106,15 +111,14 @@ class Passes:
         return shared_prefix.score(self.policy, call, part, **options)
 
     def _dual(
-        self, part: Batch, along: Direction, outputs: Callable[[Outputs], Outputs], at: Direction | None = None
+        self, part: Batch, along: Direction, outputs: Callable[[Outputs], Outputs], parameters: Direction | None = None
     ) -> Outputs:
+        """Return ``outputs`` of the scores of a part, and beside each its derivative, under its name with ``_rate``."""
         with DifferentiableAttention(), forward_ad.dual_level():
-            duals = {
-                name: forward_ad.make_dual(
-                    (at[name] if at else parameter.detach()).to(parameter), along[name].to(parameter)
-                )
-                for name, parameter in trained(self.policy).items()
-            }
+            duals = {}
+            for name, parameter in trained(self.policy).items():
+                primal = parameters[name] if parameters else parameter.detach()
+                duals[name] = forward_ad.make_dual(primal.to(parameter), along[name].to(parameter))
             result = {}
             for name, value in outputs(self._scores(duals, part)).items():
                 primal, tangent = forward_ad.unpack_dual(value)
@@ -124,14 +128,14 @@ class Passes:
 
     @torch.no_grad()
     def _collect(self, compute: Callable[[Batch], Outputs]) -> Outputs:
-        """The outputs of all micro-batches of all ranks in one [B, T] table each, in float64 on the CPU."""
-        own = []
+        """Return the outputs of all micro-batches of all ranks in one [B, T] table each, in float64 on the CPU."""
+        computed = []
         with _evaluating(self.policy):
-            for rows in self._own:
+            for rows in self._forward_parts:
                 outputs = compute(self.batch.take(rows).to(self.ranks.device))
-                own.append((rows, {name: value.double().cpu() for name, value in outputs.items()}))
+                computed.append((rows, {name: value.double().cpu() for name, value in outputs.items()}))
         tables: Outputs = {}
-        for rows, outputs in (item for gathered in self.ranks.gather(own) for item in gathered):
+        for rows, outputs in itertools.chain.from_iterable(self.ranks.gather(computed)):
             for name, value in outputs.items():
                 table = tables.setdefault(name, torch.zeros(self.batch.mask.shape, dtype=torch.float64))
                 table[rows, : value.shape[1]] = value
@@ -139,17 +143,17 @@ class Passes:
 
 
 def trained(policy: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name."""
+    """Return the parameters that train, by name."""
     return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
 
 
 def inner(a: Direction, b: Direction) -> float:
-    """The inner product over all parameters, accumulated in float64."""
+    """Return the inner product over all parameters, accumulated in float64."""
     return float(sum((a[name].double() * b[name].double()).sum().cpu() for name in a))
 
 
 def norm(a: Direction) -> float:
-    """The Euclidean norm over all parameters, accumulated in float64."""
+    """Return the Euclidean norm over all parameters, accumulated in float64."""
     return inner(a, a) ** 0.5
 
 
@@ -159,7 +163,7 @@ def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
 
 @contextmanager
 def _evaluating(policy: nn.Module) -> Iterator[None]:
-    """Without dropout, and with the reference head: all passes round alike, and fused ones have no forward mode."""
+    """Evaluate without dropout and with the reference head: all passes round alike, and it has a forward mode."""
     training = policy.training
     policy.eval()
     try:

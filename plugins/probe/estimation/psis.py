@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance weights (Vehtari, Simpson, Gelman, Yao, Gabry: Pareto Smoothed Importance Sampling, 2024).
+"""Importance weights are smoothed by a Pareto fit (Vehtari and others: Pareto Smoothed Importance Sampling, JMLR 2024).
 
 The largest weights are replaced by the expected order statistics of a generalised Pareto distribution that is fitted to
 them, and its shape k says how heavy the tail is: above 0.7 the estimate cannot be trusted.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def smooth(log_weights: Tensor) -> tuple[Tensor, float]:
-    """-> smoothed log-weights [S], on the scale of the given ones, and the shape k of their tail.
+    """Return smoothed log-weights ([S], on the scale of the given ones) and the shape k of their tail.
 
     The tail is the largest min(S / 5, 3 sqrt(S)) weights; with fewer than five of them, or with equal ones, nothing is
     smoothed and k is NaN. No smoothed weight is larger than the largest raw one.
@@ -39,10 +39,11 @@ def smooth(log_weights: Tensor) -> tuple[Tensor, float]:
 
 
 def fit_generalised_pareto(excess: Tensor) -> tuple[float, float]:
-    """Shape k and scale sigma of ascending positive numbers, by the empirical Bayes estimate of Zhang and Stephens.
+    """Return shape k and scale sigma of ascending positive numbers, by the estimate of Zhang and Stephens.
 
-    As in the paper on smoothing, k is drawn towards 0.5 with the weight of ten further observations. Source: A new and
-    efficient estimation method for the generalized Pareto distribution, Technometrics 51 (2009).
+    It is an empirical Bayes estimate. As in the paper on smoothing, k is drawn towards 0.5 with the weight of ten
+    further observations. Source: A new and efficient estimation method for the generalized Pareto distribution,
+    Technometrics 51 (2009).
     """
     n = len(excess)
     grid = 30 + int(math.sqrt(n))

@@ -1,4 +1,4 @@
-"""From what the passes say of tokens to what the estimators read of sequences: sums over the sampled tokens of each.
+"""What the passes measured at tokens is summed over each sequence, for the estimators.
 
 A sequence is one episode: everything that the policy sampled in it, over all turns, up to and including the tokens that
 ended them. What the environment wrote is given, and contributes nothing.
@@ -17,11 +17,11 @@ from .passes import Outputs
 from .sampled_tokens import SampledTokens
 
 EntropyMode = Literal["rb", "naive"]
-"""What stands for the entropy of a token: that of its distribution (Rao-Blackwell), or minus its log-prob."""
+"""Estimate of the entropy at a token: the entropy of its distribution (Rao-Blackwell), or minus its log-prob."""
 
 
 def entropy_terms(outputs: Outputs, rollouts: Rollouts, mode: EntropyMode = "rb") -> dict[str, Tensor]:
-    """Per sequence, as fields of :class:`Terms`: H and T, and with derivatives jH, S1, Hj and Tj; ``prompt`` as well.
+    """Return sums per sequence, as fields of :class:`Terms`: H, T and ``prompt``, and with derivatives jH, S1, Hj, Tj.
 
     With H_t the entropy of token t, j_t the derivative of its log-prob and sums over the T tokens of a sequence:
     H = sum H_t, jH = sum of the derivatives of H_t, S1 = sum j_t, Hj = sum over t of j_t * sum over k > t of H_k,
@@ -45,8 +45,9 @@ def entropy_terms(outputs: Outputs, rollouts: Rollouts, mode: EntropyMode = "rb"
 
 
 def weight_terms(base: Outputs, moved: Outputs, rollouts: Rollouts, mode: EntropyMode = "rb") -> tuple[Tensor, Tensor]:
-    """Per sequence: the log-weight log pi_new - log pi_old of all its tokens (nats), and h1, its entropy at the new
-    parameters.
+    """Return the log-weight log pi_new - log pi_old of each sequence, and h1, its entropy at the new parameters.
+
+    Both are [S], in nats, and sums over the tokens of the sequence.
     """
     tokens = SampledTokens(rollouts)
     log_weights = tokens.total(tokens.of(moved["logprobs"] - base["logprobs"]))
@@ -54,16 +55,16 @@ def weight_terms(base: Outputs, moved: Outputs, rollouts: Rollouts, mode: Entrop
 
 
 def entropy_of(outputs: Outputs, mode: EntropyMode) -> Tensor:
-    """[B, T]: what stands for the entropy of each token."""
+    """Return the estimate of the entropy at each token: [B, T] nats."""
     return -outputs["logprobs"] if mode == "naive" else outputs["entropies"]
 
 
 def by_others(terms: dict[str, Tensor], unit: EntropyUnit) -> Tensor:
-    """[S]: what turns H - h T, with h the mean entropy of the whole sample, into that with h of all other sequences.
+    """Return the factors ([S]) that turn H - h T into H - h_others T: h is the mean entropy of all, or of all others.
 
     A sequence's own entropy in the h that centres it takes a share of its score away: in the mean, (N - 1) / N of the
     score part is left. With T the length (per token) or 1, H - h_others T = (H - h T) sum T / (sum T - T): N / (N - 1)
-    per sequence. A sequence alone has no others, and keeps its own.
+    per sequence. A sequence alone has no others, and its factor is 1.
     """
     T = terms["T"] if unit == "per_token_ratio" else torch.ones_like(terms["T"])
     return T.sum() / (T.sum() - T) if len(T) > 1 else torch.ones_like(T)
@@ -76,7 +77,7 @@ def entropy_gradient_weights(
     mode: EntropyMode = "rb",
     centring: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """[B, T] weights of log-probs and entropies whose weighted sum has the gradient X-bar of the mean entropy.
+    """Return [B, T] weights of log-probs and entropies whose weighted sum has the gradient X-bar of the mean entropy.
 
     D_v h = (sum jH + (H - h T) S1) / sum T, so a log-prob weighs (H - h T) / sum T and an entropy 1 / sum T; per
     sequence T is 1, and H / T stands for H in a mean over sequences of means over tokens. ``centring`` ([S]) multiplies
@@ -90,18 +91,20 @@ def entropy_gradient_weights(
             score, share = (H / T - (H / T).mean()) / len(H), 1 / (T * len(H))
         case _:
             score, share = (H - H.mean()) / len(H), torch.ones_like(T) / len(H)
-    on_tokens = [torch.where(rollouts.mask, x[rollouts.episodes][:, None], 0.0) for x in (score * centring, share)]
-    if mode == "naive":
-        return on_tokens[0] - on_tokens[1], torch.zeros_like(on_tokens[1])
-    return on_tokens[0], on_tokens[1]
+    scores_B_T = torch.where(rollouts.mask, (score * centring)[rollouts.episodes][:, None], 0.0)
+    shares_B_T = torch.where(rollouts.mask, share[rollouts.episodes][:, None], 0.0)
+    if mode == "naive":  # where the entropy is minus the log-prob, its weight goes to the log-prob
+        return scores_B_T - shares_B_T, torch.zeros_like(shares_B_T)
+    return scores_B_T, shares_B_T
 
 
 def per_prompt(terms: Terms) -> Tensor:
-    """[N] s_n = X_n . v: what each prompt contributes to D_v h, their mean being D_v h itself.
+    """Return s_n = X_n . v ([N]): what each prompt contributes to D_v h, which is their mean.
 
-    The entropy h and the mean length are taken as given; ``deriv_delta`` knows how their noise adds to it.
+    The entropy h and the mean length are taken as given; ``deriv_delta`` counts the noise of both.
     """
-    H, T, jH, S1 = (terms[name] for name in ("H", "T", "jH", "S1"))
+    H, T = terms["H"], terms["T"]
+    jH, S1 = terms["jH"], terms["S1"]
     match terms.entropy_unit:
         case "per_token_ratio":
             x = (jH + (H - H.sum() / T.sum() * T) * S1) / T.sum()

@@ -1,4 +1,4 @@
-"""Reading once what all rows of a micro-batch begin with: a system prompt, or the prompt of several responses."""
+"""What all rows of a micro-batch begin with is read once: a system prompt, or the prompt of several responses."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ...training.step.batch import Batch
 from ...training.step.pairwise import Prefix, shares_prompts
 
 WORTH = 16
-"""Tokens; a shorter common beginning costs more than it saves."""
+"""Tokens that a common beginning must have: reading a shorter one apart costs more than it saves."""
 
 Call = Callable[..., dict[str, torch.Tensor]]
 
 
 def score(policy: nn.Module, call: Call, part: Batch, **options: Any) -> dict[str, torch.Tensor]:
-    """What ``call(part, **options)`` says of the rows, with their common beginning read in one row.
+    """Return ``call(part, **options)`` for the rows, with their common beginning read in one row.
 
     ``call`` is ``policy`` itself, or ``policy`` with other parameters. Derivatives pass through the keys and values of
     the beginning as through everything else.
@@ -36,7 +36,7 @@ def score(policy: nn.Module, call: Call, part: Batch, **options: Any) -> dict[st
 
 
 def common(part: Batch) -> int:
-    """Tokens that all rows begin with and that none has sampled, short of the one that predicts the first sampled."""
+    """Return how many tokens all rows begin with, none of which is sampled or predicts the first sampled one."""
     if len(part) < 2:
         return 0
     first = part.mask.long().argmax(1).where(part.mask.any(1), part.lengths) - 1
@@ -46,7 +46,7 @@ def common(part: Batch) -> int:
 
 
 def _cut(part: Batch, start: int, stop: int) -> Batch:
-    """These columns of the rows."""
+    """Return the columns from ``start`` to ``stop`` of the rows."""
     lengths = (part.lengths.clamp(max=stop) - start).clamp(min=0)
     columns = {name: value[:, start:stop] if value.ndim == 2 else value for name, value in part.tensors().items()}
     return Batch(**{**columns, "lengths": lengths}, prepared={})

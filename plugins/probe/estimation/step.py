@@ -1,4 +1,4 @@
-"""The next update: its loss, its gradient, and the direction that the optimizer makes of it."""
+"""The next update has a loss, a gradient, and a direction that the optimizer makes of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .update import Update
 
 
 class Step:
-    """The step that ``update`` makes of ``policy``, per unit of learning rate.
+    """A step is what ``update`` makes of ``policy``, per unit of learning rate.
 
     Args:
         size: rows per pass with a gradient.
@@ -32,33 +32,35 @@ class Step:
         ranks: Ranks,
         forward_size: int | None = None,
     ) -> None:
-        self.update, self.rule, self._policy = update, rule, policy
+        self.update = update
+        self.rule = rule
+        self._policy = policy
         self._sizes: dict[str, Any] = {"size": size, "ranks": ranks, "forward_size": forward_size}
         self.passes = Passes(policy, update.batch, **self._sizes)
 
     @cached_property
     def gradient(self) -> dict[str, Tensor]:
-        """Of the loss, which is minimised; before any clipping."""
+        """Gradient of the loss, which is minimised; before any clipping."""
         return self.passes.loss_gradient(self.update.loss)
 
     @cached_property
     def direction(self) -> dict[str, Tensor]:
-        """The direction v: theta after the step is theta + eta * v."""
+        """Direction v: theta after the step is theta + eta * v."""
         return self.rule.direction(self.gradient)
 
     def prompt_gradients(self) -> Iterator[dict[str, Tensor]]:
-        """The gradient of each prompt of U, as if the batch were like it: their mean is :attr:`gradient`."""
+        """Yield the gradient of each prompt of U, as if the batch were like it: their mean is :attr:`gradient`."""
         prompts = self.update.prompts()
         for rows in prompts:
             passes = Passes(self._policy, self.update.batch.take(rows), **self._sizes)
             yield {name: len(prompts) * g for name, g in passes.loss_gradient(self.update.loss).items()}
 
     def scaled(self, advantages: float) -> Step:
-        """The step with all advantages multiplied by a number."""
+        """Return the step with all advantages multiplied by a number."""
         return Step(self._policy, self.update.scaled(advantages), self.rule, **self._sizes)
 
     def influences(self, weights: dict[str, Tensor]) -> tuple[Tensor, float]:
-        """([S] each sequence's share of the inner product of ``weights`` with v, the share of momentum and decay).
+        """Return the shares of the inner product ``weights`` . v: [S] of the sequences, and that of momentum and decay.
 
         The denominator (and clipping) of the whole batch is held fixed, so that the shares add up to the whole.
         """

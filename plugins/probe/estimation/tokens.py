@@ -1,4 +1,4 @@
-"""The sampled tokens of a batch in one line, as they were sampled: the order in which running sums meet them."""
+"""The sampled tokens of a batch stand in one line here, in the order in which they were sampled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ....core.components import Rollouts
 
 @attrs.frozen(eq=False, slots=False)
 class SampledTokens:
-    """All sampled tokens, sequence by sequence and turn by turn, in whatever order the rows of the rollouts are.
+    """An object of this class lists all sampled tokens by sequence and turn, whatever the order of the rows is.
 
     A sequence is one episode. What the environment wrote is not among them.
     """
@@ -28,18 +28,18 @@ class SampledTokens:
 
     @cached_property
     def sequence_N(self) -> Tensor:
-        """[N]: the number of each token's sequence."""
+        """Number of each token's sequence: [N]."""
         return self.of(self.rollouts.episodes[:, None].expand_as(self.rollouts.mask))
 
     def of(self, table_B_T: Tensor) -> Tensor:
-        """[N]: the entries of a table that belong to the tokens."""
+        """Return the entries of a table that belong to the tokens: [N]."""
         return table_B_T[self.rollouts.mask][self._order_N]
 
     def total(self, x_N: Tensor) -> Tensor:
-        """[S] float64: the sum over each sequence."""
+        """Return the sum over each sequence: [S] float64."""
         zeros_S = torch.zeros(len(self.rollouts.raw_rewards_E), dtype=torch.float64)
         return zeros_S.index_add(0, self.sequence_N, x_N.double())
 
     def to_come(self, x_N: Tensor) -> Tensor:
-        """[N]: the sum over what comes after each token in its sequence."""
+        """Return the sum over what comes after each token in its sequence: [N]."""
         return self.total(x_N).cumsum(0)[self.sequence_N] - x_N.cumsum(0)

@@ -1,4 +1,4 @@
-"""The loss that the next update minimises, from an update batch U: advantages, weights of tokens, policy loss, KL term.
+"""The loss of the next update is made of a batch U: advantages, weights of tokens, policy loss and KL term.
 
 By default the gradient of Dr. GRPO: with A the reward less the mean over the responses to the same prompt, and L the
 longest of these responses, J = mean over prompts and responses of A / L * (log-prob of the response). One optimizer
@@ -27,7 +27,7 @@ from .passes import Outputs, TokenLoss
 
 @attrs.frozen(eq=False)
 class Update:
-    """The rows of U with all that their loss needs."""
+    """An update holds the rows of U with all that their loss needs."""
 
     rollouts: Rollouts
     batch: Batch
@@ -35,7 +35,7 @@ class Update:
 
     @property
     def loss(self) -> TokenLoss:
-        """The loss of each token, of which the whole batch's sum is minimised."""
+        """Function that gives the loss of each token; the update minimises its sum over the whole batch."""
 
         def of_tokens(scores: Outputs, part: Batch) -> Tensor:
             return self.objective.tokens(Scores(**scores), part)[0]
@@ -43,26 +43,26 @@ class Update:
         return of_tokens
 
     def scaled(self, factor: float) -> Update:
-        """The same with advantages multiplied: -1 turns the task around, 0 leaves none."""
+        """Return the update with advantages times ``factor``: -1 rewards what was punished, 0 rewards nothing."""
         assert self.batch.advantages is not None
         batch = attrs.evolve(self.batch, advantages=factor * self.batch.advantages)
         return attrs.evolve(self, batch=self.objective.prepare(batch, None))
 
     def prompts(self) -> list[list[int]]:
-        """The rows of each prompt, in the order of :meth:`per_prompt`."""
+        """Return the rows of each prompt, in the order of :meth:`per_prompt`."""
         groups = self.rollouts.groups
         return [(groups == group).nonzero().flatten().tolist() for group in groups.unique()]
 
-    def per_prompt(self, of_tokens: Tensor) -> Tensor:
-        """[M]: sums over the tokens of each prompt of a [B, T] table, in the order of the group ids."""
-        _, index = self.rollouts.groups.unique(return_inverse=True)
-        sums = torch.zeros(len(self.rollouts.group_ids_P), dtype=torch.float64)
-        return sums.index_add(0, index, of_tokens.sum(1))
+    def per_prompt(self, table_B_T: Tensor) -> Tensor:
+        """Return sums over the tokens of each prompt: [M], in the order of the group ids."""
+        _, index_B = self.rollouts.groups.unique(return_inverse=True)
+        zeros_M = torch.zeros(len(self.rollouts.group_ids_P), dtype=torch.float64)
+        return zeros_M.index_add(0, index_B, table_B_T.sum(1))
 
-    def per_sequence(self, of_tokens: Tensor) -> Tensor:
-        """[S]: sums over the tokens of each sequence of a [B, T] table."""
-        sums = torch.zeros(len(self.rollouts.raw_rewards_E), dtype=torch.float64)
-        return sums.index_add(0, self.rollouts.episodes, of_tokens.sum(1))
+    def per_sequence(self, table_B_T: Tensor) -> Tensor:
+        """Return sums over the tokens of each sequence: [S]."""
+        zeros_S = torch.zeros(len(self.rollouts.raw_rewards_E), dtype=torch.float64)
+        return zeros_S.index_add(0, self.rollouts.episodes, table_B_T.sum(1))
 
 
 def make_update(
@@ -77,24 +77,26 @@ def make_update(
     without_task: bool = False,
     **credit: Any,
 ) -> Update:
-    """The update that these rollouts make.
+    """Return the update that these rollouts make.
 
     Args:
         advantage: an advantage estimator.
-        weighting: of tokens; see :func:`weights`, also for ``max_length``.
-        ref_logprobs: [B, T] of the reference policy, for a KL term in the loss.
+        weighting: weights of tokens; see :func:`weights`, also for ``max_length``.
+        ref_logprobs: [B, T] nats of the reference policy, for a KL term in the loss.
         reweight: weight the advantages of each group by the spread of its rewards, as ``soft_advantage_reweight``.
         without_task: all advantages are 0, as with ``zero_task_advantage``.
-        credit: what the estimator is given beside: ``values`` [B, T], ``greedy_rewards`` [B], ``step`` and ``steps``.
+        credit: further inputs of the estimator: ``values`` [B, T], ``greedy_rewards`` [B], ``step`` and ``steps``.
     """
-    result = advantage.compute(credit_inputs(rollouts, **credit))
-    advantages = result.advantages
+    advantages_B_T = advantage.compute(credit_inputs(rollouts, **credit)).advantages
+    # the order is that of a training step: advantages are reweighted before any is set to 0
     if reweight:
-        advantages = soft_advantage_reweight(advantages, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E)
+        advantages_B_T = soft_advantage_reweight(
+            advantages_B_T, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E
+        )
     batch = attrs.evolve(
         to_batch(rollouts),
         weights=weights(rollouts, weighting, max_length),
-        advantages=torch.zeros_like(advantages) if without_task else advantages,
+        advantages=torch.zeros_like(advantages_B_T) if without_task else advantages_B_T,
         sampler_logprobs=rollouts.logprobs,
         ref_logprobs=ref_logprobs,
         groups=rollouts.groups,
@@ -104,24 +106,24 @@ def make_update(
 
 
 def weights(rollouts: Rollouts, weighting: str, max_length: int | None = None) -> Tensor:
-    """[B, T]: the share of each token in the loss.
+    """Return the share of each token in the loss: [B, T].
 
-    With S responses in all: ``dr_grpo`` 1 / (S L), L the most tokens that a response to the same prompt has;
-    ``per_token_avg`` 1 / (S T) with T the response's own; any other names a ``loss_aggregation``, by row, which is
-    given ``max_length`` tokens, by default T of the batch.
+    With S responses in all, ``dr_grpo`` is 1 / (S L), where L is the most tokens that a response to the same prompt
+    has; ``per_token_avg`` is 1 / (S T) with T the tokens of the response; any other text names a ``loss_aggregation``,
+    which weighs rows and is given ``max_length`` tokens, by default T of the batch.
     """
-    mask, groups = rollouts.mask, rollouts.groups_of_episodes()
+    mask_B_T, groups_S = rollouts.mask, rollouts.groups_of_episodes()
     if weighting not in OWN_WEIGHTINGS:
-        weights_B_T: Tensor = aggregation(weighting).component.weights(mask, max_length or mask.shape[1])
+        weights_B_T: Tensor = aggregation(weighting).component.weights(mask_B_T, max_length or mask_B_T.shape[1])
         return weights_B_T
-    lengths = torch.zeros(len(groups)).index_add(0, rollouts.episodes, mask.sum(1).float())
+    lengths_S = torch.zeros(len(groups_S)).index_add(0, rollouts.episodes, mask_B_T.sum(1).float())
     if weighting == "dr_grpo":
-        _, index = groups.unique(return_inverse=True)
-        longest = torch.zeros(int(index.max()) + 1).scatter_reduce(0, index, lengths, "amax")
-        lengths = longest[index]
-    return mask / (len(groups) * lengths.clamp(min=1))[rollouts.episodes][:, None]
+        _, index_S = groups_S.unique(return_inverse=True)
+        longest_P = torch.zeros(int(index_S.max()) + 1).scatter_reduce(0, index_S, lengths_S, "amax")
+        lengths_S = longest_P[index_S]
+    return mask_B_T / (len(groups_S) * lengths_S.clamp(min=1))[rollouts.episodes][:, None]
 
 
 def aggregation(spelled: str) -> Named:
-    """The ``loss_aggregation`` of that name. Raises Invalid."""
+    """Return the ``loss_aggregation`` that is spelled so. Raises Invalid."""
     return structure_component(make_converter(registry()), registry(), "loss_aggregation", spelled)

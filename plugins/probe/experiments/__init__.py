@@ -1,1 +1,1 @@
-"""The four experiments of the probe, their directories and their verdicts."""
+"""The probe has four experiments, with directories and verdicts."""

@@ -1,4 +1,4 @@
-"""The checks of sanity-check, each from plain numbers: what must hold if the probe is right.
+"""Each check of sanity-check says from plain numbers whether something holds that must hold if the probe is right.
 
 All runs share one update batch U and draw their evaluation batches E independently. What every run estimates alone (the
 mean weight, the score identity) is pooled over the runs, which finds smaller faults than the worst run does; what must
@@ -18,41 +18,42 @@ from ....estimators.variance.repeats import chi2_quantile
 IDENTITY = 1e-6
 """Relative difference up to which two ways to one number agree."""
 STANDARD_ERRORS = 4.0
-"""How far a quantity with a known mean may be from it: once in 16 000 for normal noise."""
+"""Standard errors that a quantity may be from its known mean: normal noise exceeds them once in 16 000."""
 Z = 3.0
-"""How far prediction and truth may be apart, in standard errors of their difference."""
+"""Standard errors of their difference that prediction and truth may be apart."""
 ESS_FRACTION = 0.5
+"""Share of the sample that the effective sample size must exceed."""
 SHIFT = 0.1
 """Nats per token below which the canary cannot tell one position from the next; see :func:`shift_canary`."""
 TELLING = 0.5
-"""Of the shifted gap: how much smaller the right one must be."""
+"""Share of the shifted gap by which the right gap must be smaller."""
 
 Measured = tuple[float, float]
-"""An estimate and its standard error."""
+"""Estimate and its standard error."""
 
 
 @attrs.frozen
 class Criterion:
-    """One requirement and whether it is met."""
+    """A criterion is one requirement, and says whether it is met."""
 
     name: str
     value: float | None
-    """``None``: there was nothing to judge."""
+    """Value that is judged; ``None`` where there was nothing to judge."""
     threshold: float | tuple[float, float] | None
-    """What the value is held against; two numbers: the band that it must lie in; ``None``: it depends on the data."""
+    """Bound of the value; two numbers are the band that it must lie in, ``None`` a bound that depends on the data."""
     passed: bool | None
-    """``None``: not applicable, or not measured; ``explanation`` says which."""
+    """Whether it is met; ``None`` is not applicable, or not measured, and ``explanation`` says which."""
     explanation: str
 
 
 def success_rate(successes: int, total: int) -> Criterion:
-    """Every run succeeds."""
+    """Check that every run succeeds."""
     rate = successes / total if total else None
     return Criterion("success_rate", rate, 1.0, bool(total) and successes == total, f"{successes} of {total} runs")
 
 
 def finite(numbers: Mapping[str, float]) -> Criterion:
-    """No number of a result is NaN or infinite; the value counts those that are."""
+    """Check that no number of a result is NaN or infinite; the value counts those that are."""
     wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
     if not numbers:
         return _unmeasured("finite", 0.0, "no run has a result")
@@ -62,7 +63,7 @@ def finite(numbers: Mapping[str, float]) -> Criterion:
 
 
 def adam_coverage(shares: Sequence[float]) -> Criterion:
-    """Every trained parameter has its state of the optimizer: the least share over runs is 1."""
+    """Check that every trained parameter has its state of the optimizer: the least share over runs is 1."""
     if not shares:
         return _unmeasured("adam_coverage", 1.0)
     least = _worst(min, shares)
@@ -70,7 +71,7 @@ def adam_coverage(shares: Sequence[float]) -> Criterion:
 
 
 def step_length(norms: Sequence[float]) -> Criterion:
-    """The update moves the parameters: without a step everything else holds, and says nothing."""
+    """Check that the update moves the parameters: without a step everything else holds, and says nothing."""
     if not norms:
         return _unmeasured("step_length", 0.0)
     least = _worst(min, norms)
@@ -79,7 +80,7 @@ def step_length(norms: Sequence[float]) -> Criterion:
 
 
 def unchanged(hashes: Sequence[tuple[str, str]]) -> Criterion:
-    """The hash of parameters and optimizer state is the same (before, after) each run; the value counts the others."""
+    """Check that parameters and optimizer state have one hash (before, after) each run; the value counts the others."""
     if not hashes:
         return _unmeasured("unchanged", 0.0)
     wrong = sum(before != after for before, after in hashes)
@@ -88,7 +89,7 @@ def unchanged(hashes: Sequence[tuple[str, str]]) -> Criterion:
 
 
 def shift_canary(canaries: Sequence[Mapping[str, float | None]]) -> Criterion:
-    """Scored one position off, the sampled tokens no longer fit the policy, and where they are scored they do.
+    """Check that sampled tokens fit the policy where they are scored, and do not fit it one position off.
 
     Each canary has ``gap``, the mean of log-prob plus entropy per token, which is 0 for whatever a policy samples of
     itself, and ``shifted_gap``, the same one position off, with their standard errors. A wrong alignment of the score
@@ -117,13 +118,13 @@ def _gain(canary: Mapping[str, float | None]) -> float:
 
 
 def _gaps(canary: Mapping[str, float | None]) -> tuple[float, float]:
-    """The right one and the shifted one, by size; NaN for what was no number."""
+    """Return the sizes of the right gap and the shifted one; NaN for what was no number."""
     right, shifted = canary["gap"], canary["shifted_gap"]
     return math.nan if right is None else abs(right), math.nan if shifted is None else abs(shifted)
 
 
 def score_identity(means: Sequence[Measured]) -> Criterion:
-    """The mean of S', the derivative of the sequence log-prob along the update, is 0 if E is sampled from the policy.
+    """Check that the derivative of a sequence's log-prob along the update has the mean 0, as E is the policy's sample.
 
     A token that was sampled but not counted (an EOS), or counted but not sampled, breaks it.
     """
@@ -131,12 +132,12 @@ def score_identity(means: Sequence[Measured]) -> Criterion:
 
 
 def mean_weight(means: Sequence[Measured]) -> Criterion:
-    """The mean importance weight is 1."""
+    """Check that the mean importance weight is 1."""
     return _pooled("mean_weight", means, 1.0, "mean importance weight")
 
 
 def ess_fraction(fractions: Sequence[float]) -> Criterion:
-    """The effective sample size is more than half of the sample, in every run."""
+    """Check that the effective sample size is more than half of the sample, in every run."""
     if not fractions:
         return _unmeasured("ess_fraction", ESS_FRACTION)
     least = _worst(min, fractions)
@@ -145,15 +146,15 @@ def ess_fraction(fractions: Sequence[float]) -> Criterion:
 
 
 def product_identity(pairs: Sequence[tuple[float, float]]) -> Criterion:
-    """The predicted change is eta times the mean inner product, by another route: (that, deltaH1) of each run."""
+    """Check that deltaH1 is eta times the mean inner product, by another route: (that product, deltaH1) of each run."""
     text = "relative difference of deltaH1 and eta times the mean inner product over prompts, worst over runs"
     return _identical("product_identity", pairs, text)
 
 
 def sign_flip(pairs: Sequence[tuple[float, float]], proxy: bool) -> Criterion:
-    """Negated advantages negate deltaH1: (deltaH1 with -A, deltaH1) of each run.
+    """Check that negated advantages negate deltaH1: (deltaH1 with -A, deltaH1) of each run.
 
-    Only for the preconditioned gradient: AdamW adds momentum and weight decay, which the advantages do not turn.
+    It holds for the preconditioned gradient only: AdamW adds momentum and weight decay, whatever the advantages are.
     """
     if not proxy:
         return _unmeasured("sign_flip", IDENTITY, _ONLY_PROXY)
@@ -162,7 +163,7 @@ def sign_flip(pairs: Sequence[tuple[float, float]], proxy: bool) -> Criterion:
 
 
 def zero_advantage(values: Sequence[float], proxy: bool) -> Criterion:
-    """Without advantages there is no update, and deltaH1 is exactly 0. Only for the preconditioned gradient."""
+    """Check that deltaH1 is exactly 0 without advantages, with which the preconditioned gradient has no step."""
     if not proxy:
         return _unmeasured("zero_advantage", 0.0, _ONLY_PROXY)
     if not values:
@@ -172,7 +173,7 @@ def zero_advantage(values: Sequence[float], proxy: bool) -> Criterion:
 
 
 def spread(runs: Sequence[Measured], fixed_U: bool = True) -> Criterion:
-    """The predictions of the runs, (deltaH1, SE_conditional), scatter as much as their standard errors say.
+    """Check that the predictions of the runs, (deltaH1, SE_conditional), scatter as much as their errors say.
 
     The value is their standard deviation (ddof 1) over the root of the mean SE^2. With K runs its square times (K - 1)
     has a chi-square distribution with K - 1 degrees of freedom, of which the threshold is the central 99 %.
@@ -193,7 +194,7 @@ def spread(runs: Sequence[Measured], fixed_U: bool = True) -> Criterion:
 def prediction_against_truth(
     predictions: Sequence[Measured], truths: Sequence[Measured], fixed_U: bool = True
 ) -> Criterion:
-    """Prediction and truth agree within their errors, across independent samples of E.
+    """Check that prediction and truth agree within their errors, across independent samples of E.
 
     In one run both come from the same sample, and the prediction is the exact derivative of the truth on it: their
     difference is curvature and no test. To pair every run with the next does not help: the mean over all such pairs is
@@ -244,18 +245,18 @@ def _z_of_means(predictions: Sequence[Measured], truths: Sequence[Measured]) -> 
 
 
 def _mean(measured: Sequence[Measured]) -> Measured:
-    """The mean of independent estimates, and its standard error."""
+    """Return the mean of independent estimates, and its standard error."""
     x_K, se_K = torch.tensor(measured, dtype=torch.float64).T
     return float(x_K.mean()), float(se_K.norm()) / len(measured)
 
 
 def _ratio(difference: float, scale: float) -> float:
-    """Their ratio; without a scale, 0 for no difference and infinite for any."""
+    """Return difference over scale; with a scale of 0 it is 0 for no difference, and infinite for any other."""
     if scale:
         return difference / scale
     return math.copysign(math.inf, difference) if difference else 0.0
 
 
 def _worst(choose: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
-    """The one that ``choose`` takes, but NaN if there is one: it passes no comparison."""
+    """Return the value that ``choose`` takes, but NaN if any is NaN: it passes no comparison."""
     return math.nan if any(map(math.isnan, values)) else choose(values)

@@ -1,4 +1,4 @@
-"""The configuration of an experiment: flags over a file over the experiment's template."""
+"""The configuration of an experiment is made of flags, over a file, over the experiment's template."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def read_experiment(
     *,
     truth_only: bool = False,
 ) -> Read:
-    """The configuration of an experiment, from a file or its template, with values of dotted keys put over it.
+    """Read the configuration of an experiment from a file or its template, with values of dotted keys put over it.
 
     A file that says nothing of sizes or of the number of runs gets the template's; otherwise it stands for itself.
     Templates give way to the run that wrote the checkpoint (:func:`..own_run.read_for_checkpoint`).
 
     Args:
-        truth_only: measure, predict nothing: estimators of the prediction are left out.
+        truth_only: predict nothing and only measure; estimators of the prediction are left out.
 
     Raises:
         ConfigError: not all of it makes sense.
@@ -44,6 +44,7 @@ def read_experiment(
     if source is not None:
         changes = {**_sizes(source, template), **changes}
     if truth_only:
+        # what a user asks for is refused, what a template asks for is left out
         _refuse_prediction(changes)
         errors = ("probe_rework.compute_conditional_variance", "probe_rework.compute_vx_vy_variance")
         changes = {**dict.fromkeys(errors, False), **changes, "importance.enabled": True}
@@ -52,7 +53,7 @@ def read_experiment(
 
 
 def _refuse_prediction(changes: Mapping[str, Any]) -> None:
-    """Raises ConfigError for changes that ask for the opposite of measuring alone."""
+    """Raise ConfigError for changes that ask for the opposite of measuring alone."""
     wanted = {"importance.enabled": True, "probe_rework.compute_delta_h1": False}
     fix = "leave it out: nothing is predicted, and the truth is measured"
     asked = [(key, changes[key]) for key in wanted if key in changes and changes[key] is not wanted[key]]
@@ -61,15 +62,16 @@ def _refuse_prediction(changes: Mapping[str, Any]) -> None:
 
 
 def _sizes(source: str | Path, template: str) -> dict[str, Any]:
-    """The sizes and the number of runs that the file does not give."""
+    """Return the template's sizes and number of runs where the file has none."""
     try:
-        given, standard = (load(place).get("batch_config", {}) for place in (source, template))
+        batches = load(source).get("batch_config", {})
+        standard = load(template).get("batch_config", {})
     except Invalid as error:
         raise ConfigError(list(error.problems), str(source)) from error
-    if not isinstance(given, Mapping):
+    if not isinstance(batches, Mapping):
         return {}
-    missing = {"runs_per_batch"} - given.keys()
-    if given.get("B_E") is None and given.get("B_E_values") is None:
+    missing = {"runs_per_batch"} - batches.keys()
+    if batches.get("B_E") is None and batches.get("B_E_values") is None:
         missing.add("B_E_values")
     return {f"batch_config.{key}": standard[key] for key in missing}
 

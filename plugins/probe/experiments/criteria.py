@@ -1,4 +1,4 @@
-"""sanity-check: the criteria and the statistics of its runs, from their results."""
+"""The criteria and the statistics of sanity-check are computed from the results of its runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Light = Literal["good", "ok", "poor"]
 
 
 def traffic_light(se: float | None, deltaH1: float | None) -> Light | None:
-    """How well deltaH1 is known, by |se / deltaH1|: below 0.1 ``good``, below 0.2 ``ok``, else ``poor``.
+    """Say how well deltaH1 is known, by |se / deltaH1|: below 0.1 ``good``, below 0.2 ``ok``, else ``poor``.
 
     ``None`` if one of them was not computed.
     """
@@ -32,7 +32,7 @@ def traffic_light(se: float | None, deltaH1: float | None) -> Light | None:
 
 
 def evaluate(runs: Sequence[Mapping[str, Any]], *, fixed_U: bool = True) -> list[Criterion]:
-    """Every criterion, from the results of the runs (the keys of ``results.json``, and ``success``).
+    """Judge every criterion by the results of the runs (the keys of ``results.json``, and ``success``).
 
     Failed runs count in the success rate alone. Weights, effective sample size and truth are those of the step whose
     eta is nearest to the run's learning rate. Without ``fixed_U`` what compares runs with each other is not applicable.
@@ -41,11 +41,13 @@ def evaluate(runs: Sequence[Mapping[str, Any]], *, fixed_U: bool = True) -> list
     steps = [_step(run) for run in good]
     proxy = {run.get("direction") for run in good} == {"preconditioned_gradient"}
     compared = _known(_compared(run, step) for run, step in zip(good, steps, strict=True))
+    numbers: dict[str, float] = {}
+    for number, run in enumerate(good, 1):
+        numbers |= {f"run {number}: {key}": value for key, value in _numbers(run).items()}
+    # a check that has nothing to judge says so itself, and fails nothing
     return [
         checks.success_rate(len(good), len(runs)),
-        checks.finite(
-            {f"run {at}: {key}": value for at, run in enumerate(good, 1) for key, value in _numbers(run).items()}
-        ),
+        checks.finite(numbers),
         checks.adam_coverage(_known(_integrity(run).get("adam_coverage") for run in good)),
         checks.step_length(_known((run.get("update") or {}).get("v_norm") for run in good)),
         checks.unchanged(_known(_both(_integrity(run), "param_hash_before", "param_hash_after") for run in good)),
@@ -62,12 +64,12 @@ def evaluate(runs: Sequence[Mapping[str, Any]], *, fixed_U: bool = True) -> list
 
 
 def passed(criteria: Iterable[Criterion]) -> bool:
-    """Whether none failed; what is not applicable does not count."""
+    """Return whether no criterion failed; what is not applicable does not count."""
     return all(criterion.passed is not False for criterion in criteria)
 
 
 def analysis(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mapping ``analysis`` of ``validation_summary.json``, without the criteria.
+    """Return the mapping ``analysis`` of ``validation_summary.json``, without the criteria.
 
     Statistics are over the successful runs whose deltaH1 is finite; ``std`` has ddof 1 and is ``None`` for one run;
     ``mean_signal_to_noise`` is the mean of |deltaH1| / SE_conditional over the runs where that is known.
@@ -76,17 +78,16 @@ def analysis(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     good = _successful(runs)
     if not good:
         return {"error": "No successful runs"}
-    values = [float(x) for x in _known(run.get("deltaH1") for run in good) if math.isfinite(x)]
+    predictions = _known(run.get("deltaH1") for run in good)
+    values = [float(x) for x in predictions if math.isfinite(x)]
     if not values:
         return {"error": "No valid deltaH1 values"}
     value_K = torch.tensor(values, dtype=torch.float64)
     mean = float(value_K.mean())
-    known = [
-        (x, se)
-        for x, se in _known(_both(run, "deltaH1", "SE_conditional") for run in good)
-        if math.isfinite(x) and math.isfinite(se) and se > 0
-    ]
-    mean_se = sum(se for _, se in known) / len(known) if known else None
+    # an error of 0 is one of a single prompt or of equal ones, and would make the signal infinite
+    pairs = _known(_both(run, "deltaH1", "SE_conditional") for run in good)
+    stated = [(x, se) for x, se in pairs if math.isfinite(x) and math.isfinite(se) and se > 0]
+    mean_se = sum(se for _, se in stated) / len(stated) if stated else None
     return {
         "successful_runs": len(good),
         "total_runs": len(runs),
@@ -100,7 +101,7 @@ def analysis(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "SE_conditional_stats": {
             "mean": mean_se,
-            "mean_signal_to_noise": sum(abs(x) / se for x, se in known) / len(known) if known else None,
+            "mean_signal_to_noise": sum(abs(x) / se for x, se in stated) / len(stated) if stated else None,
         },
         "relative_error": mean_se / abs(mean) if mean_se is not None and mean else None,
         "traffic_light": traffic_light(mean_se, mean),
@@ -120,15 +121,15 @@ def _pairs(values: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 
 def _both(mapping: Mapping[str, Any] | None, one: str, other: str) -> tuple[Any, Any] | None:
-    """The values of two keys, if both are there."""
-    found = (mapping or {}).get(one), (mapping or {}).get(other)
-    return None if None in found else found
+    """Return the values of two keys, or ``None`` if one is missing."""
+    values = (mapping or {}).get(one), (mapping or {}).get(other)
+    return None if None in values else values
 
 
 def _measured(run: Mapping[str, Any], mapping: Mapping[str, Any], value: str, error: str) -> Measured | None:
-    """A value of a run and its standard error as it came, if both are there."""
-    found = _both(mapping, value, error)
-    return None if found is None else (found[0], as_it_came(run, found[1]))
+    """Return a value of a run and its standard error before it was widened, or ``None`` if one is missing."""
+    stated = _both(mapping, value, error)
+    return None if stated is None else (stated[0], as_it_came(run, stated[1]))
 
 
 def _integrity(run: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -140,7 +141,7 @@ def _negated(run: Mapping[str, Any]) -> float | None:
 
 
 def _by_gradient(run: Mapping[str, Any]) -> float | None:
-    """deltaH1 by the route that the negated one took, which differs from the other by rounding."""
+    """Return deltaH1 by the route that the negated one took, which differs from the other by rounding."""
     return (_integrity(run).get("reverse_mode") or run).get("deltaH1")
 
 
@@ -149,20 +150,21 @@ def _without_advantages(run: Mapping[str, Any]) -> float | None:
 
 
 def _by_products(run: Mapping[str, Any]) -> float | None:
-    """The predicted change by inner products per prompt, if that estimator has a value."""
+    """Return the predicted change by inner products per prompt, if that estimator has a value."""
     estimate = (run.get("variance") or {}).get("conditional_E") or {}
     return estimate.get("value") if estimate.get("status", "ok") == "ok" else None
 
 
 def _step(run: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The step of the truth whose eta is nearest to the learning rate; empty without truth."""
+    """Return the step of the truth whose eta is nearest to the learning rate; empty without truth."""
     steps, rate = run.get("truth") or [], run.get("learning_rate")
     return min(steps, key=lambda step: abs(step["eta"] - rate)) if steps and rate else {}
 
 
 def _compared(run: Mapping[str, Any], step: Mapping[str, Any]) -> tuple[Measured, Measured] | None:
-    """(prediction, truth) of a step, each with its error; the prediction is linear in eta."""
-    predicted, truth = _measured(run, run, "deltaH1", "SE_conditional"), _measured(run, step, "deltaH", "se")
+    """Return (prediction, truth) of a step, each with its error; the prediction is linear in eta."""
+    predicted = _measured(run, run, "deltaH1", "SE_conditional")
+    truth = _measured(run, step, "deltaH", "se")
     if predicted is None or truth is None:
         return None
     scale = step["eta"] / run["learning_rate"]
@@ -170,17 +172,17 @@ def _compared(run: Mapping[str, Any], step: Mapping[str, Any]) -> tuple[Measured
 
 
 def _numbers(run: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a result that must be finite where they are present; an estimator that met NaN is one."""
+    """Return the numbers of a result that must be finite where they exist; an estimator that met NaN is one."""
     top = ("deltaH1", "bars_dot", "learning_rate", "SE_conditional", "deltaH_true", "deltaH1_tok", "deltaH_true_tok")
-    found = {key: run.get(key) for key in top}
+    numbers = {key: run.get(key) for key in top}
     for step in run.get("truth") or ():
         if not step["eta"]:
             continue  # no step has no change and no error
         keys = ("deltaH", "se", "ess_fraction", "mean_w", "se_mean_w")
-        found |= {f"truth at eta {step['eta']:g}: {key}": step.get(key) for key in keys}
+        numbers |= {f"truth at eta {step['eta']:g}: {key}": step.get(key) for key in keys}
     for key, value in (_integrity(run).get("score_identity") or {}).items():
-        found[f"score_identity: {key}"] = value
+        numbers[f"score_identity: {key}"] = value
     for name, estimate in (run.get("variance") or {}).items():
         if estimate.get("status") == "non_finite":
-            found[f"variance {name}"] = math.nan
-    return {key: value for key, value in found.items() if value is not None}
+            numbers[f"variance {name}"] = math.nan
+    return {key: value for key, value in numbers.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The experiments of the probe: ``single``, ``batch-scaling``, ``sanity-check`` and ``debug``.
+"""The experiments of the probe are ``single``, ``batch-scaling``, ``sanity-check`` and ``debug``.
 
 Each is a plan of runs and a summary of their records. All runs of an experiment but ``single`` share one update: U is
 drawn once, from the stream ``U``, and E anew for each run, from the stream of its size and number, so that runs differ
@@ -29,25 +29,25 @@ from .files import check_label, claim, write_json
 from .runs import Run, Runner
 
 Record = Mapping[str, Any]
-"""What a summary says of one run."""
+"""Entry of a summary for one run."""
 
 
 @attrs.frozen
 class Outcome:
-    """How an experiment ended."""
+    """An outcome says how an experiment ended."""
 
     directory: Path | None
-    """``None`` on ranks that write nothing."""
+    """Directory of the experiment; ``None`` on ranks that write nothing."""
     summary: dict[str, Any]
     planned: int
-    """Runs, done or not."""
+    """Number of runs, done or not."""
     exit_code: int
-    """0; 1 if no run succeeded, 3 if a criterion of sanity-check is not met, 130 if it was interrupted."""
+    """Exit code 0; 1 if no run succeeded, 3 if a criterion of sanity-check is not met, 130 if it was interrupted."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Experiment(ABC):
-    """What all experiments share: the directory, the loop over runs, a summary that is written after every run.
+    """All experiments share the directory, the loop over runs, and a summary that is written after every run.
 
     The summary says ``interrupted`` until the last run has ended, so that it is true of one that was killed.
     """
@@ -56,20 +56,21 @@ class Experiment(ABC):
     category: ClassVar[str]
     """Directory below ``results``."""
     title: ClassVar[str]
-    """Of the experiment's directory, before the time."""
+    """Name of the experiment's directory, before the time."""
     test_type: ClassVar[str]
-    """In the summary."""
+    """Name of the experiment in the summary."""
     summary_file: ClassVar[str]
     shares_update: ClassVar[bool] = True
+    """Whether all runs have one update."""
 
     read: Read
-    """The configuration, with the checkpoint in it."""
+    """Configuration, with the checkpoint in it."""
     results: Path = Path("results")
     label: str | None = None
-    """In place of ``title``."""
+    """Name of the directory in place of ``title``."""
     save_gradients: bool = False
     on_run: Callable[[Record], None] = lambda record: None
-    """Called with the record of each run, on rank 0."""
+    """Function that is called with the record of each run, on rank 0."""
 
     def run(self) -> Outcome:
         """Do all runs; Ctrl-C ends them, and the summary has those that are done.
@@ -78,25 +79,15 @@ class Experiment(ABC):
             RequestError: the checkpoint cannot be probed with this configuration, or nothing can be written.
         """
         check_label(self.label)
-        plan, now, started = self.plan(), datetime.now(), time.perf_counter()
+        plan = self.plan()
         self._check(plan)
+        started = time.perf_counter()
         read = attrs.evolve(self.read, config=_located(self.config))
         ranks = start_ranks()
+        now = datetime.now()
         place = self._claim(ranks, now)
-        runner = Runner(
-            read,
-            place,
-            ranks,
-            shares_update=self.shares_update,
-            save_gradients=self.save_gradients,
-        )
-        about = {
-            "test_type": self.test_type,
-            **self.settings(),
-            "checkpoint": read.config.checkpoint.checkpoint_path,
-            "timestamp": now.isoformat(),
-            "experiment_directory": str(place),
-        }
+        runner = Runner(read, place, ranks, shares_update=self.shares_update, save_gradients=self.save_gradients)
+        about = self._about(read.config, now, place)
         records: list[Record] = []
 
         def summarise() -> dict[str, Any]:
@@ -106,7 +97,7 @@ class Experiment(ABC):
                 write_json(place / self.summary_file, summary)
             return summary
 
-        summary = summarise()
+        summary = summarise()  # a run that is killed leaves a summary, too
         try:
             for run in plan:
                 records.append(runner.run(run))
@@ -117,24 +108,34 @@ class Experiment(ABC):
             summary = summarise()
         return Outcome(place, summary, len(plan), self.exit_code(summary, records, len(plan)))
 
+    def _about(self, config: ProbeConfig, now: datetime, place: Path | None) -> dict[str, Any]:
+        """Return ``test_config`` of the summary, but for the time that the experiment has taken."""
+        return {
+            "test_type": self.test_type,
+            **self.settings(),
+            "checkpoint": config.checkpoint.checkpoint_path,
+            "timestamp": now.isoformat(),
+            "experiment_directory": str(place),
+        }
+
     @property
     def config(self) -> ProbeConfig:
         return self.read.config
 
     @abstractmethod
     def plan(self) -> list[Run]:
-        """The runs, in order."""
+        """Return the runs, in order."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What ``test_config`` of the summary says of the plan."""
+        """Return what ``test_config`` of the summary says of the plan."""
 
     def conclude(self, records: Sequence[Record]) -> dict[str, Any]:
-        """The rest of the summary, from the records of the runs so far."""
+        """Return the rest of the summary, from the records of the runs so far."""
         return {"all_results": list(records)}
 
     def exit_code(self, summary: Mapping[str, Any], records: Sequence[Record], planned: int) -> int:
-        """What the command ends with; see :class:`Outcome`."""
+        """Return the exit code of the command; see :class:`Outcome`."""
         if len(records) < planned:
             return 130
         return 0 if any(record["success"] for record in records) else 1
@@ -160,7 +161,7 @@ class Experiment(ABC):
 
 
 class Single(Experiment):
-    """One probe, the same as ``run_mixed_probe``."""
+    """The experiment makes one probe, the same as ``run_mixed_probe``."""
 
     name = "single"
     category = "single_run"
@@ -181,7 +182,7 @@ class Single(Experiment):
 
 
 class BatchScaling(Experiment):
-    """Several runs of each size: does the prediction converge, or fall like 1 / B_E? See :mod:`.scaling`."""
+    """Several runs of each size show whether the prediction converges or falls like 1 / B_E; see :mod:`.scaling`."""
 
     name = "batch-scaling"
     category = "batch_scaling"
@@ -194,8 +195,8 @@ class BatchScaling(Experiment):
         for B_E in self.config.sizes:
             for number in range(1, self.config.batch_config.runs_per_batch + 1):
                 name = f"BE{B_E:03d}_run{number:03d}"
-                said = {"B_E_target": B_E, "B_U_target": B_U, "run_id": number, "run_name": name}
-                runs.append(Run(name, B_E, (B_E, number), said))
+                facts = {"B_E_target": B_E, "B_U_target": B_U, "run_id": number, "run_name": name}
+                runs.append(Run(name, B_E, (B_E, number), facts))
         return runs
 
     def settings(self) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class BatchScaling(Experiment):
 
 
 class SanityCheck(Experiment):
-    """Many runs of one size: is every criterion of :mod:`.criteria` met?"""
+    """Many runs of one size show whether every criterion of :mod:`.criteria` is met."""
 
     name = "sanity-check"
     category = "sanity_check"
@@ -240,12 +241,12 @@ class SanityCheck(Experiment):
 
     def conclude(self, records: Sequence[Record]) -> dict[str, Any]:
         runs = [{**record.get("full_results", {}), "success": record["success"]} for record in records]
-        found = criteria.evaluate(runs)
+        judged = criteria.evaluate(runs)
         analysis = {
             **criteria.analysis(runs),
             "repeats": repeats(records),
-            "criteria": [attrs.asdict(criterion) for criterion in found],
-            "passed": criteria.passed(found),
+            "criteria": [attrs.asdict(criterion) for criterion in judged],
+            "passed": criteria.passed(judged),
         }
         return {"analysis": analysis, **super().conclude(records)}
 
@@ -255,7 +256,7 @@ class SanityCheck(Experiment):
 
 
 class Debug(Experiment):
-    """One run of each size, with everything that can be said of it."""
+    """One run of each size is reported with everything that the probe can measure."""
 
     name = "debug"
     category = "debug"
@@ -271,34 +272,34 @@ class Debug(Experiment):
         return {"B_E_values": sizes, "B_U": self.config.batch_config.B_U, "save_gradients": self.save_gradients}
 
 
-EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in (Single, BatchScaling, SanityCheck, Debug)}
+EXPERIMENTS: dict[str, type[Experiment]] = {kind.name: kind for kind in (Single, BatchScaling, SanityCheck, Debug)}
 
 
 def repeats(records: Sequence[Record]) -> dict[str, Any]:
-    """``{B_E: {"repeat_std": ...}}``: the spread of deltaH1 over the runs of each size, by the variance estimator."""
+    """Return ``{B_E: {"repeat_std": ...}}``: the spread of deltaH1 over the runs of each size, by that estimator."""
     values: dict[int, list[float]] = {}
     for record in records:
         if record["success"] and record["deltaH1"] is not None:
             values.setdefault(record["B_E"], []).append(record["deltaH1"])
     estimator = registry().create("variance", "repeat_std")
     return {
-        str(B_E): {"repeat_std": attrs.asdict(estimator.estimate(Terms(repeats_K=found)))}
-        for B_E, found in sorted(values.items())
+        str(B_E): {"repeat_std": attrs.asdict(estimator.estimate(Terms(repeats_K=repeats_K)))}
+        for B_E, repeats_K in sorted(values.items())
     }
 
 
 def _error(record: Record) -> float | None:
-    """SE_conditional before it was widened for few prompts."""
+    """Return SE_conditional before it was widened for few prompts."""
     se = record["SE_conditional"]
     return None if se is None else as_it_came(record["full_results"], se)
 
 
 def _located(config: ProbeConfig) -> ProbeConfig:
-    """With the paths of the checkpoint that is really read. Raises RequestError if there is none."""
+    """Return the configuration with the paths that are really read. Raises RequestError if there is no checkpoint."""
     place = config.checkpoint
     if not place.checkpoint_path:
         raise RequestError("no checkpoint is given", "checkpoint.checkpoint_path", "name one, or use --checkpoint")
     files = find_checkpoint(place.checkpoint_path, place.optimizer_path or None)
     optimizer = place.optimizer_path if files.sharded else str(files.optimizer_path)
-    found = attrs.evolve(place, checkpoint_path=str(files.directory), optimizer_path=optimizer)
-    return attrs.evolve(config, checkpoint=found)
+    located = attrs.evolve(place, checkpoint_path=str(files.directory), optimizer_path=optimizer)
+    return attrs.evolve(config, checkpoint=located)

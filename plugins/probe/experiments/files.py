@@ -1,4 +1,4 @@
-"""Where the experiments of the probe are written: a directory for each, with one for each of its runs."""
+"""Each experiment of the probe is written to a directory of its own, with one for each of its runs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from ..messages import at_level, heard
 from ..read_config import to_yaml
 from ..sampling.samples import Sample
 
-CONFIG, LOG, RESULTS, ERROR, SAMPLES = "config.yaml", "probe_log.txt", "results.json", "error.txt", "samples.jsonl"
-"""The files of a run."""
+# the files of a run
+CONFIG = "config.yaml"
+LOG = "probe_log.txt"
+RESULTS = "results.json"
+ERROR = "error.txt"
+SAMPLES = "samples.jsonl"
 
 
 def check_label(label: str | None) -> None:
-    """Raises RequestError if no directory can have this name."""
+    """Raise RequestError if no directory can have this name."""
     if label is not None and (not label.strip(". ") or "/" in label or "\0" in label):
         raise RequestError(f"{label!r} is no name of a directory", "--label", "give a name without a slash")
 
 
 def claim(category: Path, title: str, now: datetime) -> Path:
-    """A new directory ``category/<title>_<time>``; experiments of one second are numbered.
+    """Make a new directory ``category/<title>_<time>``; experiments of one second are numbered.
 
     Raises:
-        RequestError: it cannot be made.
+        RequestError: the directory cannot be made.
     """
     make_directory(category)
     name = f"{title}_{now:%Y-%m-%d_%H-%M-%S}"
@@ -50,7 +54,7 @@ def claim(category: Path, title: str, now: datetime) -> Path:
 
 
 def logged(directory: Path | None, level: str, rank: int = 0) -> AbstractContextManager[None]:
-    """Messages of the probe, from ``level`` on, go to ``probe_log.txt`` in a directory; nowhere without one."""
+    """Write messages of the probe, from ``level`` on, to ``probe_log.txt`` in a directory, if there is one."""
     if directory is None:
         return at_level(level)
     return heard(directory / LOG, f"[Rank {rank}] %(asctime)s - %(name)s - %(levelname)s - %(message)s", level)
@@ -63,7 +67,7 @@ def begin(directory: Path, config: ProbeConfig) -> None:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Whole, or not at all; NaN and infinities become null."""
+    """Write a JSON file, whole or not at all; NaN and infinities become null."""
     replace_text(path, to_json(data, indent=2))
 
 
@@ -75,11 +79,9 @@ def write_error(directory: Path, error: BaseException) -> None:
 
 def write_samples(directory: Path, samples: Mapping[str, Sample], tokenizer: Any) -> None:
     """Write ``samples.jsonl``: a line for each episode of each batch, with its texts, its reward and its length."""
-    lines = [
-        to_json({"batch": batch, **record})
-        for batch, sample in samples.items()
-        for record in _episodes(sample, tokenizer)
-    ]
+    lines = []
+    for batch, sample in samples.items():
+        lines += [to_json({"batch": batch, **record}) for record in _episodes(sample, tokenizer)]
     replace_text(directory / SAMPLES, "".join(f"{line}\n" for line in lines))
 
 

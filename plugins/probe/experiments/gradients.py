@@ -1,4 +1,4 @@
-"""The gradients behind one probe: to look at, to log and to keep."""
+"""The gradients behind one probe can be looked at, logged and kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRADIENTS, NORMS = "gradients.safetensors", "gradient_norms.json"
 
 
 def gradients(probed: Probed) -> dict[str, dict[str, Tensor]]:
-    """``X_bar``, ``Y_bar`` and ``v``, each by the name of the parameter.
+    """Return ``X_bar``, ``Y_bar`` and ``v``, each by the name of the parameter.
 
     ``X_bar`` is the gradient of E's mean entropy, by a reverse pass. ``Y_bar`` is the policy gradient of U, uphill,
     over the root of the saved second moment. ``v`` is the step per unit of learning rate: bars_dot is X_bar . v. With
@@ -34,28 +34,28 @@ def gradients(probed: Probed) -> dict[str, dict[str, Tensor]]:
     return {"X_bar": measurement.entropy_gradient(probed.config.entropy_unit), "Y_bar": Y_bar, "v": v}
 
 
-def norms(probed: Probed, found: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
-    """Norms of :func:`gradients`, whole and by parameter, and their inner products (nats per unit of learning rate)."""
+def norms(probed: Probed, by_kind: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
+    """Return norms of :func:`gradients`, whole and by parameter, and inner products in nats per unit of eta."""
     return {
         "entropy_unit": probed.config.entropy_unit,
         "direction": probed.config.direction,
-        "X_bar_dot_v": inner(found["X_bar"], found["v"]),
-        "X_bar_dot_Y_bar": inner(found["X_bar"], found["Y_bar"]),
-        **{kind: _counted(gradient) for kind, gradient in found.items()},
+        "X_bar_dot_v": inner(by_kind["X_bar"], by_kind["v"]),
+        "X_bar_dot_Y_bar": inner(by_kind["X_bar"], by_kind["Y_bar"]),
+        **{kind: _counted(gradient) for kind, gradient in by_kind.items()},
     }
 
 
-def save(directory: Path, probed: Probed, found: dict[str, dict[str, Tensor]]) -> None:
+def save(directory: Path, probed: Probed, by_kind: dict[str, dict[str, Tensor]]) -> None:
     """Write ``gradients.safetensors`` (``X_bar/<parameter>`` and so on, float32) and ``gradient_norms.json``.
 
-    ``Y_bar`` and ``v`` are both there only if they differ.
+    Both ``Y_bar`` and ``v`` are written only if they differ.
     """
-    kept = {kind: gradient for kind, gradient in found.items() if kind != "v" or gradient is not found["Y_bar"]}
-    tensors = {
-        f"{kind}/{name}": tensor.detach().to("cpu", torch.float32).contiguous()
-        for kind, gradient in kept.items()
-        for name, tensor in gradient.items()
-    }
+    tensors = {}
+    for kind, gradient in by_kind.items():
+        if kind == "v" and gradient is by_kind["Y_bar"]:
+            continue
+        for name, tensor in gradient.items():
+            tensors[f"{kind}/{name}"] = tensor.detach().to("cpu", torch.float32).contiguous()
     about: dict[str, str] = {"entropy_unit": probed.config.entropy_unit, "direction": probed.config.direction}
     temporary = directory / f"{GRADIENTS}.{os.getpid()}.tmp"
     try:
@@ -63,11 +63,11 @@ def save(directory: Path, probed: Probed, found: dict[str, dict[str, Tensor]]) -
         temporary.replace(directory / GRADIENTS)
     finally:
         temporary.unlink(missing_ok=True)
-    replace_text(directory / NORMS, to_json(norms(probed, found), indent=2))
+    replace_text(directory / NORMS, to_json(norms(probed, by_kind), indent=2))
 
 
-def describe(probed: Probed, found: dict[str, dict[str, Tensor]]) -> Iterator[str]:
-    """Lines for the log: sizes of what there is, coverage of Adam's state, norms whole and by parameter."""
+def describe(probed: Probed, by_kind: dict[str, dict[str, Tensor]]) -> Iterator[str]:
+    """Yield lines for the log: numbers of parameters, coverage of Adam's state, norms whole and by parameter."""
     policy, coverage = probed.session.policy, probed.session.adam.coverage
     every, train = dict(policy.named_parameters()), trained(policy)
     yield f"parameters: {len(every)} tensors, {_elements(every):,} numbers; {len(train)} train, {_elements(train):,}"
@@ -76,13 +76,13 @@ def describe(probed: Probed, found: dict[str, dict[str, Tensor]]) -> Iterator[st
         f"{coverage.saved} saved"
     )
     gradient = probed.measurement.step.gradient
-    named = {"X_bar (phase 1)": found["X_bar"], "gradient of U's loss (phase 2)": gradient}
-    for kind, tensors in {**named, "Y_bar": found["Y_bar"], "v": found["v"]}.items():
+    named = {"X_bar (phase 1)": by_kind["X_bar"], "gradient of U's loss (phase 2)": gradient}
+    for kind, tensors in {**named, "Y_bar": by_kind["Y_bar"], "v": by_kind["v"]}.items():
         counted = _counted(tensors)
         yield f"{kind}: norm {counted['norm']:.6e}, {counted['nonzero_tensors']} of {counted['tensors']} tensors not 0"
-    yield f"X_bar . v = {inner(found['X_bar'], found['v']):.6e} (phase 3, by a reverse pass)"
+    yield f"X_bar . v = {inner(by_kind['X_bar'], by_kind['v']):.6e} (phase 3, by a reverse pass)"
     for name in train:
-        yield f"{name}: norm of X_bar {_norm(found['X_bar'], name):.3e}, of v {_norm(found['v'], name):.3e}"
+        yield f"{name}: norm of X_bar {_norm(by_kind['X_bar'], name):.3e}, of v {_norm(by_kind['v'], name):.3e}"
 
 
 def _counted(gradient: Direction) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The runs of an experiment: probes of one checkpoint, loaded once, each with a directory and a record of its own."""
+"""The runs of an experiment probe one checkpoint, which is loaded once; each has its own directory and record."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from . import gradients
 from .files import CONFIG, ERROR, LOG, RESULTS, begin, logged, write_error, write_json, write_samples
 
 KEPT = ("deltaH1", "SE_conditional", "se_over_deltaH1", "deltaH_true", "B_E", "B_U", "bars_dot", "peak_memory_bytes")
-"""Of the results, what a record has on top."""
+"""Keys of the results that a record has on top."""
 
 
 @attrs.frozen
 class Run:
-    """One probe of an experiment."""
+    """A run is one probe of an experiment."""
 
     name: str
-    """Of its directory."""
+    """Name of its directory."""
     B_E: int
     stream: tuple[object, ...] = ()
     """Names of the random stream of E; no two runs of an experiment have the same."""
-    said: Mapping[str, Any] = attrs.field(factory=dict)
-    """What its record has beside what every record has."""
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+    """Entries of its record beside those of every record."""
 
 
 class Runner:
-    """Runs probes one after another; a probe that fails is recorded.
+    """A runner makes probes one after another; a probe that fails is recorded.
 
     Messages from ``output.log_level`` on go to ``probe_log.txt``; at DEBUG, norms of the gradients are among them.
 
     Args:
-        read: with the checkpoint in it.
+        read: the configuration, with the checkpoint in it.
         place: where the directories of the runs are made; ``None`` on ranks that write nothing.
         shares_update: draw one batch U, and compute its step once, for all runs.
-        save_gradients: keep those of each run.
+        save_gradients: keep the gradients of each run.
     """
 
     def __init__(
@@ -65,15 +65,18 @@ class Runner:
         shares_update: bool,
         save_gradients: bool = False,
     ) -> None:
-        self.read, self.place, self.ranks = read, place, ranks
-        self.shares_update, self.save_gradients = shares_update, save_gradients
+        self.read = read
+        self.place = place
+        self.ranks = ranks
+        self.shares_update = shares_update
+        self.save_gradients = save_gradients
         self._succeeded = False
 
     def run(self, run: Run) -> dict[str, Any]:
-        """Probe, write the run's directory, return its record.
+        """Make one probe, write the run's directory, and return its record.
 
         Raises:
-            RequestError: of any run before the first success: then it is the request that is wrong.
+            RequestError: a run has failed before any succeeded: then it is the request that is wrong.
             RunError: a run failed and there are several processes, of which the others may wait for this one.
         """
         started = time.perf_counter()
@@ -83,44 +86,53 @@ class Runner:
         with logged(directory, self.read.config.output.log_level, self.ranks.rank):
             messages.info("%s: B_E = %d, B_U = %d", run.name, run.B_E, self.read.config.batch_config.B_U)
             try:
-                found, probed = self._probe(run, directory)
-                self._keep(directory, found, probed)
-            except Exception as error:
-                messages.error("%s failed: %s", run.name, error)
-                if directory is not None:
-                    write_error(directory, error)
-                if isinstance(error, RequestError) and not self._succeeded:
-                    raise
-                if self.ranks.size > 1:
-                    what = f"{run.name} failed, and other processes may wait for it: {error}"
-                    raise RunError(what, str(directory or ""), f"see its {ERROR}") from error
-                said = {"success": False, "runtime": time.perf_counter() - started, **run.said}
-                return {**said, "error": str(error) or type(error).__name__, "files": _files(directory, error=ERROR)}
+                result, probed = self._probe(run, directory)
+                self._keep(directory, result, probed)
+            except Exception as error:  # one run that fails must not cost the others
+                self._refuse(error, run, directory)
+                return {
+                    "success": False,
+                    "runtime": time.perf_counter() - started,
+                    **run.facts,
+                    "error": str(error) or type(error).__name__,
+                    "files": _files(directory, error=ERROR),
+                }
             messages.info("%s: done in %.1f s", run.name, time.perf_counter() - started)
         self._succeeded = True
         return {
             "success": True,
             "runtime": time.perf_counter() - started,
-            **{key: found.get(key) for key in KEPT},
-            **run.said,
+            **{key: result.get(key) for key in KEPT},
+            **run.facts,
             "stream": list(run.stream),
-            "full_results": found,
+            "full_results": result,
             "files": _files(directory, config=CONFIG, log=LOG, results=RESULTS),
         }
 
+    def _refuse(self, error: Exception, run: Run, directory: Path | None) -> None:
+        """Write down why a run failed, and raise the error if the experiment cannot go on."""
+        messages.error("%s failed: %s", run.name, error)
+        if directory is not None:
+            write_error(directory, error)
+        if isinstance(error, RequestError) and not self._succeeded:
+            raise error
+        if self.ranks.size > 1:
+            what = f"{run.name} failed, and other processes may wait for it: {error}"
+            raise RunError(what, str(directory or ""), f"see its {ERROR}") from error
+
     def _probe(self, run: Run, directory: Path | None) -> tuple[dict[str, Any], Probed]:
-        if directory is not None:  # what the checkpoint and its run have said is known from here on
+        if directory is not None:  # from here on the configuration has what the checkpoint and its run fill in
             replace_text(directory / CONFIG, to_yaml(self._config(run, self._session.config)))
         U, step = self._update if self.shares_update else (None, None)
-        found, probed = self._probing.probe(self._session, run.B_E, *run.stream, step=step, U=U)
-        messages.info("seconds: %s", _seconds(found["timing"]))
-        messages.info("results: %s", ", ".join(f"{key} {found.get(key)}" for key in KEPT))
-        for warning in found["warnings"]:
+        result, probed = self._probing.probe(self._session, run.B_E, *run.stream, step=step, U=U)
+        messages.info("seconds: %s", _seconds(result["timing"]))
+        messages.info("results: %s", ", ".join(f"{key} {result.get(key)}" for key in KEPT))
+        for warning in result["warnings"]:
             messages.warning(warning)
-        return found, probed
+        return result, probed
 
-    def _keep(self, directory: Path | None, found: dict[str, Any], probed: Probed) -> None:
-        """All that is written of a run that succeeded; every rank takes part in the passes that it needs."""
+    def _keep(self, directory: Path | None, result: dict[str, Any], probed: Probed) -> None:
+        """Write all files of a run that succeeded; every rank takes part in the passes that they need."""
         detailed = messages.isEnabledFor(logging.DEBUG) and probed.predicts
         if self.save_gradients or detailed:
             made = gradients.gradients(probed)
@@ -132,7 +144,7 @@ class Runner:
             return
         if probed.config.output.save_samples:
             write_samples(directory, {"E": probed.E, "U": probed.U}, probed.session.loaded.tokenizer)
-        write_json(directory / RESULTS, found)
+        write_json(directory / RESULTS, result)
 
     @cached_property
     def _probing(self) -> OfflineEntropyProbe:
@@ -161,7 +173,7 @@ class Runner:
         return U, step
 
     def _config(self, run: Run, config: ProbeConfig) -> ProbeConfig:
-        """The configuration of this run alone."""
+        """Return the configuration of this run alone."""
         batches = attrs.evolve(config.batch_config, B_E=run.B_E, B_E_values=(run.B_E,))
         return attrs.evolve(config, batch_config=batches)
 

@@ -1,1 +1,1 @@
-"""The detector that predicts during training."""
+"""The detector ``entropy_forecast`` predicts the entropy change of every update during training."""

@@ -1,4 +1,4 @@
-"""The change of the entropy that the response of sampled tokens to an update makes, and how far it can be trusted.
+"""The entropy change of an update is predicted from how sampled tokens respond to it, with an error of its own.
 
 To first order in the change of the policy at each token, and to all orders in that of the token itself,
 
@@ -26,23 +26,23 @@ from ..estimation.sequences import entropy_terms
 from ..estimation.tokens import SampledTokens
 
 MOST_WEIGHT = 5.0
-"""A token counts as if the update had made it at most so many times as likely."""
+"""Largest weight of a token: how many times as likely the update may have made it."""
 LEAST_DEGREES = 3.0
-"""Degrees of freedom of an error below which it is taken to be as if it had so many."""
+"""Least degrees of freedom of an error; with fewer it is taken as if it had so many."""
 
 
 @attrs.frozen(eq=False)
 class Change:
-    """A number, and what each group adds to it beside the mean of all."""
+    """A change is a number, with what each group adds to it beside the mean of all."""
 
     value: float
-    """Nats per token."""
+    """Value in nats per token."""
     influence_G: Tensor
-    """Nats per token; their sum is 0."""
+    """Influence of each group, in nats per token; the sum is 0."""
 
     @property
     def se(self) -> float:
-        """The standard error over draws of groups; NaN for one group, or where no group has any influence.
+        """Standard error over draws of groups; NaN for one group, or where no group has any influence.
 
         The deviation of t, the value over its estimated error, is 1: with few groups, or where few groups have most of
         the influence, the root of the estimated variance would be too small.
@@ -51,7 +51,7 @@ class Change:
 
 
 def error(influence_G: Tensor) -> float:
-    """The standard error of a sum of influences, widened by the deviation of its t distribution."""
+    """Return the standard error of a sum of influences, widened by the deviation of its t distribution."""
     if len(influence_G) < 2 or not bool(influence_G.any()):
         return math.nan
     degrees = max(degrees_of_freedom(influence_G), LEAST_DEGREES)
@@ -59,7 +59,7 @@ def error(influence_G: Tensor) -> float:
 
 
 def degrees_of_freedom(influence_G: Tensor) -> float:
-    """Of the estimated variance, from the kurtosis of the influences: G - 1 at most, 2 if one group has it all.
+    """Estimate the degrees of freedom of the variance by the influences' kurtosis: G - 1 at most, 2 if one has it all.
 
     The relative variance of a variance of G numbers is (kurtosis - 1) / G, and that of a chi-square over its degrees
     of freedom 2 / degrees.
@@ -72,20 +72,20 @@ def degrees_of_freedom(influence_G: Tensor) -> float:
 
 
 def predicted_change(tables: Outputs, rollouts: Rollouts) -> Change:
-    """The change of the entropy per token that changes of the outputs make.
+    """Predict the change of the entropy per token that changes of the outputs make.
 
     Args:
         tables: [B, T] ``logprobs`` and ``entropies`` before, nats, and their changes as ``..._rate``.
         rollouts: two groups at least.
     """
-    of_sequence = _terms(tables, rollouts)
-    _, index = rollouts.groups_of_episodes().unique(return_inverse=True)
+    _, index_E = rollouts.groups_of_episodes().unique(return_inverse=True)
 
-    def by_group(x: Tensor) -> Tensor:
-        return torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add(0, index, x)
+    def by_group(x_E: Tensor) -> Tensor:
+        return torch.zeros(int(index_E.max()) + 1, dtype=torch.float64).index_add(0, index_E, x_E)
 
-    a_G, c_G, H_G, T_G = (by_group(x) for x in of_sequence)
+    a_G, c_G, H_G, T_G = map(by_group, _terms(tables, rollouts))
     T = T_G.sum()
+    # the entropy that centres a group is that of the others, which its own tokens cannot bias
     others_G = (H_G.sum() - H_G) / (T - T_G)
     value = (a_G - others_G * c_G).sum() / T
     h, c = H_G.sum() / T, c_G.sum() / T
@@ -94,22 +94,23 @@ def predicted_change(tables: Outputs, rollouts: Rollouts) -> Change:
 
 
 def entropy_level(base: Outputs, rollouts: Rollouts) -> Change:
-    """The entropy per token itself, and what each group adds to it."""
+    """Return the entropy per token itself, and what each group adds to it."""
     statistic = mean_entropy(Terms(entropy_unit="per_token_ratio", **entropy_terms(base, rollouts)))
     H_G, T_G = statistic.features_C_F.unbind(1)
     return Change(statistic.value, (H_G - statistic.value * T_G) / T_G.sum())
 
 
 def _terms(tables: Outputs, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[E] each, by episode: a and c, of which the change of h is sum (a - h c) / sum T; H; T."""
+    """Return a, c, H and T of each episode, all [E]; the change of h is sum (a - h c) / sum T."""
     tokens = SampledTokens(rollouts)
-    turn_N, group_N = tokens.of(rollouts.turns), rollouts.groups_of_episodes()[tokens.sequence_N]
-    H_N, change_N, logprob_N = (tokens.of(tables[name]) for name in ("entropies", "entropies_rate", "logprobs_rate"))
-    excess_N, one_N = torch.expm1(logprob_N.clamp(max=math.log(MOST_WEIGHT))), torch.ones_like(H_N)
-    place_N = _places(tokens.sequence_N, turn_N)
+    group_N = rollouts.groups_of_episodes()[tokens.sequence_N]
+    place_N = _places(tokens.sequence_N, tokens.of(rollouts.turns))
+    H_N, change_N = tokens.of(tables["entropies"]), tokens.of(tables["entropies_rate"])
+    excess_N = torch.expm1(tokens.of(tables["logprobs_rate"]).clamp(max=math.log(MOST_WEIGHT)))
+    one_N = torch.ones_like(H_N)
 
     def weighed(x_N: Tensor) -> Tensor:
-        """The excess weight of each token times what comes after it, less what others have there."""
+        """Return the sums of each token's excess weight times what comes after it, less what others have there."""
         to_come_N = tokens.to_come(x_N)
         return tokens.total(excess_N * (to_come_N - _of_others(to_come_N, group_N, place_N)))
 
@@ -117,7 +118,7 @@ def _terms(tables: Outputs, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor,
 
 
 def _places(episode_N: Tensor, turn_N: Tensor) -> Tensor:
-    """[N]: a number for each pair of turn and position in it; tokens lie in the order of episodes and turns."""
+    """Number each pair of turn and position in it: [N]; the tokens lie in the order of episodes and turns."""
     _, lengths = torch.unique_consecutive(torch.stack([episode_N, turn_N]), dim=1, return_counts=True)
     starts = lengths.cumsum(0) - lengths
     position_N = torch.arange(len(turn_N)) - starts.repeat_interleave(lengths)
@@ -125,7 +126,7 @@ def _places(episode_N: Tensor, turn_N: Tensor) -> Tensor:
 
 
 def _of_others(x_N: Tensor, group_N: Tensor, place_N: Tensor) -> Tensor:
-    """[N]: the mean of x over the tokens of other groups at the same place; 0 where there are none."""
+    """Return the mean of x over the tokens of other groups at the same place: [N]; 0 where there are none."""
     _, group_N = group_N.unique(return_inverse=True)
     shape = int(group_N.max()) + 1, int(place_N.max()) + 1
     cell_N = group_N * shape[1] + place_N

@@ -1,7 +1,7 @@
-"""The policy update that a training step is about to make: all of its optimizer steps, with and without some groups.
+"""The update that a training step is about to make is computed beforehand, with and without some of its groups.
 
-Gradients are those at the parameters before the update, for every optimizer step of it; Adam's moments move from each
-to the next as they will.
+It has all optimizer steps of the training step. Their gradients are those at the parameters before the update; Adam's
+moments move from each step to the next as they will.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..estimation.directions import AdamW
 from ..estimation.passes import Outputs, Passes, norm, trained
 
 Gradient = dict[str, Tensor]
-"""By name of a parameter, or laid out flat."""
+"""Tensors by name of a parameter, or laid out flat."""
 
 
 class Folds:
-    """The groups that train, in folds, and the displacement that the update would have without each of them.
+    """Folds divide the groups that train; the update's displacement is computed without each of them.
 
     Args:
         count: how many folds, if there are as many groups.
@@ -38,11 +38,11 @@ class Folds:
         groups: list[int] = update.rollouts.group_ids_P.tolist()
         self.count = min(count, len(groups))
         self.fold_of = {group: index % self.count for index, group in enumerate(groups)}
-        """Group id -> its fold. What the filter left out is in none."""
+        """Folds by group id; groups that the filter left out are in none."""
         self._fold_B = torch.tensor([self.fold_of[group] for group in update.rollouts.groups.tolist()])
 
     def displacements(self) -> tuple[Gradient, list[Gradient | None]]:
-        """How far theta would move: by the whole update, and by that of all folds but one, for each of them.
+        """Return how far theta would move: by the whole update, and without each of the folds.
 
         Without a fold the weights of the others are raised so that they add up to what they did with it. ``None``
         stands for a fold without which an optimizer step would have no rows.
@@ -70,34 +70,34 @@ class Folds:
         return [row for row in rows if int(self._fold_B[row]) == fold]
 
     def _gradient(self, batch: Batch, rows: list[int]) -> Gradient:
-        """The gradient of the loss of these rows in an optimizer step, float32 at least."""
+        """Return the gradient of the loss of these rows in an optimizer step, float32 at least."""
         policy = self._update.policy.module
         if not rows:
             return {name: torch.zeros_like(p, dtype=_fp32(p)) for name, p in trained(policy).items()}
         return passes_over(self._update, batch.take(rows)).loss_gradient(self._loss)
 
     def _moving(self, batch: Batch) -> Tensor:
-        """[B]: whether a row's loss has a gradient in its log-probs or entropies."""
+        """Return whether each row's loss has a gradient in its log-probs or entropies: [B] bool."""
         if self._base is None or not isinstance(self._update.objective, PolicyObjective):
             return torch.ones(len(batch), dtype=torch.bool)
         leaves = {name: value.clone().requires_grad_() for name, value in self._base.items()}
         with torch.enable_grad():
             loss = self._loss(leaves, batch).sum()
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        return torch.stack([(g != 0).any(1) for g in found if g is not None]).any(0)
+            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return torch.stack([(g_B_T != 0).any(1) for g_B_T in gradients if g_B_T is not None]).any(0)
 
     def _loss(self, scores: Outputs, part: Batch) -> Tensor:
         return self._update.objective.tokens(Scores(**scores), part)[0]
 
 
 class Walk:
-    """AdamW's steps from a state, without its rounding of the parameters."""
+    """A walk makes AdamW's steps from a state, without the rounding of the parameters."""
 
     def __init__(self, update: PendingUpdate, state: AdamState, weights: Gradient) -> None:
         self._lr, self._max_norm = update.lr, update.experiment.trainer.grad_clip
         self._state, self._weights = state, weights
         self.moved = {name: torch.zeros_like(p) for name, p in weights.items()}
-        """How far theta is from where it began."""
+        """Displacement of theta from where it began."""
 
     def step(self, gradient: Gradient) -> None:
         factor = min(1.0, self._max_norm / (norm(gradient) + 1e-6)) if self._max_norm else 1.0
@@ -108,7 +108,7 @@ class Walk:
 
 
 class Layout:
-    """Lays the tensors of parameters end to end: few long tensors take far fewer calls than many short ones.
+    """A layout puts the tensors of parameters end to end: few long tensors take far fewer calls than many short ones.
 
     Parameters that have had as many steps of Adam share a tensor.
     """
@@ -120,11 +120,14 @@ class Layout:
             self.names.setdefault(f"after {steps[name]:g} steps", []).append(name)
 
     def flat(self, tensors: Mapping[str, Tensor]) -> Gradient:
-        """By number of steps."""
-        return {key: torch.cat([tensors[name].flatten() for name in names]) for key, names in self.names.items()}
+        """Return the tensors laid end to end, by number of steps."""
+        result = {}
+        for key, names in self.names.items():
+            result[key] = torch.cat([tensors[name].flatten() for name in names])
+        return result
 
     def by_name(self, flat: Gradient) -> Gradient:
-        """Views of the flat tensors, by name of the parameter."""
+        """Return views of the flat tensors, by name of the parameter."""
         result = {}
         for key, names in self.names.items():
             sizes = [self._shapes[name].numel() for name in names]
@@ -134,13 +137,16 @@ class Layout:
 
 
 def passes_over(update: PendingUpdate, batch: Batch, size: int | None = None) -> Passes:
-    """Passes over some rows, cut so that every rank has a share; ``size`` rows at once, by default a micro-batch."""
+    """Return passes over some rows, cut so that every rank has a share; ``size`` rows at once, else a micro-batch."""
     ranks, size = update.ranks, size or update.experiment.trainer.micro_batch
     return Passes(update.policy.module, batch, min(size, -(-len(batch) // ranks.size)), ranks)
 
 
 def _adam(update: PendingUpdate) -> tuple[Layout, AdamState, Gradient]:
-    """The trainer's own state, and the weights that it steps: the fp32 ones behind a bfloat16 model; laid out flat."""
+    """Return the layout, the trainer's own state and the weights that it steps, both laid out flat.
+
+    Behind a bfloat16 model the weights are the fp32 ones.
+    """
     saved, parameters = update.policy.optimizer_state(), trained(update.policy.module)
     group, device = saved["param_groups"][0], update.ranks.device
     settings = AdamSettings(tuple(group["betas"]), float(group["eps"]), float(group["weight_decay"]))
@@ -171,7 +177,7 @@ def _adam(update: PendingUpdate) -> tuple[Layout, AdamState, Gradient]:
 
 
 def _advanced(state: AdamState, gradient: Gradient) -> AdamState:
-    """Adam's state after a step on this gradient."""
+    """Return Adam's state after a step on this gradient."""
     first, second = {}, {}
     for name, g in gradient.items():
         beta_1, beta_2 = state.settings[name].betas
@@ -182,11 +188,14 @@ def _advanced(state: AdamState, gradient: Gradient) -> AdamState:
 
 
 def _sum(gradients: list[Gradient]) -> Gradient:
-    return {name: torch.stack([gradient[name] for gradient in gradients]).sum(0) for name in gradients[0]}
+    sums = {}
+    for name in gradients[0]:
+        sums[name] = torch.stack([gradient[name] for gradient in gradients]).sum(0)
+    return sums
 
 
 def _weights(batch: Batch) -> Tensor:
-    """[B]: the sum of the token weights of each row."""
+    """Return the sum of the token weights of each row: [B]."""
     assert batch.weights is not None
     return batch.weights.double().sum(1)
 

@@ -1,4 +1,4 @@
-"""Detector ``entropy_forecast``: what each update does to the entropy, and what the next rollouts say of that."""
+"""The detector ``entropy_forecast`` predicts each update's entropy change; the next rollouts say whether it was so."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from .change import Change, degrees_of_freedom, entropy_level, error, predicted_
 from .folds import passes_over
 from .response import Before
 
-TOLD, WIDE, FEW_GROUPS = 0, 1, 2
-"""``forecast/status``: a change that can be told from none; one that cannot; an error that rests on too few groups."""
+TOLD = 0
+"""Value of ``forecast/status`` for a change that can be told from none."""
+WIDE = 1
+"""Value of ``forecast/status`` for a change that cannot be told from none."""
+FEW_GROUPS = 2
+"""Value of ``forecast/status`` where the error rests on too few groups."""
 TRUSTED_DEGREES = 4.0
 """Degrees of freedom below which an error rests on too few groups."""
 
@@ -44,20 +48,21 @@ class EntropyForecast(CollapseDetector):
     """
 
     every: int = attrs.field(default=5, validator=validators.ge(1))
-    """Steps between forecasts. Each takes a gradient of the batch and one or two forward passes of it, and some copies
-    of what trains until the update is made."""
+    """Number of steps between forecasts. Each takes a gradient of the batch and one or two forward passes of it, and
+    some copies of what trains until the update is made."""
     threshold: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    """Nats per token: speak when an update has taken at least so much of the entropy; ``null`` only measures."""
+    """Entropy, in nats per token, of which an update must take as much for a verdict; ``null`` only measures."""
     window: int = attrs.field(default=2, validator=validators.ge(1))
-    """Forecasts in a row of status 0 whose predicted change lies below -threshold by two standard errors or more."""
+    """Number of forecasts in a row of status 0 whose predicted change lies below -threshold by two standard errors or
+    more."""
     stop: bool = False
-    """``true`` stops the run; else the verdict is recorded."""
+    """Whether the verdict stops the run; otherwise it is recorded only."""
     folds: int = attrs.field(default=4, validator=validators.ge(2))
-    """Parts of the groups that are looked at along the update of the others. More leave more to the others and take
-    longer; each needs four copies of what trains, in float32."""
+    """Number of parts of the groups, each of which is looked at along the update of the others. More leave more to the
+    others and take longer; each needs four copies of what trains, in float32."""
 
     def check(self, experiment: Any) -> Iterator[str]:
-        """Why it cannot forecast in this experiment."""
+        """Yield why the detector cannot forecast in this experiment."""
         if experiment.model.liger:
             yield "differentiates forwards, which Liger's layers cannot; set model.liger to false"
         if experiment.trainer.zero_stage == 3:
@@ -71,17 +76,22 @@ class EntropyForecast(CollapseDetector):
 
 @attrs.frozen(eq=False)
 class Forecast:
-    """What an update does, as the rollouts before it say: waits for the next ones."""
+    """A forecast is what an update does to the entropy by the rollouts before it; it waits for the next rollouts."""
 
     update: PendingUpdate
     change: Change
     level: Change
-    """The entropy of these rollouts."""
+    """Entropy of these rollouts."""
 
     def metrics(self) -> dict[str, float]:
         change, se = self.change, self.change.se
         degrees = degrees_of_freedom(change.influence_G)
-        status = FEW_GROUPS if not degrees >= TRUSTED_DEGREES else TOLD if abs(change.value) >= 2 * se else WIDE
+        if not degrees >= TRUSTED_DEGREES:  # NaN is few, too
+            status = FEW_GROUPS
+        elif abs(change.value) >= 2 * se:
+            status = TOLD
+        else:
+            status = WIDE
         return _finite(
             {
                 "forecast/predicted": change.value,
@@ -92,15 +102,18 @@ class Forecast:
         )
 
     def against(self, now: Change) -> dict[str, float]:
-        """What the next rollouts' entropy ``now`` says. Both numbers lean on the rollouts before the update."""
-        found = now.value - self.level.value
+        """Compare the forecast with the entropy ``now`` of the next rollouts.
+
+        Both the predicted and the realised change depend on the rollouts before the update, so their errors are shared.
+        """
+        realised = now.value - self.level.value
         shared_G = self.change.influence_G + self.level.influence_G
         errors = math.hypot(error(shared_G), now.se)
         return {"forecast/for_step": float(self.update.step)} | _finite(
             {
-                "forecast/realised": found,
+                "forecast/realised": realised,
                 "forecast/realised_se": math.hypot(self.level.se, now.se),
-                "forecast/z": (self.change.value - found) / errors if errors else math.nan,
+                "forecast/z": (self.change.value - realised) / errors if errors else math.nan,
             }
         )
 
@@ -110,18 +123,20 @@ class _Session(MetricSession):
         self._rule = rule
         self._sampled: Rollouts | None = None
         self._base: Outputs | None = None
-        """What the policy says of the rollouts of this step, if somebody has asked."""
+        """Outputs of the policy for the rollouts of this step, once they were asked for."""
         self._before: Before | None = None
         self._open: Forecast | None = None
         self.low = 0
-        """Forecasts in a row below the threshold."""
+        """Number of forecasts in a row below the threshold."""
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
-        self._sampled, self._base, self._before = rollouts, None, None
+        self._sampled = rollouts
+        self._base = None
+        self._before = None
         return {}
 
     def before_update(self, update: PendingUpdate) -> dict[str, float]:
-        """What these rollouts say of the last forecast, which may be of more than a step ago, and what they plan."""
+        """Compare the last forecast, which may be older than a step, with these rollouts, and plan the next one."""
         assert self._sampled is not None
         started = time.perf_counter()
         waiting, self._open = self._open, None
@@ -144,11 +159,12 @@ class _Session(MetricSession):
         return seconds if forecast is None else forecast.metrics() | seconds
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
-        rule, predicted, se = self._rule, metrics.get("forecast/predicted"), metrics.get("forecast/predicted_se")
+        rule = self._rule
+        predicted, se = metrics.get("forecast/predicted"), metrics.get("forecast/predicted_se")
         if rule.threshold is None or predicted is None or se is None:
             return None
-        told = metrics.get("forecast/status", TOLD) == TOLD
-        self.low = self.low + 1 if told and predicted + 2 * se < -rule.threshold else 0
+        is_change = metrics.get("forecast/status", TOLD) == TOLD
+        self.low = self.low + 1 if is_change and predicted + 2 * se < -rule.threshold else 0
         if self.low < rule.window:
             return None
         reason = f"{self.low} updates in a row were each predicted to take {rule.threshold:g} nats per token or more"
@@ -156,7 +172,7 @@ class _Session(MetricSession):
         return Verdict("entropy_forecast", step, reason, evidence, stop=rule.stop)
 
     def _of_sampled(self, update: PendingUpdate) -> Outputs:
-        """What the policy before the update says of the rollouts of this step; by a pass if the step had none."""
+        """Return what the policy before the update gives for the rollouts of this step, by a pass if it is missing."""
         if self._base is None:
             assert self._sampled is not None
             scores, tokens = update.scores, self._sampled.tokens
@@ -165,13 +181,14 @@ class _Session(MetricSession):
                 self._base = {"logprobs": scores.logprobs.double(), "entropies": scores.entropies.double()}
             else:
                 size = update.experiment.trainer.score_batch
-                found = passes_over(update, to_batch(self._sampled), size).forward()  # of a shared critic, values too
-                self._base = {name: found[name] for name in ("logprobs", "entropies")}
+                outputs = passes_over(update, to_batch(self._sampled), size).forward()
+                # a shared critic gives values, too
+                self._base = {name: outputs[name] for name in ("logprobs", "entropies")}
         return self._base
 
 
 def predict(before: Before) -> Forecast | None:
-    """The forecast, once the update has been made; ``None`` where fewer than two groups can be looked at."""
+    """Make the forecast, once the update has been made; ``None`` where fewer than two groups can be looked at."""
     tables, seen_B = before.response()
     sampled = before.sampled
     seen_P = torch.isin(sampled.group_ids_P, sampled.groups[seen_B].unique())
@@ -187,5 +204,5 @@ def predict(before: Before) -> Forecast | None:
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without what has no value: an error where all groups are alike, say."""
+    """Return the metrics that have a value; an error has none where all groups are alike, for example."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}

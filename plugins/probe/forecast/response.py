@@ -1,4 +1,4 @@
-"""How the sampled tokens of a step respond to its update: the change of their log-probs and entropies.
+"""The sampled tokens of a step respond to its update by a change of their log-probs and entropies.
 
 The update is the one that was made, to the last rounding. What a fold of groups has done to it is taken out where that
 fold is looked at, as far as it was planned: a sequence whose probability the update has raised because it was sampled
@@ -23,27 +23,30 @@ from .folds import Folds, Gradient, passes_over
 
 @attrs.frozen(eq=False)
 class Before:
-    """The policy before the update, and what each fold will have done to the update."""
+    """An object of this class keeps the policy before the update, and what each fold will have done to the update."""
 
     update: PendingUpdate
     sampled: Rollouts
-    """The rollouts of the step, before the filter."""
+    """Rollouts of the step, before the filter."""
     base: Outputs
-    """[B, T]: their log-probs and entropies."""
+    """Log-probs and entropies of the rollouts: [B, T]."""
     corrections: list[Gradient | None]
     """Displacement without a fold less that of the whole update; ``None`` for a fold without which there is none."""
     rows: list[Tensor]
-    """The rows of each fold, and at last those of no fold."""
+    """Rows of each fold, and at last those of no fold."""
     parameters: Gradient | None
-    """What trains, where changes of the outputs are below their rounding; on the CPU."""
+    """Copies of what trains, on the CPU, where changes of the outputs are below their rounding; else ``None``."""
 
     @classmethod
     def of(cls, update: PendingUpdate, sampled: Rollouts, base: Outputs, folds: int) -> Before:
-        own_B = sampled.rows_of(torch.isin(sampled.group_ids_P, update.rollouts.group_ids_P))
-        same = torch.equal(sampled.tokens[own_B], update.batch.tokens)
-        split = Folds(update, folds, {name: table[own_B] for name, table in base.items()} if same else None)
+        """Keep the policy before the update, and plan the update with and without each of ``folds`` parts of it."""
+        training_B = sampled.rows_of(torch.isin(sampled.group_ids_P, update.rollouts.group_ids_P))
+        same = torch.equal(sampled.tokens[training_B], update.batch.tokens)
+        split = Folds(update, folds, {name: table[training_B] for name, table in base.items()} if same else None)
         whole, others = split.displacements()
-        corrections = [other and {name: d - whole[name] for name, d in other.items()} for other in others]
+        corrections: list[Gradient | None] = []
+        for other in others:
+            corrections.append(other and {name: d - whole[name] for name, d in other.items()})
         fold_B = torch.tensor([split.fold_of.get(group, split.count) for group in sampled.groups.tolist()])
         rows = [(fold_B == fold).nonzero()[:, 0] for fold in range(split.count + 1)]
         parameters = trained(update.policy.module)
@@ -52,8 +55,9 @@ class Before:
         return cls(update, sampled, base, [*corrections, {}], rows, copies)
 
     def response(self) -> tuple[Outputs, Tensor]:
-        """Once the update has been made: tables [B, T] with the ``_rate`` of each output, for the whole displacement,
-        and [B] which rows have one.
+        """Return tables [B, T] with the ``_rate`` of each output, and [B] which rows have one, after the update.
+
+        A rate is the change for the whole displacement.
         """
         tables: Outputs = dict(self.base)
         seen_B = torch.zeros(len(self.sampled.tokens), dtype=torch.bool)
@@ -73,7 +77,7 @@ class Before:
             moved = passes_over(self.update, batch, trainer.score_batch).forward(correction, 1.0)
             return {name: moved[name] - table[rows, : batch.mask.shape[1]] for name, table in self.base.items()}
         now = trained(self.update.policy.module)
-        at = {name: value.to(now[name].device) for name, value in self.parameters.items()}
-        along = {name: (p.detach() - at[name]).float() + correction.get(name, 0.0) for name, p in now.items()}
-        found = passes_over(self.update, batch).forward_mode(along, at)
-        return {name: found[f"{name}_rate"] for name in self.base}
+        before = {name: value.to(now[name].device) for name, value in self.parameters.items()}
+        along = {name: (p.detach() - before[name]).float() + correction.get(name, 0.0) for name, p in now.items()}
+        outputs = passes_over(self.update, batch).forward_mode(along, before)
+        return {name: outputs[f"{name}_rate"] for name in self.base}

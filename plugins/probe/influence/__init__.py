@@ -1,1 +1,1 @@
-"""Which sequences of an update drive the entropy change."""
+"""The influence of each sequence of an update is its share of the entropy change."""

@@ -1,4 +1,4 @@
-"""Which sequences of the update drive the entropy change: a share for every one of them, to first order.
+"""Every sequence of the update has a share of the predicted entropy change, to first order.
 
 With X-bar the gradient of the entropy on E and v = carry + sum over sequences of v_i, where v_i = - scale * g_i has the
 denominator and the clipping of the whole batch, the share of sequence i is eta * X-bar . v_i. The shares and the
@@ -21,33 +21,34 @@ from torch import Tensor
 from ....core.components import Rollouts
 from ....estimators.variance.statistics import delta_variance, mean_entropy, predicted_change
 from ....estimators.variance.terms import EntropyUnit
+from ..estimation.measured_change import Measured, Weighting, measure
 from ..estimation.measurement import Measurement
 from ..estimation.passes import Direction, Passes
+from ..estimation.predicted_change import stated
 from ..estimation.step import Step
 from ..estimation.tokens import SampledTokens
-from ..estimation.truth import Weighting, measure, with_error
-from ..small_samples import widened, widening_of_blocks
+from ..small_samples import widening_of_blocks
 
 BLOCKS = 8
 CLEAR = 2.0
-"""Standard errors that a total is from 0, at least, if shares are given as parts of it."""
+"""Standard errors that a total must be from 0 at least, if shares are given as parts of it."""
 
 
 @attrs.frozen(eq=False)
 class Shares:
-    """What each sequence of U adds to the predicted entropy change, in nats (per sequence or per token: the unit's)."""
+    """Shares are what each sequence of U adds to the predicted entropy change, in nats per sequence or per token."""
 
     of_sequences: Tensor
-    """[S]."""
+    """Share of each sequence: [S]."""
     carried: float
-    """Of momentum and weight decay."""
+    """Share of momentum and weight decay."""
     influence_K: Tensor | None
-    """[K, S + 1]: the linear part of what each block of E adds to every share, the carried one last; they sum to 0.
-    ``None``: errors were not asked for, or E has a single prompt."""
+    """Linear part of what each block of E adds to every share, the carried one last: [K, S + 1], with the sum 0.
+    ``None`` where errors were not asked for, or E has a single prompt."""
     total_error: float = math.nan
-    """Standard error of the total over draws of E; NaN of a single prompt, or where nobody has asked."""
+    """Standard error of the total over draws of E; NaN for a single prompt, or where it was not asked for."""
     widened_by: float = 1.0
-    """What the errors from the blocks are multiplied by, since they stand on few blocks or prompts."""
+    """Factor of the errors from the blocks, since they stand on few blocks or prompts."""
 
     @property
     def total(self) -> float:
@@ -59,19 +60,19 @@ class Shares:
         return self.total != 0 and abs(self.total) >= CLEAR * self.total_error  # no number is as large as NaN
 
     def share_of_total(self, share: float) -> float | None:
-        """``None`` where the total is noise."""
+        """Return a share as a part of the total; ``None`` where the total is noise."""
         return share / self.total if self.clear else None
 
     def of(self, sequences: Tensor) -> tuple[float, float | None]:
-        """(sum, standard error) of the shares of these sequences ([S] bool)."""
+        """Return (sum, standard error) of the shares of these sequences ([S] bool)."""
         chosen = torch.cat([sequences, torch.tensor([False])])
         return float(self.of_sequences[sequences].sum()), self._error(chosen)
 
     @property
     def errors(self) -> list[float | None]:
-        """[S] standard errors."""
-        each = torch.eye(len(self.of_sequences) + 1, dtype=torch.bool)[:-1]
-        return [self._error(one) for one in each]
+        """Standard errors of the sequences: [S]."""
+        one_hot = torch.eye(len(self.of_sequences) + 1, dtype=torch.bool)[:-1]
+        return [self._error(chosen) for chosen in one_hot]
 
     @property
     def carried_error(self) -> float | None:
@@ -84,16 +85,16 @@ class Shares:
 
 
 def shares(measurement: Measurement, unit: EntropyUnit, blocks: int = BLOCKS) -> Shares:
-    """The share of every sequence of the measurement's update, at its learning rate.
+    """Return the share of every sequence of the measurement's update, at its learning rate.
 
     Args:
-        blocks: of prompts of E, whose differences are the evidence for the standard errors; 0 leaves the errors out.
+        blocks: number of blocks of prompts of E, whose differences give the standard errors; 0 leaves the errors out.
     """
     sums, rollouts = measurement.predicted_sums, measurement.rollouts
     weights = measurement.gradient_weights(unit)
-    prompts = len(rollouts.group_ids_P)
+    prompts = measurement.prompts
     count = min(blocks, prompts)
-    error = widened(with_error(predicted_change(measurement.prediction_terms(unit)))[1], prompts)
+    error = stated(measurement, predicted_change(measurement.prediction_terms(unit)))[1]
     if count < 2:
         return Shares(*_split(measurement, measurement.entropy_gradient(unit)), None, error)
     _, unit_S = sums["prompt"].unique(return_inverse=True)
@@ -119,14 +120,14 @@ def shares(measurement: Measurement, unit: EntropyUnit, blocks: int = BLOCKS) ->
 
 
 def _entropy_gradient(measurement: Measurement, weights: tuple[Tensor, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """The part of a weighted gradient over E that some rows make."""
+    """Return the part of a weighted gradient over E that some rows make."""
     passes = measurement.passes
-    own = Passes(passes.policy, passes.batch.take(rows.nonzero()[:, 0]), measurement.size, passes.ranks)
-    return own.weighted_gradient(weights[0][rows], weights[1][rows])
+    of_rows = Passes(passes.policy, passes.batch.take(rows.nonzero()[:, 0]), measurement.size, passes.ranks)
+    return of_rows.weighted_gradient(weights[0][rows], weights[1][rows])
 
 
 def _products(measurement: Measurement, gradient: dict[str, Tensor]) -> Tensor:
-    """[S + 1] eta times the inner products of a gradient with every sequence's part of v, and with the carried one."""
+    """Return eta times the inner products of a gradient with each sequence's part of v and the carried one: [S + 1]."""
     of_sequences, carried = _split(measurement, gradient)
     return torch.cat([of_sequences, torch.tensor([carried], dtype=torch.float64)])
 
@@ -137,7 +138,7 @@ def _split(measurement: Measurement, gradient: dict[str, Tensor]) -> tuple[Tenso
 
 
 def _ratio(sums: dict[str, Tensor], unit: EntropyUnit) -> tuple[Tensor, Tensor]:
-    """[B] numerators and denominators of the mean entropy in this unit."""
+    """Return numerators and denominators of the mean entropy in this unit: [S] each."""
     H, T = sums["H"], sums["T"]
     match unit:
         case "per_token_ratio":
@@ -153,15 +154,15 @@ def _ratio(sums: dict[str, Tensor], unit: EntropyUnit) -> tuple[Tensor, Tensor]:
 
 @attrs.frozen
 class Checked:
-    """A sequence alone, to first order and truly, on the same sample of E: the difference is curvature, not noise."""
+    """A sequence is checked alone, on the same sample of E as its share: the difference is curvature, not noise."""
 
     sequence: int | None
-    """Its number in U; ``None``: the whole update."""
+    """Number of the sequence in U; ``None`` for the whole update."""
     predicted: float
     measured: float
     """Half the difference of the changes at theta + eta v_i and at theta - eta v_i, by importance weights."""
     curvature: float
-    """Half their sum: what the second order adds to the change."""
+    """Half the sum of these changes: what the second order adds."""
     ess_fraction: float
 
     @property
@@ -170,24 +171,24 @@ class Checked:
 
 
 def choose(of_sequences: Tensor, count: int, seed: int) -> list[int]:
-    """The ``count`` sequences with the largest shares by size, and as many others at random."""
+    """Choose the ``count`` sequences with the largest shares by size, and as many others at random."""
     by_size = of_sequences.abs().argsort(descending=True, stable=True).tolist()
     others = by_size[count:]
     return by_size[:count] + sorted(random.Random(seed).sample(others, min(count, len(others))))
 
 
-def check(measurement: Measurement, unit: EntropyUnit, found: Shares, sequences: Sequence[int]) -> list[Checked]:
-    """The truth of the whole update, and of some sequences alone: two forward passes over E for each."""
+def check(measurement: Measurement, unit: EntropyUnit, predicted: Shares, sequences: Sequence[int]) -> list[Checked]:
+    """Measure the change of the whole update, and of some sequences alone, by two forward passes over E for each."""
     step = measurement.step
-    checked = [_checked(measurement, unit, step.direction, None, found.total)]
+    checked = [_checked(measurement, unit, step.direction, None, predicted.total)]
     for sequence in sequences:
-        predicted = float(found.of_sequences[sequence])
-        checked.append(_checked(measurement, unit, alone(step, sequence), sequence, predicted))
+        share = float(predicted.of_sequences[sequence])
+        checked.append(_checked(measurement, unit, alone(step, sequence), sequence, share))
     return checked
 
 
 def alone(step: Step, sequence: int) -> dict[str, Tensor]:
-    """v_i: what one sequence adds to the direction, the denominator of the whole batch being held fixed."""
+    """Return v_i: what one sequence adds to the direction, with the denominator of the whole batch held fixed."""
     rows = (step.update.rollouts.episodes == sequence).nonzero()[:, 0]
     passes = Passes(step.passes.policy, step.update.batch.take(rows), len(rows), step.passes.ranks)
     gradient, (_, scale) = passes.loss_gradient(step.update.loss), step.rule.split(step.gradient)
@@ -198,36 +199,41 @@ def _checked(
     measurement: Measurement, unit: EntropyUnit, direction: Direction, sequence: int | None, predicted: float
 ) -> Checked:
     terms = measurement.truth_terms(unit)
-    there, back = (
-        measure(
-            measurement.passes, measurement.base, direction, eta, measurement.rollouts, Weighting(), measurement.mode
-        )
-        for eta in (measurement.eta, -measurement.eta)
-    )
-    plus, minus = there.change(terms)[0], back.change(terms)[0]
-    ess = min(m.weights_of(terms)["ess_fraction"] for m in (there, back))
+
+    def at(eta: float) -> Measured:
+        passes, base = measurement.passes, measurement.base
+        return measure(passes, base, direction, eta, measurement.rollouts, Weighting(), measurement.mode)
+
+    forward, backward = at(measurement.eta), at(-measurement.eta)
+    plus, minus = forward.change(terms)[0], backward.change(terms)[0]
+    ess = min(side.weights_of(terms)["ess_fraction"] for side in (forward, backward))
     return Checked(sequence, predicted, (plus - minus) / 2, (plus + minus) / 2, ess)
 
 
 # --- everything about an update -------------------------------------------------------------------------------------
 
 
-def sequence_table(rollouts: Rollouts, advantages: Tensor, tasks: Sequence[int], found: Shares) -> list[dict[str, Any]]:
-    """A record for each sequence of U: where it comes from, what it was like, and its share with its error (nats).
+def sequence_table(
+    rollouts: Rollouts, advantages_B_T: Tensor, tasks: Sequence[int], predicted: Shares
+) -> list[dict[str, Any]]:
+    """Return a record for each sequence of U: its origin, its features, and its share with its error (nats).
 
     ``surprisal_mean`` and ``surprisal_max`` are minus the log-probs (nats) that its tokens were sampled with: how rare
     its tokens are, and its rarest. ``advantage`` is the mean over its tokens.
     """
-    mask, episodes, count = rollouts.mask, rollouts.episodes, len(rollouts.raw_rewards_E)
     line = SampledTokens(rollouts)
-    tokens = line.total(line.of(mask))
-    surprisal, advantage = (line.total(line.of(x_B_T)) / tokens for x_B_T in (-rollouts.logprobs, advantages))
-    rarest_B = torch.where(mask, -rollouts.logprobs, -math.inf).amax(1).double()
-    rarest = torch.full((count,), -math.inf, dtype=torch.float64).scatter_reduce(0, episodes, rarest_B, "amax")
+    tokens_S = line.total(line.of(rollouts.mask))
+    surprisal_S = line.total(line.of(-rollouts.logprobs)) / tokens_S
+    advantage_S = line.total(line.of(advantages_B_T)) / tokens_S
+    # off the mask -inf, so that no token that was not sampled is the rarest
+    rarest_B = torch.where(rollouts.mask, -rollouts.logprobs, -math.inf).amax(1).double()
+    least_S = torch.full((len(rollouts.raw_rewards_E),), -math.inf, dtype=torch.float64)
+    rarest_S = least_S.scatter_reduce(0, rollouts.episodes, rarest_B, "amax")
     units = rollouts.groups_of_episodes().tolist()
     members: dict[int, int] = {}
     records = []
-    for sequence, (unit, share, error) in enumerate(zip(units, found.of_sequences.tolist(), found.errors, strict=True)):
+    rows = zip(units, predicted.of_sequences.tolist(), predicted.errors, strict=True)
+    for sequence, (unit, share, error) in enumerate(rows):
         members[unit] = members.get(unit, -1) + 1
         records.append(
             {
@@ -236,21 +242,20 @@ def sequence_table(rollouts: Rollouts, advantages: Tensor, tasks: Sequence[int],
                 "task": tasks[unit],
                 "member": members[unit],
                 "reward": float(rollouts.raw_rewards_E[sequence]),
-                "advantage": float(advantage[sequence]),
-                "tokens": int(tokens[sequence]),
-                "surprisal_mean": float(surprisal[sequence]),
-                "surprisal_max": float(rarest[sequence]),
+                "advantage": float(advantage_S[sequence]),
+                "tokens": int(tokens_S[sequence]),
+                "surprisal_mean": float(surprisal_S[sequence]),
+                "surprisal_max": float(rarest_S[sequence]),
                 "share": share,
                 "se": error,
-                "share_of_total": found.share_of_total(share),
+                "share_of_total": predicted.share_of_total(share),
             }
         )
     return records
 
 
 def prediction(measurement: Measurement, unit: EntropyUnit) -> dict[str, float]:
-    """The entropy, and its predicted change by the forward-mode pass over E, which the shares have no part in."""
+    """Return the entropy and its predicted change by the forward-mode pass over E, in which the shares have no part."""
     terms = measurement.prediction_terms(unit)
-    value, se = with_error(predicted_change(terms))
-    stated = widened(se, len(measurement.rollouts.group_ids_P))
-    return {"H_orig": mean_entropy(terms).value, "deltaH1": value, "se": stated}
+    value, se = stated(measurement, predicted_change(terms))
+    return {"H_orig": mean_entropy(terms).value, "deltaH1": value, "se": se}

@@ -1,4 +1,4 @@
-"""The picture of the shares: against what the sequences were like, and by prompt."""
+"""The picture of the shares shows them over features of the sequences, and by prompt."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ AGAINST = (
     ("surprisal_mean", "mean surprisal of its tokens (nats)"),
 )
 PROMPTS = 8
-"""With the largest sums."""
+"""Number of prompts that are shown, those with the largest sums."""
 
 
-def picture(found: Mapping[str, Any]) -> bytes:
-    """Four panels: share against advantage, length and rarity, a point for each sequence; and the leading prompts."""
-    records = found["sequences"]
+def picture(result: Mapping[str, Any]) -> bytes:
+    """Draw the shares over advantage, length and rarity, a point for each sequence, and the largest sums of prompts."""
+    records = result["sequences"]
     handles = [
         Line2D([], [], ls="", marker="o", color=RAISES, label="raises the entropy"),
         Line2D([], [], ls="", marker="o", color=LOWERS, label="lowers it"),
@@ -37,20 +37,20 @@ def picture(found: Mapping[str, Any]) -> bytes:
         panel.scatter([record[name] for record in records], shares, s=14, c=colours, alpha=0.6, linewidths=0)
         panel.set_xlabel(words)
         panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
-        correlation = found["correlations"][name]["share"]
+        correlation = result["correlations"][name]["share"]
         title(panel, name.replace("_", " "), "" if correlation is None else f"Spearman {short(correlation, '.2f')}")
-    axes[0].set_ylabel(f"share of the change ({found['measured_in']})")
-    _prompts(axes[-1], found["groups"]["prompt"][:PROMPTS])
+    axes[0].set_ylabel(f"share of the change ({result['measured_in']})")
+    _prompts(axes[-1], result["groups"]["prompt"][:PROMPTS])
     return png(drawn, handles)
 
 
 def _prompts(panel: Any, prompts: list[dict[str, Any]]) -> None:
     values = [prompt["share"] for prompt in prompts]
     errors = [2 * (prompt["se"] or 0.0) for prompt in prompts]
-    at = range(len(prompts))
-    panel.barh(at, values, xerr=errors, color=[RAISES if value >= 0 else LOWERS for value in values], ecolor=SOFT)
+    heights = list(range(len(prompts)))
+    panel.barh(heights, values, xerr=errors, color=[RAISES if value >= 0 else LOWERS for value in values], ecolor=SOFT)
     panel.axvline(0, color=INK, linewidth=0.8)
-    panel.set_yticks(list(at), [f"prompt {prompt['prompt']}" for prompt in prompts])
+    panel.set_yticks(heights, [f"prompt {prompt['prompt']}" for prompt in prompts])
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)
     panel.xaxis.set_major_locator(MaxNLocator(4))

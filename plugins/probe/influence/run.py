@@ -1,4 +1,4 @@
-"""``uncollapse probe influence``: one update, one sample of E, and the files that say what every sequence adds."""
+"""``uncollapse probe influence`` takes one update and one sample of E, and writes what each sequence adds."""
 
 from __future__ import annotations
 
@@ -19,35 +19,56 @@ from ..estimation.clock import Clock
 from ..experiments.files import CONFIG, check_label, claim, write_json
 from ..probe import of_size
 from ..read_config import to_yaml
+from ..sampling.samples import Sample
 from ..session import Session
-from .influence import BLOCKS, check, choose, prediction, sequence_table, shares
+from .influence import BLOCKS, Shares, check, choose, prediction, sequence_table, shares
 from .summary import correlations, groups
 
-DATA, TABLE, PICTURE = "influence.json", "influence.csv", "influence.png"
+DATA = "influence.json"
+TABLE = "influence.csv"
+PICTURE = "influence.png"
 
 
 def influence(session: Session, B_E: int, *, blocks: int = BLOCKS, checked: int = 2) -> dict[str, Any]:
-    """The shares of all sequences of one update, as plain data in nats; see :mod:`.influence` for what they mean.
+    """Return the shares of all sequences of one update, as plain data in nats; see :mod:`.influence` for their meaning.
 
     Args:
-        B_E: prompts of E.
-        blocks: of E, for the standard errors; 0 leaves them out.
+        B_E: number of prompts of E.
+        blocks: number of blocks of E, for the standard errors; 0 leaves them out.
         checked: how many of the largest shares, and of the others, are held against the truth.
     """
-    config, unit, clock, started = session.config, session.config.entropy_unit, Clock(), time.perf_counter()
+    unit = session.config.entropy_unit
+    clock, started = Clock(), time.perf_counter()
     U, E = session.draw_U(clock=clock), session.draw_E(B_E, clock=clock)
     step = session.step(U, clock)
     measurement = session.measurement(E, step, clock)
     with clock("shares"):
-        found = shares(measurement, unit, blocks)
+        predicted = shares(measurement, unit, blocks)
     truth = []
+    # each sequence that is checked takes two forward passes over E, so only a few are
     if checked:
         with clock("check"):
-            chosen = choose(found.of_sequences, checked, session.master_seed)
-            truth = [{**attrs.asdict(item), "ratio": item.ratio} for item in check(measurement, unit, found, chosen)]
-    advantages = step.update.batch.advantages
-    assert advantages is not None
-    records = sequence_table(U.rollouts, advantages, U.tasks, found)
+            chosen = choose(predicted.of_sequences, checked, session.master_seed)
+            for item in check(measurement, unit, predicted, chosen):
+                truth.append({**attrs.asdict(item), "ratio": item.ratio})
+    advantages_B_T = step.update.batch.advantages
+    assert advantages_B_T is not None
+    records = sequence_table(U.rollouts, advantages_B_T, U.tasks, predicted)
+    return {
+        **_facts(session, E, U),
+        **_totals(predicted),
+        "prediction": prediction(measurement, unit),
+        "sequences": records,
+        "groups": groups(records, predicted),
+        "correlations": correlations(records),
+        "check": truth,
+        "timing": {**clock.seconds, "total_time": time.perf_counter() - started},
+    }
+
+
+def _facts(session: Session, E: Sample, U: Sample) -> dict[str, Any]:
+    """Return what was probed, and how."""
+    config, unit = session.config, session.config.entropy_unit
     return {
         "checkpoint": str(session.loaded.directory),
         "entropy_unit": unit,
@@ -58,38 +79,40 @@ def influence(session: Session, B_E: int, *, blocks: int = BLOCKS, checked: int 
         "B_E": len(E.rollouts.group_ids_P),
         "B_U": len(U.rollouts.group_ids_P),
         "G": config.batch_config.G,
-        "blocks": 0 if found.influence_K is None else len(found.influence_K),
-        "widened_by": None if found.influence_K is None else found.widened_by,
-        "prediction": prediction(measurement, unit),
-        "total": found.total,
-        "total_se": found.total_error,
-        "total_is_noise": not found.clear,
         "step": session.predicted_step(),
-        "carried": {"share": found.carried, "se": found.carried_error},
-        "sequences": records,
-        "groups": groups(records, found),
-        "correlations": correlations(records),
-        "check": truth,
-        "timing": {**clock.seconds, "total_time": time.perf_counter() - started},
     }
 
 
-def write(found: dict[str, Any], session: Session, results: Path, label: str | None) -> Path:
-    """Write ``influence.json``, ``influence.csv``, ``influence.png`` (with matplotlib) and the configuration to a new
-    directory ``results/influence/<label>_<time>``; returns it.
+def _totals(predicted: Shares) -> dict[str, Any]:
+    """Return the total of the shares, the part of momentum and decay, and how their errors were estimated."""
+    blocks = predicted.influence_K
+    return {
+        "blocks": 0 if blocks is None else len(blocks),
+        "widened_by": None if blocks is None else predicted.widened_by,
+        "total": predicted.total,
+        "total_se": predicted.total_error,
+        "total_is_noise": not predicted.clear,
+        "carried": {"share": predicted.carried, "se": predicted.carried_error},
+    }
+
+
+def write(result: dict[str, Any], session: Session, results: Path, label: str | None) -> Path:
+    """Write the data, the table, the picture and the configuration to a new directory; return it.
+
+    The directory is ``results/influence/<label>_<time>``; the picture needs matplotlib.
 
     Raises:
-        RequestError: it cannot be made.
+        RequestError: the directory cannot be made.
     """
     check_label(label)
     directory = claim(results.expanduser() / "influence", label or "influence", datetime.now())
-    replace_text(directory / CONFIG, to_yaml(of_size(session.config, found["B_E"])))
-    write_json(directory / DATA, found)
-    replace_text(directory / TABLE, _csv(found["sequences"]))
+    replace_text(directory / CONFIG, to_yaml(of_size(session.config, result["B_E"])))
+    write_json(directory / DATA, result)
+    replace_text(directory / TABLE, _csv(result["sequences"]))
     require_libraries()
     from .plots import picture
 
-    (directory / PICTURE).write_bytes(picture(found))
+    (directory / PICTURE).write_bytes(picture(result))
     return directory
 
 

@@ -1,1 +1,1 @@
-"""The detailed log of a probe."""
+"""The detailed log of a probe is written here."""

@@ -1,4 +1,4 @@
-"""The detailed log of a run of the probe: results, batches, sequences, tokens and tensors, as far as the level goes."""
+"""The detailed log of a run of the probe has results, batches, sequences, tokens and tensors, as its level says."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ SECTIONS = (
     "run_metadata", "core_results", "timing", "ground_truth", "batch_statistics", "sequences", "token_data",
     "raw_tensors", "debug_info",
 )  # fmt: skip
-"""Of the main file; all of them are always there, possibly empty."""
+"""Sections of the main file, which always has all of them, possibly empty."""
 CORE_RESULTS = (
     "bars_dot", "deltaH1", "deltaH_true", "learning_rate", "B_E", "B_U", "G", "mb_size_prompts", "weighting_mode",
 )  # fmt: skip
 GROUND_TRUTH = ("H_orig", "H_upd", "deltaH_true", "diagnostics", "H_orig_tok", "H_upd_tok", "deltaH_true_tok")
 RAW_ELEMENTS = 10_000
-"""Tensors with fewer elements than this are logged as they are, of the others the shape in ``debug_info``."""
+"""Number of elements below which a tensor is logged as it is; of larger ones the shape is logged, in ``debug_info``."""
 
 
 @attrs.define(eq=False)
 class DetailedLogger:
-    """Writes the log of one run, whatever ends it: as a context manager also that of a run that raises.
+    """A detailed logger writes the log of one run, whatever ends it; as a context manager also of a run that raises.
 
     The status in ``run_metadata`` is success, failed or interrupted, or unfinished where the block was left without
     :meth:`finalize_log`. While it is not enabled, no method does anything. Messages of the package's logger go to the
@@ -58,18 +58,18 @@ class DetailedLogger:
 
     settings: DetailedLogging
     config_directory: Path | None = None
-    """Where the configuration came from; the commit is noted if it is in a git repository."""
+    """Directory of the configuration; its commit is noted if it is in a git repository."""
     _files: LogFiles | None = attrs.field(default=None, init=False)
     _log: dict[str, dict[str, Any]] = attrs.field(factory=lambda: {name: {} for name in SECTIONS}, init=False)
     _started: float = attrs.field(default=math.nan, init=False)
     _phases: dict[str, float] = attrs.field(factory=dict, init=False)
-    """Phases that have not ended -> when they started, in seconds."""
+    """Starting times, in seconds, of phases that have not ended, by name."""
     _console: ExitStack = attrs.field(factory=ExitStack, init=False)
 
     # --- the run ---
 
     def log_run_start(self, checkpoint_path: str | Path, config: Mapping[str, Any]) -> Path | None:
-        """Take file names and write the configuration. -> the main file that is to be, ``None`` if not enabled.
+        """Take file names and write the configuration; return the future main file, or ``None`` if not enabled.
 
         Raises:
             RequestError: the output directory cannot be written.
@@ -93,13 +93,14 @@ class DetailedLogger:
             "environment": _environment(),
             "files": self._files.names(),
         }
+        # without a level of its own the logger would have that of the root, which drops information
         level = logging.INFO if messages.level == logging.NOTSET else None
         self._console.enter_context(heard(self._files.console, "%(asctime)s %(levelname)s %(message)s", level))
         messages.info("probing %s", checkpoint_path)
         return self._files.log
 
     def finalize_log(self, results: Mapping[str, Any] | None = None) -> Path | None:
-        """Write the log of a run that succeeded. -> the main file, ``None`` if not enabled.
+        """Write the log of a run that succeeded; return the main file, or ``None`` if not enabled.
 
         ``results``: what the probe returns; what was not computed is null. Then the logs of the oldest runs are
         deleted, see :func:`~.files.prune`.
@@ -136,7 +137,7 @@ class DetailedLogger:
             messages.info("%s: started", name)
 
     def log_phase_end(self, name: str) -> None:
-        """Stop the clock; the times of a phase that runs several times add up."""
+        """Stop the clock of a phase; the times of a phase that runs several times add up."""
         if self._files is None:
             return
         elapsed = time.perf_counter() - self._phases.pop(name)
@@ -155,9 +156,9 @@ class DetailedLogger:
         self._keep_tensors(batch.name, batch.tensors())
 
     def log_importance_sampling_details(self, S_orig: Any, S_upd: Any, RB_orig: Any, RB_upd: Any) -> None:
-        """Keep what the weights of E were made of; from ``detailed`` on.
+        """Keep what the weights of E were made of, from ``detailed`` on.
 
-        [S] each: log-probs of the sequences (``S_``) and sums of their token entropies (``RB_``) before and after the
+        Each is [S]: log-probs of sequences (``S_``) and sums of their token entropies (``RB_``) before and after the
         update, in nats. The weights exp(S_upd - S_orig) are neither shifted nor normalised: their true mean is 1.
         """
         if not self._wants("detailed"):
@@ -201,6 +202,7 @@ class DetailedLogger:
                 self._log["ground_truth"] |= {key: results[key] for key in GROUND_TRUTH if key in results}
         metadata |= {"status": status, "ended": datetime.now().astimezone().isoformat()}
         messages.info("%s after %.3f s: %s", status, timing["total_time"], metadata["error"] or files.log)
+        # closed before anything can fail, so that the console log has ended whatever happens
         self._console.close()
         self._files = None
         non_finite: dict[str, None] = {}
@@ -230,7 +232,7 @@ def _summary(log: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _readable(value: Any, key: str, non_finite: dict[str, None]) -> Any:
-    """Lists for tensors, text for what JSON has no form of, null for NaN and infinities.
+    """Return lists for tensors, text for what JSON has no form of, and null for NaN and infinities.
 
     The keys of these go to ``non_finite``; members of a list of numbers have the key of the list.
     """
@@ -249,7 +251,7 @@ def _readable(value: Any, key: str, non_finite: dict[str, None]) -> Any:
 
 
 def _environment() -> dict[str, Any]:
-    """Of the first GPU the name and the memory in 10^9 bytes, null where there is none."""
+    """Return versions and GPUs, with the name and the memory (10^9 bytes) of the first GPU, or null without one."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         "python_version": platform.python_version(),
@@ -264,7 +266,7 @@ def _environment() -> dict[str, Any]:
 def _git_commit(directory: Path) -> str | None:
     command = ["git", "-C", str(directory), "rev-parse", "--verify", "HEAD"]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+        process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

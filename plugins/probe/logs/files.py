@@ -1,4 +1,4 @@
-"""Where the log of a run stands: names that no other run has, whole files, and the clean-up of old runs."""
+"""The log of a run has names that no other run has, and files that are whole; logs of old runs are deleted."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ....core.files import encode, make_directory, replace_text
 from ..log_settings import DetailedLogging
 
 LABEL_BYTES = 100
-"""Of a checkpoint's name, so that the names of files stay within the limits of file systems."""
+"""Largest number of bytes of a checkpoint's name, so that names of files stay within the limits of file systems."""
 
 
 @attrs.frozen
 class LogFiles:
-    """The files of one run, all in the folder of its day."""
+    """A run has these files, all in the folder of its day."""
 
     log: Path
     config: Path
     console: Path
     summary: Path
-    """Written last: a run with a summary is complete."""
+    """Summary, which is written last: a run with a summary is complete."""
 
     @classmethod
     def claim(cls, settings: DetailedLogging, checkpoint: str | Path, now: datetime) -> LogFiles:
-        """Files that nobody has, of a run that starts ``now``; the configuration and the console log are made, empty.
+        """Take names that no other run has, for a run that starts ``now``; make its configuration and log, empty.
 
         Runs that would share a name, as those of one second do, get ``_2``, ``_3`` and so on.
 
         Raises:
-            RequestError: they cannot be written.
+            RequestError: the files cannot be written.
         """
         folder = Path(settings.output_directory) / f"{now:%Y-%m-%d}"
         make_directory(folder)
@@ -46,6 +46,7 @@ class LogFiles:
         base = settings.filename_template.format(**times, checkpoint=label(checkpoint))
         console = settings.filename_template.format(**times, checkpoint="console")
         ending = "json.gz" if settings.compress else "json"
+        # another process may take a name between the look and the making: then the next number is tried
         for number in count(1):
             suffix = f"_{number}" if number > 1 else ""
             stem = folder / f"{base}{suffix}"
@@ -60,7 +61,7 @@ class LogFiles:
         raise AssertionError
 
     def _reserve(self) -> bool:
-        """Whether nobody has any of the names; then other processes see them taken from here on."""
+        """Return whether no run has any of the names; if so, other processes see them taken from here on."""
         if any(path.exists() for path in attrs.astuple(self)):
             return False
         try:
@@ -77,7 +78,7 @@ class LogFiles:
         return True
 
     def names(self) -> dict[str, str]:
-        """What a summary says of the run's files, itself last."""
+        """Return the names of the run's files, as the summary has them, the summary last."""
         return {name: path.name for name, path in attrs.asdict(self).items()}
 
     def write_log(self, text: str) -> None:
@@ -94,7 +95,7 @@ class LogFiles:
 
 
 def label(checkpoint: str | Path) -> str:
-    """The last component of a checkpoint's path; of ``step_60/model`` that above it, which says more."""
+    """Return the last component of a checkpoint's path; for ``step_60/model`` the one above it, which says more."""
     path = Path(os.path.abspath(checkpoint))  # noqa: PTH100 - resolve() would follow a link called latest
     name = path.parent.name if path.name == "model" else path.name
     return name.encode()[:LABEL_BYTES].decode(errors="ignore") or "checkpoint"
@@ -117,7 +118,7 @@ def prune(directory: Path, keep: int) -> None:
 
 
 def _complete_runs(directory: Path) -> Iterator[tuple[float, list[Path]]]:
-    """When each run ended, and its files; whatever else lies there is passed over."""
+    """Yield when each run ended, and its files; whatever else lies in the directory is ignored."""
     for summary in directory.glob("????-??-??/*_summary.json"):
         try:
             metadata = json.loads(summary.read_bytes())["run_metadata"]

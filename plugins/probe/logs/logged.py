@@ -1,4 +1,4 @@
-"""What a probe hands to the detailed log."""
+"""A probe hands its batches and the parts of its importance weights to the detailed log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .detailed_log import DetailedLogger
 
 
 def log_probe(log: DetailedLogger, probed: Probed) -> None:
-    """Both batches with what is known of their tokens, and what the importance weights were made of."""
+    """Log both batches with what was computed of their tokens, and what the importance weights were made of."""
     if not log.settings.enabled:
         return
     tokenizer, step = probed.session.loaded.tokenizer, probed.measurement.step
@@ -22,9 +22,10 @@ def log_probe(log: DetailedLogger, probed: Probed) -> None:
         logprobs_S = tokens.total(tokens.of(truth.base["logprobs"]))
         moved_S = logprobs_S + measured.log_weights
         log.log_importance_sampling_details(logprobs_S, moved_S, truth.base_sums["H"], measured.h1)
+        # the weights of a sample of their own belong to other sequences than those of E
         weights = measured.log_weights.exp() if probed.paired else None
-    own = probed.measurement.rates if probed.predicts else probed.truth.base
-    scores = {name: own[name] for name in ("logprobs", "entropies")}
+    outputs = probed.measurement.rates if probed.predicts else probed.truth.base
+    scores = {name: outputs[name] for name in ("logprobs", "entropies")}
     log.log_batch_data(
         LoggedBatch(name="E_batch", sample=probed.E, tokenizer=tokenizer, importance_weights=weights, **scores)
     )

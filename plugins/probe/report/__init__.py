@@ -1,1 +1,1 @@
-"""Pictures and pages of the experiments."""
+"""The experiments of the probe get pictures and pages here."""

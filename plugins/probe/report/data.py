@@ -1,4 +1,4 @@
-"""What the report of a probe reads: an experiment directory."""
+"""The report of a probe reads an experiment directory."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ SUMMARIES = {
     "single_test_results.json": "single",
     "debug_report.json": "debug",
 }
-"""Summary file -> the test that writes it."""
+"""Names of the tests that write a summary, by its file."""
 
 Result = Mapping[str, Any]
-"""``results.json`` of a run."""
+"""Content of ``results.json`` of a run."""
 
 
 @attrs.frozen(eq=False)
 class Run:
-    """One run directory."""
+    """A run is one run directory."""
 
     name: str
     result: Result | None
-    """``None`` if the run failed."""
+    """Results of the run; ``None`` if it failed."""
     error: str = ""
-    """The first line of ``error.txt``."""
+    """First line of ``error.txt``."""
 
 
 @attrs.frozen(eq=False)
 class Experiment:
-    """An experiment as it lies on the disk, finished or not."""
+    """An experiment is read as it lies on the disk, finished or not."""
 
     root: Path
     test: str
-    """``probe`` where there is no summary."""
+    """Name of the experiment; ``probe`` where there is no summary."""
     config: Mapping[str, Any]
-    """``test_config`` of the summary; empty without one."""
+    """Mapping ``test_config`` of the summary; empty without one."""
     analysis: Mapping[str, Any]
-    """``analysis`` of the summary; empty without one."""
+    """Mapping ``analysis`` of the summary; empty without one."""
     runs: Sequence[Run]
 
     @classmethod
@@ -70,28 +70,28 @@ class Experiment:
 
     @property
     def results(self) -> list[Result]:
-        """Of the runs that succeeded."""
+        """Results of the runs that succeeded."""
         return [run.result for run in self.runs if run.result is not None]
 
     @property
     def largest(self) -> list[Result]:
-        """The results with the most prompts in E."""
+        """Results with the most prompts in E."""
         most = max((result.get("B_E") or 0 for result in self.results), default=0)
         return [result for result in self.results if (result.get("B_E") or 0) == most]
 
     def said(self, key: str) -> Any:
-        """What the summary's configuration, or else the first result that has the key, says."""
-        known = (self.config.get(key), *(result.get(key) for result in self.results))
-        return next((value for value in known if value is not None), None)
+        """Return the value of a key in the summary's configuration, or else in the first result that has it."""
+        values = (self.config.get(key), *(result.get(key) for result in self.results))
+        return next((value for value in values if value is not None), None)
 
     @property
     def unit(self) -> str:
-        """Of the entropies, in words."""
+        """Unit of the entropies, in words."""
         return MEASURED_IN.get(self.said("entropy_unit"), "nats")
 
 
 def at_learning_rate(result: Result) -> Mapping[str, Any]:
-    """The step of the truth whose change is deltaH_true; empty if it was not measured."""
+    """Return the step of the truth whose change is deltaH_true; empty if it was not measured."""
     steps, rate = result.get("truth") or (), result.get("learning_rate")
     return next((step for step in steps if step["eta"] == rate), {})
 
@@ -107,7 +107,7 @@ def _run(path: Path) -> Run | None:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty if the file is damaged."""
+    """Return the mapping in a JSON file; empty if the file is damaged."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

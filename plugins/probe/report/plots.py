@@ -1,4 +1,4 @@
-"""The pictures of a probe, as PNG: prediction and truth over eta, errors and changes over B_E, importance weights."""
+"""The pictures of a probe, as PNG, show prediction and truth over eta, errors and changes over B_E, and the weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from ...report.canvas import COLOURS, INK, SOFT, figure, panels, png, title
 from ..experiments.scaling import ScalingRun
 from .readable import short
 
-PREDICTED, MEASURED, THIRD = COLOURS[0], COLOURS[1], COLOURS[2]
+PREDICTED, MEASURED = COLOURS[0], COLOURS[1]
 SIZE = 6.4, 4.0
-"""Inches."""
+"""Width and height in inches."""
 ERRORS = 2
-"""Standard errors that bands and bars reach either way."""
+"""Number of standard errors that bands and bars reach either way."""
 
 
 def change_over_eta(runs: Sequence[Mapping[str, Any]], unit: str) -> bytes | None:
-    """The change of the entropy against the learning rate, predicted (a line) and measured (points), with bands.
+    """Draw the change of the entropy over the learning rate, predicted (a line) and measured (points), with bands.
 
-    Of several runs, which have independent samples of E: the means, with the errors of the means. ``None`` without
-    truth. ``unit``: in words, as ``nats per sequence``.
+    Several runs have independent samples of E: their means are drawn, with the errors of the means. ``None`` stands
+    for no picture, without truth.
+
+    Args:
+        unit: the unit in words, such as ``nats per sequence``.
     """
     steps = _mean_over_runs(runs)
     if not steps:
@@ -36,17 +39,20 @@ def change_over_eta(runs: Sequence[Mapping[str, Any]], unit: str) -> bytes | Non
     handles = []
     predicted = [step for step in steps if step["predicted"] is not None]
     if predicted:
-        ends = [0.0, *(step["eta"] for step in predicted)]
-        order = sorted(range(len(ends)), key=ends.__getitem__)
-        line = [0.0, *(step["predicted"] for step in predicted)]
-        error = [0.0, *(step["predicted_se"] for step in predicted)]
-        x, y, se = ([values[at] for at in order] for values in (ends, line, error))
-        axes.fill_between(x, *_reach(y, se), color=PREDICTED, alpha=0.15, linewidth=0)
-        axes.plot(x, y, color=PREDICTED, lw=2)
+        # the line goes through 0: without a step there is no change; etas may be negative
+        origin = {"eta": 0.0, "predicted": 0.0, "predicted_se": 0.0}
+        line = sorted([origin, *predicted], key=lambda step: step["eta"])
+        etas = [step["eta"] for step in line]
+        changes = [step["predicted"] for step in line]
+        band = _reach(changes, [step["predicted_se"] for step in line])
+        axes.fill_between(etas, *band, color=PREDICTED, alpha=0.15, linewidth=0)
+        axes.plot(etas, changes, color=PREDICTED, lw=2)
         handles.append(Line2D([], [], color=PREDICTED, lw=2, label="predicted, first order"))
-    eta, change, error = ([step[key] for step in steps] for key in ("eta", "deltaH", "se"))
-    axes.plot(eta, change, color=MEASURED, lw=1, ls=":")
-    axes.errorbar(eta, change, [ERRORS * se for se in error], fmt="o", ms=5, color=MEASURED, capsize=3, lw=1.4)
+    etas = [step["eta"] for step in steps]
+    changes = [step["deltaH"] for step in steps]
+    reach = [ERRORS * step["se"] for step in steps]
+    axes.plot(etas, changes, color=MEASURED, lw=1, ls=":")
+    axes.errorbar(etas, changes, reach, fmt="o", ms=5, color=MEASURED, capsize=3, lw=1.4)
     handles.append(Line2D([], [], color=MEASURED, marker="o", ls=":", lw=1, label="measured by importance sampling"))
     axes.set_xlabel("learning rate η")
     axes.set_ylabel(f"change of the entropy ({unit})")
@@ -58,40 +64,29 @@ def change_over_eta(runs: Sequence[Mapping[str, Any]], unit: str) -> bytes | Non
 
 
 def error_over_size(runs: Sequence[ScalingRun], analysis: Mapping[str, Any], unit: str) -> bytes | None:
-    """The standard errors of the runs, and their scatter, against B_E, both axes logarithmic; with the fitted power law
-    and the slope -1/2 that independent prompts have. ``None`` without a standard error.
+    """Draw the standard errors of the runs, and the scatter of the runs, over B_E, both axes logarithmic.
+
+    The fitted power law and the slope -1/2, which independent prompts have, are drawn as well. ``None`` stands for no
+    picture, without a standard error.
     """
-    known = [(run.B_E, run.SE_conditional) for run in runs if run.SE_conditional and math.isfinite(run.SE_conditional)]
-    if not known:
+    errors = [(run.B_E, run.SE_conditional) for run in runs if run.SE_conditional and math.isfinite(run.SE_conditional)]
+    if not errors:
         return None
     drawn, axes = figure(*SIZE)
-    sizes = sorted({B_E for B_E, _ in known})
-    where, errors = zip(*known, strict=True)
-    axes.scatter(where, errors, s=22, color=PREDICTED, alpha=0.6, linewidths=0, zorder=3)
+    sizes = sorted({B_E for B_E, _ in errors})
+    x, y = zip(*errors, strict=True)
+    axes.scatter(x, y, s=22, color=PREDICTED, alpha=0.6, linewidths=0, zorder=3)
     handles = [Line2D([], [], color=PREDICTED, marker="o", ls="", alpha=0.6, label="SE_conditional of a run")]
-    spread = [(int(B_E), found["std_deltaH1"]) for B_E, found in analysis["by_batch_size"].items()]
+    spread = [(int(B_E), size["std_deltaH1"]) for B_E, size in analysis["by_batch_size"].items()]
     spread = [(B_E, std) for B_E, std in spread if std]
     if spread:
-        where, stds = zip(*spread, strict=True)
-        axes.scatter(where, stds, s=60, facecolors="none", edgecolors=MEASURED, marker="D", lw=1.6, zorder=4)
+        x, y = zip(*spread, strict=True)
+        axes.scatter(x, y, s=60, facecolors="none", edgecolors=MEASURED, marker="D", lw=1.6, zorder=4)
         handles.append(
             Line2D([], [], mec=MEASURED, mfc="none", marker="D", ls="", label="standard deviation of deltaH1 over runs")
         )
-    law = analysis["se_scaling"]["SE_conditional"]
-    if law:
-        ends = sizes[0] / 1.15, sizes[-1] * 1.15
-        fitted = [law["at_1"] * B_E ** law["slope"] for B_E in ends]
-        middle = math.sqrt(ends[0] * ends[1])
-        level = law["at_1"] * middle ** law["slope"]
-        half = [level * (B_E / middle) ** -0.5 for B_E in ends]
-        axes.plot(ends, half, color=SOFT, lw=1.4, ls="--", zorder=1)
-        axes.plot(ends, fitted, color=PREDICTED, lw=2, zorder=2)
-        low, high = law["ci95"]
-        label = f"fitted slope {short(law['slope'], '.2f')} (95 %: {short(low, '.2f')} to {short(high, '.2f')})"
-        handles += [
-            Line2D([], [], color=PREDICTED, lw=2, label=label),
-            Line2D([], [], color=SOFT, lw=1.4, ls="--", label="slope −1/2"),
-        ]
+    if law := analysis["se_scaling"]["SE_conditional"]:
+        handles += _power_law(axes, law, sizes)
     axes.set_xscale("log")
     axes.set_yscale("log")
     _sizes(axes, sizes)
@@ -103,22 +98,40 @@ def error_over_size(runs: Sequence[ScalingRun], analysis: Mapping[str, Any], uni
     return png(drawn, handles)
 
 
+def _power_law(axes: Axes, law: Mapping[str, Any], sizes: Sequence[int]) -> list[Line2D]:
+    """Draw the fitted power law, and the slope -1/2 through its middle; return their handles."""
+    ends = sizes[0] / 1.15, sizes[-1] * 1.15
+    fitted = [law["at_1"] * B_E ** law["slope"] for B_E in ends]
+    middle = math.sqrt(ends[0] * ends[1])
+    level = law["at_1"] * middle ** law["slope"]
+    half = [level * (B_E / middle) ** -0.5 for B_E in ends]
+    axes.plot(ends, half, color=SOFT, lw=1.4, ls="--", zorder=1)
+    axes.plot(ends, fitted, color=PREDICTED, lw=2, zorder=2)
+    low, high = law["ci95"]
+    label = f"fitted slope {short(law['slope'], '.2f')} (95 %: {short(low, '.2f')} to {short(high, '.2f')})"
+    return [
+        Line2D([], [], color=PREDICTED, lw=2, label=label),
+        Line2D([], [], color=SOFT, lw=1.4, ls="--", label="slope −1/2"),
+    ]
+
+
 def change_over_size(runs: Sequence[ScalingRun], analysis: Mapping[str, Any], unit: str) -> bytes | None:
-    """The predicted change against B_E: runs, means with errors, and the two fitted models. ``None`` without runs."""
-    known = [(run.B_E, run.deltaH1) for run in runs if math.isfinite(run.deltaH1)]
-    if not known:
+    """Draw the predicted change over B_E: runs, means with errors, and the two fitted models; ``None`` without runs."""
+    points = [(run.B_E, run.deltaH1) for run in runs if math.isfinite(run.deltaH1)]
+    if not points:
         return None
     drawn, axes = figure(*SIZE)
-    sizes = sorted({B_E for B_E, _ in known})
+    sizes = sorted({B_E for B_E, _ in points})
     axes.axhline(0, color=SOFT, linewidth=0.8)
-    where, changes = zip(*known, strict=True)
-    axes.scatter(where, changes, s=18, color=INK, alpha=0.3, linewidths=0, zorder=2)
+    x, changes = zip(*points, strict=True)
+    axes.scatter(x, changes, s=18, color=INK, alpha=0.3, linewidths=0, zorder=2)
     handles = [Line2D([], [], color=INK, marker="o", ls="", alpha=0.3, label="runs")]
     means = _means_of_sizes(analysis)
     axes.errorbar(*means, fmt="o", ms=6, color=INK, capsize=4, lw=1.6, zorder=4)
     handles.append(Line2D([], [], color=INK, marker="o", ls="-", label=f"mean ± {ERRORS} standard errors"))
     if fit := analysis["fit"]:
-        ends = [sizes[0] * (sizes[-1] / sizes[0]) ** (at / 60) for at in range(61)]
+        # on a logarithmic axis 1 / B_E is a curve, so that it is drawn through many points
+        ends = [sizes[0] * (sizes[-1] / sizes[0]) ** (part / 60) for part in range(61)]
         models = {"convergence": ("constant", PREDICTED), "inverse_B": ("as 1 / B_E", MEASURED)}
         for name, (words, colour) in models.items():
             model = fit[name]
@@ -136,7 +149,7 @@ def change_over_size(runs: Sequence[ScalingRun], analysis: Mapping[str, Any], un
 
 
 def weights(truth: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """A histogram of the log importance weights of one run, for each eta. ``None`` without histograms."""
+    """Draw a histogram of the log importance weights of one run for each eta; ``None`` without histograms."""
     steps = [step for step in truth if step["eta"] and (step.get("logw") or {}).get("histogram")]
     if not steps:
         return None
@@ -160,9 +173,9 @@ def weights(truth: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 
 def runs_side_by_side(runs: Sequence[Mapping[str, Any]], unit: str) -> bytes | None:
-    """The prediction of each run beside its truth, with errors, and their mean. ``None`` for a single run."""
-    known = [run for run in runs if run.get("deltaH1") is not None]
-    if len(known) < 2:
+    """Draw the prediction of each run beside its truth, with errors, and their mean; ``None`` for a single run."""
+    predicted = [run for run in runs if run.get("deltaH1") is not None]
+    if len(predicted) < 2:
         return None
     drawn, axes = figure(*SIZE)
     axes.axhline(0, color=SOFT, linewidth=0.8)
@@ -172,13 +185,14 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]], unit: str) -> bytes | N
     )
     handles = []
     for key, error, colour, beside, label in kinds:
-        shown = [(at + beside, run) for at, run in enumerate(known, 1) if run.get(key) is not None]
+        # a little to either side of the run's number, so that the bars do not hide each other
+        shown = [(number + beside, run) for number, run in enumerate(predicted, 1) if run.get(key) is not None]
         if shown:
-            where, values = [at for at, _ in shown], [run[key] for _, run in shown]
+            x, values = [position for position, _ in shown], [run[key] for _, run in shown]
             reach = [ERRORS * error(run) for _, run in shown]
-            axes.errorbar(where, values, reach, fmt="o", ms=4, color=colour, capsize=2, lw=1.3)
+            axes.errorbar(x, values, reach, fmt="o", ms=4, color=colour, capsize=2, lw=1.3)
             handles.append(Line2D([], [], color=colour, marker="o", label=label))
-    mean = sum(run["deltaH1"] for run in known) / len(known)
+    mean = sum(run["deltaH1"] for run in predicted) / len(predicted)
     axes.axhline(mean, color=PREDICTED, ls="--", lw=1.2)
     handles.append(Line2D([], [], color=PREDICTED, ls="--", lw=1.2, label="mean of the predictions"))
     axes.xaxis.set_major_locator(MaxNLocator(15, integer=True))
@@ -190,32 +204,32 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]], unit: str) -> bytes | N
 
 
 def _mean_over_runs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The truth at each eta that all runs have, by eta: means over the runs, and the errors of these means."""
-    of_runs = [{step["eta"]: step for step in run["truth"]} for run in runs if run.get("truth")]
+    """Return the truth at each eta that all runs have: means over the runs, and the errors of these means."""
+    of_runs: list[dict[float, Mapping[str, Any]]] = []
+    for run in runs:
+        if run.get("truth"):
+            of_runs.append({step["eta"]: step for step in run["truth"]})
     shared = set.intersection(*map(set, of_runs)) if of_runs else set()
-    found = []
+    rows = []
     for eta in sorted(shared):
         steps = [of_run[eta] for of_run in of_runs]
         row: dict[str, Any] = {"eta": eta, "runs": len(steps)}
         for value, se in (("deltaH", "se"), ("predicted", "predicted_se")):
-            values, errors = ([step.get(key) for step in steps] for key in (value, se))
+            values: list[Any] = [step.get(value) for step in steps]
+            errors: list[Any] = [step.get(se) for step in steps]
             row[value] = None if None in values else sum(values) / len(values)
             row[se] = math.nan if None in errors else math.hypot(*errors) / len(errors)
         if row["deltaH"] is not None:
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def _means_of_sizes(analysis: Mapping[str, Any]) -> tuple[list[int], list[float], list[float]]:
-    """Sizes, means and the reach of their bars; the errors of the means are those that the fits are weighed with."""
-    sizes, means, reach = [], [], []
-    for B_E, found in analysis["by_batch_size"].items():
-        if found["mean_deltaH1"] is not None:
-            sizes.append(int(B_E))
-            means.append(found["mean_deltaH1"])
-            se = found["SE_of_mean"]
-            reach.append(math.nan if se is None else ERRORS * se)
-    return sizes, means, reach
+    """Return sizes, means and the reach of their bars; the means' errors are those that the fits are weighed with."""
+    sizes = {int(B_E): size for B_E, size in analysis["by_batch_size"].items() if size["mean_deltaH1"] is not None}
+    errors = [size["SE_of_mean"] for size in sizes.values()]
+    reach = [math.nan if se is None else ERRORS * se for se in errors]
+    return list(sizes), [size["mean_deltaH1"] for size in sizes.values()], reach
 
 
 def _error_of_prediction(run: Mapping[str, Any]) -> float:
@@ -223,13 +237,13 @@ def _error_of_prediction(run: Mapping[str, Any]) -> float:
 
 
 def _error_of_truth(run: Mapping[str, Any]) -> float:
-    """That of the step at the learning rate, whose change is deltaH_true."""
+    """Return the error of the step at the learning rate, whose change is deltaH_true."""
     errors = [step.get("se") for step in run.get("truth") or () if step["eta"] == run.get("learning_rate")]
     return math.nan if not errors or errors[0] is None else errors[0]
 
 
 def _reach(y: Sequence[float], se: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The ends of the bars."""
+    """Return the lower and the upper ends of the bars."""
     pairs = list(zip(y, se, strict=True))
     return [value - ERRORS * error for value, error in pairs], [value + ERRORS * error for value, error in pairs]
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers are written as people read them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 
 NOTHING = "–"
 ROUNDING, LEAST = 1e-15, 1e-300
-"""Of float64: what is less has no digits to show beside the value."""
+"""Limits of float64, relative and absolute, below which an error has no digits to show beside the value."""
 
 
 def short(number: float | None, form: str = ".3g") -> str:
-    """A real minus sign, and no zeros before an exponent; a dash for what was not computed."""
+    """Write a number with a real minus sign and no zeros before an exponent; what was not computed is a dash."""
     if number is None or not math.isfinite(number):
         return NOTHING if number is None else str(number)
     return re.sub(r"e([+-])0*", r"e\1", format(number, form)).replace("-", "−").replace("e+", "e")
 
 
 def with_error(value: float | None, se: float | None) -> str:
-    """The value to two digits of its error: ``0.0123 ± 0.0045``, with one power of ten for both.
+    """Write the value to two digits of its error: ``0.0123 ± 0.0045``, with one power of ten for both.
 
-    The value alone where no error is known (``None`` or NaN); an error that is 0, not finite, or less than the rounding
-    of the value stands beside it.
+    The value stands alone where no error is known (``None`` or NaN). An error that is 0, not finite, or less than the
+    rounding of the value stands beside it, but does not decide its digits.
     """
     if value is None or se is None or math.isnan(se):
         return short(value)

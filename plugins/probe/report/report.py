@@ -1,4 +1,4 @@
-"""``report.html`` of an experiment of the probe: the verdict first, then pictures, then the runs."""
+"""The page ``report.html`` of an experiment of the probe has the verdict first, then pictures, then the runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tables import cards, details, judgement, subtitle
 
 
 def write(experiment_directory: Path) -> Path:
-    """Write ``report.html``, and its pictures as ``plots/*.png``, into an experiment directory; returns the page.
+    """Write ``report.html``, and its pictures as ``plots/*.png``, into an experiment directory; return the page's path.
 
     What was not measured is left out: a probe without truth has no picture of it.
 
@@ -33,7 +33,7 @@ def write(experiment_directory: Path) -> Path:
 
 
 def draw(experiment: Experiment) -> list[Plot]:
-    """Every picture for which there is data. Raises MissingExtraError without matplotlib."""
+    """Draw every picture for which there is data. Raises MissingExtraError without matplotlib."""
     require_libraries()
     from . import plots
 
@@ -53,6 +53,7 @@ def draw(experiment: Experiment) -> list[Plot]:
             for result in experiment.results
             if result.get("deltaH1") is not None
         ]
+        # what the experiment is about comes first
         drawn[:0] = [
             ("change_over_size", "Predicted change by size", plots.change_over_size(runs, experiment.analysis, unit)),
             ("error_over_size", "Standard error by size", plots.error_over_size(runs, experiment.analysis, unit)),

@@ -1,4 +1,4 @@
-"""Rows of tables, column -> text, which a terminal and the page show alike."""
+"""Rows of tables map columns to texts, which a terminal and the page show alike."""
 
 from __future__ import annotations
 
@@ -7,41 +7,45 @@ from typing import Any
 
 from .readable import NOTHING, short, with_error
 
-PASSED = {True: "passed", False: "failed", None: "not judged"}
 
-
-def criterion(found: Mapping[str, Any]) -> dict[str, str]:
-    """What must hold if the probe is right."""
-    threshold = found["threshold"]
+def criterion(judged: Mapping[str, Any]) -> dict[str, str]:
+    """Return the row of a criterion, which must hold if the probe is right."""
+    threshold = judged["threshold"]
     band = " to ".join(map(short, threshold)) if isinstance(threshold, list | tuple) else short(threshold)
+    if judged["passed"] is None:
+        outcome = "not judged"
+    elif judged["passed"]:
+        outcome = "passed"
+    else:
+        outcome = "failed"
     return {
-        "criterion": found["name"].replace("_", " "),
-        "outcome": PASSED[found["passed"]],
-        "value": short(found["value"]),
+        "criterion": judged["name"].replace("_", " "),
+        "outcome": outcome,
+        "value": short(judged["value"]),
         "threshold": band,
-        "explanation": found["explanation"],
+        "explanation": judged["explanation"],
     }
 
 
 def sizes(analysis: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The predictions of batch-scaling, by the size of E."""
+    """Return the predictions of batch-scaling, a row for each size of E."""
     ratios = {name.rpartition("_")[2]: ratio for name, ratio in (analysis.get("scaling_analysis") or {}).items()}
     return [
         {
             "B_E": size,
-            "runs": str(found["successful_runs"]),
-            "mean deltaH1": with_error(found["mean_deltaH1"], found.get("SE_of_mean")),
-            "std over runs": short(found["std_deltaH1"]),
-            "mean SE_conditional": short(found["mean_SE_conditional"]),
+            "runs": str(runs["successful_runs"]),
+            "mean deltaH1": with_error(runs["mean_deltaH1"], runs.get("SE_of_mean")),
+            "std over runs": short(runs["std_deltaH1"]),
+            "mean SE_conditional": short(runs["mean_SE_conditional"]),
             "over the smallest": short(ratios[size]["observed_ratio"]) if size in ratios else NOTHING,
             "if it were 1 / B_E": short(ratios[size]["expected_if_1_over_B_E"]) if size in ratios else NOTHING,
         }
-        for size, found in (analysis.get("by_batch_size") or {}).items()
+        for size, runs in (analysis.get("by_batch_size") or {}).items()
     ]
 
 
 def step(point: Mapping[str, Any]) -> dict[str, str]:
-    """The truth of one eta beside its prediction."""
+    """Return the row of one eta: the measured change beside its prediction."""
     return {
         "η": short(point["eta"]),
         "measured": with_error(point.get("deltaH"), point.get("se")),
@@ -52,14 +56,14 @@ def step(point: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def estimate(name: str, found: Mapping[str, Any]) -> dict[str, str]:
-    """What one variance estimator says."""
+def estimate(name: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the row of what one variance estimator says."""
     return {
         "estimator": name,
-        "estimate": with_error(found.get("value"), found.get("se")),
-        "in": found.get("measured_in") or "",
-        "units": f"{found.get('n')} {found.get('units')}",
-        "status": found.get("status") or "",
-        "estimand": found.get("estimand") or "",
-        "reason": found.get("reason") or "",
+        "estimate": with_error(record.get("value"), record.get("se")),
+        "in": record.get("measured_in") or "",
+        "units": f"{record.get('n')} {record.get('units')}",
+        "status": record.get("status") or "",
+        "estimand": record.get("estimand") or "",
+        "reason": record.get("reason") or "",
     }

@@ -1,4 +1,4 @@
-"""What the report of a probe says: its findings, and the cells of its tables."""
+"""The report of a probe says its findings in cards, and the rest in tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERDICTS = {
 }
 CHIPS = {"passed": "success", "good": "success", "ok": "success", "success": "success"}
 CHIPS |= {"failed": "failed", "error": "failed", "poor": "failed"}
-"""Outcome, status or light -> its colour; others have none."""
+"""Colours by outcome, status or traffic light; others have none."""
 SAME_SAMPLE = (
     "Prediction and truth of one run are of the same sequences and share their errors: their difference is curvature "
     "(and, of few sequences, what normalising the weights takes from the truth), not a test."
@@ -33,36 +33,37 @@ OWN_SAMPLES = "Prediction and truth of one run have a sample of E each."
 
 
 def cards(experiment: Experiment) -> list[Card]:
-    """What the page opens with."""
-    found = []
+    """Return the findings that the page opens with."""
+    findings = []
     if "verdict" in experiment.analysis:
         verdict = experiment.analysis["verdict"]
         outcome, text = VERDICTS[verdict]
-        found.append(Card("verdict", verdict.replace("_", " "), text, outcome))
+        findings.append(Card("verdict", verdict.replace("_", " "), text, outcome))
     if criteria := experiment.analysis.get("criteria"):
         failed = [criterion["name"] for criterion in criteria if criterion["passed"] is False]
         judged = sum(criterion["passed"] is not None for criterion in criteria)
         text = f"failed: {', '.join(failed)}" if failed else "none failed"
         figure = f"{judged - len(failed)} of {judged} passed"
-        found.append(Card("criteria", figure, text, "lower" if failed else "higher"))
+        findings.append(Card("criteria", figure, text, "lower" if failed else "higher"))
     failures = sum(run.result is None for run in experiment.runs)
+    # of a single run its numbers are the finding, of several how many there are
     if len(experiment.runs) == 1 and not failures:
         result = experiment.results[0]
         light = traffic_light(result.get("SE_conditional"), result.get("deltaH1"))
         if result.get("deltaH1") is not None:
             figure = with_error(result["deltaH1"], result.get("SE_conditional"))
-            found.append(Card("predicted change, deltaH1", figure, f"{experiment.unit}{_light(light)}"))
+            findings.append(Card("predicted change, deltaH1", figure, f"{experiment.unit}{_light(light)}"))
         if result.get("deltaH_true") is not None:
             figure = with_error(result["deltaH_true"], at_learning_rate(result).get("se"))
-            found.append(Card("measured change, deltaH_true", figure, experiment.unit))
+            findings.append(Card("measured change, deltaH_true", figure, experiment.unit))
     else:
         figure = f"{len(experiment.runs) - failures} of {len(experiment.runs)} succeeded"
-        found.append(Card("runs", figure, "", "lower" if failures else ""))
-    return found
+        findings.append(Card("runs", figure, "", "lower" if failures else ""))
+    return findings
 
 
 def judgement(experiment: Experiment) -> list[Section]:
-    """The tables that the verdict rests on."""
+    """Return the tables that the verdict rests on."""
     analysis = experiment.analysis
     criteria = [_coloured(rows.criterion(criterion)) for criterion in analysis.get("criteria") or ()]
     laws = (analysis.get("se_scaling") or {}).items()
@@ -81,7 +82,7 @@ def judgement(experiment: Experiment) -> list[Section]:
 
 
 def details(experiment: Experiment) -> list[Section]:
-    """The runs, the steps that were measured, the estimators, and what the numbers mean."""
+    """Return the runs, the steps that were measured, the estimators, and what the numbers mean."""
     one = next(iter(experiment.largest), {})
     steps = next((result["truth"] for result in experiment.largest if result.get("truth")), ())
     variance = (one.get("variance") or {}).items()
@@ -157,29 +158,30 @@ def _run(run: Run) -> dict[str, str]:
 
 
 def _samples(experiment: Experiment) -> str:
-    comparison = experiment.said("comparison")
-    shared = "" if not comparison else f" {SAME_SAMPLE if comparison.get('paired', True) else OWN_SAMPLES}"
-    return f"Changes in {experiment.unit}, each with one standard error over draws of E.{shared}"
+    text = f"Changes in {experiment.unit}, each with one standard error over draws of E."
+    if comparison := experiment.said("comparison"):
+        text += f" {SAME_SAMPLE if comparison.get('paired', True) else OWN_SAMPLES}"
+    return text
 
 
 def _meaning(experiment: Experiment) -> list[str]:
-    """The estimand and the direction, in words."""
-    found = []
+    """Return the estimand and the direction, in words."""
+    lines = []
     if experiment.results:
-        found.append(
+        lines.append(
             f"deltaH1 is the first-order change of the policy's entropy, in {experiment.unit}, on the prompts of E if "
             "the step of the batch U is taken; above 0 the entropy is predicted to rise. deltaH_true is the change "
             "that importance sampling measures on sequences that were sampled before the step."
         )
     if (direction := experiment.said("direction")) in DIRECTIONS:
-        found.append(f"Direction {direction}: {DIRECTIONS[direction]}.")
+        lines.append(f"Direction {direction}: {DIRECTIONS[direction]}.")
     if step := experiment.said("step"):
-        found += [f"The step: {line}." for line in step_lines(step)]
-    return found
+        lines += [f"The step: {line}." for line in step_lines(step)]
+    return lines
 
 
 def subtitle(experiment: Experiment) -> str:
-    """One line: what was probed, and how."""
+    """Return one line that says what was probed, and how."""
     facts = {
         "checkpoint": experiment.config.get("checkpoint"),
         "B_U": experiment.said("B_U"),

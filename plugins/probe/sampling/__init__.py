@@ -1,1 +1,1 @@
-"""The batches of the probe: where prompts come from, and what is sampled for them."""
+"""The batches of the probe are made here: prompts are drawn, and responses to them are sampled."""

@@ -1,4 +1,4 @@
-"""Samples in files, each with a key of everything that decided it, so that no file stands in for another sample."""
+"""Samples are kept in files, each with a key of all that decided it, so that no file is taken for another sample."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Key = Mapping[str, Any]
 
 
 def sample_key(source: Source, tokenizer: Any, policy: str, **how: Any) -> dict[str, Any]:
-    """Plain data that is equal for equal samples.
+    """Return plain data that is equal for equal samples.
 
     Args:
         source: where the prompts come from.
-        tokenizer: the policy's.
+        tokenizer: the policy's tokenizer.
         policy: a digest of the policy's weights.
         how: the other arguments of :func:`.samples.draw`, but for the engine and the ranks.
     """
@@ -45,9 +45,9 @@ def drawn(
     ranks: Ranks,
     **how: Any,
 ) -> Sample:
-    """The sample of a file, or, if there is none, a new one that is saved there.
+    """Return the sample of a file, or, if there is no file, a new sample that is saved to it.
 
-    Every rank reads the file, which the first one writes. ``how`` is what :func:`.samples.draw` is told.
+    Every rank reads the file, which the first one writes. ``how`` has the other arguments of :func:`.samples.draw`.
 
     Raises:
         RequestError: the file holds another sample, or is damaged.
@@ -70,7 +70,7 @@ def save(path: Path, key: Key, sample: Sample) -> None:
 
 
 def load(path: Path, key: Key, source: Source) -> Sample:
-    """The sample of this key.
+    """Read the sample of this key.
 
     Raises:
         RequestError: the file's key differs (the message names the items), or the file is damaged.
@@ -112,7 +112,7 @@ def _digest(text: str) -> str:
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    """Everything that decides how text becomes tokens, but for the state of padding and truncation."""
+    """Return everything that decides how text becomes tokens, but for the state of padding and truncation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = json.loads(backend.to_str()) if backend else tokenizer.get_vocab()
     kept = {name: value for name, value in content.items() if not backend or name not in ("padding", "truncation")}

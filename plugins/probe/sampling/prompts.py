@@ -1,4 +1,4 @@
-"""Raw prompts of a data set, for models without a chat template: reasoning first, the answer between tags."""
+"""Prompts of a data set go raw to models without a chat template; they ask for reasoning, then a tagged answer."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PROMPT = (
     "Problem: {question}\n\n"
     "Response: <think>"
 )
-"""What a model is given; its response begins with the ``<think>`` that ends it."""
+"""Text that a model is given; its response begins with the ``<think>`` that ends it."""
 
 NAMED: dict[str, dict[str, str]] = {"gsm8k_r1_template": {"path": "openai/gsm8k", "subset": "main"}}
-"""``dataset_name`` -> the data set's parameters; any other name is a path as ``dataset`` takes it."""
+"""Parameters of data sets, by ``dataset_name``; any other name is a path as ``dataset`` takes it."""
 
 
 @attrs.frozen
 class PromptSource:
-    """Episodes of one turn: a prompt without any chat template, and a response that ends at ``</answer>``.
+    """A prompt source plays episodes of one turn: a prompt without chat template, and a response up to ``</answer>``.
 
     The reward is 1 if the response has exactly one ``<answer>...</answer>`` block and the data set's verifier finds it
     right, else 0, or the score between them. Prompts of more than ``max_prompt_tokens`` are left out.
@@ -48,9 +48,9 @@ class PromptSource:
     def named(
         cls, dataset_name: str, split: str = "train", max_prompt_tokens: int = 200, **parameters: Any
     ) -> PromptSource:
-        """The source of a ``dataset_name`` of :data:`NAMED`, or of a path; ``parameters`` are the data set's."""
-        known = NAMED.get(dataset_name, {"path": dataset_name})
-        return cls(Dataset(**{**known, "split": split, **parameters}), max_prompt_tokens)
+        """Return the source of a ``dataset_name`` of :data:`NAMED`, or of a path; ``parameters`` are the data set's."""
+        defaults = NAMED.get(dataset_name, {"path": dataset_name})
+        return cls(Dataset(**{**defaults, "split": split, **parameters}), max_prompt_tokens)
 
     @property
     def rollout(self) -> Rollout:
@@ -62,20 +62,20 @@ class PromptSource:
 
     @property
     def shaping(self) -> None:
-        """A data set is no environment of the run: what counts is whether a response is right."""
+        """Shaping of the rewards: none, since a data set counts only whether a response is right."""
 
     def check(self) -> None:
         _ = self.dataset.tasks
 
     def tasks(self, tokenizer: Any) -> Sequence[int]:
-        """The rows whose prompts are short enough. Raises RequestError if there is none."""
+        """Return the rows whose prompts are short enough. Raises RequestError if there is none."""
         return list(_prompts(self, tokenizer))
 
     def pool(self, tokenizer: Any) -> int:
         return len(_prompts(self, tokenizer))
 
     def left_out(self, tokenizer: Any) -> int:
-        """The number of prompts that are too long."""
+        """Return the number of prompts that are too long."""
         return self.dataset.tasks - self.pool(tokenizer)
 
     def play(
@@ -88,7 +88,9 @@ class PromptSource:
         seed: int,
     ) -> list[Episode]:
         prompts = _prompts(self, tokenizer)
-        members = [(unit, task, member) for unit, task in units.items() for member in range(responses)]
+        members = []
+        for unit, task in units.items():
+            members += [(unit, task, member) for member in range(responses)]
         completions = engine.generate(
             [prompts[task] for _, task, _ in members], attrs.evolve(sampling, stop=self.stop), seed
         )
@@ -113,7 +115,6 @@ class PromptSource:
         row = self.dataset.row(task)
         answer = tagged(response)
         score = self.dataset.verifier.component.verify(answer, row.answers) if answer else None
-        right = score == 1
         turn = Turn(
             prompt=prompt,
             tokens=completion.tokens,
@@ -126,13 +127,18 @@ class PromptSource:
             reward=float(score or 0.0),
             penalty=0.0,
         )
-        stop = "success" if right else "done" if answer else "max_turns"
+        if score == 1:
+            stop = "success"
+        elif answer:
+            stop = "done"
+        else:
+            stop = "max_turns"
         return Episode(unit, member, "", (turn,), stop, {ACCEPTED: float(bool(answer))})
 
 
 @lru_cache(maxsize=8)
 def _prompts(source: PromptSource, tokenizer: Any) -> dict[int, tuple[int, ...]]:
-    """Row -> token ids of its prompt, as the tokenizer encodes a text that stands alone.
+    """Return the token ids of each row's prompt, as the tokenizer encodes a text that stands alone.
 
     Control tokens in a question are spelled in plain pieces.
     """

@@ -1,10 +1,11 @@
-"""The batches of the probe: prompts drawn at random, responses sampled from the policy, both from named streams."""
+"""For the batches of the probe, prompts are drawn and responses sampled from the policy, from named random streams."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -21,33 +22,33 @@ from ...training.step.stages import derived_seed
 from .sources import Source
 
 CHUNK = 128
-"""Conversations that are sampled together, on one rank."""
+"""Number of conversations that are sampled together, on one rank."""
 
 
 def stream(master_seed: int, *names: object) -> int:
-    """The seed of the random stream of this name, independent of those of all other names."""
+    """Return the seed of the random stream of this name, independent of those of all other names."""
     return derived_seed(master_seed, *names)
 
 
 @attrs.frozen(eq=False)
 class Sample:
-    """Units (drawn prompts) with their episodes; the unit is the group of its episodes.
+    """A sample has units (drawn prompts) with their episodes; the unit is the group of its episodes.
 
     Tokens count up to and including the end-of-turn token that was sampled, as the engine returned them.
     """
 
     episodes: list[Episode]
-    """By unit and member."""
+    """Episodes in the order of units and members."""
     rollouts: Rollouts
-    """The episodes' rows; ``groups_of_episodes()`` is the unit, 0..P-1, of each episode."""
+    """Rows of the episodes; ``groups_of_episodes()`` is the unit, 0..P-1, of each episode."""
     tasks: tuple[int, ...]
-    """[P] what was drawn for each unit: a row of the data set or an environment seed."""
+    """Task that was drawn for each unit ([P]): a row of the data set or an environment seed."""
     seconds: float
-    """What it took to get the sample: to draw it, or to read it from its file."""
+    """Seconds that it took to draw the sample, or to read it from its file."""
 
     @classmethod
     def of(cls, episodes: list[Episode], tasks: Sequence[int], source: Source, started: float) -> Sample:
-        """The sample of these episodes (in order), begun at ``time.perf_counter() == started``."""
+        """Make the sample of these episodes (in order), begun at ``time.perf_counter() == started``."""
         raw_E, groups_E = raw_rewards(episodes)
         shaped_E = raw_E if source.shaping is None else source.shaping(episodes)
         rewards_E = normalize(shaped_E, groups_E, source.reward.normalization, source.reward.over)
@@ -56,17 +57,20 @@ class Sample:
 
     @property
     def lengths(self) -> Tensor:
-        """[E] int64: sampled tokens of each episode."""
-        return torch.tensor([sum(len(turn.tokens) for turn in episode.turns) for episode in self.episodes])
+        """Number of sampled tokens of each episode: [E] int64."""
+        lengths = []
+        for episode in self.episodes:
+            lengths.append(sum(len(turn.tokens) for turn in episode.turns))
+        return torch.tensor(lengths)
 
     @property
     def mean_length(self) -> float:
-        """Sampled tokens per episode."""
+        """Mean number of sampled tokens of an episode."""
         return float(self.lengths.double().mean())
 
     @property
     def rewards(self) -> Tensor:
-        """[E] float32: raw rewards, format penalties included."""
+        """Raw rewards, format penalties included: [E] float32."""
         return self.rollouts.raw_rewards_E
 
     @property
@@ -88,14 +92,14 @@ def draw(
     ranks: Ranks,
     chunk: int = CHUNK,
 ) -> Sample:
-    """A sample of ``responses`` episodes for each of ``prompts`` drawn prompts: the same for any number of ranks.
+    """Draw a sample of ``responses`` episodes for each of ``prompts`` prompts: the same for any number of ranks.
 
     With replacement the prompts are independent and uniform, and each draw is a unit of its own even if its prompt was
     drawn before; without it no task is drawn twice. The units are cut into chunks of about ``chunk`` conversations,
     whatever the number of ranks; each rank plays its share of the chunks, and a chunk has a random stream of its own.
 
     Args:
-        max_tokens: of one turn.
+        max_tokens: largest number of tokens of one turn.
 
     Raises:
         RequestError: there are fewer prompts than are to be drawn without replacement, or none.
@@ -105,10 +109,11 @@ def draw(
     sampling = Sampling(temperature, max_tokens)
     size = max(1, chunk // responses)
     played: list[Episode] = []
+    # chunks, not ranks, have random streams: so the number of ranks changes nothing
     for start in range(0, prompts, size)[ranks.rank :: ranks.size]:
         units = {unit: tasks[unit] for unit in range(start, min(start + size, prompts))}
         played += source.play(units, responses, engine, tokenizer, sampling, stream(seed, "sampling", start))
-    episodes = in_order(episode for own in ranks.gather(played) for episode in own)
+    episodes = in_order(chain.from_iterable(ranks.gather(played)))
     return Sample.of(episodes, tasks, source, started)
 
 

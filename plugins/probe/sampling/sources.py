@@ -1,4 +1,4 @@
-"""Where the prompts of a sample come from, and how they are answered."""
+"""A source says where the prompts of a sample come from, and plays their episodes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ...training.step.rewards import Shaping
 from ...training.step.stages import derived_seed
 
 _ENDLESS = range(2**62)
-"""The seeds of an environment that generates its tasks."""
+"""Seeds of an environment that generates its tasks."""
 _UNUSED = ("engine", "groups", "group_size", "tasks", "batch", "seed", "temperature", "max_tokens")
 """Keys of ``rollout`` that do not describe a source: a draw has its own, or they decide nothing."""
 
 
 class Source(Protocol):
-    """Offers tasks, and plays those that were drawn. ``rollout`` and ``reward`` say how episodes become rows."""
+    """A source offers tasks and plays drawn ones; ``rollout`` and ``reward`` say how its episodes become rows."""
 
     @property
     def rollout(self) -> Rollout: ...
@@ -34,18 +34,18 @@ class Source(Protocol):
 
     @property
     def shaping(self) -> Shaping | None:
-        """What becomes of the rewards before they are normalised; ``None`` where nothing does."""
+        """Shaping of the rewards before they are normalised; ``None`` where nothing shapes them."""
         ...
 
     def check(self) -> None:
-        """Raises RequestError if there is nothing to draw from, before any model is loaded."""
+        """Raise RequestError if there is nothing to draw from, before any model is loaded."""
 
     def tasks(self, tokenizer: Any) -> Sequence[int]:
-        """What is drawn from: rows of a data set, or environment seeds."""
+        """Return what is drawn from: rows of a data set, or environment seeds."""
         ...
 
     def pool(self, tokenizer: Any) -> int | None:
-        """The number of distinct prompts; ``None`` where they are generated without end."""
+        """Return the number of distinct prompts; ``None`` where they are generated without end."""
         ...
 
     def play(
@@ -57,26 +57,27 @@ class Source(Protocol):
         sampling: Sampling,
         seed: int,
     ) -> list[Episode]:
-        """``responses`` episodes for each unit -> task; the unit is the group (``Episode.seed``) of its episodes."""
+        """Play ``responses`` episodes of each unit's task; the unit is the group (``Episode.seed``) of its episodes."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Plain data that decides what is sampled from this source, for the key of a cached sample."""
+        """Return plain data that decides what is sampled from this source, for the key of a cached sample."""
         ...
 
 
 @attrs.frozen
 class EnvironmentSource:
-    """Episodes of a registered environment, of any number of turns, played as the trainer plays them."""
+    """An environment source plays episodes of a registered environment, of any number of turns, as the trainer does."""
 
     environment: Environment
-    """Where its ``tasks`` is a number, its tasks are those of the seeds below it; otherwise every seed is a task."""
+    """Environment that is played. Where its ``tasks`` is a number, its tasks are those of the seeds below it; otherwise
+    every seed is a task."""
     dialogue: Dialogue
     rollout: Rollout
-    """``temperature`` and ``max_tokens`` are the draw's."""
+    """Settings of the rollout, but for ``temperature`` and ``max_tokens``, which are those of a draw."""
     reward: Reward = attrs.field(factory=Reward)
     shaping: Shaping | None = None
-    """That of ``reward``, in the training step that is predicted; played episodes are kept as they were rewarded."""
+    """Shaping of ``reward``, in the training step that is predicted; episodes are kept as they were rewarded."""
 
     def check(self) -> None:
         self.pool(None)
@@ -86,7 +87,7 @@ class EnvironmentSource:
         return _ENDLESS if pool is None else range(pool)
 
     def pool(self, tokenizer: Any) -> int | None:
-        """The number of distinct tasks, if the environment knows it."""
+        """Return the number of distinct tasks, if the environment has one."""
         return self.environment.tasks
 
     def play(
@@ -130,13 +131,13 @@ def _place_of(component: Any) -> str:
 
 @lru_cache(maxsize=8)
 def _template(tokenizer: Any, dialogue: Dialogue, think: bool) -> Template:
-    """One for all draws of a process: its date does not change between them."""
+    """Return one template for all draws of a process, so that its date does not change between them."""
     return Template(tokenizer, dialogue, think)
 
 
 @attrs.frozen
 class _Drawn(Environment):
-    """The environment with the drawn tasks in the place of seeds.
+    """A drawn environment has the drawn tasks in the place of seeds.
 
     A task that was drawn twice is two groups, whose noise is independent too.
     """

@@ -10,10 +10,10 @@ import torch
 from uncollapse.core.registry import registry
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings
 from uncollapse.plugins.probe.estimation.directions import AdamW, PreconditionedGradient
+from uncollapse.plugins.probe.estimation.measured_change import Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import inner, trained
 from uncollapse.plugins.probe.estimation.step import Step
-from uncollapse.plugins.probe.estimation.truth import Weighting
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact

@@ -674,7 +674,7 @@ def test_console_log_has_messages_of_the_probe_and_lets_go_of_its_logger(tmp_pat
     before = (package.level, list(package.handlers))
     with DetailedLogger(settings(tmp_path)) as logger:
         logger.log_run_start("c", CONFIG)
-        logging.getLogger("uncollapse.plugins.probe.estimation.truth").warning("low ESS")
+        logging.getLogger("uncollapse.plugins.probe.estimation.measured_change").warning("low ESS")
         logger.log_phase_start("truth")
         main = logger.finalize_log()
     logging.getLogger("uncollapse.plugins.probe").warning("too late")

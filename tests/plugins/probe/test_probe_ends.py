@@ -9,9 +9,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Rollouts, Sampling
 from uncollapse.plugins.probe import integrity
+from uncollapse.plugins.probe.estimation.measured_change import Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import trained
-from uncollapse.plugins.probe.estimation.truth import Weighting
 from uncollapse.plugins.probe.experiments import checks
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.training.networks.models import Policy

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.estimators.variance.statistics import predicted_change, predicted_change_reward_to_go
 from uncollapse.estimators.variance.terms import Terms
+from uncollapse.plugins.probe.estimation.measured_change import Measured, Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import Passes, inner, trained
 from uncollapse.plugins.probe.estimation.sequences import entropy_gradient_weights, entropy_terms
-from uncollapse.plugins.probe.estimation.truth import Measured, Weighting
 from uncollapse.plugins.training.step.stages import to_batch
 
 sys.path.insert(0, str(Path(__file__).parent))

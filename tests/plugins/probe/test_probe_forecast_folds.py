@@ -30,7 +30,7 @@ def test_every_rank_has_a_share_of_the_rows(rows, ranks, size, expected):
     )
     ones = torch.ones(rows, 2, dtype=torch.long)
     passes = passes_over(update, Batch(tokens=ones, mask=ones > 0, lengths=ones.sum(1)), size)
-    assert [list(part) for part in passes._own] == expected
+    assert [list(part) for part in passes._forward_parts] == expected
 
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 1 / (5 + 1e-6)), (6.0, 1.0), (0.0, 1.0)])

@@ -19,10 +19,10 @@ from uncollapse.estimators.variance.statistics import delta_variance, predicted_
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from uncollapse.plugins.probe.commands.influence import command
 from uncollapse.plugins.probe.estimation.directions import AdamW, PreconditionedGradient
+from uncollapse.plugins.probe.estimation.measured_change import with_error
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.estimation.step import Step
-from uncollapse.plugins.probe.estimation.truth import with_error
 from uncollapse.plugins.probe.estimation.update import make_update
 from uncollapse.plugins.probe.influence.influence import alone, check, choose, sequence_table, shares
 from uncollapse.plugins.probe.influence.summary import correlations, groups, spearman

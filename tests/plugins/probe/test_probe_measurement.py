@@ -11,11 +11,11 @@ from uncollapse.core.registry import registry
 from uncollapse.estimators.variance.statistics import predicted_change
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.plugins.probe.estimation.directions import AdamW, PreconditionedGradient
+from uncollapse.plugins.probe.estimation.measured_change import Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import inner, trained
 from uncollapse.plugins.probe.estimation.sequences import entropy_terms, per_prompt
 from uncollapse.plugins.probe.estimation.step import Step
-from uncollapse.plugins.probe.estimation.truth import Weighting
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact

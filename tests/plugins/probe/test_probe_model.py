@@ -16,10 +16,10 @@ from uncollapse.estimators.variance.statistics import (
 from uncollapse.plugins.probe import integrity
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from uncollapse.plugins.probe.estimation.directions import AdamW, PreconditionedGradient
+from uncollapse.plugins.probe.estimation.measured_change import Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import inner, trained
 from uncollapse.plugins.probe.estimation.step import Step
-from uncollapse.plugins.probe.estimation.truth import Weighting
 from uncollapse.plugins.probe.estimation.update import make_update
 from uncollapse.plugins.training.networks.models import Policy
 from uncollapse.plugins.training.processes.ranks import Ranks

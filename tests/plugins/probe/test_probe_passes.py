@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 from uncollapse.estimators.variance.terms import Terms
+from uncollapse.plugins.probe.estimation.measured_change import Measured, Weighting
 from uncollapse.plugins.probe.estimation.passes import Passes
-from uncollapse.plugins.probe.estimation.truth import Measured, Weighting
 from uncollapse.plugins.training.processes.ranks import Ranks
 from uncollapse.plugins.training.step.batch import Batch
 

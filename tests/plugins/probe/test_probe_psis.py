@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.plugins.probe.estimation import psis
+from uncollapse.plugins.probe.estimation.measured_change import Weighting
 from uncollapse.plugins.probe.estimation.psis import fit_generalised_pareto, smooth
-from uncollapse.plugins.probe.estimation.truth import Weighting
 
 
 def pareto(k, count, sigma=1.0):

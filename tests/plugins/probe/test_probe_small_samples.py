@@ -8,10 +8,10 @@ import pytest
 import torch
 from uncollapse.estimators.variance.statistics import predicted_change
 from uncollapse.estimators.variance.terms import Terms
+from uncollapse.plugins.probe.estimation.measured_change import with_error
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.passes import inner
 from uncollapse.plugins.probe.estimation.sequences import by_others
-from uncollapse.plugins.probe.estimation.truth import with_error
 from uncollapse.plugins.probe.small_samples import FEW, as_it_came, t_quantile, widened, widening, widening_of_blocks
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from uncollapse.plugins.probe.estimation.measured_change import Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement
 from uncollapse.plugins.probe.estimation.sequences import by_others, per_prompt
-from uncollapse.plugins.probe.estimation.truth import Weighting
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_model as exact

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from uncollapse.estimators.variance.terms import Terms
-from uncollapse.plugins.probe.estimation.truth import Measured, Weighting
+from uncollapse.plugins.probe.estimation.measured_change import Measured, Weighting
 
 W = [1.0, 2.0, 4.0, 1.0, 0.5]
 

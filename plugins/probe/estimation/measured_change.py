@@ -1,4 +1,6 @@
-"""The true change of the entropy, measured on sequences sampled before the step by importance sampling.
+"""The measured change, deltaH_true, is the change of the entropy to all orders, by importance sampling.
+
+The sequences were sampled before the step; :mod:`.predicted_change` has the change to first order, deltaH1.
 
 The weight of a sequence is w = pi_new / pi_old of all its tokens; the payload is its entropy under the new parameters,
 at the same tokens. The entropy after the step is sum w h1 / sum w T (per token) or sum w h1 / sum w (per sequence).
@@ -24,19 +26,22 @@ from .sequences import EntropyMode, weight_terms
 
 Mode = Literal["snis", "clip", "psis", "is"]
 BINS = 30
+"""Number of bins in the histogram of the log-weights."""
 
 
 @attrs.frozen
 class Weighting:
-    """What is done to the importance weights."""
+    """A weighting says what is done to the importance weights."""
 
     mode: Mode = "snis"
-    """``snis``: self-normalised; ``clip``: at most ``clip_c``, then self-normalised (biased, less noisy); ``psis``:
-    Pareto smoothed, then self-normalised; ``is``: not normalised (unbiased per sequence, noisier)."""
+    """Treatment of the weights. ``snis``: self-normalised; ``clip``: at most ``clip_c``, then self-normalised (biased,
+    less noisy); ``psis``: Pareto smoothed, then self-normalised; ``is``: not normalised (unbiased per sequence,
+    noisier)."""
     clip_c: float = 10.0
+    """Largest weight of ``clip``."""
 
     def apply(self, log_weights: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """[S] log-weights that are used, and what was done: ``clipped_fraction``, ``pareto_k``."""
+        """Return the log-weights to use ([S] nats), and what was done to them: ``clipped_fraction``, ``pareto_k``."""
         match self.mode:
             case "clip":
                 bound = math.log(self.clip_c)
@@ -50,43 +55,44 @@ class Weighting:
 
 @attrs.frozen(eq=False)
 class Measured:
-    """The change at one eta, as terms and as numbers."""
+    """An object of this class holds what was measured at one eta: weights and entropies of the sequences."""
 
     eta: float
     log_weights: Tensor
-    """[S] nats, as they are."""
+    """Log-weights as they are: [S] nats."""
     used: Tensor
-    """[S] nats: the log-weights that the estimate uses."""
+    """Log-weights that the estimate uses: [S] nats."""
     h1: Tensor
-    """[S] nats: entropies after the step."""
+    """Entropies after the step: [S] nats."""
     done: dict[str, float]
-    """What was done to the weights."""
+    """Numbers that say what was done to the weights; see :meth:`Weighting.apply`."""
     mode: Mode
 
     @property
     def w(self) -> Tensor:
-        """[S]: the weights that the estimate uses."""
+        """Weights that the estimate uses: [S]."""
         return self.used.exp()
 
     def change(self, terms: Terms) -> tuple[float, float]:
-        """(value, standard error) of the change, in the unit of ``terms`` (which hold H, T and prompt).
+        """Return (value, standard error) of the change, in the unit of ``terms``, which hold H, T and prompt.
 
         The error is NaN where there is no spread: one prompt, or eta 0.
         """
-        own = attrs.evolve(terms, eta=self.eta, h1=self.h1)
+        after = attrs.evolve(terms, eta=self.eta, h1=self.h1)
         if self.mode == "is" and terms.entropy_unit != "per_token_ratio":
-            return with_error(_unnormalised_change(attrs.evolve(own, w=self.w)))
-        return with_error(true_change(attrs.evolve(own, w=self._scaled())))
+            return with_error(_unnormalised_change(attrs.evolve(after, w=self.w)))
+        return with_error(true_change(attrs.evolve(after, w=self._scaled())))
 
     def _scaled(self) -> Tensor:
-        """The weights over the largest one: a long sequence's own may be beyond float64."""
+        """Return the weights over the largest one, since the weight of a long sequence may be beyond float64."""
         return (self.used - self.used.max()).exp()
 
     def weights_of(self, terms: Terms) -> dict[str, Any]:
-        """How good the weights are: effective sample size, mean (which is 1 in truth) and its error, log-weights."""
+        """Return how good the weights are: effective sample size, mean (it should be 1), its error, and log-weights."""
         w, lw = self.log_weights.exp(), self.log_weights
         mean = SnisEss().estimate(attrs.evolve(terms, w=w))
         used, scaled = self.w, self._scaled()
+        # both sums have the largest weight divided out, which cancels in their ratio
         ess = float(scaled.sum() ** 2 / scaled.square().sum())
         counts, edges = torch.histogram(lw[lw.isfinite()], BINS)
         return {
@@ -116,17 +122,18 @@ def measure(
     weighting: Weighting,
     mode: EntropyMode = "rb",
 ) -> Measured:
-    """The weights and entropies of the sequences at theta + eta * step, by one forward pass.
+    """Measure weights and entropies of the sequences at theta + eta * step, by one forward pass.
 
-    ``base``: the outputs of the same passes at theta.
+    Args:
+        base: [B, T] outputs of the same passes at theta.
     """
-    log_weights, h1 = weight_terms(base, passes.forward(step, eta), rollouts, mode)
-    used, done = weighting.apply(log_weights)
-    return Measured(eta, log_weights, used, h1, done, weighting.mode)
+    log_weights_S, h1_S = weight_terms(base, passes.forward(step, eta), rollouts, mode)
+    used_S, facts = weighting.apply(log_weights_S)
+    return Measured(eta, log_weights_S, used_S, h1_S, facts, weighting.mode)
 
 
 def with_error(statistic: Statistic) -> tuple[float, float]:
-    """The value of a statistic and its standard error by the delta method; NaN where the terms have no spread."""
+    """Return a statistic's value and its standard error by the delta method: NaN where the terms have no spread."""
     try:
         return statistic.value, delta_variance(statistic.influence_C()) ** 0.5
     except Degenerate:
@@ -134,7 +141,7 @@ def with_error(statistic: Statistic) -> tuple[float, float]:
 
 
 def _unnormalised_change(terms: Terms) -> Statistic:
-    """Mean of w h1 less the mean of H; where means of tokens are asked for, both over T."""
+    """Define the mean of w h1 less the mean of H; where means of tokens are asked for, both over T."""
     T = terms["T"] if terms.entropy_unit == "per_seq_token_mean" else torch.ones_like(terms["H"])
     return by_prompt(
         terms,
