@@ -37,7 +37,12 @@ def register_kl_controllers(register: Register) -> None:
 
 @hookimpl
 def register_entropy_controllers(register: Register) -> None:
-    register("fixed", "uncollapse.estimators.entropy.controllers:Fixed", summary="the coefficient stays")
+    package = "uncollapse.estimators.entropy"
+    register("fixed", f"{package}.controllers:Fixed", summary="the coefficient stays")
+    register("schedule", f"{package}.schedule:Schedule", summary="the coefficient moves by the clock")
+    register("adaptive", f"{package}.feedback:Adaptive", summary="up while the entropy is low; applied only then")
+    register("pi", f"{package}.feedback:Pi", summary="a proportional and an integral part hold a target entropy")
+    register("epo", f"{package}.feedback:Epo", summary="the entropy is kept in a band around its own history")
 
 
 @hookimpl
