@@ -47,7 +47,11 @@ def register_entropy_controllers(register: Register) -> None:
 
 @hookimpl
 def register_reward_shapings(register: Register) -> None:
-    register("none", "uncollapse.estimators.reward.shaping:NoShaping", summary="every episode keeps its reward")
+    package = "uncollapse.estimators.reward"
+    register("none", f"{package}.shaping:NoShaping", summary="every episode keeps its reward")
+    register("overlong", f"{package}.lengths:Overlong", summary="a penalty that grows towards the limit of tokens")
+    register("length", f"{package}.lengths:Length", summary="each sampled token costs the same")
+    register("clip", f"{package}.shaping:Clip", summary="rewards are held between two bounds")
 
 
 @hookimpl

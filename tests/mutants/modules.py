@@ -23,6 +23,7 @@ _FORECAST = tuple(
 MODULES: dict[str, tuple[str, ...]] = {
     "filters/metrics.py": ("filters",),
     "filters/min_p.py": ("filters",),
+    "filters/quantile.py": ("filters",),
     "filters/ranking.py": ("filters",),
     "filters/report.py": ("filters/test_report.py",),
     "filters/top_k.py": ("filters",),
