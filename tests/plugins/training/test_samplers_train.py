@@ -111,6 +111,61 @@ def test_eval_starts_no_sampler(whole, monkeypatch):
     assert evaluate(whole.path)["validation/success"] == whole.metrics()[-1]["validation/success"]
 
 
+@pytest.fixture(scope="module")
+def teaching(bandit):
+    """As plain data: every third task teaches, tasks are shuffled, and what is left over is kept."""
+    rollout = {**bandit["rollout"], "groups": 2, "tasks": "shuffled", "batch": "dynamic(rounds=4, size=3)"}
+    own = {"rollout": rollout, "filter": {"select": {"name": "top_p", "value": 1.0, "include_zero": False}}}
+    trainer = {**bandit["trainer"], "steps": 4, "mini_batch": 2, "log_rollouts": 99}
+    validation = {**bandit["validation"], "every": 4, "before_train": False, "environment": None}
+    world = {"environment": "coins", "dialogue": "waits", "advantage": "rloo"}
+    return {**bandit, **own, **world, "trainer": trainer, "validation": validation}
+
+
+@pytest.fixture(scope="module")
+def taught(teaching, tmp_path_factory):
+    return RunDirectory.open(uncollapse.train(teaching, tmp_path_factory.mktemp("taught") / "run").path)
+
+
+def test_steps_of_dynamic_sampling_are_made_of_groups_that_teach(taught):
+    records = [record for record in taught.metrics() if record["step"]]
+    for step, record in enumerate(records, 1):
+        groups = {text["group"] for text in transcripts(taught)[f"step_{step}.jsonl"]}
+        assert len(groups) == 2
+        assert all(group % 8 % 3 == 0 for group in groups)
+        assert (record["rollout/filter_kept_ratio"], record["rollout/filter_zero_count"]) == (1.0, 0.0)
+        assert record["train/success"] == 0.5
+        assert record["train/rows"] == 4
+    # 3 of 8 tasks teach: every episode of the tasks that were drawn is in the step, discarded, or kept
+    sampled = 2 * 3 * sum(record["rollout/rounds"] for record in records)
+    trained = sum(record["train/rows"] for record in records)
+    discarded = sum(record["rollout/discarded_episodes"] for record in records)
+    assert sampled == trained + discarded + records[-1]["rollout/kept_episodes"]
+    drawn = json.loads((taught.latest() / "state.json").read_text())["samplers"]["tasks"]["drawn"]
+    assert 2 * drawn == sampled
+    assert any(record["rollout/kept_episodes"] for record in records)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_dynamic_sampling_of_shuffled_tasks_is_resumed_as_if_it_had_never_ended(
+    teaching, taught, tmp_path, monkeypatch, step
+):
+    train_step = Loop.train_step
+
+    def ends(loop):
+        if loop.step == step:
+            loop.parts.sampler.train(step)
+            raise MemoryError("killed")
+        return train_step(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", ends)
+        with pytest.raises(MemoryError):
+            uncollapse.train(teaching, tmp_path / "run")
+    uncollapse.train(teaching, tmp_path / "run", resume=True)
+    assert content(RunDirectory.open(tmp_path / "run")) == content(taught)
+
+
 # --- other processes --------------------------------------------------------------------------------------------------
 
 
