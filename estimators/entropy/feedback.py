@@ -84,7 +84,7 @@ class Pi(EntropyController):
     this project's own.
     """
 
-    target: float = attrs.field(validator=[validators.gt(0), finite])
+    target: float = attrs.field(validator=[validators.gt(0.0), finite])
     """Entropy to keep, in nats per token."""
     kp: float = attrs.field(default=0.05, validator=[validators.ge(0), finite])
     """Weight of the error."""

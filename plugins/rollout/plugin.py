@@ -27,6 +27,11 @@ def register_task_samplers(register: Register) -> None:
         "uncollapse.plugins.rollout.shuffled:Shuffled",
         summary="all tasks of a data set, in a new order each time",
     )
+    register(
+        "success_band",
+        "uncollapse.plugins.rollout.success_band:SuccessBand",
+        summary="tasks that are neither too hard nor too easy come more often",
+    )
 
 
 @hookimpl
