@@ -72,6 +72,11 @@ def register_sampler_corrections(register: Register) -> None:
         summary="rows whose mean or product ratio leaves a window are dropped",
         aliases=("seq_mask_tis",),
     )
+    register(
+        "sequence_divergence",
+        f"{package}.divergence:SequenceDivergence",
+        summary="rows whose mean, summed or largest token divergence is too large are dropped",
+    )
 
 
 @hookimpl

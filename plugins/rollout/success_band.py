@@ -13,7 +13,7 @@ from ...core.components import Environment, Group, TaskSampler, TaskSamplerSessi
 from ...core.compose.experiment import Experiment
 from .shuffled import Epochs
 
-SHARE = [validators.ge(0), validators.le(1)]
+SHARE = [validators.ge(0.0), validators.le(1.0)]
 
 
 @attrs.frozen

@@ -21,6 +21,7 @@ _FORECAST = tuple(
 )
 
 MODULES: dict[str, tuple[str, ...]] = {
+    "filters/episodes.py": ("filters",),
     "filters/metrics.py": ("filters",),
     "filters/min_p.py": ("filters",),
     "filters/quantile.py": ("filters",),
@@ -36,12 +37,16 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/advantage/remax.py": (ADVANTAGE,),
     "estimators/advantage/reweight.py": (ADVANTAGE,),
     "estimators/advantage/tokens.py": (ADVANTAGE,),
+    "estimators/correction/divergence.py": ("estimators/correction",),
     "estimators/correction/ratios.py": ("estimators/correction",),
     "estimators/correction/sequence.py": ("estimators/correction",),
     "estimators/correction/token.py": ("estimators/correction",),
+    "estimators/entropy/feedback.py": ("estimators/entropy",),
+    "estimators/entropy/schedule.py": ("estimators/entropy",),
     "estimators/kl/controllers.py": ("estimators/kl",),
     "estimators/kl/variants.py": ("estimators/kl",),
     "estimators/kl/weights.py": ("estimators/kl",),
+    "estimators/reward/lengths.py": ("estimators/reward",),
     "estimators/variance/controls.py": _VARIANCE,
     "estimators/variance/diagnostics.py": _VARIANCE,
     "estimators/variance/legacy.py": _VARIANCE,
