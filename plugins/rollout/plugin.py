@@ -46,3 +46,8 @@ def register_batch_samplers(register: Register) -> None:
         "uncollapse.plugins.rollout.dynamic:Dynamic",
         summary="sample on until rollout.groups groups can teach",
     )
+    register(
+        "replay",
+        "uncollapse.plugins.rollout.replay:Replay",
+        summary="a part of each step are older groups, drawn by reward and freshness",
+    )
