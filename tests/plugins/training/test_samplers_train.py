@@ -146,10 +146,8 @@ def test_steps_of_dynamic_sampling_are_made_of_groups_that_teach(taught):
     assert any(record["rollout/kept_episodes"] for record in records)
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
-def test_dynamic_sampling_of_shuffled_tasks_is_resumed_as_if_it_had_never_ended(
-    teaching, taught, tmp_path, monkeypatch, step
-):
+def ended_and_resumed(experiment, path, monkeypatch, step):
+    """The run, which ended while step ``step`` (from 0) was sampled, and went on."""
     train_step = Loop.train_step
 
     def ends(loop):
@@ -161,9 +159,31 @@ def test_dynamic_sampling_of_shuffled_tasks_is_resumed_as_if_it_had_never_ended(
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "train_step", ends)
         with pytest.raises(MemoryError):
-            uncollapse.train(teaching, tmp_path / "run")
-    uncollapse.train(teaching, tmp_path / "run", resume=True)
-    assert content(RunDirectory.open(tmp_path / "run")) == content(taught)
+            uncollapse.train(experiment, path)
+    uncollapse.train(experiment, path, resume=True)
+    return RunDirectory.open(path)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_dynamic_sampling_of_shuffled_tasks_is_resumed_as_if_it_had_never_ended(
+    teaching, taught, tmp_path, monkeypatch, step
+):
+    assert content(ended_and_resumed(teaching, tmp_path / "run", monkeypatch, step)) == content(taught)
+
+
+def test_a_replay_of_tasks_in_a_band_is_resumed_as_if_it_had_never_ended(teaching, tmp_path, monkeypatch):
+    rollout = {"groups": 4, "tasks": "success_band(share=0.9)", "batch": "replay(capacity=5)"}
+    replaying = {**teaching, "rollout": {**teaching["rollout"], **rollout}, "correction": "tis"}
+    whole = RunDirectory.open(uncollapse.train(replaying, tmp_path / "whole").path)
+    records = [record for record in whole.metrics() if record["step"]]
+    assert [record["rollout/replayed_groups"] for record in records] == [0, 2, 2, 2]
+    # a task that comes again takes the place of its older group
+    assert [record["rollout/remembered_groups"] for record in records] == [4, 4, 5, 5]
+    assert records[0]["rollout/replayed_age"] == 0 < 1 <= records[1]["rollout/replayed_age"]
+    # three of eight tasks lie in the band, and come more often than the others
+    groups = [text["group"] for texts in transcripts(whole).values() for text in texts]
+    assert sum(group % 8 % 3 == 0 for group in groups) > 3 / 8 * len(groups)
+    assert content(ended_and_resumed(replaying, tmp_path / "run", monkeypatch, 2)) == content(whole)
 
 
 # --- other processes --------------------------------------------------------------------------------------------------
