@@ -24,9 +24,10 @@ class Dynamic(BatchSampler):
     rewards are not all equal. A filter that compares groups, such as ``top_p(0.9)``, chooses in each round and once
     more in the step.
 
-    Groups that are left over teach in the next step, before any new ones, the oldest first; their policy is then of an
-    older step. Where their task has come again, the newer group takes their place. A step of a spent budget has fewer
-    groups; where none teaches, it has those of the last round, of which the filter keeps none.
+    Groups that are left over teach in the next step, before any new ones, the oldest first; they are then of the
+    policy of an older step, and a ``correction`` can weigh that. Where their task has come again, the newer group takes
+    their place. A step of a spent budget has fewer groups; where none teaches, it has those of the last round, of which
+    the filter keeps none.
 
     Metrics, of the last step: ``rollout/rounds``, ``rollout/discarded_episodes`` and ``rollout/kept_episodes`` (left
     over for the next step). All other metrics of rollouts, success and reward among them, are those of the groups that
