@@ -149,3 +149,13 @@ def test_an_experiment_that_such_a_controller_cannot_steer_is_refused(bandit, co
     del given["entropy_coeff"]
     with pytest.raises(RequestError, match=message):
         uncollapse.compose(given)
+
+
+def test_the_weight_of_the_band_is_small_unless_it_is_chosen():
+    assert list(coefs(Epo().start(0.0, 9), [1.0, 0.5, 5.0])) == [0.0, 0.01, -0.01]
+
+
+def test_a_schedule_that_begins_before_the_run_ends_is_accepted(bandit):
+    given_ = {**bandit, "entropy": {"coef": 0.1, "controller": "schedule(first=3)"}}
+    del given_["entropy_coeff"]
+    assert uncollapse.compose(given_).entropy.controller.component.first == 3

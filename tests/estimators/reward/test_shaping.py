@@ -122,3 +122,8 @@ def test_a_buffer_that_no_turn_can_fill_is_refused(bandit):
     with pytest.raises(RequestError, match=r"its buffer of 7 tokens is more than rollout.max_tokens, 6"):
         uncollapse.compose({**bandit, "reward": {"shaping": "overlong(7)"}})
     assert uncollapse.compose({**bandit, "reward": {"shaping": "overlong(6)"}}).reward.shaping.component == Overlong(6)
+
+
+def test_the_smallest_and_the_largest_buffers_are_allowed():
+    assert shaped(Overlong(1, limit=1), [1.0, 1.0], [0, 1]) == [1.0, 0.0]
+    assert shaped(Overlong(50, limit=50), [1.0, 1.0], [0, 25]) == [1.0, 0.5]
