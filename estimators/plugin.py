@@ -37,12 +37,21 @@ def register_kl_controllers(register: Register) -> None:
 
 @hookimpl
 def register_entropy_controllers(register: Register) -> None:
-    register("fixed", "uncollapse.estimators.entropy.controllers:Fixed", summary="the coefficient stays")
+    package = "uncollapse.estimators.entropy"
+    register("fixed", f"{package}.controllers:Fixed", summary="the coefficient stays")
+    register("schedule", f"{package}.schedule:Schedule", summary="the coefficient moves by the clock")
+    register("adaptive", f"{package}.feedback:Adaptive", summary="up while the entropy is low; applied only then")
+    register("pi", f"{package}.feedback:Pi", summary="a proportional and an integral part hold a target entropy")
+    register("epo", f"{package}.feedback:Epo", summary="the entropy is kept in a band around its own history")
 
 
 @hookimpl
 def register_reward_shapings(register: Register) -> None:
-    register("none", "uncollapse.estimators.reward.shaping:NoShaping", summary="every episode keeps its reward")
+    package = "uncollapse.estimators.reward"
+    register("none", f"{package}.shaping:NoShaping", summary="every episode keeps its reward")
+    register("overlong", f"{package}.lengths:Overlong", summary="a penalty that grows towards the limit of tokens")
+    register("length", f"{package}.lengths:Length", summary="each sampled token costs the same")
+    register("clip", f"{package}.shaping:Clip", summary="rewards are held between two bounds")
 
 
 @hookimpl
@@ -62,6 +71,11 @@ def register_sampler_corrections(register: Register) -> None:
         f"{package}.sequence:SequenceMask",
         summary="rows whose mean or product ratio leaves a window are dropped",
         aliases=("seq_mask_tis",),
+    )
+    register(
+        "sequence_divergence",
+        f"{package}.divergence:SequenceDivergence",
+        summary="rows whose mean, summed or largest token divergence is too large are dropped",
     )
 
 

@@ -17,12 +17,19 @@ def register_rollout_filters(register: Register) -> None:
     register(
         "min_p", "uncollapse.filters.min_p:MinP", summary="keep the groups with at least a share of the best score"
     )
+    register("quantile", "uncollapse.filters.quantile:Quantile", summary="keep a band of ranks, such as a quarter")
     register("nofilter", "uncollapse.filters.nofilter:NoFilter", summary="keep every group")
 
 
 @hookimpl
 def register_episode_filters(register: Register) -> None:
     register("all", "uncollapse.filters.episodes:AllEpisodes", summary="keep every episode of the kept groups")
+    register(
+        "best_worst", "uncollapse.filters.episodes:BestWorst", summary="keep the best k and the worst k of each group"
+    )
+    register(
+        "drop_truncated", "uncollapse.filters.episodes:DropTruncated", summary="drop the episodes that a limit ended"
+    )
 
 
 @hookimpl

@@ -22,6 +22,16 @@ def register_task_samplers(register: Register) -> None:
         "uncollapse.plugins.rollout.task_samplers:Sequential",
         summary="tasks in the order of their seeds, from rollout.seed upwards",
     )
+    register(
+        "shuffled",
+        "uncollapse.plugins.rollout.shuffled:Shuffled",
+        summary="all tasks of a data set, in a new order each time",
+    )
+    register(
+        "success_band",
+        "uncollapse.plugins.rollout.success_band:SuccessBand",
+        summary="tasks that are neither too hard nor too easy come more often",
+    )
 
 
 @hookimpl
@@ -30,4 +40,14 @@ def register_batch_samplers(register: Register) -> None:
         "fixed",
         "uncollapse.plugins.rollout.batch_samplers:Fixed",
         summary="rollout.groups new groups in each step",
+    )
+    register(
+        "dynamic",
+        "uncollapse.plugins.rollout.dynamic:Dynamic",
+        summary="sample on until rollout.groups groups can teach",
+    )
+    register(
+        "replay",
+        "uncollapse.plugins.rollout.replay:Replay",
+        summary="a part of each step are older groups, drawn by reward and freshness",
     )

@@ -21,8 +21,10 @@ _FORECAST = tuple(
 )
 
 MODULES: dict[str, tuple[str, ...]] = {
+    "filters/episodes.py": ("filters",),
     "filters/metrics.py": ("filters",),
     "filters/min_p.py": ("filters",),
+    "filters/quantile.py": ("filters",),
     "filters/ranking.py": ("filters",),
     "filters/report.py": ("filters/test_report.py",),
     "filters/top_k.py": ("filters",),
@@ -35,12 +37,16 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/advantage/remax.py": (ADVANTAGE,),
     "estimators/advantage/reweight.py": (ADVANTAGE,),
     "estimators/advantage/sampled_tokens.py": (ADVANTAGE,),
+    "estimators/correction/divergence.py": ("estimators/correction",),
     "estimators/correction/ratios.py": ("estimators/correction",),
     "estimators/correction/sequence.py": ("estimators/correction",),
     "estimators/correction/token.py": ("estimators/correction",),
+    "estimators/entropy/feedback.py": ("estimators/entropy",),
+    "estimators/entropy/schedule.py": ("estimators/entropy",),
     "estimators/kl/controllers.py": ("estimators/kl",),
     "estimators/kl/variants.py": ("estimators/kl",),
     "estimators/kl/weights.py": ("estimators/kl",),
+    "estimators/reward/lengths.py": ("estimators/reward",),
     "estimators/variance/controls.py": _VARIANCE,
     "estimators/variance/diagnostics.py": _VARIANCE,
     "estimators/variance/legacy.py": _VARIANCE,

@@ -17,6 +17,10 @@ SPELLINGS = {
     ("rollout_filter", "top_k"): ("top_k(2)", "top_k(3, type=smallest)"),
     ("rollout_filter", "top_f"): ("top_f(0.5)",),
     ("rollout_filter", "min_p"): ("min_p(0.2)",),
+    ("rollout_filter", "quantile"): ("quantile(0.25, 0.5)", "quantile(0, 1)"),
+    ("episode_filter", "best_worst"): ("best_worst(1)",),
+    ("entropy_controller", "schedule"): ("schedule", "schedule(cosine)", "schedule(steps, last=3)"),
+    ("entropy_controller", "pi"): ("pi(0.5)",),
     ("model_builder", "cloned_qwen2"): ("cloned_qwen2(steps=1)",),
     ("environment", "sokoban"): ("sokoban", "sokoban(view=grid)"),
 }

@@ -19,6 +19,7 @@ from ....core.compose.experiment import Experiment
 from ....core.errors import RunError
 from ...rollout.borders import CheckedEnvironment
 from ...rollout.collect import collect
+from ...rollout.dynamic import BEFORE_SCORING
 from ...rollout.episode import Episode
 from ...rollout.rows import in_order
 from ...rollout.sampler_borders import (
@@ -31,9 +32,6 @@ from ...rollout.sampler_state import group_of
 from ..processes.ranks import Ranks
 from . import stages
 from .borders import guarded
-
-BEFORE_SCORING = frozenset({"groups", "turns", "sampler_logprobs"})
-"""Needs of a group metric that episodes fulfil before the policy has scored them."""
 
 
 class Sampler:

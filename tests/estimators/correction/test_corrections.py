@@ -1,7 +1,9 @@
 """Weights by hand, and what no correction may depend on."""
 
 import functools
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +13,13 @@ from hypothesis import strategies as st
 from torch.nn.functional import pad
 from uncollapse.core.errors import RequestError
 
-NAMES = ["tis", "icepop", "sequence_tis", "sequence_mask"]
+NAMES = ["tis", "icepop", "sequence_tis", "sequence_mask", "sequence_divergence"]
 MASK = [[False, True, True, True], [False, True, True, False], [False, False, False, False]]
 RATIOS = [[9.0, 4.0, 1.0, 0.25], [9.0, 3.0, 0.9, 9.0], [9.0, 9.0, 9.0, 9.0]]
 """Products of the rows 1 and 2.7, geometric means 1 and 1.643; the last row sampled nothing."""
 ALL = "none", "tis(.inf)", "tis(0.5)", "icepop(0.9, 1.1)", "sequence_tis(.inf)", "sequence_tis(1)"
 ALL += "sequence_mask(low=0.8, high=1.2)", "sequence_mask(sum, weight=sequence)", "sequence_mask(weight=none)"
+ALL += "sequence_divergence(high=0.03)", "sequence_divergence(k2, max, 0.1, token)", "sequence_divergence(k2, sum, 9)"
 
 
 @functools.cache
@@ -58,6 +61,14 @@ def test_the_mean_of_a_row_of_one_token_is_that_token():
         ("sequence_mask(sum)", [4, 1, 0.25], [0, 0], {"mean_weight": 5.25 / 5, "masked": 1 / 2}),
         ("sequence_mask(sum, 0, 3, sequence)", [1, 1, 1], [2.7, 2.7], {"mean_weight": 8.4 / 5, "masked": 0}),
         ("sequence_mask(high=1.7, weight=none)", [1, 1, 1], [1, 1], {"mean_weight": 1, "masked": 0}),
+        # r - 1 - log r: 1.614, 0, 0.636 and 0.901, 0.005; (log r)^2 / 2: 0.961, 0, 0.961 and 0.603, 0.006
+        ("sequence_divergence", [0] * 3, [0] * 2, {"mean_weight": 0, "masked": 1}),
+        ("sequence_divergence(high=0.5)", [0] * 3, [1, 1], {"mean_weight": 2 / 5, "masked": 1 / 2}),
+        ("sequence_divergence(high=0.751)", [1] * 3, [1, 1], {"mean_weight": 1, "masked": 0}),
+        ("sequence_divergence(k3, max, 1.6)", [0] * 3, [1, 1], {"mean_weight": 2 / 5, "masked": 1 / 2}),
+        ("sequence_divergence(k3, sum, 2.2, token)", [0] * 3, [3, 0.9], {"mean_weight": 3.9 / 5, "masked": 1 / 2}),
+        ("sequence_divergence(k2, mean, 0.6, sequence)", [0] * 3, [2.7] * 2, {"mean_weight": 5.4 / 5, "masked": 1 / 2}),
+        ("sequence_divergence(k2, max, 0.97, token)", [4, 1, 0.25], [3, 0.9], {"mean_weight": 9.15 / 5, "masked": 0}),
     ],
 )
 def test_by_hand(text, first, second, metrics):
@@ -165,6 +176,10 @@ def test_a_shift_of_all_log_ratios_by_hand(d):
         ("sequence_mask(low=1.01)", "high must be more than low"),
         ("sequence_mask(sum, high=0.5)", "high must be more than low"),
         ("sequence_mask(median)", "level"),
+        ("sequence_divergence(k1)", "of"),
+        ("sequence_divergence(level=median)", "level"),
+        ("sequence_divergence(high=0)", "high"),
+        ("sequence_divergence(weight=row)", "weight"),
     ],
 )
 def test_parameters_are_checked(text, field):
@@ -176,3 +191,16 @@ def test_a_ratio_at_the_cap_is_not_truncated():
     weights, metrics = correct("tis(1.0)", [[1.0, 1.0, 3.0]], [[True, True, True]])
     assert metrics["truncated"] == pytest.approx(1 / 3)
     assert weights.tolist() == [[1.0, 1.0, 1.0]]
+
+
+PEER = json.loads((Path(__file__).parents[2] / "peers" / "verl_rejections.json").read_text())
+
+
+@pytest.mark.parametrize("case", PEER["cases"], ids=lambda case: f"{case['ours']}-{case['inputs']}")
+def test_the_rows_that_are_dropped_are_those_that_verl_drops(case):
+    given_ = {name: torch.tensor(value) for name, value in PEER["inputs"][case["inputs"]].items()}
+    old, sampler = given_["old_logprobs"].double(), given_["sampler_logprobs"].double()
+    weights, _ = create(case["ours"]).correction(old, sampler, given_["mask"])
+    kept = (torch.tensor(case["kept"]) & given_["mask"]).any(1)
+    assert weights.any(1).tolist() == kept.tolist()
+    assert 0 < int(kept.sum()) < len(kept)

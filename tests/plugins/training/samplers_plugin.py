@@ -1,10 +1,23 @@
-"""A task sampler that learns, and a batch sampler that samples twice in a step and keeps groups for the next one."""
+"""A task sampler that learns, and a batch sampler that samples twice in a step and keeps groups for the next one.
+
+And a data set of which it is known which tasks teach, for samplers that ask.
+"""
 
 import random
 
 import attrs
 from uncollapse import hookimpl
-from uncollapse.core.components import BatchSampler, BatchSamplerSession, TaskSampler, TaskSamplerSession
+from uncollapse.core.components import (
+    Answer,
+    BatchSampler,
+    BatchSamplerSession,
+    Env,
+    Environment,
+    Step,
+    TaskSampler,
+    TaskSamplerSession,
+)
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 
 
 @attrs.frozen
@@ -73,6 +86,48 @@ class HoardsSession(BatchSamplerSession):
 
     def load_state_dict(self, state):
         self.left = state["left"]
+
+
+@attrs.frozen
+class Coins(Environment):
+    """Eight tasks, of which every third teaches: there the odd members earn 1, whatever they say."""
+
+    instruction = "Wait."
+    actions = ("Wait",)
+    tasks = 8
+
+    def make(self, seed, member=0):
+        return Coin(seed % self.tasks, float(seed % self.tasks % 3 == 0 and member % 2))
+
+
+@attrs.frozen
+class Coin(Env):
+    task: int
+    reward: float
+
+    def initial_observation(self):
+        return str(self.task)
+
+    def step(self, action):
+        return Step("!", self.reward, True, self.reward > 0)
+
+
+@attrs.frozen
+class Waits(ThinkAnswer):
+    """Takes anything for the answer to wait."""
+
+    def parse(self, response, setting):
+        return Answer("", ("Wait",), 1)
+
+
+@hookimpl
+def register_environments(register):
+    register("coins", Coins)
+
+
+@hookimpl
+def register_dialogues(register):
+    register("waits", Waits)
 
 
 @hookimpl

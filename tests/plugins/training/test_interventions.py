@@ -304,3 +304,31 @@ def test_a_resumed_controller_goes_on_where_it_was(bandit, tmp_path, monkeypatch
     assert [record["actor/entropy_coef"] for record in again] == [0.25, 0.125, 0.0625, 0.03125]
     assert without_clock(again) == without_clock(whole)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("controller", ["schedule(cosine)", "adaptive(target=9)", "pi(9, low=0, high=0.5)", "epo"])
+def test_built_in_controllers_move_the_bonus_and_go_on_after_a_resume(bandit, tmp_path, monkeypatch, controller):
+    settings = ("trainer.steps=3", "trainer.save_every=1", "entropy_coeff=0.25", f"entropy.controller={controller}")
+    whole = train(made(bandit, *settings), tmp_path / "whole")
+    run_step = Loop.train_step
+
+    def killed(loop):
+        if loop.step == 2:
+            raise MemoryError("killed")
+        return run_step(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", killed)
+        with pytest.raises(MemoryError):
+            uncollapse.train(made(bandit, *settings), tmp_path / "parts")
+    assert uncollapse.train(made(bandit, *settings), tmp_path / "parts", resume=True).status == "success"
+    again = [record for record in RunDirectory.open(tmp_path / "parts").metrics() if record["step"]]
+    assert without_clock(again) == without_clock(whole)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    coefs = [record["actor/entropy_coef"] for record in whole]
+    if controller.startswith("schedule"):
+        assert coefs == pytest.approx([0.25, 0.125, 0.0])
+    elif controller.startswith("adaptive"):
+        assert coefs == pytest.approx([0.255, 0.26, 0.265])
+    elif controller.startswith("pi"):
+        assert all(0.25 < coef <= 0.5 for coef in coefs)

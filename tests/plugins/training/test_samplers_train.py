@@ -111,6 +111,81 @@ def test_eval_starts_no_sampler(whole, monkeypatch):
     assert evaluate(whole.path)["validation/success"] == whole.metrics()[-1]["validation/success"]
 
 
+@pytest.fixture(scope="module")
+def teaching(bandit):
+    """As plain data: every third task teaches, tasks are shuffled, and what is left over is kept."""
+    rollout = {**bandit["rollout"], "groups": 2, "tasks": "shuffled", "batch": "dynamic(rounds=4, size=3)"}
+    own = {"rollout": rollout, "filter": {"select": {"name": "top_p", "value": 1.0, "include_zero": False}}}
+    trainer = {**bandit["trainer"], "steps": 4, "mini_batch": 2, "log_rollouts": 99}
+    validation = {**bandit["validation"], "every": 4, "before_train": False, "environment": None}
+    world = {"environment": "coins", "dialogue": "waits", "advantage": "rloo"}
+    return {**bandit, **own, **world, "trainer": trainer, "validation": validation}
+
+
+@pytest.fixture(scope="module")
+def taught(teaching, tmp_path_factory):
+    return RunDirectory.open(uncollapse.train(teaching, tmp_path_factory.mktemp("taught") / "run").path)
+
+
+def test_steps_of_dynamic_sampling_are_made_of_groups_that_teach(taught):
+    records = [record for record in taught.metrics() if record["step"]]
+    for step, record in enumerate(records, 1):
+        groups = {text["group"] for text in transcripts(taught)[f"step_{step}.jsonl"]}
+        assert len(groups) == 2
+        assert all(group % 8 % 3 == 0 for group in groups)
+        assert (record["rollout/filter_kept_ratio"], record["rollout/filter_zero_count"]) == (1.0, 0.0)
+        assert record["train/success"] == 0.5
+        assert record["train/rows"] == 4
+    # 3 of 8 tasks teach: every episode of the tasks that were drawn is in the step, discarded, or kept
+    sampled = 2 * 3 * sum(record["rollout/rounds"] for record in records)
+    trained = sum(record["train/rows"] for record in records)
+    discarded = sum(record["rollout/discarded_episodes"] for record in records)
+    assert sampled == trained + discarded + records[-1]["rollout/kept_episodes"]
+    drawn = json.loads((taught.latest() / "state.json").read_text())["samplers"]["tasks"]["drawn"]
+    assert 2 * drawn == sampled
+    assert any(record["rollout/kept_episodes"] for record in records)
+
+
+def ended_and_resumed(experiment, path, monkeypatch, step):
+    """The run, which ended while step ``step`` (from 0) was sampled, and went on."""
+    train_step = Loop.train_step
+
+    def ends(loop):
+        if loop.step == step:
+            loop.parts.sampler.train(step)
+            raise MemoryError("killed")
+        return train_step(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", ends)
+        with pytest.raises(MemoryError):
+            uncollapse.train(experiment, path)
+    uncollapse.train(experiment, path, resume=True)
+    return RunDirectory.open(path)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_dynamic_sampling_of_shuffled_tasks_is_resumed_as_if_it_had_never_ended(
+    teaching, taught, tmp_path, monkeypatch, step
+):
+    assert content(ended_and_resumed(teaching, tmp_path / "run", monkeypatch, step)) == content(taught)
+
+
+def test_a_replay_of_tasks_in_a_band_is_resumed_as_if_it_had_never_ended(teaching, tmp_path, monkeypatch):
+    rollout = {"groups": 4, "tasks": "success_band(share=0.9)", "batch": "replay(capacity=5)"}
+    replaying = {**teaching, "rollout": {**teaching["rollout"], **rollout}, "correction": "tis"}
+    whole = RunDirectory.open(uncollapse.train(replaying, tmp_path / "whole").path)
+    records = [record for record in whole.metrics() if record["step"]]
+    assert [record["rollout/replayed_groups"] for record in records] == [0, 2, 2, 2]
+    # a task that comes again takes the place of its older group
+    assert [record["rollout/remembered_groups"] for record in records] == [4, 4, 5, 5]
+    assert records[0]["rollout/replayed_age"] == 0 < 1 <= records[1]["rollout/replayed_age"]
+    # three of eight tasks lie in the band, and come more often than the others
+    groups = [text["group"] for texts in transcripts(whole).values() for text in texts]
+    assert sum(group % 8 % 3 == 0 for group in groups) > 3 / 8 * len(groups)
+    assert content(ended_and_resumed(replaying, tmp_path / "run", monkeypatch, 2)) == content(whole)
+
+
 # --- other processes --------------------------------------------------------------------------------------------------
 
 
