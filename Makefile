@@ -37,14 +37,15 @@ test-slow: .venv/dev
 # What there is without torch, always installed anew: PINS=constraints-lowest.txt takes the oldest releases that are allowed,
 # PINS=/dev/null the newest.
 PINS ?= constraints.txt
-LIGHT := compatibility config registry runs spec streams sweep sweep_record timings
+LIGHT := tests/core/test_registry.py tests/core/compose tests/core/runs tests/core/console tests/cli/test_doctor.py \
+	$(patsubst %,--ignore tests/core/compose/test_%.py,flat hub instances wrong_values)
 test-light:
 	rm -rf .venv-light
 	$(PYTHON) -m venv .venv-light
 	.venv-light/bin/python -m pip --disable-pip-version-check --quiet install --constraint $(PINS) . pytest pytest-timeout hypothesis
 	.venv-light/bin/uncollapse --help
 	.venv-light/bin/uncollapse list
-	.venv-light/bin/python -m pytest -c tests/pytest.ini --rootdir tests $(LIGHT:%=tests/core/test_%.py) tests/cli/test_doctor.py
+	.venv-light/bin/python -m pytest -c tests/pytest.ini --rootdir tests $(LIGHT)
 
 # An environment of its own: vLLM pins what it needs to other releases than the rest was tested with. It brings Triton,
 # whose interpreter runs the GPU kernels of the token head on a CPU.

@@ -81,11 +81,11 @@ if TYPE_CHECKING:
     from .core.runs.directory import RunDirectory
     from .plugins.launch.job import Job
     from .plugins.sweeps.layout import Layout
-    from .plugins.sweeps.points import Case
     from .plugins.sweeps.result import Result as SweepResult
     from .plugins.sweeps.run import Options as SweepOptions
     from .plugins.sweeps.sweep import Sweep
     from .plugins.sweeps.sweep import load as load_sweep
+    from .plugins.sweeps.variation import Case
     from .plugins.training.session import Outcome
     from .plugins.training.train import train
 
@@ -183,7 +183,7 @@ __all__ = [
 ]
 
 HOMES = {
-    "Case": ".plugins.sweeps.points:Case",
+    "Case": ".plugins.sweeps.variation:Case",
     "CompositionError": ".core.compose.problems:CompositionError",
     "Description": ".core.describe:Description",
     "DuplicateNameError": ".core.registry:DuplicateNameError",

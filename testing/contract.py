@@ -27,7 +27,7 @@ from .check import ROOMS
 FURTHER = {
     "launcher": ("uncollapse.plugins.launch.job:Job",),
     "variance": ("uncollapse.estimators.variance.terms:Terms", "uncollapse.estimators.variance.terms:Estimate"),
-    "dialect": ("uncollapse.plugins.sweeps.prepare:Prepared",),
+    "dialect": ("uncollapse.plugins.sweeps.skip_or_resume:Prepared",),
     "collapse": ("uncollapse.plugins.training.step.pending:PendingUpdate",),
 }
 """Classes outside of the core that the components of a kind are given."""

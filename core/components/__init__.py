@@ -12,19 +12,7 @@ before it): no shift is stored.
 """
 
 from .component import Component
-from .data import (
-    NEEDS,
-    Advantages,
-    Completion,
-    Group,
-    Rollouts,
-    Sampling,
-    Scores,
-    Step,
-    TokenScores,
-    Verdict,
-    Wanted,
-)
+from .data import NEEDS, Advantages, Completion, Group, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
 from .dialogue import Answer, Dialogue, Setting
 from .engines import (
     CollapseDetector,

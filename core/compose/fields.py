@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import typing
 from typing import Any
 
 import attrs
 
 from ..describe import allows_none
-from ..errors import UncollapseError
 from ..paths import unusable
+from .inner import all_named, named_of
 
 COUNT = 10**7
 """Of steps, rows and the like, at most."""
@@ -27,8 +25,6 @@ def component(kind: str, default: str | None = None) -> Any:
     """
 
     def read(value: object, attribute: attrs.Attribute[Any]) -> Any:
-        from .inner import named_of
-
         if value is None and allows_none(attribute.type):
             return None
         return named_of(kind, value, attribute.name)
@@ -40,8 +36,6 @@ def components(kind: str, *default: str) -> Any:
     """A field that holds a list of components of ``kind``."""
 
     def read(values: object, attribute: attrs.Attribute[Any]) -> Any:
-        from .inner import all_named
-
         return all_named(kind, values, attribute.name)
 
     metadata = {"kind": kind, "many": True}
@@ -113,15 +107,3 @@ def betas() -> Any:
             raise ValueError("must be two numbers of at least 0 and below 1")
 
     return attrs.field(default=(0.9, 0.999), validator=check)
-
-
-@functools.cache
-def type_hints(cls: type) -> dict[str, Any]:
-    """Field -> its type, of any attrs class. Raises UncollapseError where a type is imported for type checkers only."""
-    try:
-        return typing.get_type_hints(cls)
-    except NameError as error:
-        name = f"{cls.__module__}.{cls.__qualname__}"
-        raise UncollapseError(
-            f"the types of the parameters of {name} cannot be read: {error}", name, "import them at run time, too"
-        ) from error

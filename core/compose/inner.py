@@ -11,11 +11,11 @@ from typing import Any
 
 import attrs
 
-from ..registry import registry
+from ..kinds import KINDS
+from ..registry import Registry, registry
 from ..targets import breach
 from .converter import make_converter, structure_component
-from .experiment import Named, inner_fields
-from .instances import name_of
+from .named import Named, inner_fields
 from .plain_data import plain
 from .problems import Invalid
 from .spec import SpecError, split_list
@@ -82,3 +82,14 @@ def all_named(kind: str, values: object, field: str) -> tuple[Named, ...]:
     if not isinstance(items, list | tuple):
         raise ValueError(f"{field} must be a list of components of the kind {kind}, not {values!r}")
     return tuple(named_of(kind, item, field) for item in items)
+
+
+def name_of(cls: type, registry: Registry, kind: str = "") -> str:
+    """The name under which a class is registered, of whatever kind or of ``kind``; empty if it is not."""
+    for each in (KINDS[kind],) if kind else KINDS.values():
+        for entry in registry.entries(each.name) if each.is_component else ():
+            if entry.target is cls:
+                return entry.name
+            if isinstance(entry.target, str) and entry.target == f"{cls.__module__}:{cls.__qualname__}":
+                return entry.name
+    return ""

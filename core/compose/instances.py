@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..kinds import KINDS
-from .experiment import Experiment, Named, inner_fields
+from .experiment import Experiment
+from .inner import name_of
+from .named import Named, inner_fields
 from .problems import Invalid, Problem
 
 if TYPE_CHECKING:
@@ -64,14 +65,3 @@ def _inner(value: object, registry: Registry, key: str) -> object:
     if isinstance(value, tuple) and any(isinstance(item, Named) for item in value):
         return [_inner(item, registry, f"{key}.{number}") for number, item in enumerate(value)]
     return value
-
-
-def name_of(cls: type, registry: Registry, kind: str = "") -> str:
-    """The name under which a class is registered, of whatever kind or of ``kind``; empty if it is not."""
-    for each in (KINDS[kind],) if kind else KINDS.values():
-        for entry in registry.entries(each.name) if each.is_component else ():
-            if entry.target is cls:
-                return entry.name
-            if isinstance(entry.target, str) and entry.target == f"{cls.__module__}:{cls.__qualname__}":
-                return entry.name
-    return ""

@@ -13,8 +13,9 @@ import attrs
 
 from ..errors import nearest
 from .component import component_mapping
-from .experiment import Experiment, inner_fields, section_of
-from .fields import type_hints
+from .experiment import Experiment, section_of
+from .hints import type_hints
+from .named import inner_fields
 from .problems import Invalid, Problem
 from .scalars import wrong
 from .spec import SpecError, split_list

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ..yaml import DEPTH, WHOLE
-from .experiment import Named
+from .named import Named
 from .problems import Problem, show
 from .scalars import text_reason
 

@@ -9,7 +9,7 @@ from attrs.validators import instance_of
 
 from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from .gae import FRACTION, gae
-from .tokens import SampledTokens, required, whiten
+from .sampled_tokens import SampledTokens, required, whiten
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ from attrs.validators import and_, ge, instance_of, le
 from torch import Tensor
 
 from ...core.components import AdvantageEstimator, Advantages, CreditInputs
-from .tokens import SampledTokens, discounted_sums, required, whiten
+from .sampled_tokens import SampledTokens, discounted_sums, required, whiten
 
 FRACTION = and_(ge(0.0), le(1.0))
 

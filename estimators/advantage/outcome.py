@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from ..groups import group_count, group_index, group_mean, group_sum
-from .tokens import SampledTokens, discounted_sums
+from .sampled_tokens import SampledTokens, discounted_sums
 
 
 @attrs.frozen(eq=False)

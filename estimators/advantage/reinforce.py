@@ -9,7 +9,7 @@ import attrs
 from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from .gae import FRACTION
 from .outcome import Outcomes
-from .tokens import SampledTokens, discounted_sums, whiten
+from .sampled_tokens import SampledTokens, discounted_sums, whiten
 
 
 @attrs.frozen

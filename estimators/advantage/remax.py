@@ -7,7 +7,7 @@ from typing import ClassVar
 import attrs
 
 from ...core.components import AdvantageEstimator, Advantages, CreditInputs
-from .tokens import SampledTokens, discounted_sums, required
+from .sampled_tokens import SampledTokens, discounted_sums, required
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ import attrs
 from ...core.components import Dialect
 from ...core.compose.combinations import needs
 from ...core.compose.experiment import Experiment
-from ..sweeps.prepare import Prepared
+from ..sweeps.skip_or_resume import Prepared
 from ..sweeps.sweep import Sweep
 
 ACTOR = "actor_rollout_ref.actor"

@@ -9,11 +9,11 @@ import attrs
 from rich.console import Console
 
 from .data import SweepData
-from .html import page
 from .metrics import SUCCESS
 from .page import require_libraries
 from .plots import plots
 from .statistics import Difference, against_first, main_effects
+from .sweep_page import page
 from .table import (
     NOTE,
     REPAIR,

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StopStringCriteria
 
-from ...core.components import (
-    Completion,
-    EngineMemory,
-    RolloutEngine,
-    RolloutEngineSession,
-    Sampling,
-    SamplingLoad,
-)
+from ...core.components import Completion, EngineMemory, RolloutEngine, RolloutEngineSession, Sampling, SamplingLoad
 from ...core.errors import RunError
 from .template import end_ids
 

@@ -17,7 +17,7 @@ from ...core.compose.spellings import full, is_key
 from ...core.errors import RequestError, nearest
 from ...core.registry import Registry
 from ...core.runs.labels import label_of, text_of
-from .decided import decided
+from .overridden_keys import decided
 
 MOST = 10_000
 """Points of a sweep, and values of an axis: more are a slip of the pen, and would be composed for hours."""

@@ -11,8 +11,8 @@ from ...core.compose.spellings import full
 from ...core.errors import RequestError, in_python
 from ...core.registry import registry
 from .axes import axis_values, choices
-from .decided import decided, lost, touched
 from .definition import Definition
+from .overridden_keys import decided, lost, touched
 
 Changed = TypeVar("Changed", bound=Definition)
 """Type of a sweep, which stays of its class."""

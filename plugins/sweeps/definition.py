@@ -10,7 +10,7 @@ import attrs
 
 from ...core.compose.config import Source
 from .layout import Layout
-from .points import Case
+from .variation import Case
 
 
 @attrs.frozen

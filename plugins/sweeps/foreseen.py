@@ -12,7 +12,7 @@ from ...core.runs.records import outlook
 from ...core.runs.repair import FILES
 from ...core.runs.status import Status
 from .aside import matches
-from .prepare import Prepared, in_a_line, stale_sources
+from .skip_or_resume import Prepared, in_a_line, stale_sources
 
 
 def foreseen(point: Prepared, skip: Collection[str], stale: str = "ask") -> list[str]:

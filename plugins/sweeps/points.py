@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
 import attrs
@@ -22,29 +20,19 @@ from ...core.compose.config import Source, compose
 from ...core.compose.experiment import Experiment, keys
 from ...core.compose.identity import config_hash
 from ...core.compose.plain_data import plain
-from ...core.compose.problems import ABSENT, CompositionError, Invalid, Problem, unique
+from ...core.compose.problems import CompositionError, Invalid, Problem, unique
 from ...core.compose.spec import format_value
 from ...core.compose.spellings import full
 from ...core.errors import RequestError, nearest
 from ...core.registry import Registry
 from ...core.registry import registry as shared_registry
-from ...core.runs.labels import CASE, LABEL_LENGTH, safe, text_of
+from ...core.runs.labels import LABEL_LENGTH
 from .axes import MOST, Choice, axis_values, choices, parse_axis
-from .decided import decided, lost
+from .directory_names import case_directories, directories
+from .overridden_keys import decided, lost
+from .variation import Case, Overrides, Variation, same_value
 
 __all__ = ["LABEL_LENGTH", "Case", "Point", "axis_values", "expand", "parse_axis"]
-
-Overrides = Mapping[str, Any]
-
-
-@attrs.frozen
-class Case:
-    """A case is a setting of a sweep that has a name of its own; all axes are crossed with every case."""
-
-    label: str
-    overrides: Overrides
-    values: Mapping[str, str] = attrs.field(factory=dict)
-    """Place among the cases, for tables and plots: name -> value as text; none is ``case``: its label."""
 
 
 @attrs.frozen
@@ -90,7 +78,7 @@ def expand(
     registry = registry or shared_registry()
     base = compose(source, registry=registry)
     kept = _settings(registry, axes, exclude, cases)
-    labels = _case_labels(base, kept) if cases else _labels(base, kept)
+    labels = case_directories(base, kept) if cases else directories(base, kept)
     all_problems: list[Problem] = []
     points = []
     for setting, label in zip(kept, labels, strict=True):
@@ -107,36 +95,16 @@ def expand(
     return points
 
 
-@attrs.frozen
-class _Setting:
-    """A setting is a point before it is composed."""
-
-    case: Case | None
-    choices: tuple[Choice, ...]
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        overrides = dict(self.case.overrides) if self.case else {}
-        for choice in self.choices:
-            overrides |= choice.overrides
-        return overrides
-
-    @property
-    def values(self) -> dict[str, str]:
-        case = (self.case.values or {CASE: self.case.label}) if self.case else {}
-        return {**case, **{choice.axis: choice.text for choice in self.choices}}
-
-
 def _settings(
     registry: Registry, axes: Mapping[str, Any], exclude: Iterable[Overrides], cases: Sequence[Case]
-) -> list[_Setting]:
+) -> list[Variation]:
     """Return all combinations of cases and values that are not excluded."""
     read = [choices(registry, name, values) for name, values in axes.items()]
     named: Sequence[Case | None] = cases or [None]
     if (number := len(named) * math.prod(map(len, read))) > MOST:
         raise RequestError(f"the sweep has {number} points", fix=f"vary less: at most {MOST} can be composed")
     _refuse_conflicts(registry, cases, read)
-    crossed = [_Setting(case, parts) for case in named for parts in itertools.product(*read)]
+    crossed = [Variation(case, parts) for case in named for parts in itertools.product(*read)]
     excluded = {number: _canonical_all(registry, item) for number, item in enumerate(exclude)}
     if excluded:
         varied_keys = {full(key) for setting in crossed for key in setting.overrides}
@@ -181,7 +149,7 @@ def _refuse_idle(excluded: Sequence[Overrides], varied_keys: set[str], hit: set[
 
 
 def _agrees(place: Overrides, exclusion: Overrides) -> bool:
-    return all(key in place and _same(place[key], value) for key, value in exclusion.items())
+    return all(key in place and same_value(place[key], value) for key, value in exclusion.items())
 
 
 def _canonical_all(registry: Registry, overrides: Overrides) -> dict[str, Any]:
@@ -199,13 +167,6 @@ def _canonical(registry: Registry, key: str, value: Any) -> Any:
         return value
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Say whether values are equal, however a component is spelled; 0 and 0.0 are equal, true and 1 are not."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    return one == other or text_of(one) == text_of(other)
-
-
 def _refuse_twins(points: list[Point]) -> None:
     first: dict[str, Point] = {}
     for point in points:
@@ -214,54 +175,3 @@ def _refuse_twins(points: list[Point]) -> None:
             raise RequestError(
                 f"two points are the same experiment: {twin.label} and {point.label}", fix="drop one of the values"
             )
-
-
-# --- labels ---------------------------------------------------------------------------------------------------------
-
-
-def _labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
-    """Return the values of all axes; the base's own seed is left out where another axis tells of the point."""
-    own_seed = {"seed": base.seed}
-    labels = []
-    for setting in settings:
-        words = [choice.label for choice in setting.choices if choice.overrides != own_seed]
-        labels.append("__".join(words or [choice.label for choice in setting.choices]) or "base")
-    counts = Counter(map(str.lower, labels))  # some file systems take A and a for one
-    return [
-        label
-        if len(label) <= LABEL_LENGTH and counts[label.lower()] == 1
-        else f"{label[: LABEL_LENGTH - 9]}-{sha256(repr(sorted(setting.overrides.items())).encode()).hexdigest()[:8]}"
-        for label, setting in zip(labels, settings, strict=True)
-    ]
-
-
-def _case_labels(base: Experiment, settings: Sequence[_Setting]) -> list[str]:
-    """Return the case's own name, then what the axes change about the base."""
-    data = plain(base)
-    labels = []
-    for setting in settings:
-        assert setting.case is not None
-        changes = [choice.label for choice in setting.choices if not _stands_in(data, choice.overrides)]
-        labels.append("__".join([safe(setting.case.label), *changes]))
-        if len(labels[-1]) > LABEL_LENGTH:
-            raise RequestError(
-                f"a point would be called {labels[-1][:40]}..., {len(labels[-1])} characters",
-                fix=f"give its case a label of fewer than {LABEL_LENGTH}",
-            )
-    counts = Counter(map(str.lower, labels))
-    if twice := [label for label in labels if counts[label.lower()] > 1]:
-        raise RequestError(
-            f"two points of the sweep are called {twice[0]!r}", fix="drop one of the values, or write it differently"
-        )
-    return labels
-
-
-def _stands_in(data: Mapping[str, Any], overrides: Overrides) -> bool:
-    return all(_same(_at(data, full(key)), value) for key, value in overrides.items())
-
-
-def _at(data: Any, key: str) -> Any:
-    """Return what stands under a dotted key, or ``ABSENT``."""
-    for part in key.split("."):
-        data = data.get(part, ABSENT) if isinstance(data, Mapping) else ABSENT
-    return data

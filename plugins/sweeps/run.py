@@ -27,8 +27,8 @@ from ..report.sweep_status import shown
 from ..tracking.wandb_sync import Syncer
 from . import summary
 from .aside import move_aside
-from .prepare import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 from .result import INTERRUPTED, Result
+from .skip_or_resume import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 
 OTHER_ROOT = in_python("--output-root", "root=...")
 MOMENT_S = 1.0

@@ -28,11 +28,12 @@ from ...core.yaml import SyntaxProblem
 from .changes import changed, refuse_idle
 from .definition import Definition
 from .layout import Layout, check_name
-from .places import refuse_shared
-from .points import Case, Point, axis_values, expand
-from .prepare import Prepared
+from .path_clashes import refuse_shared
+from .points import Point, axis_values, expand
 from .result import Result
 from .run import Options, run_points
+from .skip_or_resume import Prepared
+from .variation import Case
 
 
 @attrs.frozen

@@ -34,7 +34,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/advantage/reinforce.py": (ADVANTAGE,),
     "estimators/advantage/remax.py": (ADVANTAGE,),
     "estimators/advantage/reweight.py": (ADVANTAGE,),
-    "estimators/advantage/tokens.py": (ADVANTAGE,),
+    "estimators/advantage/sampled_tokens.py": (ADVANTAGE,),
     "estimators/correction/ratios.py": ("estimators/correction",),
     "estimators/correction/sequence.py": ("estimators/correction",),
     "estimators/correction/token.py": ("estimators/correction",),

@@ -16,8 +16,8 @@ from .group import print_notices, sweep_of, what_options
 from .print_report import print_report
 
 if TYPE_CHECKING:
-    from ..prepare import Prepared
     from ..run import Options
+    from ..skip_or_resume import Prepared
 
 RESOURCES = {
     "gpus": "gpus",
@@ -137,8 +137,8 @@ def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
     from ..foreseen import foreseen
-    from ..prepare import refuse_stale
     from ..run import command_of
+    from ..skip_or_resume import refuse_stale
 
     slots = launcher.describe()
     if how.stale == "ask":

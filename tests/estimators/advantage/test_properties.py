@@ -12,7 +12,7 @@ from uncollapse.estimators.advantage.gae import Gae
 from uncollapse.estimators.advantage.outcome import DrGrpo, Grpo, Opo, Rloo
 from uncollapse.estimators.advantage.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
 from uncollapse.estimators.advantage.remax import Remax
-from uncollapse.estimators.advantage.tokens import discounted_sums, whiten
+from uncollapse.estimators.advantage.sampled_tokens import discounted_sums, whiten
 
 ESTIMATORS = [
     Gae(),

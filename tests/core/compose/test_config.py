@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core import plugins
 from uncollapse.core.compose.config import compose, dump_yaml, problems, to_dict, validation_environment
-from uncollapse.core.compose.experiment import Experiment, Lora, Model, Named, keys
+from uncollapse.core.compose.experiment import Experiment, Lora, Named, keys
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import MissingExtraError, RequestError
 from uncollapse.core.registry import Registry
 from uncollapse.core.yaml import loads
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FAKE = HERE / "fake_components.py"
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}
 
@@ -228,7 +228,7 @@ def test_plain_data_has_every_key():
             if isinstance(value, dict) and "name" not in value:
                 yield from flat(value, f"{prefix}{key}.")
 
-    assert set(flat(to_dict(make(model=Model(path="m", lora=Lora()))))) == set(keys())
+    assert set(flat(to_dict(make(model={"path": "m", "lora": {}})))) == set(keys())
 
 
 def test_experiments_are_picklable_values():

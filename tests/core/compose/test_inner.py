@@ -11,7 +11,7 @@ from uncollapse.core.registry import Registry
 from uncollapse.core.runs.manifest import build_manifest
 from uncollapse.core.yaml import loads
 
-REGISTRY = Registry([plugins.load_file(Path(__file__).with_name("fake_components.py"))])
+REGISTRY = Registry([plugins.load_file(Path(__file__).parents[1] / "fake_components.py")])
 BASE = {"environment": "quiz", "model": {"path": "org/model"}}
 
 

@@ -7,7 +7,7 @@ from uncollapse.core.compose.config import compose, problems
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.registry import Registry
 
-PLUGIN = plugins.load_file(Path(__file__).with_name("fake_components.py"))
+PLUGIN = plugins.load_file(Path(__file__).parents[1] / "fake_components.py")
 REGISTRY = Registry([PLUGIN])
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}, "collapse": []}
 

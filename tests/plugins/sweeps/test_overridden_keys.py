@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from uncollapse.core.registry import registry
 from uncollapse.core.runs.labels import titles
-from uncollapse.plugins.sweeps.decided import decided, lost, touched
+from uncollapse.plugins.sweeps.overridden_keys import decided, lost, touched
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...core.errors import RequestError
 from ...core.runs.repair import FILES
-from .prepare import Prepared
+from .skip_or_resume import Prepared
 
 OWN = ("sweep.yaml", "report", ".lock")
 """Names in its home that belong to the sweep itself."""

@@ -11,7 +11,7 @@ from uncollapse.core.compose.identity import config_hash
 from uncollapse.core.compose.spellings import SHORT, full, given_twice, is_key, written_out
 from uncollapse.core.registry import Registry
 
-REGISTRY = Registry([plugins.load_file(Path(__file__).with_name("fake_components.py"))])
+REGISTRY = Registry([plugins.load_file(Path(__file__).parents[1] / "fake_components.py")])
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}
 
 

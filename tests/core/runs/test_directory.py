@@ -19,7 +19,7 @@ from uncollapse.core.runs.repair import repair, rewind
 from uncollapse.core.runs.resumption import resumption
 from uncollapse.core.runs.status import Status, stopped_by
 
-FAKE = Path(__file__).with_name("fake_components.py")
+FAKE = Path(__file__).parents[1] / "fake_components.py"
 REGISTRY = Registry([plugins.load_file(FAKE)])
 EXPERIMENT = compose({"environment": "sokoban", "model": {"path": "m"}}, registry=REGISTRY)
 CONFIG = to_dict(EXPERIMENT)

@@ -10,7 +10,7 @@ from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.registry import Registry
 from uncollapse.plugins.sweeps.points import expand
 
-FAKE = Path(__file__).with_name("fake_components.py")
+FAKE = Path(__file__).parents[1] / "fake_components.py"
 PLUGIN = plugins.load_file(FAKE)
 USED = Registry([PLUGIN])
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}

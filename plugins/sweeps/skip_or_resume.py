@@ -150,7 +150,7 @@ def _status(run: RunDirectory) -> str:
 
 
 def _make_way(point: Prepared, skip: Collection[str], say: Say, stale: str) -> None:
-    """Move aside what is in the place of a point and is not to stay stored_hash."""
+    """Move aside what is in the place of a point, unless the point continues it or skips it."""
     run = point.run
     if not run.config_file.exists():
         return

@@ -12,7 +12,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import Registry
 from uncollapse.plugins.sweeps.points import LABEL_LENGTH, Case, axis_values, expand, parse_axis
 
-REGISTRY = Registry([plugins.load_file(Path(__file__).with_name("fake_components.py"))])
+REGISTRY = Registry([plugins.load_file(Path(__file__).parents[2] / "core" / "fake_components.py")])
 BASE = {"environment": "sokoban", "model": {"path": "org/model"}}
 
 
