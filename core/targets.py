@@ -37,6 +37,7 @@ EXTRAS = {
             "jinja2",
             "pydantic",
             "psutil",
+            "pandas",
         ),
     ),
 }

@@ -19,14 +19,13 @@ from ..errors import MissingExtraError, RequestError, nearest
 from ..paths import expanded, is_there, read_text, shown_path
 from ..yaml import SyntaxProblem, dumps, loads
 from .combinations import combination_problems
-from .containers import UNKNOWN_KEY
 from .converter import make_converter, structure_component
 from .experiment import Experiment, keys
 from .instances import with_names
 from .merging import merge, merge_component
 from .overrides import Overrides, read_overrides
 from .plain_data import plain, plain_problems
-from .problems import CompositionError, Invalid, Problem, unique
+from .problems import UNKNOWN_KEY, CompositionError, Invalid, Problem, unique
 from .spellings import SHORT, as_written, given_twice, written_out
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Hooks of the converter read unions, lists and mappings, and tell what cattrs has collected as problems."""
+"""Hooks of the converter read unions, lists and mappings."""
 
 from __future__ import annotations
 
@@ -9,52 +9,13 @@ from typing import Any
 
 import cattrs
 from cattrs.cols import list_structure_factory, mapping_structure_factory
-from cattrs.errors import (
-    AttributeValidationNote,
-    BaseValidationError,
-    ForbiddenExtraKeysError,
-    IterableValidationNote,
-)
+from cattrs.errors import BaseValidationError
 
-from ..errors import nearest
-from .problems import Invalid, Problem, show
+from .problems import Invalid, Problem, gathered, show
 from .scalars import wrong
 
-UNKNOWN_KEY = "unknown key"
 Hook = Callable[[Any, Any], Any]
 """A function of a value and a type hint: what the value is read as. It raises :class:`Invalid`."""
-
-
-def gathered(
-    group: BaseValidationError, value: Mapping[str, Any] | Sequence[Any], known: Sequence[str] = ()
-) -> Invalid:
-    """The problems of a class (with the keys ``known``), a list or a mapping that was read from ``value``.
-
-    Raises what is no matter of the data, such as a library that is not installed.
-    """
-    problems: list[Problem] = []
-    for error in group.exceptions:
-        key = _noted_key(error)
-        if isinstance(error, Invalid):
-            problems += [problem.under(key) for problem in error.problems]
-        elif isinstance(error, ForbiddenExtraKeysError) and isinstance(value, Mapping):
-            unknown = [name for name in value if name in error.extra_fields]
-            problems += [Problem(UNKNOWN_KEY, name, value[name], nearest(name, known)) for name in unknown]
-        elif isinstance(error, KeyError) and key not in value:
-            problems.append(Problem("is missing, and has no default", key))
-        else:
-            raise error
-    return Invalid(*problems)
-
-
-def _noted_key(error: Exception) -> str:
-    """The key or the number that cattrs has noted on an exception, taken off it; empty without one."""
-    notes = getattr(error, "__notes__", [])
-    for note in notes:
-        if isinstance(note, AttributeValidationNote | IterableValidationNote):
-            notes.remove(note)
-            return note.name if isinstance(note, AttributeValidationNote) else str(note.index)
-    return ""
 
 
 def origin(hint: object) -> object:

@@ -23,11 +23,11 @@ from cattrs.gen import make_dict_structure_fn_from_attrs
 
 from ..errors import MissingExtraError, UncollapseError
 from .component import component_mapping, unknown_parameter
-from .containers import Hook, gathered, mapping, origin, require_text_keys, sequence, union, unreadable
+from .containers import Hook, mapping, origin, require_text_keys, sequence, union, unreadable
 from .hints import type_hints
 from .named import Named
 from .plain_data import plain
-from .problems import ABSENT, Invalid, Problem, failure
+from .problems import ABSENT, Invalid, Problem, failure, gathered
 from .scalars import read_bool, read_float, read_int, read_literal, read_path, read_text, wrong
 from .spec import SpecError, split_list
 

@@ -8,14 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
+from cattrs.errors import (
+    AttributeValidationNote,
+    BaseValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+)
 
-from ..errors import RequestError
+from ..errors import RequestError, nearest
 from .spec import format_value
 
 LONGEST = 80
 """Characters of a key or a value in a message, at most."""
 MOST = 50
 """Problems that one message names, at most."""
+UNKNOWN_KEY = "unknown key"
 ABSENT: Any = ...
 """The value of a problem that is not about a value."""
 
@@ -103,3 +110,38 @@ def _start(value: object, left: int) -> object:
     if isinstance(value, list | tuple):
         return [_start(item, left // 2) for item in value[: left // 2 + 1]]
     return value
+
+
+# --- what cattrs has collected ---------------------------------------------------------------------------------------
+
+
+def gathered(
+    group: BaseValidationError, value: Mapping[str, Any] | Sequence[Any], known: Sequence[str] = ()
+) -> Invalid:
+    """The problems of a class (with the keys ``known``), a list or a mapping that was read from ``value``.
+
+    Raises what is no matter of the data, such as a library that is not installed.
+    """
+    problems: list[Problem] = []
+    for error in group.exceptions:
+        key = _noted_key(error)
+        if isinstance(error, Invalid):
+            problems += [problem.under(key) for problem in error.problems]
+        elif isinstance(error, ForbiddenExtraKeysError) and isinstance(value, Mapping):
+            unknown = [name for name in value if name in error.extra_fields]
+            problems += [Problem(UNKNOWN_KEY, name, value[name], nearest(name, known)) for name in unknown]
+        elif isinstance(error, KeyError) and key not in value:
+            problems.append(Problem("is missing, and has no default", key))
+        else:
+            raise error
+    return Invalid(*problems)
+
+
+def _noted_key(error: Exception) -> str:
+    """The key or the number that cattrs has noted on an exception, taken off it; empty without one."""
+    notes = getattr(error, "__notes__", [])
+    for note in notes:
+        if isinstance(note, AttributeValidationNote | IterableValidationNote):
+            notes.remove(note)
+            return note.name if isinstance(note, AttributeValidationNote) else str(note.index)
+    return ""

@@ -78,12 +78,20 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
 
 
 def with_alternatives(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of dotted keys, and null for what each of them takes back."""
+    """Add to values of dotted keys a null for the alternative of each; a section may be given as a mapping."""
     changes = dict(overrides)
+    given = {key: value for section, value in overrides.items() for key, value in _dotted(section, value)}
     for one, other in (*ALTERNATIVES, *(pair[::-1] for pair in ALTERNATIVES)):
-        if overrides.get(one) is not None:
-            changes.setdefault(other, None)
+        if given.get(one) is not None and other not in given:
+            changes[other] = None
     return changes
+
+
+def _dotted(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a key with its value and, where that is a mapping, the keys below it."""
+    yield key, value
+    for name, below in value.items() if isinstance(value, Mapping) else ():
+        yield from _dotted(f"{key}.{name}", below)
 
 
 def load(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -82,8 +82,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     _check_machine(experiment, ranks, training)
     models = _Models(experiment, ranks, checkpoint, training)
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random; building a model draws as well
-    tokenizer, policy = models.policy()
+    tokenizer = models.tokenizer()
     template = Template(tokenizer, CheckedDialogue(experiment.dialogue), experiment.rollout.think)
+    policy = models.policy(tokenizer)
     sampled = models.sampled(policy)
     with ExitStack() as undo:
         engine = _start_engine(experiment, sampled, tokenizer, undo)
@@ -126,14 +127,19 @@ class _Models:
         self._head = experiment.model.head.component.on(ranks.device) if training else REFERENCE_HEAD
         # the first rank builds the model, if one is to be built; the others then find it
         self._path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
+        self._saved_policy = checkpoint / "model" if checkpoint else None
         self._saved_critic = checkpoint / "critic" if checkpoint else None
 
-    def policy(self) -> tuple[Any, Policy]:
-        """The tokenizer and the policy, on this rank's device, with the value head of a critic that shares it."""
+    def tokenizer(self) -> Any:
+        """Return the policy's tokenizer. What the model's configuration rules out is refused before weights load."""
+        start = self._path if self.experiment.model.lora else self._saved_policy or self._path
+        self.notes += _check_model(self.experiment, start)
+        return load_tokenizer(self._saved_policy or self._path)
+
+    def policy(self, tokenizer: Any) -> Policy:
+        """Return the policy on this rank's device, with the value head of a critic that shares it."""
         settings, path = self.experiment.model, self._path
-        saved = self.checkpoint / "model" if self.checkpoint else None
-        self.notes += _check_model(self.experiment, path if settings.lora else saved or path)
-        tokenizer = load_tokenizer(saved or path)
+        saved = self._saved_policy
         policy = load_policy(settings, path, self.experiment.rollout.temperature, saved, self._head)
         check_vocabulary(tokenizer, policy.language_model, saved or path)
         if settings.lora is not None:
@@ -145,7 +151,7 @@ class _Models:
             self._adapt(policy.language_model)
         if self.critic is not None and self.critic.shared:
             policy = with_value_head(policy, self.critic, self._saved_critic).to(self.ranks.device)
-        return tokenizer, policy
+        return policy
 
     def sampled(self, policy: Policy) -> Policy:
         """What the engine samples with: the policy, or a whole model of its own where no rank keeps one."""

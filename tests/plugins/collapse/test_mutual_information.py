@@ -270,7 +270,7 @@ def test_wrong_parameters_are_refused(bandit, wrong):
 
 
 def test_its_spellings(bandit):
-    text = "collapse=[mutual_information(first_turn=false, multi_turn=true, num_samples=all)]"
+    text = "collapse=['mutual_information(first_turn=false, multi_turn=true, num_samples=all)']"
     (named,) = uncollapse.compose(bandit, [text]).collapse
     assert named.component == MutualInformation(first_turn=False, num_samples="all")
     assert "scorer" in named.component.needs

@@ -11,6 +11,7 @@ import torch
 import uncollapse
 from uncollapse.core.components import Answer
 from uncollapse.core.compose.experiment import Reward, Rollout
+from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.probe.next_step import left_out, with_step
 from uncollapse.plugins.probe.own_run import OwnRun
@@ -66,7 +67,8 @@ def episode(seed, member, reward, tokens):
 @pytest.mark.parametrize("normalization", ["identity", "mean"])
 def test_samples_have_the_rewards_of_the_step_that_is_predicted(normalization):
     shaping = Shaping(parts.Brief(), 6, step=3, steps=10)
-    source = EnvironmentSource(Bandit(), Rollout(max_turns=1), Reward(normalization=normalization), shaping)
+    reward = Reward(normalization=normalization)
+    source = EnvironmentSource(Bandit(), ThinkAnswer(), Rollout(max_turns=1), reward, shaping)
     episodes = [episode(0, 0, 1.0, 4), episode(0, 1, 0.0, 2), episode(1, 0, 2.0, 1), episode(1, 1, 2.0, 3)]
     sample = Sample.of(episodes, (0, 1), source, 0.0)
     shaped_E = torch.tensor([1.0 - 1.0, -0.5, 2.0 - 0.25, 2.0 - 0.75]) - 3.0

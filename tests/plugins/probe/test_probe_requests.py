@@ -102,3 +102,13 @@ def test_an_override_changes_a_parameter_of_a_component_and_leaves_the_others():
     file = {"batch_config": {"environment": {"name": "sokoban", "size": 7, "boxes": 2}}}
     environment = read_config(file, {"batch_config.environment.boxes": 1}).config.batch_config.environment
     assert (environment.component.size, environment.component.boxes) == (7, 1)
+
+
+def test_a_section_given_as_a_mapping_takes_back_the_alternatives_of_its_keys():
+    template = {"batch_config": {"B_E_values": [256], "B_U": 2, "G": 2}}
+    batches = read_config(template, {"batch_config": {"B_E": 4}}).config.batch_config
+    assert (batches.B_E, batches.B_E_values, batches.B_U) == (4, None, 2)
+    batches = read_config(
+        {"batch_config": {"B_E": 4, "B_U": 2, "G": 2}}, {"batch_config.B_E_values": [8]}
+    ).config.batch_config
+    assert (batches.B_E, batches.B_E_values) == (None, (8,))

@@ -44,6 +44,15 @@ def test_every_estimator_moves_the_policy(base, name):
     assert ("critic/vf_loss" in metrics) == (name in ("gae", "bi_level_gae"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry().names("policy_loss"))
+def test_every_loss_moves_the_policy(base, name):
+    """Twice over the rows, so that ratios, covariances and quantiles are those of a policy that has moved."""
+    metrics, moved, _ = step(base, f"policy_loss={name}", "trainer.epochs=2", "advantage=grpo")
+    assert metrics["actor/grad_norm"] > 0
+    assert 0 < moved <= 4 * 5e-4 * 1.1  # four AdamW steps of at most lr each, and weight decay
+
+
 @pytest.mark.parametrize("window", ["limited_multi_turn", "single_turn"])
 @pytest.mark.parametrize("advantage", ["gae", "grpo"])
 def test_turn_level_windows_train_one_row_per_turn(base, window, advantage):

@@ -86,8 +86,8 @@ def register_verifiers(register):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugins")
     texts = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), flags=re.DOTALL)
-    (wrapper,) = (text for text in texts if "class TopEntropy" in text)
-    for name, text in (("top_entropy.py", wrapper), ("inner.py", INNER)):
+    (wrapper,) = (text for text in texts if "class HighEntropy" in text)
+    for name, text in (("high_entropy.py", wrapper), ("inner.py", INNER)):
         (folder / name).write_text(text)
         uncollapse.registry().load_file(folder / name)
     yield folder
@@ -128,28 +128,28 @@ def inputs_of(loss, batch):
 
 
 def test_the_wrapper_of_the_guide_keeps_the_laws_of_losses():
-    for spelling in ("top_entropy", "top_entropy(0.5, of=ppo(0.1))", "top_entropy(1, of=top_entropy(0.3))"):
+    for spelling in ("high_entropy", "high_entropy(0.5, of=ppo(0.1))", "high_entropy(1, of=high_entropy(0.3))"):
         assert check("policy_loss", spelling) == []
-    (problem, *_) = check("policy_loss", "top_entropy(0.5, of=fails)")
+    (problem, *_) = check("policy_loss", "high_entropy(0.5, of=fails)")
     assert "policy_loss 'fails' of plugin 'inner'" in problem.what
-    assert ", in policy_loss 'top_entropy'" in problem.what
+    assert ", in policy_loss 'high_entropy'" in problem.what
 
 
 def test_an_inner_loss_is_prepared_and_trains_the_tokens_that_the_outer_one_leaves(bandit, batch):
-    loss = guarded(experiment(bandit, "policy_loss=top_entropy(0.5, of=halves)")).policy_loss.component
+    loss = guarded(experiment(bandit, "policy_loss=high_entropy(0.5, of=halves)")).policy_loss.component
     given = inputs_of(loss, batch)
     assert given.prepared.keys() == {"high", "of.half"}
     loss_B_T, _ = loss(given)
     half = batch.advantages[batch.mask].abs().median()
     high = batch.mask & (batch.old_logprobs.abs() >= batch.old_logprobs[batch.mask].abs().quantile(0.5))
     assert torch.equal(loss_B_T != 0, high & (batch.advantages.abs() >= half) & (batch.advantages != 0))
-    whole = guarded(experiment(bandit, "policy_loss=top_entropy(1, of=ppo(0.1, 0.1))")).policy_loss.component
+    whole = guarded(experiment(bandit, "policy_loss=high_entropy(1, of=ppo(0.1, 0.1))")).policy_loss.component
     given = inputs_of(whole, batch)
     assert torch.equal(whole(given)[0], Ppo(0.1, 0.1)(given)[0])
 
 
 def test_what_an_inner_loss_needs_is_handed_over(bandit):
-    made = experiment(bandit, "policy_loss=top_entropy(of=halves)", "kl.coef=0")
+    made = experiment(bandit, "policy_loss=high_entropy(of=halves)", "kl.coef=0")
     assert needs(made) >= {"minibatch", "reference", "entropies"}
     assert stages.needs_of(made.policy_loss) == {"minibatch", "reference", "entropies"}
     assert stages.needs_of(guarded(made).policy_loss) == {"minibatch", "reference", "entropies"}
@@ -157,7 +157,7 @@ def test_what_an_inner_loss_needs_is_handed_over(bandit):
 
 def test_the_check_of_an_inner_loss_is_asked(bandit):
     with pytest.raises(CompositionError, match=r"policy_loss\.of: halves: it was made for few epochs"):
-        experiment(bandit, "policy_loss=top_entropy(of=halves)", "trainer.epochs=4")
+        experiment(bandit, "policy_loss=high_entropy(of=halves)", "trainer.epochs=4")
 
 
 @pytest.mark.parametrize(
@@ -165,18 +165,18 @@ def test_the_check_of_an_inner_loss_is_asked(bandit):
     [("fails", "failed in call: ZeroDivisionError"), ("mean", "call gave a tensor of shape [], not [7, 19]")],
 )
 def test_a_mistake_of_an_inner_loss_names_it_and_what_it_is_in(bandit, files, batch, inner, says):
-    loss = guarded(experiment(bandit, f"policy_loss=top_entropy(of=top_entropy(of={inner}))")).policy_loss.component
+    loss = guarded(experiment(bandit, f"policy_loss=high_entropy(of=high_entropy(of={inner}))")).policy_loss.component
     with pytest.raises(RunError) as raised:
         loss(inputs_of(loss, batch))
     told = str(raised.value)
     assert f"policy_loss {inner!r} of plugin 'inner' (" in told
-    assert ", in policy_loss 'top_entropy', in policy_loss 'top_entropy'" in told
+    assert ", in policy_loss 'high_entropy', in policy_loss 'high_entropy'" in told
     assert says in told
     assert str(files / "inner.py") in told
 
 
 def test_every_inner_component_is_checked_by_its_own_kind(bandit):
-    made = experiment(bandit, "policy_loss=top_entropy(of=halves)", "environment=dataset(arithmetic, verifier=exact)")
+    made = experiment(bandit, "policy_loss=high_entropy(of=halves)", "environment=dataset(arithmetic, verifier=exact)")
     outer = guarded(made).policy_loss.component
     assert isinstance(outer, CheckedLoss)
     assert isinstance(outer.component.of.component, CheckedLoss)
@@ -224,9 +224,9 @@ def test_a_program_may_give_an_inner_component_itself(bandit):
     assert composed == experiment(bandit, "environment=dataset(arithmetic, verifier=choice)")
     replaced = uncollapse.compose(composed, {"environment.verifier": Exact()})
     assert replaced == experiment(bandit, "environment=dataset(arithmetic, verifier=exact)")
-    top_entropy = uncollapse.registry().resolve("policy_loss", "top_entropy")
-    wrapped = uncollapse.compose(bandit, {"policy_loss": top_entropy(0.5, of=top_entropy(of=Ppo(0.1)))})
-    assert wrapped == experiment(bandit, "policy_loss=top_entropy(0.5, of=top_entropy(of=ppo(0.1)))")
+    high_entropy = uncollapse.registry().resolve("policy_loss", "high_entropy")
+    wrapped = uncollapse.compose(bandit, {"policy_loss": high_entropy(0.5, of=high_entropy(of=Ppo(0.1)))})
+    assert wrapped == experiment(bandit, "policy_loss=high_entropy(0.5, of=high_entropy(of=ppo(0.1)))")
     assert wrapped.policy_loss.component.of.component.of.component == Ppo(0.1)
 
 
@@ -249,10 +249,10 @@ class Alone(PolicyLoss):
 
 
 def test_an_inner_component_without_a_name_works_alone_and_is_refused_in_an_experiment(bandit, batch):
-    top_entropy = uncollapse.registry().resolve("policy_loss", "top_entropy")
-    loss = top_entropy(1.0, of=Alone())
+    high_entropy = uncollapse.registry().resolve("policy_loss", "high_entropy")
+    loss = high_entropy(1.0, of=Alone())
     assert check("policy_loss", loss) == []
-    for source, overrides in ((bandit, {"policy_loss": top_entropy(of=loss)}), ({**bandit, "policy_loss": loss}, ())):
+    for source, overrides in ((bandit, {"policy_loss": high_entropy(of=loss)}), ({**bandit, "policy_loss": loss}, ())):
         with pytest.raises(CompositionError, match=r"policy_loss\.of.*Alone, which no plugin registers") as raised:
             uncollapse.compose(source, overrides)
         assert [problem.key for problem in raised.value.problems] == [f"policy_loss.of{'.of' if overrides else ''}"]
@@ -261,7 +261,7 @@ def test_an_inner_component_without_a_name_works_alone_and_is_refused_in_an_expe
 @pytest.mark.slow
 def test_a_wrapper_of_all_tokens_trains_as_the_loss_alone(bandit, tmp_path):
     records = []
-    for number, loss in enumerate(("ppo(0.1, 0.1)", "top_entropy(1, of=ppo(0.1, 0.1))")):
+    for number, loss in enumerate(("ppo(0.1, 0.1)", "high_entropy(1, of=ppo(0.1, 0.1))")):
         changes = ("filter={select: top_k(3), metric: entropy}", "trainer.epochs=2", "collapse=[]")
         made = experiment(bandit, f"policy_loss={loss}", *changes)
         uncollapse.train(made, run_dir=tmp_path / str(number))
