@@ -282,7 +282,11 @@ def test_the_first_filter_of_the_guide_works(tmp_path):
     component = registry.create("rollout_filter", "above_mean", 1.5)
     assert component.select(torch.tensor([1.0, 2.0, 3.0])).tolist() == [False, False, True]
     (parameter,) = registry.describe("rollout_filter", "above_mean").parameters
-    assert (parameter.name, parameter.type, parameter.doc) == ("factor", "float", "Of the mean.")
+    assert (parameter.name, parameter.type, parameter.doc) == (
+        "factor",
+        "float",
+        "Smallest score that is kept, as a multiple of the mean.",
+    )
     with pytest.raises(RequestError, match="'factor' must be >= 0"):
         registry.create("rollout_filter", "above_mean", factor=-1.0)
 
