@@ -1,4 +1,4 @@
-"""The sampling policy's log-probs and entropies from the update's own forward pass.
+"""The update's own forward pass gives the sampling policy's log-probs and entropies, where it can.
 
 The first optimizer step after a rollout begins with the policy that sampled. Where it is the only one, and goes over
 all rows, a pass before it would compute the same numbers a second time.
@@ -17,7 +17,7 @@ from .stages import on_all_ranks
 
 
 class OwnPass:
-    """An objective that remembers what the policy says of the rows that it is given, each of them once."""
+    """An objective that also keeps the log-probs and entropies of the rows that it is given, each of them once."""
 
     def __init__(self, objective: Any) -> None:
         self.objective = objective
@@ -31,5 +31,5 @@ class OwnPass:
         return self.objective(scores, batch)
 
     def scores(self, mask: Tensor, ranks: Ranks) -> Scores:
-        """[B, T] of all rows that any rank was given, on the CPU; called by all ranks alike."""
+        """Return the scores [B, T] of all rows that any rank was given, on the CPU; all ranks call it."""
         return on_all_ranks([(rows.tolist(), seen) for rows, seen in self._seen], mask, ranks)
