@@ -51,7 +51,8 @@ class Template:
     """The tokens that the template writes between an answer and the next user's text."""
     first: Callable[..., tuple[int, ...]] = attrs.field(init=False)
     """A function ``first(system, user, own="")`` that gives the prompt of a first turn. With an empty ``system`` there
-    is no system message. ``own`` is a part of it that is not foreign: control tokens in its last occurrence are tokens."""
+    is no system message. ``own`` is a part of it that is not foreign: its last occurrence keeps its control
+    tokens."""
     _after: Callable[[str, tuple[str, ...], str], tuple[int, ...]] = attrs.field(init=False)
 
     @layout.default
