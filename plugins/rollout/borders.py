@@ -73,7 +73,9 @@ class CheckedEnv(Env):
     """An episode of a :class:`CheckedEnvironment`."""
 
     def __init__(self, named: Named, env: Any, observation: str) -> None:
-        self.named, self.env, self._observation = named, env, observation
+        self.named = named
+        self.env = env
+        self._observation = observation
         self.place = env.place
 
     def initial_observation(self) -> str:

@@ -95,16 +95,16 @@ class HfSession(RolloutEngineSession):
         Raises:
             RunError: the model has no tensor of that name and shape.
         """
-        held = self.model.state_dict()
+        tensors = self.model.state_dict()
         with torch.no_grad():
             for name, tensor in weights:
-                if name not in held or held[name].shape != tensor.shape:
+                if name not in tensors or tensors[name].shape != tensor.shape:
                     raise RunError(
                         f"the sampling model has no weight {name} of shape {tuple(tensor.shape)}",
                         "rollout engine hf",
                         "start the engine with a model of the same architecture as the trainer's",
                     )
-                held[name].copy_(tensor)
+                tensors[name].copy_(tensor)
 
     def close(self) -> None:
         del self.model

@@ -62,6 +62,7 @@ def build(
     """
     episodes = in_order(episodes)
     raw_E, groups_E = raw_rewards(episodes)
+    whole = rollout.context_window == "full"
     shaped_E = raw_E if shaped_E is None else shaped_E.to(raw_E)
     rewards_E = shaped_E if rewards_E is None else rewards_E.to(raw_E)
     by_turn = reward.placement == "turn"
@@ -74,8 +75,7 @@ def build(
     # a row: the index of its episode, and its turns that train with their numbers
     rows: list[tuple[int, list[tuple[int, Turn]]]] = []
     for index, episode in enumerate(episodes):
-        for trained in _trained_turns(episode, whole=rollout.context_window == "full"):
-            rows.append((index, trained))
+        rows += [(index, trained) for trained in _trained_turns(episode, whole)]
     # the prompt of a row's last turn holds the tokens of the turns before it
     sequences = [trained[-1][1].prompt + trained[-1][1].tokens for _, trained in rows]
     lengths_B = torch.tensor([len(sequence) for sequence in sequences])

@@ -136,8 +136,10 @@ class Template:
         return self.tag + self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
 
     def _quoted(self, system: str, own: str) -> str:
-        before, own, after = system.rpartition(own) if own else (system, "", "")
-        return self.encoder.quote(before) + own + self.encoder.quote(after)
+        if not own:
+            return self.encoder.quote(system)
+        before, kept, after = system.rpartition(own)
+        return self.encoder.quote(before) + kept + self.encoder.quote(after)
 
     def _tagged(self, prompt: str) -> str:
         """Return ``prompt`` with the tag, unless it already ends with it (as for reasoning models)."""

@@ -30,11 +30,11 @@ class Place:
         self.sleeps = self.cuda and engine.sleep and trainer in gpus
         """Whether the engine gives its memory back while the trainer works."""
         # the engine reads new weights from the trainer's GPU, so that it must see it as well
-        seen = [*gpus, *({trainer} - set(gpus))]
+        visible = [*gpus, *({trainer} - set(gpus))]
         names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in seen) if self.cuda else None
+        self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in visible) if self.cuda else None
         """``CUDA_VISIBLE_DEVICES`` of the engine's process."""
-        self.trainer = seen.index(trainer)
+        self.trainer = visible.index(trainer)
         """The number of the trainer's GPU in the engine's process."""
 
     @contextmanager

@@ -179,8 +179,8 @@ class VllmSession(RolloutEngineSession):
             with packed(tensors, self.place.trainer, self._folder.name) as message:
                 self.rpc("uncollapse_receive", message, last, self._asleep)
         if self._syncs == 0:
-            for held in self.rpc("uncollapse_fingerprint", shapes):
-                self._compare(sent, held)
+            for of_worker in self.rpc("uncollapse_fingerprint", shapes):
+                self._compare(sent, of_worker)
 
     @staticmethod
     def _compare(sent: dict[str, Fingerprint], held: dict[str, Fingerprint]) -> None:

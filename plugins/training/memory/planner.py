@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from .model_shape import Shape
 
 WIDTH = {"float32": 4, "bfloat16": 2}
-BUCKET, LIVE, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
-"""DeepSpeed's defaults, in elements: reduce_bucket_size, stage3_max_live_parameters, sub_group_size."""
+BUCKET = 500_000_000
+"""DeepSpeed's default of reduce_bucket_size, in elements."""
+LIVE = 1_000_000_000
+"""DeepSpeed's default of stage3_max_live_parameters, in elements."""
+SUB_GROUP = 1_000_000_000
+"""DeepSpeed's default of sub_group_size, in elements."""
 UNCERTAIN = frozenset({"activations", "token head", "KV cache", "gathered"})
 """Names of items that grow with the length of the rows, or are only bounded from above."""
 
@@ -224,23 +228,9 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     trainer = experiment.trainer
     b = WIDTH[settings.dtype]
     width = experiment.rollout.max_context
-    budget = trainer.token_budget
-    tokens = budget or trainer.micro_batch * width
-    scored = SCORE_FACTOR * budget or trainer.score_batch * width
-    config = getattr(trainer.backend.component, "config", {}).get("zero_optimization", {})
-    models = [
-        Trained(
-            shape,
-            stage=stage_in_effect(trainer.zero_stage, ranks, trainer.offload, config),
-            ranks=ranks,
-            b=b,
-            bucket=config.get("reduce_bucket_size", BUCKET) * (2 if config.get("overlap_comm") else 1),
-            offload=trainer.offload,
-            accumulates=bool(budget) or trainer.mini_batch > trainer.micro_batch * ranks,
-        )
-        for shape in (policy, critic)
-        if shape is not None
-    ]
+    tokens = trainer.token_budget or trainer.micro_batch * width
+    scored = SCORE_FACTOR * trainer.token_budget or trainer.score_batch * width
+    models = [_trained(shape, experiment, ranks) for shape in (policy, critic) if shape is not None]
     names = ("policy", "critic")[: len(models)]
     whole = policy.parameters * b
     reference = whole if "reference" in needs(experiment) and settings.lora is None else 0
@@ -248,8 +238,9 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
 
     loading = {f"{name} weights": model.shape.parameters * b for name, model in zip(names, models, strict=True)}
     loading |= {"reference weights": reference, "engine": engine.loading}
-    held = {f"{name} weights": model.weights() for name, model in zip(names, models, strict=True)}
-    held |= {
+    # what every phase after loading holds
+    always = {f"{name} weights": model.weights() for name, model in zip(names, models, strict=True)}
+    always |= {
         "reference weights": reference,
         "engine": engine.resting,
         "optimizer": sum(model.optimizer() for model in models),
@@ -258,7 +249,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
 
     def phase(name: str, **items: int) -> Phase:
         named = {key.replace("_", " ").replace("kv", "KV"): value for key, value in items.items()}
-        return Phase(name, {key: value for key, value in {**held, **named}.items() if value and key not in omitted})
+        return Phase(name, {key: value for key, value in {**always, **named}.items() if value and key not in omitted})
 
     unclear = next((shape.unclear for shape in (policy, critic) if shape is not None and shape.unclear), "")
     omitted = {"activations", "KV cache"} if unclear else ()
@@ -282,6 +273,21 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
         phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
         phases.append(phase(f"{name} step", gradients=model.step()))
     return Plan(tuple(phases), sum(model.host() for model in models), engine.shortage, unclear)
+
+
+def _trained(shape: Shape, experiment: Experiment, ranks: int) -> Trained:
+    """Return a model as the experiment's backend trains it."""
+    trainer = experiment.trainer
+    config = getattr(trainer.backend.component, "config", {}).get("zero_optimization", {})
+    return Trained(
+        shape,
+        stage=stage_in_effect(trainer.zero_stage, ranks, trainer.offload, config),
+        ranks=ranks,
+        b=WIDTH[experiment.model.dtype],
+        bucket=config.get("reduce_bucket_size", BUCKET) * (2 if config.get("overlap_comm") else 1),
+        offload=trainer.offload,
+        accumulates=bool(trainer.token_budget) or trainer.mini_batch > trainer.micro_batch * ranks,
+    )
 
 
 def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, gpu: int) -> EngineMemory:

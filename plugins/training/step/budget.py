@@ -28,12 +28,12 @@ def by_tokens(lengths: Mapping[int, int], ranks: int, budget: int) -> list[list[
     while True:
         bins: list[tuple[int, int, list[int]]] = [(0, index, []) for index in range(count)]
         for row in longest_first:
-            tokens, index, held = bins[0]
-            held.append(row)
-            heapq.heapreplace(bins, (tokens + lengths[row], index, held))
-        if all(tokens <= budget or len(held) == 1 for tokens, _, held in bins):
+            tokens, index, dealt = bins[0]
+            dealt.append(row)
+            heapq.heapreplace(bins, (tokens + lengths[row], index, dealt))
+        if all(tokens <= budget or len(dealt) == 1 for tokens, _, dealt in bins):
             break
         count += ranks
     # Ranks may wait for each other after every micro-batch, so those of like size share a turn.
-    ordered = [held for _, _, held in sorted(bins, key=lambda each: (-each[0], each[1]))]
+    ordered = [dealt for _, _, dealt in sorted(bins, key=lambda each: (-each[0], each[1]))]
     return [ordered[rank::ranks] for rank in range(ranks)]

@@ -47,8 +47,8 @@ class FinishedStep:
 
     def hear(self, verdicts: Sequence[Verdict], broken: Mapping[str, str]) -> None:
         """Take the verdicts of this step: keep the first of each detector, and the first one that stops the run."""
-        known = {verdict["detector"] for verdict in self.verdicts}
-        new = [attrs.asdict(verdict) for verdict in verdicts if verdict.detector not in known]
+        earlier = {verdict["detector"] for verdict in self.verdicts}
+        new = [attrs.asdict(verdict) for verdict in verdicts if verdict.detector not in earlier]
         self.verdicts = [*self.verdicts, *new]
         stopping = (verdict for verdict in verdicts if verdict.stop and verdict.detector not in self.overruled)
         self.verdict = next(map(attrs.asdict, stopping), None)

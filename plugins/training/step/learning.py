@@ -1,4 +1,4 @@
-"""What a training step does with the episodes that its filters kept: it scores, credits and updates."""
+"""A training step learns from the episodes that its filters kept: it scores, credits and updates."""
 
 from __future__ import annotations
 
@@ -177,18 +177,18 @@ class Learning:
             with self.clock.time("detectors"):
                 pending = self._pending(rollouts, batch, plan, objective, old)
                 metrics |= self.parts.detectors.before_update(pending)
-        seen = OwnPass(objective) if old is None and own_pass else None
+        kept_scores = OwnPass(objective) if old is None and own_pass else None
         options = self._update_options(entropy_coef)
         with self.clock.time("update_actor"):
             of_update = self._update(
-                self.parts.policy, batch, plan, seen or objective, self.experiment.trainer, **options
+                self.parts.policy, batch, plan, kept_scores or objective, self.experiment.trainer, **options
             )
         self.engine_weights.outdated()
         if pending is not None:
             with self.clock.time("detectors"):
                 metrics |= self.parts.detectors.after_update(pending)
         metrics |= {name if "/" in name else f"actor/{name}": value for name, value in of_update.items()}
-        return metrics, old if seen is None else seen.scores(batch.mask, self.ranks)
+        return metrics, old if kept_scores is None else kept_scores.scores(batch.mask, self.ranks)
 
     def _entropy_coef(self, old: Scores | None, mask_B_T: Tensor) -> tuple[float, dict[str, float]]:
         """Return the coefficient of this step's entropy bonus, after its controller has seen the sampling policy."""

@@ -22,14 +22,14 @@ class OwnPass:
     def __init__(self, objective: Any) -> None:
         self.objective = objective
         self.prepare = objective.prepare
-        self._seen: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self._scored: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, scores: Scores, batch: Batch) -> Any:
         assert batch.rows is not None and scores.logprobs is not None and scores.entropies is not None
-        seen = {"logprobs": scores.logprobs.detach(), "entropies": scores.entropies.detach()}
-        self._seen.append((batch.rows, seen))
+        tensors = {"logprobs": scores.logprobs.detach(), "entropies": scores.entropies.detach()}
+        self._scored.append((batch.rows, tensors))
         return self.objective(scores, batch)
 
     def scores(self, mask: Tensor, ranks: Ranks) -> Scores:
         """Return the scores [B, T] of all rows that any rank was given, on the CPU; all ranks call it."""
-        return on_all_ranks([(rows.tolist(), seen) for rows, seen in self._seen], mask, ranks)
+        return on_all_ranks([(rows.tolist(), tensors) for rows, tensors in self._scored], mask, ranks)

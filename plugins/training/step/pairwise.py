@@ -134,11 +134,12 @@ class Prefix(Cache):
             self.layers.append(DynamicLayer())
         layer: Any = self.layers[layer_idx]
         keys, values = (
-            new if held is None else torch.cat([held.expand(len(new), -1, -1, -1), new], dim=-2)
-            for held, new in ((layer.keys, key_states), (layer.values, value_states))
+            new if old is None else torch.cat([old.expand(len(new), -1, -1, -1), new], dim=-2)
+            for old, new in ((layer.keys, key_states), (layer.values, value_states))
         )
         if self.grows:
-            layer.keys, layer.values, layer.is_initialized = keys, values, True
+            layer.keys, layer.values = keys, values
+            layer.is_initialized = True
         return keys, values
 
     def cut(self, length: int) -> None:
