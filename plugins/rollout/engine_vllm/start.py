@@ -54,19 +54,42 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
     engine.check_spread(text.num_attention_heads)
     _check_served(network, max_context, adapter)
     place = Place(engine, network.device)
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    if not place.cuda and size < SMALLEST_HEAD:
-        reason = f"vLLM on a CPU has no attention for heads of {size}, only for {SMALLEST_HEAD} and more"
-        raise RequestError(reason, KEY, "set rollout.engine=hf, or take a model with larger heads")
+    _check_heads(text, place)
     folder = tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None, prefix="uncollapse-vllm-")
-    source = network.name_or_path if adapter else folder.name
+    settings = _settings(engine, network, place, max_context)
+    lora = None
     if not adapter:
+        # weights come with the first sync, so that vLLM only needs the configuration
         config.architectures = [architecture]
         config.save_pretrained(folder.name)
+        settings |= {"model": folder.name, "load_format": "dummy"}
+    else:
+        lora = model.peft_config[model.active_adapter]
+        rank = next(size for size in LORA_RANKS if size >= lora.r)
+        settings |= {"model": network.name_or_path, "load_format": "auto"}
+        settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+    ends = [token for token in end_ids(network, tokenizer) if token < text.vocab_size]
+    # without it, results of the methods that we add to the worker are not decoded
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    others = active_children()
+    arguments = EngineArgs(**settings)
+    runner = {SECOND_RUNNER: "1"} if place.cuda and _has_second_runner(arguments, place) else {}
+    with place.environment(**runner), failures("did not start"), deaf_to_interrupts():
+        llm = LLMEngine.from_engine_args(arguments)
+    watched = Watched([child for child in active_children() if child not in others], died())
+    session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
+    try:
+        session.rpc("uncollapse_bind", os.getpid(), folder.name)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _settings(engine: Any, network: Any, place: Place, max_context: int | None) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine that do not depend on where it reads the model."""
     cache = engine.kv_cache_gib or (None if place.cuda else 1.0)
-    settings: dict[str, Any] = {
-        "model": source,
-        "load_format": "auto" if adapter else "dummy",
+    return {
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": str(network.dtype).removeprefix("torch."),
@@ -85,27 +108,14 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
         "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
         "disable_log_stats": True,
     }
-    lora = None
-    if adapter:
-        lora = model.peft_config[model.active_adapter]
-        rank = next(size for size in LORA_RANKS if size >= lora.r)
-        settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
-    ends = [token for token in end_ids(network, tokenizer) if token < text.vocab_size]
-    # without it, results of the methods that we add to the worker are not decoded
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    others = active_children()
-    arguments = EngineArgs(**settings)
-    runner = {SECOND_RUNNER: "1"} if place.cuda and _has_second_runner(arguments, place) else {}
-    with place.environment(**runner), failures("did not start"), deaf_to_interrupts():
-        llm = LLMEngine.from_engine_args(arguments)
-    watched = Watched([child for child in active_children() if child not in others], died())
-    session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
-    try:
-        session.rpc("uncollapse_bind", os.getpid(), folder.name)
-    except BaseException:
-        session.close()
-        raise
-    return session
+
+
+def _check_heads(text: Any, place: Place) -> None:
+    """Raises RequestError where vLLM's attention on a CPU cannot compute heads of the model's size."""
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if not place.cuda and size < SMALLEST_HEAD:
+        reason = f"vLLM on a CPU has no attention for heads of {size}, only for {SMALLEST_HEAD} and more"
+        raise RequestError(reason, KEY, "set rollout.engine=hf, or take a model with larger heads")
 
 
 def _check_served(network: Any, max_context: int | None, adapter: bool) -> None:
