@@ -1,14 +1,14 @@
 """The contracts: what each kind of component is given and gives back.
 
-A component is a frozen attrs class. Its fields are its parameters, its methods are its behaviour, its docstring is what
-``uncollapse show`` prints. It may declare ``needs``, a subset of :data:`NEEDS`; composition refuses what cannot be
-had and the training loop runs only the passes that somebody needs. A kind with state has ``start(context) ->
-session``; only sessions carry ``state_dict()`` and ``load_state_dict()``.
+A component is a frozen attrs class. Its fields are its parameters, its methods are its behaviour, and its docstring is
+what ``uncollapse show`` prints. It may declare ``needs``, a subset of :data:`NEEDS`: an experiment in which one of them
+cannot be provided is refused, and the training loop runs only the forward passes that some component needs. A component
+with state has ``start(context) -> session``; only sessions have ``state_dict()`` and ``load_state_dict()``.
 
 Shape letters: ``P`` groups, ``E`` episodes, ``B`` rows (one per episode, or one per turn in turn-level context
 windows), ``T`` tokens, ``V`` vocabulary. Log-probs, entropies and KL are in nats at the sampling temperature.
-``x[b, t]`` always speaks of token ``t`` itself (its log-prob given the tokens before it, the value of the state
-before it): no shift is stored.
+``x[b, t]`` always belongs to token ``t`` itself (its log-prob given the tokens before it, the value of the state
+before it): nothing is stored shifted by one token.
 """
 
 from .component import Component

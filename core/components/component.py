@@ -8,13 +8,16 @@ from typing import Any, ClassVar
 
 
 class Component(ABC):  # noqa: B024 - its subclasses in this package have the abstract methods
-    """The base of the classes of all kinds: what a component may say beside what its kind asks for."""
+    """The base class of every kind. It holds what any component may declare, beside the methods of its kind."""
 
     __slots__ = ()
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What it must be given, a subset of :data:`NEEDS`."""
+    """Names of the data that the component must be given, a subset of :data:`NEEDS`."""
 
     def check(self, experiment: Any) -> Iterable[str]:
-        """The reasons why it cannot work in a composed experiment, whose every key is right."""
+        """Return the reasons why the component cannot work in ``experiment``; by default none.
+
+        It is called once the experiment is composed, so each key by itself is valid. Each reason is one sentence.
+        """
         return ()

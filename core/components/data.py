@@ -1,4 +1,4 @@
-"""What components hand to each other: rollouts, scores, completions, verdicts."""
+"""The objects that components hand to each other: rollouts, scores, completions, verdicts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ NEEDS = frozenset(
         *("sampler_logprobs", "reference", "greedy_rewards", "minibatch", "scorer"),
     }
 )
-"""What a component may ask for: critic values; groups of at least two; several turns; the sampling policy's token
-entropies, log-probs, second moments of the log-probs and collision probabilities; the sampler's own log-probs;
-reference log-probs; rewards of a greedy rollout per group; the current log-probs of a whole mini-batch before its
-optimizer step; a scorer of arbitrary token sequences."""
+"""Names of the data that a component may ask for.
+
+* ``values``: the critic's values;
+* ``groups``: groups of at least two episodes;
+* ``turns``: episodes of several turns;
+* ``entropies``, ``logprobs``, ``second_moments``, ``collision_probs``: those of each sampled token, under the policy
+  that sampled it;
+* ``sampler_logprobs``: log-probs as the rollout engine itself reported them;
+* ``reference``: log-probs under the reference;
+* ``greedy_rewards``: the reward of one greedy episode for each group;
+* ``minibatch``: the log-probs of a whole mini-batch just before its optimizer step;
+* ``scorer``: a function that scores any sequence of tokens with the policy.
+"""
 
 
 @attrs.frozen(eq=False)
@@ -35,23 +44,24 @@ class Rollouts:
     tokens: Tensor
     """[B, T] int64, right padded."""
     mask: Tensor
-    """[B, T] bool: token t was sampled by the policy (and so trains)."""
+    """[B, T] bool: whether the policy sampled the token, which therefore trains."""
     turns: Tensor
     """[B, T] int64: the turn of a sampled token, -1 off the mask."""
     logprobs: Tensor
     """[B, T] nats: the sampler's log-prob of each sampled token, 0 off the mask."""
     rewards: Tensor
-    """[B, T]: what the advantage estimator sees, placed on sampled tokens, after reward shaping and normalisation."""
+    """[B, T] reward units: rewards as the advantage estimator sees them, after shaping and normalisation, placed on
+    sampled tokens."""
     episodes: Tensor
     """[B] int64: the row's episode, an index into ``raw_rewards_E``."""
     groups: Tensor
     """[B] int64: the row's group id; rows of a group share their first prompt."""
     raw_rewards_E: Tensor
-    """[E]: episode reward with format penalty, before any normalisation."""
+    """[E] reward units: the episode's reward with its format penalties, before any normalisation."""
     group_ids_P: Tensor
     """[P] int64: the distinct group ids, in batch order."""
     entropies: Tensor | None = None
-    """[B, T] nats: token entropy of the policy where the mask is set, if somebody needs it."""
+    """[B, T] nats: the policy's entropy at each sampled token; ``None`` unless a component needs it."""
     lengths: Tensor | None = None
     """[B] int64: tokens before the right padding; ``None`` means that no row is padded."""
     states: Tensor | None = None
@@ -80,50 +90,49 @@ class Rollouts:
             )
 
     def groups_of_episodes(self) -> Tensor:
-        """[E] int64: the group id of each episode, from any of its rows."""
+        """Return the group id of each episode, [E] int64."""
         groups_E = self.groups.new_zeros(len(self.raw_rewards_E))
         groups_E[self.episodes] = self.groups
         return groups_E
 
     def rows_of(self, keep_P: Tensor) -> Tensor:
-        """[B] bool: the rows of the kept groups."""
+        """Return which rows belong to the kept groups, [B] bool."""
         return (self.groups[:, None] == self.group_ids_P[keep_P][None, :]).any(1)
 
     def episodes_of(self, keep_P: Tensor) -> Tensor:
-        """[E] bool: the episodes of the kept groups."""
+        """Return which episodes belong to the kept groups, [E] bool."""
         return (self.groups_of_episodes()[:, None] == self.group_ids_P[keep_P][None, :]).any(1)
 
     def select(self, keep_P: Tensor) -> Rollouts:
-        """The rows of the kept groups, in their original order; episodes are renumbered."""
+        """Return the rows of the kept groups, in their original order; episodes are numbered anew."""
         return self.select_episodes(self.episodes_of(keep_P))
 
     def select_episodes(self, keep_E: Tensor) -> Rollouts:
-        """The rows of the kept episodes, in their original order; groups without an episode are gone."""
-        rows = keep_E[self.episodes]
-        renumbered_E = keep_E.long().cumsum(0) - 1
-        per_row = {
-            name: value[rows]
-            for name in ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths", "states")
-            if (value := getattr(self, name)) is not None
-        }
-        per_episode = {
-            name: value[keep_E]
-            for name in ("raw_rewards_E", "success_E", "truncated_E")
-            if (value := getattr(self, name)) is not None
-        }
-        left_P = (self.group_ids_P[:, None] == self.groups_of_episodes()[keep_E][None, :]).any(1)
+        """Return the rows of the kept episodes, in their original order; groups without an episode are left out."""
+        keep_B = keep_E[self.episodes]
+        new_index_E = keep_E.long().cumsum(0) - 1
+        per_row = ("tokens", "mask", "turns", "logprobs", "rewards", "groups", "entropies", "lengths", "states")
+        per_episode = ("raw_rewards_E", "success_E", "truncated_E")
+        keep_P = (self.group_ids_P[:, None] == self.groups_of_episodes()[keep_E][None, :]).any(1)
         return attrs.evolve(
             self,
-            **per_row,
-            **per_episode,
-            episodes=renumbered_E[self.episodes[rows]],
-            group_ids_P=self.group_ids_P[left_P],
+            **self._chosen(per_row, keep_B),
+            **self._chosen(per_episode, keep_E),
+            episodes=new_index_E[self.episodes[keep_B]],
+            group_ids_P=self.group_ids_P[keep_P],
         )
+
+    def _chosen(self, names: tuple[str, ...], keep: Tensor) -> dict[str, Tensor]:
+        """Return those of the named fields that are set, with only their kept rows or episodes."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value[keep] for name, value in values.items() if value is not None}
 
 
 @attrs.frozen
 class Group:
-    """The episodes of one task that one policy has played: what task samplers learn from, and batch samplers collect.
+    """The episodes of one task that the policy of one step has played.
+
+    Task samplers learn from groups, and batch samplers collect them.
 
     A checkpoint keeps a group as it is, wherever it stands in the state of a sampler.
     """
@@ -131,77 +140,87 @@ class Group:
     seed: int
     """The environment seed, which names the task."""
     episodes: tuple[Any, ...]
-    """``plugins.rollout.episode.Episode``: the members, in their order."""
+    """The members in their order, each a ``plugins.rollout.episode.Episode``."""
     rewards: tuple[float, ...]
-    """Reward units: of each episode, raw, with format penalties."""
+    """The raw reward of each episode in reward units, format penalties included."""
     successes: tuple[bool, ...]
     """Whether each episode succeeded."""
     step: int
-    """The training step, from 0, whose policy has sampled it."""
+    """The training step (from 0) whose policy sampled the group."""
 
 
 @attrs.frozen(eq=False)
 class Advantages:
-    """What an advantage estimator returns; both are zero off the mask."""
+    """The result of an advantage estimator. Both tensors are zero off the mask."""
 
     advantages: Tensor
-    """[B, T]."""
+    """[B, T]: the credit of each token."""
     returns: Tensor
-    """[B, T]: the critic's target."""
+    """[B, T] reward units: what the critic is trained to predict."""
 
 
 @attrs.frozen
 class Verdict:
-    """A detector's judgement that the run has collapsed, with what it saw."""
+    """A detector's statement that the run has collapsed, with its evidence."""
 
     detector: str
+    """The detector's name."""
     step: int
+    """The training step, from 1."""
     reason: str
+    """A sentence that says what has collapsed."""
     evidence: Mapping[str, Any] = attrs.field(factory=dict)
+    """The numbers that led to the verdict, by name."""
     stop: bool = True
     """Whether the run is to stop; otherwise the verdict is recorded, and the run goes on."""
 
 
 @attrs.frozen
 class Step:
-    """What an environment answers to one action."""
+    """The environment's reply to one action."""
 
     observation: str
+    """Text that the policy is shown next."""
     reward: float
+    """The reward of this action."""
     done: bool = False
+    """Whether the episode ends here."""
     success: bool = False
+    """Whether the episode has reached its goal."""
     metrics: Mapping[str, float] = attrs.field(factory=dict)
-    """Numbers about this action, e.g. ``{"tool_called": 1.0}``; an episode logs the mean over all that it played."""
+    """Numbers about this action, e.g. ``{"tool_called": 1.0}``; an episode logs the mean over all its actions."""
 
 
 @attrs.frozen
 class Sampling:
-    """How to sample; temperature 0 is greedy (log-probs are then those at temperature 1)."""
+    """The settings of sampling. Temperature 0 decodes greedily; log-probs are then those at temperature 1."""
 
     temperature: float = 1.0
     max_tokens: int = 400
+    """The largest number of tokens in a completion."""
     stop: tuple[str, ...] = ()
-    """Strings that end a completion; they are part of it."""
+    """Strings that end a completion, and are part of it."""
 
 
 @attrs.frozen
 class Completion:
-    """One sampled continuation: token ids, their log-probs in nats at the sampling temperature, and why it ended."""
+    """One sampled response: its tokens, their log-probs in nats at the sampling temperature, and why it ended."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     stop_reason: str
-    """``eos`` (an end-of-turn token, which is part of ``tokens``), ``stop`` (a stop string) or ``length``."""
+    """The reason why it ended: ``eos`` (an end-of-turn token, the last of ``tokens``), ``stop`` (a stop string) or
+    ``length`` (``max_tokens``)."""
 
 
 @attrs.frozen(eq=False)
 class Scores:
-    """What a forward pass says of the tokens on the mask; zero elsewhere, ``None`` where not asked for."""
+    """What a forward pass computes for the tokens on the mask: zero off the mask, ``None`` where not asked for."""
 
     logprobs: Tensor | None = None
-    """[B, T] nats."""
+    """[B, T] nats: the log-prob of each token."""
     entropies: Tensor | None = None
-    """[B, T] nats."""
+    """[B, T] nats: the entropy of the distribution that each token was sampled from."""
     values: Tensor | None = None
     """[B, T] reward units: the critic's value of the state before token t."""
     second_moments: Tensor | None = None
@@ -211,15 +230,15 @@ class Scores:
 
 
 Wanted = Literal["none", "value", "gradient"]
-"""Whether a statistic is left out, computed, or computed so that it can be differentiated."""
+"""Whether a statistic is left out (``none``), computed (``value``), or computed with a gradient (``gradient``)."""
 
 
 @attrs.frozen(eq=False)
 class TokenScores:
-    """What a token head says of N tokens: fp32, ``None`` where not asked for."""
+    """What a token head computes for N tokens, in fp32; ``None`` where not asked for."""
 
     logprobs: Tensor
-    """[N] nats: log p of the target. Always differentiable."""
+    """[N] nats: log p of the target, always with a gradient."""
     entropies: Tensor | None = None
     """[N] nats: H = -sum_v p_v log p_v."""
     second_moments: Tensor | None = None

@@ -12,126 +12,139 @@ from .component import Component
 
 @attrs.frozen
 class Setting:
-    """What a dialogue is told of the task and the budgets; it does not change within an episode."""
+    """What a dialogue knows about the task and the limits of an episode. It stays the same during an episode."""
 
     instruction: str
-    """What the task is, as the environment says it."""
+    """The description of the task, in the environment's words."""
     actions: tuple[str, ...] | None
     """The names of the actions; ``None`` for free text."""
     max_turns: int
+    """The largest number of turns in an episode."""
     max_actions: int
-    """Actions of one episode."""
+    """The largest number of actions in an episode."""
     max_actions_per_turn: int
-    """Actions of one answer beyond this many are cut off without penalty."""
+    """The largest number of actions in one answer; those beyond it are dropped without penalty."""
     max_tokens: int
-    """Sampled tokens of one turn."""
+    """The largest number of sampled tokens in one turn."""
     think: bool
     """Whether the model is asked to think before it answers."""
 
 
 @attrs.frozen
 class Answer:
-    """What a response says; ``valid`` is false for a response that costs the format penalty."""
+    """What the policy says in a response. Where ``valid`` is false, the turn costs the format penalty."""
 
     thought: str = ""
+    """The text that the policy wrote before its answer."""
     actions: tuple[str, ...] = ()
-    """The valid actions, spelled as the environment spells them."""
+    """The actions that exist, spelled as the environment spells them."""
     parsed: int = 0
-    """How many actions the answer named, valid or not, after the cut to the turn's limit."""
+    """The number of actions that the answer names, existing or not, after those beyond the turn's limit are dropped."""
 
     @property
     def valid(self) -> bool:
+        """Whether the answer names at least one action, and only actions that exist."""
         return 0 < self.parsed == len(self.actions)
 
     @classmethod
     def naming(cls, names: Iterable[str], setting: Setting, thought: str = "") -> Answer:
-        """The answer that names these actions, in this order.
+        """Return the answer that names these actions, in this order.
 
-        Blanks are dropped, and what lies beyond ``max_actions_per_turn`` is cut off. Names are matched without regard
-        to case and white space; those that ``setting.actions`` does not list are dropped and make the turn invalid.
-        Free text is an action as it stands, but for white space around it.
+        Empty names are dropped, and so are those beyond ``max_actions_per_turn``. Names are matched without regard to
+        case and white space; those that ``setting.actions`` does not list are dropped and make the turn invalid. Free
+        text is an action as it is, without the white space around it.
         """
         limit = setting.max_actions_per_turn
         if setting.actions is None:
-            texts = tuple(text for name in names if (text := name.strip()))[:limit]
+            texts = tuple(filter(None, map(str.strip, names)))[:limit]
             return cls(thought, texts, len(texts))
-        keys = [found for name in names if (found := action_key(name))][:limit]
+        keys = list(filter(None, map(action_key, names)))[:limit]
         listed = {action_key(action): action for action in setting.actions}
-        return cls(thought, tuple(listed[name] for name in keys if name in listed), len(keys))
+        return cls(thought, tuple(listed[key] for key in keys if key in listed), len(keys))
 
 
 def action_key(name: str) -> str:
-    """What counts of a name of an action: no case, no white space around it or beyond one space within it."""
+    """Return the form in which names of actions are compared: without case, and with single spaces between words."""
     return " ".join(name.casefold().split())
 
 
 class Dialogue(Component):
-    """Kind ``dialogue``: how a task becomes messages, and a response becomes actions.
+    """A dialogue writes the messages of a task and reads the actions in a response. Kind ``dialogue``.
 
-    A conversation is a system message, then turns: a user message, and the response that is sampled after it. The user
-    message of a turn is the :meth:`outcome` of the turn before and what :meth:`ask` shows of this one. In a
-    ``single_turn`` window it holds the window's earlier turns as well: of each what it showed, the :meth:`summary` of
-    its answer, and its outcome. Texts stand on lines of their own; an empty one leaves no line.
+    A conversation is a system message followed by turns. Each turn is a user message and the response that is sampled
+    after it. The user message has two parts: the :meth:`outcome` of the turn before, and the text of :meth:`ask` for
+    this turn. In a ``single_turn`` window it also holds the earlier turns of the window; for each of them the text of
+    :meth:`ask`, the :meth:`summary` of its answer, and its :meth:`outcome`. Each text begins a new line; an empty text
+    adds none.
 
-    What it says depends on its arguments alone. Its texts are encoded as the environment's are, so a control token
-    spelled in them is text; only in ``opening`` and ``reply`` it is the token. Responses are never encoded again: what
-    was sampled stays as it was sampled.
+    Every method must depend on its arguments alone. The texts are encoded in the same way as those of an environment:
+    a control token that is spelled in them stays plain text. Only in ``opening`` and ``reply`` it becomes the token.
+    Responses are never encoded again: the tokens that were sampled are the tokens that train.
     """
 
     __slots__ = ()
 
     tags: tuple[str, ...] = ()
-    """Texts that structure a response. A tokenizer may have tokens for them, which no text from elsewhere can forge."""
+    """Texts that structure a response, such as ``<answer>``. Where the tokenizer has a token for one, no text of the
+    environment can produce that token."""
     thought_end: str = ""
-    """The tag that ends a thought in a response; empty where a response holds no thought that can be told apart."""
+    """The tag after which a response no longer is a thought; empty where thoughts are not marked."""
 
     def opening(self, think: bool) -> str:
-        """What every response is made to begin with: it ends the prompt and is not trained.
+        """Return the text that every response begins with. It is the end of the prompt, and does not train.
 
-        Where the chat template has it there already, it is not written twice.
+        Where the chat template already ends with it, it is not written a second time.
         """
         return ""
 
     @abstractmethod
     def system(self, setting: Setting) -> str:
-        """The whole system message; empty for none."""
+        """Return the whole system message; an empty text means that there is none."""
 
     def reply(self, setting: Setting) -> str:
-        """That part of the system message, word for word, whose control tokens are meant (such as an example)."""
+        """Return the part of the system message in which control tokens are tokens, such as an example of a response.
+
+        It must occur in :meth:`system` word for word; an empty text means that there is no such part.
+        """
         return ""
 
     @abstractmethod
     def ask(self, number: int, observation: str, actions_left: int, setting: Setting) -> str:
-        """What turn ``number`` (from 1) shows: never empty.
+        """Return the text that turn ``number`` (from 1) shows. It must not be empty.
 
         Args:
-            observation: what the environment shows, without empty lines around it.
-            actions_left: of the episode's ``max_actions``.
+            observation: the environment's text, without empty lines around it.
+            actions_left: how many of the episode's ``max_actions`` are left.
         """
 
     def outcome(self, reward: float, answer: Answer, setting: Setting) -> str:
-        """What is said of the turn before: the environment's ``reward`` for it (without a format penalty), a warning
-        if its answer was not valid; empty for nothing.
+        """Return the text about the turn before, such as its reward, or a warning where its answer was not valid.
+
+        An empty text, the default, says nothing.
+
+        Args:
+            reward: the environment's reward for that turn, without a format penalty.
         """
         return ""
 
     @abstractmethod
     def summary(self, answer: Answer) -> str:
-        """An earlier answer, where a ``single_turn`` window shows it in place of the response; empty for nothing."""
+        """Return the text that stands for an earlier response in a ``single_turn`` window; it may be empty."""
 
     @abstractmethod
     def parse(self, response: str, setting: Setting) -> Answer:
-        """What a response says. Any text is a response: what cannot be read is an answer without actions.
+        """Read the answer in a response. It must accept any text: one that it cannot read is an answer without actions.
 
-        At most ``max_actions_per_turn`` actions, each spelled as in ``setting.actions``: :meth:`Answer.naming` does it.
+        The answer has at most ``max_actions_per_turn`` actions, each spelled as in ``setting.actions``;
+        :meth:`Answer.naming` makes such an answer.
 
         Args:
-            response: the opening and what was sampled, as text, without the token that ended it.
+            response: the opening and the sampled text, without the token that ended it.
         """
 
     @abstractmethod
     def respond(self, thought: str, actions: tuple[str, ...], setting: Setting) -> str:
-        """The response that :meth:`parse` reads as these actions (at most ``max_actions_per_turn``).
+        """Return a response that :meth:`parse` reads as these actions (at most ``max_actions_per_turn``).
 
-        It begins with the opening. Solvers whose play is cloned speak by it.
+        It must begin with the opening. Demonstrations, from which a small model is trained, are written with it.
         """

@@ -20,53 +20,66 @@ if TYPE_CHECKING:
 
 
 class Env(ABC):
-    """One episode. Used once: there is no reset. Observations and actions are text."""
+    """One episode of an environment. It is played once and has no reset. Observations and actions are text."""
 
     __slots__ = ()
 
     place: str = ""
-    """Which task it is, for messages; empty where the number of the task says so."""
+    """The name of the task in error messages; empty where the number of the task is enough."""
 
     @abstractmethod
-    def initial_observation(self) -> str: ...
+    def initial_observation(self) -> str:
+        """Return the text that the first turn shows."""
 
     @abstractmethod
     def step(self, action: str) -> Step:
-        """Raises ValueError on an action that ``Environment.actions`` does not list; free text is never an error."""
+        """Play one action and return the environment's reply.
+
+        Raises:
+            ValueError: ``Environment.actions`` does not list the action. Free text never raises.
+        """
 
 
 class Environment(Component):
-    """Kind ``environment``: makes episodes. Must be picklable."""
+    """An environment makes episodes. It must be picklable. Kind ``environment``."""
 
     __slots__ = ()
 
     instruction: str
-    """What the task is, for the system message (with the legend of symbols, if there are any)."""
+    """The description of the task for the system message, with the meaning of symbols where it uses some."""
     actions: tuple[str, ...] | None
     """The names of the actions, matched without regard to case; ``None`` for free text."""
     tasks: int | None = None
-    """The number of distinct tasks (seed modulo this); ``None`` where tasks are generated without end."""
+    """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
 
     @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:
-        """``seed`` fixes the task (members of a group share it and see the same first prompt), ``member`` the noise."""
+        """Return a new episode of the task that ``seed`` names.
+
+        All members of a group have the same ``seed``, and must see the same first prompt. ``member``, the number of the
+        episode in its group, seeds whatever is random afterwards.
+        """
 
     @property
     def digest(self) -> str | None:
-        """A hash of data that the parameters do not determine, such as a file's; ``None`` where there is none."""
+        """A hash of data that the parameters do not determine, such as a file's content; ``None`` without such data."""
         return None
 
 
 class TokenHead(Component):
-    """Kind ``token_head``: statistics of next-token distributions from hidden states, never all logits at once."""
+    """A token head computes log-probs, and other statistics of tokens, from hidden states. Kind ``token_head``.
+
+    It never holds the logits of all tokens at once, so that its memory does not grow with tokens times vocabulary.
+    """
 
     __slots__ = ()
 
     @abstractmethod
     def on(self, device: torch.device) -> TokenHead:
-        """The head that computes on ``device``: this one, or the one that it stands for.
+        """Return the head that computes on ``device``: this one, or another one that it chooses.
 
-        Raises RequestError if it cannot compute there, or needs a library that is not installed.
+        Raises:
+            RequestError: it cannot compute there, or needs a library that is not installed.
         """
 
     @abstractmethod
@@ -82,25 +95,28 @@ class TokenHead(Component):
         second_moment: Wanted = "none",
         collision_prob: Wanted = "none",
     ) -> TokenScores:
-        """Of softmax(cap * tanh(h W^T / cap) / temperature), in fp32 from the logits on.
+        """Compute statistics of softmax(cap * tanh(h W^T / cap) / temperature), in fp32 from the logits on.
 
-        Whatever is asked for with ``gradient``, and always the log-probs, can be differentiated in hidden and weight. A
-        head that cannot do that raises RequestError; it never leaves a term of a gradient out.
+        Log-probs always have a gradient in ``hidden_N_H`` and ``weight_V_H``; entropies and second moments have one
+        where ``gradient`` is asked for.
 
         Args:
-            hidden_N_H: last hidden states, one for each target that they predict.
-            weight_V_H: the output embedding, in the same dtype.
-            targets_N: int64 token ids.
-            temperature: one for all rows, or a tensor [N] with one for each; no gradient flows into it.
-            softcap: Gemma 2's soft cap of the logits, before the temperature; ``None`` has none.
-            entropy: whether ``entropies`` are wanted.
-            second_moment: whether ``second_moments`` are wanted.
-            collision_prob: whether ``collision_probs`` are wanted; given only where they are.
+            hidden_N_H: [N, H] last hidden states, each of which predicts one target.
+            weight_V_H: [V, H] the output embedding, in the same dtype.
+            targets_N: [N] int64 token ids.
+            temperature: one number, or a tensor [N]; no gradient flows into it.
+            softcap: Gemma 2's soft cap of the logits, applied before the temperature; ``None`` applies none.
+            entropy: whether to compute ``entropies``.
+            second_moment: whether to compute ``second_moments``.
+            collision_prob: whether to compute ``collision_probs``; it is given only where they are wanted.
+
+        Raises:
+            RequestError: it cannot compute a gradient that is asked for. It must never leave out a term of one.
         """
 
 
 class TrainBackend(Component):
-    """Kind ``train_backend``: owns the optimizer and the processes' communication."""
+    """A training backend owns the optimizer and the communication between processes. Kind ``train_backend``."""
 
     __slots__ = ()
 
@@ -116,28 +132,36 @@ class TrainBackend(Component):
         offload: str = "none",
         own_lr: Mapping[str, float] | None = None,
     ) -> TrainEngine:
-        """``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
+        """Return an engine that trains ``module``.
 
-        ``optimizer``: the ``trainer`` or ``critic`` section; ``ranks``: this process among those of the run;
-        ``offload``: as in the ``trainer`` section. ``own_lr`` is given only for a critic that shares the policy's
-        trunk: the base learning rate of parameters whose names begin so, where it is not the optimizer's.
+        Args:
+            module: the model; ``module(batch, **options)`` returns the fields of :class:`Scores` as a dict.
+            optimizer: the ``trainer`` or the ``critic`` section of the experiment.
+            zero_stage: the ZeRO stage that is asked for, 0 to 3.
+            dtype: the model's dtype, ``float32`` or ``bfloat16``.
+            ranks: which process of the run this is, and how it talks to the others.
+            offload: what is kept in the machine's memory, as in ``trainer.offload``.
+            own_lr: first part of parameter names -> their base learning rate, where it is not the optimizer's. It is
+                given only for a critic that shares the policy's trunk.
         """
 
 
 class TrainEngine(ABC):
-    """One trained model (the policy or the critic)."""
+    """A model that trains: the policy or the critic."""
 
     __slots__ = ()
 
     module: torch.nn.Module
+    """The model, which computes the fields of :class:`Scores`."""
     stage: int
-    """ZeRO's: with 3, ``module`` holds no whole tensors. 0 for a backend without ZeRO."""
+    """The ZeRO stage; with 3, ``module`` holds no whole tensors. 0 for a backend without ZeRO."""
     steps_begun: int
-    """Optimizer steps that were begun, counted before weights or moments change: an error leaves them whole or not."""
+    """The number of optimizer steps that have begun. It grows before weights or moments change: if it is the same after
+    an error, they have not changed."""
 
     @abstractmethod
     def score(self, batch: Any, **options: object) -> Scores:
-        """A forward pass without gradients; ``options`` go to the module."""
+        """Run a forward pass without gradients; ``options`` are passed to the module."""
 
     @abstractmethod
     def update(
@@ -147,97 +171,117 @@ class TrainEngine(ABC):
         lr_scale: float,
         **options: Any,
     ) -> dict[str, float]:
-        """One optimizer step on the sum of ``loss(scores, micro_batch)`` over all micro-batches and ranks.
+        """Take one optimizer step on the sum of ``loss(scores, micro_batch)`` over all micro-batches and ranks.
 
-        ``options`` go to the module, but for ``only``, which a detached critic that trains alone gives: the start of
-        the names that take the step.
+        Args:
+            micro_batches: those of this rank.
+            loss: what gives the loss of a micro-batch, and metrics as (sum, count) pairs.
+            lr_scale: the factor of the base learning rate in this step.
+            options: passed to the module, except for ``only``: the first part of the names of the parameters that
+                change, which is given for a critic head that trains alone.
+
+        Returns:
+            The mean of each metric over all micro-batches and ranks.
         """
 
     @abstractmethod
     def weights(self, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the module in full, by name; or only the parameters that train."""
+        """Yield every tensor of the module in full with its name; with ``trained``, only the parameters that train."""
 
     @abstractmethod
     def optimizer_state(self) -> dict[str, Any]:
-        """``{state: {parameter name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU."""
+        """Return what a checkpoint keeps of the optimizer, as full tensors on the CPU.
+
+        It is ``{state: {parameter name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``.
+        """
 
     @abstractmethod
-    def load_optimizer_state(self, saved: dict[str, Any]) -> None: ...
+    def load_optimizer_state(self, saved: dict[str, Any]) -> None:
+        """Go on from what :meth:`optimizer_state` returned."""
 
     @abstractmethod
     def close(self) -> None:
-        """Hold no memory any longer, so that the process can train something else."""
+        """Give all memory back, so that the process can train something else."""
 
 
 class CollapseDetector(Component):
-    """Kind ``collapse``: watches a run and may stop it."""
+    """A detector watches a run for signs of collapse and may stop it. Kind ``collapse``."""
 
     __slots__ = ()
 
     fatal: ClassVar[bool] = True
-    """Whether the run ends where the detector fails; otherwise it is left out from then on."""
+    """Whether an error of the detector ends the run; otherwise the run goes on without the detector."""
 
     @abstractmethod
     def start(self, context: Any) -> CollapseSession:
-        """``context.experiment`` is the composed experiment, ``context.tokenizer`` the policy's.
+        """Return the session that watches one run.
 
-        A detector that only judges is also replayed over a finished run, where there is no tokenizer.
+        ``context.experiment`` is the composed experiment, and ``context.tokenizer`` the policy's tokenizer. The
+        latter is ``None`` where ``uncollapse detect`` replays detectors over a finished run.
         """
 
 
 class CollapseSession(ABC):
-    """What a detector does in a run."""
+    """A detector in a run."""
 
     __slots__ = ()
 
     @abstractmethod
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
-        """Metrics of this step's rollouts, before the filter. Called on all ranks alike, in every step.
+        """Return metrics of this step's rollouts. It is called in every step, on all ranks, before the filter.
 
-        ``scorer(batch)`` gives :class:`Scores`, and ``scorer.pairwise(prompts, continuations)`` the [prompts,
-        continuations] log-probs of token ids after token ids; both are for detectors that need the scorer.
+        A detector that needs ``scorer`` may call ``scorer(batch)``, which gives :class:`Scores`, and
+        ``scorer.pairwise(prompts, continuations)``, which gives the log-prob of each continuation after each prompt, as
+        a [prompts, continuations] tensor; both are token ids.
         """
 
     def before_update(self, update: Any) -> dict[str, float]:
-        """Metrics just before the policy is updated, in every step that does so. Called on all ranks alike.
+        """Return metrics just before the policy is updated. It is called on all ranks, in every step with an update.
 
-        ``update`` is a ``plugins.training.step.pending.PendingUpdate``: the policy and its optimizer's state, rows
-        with advantages and weights, the loss, the learning rate. Nothing of it may be changed.
+        ``update`` is a ``plugins.training.step.pending.PendingUpdate``. It holds the policy and its optimizer's state,
+        the rows with their advantages and weights, the loss and the learning rate. None of that may be changed.
         """
         return {}
 
     def after_update(self, update: Any) -> dict[str, float]:
-        """Metrics just after the policy was updated; given the same object as :meth:`before_update`."""
+        """Return metrics just after the policy was updated; ``update`` is the object that :meth:`before_update` got."""
         return {}
 
     @abstractmethod
     def judge(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
-        """A verdict stops the run. Sees nothing but the logged metrics, so that it can be replayed offline."""
+        """Return a verdict if the run has collapsed, else ``None``.
+
+        A verdict stops the run unless its ``stop`` is false. It reads nothing but the logged metrics, so that it can be
+        replayed over a finished run.
+        """
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs; what JSON can hold."""
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
 
 
 class Tracker(Component):
-    """Kind ``tracker``: what ``start`` returns is registered on the run's own plugin manager.
+    """A tracker sends the metrics of a run elsewhere. Kind ``tracker``.
 
-    It implements any of the runtime hooks (``run_started``, ``step_finished``, ...); they are called on rank 0.
-    One that raises is reported once and called again at the next step, unless the experiment has ``strict_trackers``.
-    After a kill a step may be told again, with the same numbers.
+    The object that ``start`` returns implements any of the runtime hooks (``run_started``, ``step_finished``, ...),
+    which are called on rank 0. An error is reported once, and the hook is called again at the next step; with
+    ``strict_trackers`` the error ends the run. After a kill a step may be reported a second time, with the same
+    numbers.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def start(self, run: RunDirectory) -> object:
-        """``run``: the :class:`~uncollapse.core.runs.directory.RunDirectory`."""
+        """Return the object whose hooks are called. ``run`` is the directory of the run."""
 
 
 class Launcher(Component):
-    """Kind ``launcher``: runs the jobs of a sweep on slots."""
+    """A launcher runs the jobs of a sweep on slots. Kind ``launcher``."""
 
     __slots__ = ()
 
@@ -251,19 +295,26 @@ class Launcher(Component):
         on_start: Callable[[Any], None] | None = None,
         on_finish: Callable[[Any, int], Any] | None = None,
     ) -> list[int]:
-        """-> the last exit code of each job, in order; never raises because a job failed.
+        """Run all jobs and return the last exit code of each, in order. A job that fails raises nothing.
 
-        ``on_start(job)`` and ``on_finish(job, exit_code)`` are called as jobs come and go. A job that ``on_finish``
-        returns takes the place of the one that has ended, at the end of the queue.
+        ``on_start(job)`` is called when a job starts, and ``on_finish(job, exit_code)`` when it has ended. If
+        ``on_finish`` returns a job, that one is run in place of the ended one, after those that already wait.
+
+        Raises:
+            RequestError: there is no place to run jobs; raised before any has started.
         """
 
     @abstractmethod
     def describe(self) -> list[str]:
-        """-> where jobs would run, one line per slot. Both raise RequestError, before anything starts."""
+        """Return where jobs would run, one line for each slot.
+
+        Raises:
+            RequestError: there is no place to run jobs.
+        """
 
 
 class ModelBuilder(Component):
-    """Kind ``model_builder``: makes a small model on the spot where no downloaded one exists."""
+    """A model builder makes a small model where none has been downloaded. Kind ``model_builder``."""
 
     __slots__ = ()
 
@@ -271,19 +322,22 @@ class ModelBuilder(Component):
     def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
         """Write a Hugging Face model and tokenizer (with chat template) into an empty ``directory``.
 
-        ``environment`` and ``dialogue`` are the experiment's: what the model is going to read and to say.
+        ``environment`` and ``dialogue`` are those of the experiment, which the model must be able to read and answer.
         """
 
 
 class Dialect(Component):
-    """Kind ``dialect``: a point of a sweep in the words of another program, for ``uncollapse sweep show --as NAME``."""
+    """A dialect writes a point of a sweep as another program spells it, for ``uncollapse sweep show --as NAME``.
+
+    Kind ``dialect``.
+    """
 
     __slots__ = ()
 
     @abstractmethod
     def keys(self, point: Any, sweep: Any) -> Mapping[str, str]:
-        """The program's keys and values of one prepared point."""
+        """Return the program's keys with their values for one prepared point."""
 
     @abstractmethod
     def words(self, keys: Mapping[str, str]) -> str:
-        """These keys as the program is given them on a command line."""
+        """Return the command line that gives these keys to the program."""

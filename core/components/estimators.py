@@ -1,4 +1,4 @@
-"""Base classes of the mathematics of a step: filters, rewards, coefficients, advantages, losses, standard errors."""
+"""Base classes of what a step computes: filters, rewards, coefficients, advantages, losses, standard errors."""
 
 from __future__ import annotations
 
@@ -16,93 +16,101 @@ if TYPE_CHECKING:
 
 
 class RolloutFilter(Component):
-    """Kind ``rollout_filter``: which groups train."""
+    """A rollout filter chooses which groups train. Kind ``rollout_filter``."""
 
     __slots__ = ()
 
     @property
     def keeps_all(self) -> bool:
-        """Whether every group is kept whatever the scores, so that nobody needs to compute them."""
+        """Whether every group is kept whatever its score, so that scores need not be computed."""
         return False
 
     @abstractmethod
     def select(self, scores_P: Tensor) -> Tensor:
-        """[P] scores -> [P] bool in the original order. Raises RunError on NaN; may select nothing."""
+        """Return which groups are kept, [P] bool, in the order of ``scores_P``. It may keep none.
+
+        Raises:
+            RunError: a score is NaN.
+        """
 
 
 class EpisodeFilter(Component):
-    """Kind ``episode_filter``: which episodes train, of the groups that the rollout filter has kept.
+    """An episode filter chooses which episodes of the kept groups train. Kind ``episode_filter``.
 
-    It is asked after the rollout filter and before anything is computed for the update: what it drops costs no pass. A
-    group that is left without an episode is gone; where none is left, the step trains nothing, as after an empty
-    rollout filter. ``filter.loss_scaling`` goes by groups, whatever is dropped here.
+    It is called after the rollout filter and before any forward pass of the update, so dropped episodes cost none. A
+    group without a kept episode is left out; where no group remains, the step trains nothing, as after a rollout filter
+    that keeps none. ``filter.loss_scaling`` counts groups before this filter.
     """
 
     __slots__ = ()
 
     @property
     def keeps_all(self) -> bool:
-        """Whether every episode is kept whatever it is like, so that nobody needs to ask."""
+        """Whether every episode is always kept, so that :meth:`select` need not be called."""
         return False
 
     @abstractmethod
     def select(self, rollouts: Rollouts) -> Tensor:
-        """-> [E] bool in the order of ``rollouts.raw_rewards_E``; may select nothing.
+        """Return which episodes are kept, [E] bool, in the order of ``rollouts.raw_rewards_E``. It may keep none.
 
-        ``rollouts`` are the kept groups, with ``entropies`` where they are among its ``needs``.
+        ``rollouts`` are the kept groups. They have ``entropies`` if the filter needs them.
         """
 
 
 class GroupMetric(Component):
-    """Kind ``group_metric``: one score per group."""
+    """A group metric gives each group a score, by which the rollout filter chooses. Kind ``group_metric``."""
 
     __slots__ = ()
 
     @abstractmethod
     def score(self, rollouts: Rollouts) -> Tensor:
-        """-> [P] scores in the order of ``rollouts.group_ids_P``."""
+        """Return one finite score for each group, [P], in the order of ``rollouts.group_ids_P``."""
 
 
 class RewardShaping(Component):
-    """Kind ``reward_shaping``: from the rewards of episodes to those that advantages see.
+    """A reward shaping changes the rewards of episodes before advantages are computed. Kind ``reward_shaping``.
 
-    It is asked once per training step, of all its episodes, before ``reward.normalization``. Filters, group metrics,
-    detectors and validation go on with the rewards as they were earned.
+    It is called once per training step with all episodes, before ``reward.normalization``. Only the advantage
+    estimator sees its result: filters, group metrics, detectors and validation read the rewards as they were earned.
     """
 
     __slots__ = ()
 
     idle: ClassVar[bool] = False
-    """Whether every reward stays what it is, so that nothing needs to be computed."""
+    """Whether no reward is ever changed, so that :meth:`shape` need not be called."""
 
     @abstractmethod
     def shape(self, inputs: ShapingInputs) -> Tensor:
-        """-> [E] finite rewards, in reward units and in the order of ``inputs.rewards_E``.
+        """Return the shaped rewards, [E], finite, in reward units and in the order of ``inputs.rewards_E``.
 
-        What it adds stands on the last sampled token of the episode, also with ``reward.placement: turn``.
+        The difference to the earned reward is placed on the last sampled token of the episode, also with
+        ``reward.placement: turn``.
         """
 
 
 class KlVariant(Component):
-    """Kind ``kl``: a per-token estimate of KL(policy || reference) from the sampled token's log-probs."""
+    """A KL variant estimates KL(policy || reference) of a token from its two log-probs. Kind ``kl``."""
 
     __slots__ = ()
 
     value_bias: ClassVar[str]
+    """A sentence that says how far the expected estimate is from the true KL."""
     gradient_bias: ClassVar[str]
+    """A sentence that says how far the expected gradient is from the gradient of the true KL."""
 
     @abstractmethod
     def __call__(self, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-        """[B, T], [B, T] -> [B, T] nats, differentiable in ``logprobs``."""
+        """Return the KL of each token, [B, T] in nats, differentiable in ``logprobs``; both arguments are [B, T]."""
 
 
 class KlController(Component):
-    """Kind ``kl_controller``: how the KL coefficient moves."""
+    """A KL controller changes the KL coefficient during a run. Kind ``kl_controller``."""
 
     __slots__ = ()
 
     @abstractmethod
-    def start(self, coef: float) -> KlControllerSession: ...
+    def start(self, coef: float) -> KlControllerSession:
+        """Return a session that begins at ``coef`` (``kl.coef``)."""
 
 
 class KlControllerSession(ABC):
@@ -115,26 +123,34 @@ class KlControllerSession(ABC):
 
     @abstractmethod
     def update(self, kl: float, episodes: int) -> None:
-        """``kl``: mean over sequences of the masked mean token KL in nats; ``episodes``: how many sequences."""
+        """Set :attr:`coef` from what was measured in this step, after the update.
+
+        Args:
+            kl: the mean over rows of the row's mean token KL, in nats.
+            episodes: the number of episodes that trained.
+        """
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs; what JSON can hold."""
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
 
 
 class EntropyController(Component):
-    """Kind ``entropy_controller``: how the coefficient of the entropy bonus moves."""
+    """An entropy controller changes the coefficient of the entropy bonus during a run. Kind ``entropy_controller``."""
 
     __slots__ = ()
 
     idle: ClassVar[bool] = False
-    """Whether the coefficient stays ``entropy.coef``: then nobody is told of the entropy, and no metric is written."""
+    """Whether the coefficient always stays ``entropy.coef``. Then the session is never updated, and no metric shows
+    the coefficient."""
 
     @abstractmethod
     def start(self, coef: float, steps: int) -> EntropyControllerSession:
-        """A session that begins at ``coef`` (``entropy.coef``), in a run of ``steps`` training steps."""
+        """Return a session that begins at ``coef`` (``entropy.coef``), for a run of ``steps`` training steps."""
 
 
 class EntropyControllerSession(ABC):
@@ -143,122 +159,136 @@ class EntropyControllerSession(ABC):
     __slots__ = ()
 
     coef: float
-    """The coefficient of the next policy update, per nat: the loss is ... - coef * mean token entropy.
-
-    A negative one takes entropy away.
-    """
+    """The coefficient of the next policy update, per nat. The loss holds the term - coef * mean token entropy, so that
+    a positive one raises the entropy and a negative one lowers it."""
 
     @abstractmethod
     def update(self, entropy: float, step: int) -> None:
-        """Called once in every step that trains the policy, before :attr:`coef` is read for that step's update.
+        """Set :attr:`coef` for this step's update. It is called once in every step that trains the policy.
 
         Args:
-            entropy: mean token entropy in nats of the policy that sampled, over the tokens that are about to train;
-                NaN unless the controller has ``entropies`` among its ``needs``, for which that policy is scored.
+            entropy: the mean token entropy (nats) of the policy that sampled, over the tokens that train in this step;
+                NaN unless ``entropies`` are among the controller's ``needs``.
             step: the training step, from 0.
         """
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs; what JSON can hold."""
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
 
 
 class AdvantageEstimator(Component):
-    """Kind ``advantage``: credit for each sampled token, computed on the whole batch before it is sharded."""
+    """An advantage estimator gives each sampled token its credit, from all rows of a step. Kind ``advantage``."""
 
     __slots__ = ()
 
     @abstractmethod
     def compute(self, batch: CreditInputs) -> Advantages:
-        """Advantages and returns [B, T], zero off the mask. What is declared in ``needs`` is in ``batch``."""
+        """Return advantages and returns, [B, T], zero off the mask. ``batch`` holds all that ``needs`` declares."""
 
 
 class PolicyLoss(Component):
-    """Kind ``policy_loss``: the surrogate loss of each token, before any aggregation.
+    """A policy loss gives each token its surrogate loss, before losses are aggregated. Kind ``policy_loss``.
 
-    The loss of a row must not depend on the rows beside it, since they are split into micro-batches and over ranks.
-    What couples rows (ranks of tokens, thresholds, counts) goes through :meth:`prepare`.
+    The loss of a row must not depend on the other rows of its micro-batch, since any split of the rows into
+    micro-batches and ranks must give the same gradient. Whatever depends on several rows (ranks of tokens, thresholds,
+    counts) is computed in :meth:`prepare`.
     """
 
     __slots__ = ()
 
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor] | None:
-        """What couples rows: called once per optimizer step with all of its rows, without gradient.
+        """Return what depends on several rows. It is called once per optimizer step, without gradient.
 
-        Each tensor that it returns reaches ``inputs.prepared``: [R, T] and [R] for the rows of the micro-batch, a
-        number [] as it is. With ``minibatch`` among its ``needs``, ``batch.logprobs`` and ``batch.entropies`` are those
-        of the policy just before the optimizer step; otherwise those of the sampling policy where they are known, else
-        the sampler's log-probs.
+        ``batch`` has all R rows of the optimizer step, of all ranks. Each tensor that is returned stands in
+        ``inputs.prepared`` afterwards: of a tensor [R, T] or [R] the rows of the micro-batch, a tensor [] as it is.
+
+        If the loss needs ``minibatch``, ``batch.logprobs`` and ``batch.entropies`` are those of the policy just before
+        the optimizer step. Otherwise they are those of the policy that sampled; where it was not scored, log-probs are
+        the sampler's own, and entropies are ``None``.
         """
         return None
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        """The loss of each token [B, T], zero off the mask, and metrics as (sum, count) pairs that add up."""
+        """Return the loss of each token, [B, T], zero off the mask, and metrics as (sum, count) pairs."""
 
 
 class SamplerCorrection(Component):
-    """Kind ``sampler_correction``: weights for a sampler whose probabilities are not quite the trainer's.
+    """A sampler correction weighs tokens whose probability differs between sampler and trainer.
 
-    They multiply each token's term of the policy loss, beside the policy loss' own ratio policy / old policy, and no
-    other term.
+    Kind ``sampler_correction``. The weight of a token multiplies its policy loss, which has a ratio policy / old policy
+    of its own, and no other term of the objective.
 
-    Rows must not depend on each other: the loss asks for those of one forward pass at a time, the metrics are those of
-    all rows of the step together.
+    The weights of a row must not depend on other rows: the loss asks for the rows of one forward pass at a time, while
+    the metrics are computed on all rows of the step together.
     """
 
     __slots__ = ()
 
     idle: ClassVar[bool] = False
-    """Whether all weights are 1, so that nothing needs to be computed."""
+    """Whether all weights are 1, so that :meth:`correction` need not be called."""
 
     @abstractmethod
     def correction(
         self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """[B, T] x 3 -> weights [B, T] without gradient, zero off the mask, and metrics.
+        """Return weights [B, T] without gradient, not negative and zero off the mask, and metrics.
 
-        ``old_logprobs`` are the trainer's, ``sampler_logprobs`` the engine's, of the same tokens at the same weights.
+        Args:
+            old_logprobs: [B, T] nats, as the trainer computes them for the policy that sampled.
+            sampler_logprobs: [B, T] nats, as the rollout engine reported them for the same tokens.
+            mask: [B, T] bool, the sampled tokens.
         """
 
 
 class LossAggregation(Component):
-    """Kind ``loss_aggregation``: how the losses of all tokens of an optimizer step become one number.
+    """An aggregation turns the losses of all tokens of an optimizer step into one number. Kind ``loss_aggregation``.
 
-    The weights are computed once, from the rows of every micro-batch of every rank, and travel with the rows: so no
-    split of the rows changes the loss.
+    It does so by a weight for each token. All weights are computed at once, from the rows of every micro-batch of every
+    rank, so that no split of the rows changes the loss.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
-        """[B, T] float32 weights, finite, not negative and zero off the mask: loss = sum(weights * loss_B_T).
+        """Return the weight of each token, [B, T] float32, where the loss is sum(weights * loss_B_T).
 
-        ``mask_B_T`` has the sampled tokens of all rows of one optimizer step; their order and what padding stands
-        behind them must not matter, and where it is empty all weights are 0. ``max_length`` is the most tokens that a
-        row of the run can have (``rollout.max_context``).
+        Weights are finite, not negative, and zero off the mask. Neither the order of the rows nor the padding behind
+        them may matter. A mask without a token gives weights of 0.
+
+        Args:
+            mask_B_T: [B, T] bool, the sampled tokens of all rows of one optimizer step.
+            max_length: the largest number of tokens in a row of this run (``rollout.max_context``).
         """
 
 
 class VarianceEstimator(Component):
-    """Kind ``variance``: the standard error of a stated estimand of the entropy probe, in float64.
+    """A variance estimator gives the standard error of a number of the entropy probe, in float64. Kind ``variance``.
 
-    ``needs`` names fields of the terms rather than members of :data:`NEEDS`; the probe runs only the passes that
-    somebody needs. Standard errors with different ``estimand`` must not be compared.
+    ``needs`` names fields of the terms rather than members of :data:`NEEDS`; the probe runs only the passes that some
+    estimator needs. Standard errors with different ``estimand`` must not be compared.
     """
 
     __slots__ = ()
 
     estimand: ClassVar[str]
+    """The quantity whose standard error it is: what varies, and what stays fixed."""
     needs: ClassVar[frozenset[str]]
+    """Names of the fields of the terms that it reads."""
 
     @abstractmethod
     def estimate(self, terms: Any) -> Any:
-        """``estimators.variance.terms``: Terms -> Estimate (se, var, estimand, units, n, status, ...).
+        """Return the estimate (se, var, estimand, units, n, status, ...) that ``terms`` give.
 
-        Raises RunError if a needed term is missing. Where the terms hold no variance (one prompt, equal or non-finite
-        terms) the status says so, and se and var are NaN.
+        ``terms`` and the result are ``Terms`` and ``Estimate`` of ``estimators.variance.terms``. Where the terms hold
+        no variance (one prompt, equal terms, terms that are not finite), its status says so, and se and var are NaN.
+
+        Raises:
+            RunError: a needed term is missing.
         """

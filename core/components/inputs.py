@@ -1,4 +1,4 @@
-"""What the training loop hands to estimators and losses: one object for each contract."""
+"""The inputs of reward shapings, advantage estimators and policy losses: one object for each contract."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class ShapingInputs:
-    """What a reward shaping is given: all episodes of a training step, whatever filters leave of them; on the CPU."""
+    """The inputs of a reward shaping: all episodes of a training step, before any filter. Tensors are on the CPU."""
 
     rewards_E: Tensor
-    """[E] float32 reward units: as they were earned, format penalties included."""
+    """[E] float32 reward units: rewards as they were earned, format penalties included."""
     groups_E: Tensor
     """[E] int64: the episode's group id."""
     lengths_E: Tensor
-    """[E] int64: sampled tokens of the episode, over all of its turns."""
+    """[E] int64: the number of tokens that were sampled in the episode, over all of its turns."""
     turns_E: Tensor
-    """[E] int64: turns of the episode."""
+    """[E] int64: the number of turns of the episode."""
     success_E: Tensor
     """[E] bool: whether the episode succeeded."""
     truncated_E: Tensor
     """[E] bool: whether a limit of turns, actions or tokens ended the episode."""
     max_tokens: int
-    """Sampled tokens of one turn at most (``rollout.max_tokens``)."""
+    """The largest number of sampled tokens in one turn (``rollout.max_tokens``)."""
     step: int = 0
     """The training step, from 0."""
     steps: int = 1
-    """Training steps of the run."""
+    """The number of training steps of the run."""
 
 
 @attrs.frozen(eq=False)
 class CreditInputs:
-    """What an advantage estimator is given: the whole batch of a step, before it is cut up; on the CPU.
+    """The inputs of an advantage estimator: all rows of a step that train. Tensors are on the CPU.
 
-    A field is ``None`` where the estimator does not declare that it ``needs`` it, rewards, mask, groups, turns, states,
-    episodes and ``success_E`` apart.
+    Rewards, mask, groups, turns, states, episodes and ``success_E`` are always given. Any other field is ``None``
+    unless the estimator declares in ``needs`` that it needs it.
     """
 
     rewards: Tensor
-    """[B, T] reward units: on sampled tokens, after reward shaping, normalisation and KL in the reward."""
+    """[B, T] reward units: rewards on sampled tokens, after shaping, normalisation and the KL in the reward."""
     mask: Tensor
-    """[B, T] bool: tokens that the policy sampled."""
+    """[B, T] bool: whether the policy sampled the token."""
     groups: Tensor
     """[B] int64: the row's group id."""
     values: Tensor | None = None
@@ -58,60 +58,62 @@ class CreditInputs:
     episodes: Tensor | None = None
     """[B] int64: the row's episode."""
     greedy_rewards: Tensor | None = None
-    """[B] reward units: of a greedy episode of the row's group (need ``greedy_rewards``)."""
+    """[B] reward units: the reward of a greedy episode of the row's group (need ``greedy_rewards``)."""
     logprobs: Tensor | None = None
-    """[B, T] nats: of the sampling policy, by the trainer (need ``logprobs``)."""
+    """[B, T] nats: log-probs under the policy that sampled, as the trainer computes them (need ``logprobs``)."""
     entropies: Tensor | None = None
-    """[B, T] nats: of the sampling policy (need ``entropies``)."""
+    """[B, T] nats: token entropies of the policy that sampled (need ``entropies``)."""
     second_moments: Tensor | None = None
-    """[B, T] nats squared: sum_v p_v (log p_v)^2 of the sampling policy (need ``second_moments``)."""
+    """[B, T] nats squared: sum_v p_v (log p_v)^2 under the policy that sampled (need ``second_moments``)."""
     collision_probs: Tensor | None = None
-    """[B, T] 0 to 1: sum_v p_v^2 of the sampling policy (need ``collision_probs``)."""
+    """[B, T] 0 to 1: sum_v p_v^2 under the policy that sampled (need ``collision_probs``)."""
     success_E: Tensor | None = None
     """[E] bool: whether the episode succeeded."""
     step: int = 0
     """The training step, from 0."""
     steps: int = 1
-    """Training steps of the run."""
+    """The number of training steps of the run."""
 
 
 @attrs.frozen(eq=False)
 class LossInputs:
-    """What a policy loss is given: one micro-batch, or in ``prepare`` all rows of an optimizer step.
+    """The inputs of a policy loss: the rows of one micro-batch, or in ``prepare`` all rows of an optimizer step.
 
-    How rows are split into micro-batches and ranks must change nothing: what couples rows belongs in ``prepare``.
+    Any split of the rows into micro-batches and ranks must give the same gradient: what depends on several rows belongs
+    in ``prepare``.
     """
 
     logprobs: Tensor
-    """[B, T] nats: of the policy that trains, differentiable. In ``prepare`` without gradient."""
+    """[B, T] nats: log-probs under the policy that trains, with a gradient; in ``prepare`` without one."""
     old_logprobs: Tensor
-    """[B, T] nats: of the policy that sampled, by the trainer."""
+    """[B, T] nats: log-probs under the policy that sampled, as the trainer computes them."""
     advantages: Tensor
-    """[B, T]."""
+    """[B, T]: the credit of each token."""
     mask: Tensor
-    """[B, T] bool: tokens that train."""
+    """[B, T] bool: whether the token trains."""
     entropies: Tensor | None = None
-    """[B, T] nats: of the policy that trains; in ``prepare`` without gradient."""
+    """[B, T] nats: token entropies of the policy that trains, with a gradient where the entropy bonus needs one; in
+    ``prepare`` without one."""
     sampler_logprobs: Tensor | None = None
-    """[B, T] nats: of the same tokens as the rollout engine reported them."""
+    """[B, T] nats: log-probs of the same tokens as the rollout engine reported them."""
     ref_logprobs: Tensor | None = None
-    """[B, T] nats: of the reference policy, where there is one."""
+    """[B, T] nats: log-probs under the reference, where there is one."""
     groups: Tensor | None = None
     """[B] int64: the row's group id."""
     turns: Tensor | None = None
     """[B, T] int64: the turn of each sampled token, -1 off the mask."""
     rows: Tensor | None = None
-    """[B] int64: where each row stands in the batch of the training step."""
+    """[B] int64: the row's index among all rows of the training step."""
     prepared: Mapping[str, Tensor] = attrs.field(factory=dict)
-    """What ``prepare`` returned, of these rows."""
+    """What ``prepare`` returned, cut to these rows."""
     step: int = 0
     """The training step, from 0."""
 
 
 class LossOutput(NamedTuple):
-    """What a policy loss returns."""
+    """The result of a policy loss."""
 
     loss_B_T: Tensor
     """[B, T]: the loss of each token, zero off the mask."""
     metrics: Mapping[str, tuple[Tensor, Tensor]]
-    """Name -> (sum, count) over tokens; they add up over micro-batches and ranks."""
+    """Name -> (sum, count) over tokens. Both are added up over micro-batches and ranks before they are divided."""

@@ -1,4 +1,4 @@
-"""Base classes of what samples, and what an engine tells of the memory that it takes."""
+"""Base classes of rollout engines, and the objects in which they state how much memory they need."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class SamplingLoad:
-    """What an engine is to sample beside the trainer, for a plan of its memory. Sizes are bytes."""
+    """The work of an engine beside the trainer, for a memory plan. Sizes are bytes."""
 
     weights: int
     """The size of a whole model."""
     row: int
-    """The size of the keys and values of a conversation as long as ``rollout.max_context``; 0 where it is not known."""
+    """The size of keys and values of a conversation as long as ``rollout.max_context``; 0 where it is not known."""
     row_pass: int
-    """What a forward pass over such a conversation needs."""
+    """The memory of a forward pass over such a conversation."""
     rows: int
-    """Conversations of the largest rollout, on one rank."""
+    """The number of conversations of one rank in the largest rollout."""
     ranks: int = 1
-    """Processes that train, one on each of the first GPUs."""
+    """The number of processes that train, one on each of the first GPUs."""
     sharded: bool = False
     """Whether no rank holds a whole model, so that the engine is given one (ZeRO 3)."""
     gpu: int = 0
@@ -38,65 +38,75 @@ class SamplingLoad:
 
 @attrs.frozen
 class Shortage:
-    """Memory that an engine lacks whatever the trainer takes, because its own parameters allow it too little."""
+    """Memory that an engine lacks because its own parameters allow it too little, however little the trainer takes."""
 
     need: int
-    """Bytes that it cannot do without."""
+    """The smallest memory with which it runs, in bytes."""
     key: str
-    """The parameter that allows it less."""
+    """The name of the parameter that allows it less."""
     fix: str
+    """A sentence that says what to change."""
 
 
 @attrs.frozen
 class EngineMemory:
-    """What an engine takes of each GPU that trains. Sizes are bytes."""
+    """The memory that an engine takes of each GPU that trains. Sizes are bytes."""
 
     whole: bool = False
     """Whether it samples with a whole model of its own, so that no weights are gathered for it."""
     loading: int = 0
-    """What it holds while models are loaded."""
+    """Memory that it holds while models are loaded."""
     resting: int = 0
-    """What it holds while the trainer works."""
+    """Memory that it holds while the trainer works."""
     working: int = 0
-    """What it holds during a rollout, its cache and its passes apart where they are counted for themselves."""
+    """Memory that it holds during a rollout, without what ``cache`` and ``passes`` count."""
     cache: int = 0
-    """The keys and values of a rollout."""
+    """Keys and values of a rollout, where the engine counts them on their own."""
     passes: int = 0
-    """Activations of its forward passes."""
+    """Activations of its forward passes, where the engine counts them on their own."""
     shortage: Shortage | None = None
+    """The memory that it lacks, if any."""
 
 
 class RolloutEngine(Component):
-    """Kind ``rollout_engine``: token ids in, token ids and log-probs out."""
+    """A rollout engine samples responses: it maps token ids to token ids with log-probs. Kind ``rollout_engine``."""
 
     __slots__ = ()
 
     greedy: ClassVar[bool] = True
-    """Whether it can decode greedily (``greedy_rewards`` need that)."""
+    """Whether it can decode greedily, which the need ``greedy_rewards`` requires."""
     own_weights: ClassVar[bool] = False
-    """Whether it samples with a copy of the policy, which must be synced."""
+    """Whether it samples with a copy of the policy's weights, which :meth:`RolloutEngineSession.sync` replaces."""
 
     @abstractmethod
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> RolloutEngineSession:
-        """Begin to serve.
+        """Return a session that samples with ``model``.
 
         Args:
             model: a Hugging Face causal language model, shared with the trainer where the engine can do that.
-            tokenizer: the model's.
-            max_context: the longest prompt and response together (tokens), for engines that reserve memory.
+            tokenizer: the model's tokenizer.
+            max_context: the largest number of tokens of a prompt with its response, for engines that reserve memory.
         """
 
     def require(self, ranks: int = 1) -> None:
-        """Raises RequestError where it cannot run on this machine beside so many trainers; no model is loaded yet."""
+        """Check that it can run on this machine beside ``ranks`` training processes. No model is loaded yet.
+
+        Raises:
+            RequestError: it cannot.
+        """
 
     def check_spread(self, heads: int, ranks: int = 1) -> None:
-        """Raises RequestError where a model of ``heads`` attention heads cannot be spread over its GPUs as asked."""
+        """Check that a model of ``heads`` attention heads can be spread over its GPUs as its parameters ask for.
+
+        Raises:
+            RequestError: it cannot.
+        """
 
     def memory(self, load: SamplingLoad) -> EngineMemory:
-        """What it takes of each GPU, for ``uncollapse memory-plan`` and the check before a run.
+        """Return the memory that it takes of each GPU, for the check before a run and ``uncollapse memory-plan``.
 
-        By default an engine with ``own_weights`` holds them and one conversation all the time, and another one samples
-        all conversations at once with the trainer's model.
+        By default, an engine with ``own_weights`` always holds them and the cache of one conversation. Any other engine
+        samples all conversations at once with the trainer's model.
         """
         if self.own_weights:
             least = load.weights + load.row
@@ -112,39 +122,43 @@ class RolloutEngine(Component):
         )
 
     def smaller(self) -> Iterator[Mapping[str, Any]]:
-        """Other values of its parameters with which it takes less memory, the mildest change first; by default none."""
+        """Yield values of its parameters with which it takes less memory, smallest change first; by default none."""
         yield from ()
 
 
 class RolloutEngineSession(ABC):
-    """A running engine."""
+    """A rollout engine that is running."""
 
     __slots__ = ()
 
     single_requests: bool = False
-    """Whether it takes single requests: then ``submit`` and ``finished`` are called rather than ``generate``."""
+    """Whether it takes requests one by one: then ``submit`` and ``finished`` are called instead of ``generate``."""
     adapter: bool = False
-    """Whether ``sync`` takes the tensors of a LoRA adapter, by peft's names."""
+    """Whether ``sync`` accepts the tensors of a LoRA adapter under peft's names, instead of full weights."""
 
     @abstractmethod
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
-        """One completion per prompt, in order; the same seed and prompts give the same completions."""
+        """Sample one completion for each prompt, in order; the same seed and prompts give the same completions."""
 
     @abstractmethod
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the trainer's weights (full tensors by Hugging Face name), and wake up."""
+        """Replace the weights by the trainer's (full tensors under Hugging Face names), and end any :meth:`sleep`."""
 
     def submit(self, key: Any, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
-        """Queue one request, where it takes ``single_requests``."""
+        """Queue one request, which :meth:`finished` later returns under ``key``. Needs ``single_requests``."""
         raise NotImplementedError
 
     def finished(self) -> list[tuple[Any, Completion]]:
-        """Wait until at least one queued request is done. -> the keys and completions of those that are."""
+        """Wait until a queued request is done, and return the keys and completions of all that are done."""
         raise NotImplementedError
 
     def sleep(self) -> bool:
-        """Give memory back while the trainer works. -> whether it did: ``sync`` then comes before the next request."""
+        """Give memory back while the trainer works, and return whether it did.
+
+        If so, :meth:`sync` is called before the next request.
+        """
         return False
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the engine and give all memory back."""

@@ -1,4 +1,4 @@
-"""Base classes of what decides what is sampled: which tasks come next, and which groups make a training step."""
+"""Base classes of task samplers, which choose the next tasks, and batch samplers, which choose the groups of a step."""
 
 from __future__ import annotations
 
@@ -14,125 +14,130 @@ if TYPE_CHECKING:
 
 
 class TaskSampler(Component):
-    """Kind ``task_sampler``: which tasks come next.
+    """A task sampler chooses which tasks are sampled next. Kind ``task_sampler``.
 
-    An environment seed names a task. In a data set that is finite (``environment.tasks``) the task is the seed modulo
-    the number of tasks, so that seeds that differ by a multiple of it are the same task.
+    An environment seed names a task. Where the number of tasks is finite (``environment.tasks``), the task is the seed
+    modulo that number: two seeds that differ by a multiple of it name the same task.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def start(self, first: int, environment: Environment, seed: int) -> TaskSamplerSession:
-        """A run begins. ``first`` is ``rollout.seed``; ``seed``, the experiment's, is for what is drawn at random.
+        """Return the session of one run.
 
-        Every rank has a session of its own, and all of them must draw the same: by a generator made from ``seed``,
-        never by the random numbers of the process.
+        Every rank has a session, and all of them must draw the same tasks. Random draws therefore use a generator that
+        is made from ``seed``, never the random numbers of the process.
+
+        Args:
+            first: ``rollout.seed``, the first environment seed.
+            environment: the environment whose tasks are drawn.
+            seed: the experiment's ``seed``, for what is drawn at random.
         """
 
     def foreseen(self, first: int, groups: int) -> range | None:
-        """The environment seeds of the first ``groups`` groups of a run.
+        """Return the environment seeds of the first ``groups`` groups of a run, if they can be known before it starts.
 
-        ``None`` where they are in no such order, or depend on what is learnt. What is foreseen is measured before a
-        run starts, in place of the whole data set.
+        ``None``, the default, means that they are no range of consecutive seeds, or depend on what is learnt. Before a
+        run starts, the tasks of this range are checked; without it, the whole data set is.
         """
         return None
 
 
 class TaskSamplerSession(ABC):
-    """A running task sampler."""
+    """A task sampler in a run."""
 
     __slots__ = ()
 
     def begin_step(self, step: int) -> None:  # noqa: B027 - those that never come back to a task need not write it
-        """Training step ``step`` (from 0) begins: the seeds that are drawn from here to the next one must differ."""
+        """Begin training step ``step`` (from 0). All seeds that are drawn within one step must differ."""
 
     @abstractmethod
     def draw(self, count: int) -> list[int]:
-        """The environment seeds of the next ``count`` groups: from 0 below 2^63, and distinct within a step.
+        """Return the environment seeds of the next ``count`` groups: from 0 below 2^63, and distinct within a step.
 
-        It is called once for each round of sampling: not at all in a step that is made of older groups, and more than
-        once where a batch sampler goes on.
+        It is called once for each round of sampling. A step may have no round, if its groups were sampled earlier, or
+        several, if the batch sampler asks for more groups.
         """
 
     def learn(self, groups: Sequence[Group]) -> None:  # noqa: B027 - those that do not learn need not write it
-        """Hear of the groups that were played, in the order in which they were drawn; after each ``draw``."""
+        """Learn from the groups that were played, in the order of their draw. It is called after each :meth:`draw`."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: numbers, texts, lists, mappings from texts, and :class:`Group` itself."""
+        """Return all that a resumed run needs: numbers, texts, lists, mappings from texts, and :class:`Group`."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict()`` as it was read from a checkpoint, where tuples are lists."""
+        """Go on from what :meth:`state_dict` returned, as a checkpoint gives it back: tuples have become lists."""
 
 
 class GroupPool(ABC):
-    """What a batch sampler samples from in one training step: the run's tasks, played by the policy of this step."""
+    """The source of groups in one training step: the run's tasks, played by the policy of this step."""
 
     __slots__ = ()
 
     @abstractmethod
     def sample(self, groups: int) -> list[Group]:
-        """Draw this many tasks from the task sampler and play them; in the order of their seeds.
+        """Draw ``groups`` tasks from the task sampler, play them, and return them in the order of their seeds.
 
-        May be called more than once; seeds and noise are new each time. All ranks play their share of them, and each
-        is given them all.
+        It may be called more than once; seeds and noise are new each time. Each rank plays a share of the groups and
+        is given all of them.
         """
 
     @abstractmethod
     def teaches(self, groups: Sequence[Group]) -> list[bool]:
-        """Which of these groups the rollout filter would keep if they were the step, in the given order.
-
-        That is asked before the policy scores them, so only a group metric of rewards, lengths and the like can tell.
+        """Return which of these groups the rollout filter would keep if they were the whole step, in the given order.
 
         Raises:
-            RunError: the filter's group metric needs more, such as entropies; the message names it. A batch sampler
-                can refuse such an experiment in its ``check``.
+            RunError: the filter's group metric needs numbers that are computed later, such as entropies. A batch
+                sampler can refuse such an experiment in its ``check``.
         """
 
 
 class BatchSampler(Component):
-    """Kind ``batch_sampler``: which groups make a training step."""
+    """A batch sampler chooses which groups make a training step. Kind ``batch_sampler``."""
 
     __slots__ = ()
 
     @abstractmethod
     def start(self, groups: int, group_size: int) -> BatchSamplerSession:
-        """A run begins. ``groups`` and ``group_size`` (episodes of a group) are those of ``rollout``.
+        """Return the session of one run. Every rank has a session, and all of them must choose the same groups.
 
-        Every rank has a session of its own, and all of them must do the same.
+        Args:
+            groups: ``rollout.groups``.
+            group_size: ``rollout.group_size``, the episodes of a group.
         """
 
     def draws(self, groups: int) -> int | None:
-        """How many groups are sampled in each step; ``None`` where that depends on what was sampled."""
+        """Return how many groups are sampled in each step; ``None`` where that depends on what was sampled."""
         return None
 
 
 class BatchSamplerSession(ABC):
-    """A running batch sampler."""
+    """A batch sampler in a run."""
 
     __slots__ = ()
 
     @abstractmethod
     def collect(self, pool: GroupPool, step: int) -> list[Group]:
-        """The groups that make training step ``step`` (from 0): at least one, with distinct seeds.
+        """Return the groups that make training step ``step`` (from 0): at least one, with distinct seeds.
 
-        They come from the pool, now or in an earlier step, and are as the pool gave them. Their order has no meaning:
-        a step's groups are ordered by their seeds. A filter may still leave some of them out.
+        The pool gave them, in this step or an earlier one, and they are unchanged since. Their order has no meaning,
+        since the groups of a step are ordered by their seeds. The filters may still drop some of them.
         """
 
     def metrics(self) -> dict[str, float]:
-        """Numbers about the last ``collect``, logged as ``rollout/NAME``; the same names each time are best."""
+        """Return numbers about the last :meth:`collect`, logged as ``rollout/NAME``, preferably always the same."""
         return {}
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: numbers, texts, lists, mappings from texts, and :class:`Group` itself.
+        """Return all that a resumed run needs: numbers, texts, lists, mappings from texts, and groups.
 
-        Groups that are kept for a later step belong here; a checkpoint then holds their episodes.
+        It includes the groups that are kept for a later step, so that a checkpoint holds their episodes.
         """
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict()`` as it was read from a checkpoint, where tuples are lists."""
+        """Go on from what :meth:`state_dict` returned, as a checkpoint gives it back: tuples have become lists."""

@@ -9,26 +9,30 @@ from .component import Component
 
 
 class Verifier(Component):
-    """Kind ``verifier``: whether the answer to a question with known answers is right, and how good it is.
+    """A verifier decides whether an answer is right, given the known answers of its question. Kind ``verifier``.
 
-    Each call must depend on its arguments alone: several episodes are played at once.
+    Each call must depend on its arguments alone, since several episodes are played at once.
     """
 
     __slots__ = ()
 
     instruction: str = "Answer the question."
-    """What the system message asks for where the environment has no words of its own."""
+    """The task in the system message, where the environment has no text of its own."""
 
     @abstractmethod
     def verify(self, answer: str, golds: Sequence[str]) -> float | bool | None:
-        """Whether ``answer`` is one of the right ones: true or false, or a score from 0 to 1, of which 1 is right.
+        """Return whether ``answer`` is right: true or false, or a score from 0 to 1, where only 1 is right.
 
-        ``None``: the answer cannot be read, whatever it is held against, which makes the turn an invalid one.
+        ``None`` means that the answer cannot be read at all, which makes the turn invalid.
+
+        Args:
+            answer: the policy's answer.
+            golds: the right answers of the question; one of them is enough.
         """
 
     def objection(self, question: str, golds: Sequence[str]) -> str:
-        """Why no answer to this question could ever be found right; empty where one could.
+        """Return the reason why no answer to this question could be found right; empty where one could.
 
-        Asked once for each question of a data set, before anything is played.
+        It is called once for each question of a data set, before anything is played.
         """
         return ""

@@ -1,1 +1,1 @@
-"""Dialogues: how tasks become messages, and responses become actions."""
+"""The built-in dialogues write the messages of tasks and read the actions in responses."""

@@ -1,5 +1,6 @@
-"""Dialogue ``think_answer``: ``<think>...</think><answer>a || b</answer>``. Its wording is short, because small models
-pay for every word.
+"""The dialogue ``think_answer`` reads ``<think>...</think><answer>a || b</answer>``.
+
+Its texts are short, because every word costs a small model attention and time.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import attrs
 from ...core.components import Answer, Dialogue, Setting
 
 SEPARATOR = "||"
+"""Text between two actions of an answer."""
 _THOUGHT_AND_ANSWER = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.DOTALL)
 _ANSWER = re.compile(r"()<answer>(.*?)</answer>", re.DOTALL)
 
 
 @attrs.frozen
 class ThinkAnswer(Dialogue):
-    """The reply format of the experiments this project began with: a thought, then an answer, each between tags.
+    """A response is a thought, then an answer, each between tags: the format of this project's first experiments.
 
-    A response is ``<think>thoughts</think><answer>action || action</answer>``, of which ``<think>`` is forced; with
-    ``rollout.think: false`` there is no thought and ``<answer>`` is forced. The first thought that is followed, after
-    nothing but white space, by an answer is read. Free text is one action. The user message of a turn is its number,
-    the state and the actions left; before that stands the reward of the turn before, and a warning if its answer was
-    not valid.
+    A response is ``<think>thoughts</think><answer>action || action</answer>`` and is made to begin with ``<think>``.
+    With ``rollout.think: false`` there is no thought, and it begins with ``<answer>``. The first thought that an answer
+    follows, after nothing but white space, is read. Free text is one action. The user message of a turn has its number,
+    the state and the number of actions left; before that, the reward of the turn before, and a warning if its answer
+    was not valid.
     """
 
     tags = ("<think>", "</think>", "<answer>", "</answer>")
@@ -33,7 +35,7 @@ class ThinkAnswer(Dialogue):
         return "<think>" if think else "<answer>"
 
     def system(self, setting: Setting) -> str:
-        """Task, action names, budget, length and reply format: all that does not change from turn to turn."""
+        """Return task, names of actions, limits and reply format: all that stays the same from turn to turn."""
         words = max(1, setting.max_tokens * 3 // 4)  # a word is about 4/3 of a token
         lines = ["You are a helpful assistant.", setting.instruction.strip()]
         if setting.actions is None:
@@ -50,7 +52,7 @@ class ThinkAnswer(Dialogue):
         return "\n".join(lines)
 
     def reply(self, setting: Setting) -> str:
-        """The last line of the system message, which is all ours: its tags may be tokens of their own."""
+        """Return the last line of the system message, whose tags may be tokens, since no environment wrote it."""
         example = "your answer"
         if setting.actions is not None:
             example = f"action {SEPARATOR} action" if setting.max_actions_per_turn > 1 else "action"
@@ -60,7 +62,7 @@ class ThinkAnswer(Dialogue):
         return f"Turn {number}:\nState:\n{observation}\nActions left: {actions_left}"
 
     def outcome(self, reward: float, answer: Answer, setting: Setting) -> str:
-        """The format penalty is never shown, the fact that it fell due is."""
+        """Return the reward, and a warning for an invalid answer. The format penalty itself is never shown."""
         warning = "" if answer.valid else "\nInvalid answer: keep to the actions and the reply format."
         return f"Reward:\n{reward + 0.0:g}{warning}"  # + 0.0 turns -0.0 into 0.0
 
@@ -68,11 +70,11 @@ class ThinkAnswer(Dialogue):
         return f"Answer: {f' {SEPARATOR} '.join(answer.actions) or 'none'}"
 
     def parse(self, response: str, setting: Setting) -> Answer:
-        """The first envelope in the response: a thought (only with ``think``), white space, an answer."""
-        found = (_THOUGHT_AND_ANSWER if setting.think else _ANSWER).search(response)
-        if found is None:
+        """Read the first thought (only with ``think``) that an answer follows after nothing but white space."""
+        match = (_THOUGHT_AND_ANSWER if setting.think else _ANSWER).search(response)
+        if match is None:
             return Answer()
-        thought, answer = (part.strip() for part in found.groups())
+        thought, answer = (part.strip() for part in match.groups())
         names = [answer] if setting.actions is None else answer.split(SEPARATOR)
         return Answer.naming(names, setting, thought)
 
@@ -81,4 +83,5 @@ class ThinkAnswer(Dialogue):
 
 
 def _envelope(thought: str, answer: str, think: bool) -> str:
-    return f"{f'<think>{thought}</think>' if think else ''}<answer>{answer}</answer>"
+    opened = f"<think>{thought}</think>" if think else ""
+    return f"{opened}<answer>{answer}</answer>"

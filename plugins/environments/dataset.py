@@ -1,4 +1,4 @@
-"""In Dataset a task is one question, whose answer is compared with the right one."""
+"""The environment ``dataset`` asks one question in each task, and a verifier decides whether the answer is right."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from .metrics import ACCEPTED
 class Dataset(Environment):
     """Ask questions with known answers, from a local file or folder, the hub, or generated word problems.
 
-    The answer is free text. Reward 1 if it is right, which is success; otherwise 0, or the verifier's score between
-    them. One answer ends the episode. Metric: ``share_of_played_actions_accepted`` (the answer can be read: as
-    mathematics; with ``verifier=exact`` any text can, with ``verifier=choice`` what names one option).
+    The answer is free text, and one answer ends the episode. The reward is 1 if it is right, which is success;
+    otherwise it is 0, or the verifier's score between 0 and 1. The metric ``share_of_played_actions_accepted`` is
+    the share of answers that the verifier can read: with ``math`` those that are mathematics, with ``exact`` any
+    text, with ``choice`` those that name one option.
 
-    Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only what follows ``####`` counts. Seed s is
-    row s modulo the number of rows, so training goes through the rows in their order, again and again.
+    Where a right answer is written as in GSM8K, reasoning and ``#### 42``, only the part after ``####`` counts. Seed s
+    names row s modulo the number of rows, so that training reads the rows in their order, again and again.
 
     ``path=arithmetic`` generates 400 word problems for the split ``train`` and 100 for ``test``, which share no
     calculation.
@@ -41,8 +42,8 @@ class Dataset(Environment):
     answer: str = "answer"
     """Column of the right answers: a value, or a list of values, each of which is right."""
     verifier: Any = component("verifier", "math")  # noqa: RUF009 - makes an attrs field
-    """Verifier that says which answers are right. ``math``: equal as mathematics; ``exact``: equal as text, but for
-    case and white space; ``choice``: the same option of a multiple choice; or another ``verifier``."""
+    """Verifier that decides which answers are right. ``math`` compares them as mathematics; ``exact`` as text, whatever
+    case and white space; ``choice`` as options of a multiple choice."""
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Largest length of a question in characters; rows with longer ones are left out. ``None`` keeps all."""
 
@@ -83,11 +84,14 @@ class Dataset(Environment):
 
 @attrs.define
 class DatasetEnv(Env):
-    """The environment of one episode of :class:`Dataset`."""
+    """An episode of :class:`Dataset`."""
 
     row: Row
+    """The question with its right answers."""
     verifier: Verifier
+    """What decides whether an answer is right."""
     done: bool = False
+    """Whether the question has been answered."""
 
     @property
     def key(self) -> str:

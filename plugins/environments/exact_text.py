@@ -1,4 +1,4 @@
-"""The verifier ``exact``: equal as text."""
+"""The verifier ``exact`` compares answers as text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from .math_text import fold_width
 
 
 def exact(answer: str, gold: str) -> bool | None:
-    """Equal as text, but for case, white space, full-width forms and a full stop at the end.
+    """Return whether two texts are equal, whatever their case, white space, full-width forms and final full stop.
 
-    Nothing else is folded: 10² is not 102, ½ is not 1/2.
+    Nothing else is ignored: 10² is not 102, and ½ is not 1/2. An empty answer gives ``None``.
     """
-    read = _normal(answer)
-    return read == _normal(gold) if read else None
+    text = _normal(answer)
+    return text == _normal(gold) if text else None
 
 
 def _normal(text: str) -> str:

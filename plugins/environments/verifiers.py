@@ -1,4 +1,4 @@
-"""The built-in verifiers, and how an answer is found between tags."""
+"""The built-in verifiers, and a function that finds an answer between tags."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ __all__ = ["Choice", "Exact", "Math", "choice", "exact", "math", "tagged"]
 
 @attrs.frozen
 class Math(Verifier):
-    """Equal as mathematics, or as text where the right answer is no mathematics: 1234 is 1,234 and 2468/2.
+    """An answer is right if it equals the right one as mathematics: 1234 is 1,234 and 2468/2.
 
-    An answer that cannot be read as mathematics, or whose reading takes too long, is invalid.
+    Where the right answer is no mathematics, the two are compared as text. An answer that cannot be read as
+    mathematics, or not in time, is invalid.
     """
 
     instruction = "Solve the problem. Answer with the final result alone, for example 42."
@@ -30,7 +31,10 @@ class Math(Verifier):
 
 @attrs.frozen
 class Exact(Verifier):
-    """Equal as text, but for case, white space, full-width forms and a full stop at the end; any text can be read."""
+    """An answer is right if it equals the right one as text; any text can be read.
+
+    Case, white space, full-width forms and a full stop at the end make no difference.
+    """
 
     instruction = "Answer the question. Give the answer alone, without a sentence around it."
 
@@ -40,7 +44,7 @@ class Exact(Verifier):
 
 @attrs.frozen
 class Choice(Verifier):
-    """The same option of a multiple choice: ``A``, ``(A)``, ``A) Paris``, ``The answer is A``.
+    """An answer is right if it names the right option: ``A``, ``(A)``, ``A) Paris``, ``The answer is A``.
 
     An answer that names several options, or none, is invalid.
     """
@@ -55,7 +59,7 @@ class Choice(Verifier):
 
 
 def _any_of(equal: Callable[[str, str], bool | None], answer: str, golds: Sequence[str]) -> bool | None:
-    """Whether the answer is one of the right ones; ``None`` if it cannot be read, whichever it is held against."""
+    """Return whether the answer equals one of the right ones; ``None`` if it can be compared with none of them."""
     verdicts = []
     for gold in golds:
         verdicts.append(equal(answer, gold))
@@ -68,8 +72,8 @@ _BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def tagged(response: str) -> str | None:
-    """What stands between ``<answer>`` and ``</answer>``, unless there is none of either, or more than one."""
+    """Return the text between ``<answer>`` and ``</answer>``; ``None`` unless there is exactly one of each."""
     if response.count("<answer>") != 1 or response.count("</answer>") != 1:
         return None
-    found = _BLOCK.search(response)
-    return found[1].strip() if found else None
+    match = _BLOCK.search(response)
+    return match[1].strip() if match else None

@@ -1,4 +1,4 @@
-"""Model builder ``cloned_qwen2``: a tiny Qwen2 that has learnt Sokoban halfway, built on the spot."""
+"""The model builder ``cloned_qwen2`` makes a tiny Qwen2 that has half learnt Sokoban."""
 
 from __future__ import annotations
 
@@ -36,49 +36,58 @@ def _multiple_of_8(_: object, attribute: attrs.Attribute, value: int) -> None:
 class ClonedQwen2(ModelBuilder):
     """A Qwen2 of about 0.1M parameters with a word-level tokenizer, warm-started by cloning a Sokoban solver.
 
-    The demonstrator plays through the very conversations that training samples. First nearly all of its actions are
-    those of a shortest solution; in the last ``noisy_share`` of the steps a share ``noise`` of them is random. What
-    comes out knows what to do (greedy success is high) and often does something else (sampled success is low): that
-    gap is what reinforcement learning can close. A model without it has nothing to gain.
+    The demonstrator plays the same conversations that training samples. First nearly all of its actions are those of a
+    shortest solution; in the last ``noisy_share`` of the steps a share ``noise`` of them is random. The model then
+    often succeeds when it decodes greedily, and seldom when it samples. Reinforcement learning can close that gap; a
+    model without it would have nothing to gain.
 
-    The same parameters give the same weights on the same machine. Only rooms of the environment's split are shown.
+    The same parameters give the same weights on the same machine. The model sees rooms of the environment's split only.
     """
 
     steps: int = attrs.field(default=1000, validator=and_(ge(1), le(10**6)))
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch: int = attrs.field(default=16, validator=and_(ge(1), le(4096)))
-    """Episodes per step."""
+    """Number of episodes in a step."""
     lr: float = attrs.field(default=4e-3, validator=and_(gt(0), le(1)))
     """Peak learning rate of AdamW."""
     noisy_share: float = attrs.field(default=0.2, validator=share)
     """Share of the steps at the end whose demonstrator is noisy."""
     noise: float = attrs.field(default=0.7, validator=share)
-    """Share of its actions that are random then."""
+    """Share of the noisy demonstrator's actions that are random."""
     clean_noise: float = attrs.field(default=0.05, validator=share)
-    """The same before: a few mistakes show how to recover."""
+    """Share of random actions before that: a few mistakes show how to recover."""
     hidden: int = attrs.field(default=64, validator=[ge(8), le(4096), _multiple_of_8])
-    """Hidden size; four heads, two key-value heads, and an MLP twice as wide."""
+    """Hidden size of the model, which has four heads, two key-value heads, and an MLP twice as wide."""
     layers: int = attrs.field(default=2, validator=and_(ge(1), le(128)))
+    """Number of layers."""
     initializer: float = attrs.field(default=0.15, validator=and_(gt(0), le(10)))
-    """Standard deviation of the first weights. At the usual 0.02 a model of the default size stays at chance for the
-    whole budget; one of millions of parameters wants about that."""
+    """Standard deviation of the first weights. With the usual 0.02, a model of the default size learns nothing in these
+    steps; a model of millions of parameters needs about that value."""
     device: Literal["cpu", "cuda"] = attrs.field(default="cpu", validator=in_(("cpu", "cuda")))
-    """Where it is cloned; a GPU pays from some million parameters."""
+    """Device on which it is cloned; a GPU is faster from some million parameters on."""
     max_turns: int = attrs.field(default=5, validator=and_(ge(1), le(1000)))
+    """Value of ``rollout.max_turns``, which prompts may depend on, as on the next three."""
     max_actions_per_turn: int = attrs.field(default=2, validator=and_(ge(1), le(10**6)))
+    """Value of ``rollout.max_actions_per_turn``."""
     max_actions: int = attrs.field(default=10, validator=and_(ge(1), le(10**6)))
+    """Value of ``rollout.max_actions``."""
     max_tokens: int = attrs.field(default=24, validator=and_(ge(1), le(10**6)))
-    """These four as in the experiment's ``rollout``: they are part of what the prompts say."""
+    """Value of ``rollout.max_tokens``."""
     seed: int = attrs.field(default=0, validator=ge(0))
+    """Seed of the first weights and of the demonstrations."""
 
     def check(self, experiment: Experiment) -> Iterator[str]:
-        """Why it cannot be built for an experiment."""
+        """Yield the reason why it cannot be built for an experiment."""
         environment = experiment.environment
         if not isinstance(environment.component, Sokoban):
             yield f"clones a solver of Sokoban, and the environment is {environment.name}: give model.path instead"
 
     def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
-        """Raises RequestError unless the environment is a Sokoban, and if there is no GPU where one is asked for."""
+        """Build the model and its tokenizer.
+
+        Raises:
+            RequestError: the environment is not Sokoban, or there is no GPU where one is asked for.
+        """
         if not isinstance(environment, Sokoban):
             raise RequestError(
                 f"cloned_qwen2 needs a solver, and {type(environment).__name__} has none",
@@ -97,7 +106,7 @@ class ClonedQwen2(ModelBuilder):
         model: Any = self._model(tokenizer)
         model.to(self.device)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # a second one gains little, waits long on a busy machine, changes the last bits
+        torch.set_num_threads(1)  # a second one helps little, waits on a busy machine, and changes the last bits
         try:
             clone(model, self._batches(environment, rollout, Template(tokenizer, dialogue)), self.steps, self.lr)
         finally:
@@ -125,7 +134,7 @@ class ClonedQwen2(ModelBuilder):
             return Qwen2ForCausalLM(config)
 
     def _batches(self, environment: Sokoban, rollout: Rollout, template: Template) -> Iterator[Rollouts]:
-        """One batch per step, of episodes of like length: padding would be half of the work."""
+        """Yield a batch for each step, of episodes of similar length; padding would otherwise be half of the work."""
         noisy = round(self.steps * self.noisy_share)
         rng = random.Random(self.seed)
         for noise, steps in ((self.clean_noise, self.steps - noisy), (self.noise, noisy)):

@@ -1,4 +1,4 @@
-"""Behaviour cloning in plain PyTorch: cross-entropy of the demonstrator's tokens."""
+"""A model is cloned in plain PyTorch by the cross-entropy of the demonstrator's tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...core.components import Rollouts
 
 
 def clone(model: Any, batches: Iterable[Rollouts], steps: int, lr: float, warmup: int = 20) -> list[float]:
-    """Train ``model``, where it lies, on ``batches``, one AdamW step each; returns each loss (nats per token).
+    """Train ``model`` on its device with one AdamW step per batch, and return each loss (nats per token).
 
-    Only tokens on the mask are learnt: what a policy would sample, not the prompts between. The learning rate rises
+    Only tokens on the mask are learnt: those that a policy would sample, without the prompts. The learning rate rises
     over ``warmup`` steps and falls linearly to a tenth over ``steps``.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""Solver play as conversations: the very tokens that a policy would have to sample."""
+"""Demonstrations are conversations that a solver plays, in the tokens that a policy would have to sample."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from ..rollout.template import Template
 
 @attrs.frozen
 class RandomStarts(Environment):
-    """The environment with any board of its split that can be solved, not only those that its generator draws.
+    """An environment with every solvable board of a split, not only the rooms that Sokoban's generator makes.
 
-    A model that is to play unseen rooms needs more of them than the generator has.
+    A model that will play unseen rooms must see more boards than the generator has.
     """
 
     environment: Sokoban
+    """The Sokoban whose size, boxes and split the boards have."""
 
     @property
     def instruction(self) -> str:  # type: ignore[override]
@@ -41,15 +42,22 @@ class RandomStarts(Environment):
         return self.environment.actions
 
     def make(self, seed: int, member: int = 0) -> SokobanEnv:
-        environment, rng = self.environment, seeded("start", seed)
-        height, width = environment.size, environment.columns
+        """Draw boards until one of the split can be solved, then a start at a random distance from the solution."""
+        environment = self.environment
+        rng = seeded("start", seed)
+        height = environment.size
+        width = environment.columns
         inside = list(cells(interior(height, width)))
         while True:
             floor = rng.sample(inside, rng.randint(1 + 2 * environment.boxes, len(inside)))
             targets = sum(1 << cell for cell in floor[: environment.boxes])
             bits = sum(1 << cell for cell in floor)
             layers = positions_by_distance(width, bits, targets, environment.max_solution, 50_000)
-            starts = [start for layer in layers if (start := [p for p in layer if not p[1] & targets])]
+            starts = []
+            for layer in layers:
+                off_target = [position for position in layer if not position[1] & targets]
+                if off_target:
+                    starts.append(off_target)
             if not starts:
                 continue
             player, boxes = rng.choice(rng.choice(starts))
@@ -61,10 +69,10 @@ class RandomStarts(Environment):
 def demonstrations(
     environment: Sokoban, rollout: Rollout, template: Template, seed: int, noise: float
 ) -> Iterator[Episode]:
-    """Endless episodes on random starts of ``environment``.
+    """Yield episodes on random starts of ``environment``, without end.
 
-    A share ``noise`` of the actions is random, the others are a shortest solution's from wherever that led to. Where no
-    solution is left, all are random: the play stays readable.
+    A share ``noise`` of the actions is random; the others are the next ones of a shortest solution. Once the board can
+    no longer be solved, all actions are random.
     """
     for number in count(1_000_000 * seed):
         rng = seeded("demonstration", noise, number)
@@ -79,7 +87,11 @@ def demonstrations(
 
 
 def _require_read(turn: Turn, dialogue: Dialogue) -> None:
-    """Raises RequestError where the tokenizer, which keeps words and no white space, loses what a response says."""
+    """Check that the dialogue reads a response from its words, since the tokenizer drops white space.
+
+    Raises:
+        RequestError: it does not.
+    """
     if not turn.answer.valid:
         raise RequestError(
             f"the dialogue {name_of(dialogue)} does not read {turn.response!r}, spelled in words, as the demonstrator "
@@ -90,7 +102,7 @@ def _require_read(turn: Turn, dialogue: Dialogue) -> None:
 
 
 def respond(board: Board, dialogue: Dialogue, setting: Setting, noise: float, rng: random.Random) -> str:
-    """One turn's response: the thought where things are, then as many actions as a turn may have."""
+    """Return the response of a turn: a thought about where things are, then as many actions as a turn may have."""
     thought = think(board)
     names: list[str] = []
     while len(names) < setting.max_actions_per_turn and not board.solved:
@@ -102,14 +114,15 @@ def respond(board: Board, dialogue: Dialogue, setting: Setting, noise: float, rn
 
 
 def think(board: Board) -> str:
-    """Where the first box off target lies, seen from the player, and the first free target, seen from that box."""
+    """Say in which direction the first box off target is from the player, and the first free target from that box."""
     box = next(cells(board.boxes & ~board.targets))
     target = next(cells(board.targets & ~board.boxes))
     return f"box is {_direction(board, board.player, box)} target is {_direction(board, box, target)}"
 
 
 def _direction(board: Board, start: int, end: int) -> str:
-    down, right = end // board.width - start // board.width, end % board.width - start % board.width
+    down = end // board.width - start // board.width
+    right = end % board.width - start % board.width
     vertical = ["Down" if down > 0 else "Up"] if down else []
     horizontal = ["Right" if right > 0 else "Left"] if right else []
     return " ".join(vertical + horizontal)
@@ -118,9 +131,9 @@ def _direction(board: Board, start: int, end: int) -> str:
 def everything_said(
     environment: Sokoban, rollout: Rollout, dialogue: Dialogue, seed: int, episodes: int = 300
 ) -> Iterator[str]:
-    """Texts that hold every word of the conversations: messages of random play, and the demonstrator's responses.
+    """Yield texts with every word of the conversations: messages of random play, and the demonstrator's responses.
 
-    Numbers are left to the tokenizer, which spells them.
+    Numbers need not occur, since the tokenizer spells them.
     """
     setting = setting_of(environment, rollout)
     yield dialogue.system(setting)

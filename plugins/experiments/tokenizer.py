@@ -1,4 +1,4 @@
-"""A word-level tokenizer whose vocabulary is what one environment and its conversations can say."""
+"""A word-level tokenizer is built, whose vocabulary is the words of one environment and its conversations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 PAD, UNKNOWN, START, END = "<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>"
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>", "||")
 _WORD = r"</?(?:think|answer)>|\|\||[A-Za-z][a-z0-9]*|\S"
-"""A tag, ``||``, a word (``Turn``, ``Pr1``, ``Wr1c2``), else one character: a digit, a sign, a symbol of a map."""
+"""Pattern of a token: a tag, ``||``, a word (``Turn``, ``Pr1``, ``Wr1c2``), or else one character."""
 _CHATML = (
     "{% for message in messages %}"
     f"{START}" + "{{ message['role'] }}\n{{ message['content'] }}" + f"{END}\n"
@@ -23,13 +23,13 @@ _CHATML = (
 
 
 def build_tokenizer(texts: Iterable[str], tags: Iterable[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer with a ChatML template that knows every word of ``texts``, every digit and every ASCII sign.
+    """Build a tokenizer with a ChatML template that knows every word of ``texts``, every digit and every ASCII sign.
 
-    ``tags`` are texts that are one word each, beside those of ``<think>`` and ``<answer>``.
+    ``tags`` are texts that become one token each, beside those of ``<think>`` and ``<answer>``.
 
-    White space separates words and is not kept: decoding puts one blank between tokens, which answers are read without
-    regard to. Numbers are spelled digit by digit, so no budget or reward is unknown. The ids depend on the set of words
-    alone, not on their order.
+    White space separates words and is not kept: decoding puts one blank between tokens, so that answers must be read
+    without regard to white space. Numbers are spelled digit by digit, so that no limit or reward is unknown. The ids
+    depend on the set of words alone, not on their order.
     """
     more = [tag for tag in dict.fromkeys(tags) if tag not in _TAGS]
     longest_first = sorted(map(re.escape, more), key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""Which groups make a training step: the built-in batch samplers."""
+"""The built-in batch samplers choose which groups make a training step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ...core.components import BatchSampler, BatchSamplerSession, Group, GroupPo
 
 @attrs.frozen
 class FixedSession(BatchSamplerSession):
-    """How many groups a step has."""
+    """A batch sampler in a run, whose steps all have the same number of groups."""
 
     groups: int
+    """The number of groups of a step."""
 
     def collect(self, pool: GroupPool, step: int) -> list[Group]:
         return pool.sample(self.groups)
@@ -23,12 +24,12 @@ class FixedSession(BatchSamplerSession):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to restore."""
+        """Do nothing, since there is no state."""
 
 
 @attrs.frozen
 class Fixed(BatchSampler):
-    """Each step has ``rollout.groups`` new groups, sampled at once; a filter then says which of them train."""
+    """Each step has ``rollout.groups`` new groups, sampled at once; the filters then choose which of them train."""
 
     def start(self, groups: int, group_size: int) -> FixedSession:
         return FixedSession(groups)

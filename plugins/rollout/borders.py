@@ -1,4 +1,4 @@
-"""Environments, verifiers and engines, with what they hand over checked: a wrong reward would train in silence."""
+"""Wrappers check what environments, verifiers and engines return, since a wrong reward would train unnoticed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from ...core.compose.experiment import Named
 from ...core.compose.inner import checked_inner
 
 ROUNDING = 1e-3
-"""Nats by which a log-prob may lie above 0 (bfloat16 logits round)."""
+"""The largest log-prob in nats that still counts as 0, since bfloat16 logits are rounded."""
 STOP_REASONS = ("eos", "stop", "length")
+"""The reasons why a completion may end."""
 
 
 class CheckedEnvironment(Environment):
-    """An environment whose episodes are checked: texts are texts, rewards are finite, groups share their first prompt.
+    """An environment that is checked: texts are texts, rewards are finite, a group has one first prompt.
 
     Raises:
-        RunError: the environment raised something, or handed over what its contract does not allow; names it.
+        RunError: the environment raised an error or broke its contract; the message names it.
     """
 
     def __init__(self, named: Named, component: Any = None) -> None:
@@ -69,10 +70,12 @@ class CheckedEnvironment(Environment):
 
 
 class CheckedEnv(Env):
-    """One episode of a :class:`CheckedEnvironment`."""
+    """An episode of a :class:`CheckedEnvironment`."""
 
     def __init__(self, named: Named, env: Any, observation: str) -> None:
-        self.named, self.env, self._observation = named, env, observation
+        self.named = named
+        self.env = env
+        self._observation = observation
         self.place = env.place
 
     def initial_observation(self) -> str:
@@ -99,10 +102,10 @@ class CheckedEnv(Env):
 
 
 class CheckedVerifier(Verifier):
-    """A verifier whose verdicts are checked: true, false, a score from 0 to 1, or ``None``.
+    """A verifier that is checked: it gives true, false, a score from 0 to 1, or ``None``.
 
     Raises:
-        RunError: the verifier raised something, or handed over what its contract does not allow; names it.
+        RunError: the verifier raised an error or broke its contract; the message names it.
     """
 
     def __init__(self, named: Named) -> None:
@@ -129,11 +132,11 @@ class CheckedVerifier(Verifier):
 
 
 CHECKED: dict[str, Callable[[Named], Any]] = {"environment": CheckedEnvironment, "verifier": CheckedVerifier}
-"""Kind -> what checks its components where they stand inside of others."""
+"""Kind -> the wrapper of its components where they are parts of others."""
 
 
 def name_of(component: Any) -> str:
-    """What to call a component, checked or not, in a message."""
+    """Return the name of a component, checked or not, for a message."""
     named = getattr(component, "named", None)
     return named.name if isinstance(named, Named) else type(component).__name__
 
@@ -145,7 +148,7 @@ def _text(named: Named, method: str, value: Any) -> str:
 
 
 def _number(named: Named, method: str, name: str, value: Any) -> float:
-    """A number of Python, of what may be one of numpy."""
+    """Return a finite number as a Python float; it may be one of numpy."""
     if not isinstance(value, Real):
         what = f"gave {name} = {value!r}, which is of the type {type(value).__name__} and not a number"
         raise wrong(named, method, what)
@@ -159,7 +162,10 @@ def _number(named: Named, method: str, name: str, value: Any) -> float:
 
 
 def _truth(named: Named, name: str, value: Any) -> bool:
-    """True or false, of what may be numpy's or 1 and 0: any text at all, ``"no"`` too, would be taken for true."""
+    """Return a truth value as a Python bool; it may be numpy's, or 1 or 0.
+
+    Anything else is refused, since any text, even ``"no"``, would count as true.
+    """
     kind = type(value).__name__
     if isinstance(value, bool) or (isinstance(value, Real) and value in (0, 1)) or kind in ("bool", "bool_"):
         return bool(value)
@@ -167,7 +173,7 @@ def _truth(named: Named, name: str, value: Any) -> bool:
 
 
 def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that can be told apart. (Whether answers can name them is for the dialogue to say.)"""
+    """Check that there are action names and that no two are alike; the dialogue checks that answers can name them."""
     if not actions:
         raise wrong(named, "actions", "is empty: give the names of actions, or None for free text")
     if blank := [action for action in actions if not action_key(action)]:
@@ -178,10 +184,10 @@ def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class CheckedEngine(RolloutEngineSession):
-    """A running engine whose completions are checked: as many as prompts, a log-prob for each token, none too long.
+    """An engine in a run that is checked: one completion per prompt, a log-prob per token, none too long.
 
     Raises:
-        RunError: the engine raised something, or handed over what its contract does not allow; names it.
+        RunError: the engine raised an error or broke its contract; the message names it.
     """
 
     def __init__(self, named: Named, session: Any) -> None:
@@ -221,11 +227,11 @@ class CheckedEngine(RolloutEngineSession):
         return done
 
     def _check(self, method: str, completion: Completion, sampling: Sampling) -> None:
-        tokens, logprobs = completion.tokens, completion.logprobs
+        tokens = completion.tokens
+        logprobs = completion.logprobs
         if not 1 <= len(tokens) <= sampling.max_tokens:
-            raise wrong(
-                self.named, method, f"gave {len(tokens)} tokens, where 1 to {sampling.max_tokens} were asked for"
-            )
+            what = f"gave {len(tokens)} tokens, where 1 to {sampling.max_tokens} were asked for"
+            raise wrong(self.named, method, what)
         if len(logprobs) != len(tokens):
             raise wrong(self.named, method, f"gave {len(logprobs)} log-probs for {len(tokens)} tokens")
         if completion.stop_reason not in STOP_REASONS:

@@ -1,8 +1,7 @@
-"""Collecting episodes, by turns or without a barrier, as the engine can.
+"""Episodes are collected turn by turn, or each at its own pace where the engine takes single requests.
 
-An engine that takes single requests plays every conversation at its own pace: its next turn is queued as soon as its
-environment has answered, while the others are still generating. Elsewhere all conversations that still run take their
-turn in one call.
+An engine that takes single requests gets the next turn of a conversation as soon as its environment has answered, while
+others are still generating. Any other engine gets the next turns of all conversations in one call.
 """
 
 from __future__ import annotations
@@ -29,10 +28,17 @@ def collect(
     seed: int,
     temperature: float | None = None,
 ) -> list[Episode]:
-    """``group_size`` episodes for each environment seed in ``seeds``, ordered by group and member.
+    """Play ``group_size`` episodes of each environment seed, and return them ordered by group and member.
 
-    With several ranks each collects the groups of its share of ``seeds``. ``seed`` is the sampling's; change it from
-    step to step. ``temperature`` is ``rollout.temperature`` unless given; 0 decodes greedily.
+    Args:
+        environment: what makes the tasks.
+        rollout: the ``rollout`` section, with the limits of an episode.
+        engine: what samples.
+        template: what writes prompts and reads responses.
+        seeds: the environment seeds of the groups; with several ranks, those of this rank.
+        group_size: the episodes of a group.
+        seed: the seed of sampling, which differs from step to step.
+        temperature: the sampling temperature, ``rollout.temperature`` unless given; 0 decodes greedily.
 
     Raises:
         RequestError: a first prompt leaves no room for a turn in ``rollout.max_context``.
@@ -51,6 +57,7 @@ def collect(
 def _play_by_turns(
     conversations: Sequence[Conversation], engine: Any, sampling: Sampling, seed: int, seeds: Sequence[int]
 ) -> None:
+    """Sample the next turns of all running conversations in one call, until none runs."""
     turn = 0
     while active := [conversation for conversation in conversations if conversation.stop is None]:
         prompts = [conversation.prompt for conversation in active]
@@ -61,12 +68,15 @@ def _play_by_turns(
 
 
 def _play_at_own_pace(conversations: Sequence[Conversation], engine: Any, sampling: Sampling, seed: int) -> None:
-    """Each turn has a seed of its own, from the group, the member and the turn: who runs beside it does not matter."""
+    """Sample each conversation's next turn as soon as it can be asked for, until none runs.
+
+    Each turn has its own seed, from the group, the member and the turn, so that the order of turns does not matter.
+    """
 
     def ask(index: int) -> None:
-        asked = conversations[index]
-        own = _turn_seed(seed, len(asked.turns), (asked.seed, asked.member))
-        engine.submit(index, asked.prompt, sampling, own)
+        conversation = conversations[index]
+        turn_seed = _turn_seed(seed, len(conversation.turns), (conversation.seed, conversation.member))
+        engine.submit(index, conversation.prompt, sampling, turn_seed)
 
     running = len(conversations)
     for index in range(running):
@@ -80,7 +90,8 @@ def _play_at_own_pace(conversations: Sequence[Conversation], engine: Any, sampli
                 running -= 1
 
 
-def _turn_seed(seed: int, turn: int, who: Sequence[int]) -> int:
-    """The groups are part of it so that ranks do not share their noise; a fixed hash, so that every process agrees."""
-    digest = hashlib.sha256(repr((seed, turn, list(who))).encode()).digest()
+def _turn_seed(seed: int, turn: int, groups: Sequence[int]) -> int:
+    """Return the seed of a turn. Groups are part of it, so that ranks do not share their noise."""
+    # not hash(): every process must get the same number
+    digest = hashlib.sha256(repr((seed, turn, list(groups))).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Text from elsewhere becomes text: a control token that is spelled in it is never the control token."""
+"""Foreign text is encoded as plain text: a control token that is spelled in it never becomes the token."""
 
 from __future__ import annotations
 
@@ -16,65 +16,66 @@ _PIPED = re.compile(r"<[|｜].*[|｜]>")
 
 
 class TextEncoder:
-    """Turns text into token ids, and knows which of its parts are a template's and which are from elsewhere.
+    """An encoder turns text into token ids, and keeps the text of a template apart from foreign text in it.
 
     :meth:`quote` is called on foreign text before a template sees it: whatever the tokenizer would read as a control
-    token is replaced by a quotation that no tokenizer knows. :meth:`encode` takes what the template made of it: control
-    tokens that the template wrote are themselves, quoted ones are spelled in plain pieces. A text without quotations is
-    encoded by the tokenizer as it stands.
+    token is replaced by a quotation that no tokenizer knows. The text that the template then writes goes to
+    :meth:`encode`: control tokens that the template wrote become tokens, and quoted ones plain pieces. A text without
+    quotations is encoded by the tokenizer as it is.
 
-    A *control token* is an added token that is marked as special, or that has the look of one (``<|...|>``), or whose
-    text ``source`` holds (``<think>``, ``<tool_call>``). Other added tokens (runs of spaces, words of somebody's own)
-    are words like others.
+    A *control token* is an added token that is marked as special, or looks like one (``<|...|>``), or whose text
+    occurs in ``source`` (``<think>``, ``<tool_call>``). Other added tokens, such as runs of spaces, are plain words.
     """
 
     def __init__(self, tokenizer: Any, source: str) -> None:
         self.tokenizer = tokenizer
         self._texts = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items()}
-        """Token id -> text, of every added token."""
+        """Token id -> text, for every added token."""
         special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         special.update(tokenizer.all_special_ids)
         marks = {index for index, text in self._texts.items() if _is_markup(text) and text in source}
         piped = {index for index, text in self._texts.items() if _PIPED.fullmatch(text)}
         self._unknown = _unknown_ids(tokenizer)
         self.controls = frozenset(special | marks | piped) - self._unknown
-        """Ids of the control tokens, without the unknown token: words that a small vocabulary lacks are read as it."""
+        """Ids of the control tokens, without the unknown token, which stands for words outside the vocabulary."""
         named = self.controls | (self._unknown & self._texts.keys())
         self._names = {index: f"\ue002{index}x{secrets.token_hex(8)}\ue003" for index in named}
         self._open, self._close = f"\ue000{secrets.token_hex(8)}\ue001", "\ue001"
         self._quotation = re.compile(f"{self._open}([0-9a-f]+){self._close}")
 
         self.quote = lru_cache(_CACHED)(self._quote)
-        """``quote(text)``: the text with a quotation in the place of each control token, if it holds any."""
+        """A function ``quote(text)`` that puts a quotation in the place of each control token in the text."""
 
     def _quote(self, text: str) -> str:
         text = text.encode(errors="replace").decode()  # half of a surrogate pair is no character
         parts, end = [], 0
-        for _, start, stop in self._found(text):
+        for _, start, stop in self._spans(text):
             parts += [text[end:start], self._open, text[start:stop].encode().hex(), self._close]
             end = stop
         return "".join([*parts, text[end:]])
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text that may hold quotations."""
+        """Return the token ids of a text that may hold quotations."""
         if self._open not in text:
             return tuple(self.tokenizer.encode(text, add_special_tokens=False))
         parts, end = [], 0
-        for index, start, stop in self._found(text):
+        for index, start, stop in self._spans(text):
             parts += [self._plain(text[end:start]), self._names[index]]
             end = stop
         renamed = "".join([*parts, self._plain(text[end:])])
         return tuple(self._encode_fast(renamed) if self._is_fast else self._encode_slow(renamed))
 
     def encode_alone(self, text: str) -> tuple[int, ...]:
-        """The same with what the tokenizer puts around a text, such as a token for its beginning."""
+        """Return the token ids of a whole text, with what the tokenizer adds, such as a token for its beginning."""
         before, after = self._around
         return (*before, *self.encode(text), *after)
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
-        text, whole = self.encode("a"), list(self.tokenizer("a")["input_ids"])
-        start = next(at for at in range(len(whole) + 1) if tuple(whole[at : at + len(text)]) == text)
+        """The token ids that the tokenizer adds before and after a text."""
+        text = self.encode("a")
+        whole = list(self.tokenizer("a")["input_ids"])
+        start = next(start for start in range(len(whole) + 1) if tuple(whole[start : start + len(text)]) == text)
         return whole[:start], whole[start + len(text) :]
 
     def _plain(self, text: str) -> str:
@@ -85,11 +86,11 @@ class TextEncoder:
         return getattr(self.tokenizer, "backend_tokenizer", None) is not None
 
     def controls_in(self, text: str) -> list[int]:
-        """The control tokens that the tokenizer reads in ``text``; the unknown token where its own name is spelled."""
-        return [index for index, _, _ in self._found(text)]
+        """Return the control tokens that the tokenizer reads in ``text``, and the unknown token where it is spelled."""
+        return [index for index, _, _ in self._spans(text)]
 
-    def _found(self, text: str) -> list[tuple[int, int, int]]:
-        """Id, start and end of each of them."""
+    def _spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Return id, start and end of each control token in ``text``."""
         if not self._is_fast:
             texts = {self._texts[index]: index for index in self._names if index in self._texts}
             longest_first = sorted(texts, key=len, reverse=True)
@@ -108,9 +109,9 @@ class TextEncoder:
 
     @cached_property
     def _renamed(self) -> tuple[Tokenizer, dict[int, int]]:
-        """The tokenizer with other names for its control tokens, and the id of each added token by its id there.
+        """The tokenizer with other names for its control tokens, and each added token's id by its id in that copy.
 
-        By the id, since a token that takes blanks along may be reported with them in its name.
+        Tokens are found by id, since one that takes blanks along may be reported with them in its name.
         """
         backend = self.tokenizer.backend_tokenizer
         state = json.loads(backend.to_str())
@@ -124,10 +125,10 @@ class TextEncoder:
             ids[name] = index
         copy = Tokenizer.from_str(json.dumps(state))
         copy.add_tokens(tokens)  # all at once: each call builds the search for all of them anew
-        return copy, {there: ids[token.content] for there, token in copy.get_added_tokens_decoder().items()}
+        return copy, {index: ids[token.content] for index, token in copy.get_added_tokens_decoder().items()}
 
     def _encode_fast(self, text: str) -> list[int]:
-        """Ids of a text in which control tokens stand under their new names, and everything else is plain."""
+        """Return the ids of a text in which control tokens have their new names, and everything else is plain."""
         copy, ids = self._renamed
         encoding = copy.encode(text, add_special_tokens=False)
         mapped = [ids.get(index, index) for index in encoding.ids]
@@ -153,7 +154,7 @@ class TextEncoder:
 
 
 def _unknown_ids(tokenizer: Any) -> frozenset[int]:
-    """The ids that stand for words that a vocabulary lacks: the tokenizer's, and that of the model behind it."""
+    """Return the ids for words that a vocabulary lacks: the tokenizer's, and that of the model behind it."""
     model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     ids: set[Any] = {tokenizer.unk_token_id}
     if model is not None and getattr(model, "unk_token", None) is not None:

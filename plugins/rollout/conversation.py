@@ -1,4 +1,4 @@
-"""One episode as a state machine: tokens in, tokens out, an environment in between."""
+"""A conversation plays one episode: it gives prompts, takes what was sampled, and asks the environment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .time_limit import TimeLimit
 
 
 class Conversation:
-    """``prompt`` is the next turn's prompt, ``advance`` takes what was sampled after it, ``stop`` says why it ended.
+    """An episode that is being played. Its ``prompt`` is the next turn's; :meth:`advance` takes what was sampled.
 
-    A turn needs room for ``max_tokens`` after its prompt: an episode whose next turn could outgrow ``max_context`` is
-    truncated there, so no row is ever cut.
+    A turn needs room for ``max_tokens`` after its prompt. An episode whose next turn could exceed ``max_context`` ends
+    before it as truncated, so that no row is ever cut.
 
     Raises:
-        RequestError: not even the first turn has that room.
+        RequestError: there is no room for the first turn.
         RunError: the environment, or the dialogue for reading an answer, takes longer than ``rollout.step_timeout``,
             here or in a later turn; or the environment has an action that the dialogue cannot name.
     """
@@ -27,23 +27,30 @@ class Conversation:
     def __init__(
         self, environment: Environment, rollout: Rollout, template: Template, seed: int, member: int = 0
     ) -> None:
-        self.rollout, self.template, self.seed, self.member = rollout, template, seed, member
+        self.rollout = rollout
+        self.template = template
+        self.seed = seed
+        self.member = member
         self.dialogue = template.dialogue
         self.limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
         self.reading = TimeLimit(name_of(self.dialogue), rollout.step_timeout, seed, member, "dialogue")
         self.setting = self.limit("its instruction", setting_of, environment, rollout)
         require_nameable(environment, self.dialogue, self.setting)
-        self.system, self.reply = self.dialogue.system(self.setting), self.dialogue.reply(self.setting)
+        self.system = self.dialogue.system(self.setting)
+        self.reply = self.dialogue.reply(self.setting)
         self.env = self.limit("a new episode", environment.make, seed, member)
         self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
         self.stop: str | None = None
+        """The reason why the episode has ended; ``None`` while it runs."""
         self.executed = 0
+        """The number of actions that were played."""
         self.turns: list[Turn] = []
         self.blocks: list[str] = []
-        """What each turn shows of the environment."""
+        """The text of each turn about the environment, as the dialogue's ``ask`` gave it."""
         self.users: list[str] = []
         """Each turn's user message in a chat: the outcome of the turn before, then the turn's block."""
         self.totals: dict[str, list[float]] = {}
+        """The environment's metrics of each action, by name."""
         self._ask()
         if self._full():
             raise RequestError(
@@ -53,15 +60,18 @@ class Conversation:
             )
 
     def advance(self, completion: Completion) -> None:
-        """Take one sampled response: act on it, and write the next prompt unless the episode is over."""
+        """Take one sampled response: play its actions, and write the next prompt unless the episode is over."""
         response = self.template.decode(completion)
         answer = self.reading(f"the answer of turn {len(self.turns) + 1}", self.dialogue.parse, response, self.setting)
-        reward, executed, done = 0.0, 0, None
+        reward = 0.0
+        executed = 0
+        done: str | None = None
         observation = self.state
         for action in answer.actions[: self.rollout.max_actions - self.executed]:
             step = self.limit(f"a step in turn {len(self.turns) + 1}", self.env.step, action)
             self._record(step)
-            reward, executed = reward + step.reward, executed + 1
+            reward += step.reward
+            executed += 1
             if step.done:
                 done = "success" if step.success else "done"
                 break
@@ -88,7 +98,7 @@ class Conversation:
                 self.stop = "max_context"
 
     def episode(self) -> Episode:
-        """The finished episode. Raises ValueError while it still runs."""
+        """Return the finished episode. Raises ValueError while it still runs."""
         if self.stop is None:
             raise ValueError("the episode has not ended")
         metrics = {name: sum(values) / len(values) for name, values in self.totals.items()}
@@ -119,7 +129,7 @@ class Conversation:
             self.prompt = self.template.first(self.system, self.user, self.reply)
             return
         self.user = self.users[-1]
-        if self.turns and start == 0:  # what was read stays as it was read
+        if self.turns and start == 0:  # the tokens so far stay as they are: only what is new is encoded
             self.prompt += self._bridged(self.users, self.turns[-1])
             return
         shown = self.users[start:]
@@ -128,27 +138,28 @@ class Conversation:
             self.prompt += self._bridged(shown[:number], turn)
 
     def _bridged(self, users: list[str], turn: Turn) -> tuple[int, ...]:
-        """What was sampled in ``turn``, and what stands between it and the next answer."""
+        """Return what was sampled in ``turn``, and the tokens between it and the next response."""
         return turn.tokens + self.template.bridge(self.system, users, turn.tokens, self.reply)
 
     def _window_start(self) -> int:
-        """The first turn (from 0) that the next prompt shows."""
+        """Return the first turn (from 0) that the next prompt shows."""
         size = self.rollout.window_turns
         if self.rollout.context_window == "full" or size < 0:
             return 0
         return max(0, len(self.turns) + 1 - size)
 
     def _history(self, start: int) -> list[str]:
-        return [
-            line
-            for block, turn in zip(self.blocks[start:], self.turns[start:], strict=False)
-            for line in (block, self.dialogue.summary(turn.answer), self._outcome(turn))
-        ]
+        """Return the texts of the earlier turns that a ``single_turn`` window shows."""
+        texts: list[str] = []
+        # the block of the turn that is about to be asked has no turn yet
+        for block, turn in zip(self.blocks[start:], self.turns[start:], strict=False):
+            texts += [block, self.dialogue.summary(turn.answer), self._outcome(turn)]
+        return texts
 
     def _outcome(self, turn: Turn) -> str:
         return self.dialogue.outcome(turn.reward, turn.answer, self.setting)
 
 
 def _lines(*texts: str) -> str:
-    """Each text on lines of its own; an empty one has none."""
+    """Join texts that each begin a new line; an empty one adds none."""
     return "\n".join(text for text in texts if text)

@@ -1,4 +1,4 @@
-"""Dialogues, with what they write and read checked: an answer that was read wrongly would train in silence."""
+"""A wrapper checks what dialogues write and read, since an answer that was read wrongly would train unnoticed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ...core.errors import RunError
 from .borders import CheckedEnvironment, name_of
 
 _ENVIRONMENTS = 64
-"""Of which it is kept whether a dialogue can name their actions."""
+"""The number of settings for which it is remembered whether a dialogue can name the actions."""
 
 
 def setting_of(environment: Environment, rollout: Rollout) -> Setting:
-    """What a dialogue is told of an environment and of the budgets of an episode."""
+    """Return what a dialogue knows about an environment and the limits of an episode."""
     return Setting(
         instruction=environment.instruction,
         actions=environment.actions,
@@ -29,9 +29,10 @@ def setting_of(environment: Environment, rollout: Rollout) -> Setting:
 
 
 def require_nameable(environment: Environment, dialogue: Dialogue, setting: Setting) -> None:
-    """Raises RunError where an environment has an action that no answer in this dialogue can name.
+    """Check that answers in this dialogue can name every action of the environment.
 
-    Where there is none that it can name, the dialogue is to blame.
+    Raises:
+        RunError: one cannot be named; the message names the environment, or the dialogue if it can name none of them.
     """
     unnameable = _unnameable(dialogue, setting)
     if not unnameable:
@@ -48,16 +49,16 @@ def require_nameable(environment: Environment, dialogue: Dialogue, setting: Sett
 
 @lru_cache(_ENVIRONMENTS)
 def _unnameable(dialogue: Dialogue, setting: Setting) -> tuple[str, ...]:
-    """The actions that are not read where they are said."""
-    said = {action: dialogue.respond("", (action,), setting) for action in setting.actions or ()}
-    return tuple(action for action, text in said.items() if dialogue.parse(text, setting).actions != (action,))
+    """Return the actions that the dialogue does not read in a response that names them."""
+    responses = {action: dialogue.respond("", (action,), setting) for action in setting.actions or ()}
+    return tuple(action for action, text in responses.items() if dialogue.parse(text, setting).actions != (action,))
 
 
 class CheckedDialogue(Dialogue):
-    """A dialogue whose texts are texts, and whose answers hold the environment's actions and no more than a turn's.
+    """A dialogue that is checked: its texts are texts, its answers hold existing actions and not too many.
 
     Raises:
-        RunError: the dialogue raised something, or handed over what its contract does not allow; names it.
+        RunError: the dialogue raised an error or broke its contract; the message names it.
     """
 
     def __init__(self, named: Named) -> None:
@@ -77,7 +78,7 @@ class CheckedDialogue(Dialogue):
             return self._text("system", self.component.system(setting))
 
     def reply(self, setting: Setting) -> str:
-        """Checked to be a part of the system message: elsewhere its control tokens would be lost."""
+        """Return the reply after a check that it is part of the system message; elsewhere its tokens would be lost."""
         with confined(self.named, "reply"):
             reply = self._text("reply", self.component.reply(setting))
         if reply not in self.system(setting):
@@ -86,10 +87,10 @@ class CheckedDialogue(Dialogue):
 
     def ask(self, number: int, observation: str, actions_left: int, setting: Setting) -> str:
         with confined(self.named, "ask"):
-            asked = self._text("ask", self.component.ask(number, observation, actions_left, setting))
-        if not asked:
+            text = self._text("ask", self.component.ask(number, observation, actions_left, setting))
+        if not text:
             raise wrong(self.named, "ask", f"gave no text for turn {number}: there is nothing to answer")
-        return asked
+        return text
 
     def outcome(self, reward: float, answer: Answer, setting: Setting) -> str:
         with confined(self.named, "outcome"):
@@ -117,13 +118,15 @@ class CheckedDialogue(Dialogue):
         if not isinstance(answer, Answer):
             raise wrong(self.named, "parse", f"gave {type(answer).__name__}, not an Answer")
         self._text("parse", answer.thought)
-        actions, parsed, limit = answer.actions, answer.parsed, setting.max_actions_per_turn
+        actions = answer.actions
+        parsed = answer.parsed
+        limit = setting.max_actions_per_turn
         if not isinstance(actions, tuple) or not all(isinstance(action, str) and action for action in actions):
             raise wrong(self.named, "parse", f"gave actions = {actions!r}, which is not a tuple of texts")
         if type(parsed) is not int or not len(actions) <= parsed <= limit:
             what = f"gave {len(actions)} actions and parsed = {parsed!r}, where actions <= parsed <= {limit} (a turn's)"
             raise wrong(self.named, "parse", what)
-        if setting.actions is not None and (unknown := [each for each in actions if each not in setting.actions]):
+        if setting.actions is not None and (unknown := [name for name in actions if name not in setting.actions]):
             listed = ", ".join(setting.actions)
             raise wrong(self.named, "parse", f"gave the action {unknown[0]!r}; the environment has {listed}")
 

@@ -1,4 +1,4 @@
-"""A finished conversation as plain, picklable data: what crosses process borders."""
+"""A finished conversation is plain, picklable data, which is sent between processes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from ...core.components import Answer
 
 @attrs.frozen
 class Turn:
-    """One prompt and what was sampled after it."""
+    """A prompt, the response that was sampled after it, and what the environment did."""
 
     prompt: tuple[int, ...]
-    """Every token before the first sampled one, the forced opening included."""
+    """The tokens before the first sampled one, the dialogue's opening included."""
     tokens: tuple[int, ...]
     """The sampled tokens."""
     logprobs: tuple[float, ...]
-    """Nats at the sampling temperature."""
+    """The log-prob of each token in nats, at the sampling temperature."""
     stop_reason: str
-    """``eos``, ``stop`` or ``length``."""
+    """The reason why the response ended: ``eos``, ``stop`` or ``length``."""
     user: str
+    """The user message."""
     response: str
+    """The response as text, the opening included."""
     answer: Answer
+    """The answer that the dialogue read in the response."""
     executed: int
-    """Actions that the environment took; fewer than the answer's when the episode or its budget ended."""
+    """The number of actions that were played; fewer than the answer's if the episode or its limit ended."""
     reward: float
-    """Sum of the environment's rewards."""
+    """The sum of the environment's rewards in this turn."""
     penalty: float
     """The format penalty, at least 0; part of the episode's reward, never shown to the model."""
     observation: str = ""
@@ -34,33 +37,38 @@ class Turn:
 
 @attrs.frozen
 class Episode:
-    """One member of one group."""
+    """A finished conversation, which is one member of a group."""
 
     seed: int
-    """The group's environment seed: it names the group."""
+    """The environment seed of the group, which names it."""
     member: int
+    """The number of the episode in its group, from 0."""
     system: str
+    """The system message."""
     turns: tuple[Turn, ...]
+    """The turns in their order."""
     stop: str
-    """``success``, ``done`` (ended by the environment without success), or truncated: ``max_turns``, ``max_actions``,
-    ``max_context``."""
+    """The reason why it ended: ``success``; ``done``, where the environment ended it without success; or truncated by
+    ``max_turns``, ``max_actions`` or ``max_context``."""
     metrics: dict[str, float]
     """The environment's metrics, averaged over the executed actions."""
 
     @property
     def response(self) -> str:
-        """What the policy wrote, a turn a line or more."""
+        """The responses of all turns, each of which begins a new line."""
         return "\n".join(turn.response for turn in self.turns)
 
     @property
     def success(self) -> bool:
+        """Whether the episode reached its goal."""
         return self.stop == "success"
 
     @property
     def truncated(self) -> bool:
+        """Whether a limit of turns, actions or tokens ended the episode."""
         return self.stop.startswith("max_")
 
     @property
     def reward(self) -> float:
-        """Rewards of all turns less the format penalties."""
+        """The rewards of all turns less the format penalties."""
         return sum(turn.reward - turn.penalty for turn in self.turns)

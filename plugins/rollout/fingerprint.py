@@ -1,4 +1,4 @@
-"""Checksums that tell whether two processes hold the same weights."""
+"""Checksums show whether two processes hold the same weights."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 SAMPLE = 1024
-"""Elements of a tensor, at most, whose order a fingerprint sees."""
+"""The largest number of elements of a tensor whose order a fingerprint depends on."""
 
 Fingerprint = tuple[float, float]
+"""The two checksums of a tensor."""
 
 
 def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Fingerprint]:
-    """Two checksums of each tensor in float64: the sum of all elements, and an ordered sum of an evenly spaced sample.
+    """Compute two checksums of each tensor in float64: the sum of all elements, and an ordered sum of a sample.
 
-    The second one weighs up to :data:`SAMPLE` elements by their position, so that it sees a transposition or rows in
-    another order. Cheap beside copying the tensors, which need not stay in memory.
+    The second one weighs up to :data:`SAMPLE` evenly spaced elements by their position, so that it changes with a
+    transposition or another order of rows. It is cheap beside copying the tensors, which need not stay in memory.
     """
     return {name: _checksums(tensor.detach()) for name, tensor in named_tensors}
 
@@ -26,9 +27,9 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Finger
 def mismatches(
     ours: Mapping[str, Fingerprint], theirs: Mapping[str, Fingerprint], tolerance: float = 1e-9
 ) -> list[str]:
-    """The names that only one side has, or whose checksums differ by more than ``tolerance``, relative or absolute.
+    """Return the names that only one side has, or whose checksums differ by more than ``tolerance``.
 
-    Devices add in different orders, so that the last digits of a sum differ.
+    The tolerance is relative or absolute: devices add in different orders, so that the last digits of a sum differ.
     """
     pairs = ((name, ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys()))
     return [name for name, a, b in pairs if a is None or b is None or not _close(a, b, tolerance)]

@@ -1,4 +1,4 @@
-"""Which tasks a run will use, as far as that is known before it starts."""
+"""The tasks that a run will use, as far as they are known before it starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .sampler_borders import CheckedBatchSampler, CheckedTaskSampler
 
 
 def training_seeds(experiment: Experiment) -> range | None:
-    """The environment seeds of all training groups of a run; ``None`` where they depend on what is sampled or learnt.
+    """Return the environment seeds of all training groups, or ``None`` where they depend on what is sampled or learnt.
 
     Raises:
         RunError: the task sampler or the batch sampler is broken; the message names it.

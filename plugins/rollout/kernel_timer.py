@@ -1,4 +1,4 @@
-"""A timer of the kernel that sends a signal other than SIGALRM: it rings even while C code keeps Python's lock."""
+"""A timer of the kernel sends a signal other than SIGALRM, even while C code keeps Python's lock."""
 
 from __future__ import annotations
 
@@ -23,19 +23,25 @@ class _Specification(ctypes.Structure):
 
 
 class KernelTimer:
-    """Rings after some seconds, and then again and again. A process that was forked has a timer of its own to make."""
+    """A timer that rings after some seconds, then again and again. A forked process must make its own."""
 
     def __init__(self, number: signal.Signals, again_s: float) -> None:
-        """Raises OSError or AttributeError where the system has no such timers."""
+        """Make a timer that sends signal ``number``, and repeats after ``again_s`` seconds.
+
+        Raises:
+            OSError: the kernel refuses the timer.
+            AttributeError: the system has no such timers.
+        """
         self._set = ctypes.CDLL(None, use_errno=True).timer_settime
-        create, self._timer = ctypes.CDLL(None, use_errno=True).timer_create, ctypes.c_void_p()
+        create = ctypes.CDLL(None, use_errno=True).timer_create
+        self._timer = ctypes.c_void_p()
         event = _SigEvent(signo=number, notify=_SIGEV_SIGNAL)
         if create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._timer)):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._interval = _parts(again_s)
 
     def start(self, seconds: float) -> None:
-        """Ring in so many seconds; 0 never rings."""
+        """Ring in so many seconds; 0 stops the timer."""
         specification = _Specification(self._interval if seconds else (0, 0), _parts(seconds))
         self._set(self._timer, 0, ctypes.byref(specification), None)
 

@@ -1,4 +1,4 @@
-"""What a chat template makes of a conversation: tried once with words that nobody else uses, then asked every turn."""
+"""A layout renders conversations by a chat template, after it has tried the template once with random words."""
 
 from __future__ import annotations
 
@@ -15,53 +15,57 @@ from ...core.errors import RequestError, RunError
 
 OPENS, CLOSES = "<think>", "</think>"
 _TEXT = 'aB c\n  <b>[1]</b> &amp; "d"\te\\n ' + "long " * 4000 + "é#"
-"""What a template must write as it is: case, blanks, lines, tags, quotes, length."""
+"""A text that a template must write unchanged: case, blanks, lines, tags, quotes, length."""
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 
 
 class UnusableError(Exception):
-    """Says why a chat template cannot be used with messages of one form."""
+    """A chat template cannot be used with messages of one form; the text says why."""
 
 
 @attrs.frozen
 class Layout:
-    """Renders conversations by a chat template, in the first of four forms that the template can do.
+    """A layout renders conversations by a chat template, in the first of four forms that the template can use.
 
-    Message texts are plain strings, else (multimodal models) lists of parts; the system text is a message of its own,
-    else it stands at the head of the first user message. A form will do if every message is written out as it is (but
-    for blanks around it), and if what is written up to an answer does not change with the messages that come after it:
-    prompts can only grow then. Mistral 7B v0.3 for one writes the system text into the *last* user message, so it is
-    given none. A template that cuts or rewrites texts would hide what an environment shows, and could make control
-    tokens of them.
+    A form has two choices: message texts are plain strings, or (for multimodal models) lists of parts; the system text
+    is a message of its own, or the beginning of the first user message. A form can be used if the template writes every
+    message unchanged (except for blanks around it), and if the text up to an answer does not depend on later messages,
+    so that prompts only grow. Mistral 7B v0.3, for example, writes the system text into the *last* user message, so it
+    is given none. A template that cuts or rewrites texts would hide what an environment shows, and could turn parts of
+    them into control tokens.
 
-    The switches ``enable_thinking`` and ``thinking`` that some templates read are set to ``think``. The date that
-    others write is that of ``clock``.
+    The switches ``enable_thinking`` and ``thinking`` that some templates read are set to ``think``. Where a
+    template writes a date, it is that of ``clock``.
 
     Raises:
-        RequestError: there is no chat template, or none of the forms will do; it says why.
+        RequestError: there is no chat template, or none of the forms can be used; the message says why.
     """
 
     tokenizer: Any
+    """The tokenizer with the chat template."""
     think: bool
+    """Whether the model is asked to think before it answers."""
     tag: str = ""
-    """What every answer is made to begin with; a template may write it at the end of a prompt."""
+    """The text that every answer begins with; a template may write it at the end of a prompt."""
     clock: datetime = attrs.field(factory=datetime.now)
+    """The date that templates may write."""
     _mark: str = attrs.field(init=False, factory=lambda: secrets.token_hex(12))
-    """Stands where an answer was sampled; nobody can write it into a message."""
+    """A random text in the place of each sampled answer, which no message can contain."""
     _form: _Form = attrs.field(init=False)
 
     @property
     def between(self) -> str:
-        """What the template writes between an answer and the next user's text."""
+        """The text that the template writes between an answer and the next user's text."""
         return self._form.between
 
     @property
     def source(self) -> str:
-        """The template itself, and two turns as it writes them: all the markup it uses."""
+        """The template itself, and two turns as it writes them, which together hold all the markup that it uses."""
         return f"{self.tokenizer.get_chat_template()}\n{self._form.example}"
 
     @_form.default
     def _try_forms(self) -> _Form:
+        """Return the first form that the template can use. Raises RequestError if there is none."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise RequestError(
                 "the tokenizer has no chat template",
@@ -82,7 +86,11 @@ class Layout:
         )
 
     def _examine(self, parts: bool, folds: bool) -> _Form:
-        """Three turns in one form. Raises UnusableError if it will not do."""
+        """Render one, two and three turns in one form, and learn the form from them.
+
+        Raises:
+            UnusableError: the template cannot use the form.
+        """
         system, *users = (secrets.token_hex(8) for _ in range(4))
         form = _Form(parts, folds)
         one, two, three = (self._write(form, system, users[:turns]) for turns in (1, 2, 3))
@@ -91,12 +99,13 @@ class Layout:
         if len(rest) != 1 or len(answers) != 2:
             raise UnusableError("it drops or changes the answers of a conversation of several turns")
         (second,) = rest
-        shown = (system in first, users[0] in first, users[1] in second, users[2] in answers[1])
-        if not all(shown):
+        in_place = (system in first, users[0] in first, users[1] in second, users[2] in answers[1])
+        if not all(in_place):
             raise UnusableError("it drops or moves the messages of a conversation of several turns")
         if "{'type'" in first:
             raise UnusableError("it writes lists of parts as they are")
         self._require_verbatim(form)
+        # a prompt ends in the generation prompt; once the answer is there, another text may stand in its place
         generation, history = _differ(one, first)
         grown = second.removesuffix(generation) + history
         if first_again != first or answers[0] != grown or not second.endswith(generation):
@@ -105,7 +114,11 @@ class Layout:
         return _Form(parts, folds, generation, history, between, two.replace(self._answer(0), ""))
 
     def _require_verbatim(self, form: _Form) -> None:
-        """Raises UnusableError for a template that changes texts. One that refuses long ones says so when it does."""
+        """Check that the template writes texts unchanged. One that refuses long texts raises later, when it gets one.
+
+        Raises:
+            UnusableError: it changes texts.
+        """
         system, user = (f"{secrets.token_hex(8)} {_TEXT}" for _ in range(2))
         try:
             written = self._write(form, system, [user])
@@ -115,11 +128,11 @@ class Layout:
             raise UnusableError("it changes or cuts the texts of messages (their case, blanks, lines, signs or length)")
 
     def first(self, system: str, user: str) -> str:
-        """The first prompt, up to where the answer begins. Raises RunError if the template cannot write these texts."""
+        """Return the first prompt, up to the answer. Raises RunError if the template cannot write these texts."""
         return self._open(self._rendered(system, [user]))
 
     def after(self, system: str, users: Sequence[str]) -> str:
-        """What stands between the last answer (``users`` holds one text more than there are) and the next.
+        """Return the text between the last answer and the next one. ``users`` has one text more than there are answers.
 
         Raises:
             RunError: the template cannot write these texts.
@@ -140,13 +153,13 @@ class Layout:
         return text
 
     def _open(self, prompt: str) -> str:
-        """``prompt`` with that beginning of an answer which fits ``think``."""
+        """Return ``prompt`` with the beginning of an answer that fits ``think``."""
         generation = self._form.generation
         return prompt.removesuffix(generation) + self.opening if prompt.endswith(generation) else prompt
 
     @property
     def opening(self) -> str:
-        """What stands at the end of a prompt in the place of :attr:`_Form.generation`.
+        """The end of a prompt, which replaces :attr:`_Form.generation`.
 
         Raises:
             RequestError: the template begins an answer in a way that does not fit ``think``, or in two ways.
@@ -171,7 +184,7 @@ class Layout:
         return f"{self._mark}x{turn}x"
 
     def _write(self, form: _Form, system: str, users: Sequence[str]) -> str:
-        """The conversation of these turns, up to the answer to the last; marks stand for the answers before it."""
+        """Render the conversation of these turns, up to the answer to the last; marks stand for earlier answers."""
         messages: list[dict[str, Any]] = []
         if system and not form.folds:
             messages.append({"role": "system", "content": system})
@@ -198,27 +211,29 @@ class Layout:
 
 @attrs.frozen
 class _Form:
-    """How messages are handed to a template, and what it makes of them."""
+    """A form of messages, and what the template writes around them."""
 
     parts: bool
     """Whether a text is a list of parts."""
     folds: bool
     """Whether the system text stands in the first user message."""
     generation: str = ""
-    """What ends a prompt, as far as ``history`` differs from it."""
+    """The end of a prompt, as far as ``history`` differs from it."""
     history: str = ""
-    """What the template writes in its place once the answer is there."""
+    """The text that the template writes in place of ``generation`` once the answer is there."""
     between: str = ""
+    """The text between an answer and the next user's text."""
     example: str = ""
+    """Two turns as the template writes them, without answers."""
 
 
 def _is_thought(text: str) -> bool:
-    """Whether a text is nothing at all, or the beginning, the end or the whole of an empty thought."""
+    """Return whether a text is empty, or the beginning, the end or the whole of an empty thought."""
     return not text or bool(re.fullmatch(r"\s*(<think>\s*(</think>\s*)?|</think>\s*)", text))
 
 
 def _differ(one: str, first: str) -> tuple[str, str]:
-    """The ends in which two texts differ. A tag, and an opened thought, belong to the end as a whole."""
+    """Return the ends in which two texts differ. They include a whole tag, or an opened thought."""
     shorter = min(len(one), len(first))
     same = next((index for index in range(shorter) if one[index] != first[index]), shorter)
     if one != first and (cut := re.search(r"(<think>\s*|<[^<>\s]*)$", one[:same])):
@@ -227,5 +242,5 @@ def _differ(one: str, first: str) -> tuple[str, str]:
 
 
 def place(tokenizer: Any) -> str:
-    """Where a tokenizer and its template come from, for a message."""
+    """Return the place that a tokenizer and its template come from, for a message."""
     return str(getattr(tokenizer, "name_or_path", "") or "model.path")

@@ -1,4 +1,4 @@
-"""How many tokens a model can read, as its configuration says."""
+"""The configuration of a model says how many tokens it can read."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ from typing import Any
 import attrs
 
 LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
-"""What configurations call it."""
+"""Attributes under which configurations hold the number of positions."""
 STRETCHED = {"linear", "dynamic", "yarn"}
-"""Kinds of rotary scaling whose factor is not in the configuration's limit already."""
+"""Names of rotary scalings whose factor the configuration's limit does not include."""
 
 
 @attrs.frozen
 class Reach:
-    """Tokens of one row that a model is made for."""
+    """The longest row that a model is made for."""
 
     tokens: int
+    """The number of its tokens."""
     fixed: bool
-    """Whether there is nothing beyond them, as with a table of learned positions; rotary ones go on."""
+    """Whether longer rows are impossible, as with a table of learned positions; rotary positions go on."""
 
 
 def reach(config: Any) -> Reach | None:
-    """``None`` where a model has no such limit (recurrent ones, and most with ALiBi)."""
+    """Return the longest row; ``None`` where a model has no limit (recurrent ones, and most with ALiBi)."""
     text = config.get_text_config()
-    limit = next((found for name in LIMITS if isinstance(found := getattr(text, name, None), int)), None)
+    values = (getattr(text, name, None) for name in LIMITS)
+    limit = next((value for value in values if isinstance(value, int)), None)
     if limit is None:
         return None
     rotary = getattr(text, "rope_parameters", None)
     if not rotary:
         return Reach(limit, fixed=True)
-    by_kind = [inner for inner in rotary.values() if isinstance(inner, Mapping)]  # of layer
+    # some models have settings of their own for each kind of layer
+    by_kind = [settings for settings in rotary.values() if isinstance(settings, Mapping)]
     return Reach(min(_stretched(settings, limit) for settings in by_kind or [rotary]), fixed=False)
 
 

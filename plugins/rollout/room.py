@@ -1,4 +1,4 @@
-"""Whether the first prompts of a finite set of tasks leave room for a turn, before anything is trained on them."""
+"""The first prompts of a finite set of tasks are checked to leave room for a turn, before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .template import Template
 from .time_limit import TimeLimit
 
 _NAMED = 5
-"""Tasks that the message names."""
+"""The number of tasks that the message names."""
 _SLACK = 16
-"""Tokens by which the text between two others may be split otherwise than alone."""
+"""The number of tokens by which a text may be longer between two others than alone."""
 
 
 @attrs.frozen
@@ -26,14 +26,15 @@ class Prompt:
     """The first prompt of a task."""
 
     place: str
-    """Which task it is, for messages."""
+    """The name of the task, for messages."""
     tokens: int
+    """The number of tokens of the whole prompt."""
     characters: int
-    """Of what the environment shows."""
+    """The number of characters that the environment shows."""
 
 
 def tasks_of(environment: Environment, seeds: range) -> Sequence[int] | None:
-    """The distinct tasks behind ``seeds``, in their order; ``None`` where tasks are generated without end."""
+    """Return the distinct tasks that ``seeds`` name; ``None`` where every seed makes a new task."""
     count = environment.tasks
     if count is None:
         return None
@@ -41,13 +42,13 @@ def tasks_of(environment: Environment, seeds: range) -> Sequence[int] | None:
 
 
 def too_long(environment: Environment, rollout: Rollout, template: Template, tasks: Iterable[int]) -> Iterable[Prompt]:
-    """The prompts after which there is no room for ``rollout.max_tokens`` within ``rollout.max_context``.
+    """Yield the prompts after which there is no room for ``rollout.max_tokens`` within ``rollout.max_context``.
 
     Only prompts that could be too long are tokenised: a token of plain English is at least one character.
     """
     room = rollout.max_context - rollout.max_tokens
     unbounded = attrs.evolve(rollout, max_context=TOKENS)
-    around: int | None = None
+    around: int | None = None  # at least the number of tokens around the environment's text
     for task in tasks:
         limit = TimeLimit(type(environment).__name__, rollout.step_timeout, task, 0)
         env = limit("a new episode", environment.make, task, 0)
@@ -55,7 +56,7 @@ def too_long(environment: Environment, rollout: Rollout, template: Template, tas
         if around is not None and text.isascii() and around + len(text) + _SLACK <= room:
             continue
         tokens = len(Conversation(environment, unbounded, template, task).prompt)
-        around = tokens if around is None else min(around, tokens)  # what stands around the text, and more
+        around = tokens if around is None else min(around, tokens)
         if tokens > room:
             yield Prompt(env.place or f"task {task}", tokens, len(text))
 
@@ -63,27 +64,31 @@ def too_long(environment: Environment, rollout: Rollout, template: Template, tas
 def require_room(
     environment: Environment, rollout: Rollout, template: Template, seeds: range, where: str = "environment"
 ) -> None:
-    """Measure every task behind ``seeds`` once, if the environment has a finite number of them (``tasks``).
+    """Check the first prompt of every task that ``seeds`` name, if the number of tasks is finite.
 
     Args:
+        environment: what makes the tasks.
+        rollout: the ``rollout`` section, with the limits.
+        template: what writes prompts.
+        seeds: the environment seeds.
         where: the key of the environment, for the message.
 
     Raises:
-        RequestError: some leave no room for a turn; the message names them, their lengths and what to do.
+        RequestError: some prompts leave no room for a turn; the message names them, their lengths and what to do.
     """
     tasks = tasks_of(environment, seeds)
     if tasks is None:
         return
-    found = list(too_long(environment, rollout, template, tasks))
-    if not found:
+    prompts = list(too_long(environment, rollout, template, tasks))
+    if not prompts:
         return
-    named = ", ".join(f"{p.place} ({p.tokens} tokens, {p.characters} characters)" for p in found[:_NAMED])
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    fix = f"set rollout.max_context to {max(p.tokens for p in found) + rollout.max_tokens} or more"
+    named = ", ".join(f"{p.place} ({p.tokens} tokens, {p.characters} characters)" for p in prompts[:_NAMED])
+    more = f" and {len(prompts) - _NAMED} more" if len(prompts) > _NAMED else ""
+    fix = f"set rollout.max_context to {max(p.tokens for p in prompts) + rollout.max_tokens} or more"
     if "longest" in _fields(environment):
-        fix += f", or leave long ones out: {where}.longest={min(p.characters for p in found) - 1} (characters)"
+        fix += f", or leave long ones out: {where}.longest={min(p.characters for p in prompts) - 1} (characters)"
     raise RequestError(
-        f"{len(found)} of {len(tasks)} first prompts leave no room for a turn of {rollout.max_tokens} tokens: "
+        f"{len(prompts)} of {len(tasks)} first prompts leave no room for a turn of {rollout.max_tokens} tokens: "
         f"{named}{more}",
         f"{where}, rollout.max_context: {rollout.max_context}",
         fix,

@@ -1,4 +1,4 @@
-"""Episodes -> rows of :class:`Rollouts`, their metrics, and their transcripts."""
+"""Episodes become rows of :class:`Rollouts`, metrics, and transcripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .episode import Episode, Turn
 
 
 def in_order(episodes: Iterable[Episode]) -> list[Episode]:
-    """By group and member, so that it does not matter which rank collected what.
+    """Return the episodes ordered by group and member, whichever rank collected them.
 
     Raises:
         RunError: two episodes are the same member of the same group.
@@ -29,7 +29,7 @@ def in_order(episodes: Iterable[Episode]) -> list[Episode]:
 
 
 def raw_rewards(episodes: Iterable[Episode]) -> tuple[Tensor, Tensor]:
-    """[E] rewards with format penalties and [E] group ids, both in the order of :func:`in_order`."""
+    """Return rewards with format penalties and group ids, both [E], in the order of :func:`in_order`."""
     episodes = in_order(episodes)
     _, groups_E = torch.tensor([episode.seed for episode in episodes]).unique(return_inverse=True)
     return torch.tensor([episode.reward for episode in episodes], dtype=torch.float32), groups_E
@@ -42,20 +42,27 @@ def build(
     rewards_E: Tensor | None = None,
     shaped_E: Tensor | None = None,
 ) -> Rollouts:
-    """Right-padded rows of all ranks' episodes, ordered by group and member; the group ids are 0..P-1 in that order.
+    """Build right-padded rows of episodes, ordered by group and member; group ids are 0..P-1 in that order.
 
     With ``context_window: full`` an episode is one row. In the turn-level windows each turn is a row in which only that
-    turn's tokens train, and with ``placement: episode`` every row carries the whole episode's reward.
+    turn's tokens train, and with ``placement: episode`` every row has the whole episode's reward.
 
-    ``shaped_E`` are the shaped episode rewards in the order of :func:`raw_rewards`, the raw ones unless given;
-    ``rewards_E`` what the normalisation makes of them. With ``placement: turn`` what shaping adds to an episode stands
-    on its last token, beside the reward of the last turn: the return of the episode is the shaped reward.
+    With ``placement: turn``, the difference between shaped and raw reward is added to the last token of the episode, so
+    that the rewards of an episode add up to its shaped reward.
+
+    Args:
+        episodes: the episodes of all ranks.
+        rollout: the ``rollout`` section, which has the context window.
+        reward: the ``reward`` section, which has the placement.
+        rewards_E: [E] normalised rewards in the order of :func:`raw_rewards`; the shaped ones unless given.
+        shaped_E: [E] shaped rewards in the same order; the raw ones unless given.
 
     Raises:
-        RunError: an episode is there twice, or normalised rewards are to be placed by turn, which is not defined.
+        RunError: an episode occurs twice, or normalised rewards are to be placed by turn, which is not defined.
     """
     episodes = in_order(episodes)
     raw_E, groups_E = raw_rewards(episodes)
+    whole = rollout.context_window == "full"
     shaped_E = raw_E if shaped_E is None else shaped_E.to(raw_E)
     rewards_E = shaped_E if rewards_E is None else rewards_E.to(raw_E)
     by_turn = reward.placement == "turn"
@@ -65,17 +72,20 @@ def build(
             f"reward.normalization: {reward.normalization}, reward.placement: turn",
             "set reward.normalization: identity, or reward.placement: episode",
         )
-    rows = [
-        (index, trained)
-        for index, episode in enumerate(episodes)
-        for trained in _trained_turns(episode, whole=rollout.context_window == "full")
-    ]
+    # a row: the index of its episode, and its turns that train with their numbers
+    rows: list[tuple[int, list[tuple[int, Turn]]]] = []
+    for index, episode in enumerate(episodes):
+        rows += [(index, trained) for trained in _trained_turns(episode, whole)]
+    # the prompt of a row's last turn holds the tokens of the turns before it
     sequences = [trained[-1][1].prompt + trained[-1][1].tokens for _, trained in rows]
     lengths_B = torch.tensor([len(sequence) for sequence in sequences])
     shape = len(rows), int(lengths_B.max())
-    tokens_B_T, turns_B_T = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
-    states_B_T, ids = torch.full(shape, -1), dict[str, int]()
-    logprobs_B_T, rewards_B_T = torch.zeros(shape), torch.zeros(shape)
+    tokens_B_T = torch.zeros(shape, dtype=torch.long)
+    turns_B_T = torch.full(shape, -1)
+    states_B_T = torch.full(shape, -1)
+    ids: dict[str, int] = {}
+    logprobs_B_T = torch.zeros(shape)
+    rewards_B_T = torch.zeros(shape)
     for row, ((index, trained), sequence) in enumerate(zip(rows, sequences, strict=True)):
         tokens_B_T[row, : len(sequence)] = torch.tensor(sequence)
         for number, turn in trained:
@@ -109,22 +119,22 @@ def build(
 
 
 def _trained_turns(episode: Episode, whole: bool) -> list[list[tuple[int, Turn]]]:
-    """The numbered turns of each of the episode's rows. The last turn's prompt holds the tokens of those before it."""
+    """Return the turns that train in each row of the episode, with their numbers."""
     turns = list(enumerate(episode.turns))
     return [turns] if whole else [[turn] for turn in turns]
 
 
 def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What the episodes of a step, or of a validation, were like.
+    """Return the metrics of the episodes of a step, or of a validation.
 
-    What is called ``share_of_X_Y`` is the share of X that are Y.
+    The metric ``share_of_X_Y`` is the share of X that are Y.
 
     * shares of episodes: ``success``, ``truncated``
     * share of groups with at least one success among ``G`` members: ``pass@G``
     * means per episode: ``reward`` (raw), ``turns``, ``actions`` (executed), ``response_length`` (sampled tokens)
-    * ``share_of_turns_invalid``: turns without an answer, or with one that names an action which there is not
-    * ``share_of_turns_cut``: turns that ``max_tokens`` has ended
-    * ``share_of_named_actions_known``: of the actions that answers name, those which there are
+    * ``share_of_turns_invalid``: turns without an answer, or whose answer names an action that does not exist
+    * ``share_of_turns_cut``: turns that ended because of ``max_tokens``
+    * ``share_of_named_actions_known``: named actions that exist
     * the environment's own metrics, averaged over the episodes that have them; the names above win over these
     """
     turns = [turn for episode in episodes for turn in episode.turns]
@@ -147,7 +157,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def transcript(episode: Episode) -> dict[str, Any]:
-    """The episode as text, for ``rollouts/step_N.jsonl``; ``group`` is the group's environment seed."""
+    """Return the episode as text, for ``rollouts/step_N.jsonl``; ``group`` is the group's environment seed."""
     return {
         "group": episode.seed,
         "member": episode.member,

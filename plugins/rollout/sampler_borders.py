@@ -1,6 +1,6 @@
-"""Task samplers and batch samplers, with what they hand over checked.
+"""Wrappers check what task samplers and batch samplers return.
 
-A task that was played twice, or a group that was changed on its way, would train in silence.
+Without these checks, a task that is played twice, or a group that a sampler has changed, would train unnoticed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ...core.errors import RunError
 from .sampler_state import from_plain, group_of, to_plain
 
 SEEDS = 2**63
-"""Environment seeds are below it: group ids are whole numbers of 64 bits."""
+"""The limit of environment seeds, since group ids are whole numbers of 64 bits."""
 OWN = ("filter_", "in_group_", "chosen_in_group_", "episode_", "logprob_gap")
-"""First parts of the names below ``rollout/`` that are the run's own."""
+"""First parts of names below ``rollout/`` that are the run's own."""
 
 
 class CheckedTaskSampler(TaskSampler):
     """A task sampler whose seeds are checked.
 
     Raises:
-        RunError: it raised something, or handed over what its contract does not allow; names it.
+        RunError: it raised an error or broke its contract; the message names it.
     """
 
     def __init__(self, named: Named) -> None:
@@ -57,7 +57,7 @@ class CheckedTaskSampler(TaskSampler):
 
 
 class CheckedTaskSamplerSession(TaskSamplerSession):
-    """A running task sampler, in whose steps no seed comes twice."""
+    """A task sampler in a run, which must not draw a seed twice in a step."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
@@ -102,7 +102,7 @@ class CheckedBatchSampler(BatchSampler):
     """A batch sampler whose groups are checked.
 
     Raises:
-        RunError: it raised something, or handed over what its contract does not allow; names it.
+        RunError: it raised an error or broke its contract; the message names it.
     """
 
     def __init__(self, named: Named) -> None:
@@ -123,13 +123,13 @@ class CheckedBatchSampler(BatchSampler):
 
 
 class CheckedBatchSamplerSession(BatchSamplerSession):
-    """A running batch sampler."""
+    """A batch sampler in a run, whose groups must be those of the pool."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
 
     def collect(self, pool: GroupPool, step: int) -> list[Group]:
-        """The groups of the step, by their seeds."""
+        """Return the groups of the step, ordered by their seeds."""
         watched = _WatchedPool(pool)
         try:
             with blaming(self.named, "collect"):  # not confined: engines sample meanwhile
@@ -137,7 +137,7 @@ class CheckedBatchSamplerSession(BatchSamplerSession):
         except RunError as error:
             if error.__cause__ is None or error.__cause__ is not watched.failure:
                 raise
-            raise watched.failure from None  # not the sampler's
+            raise watched.failure from None  # the pool has failed, not the sampler
         if not isinstance(groups, list | tuple):
             raise wrong(self.named, "collect", f"gave {type(groups).__name__}, not a list of groups")
         if not groups:
@@ -162,7 +162,7 @@ class CheckedBatchSamplerSession(BatchSamplerSession):
             raise wrong(self.named, "collect", f"gave a group of the seed {group.seed} with episodes of others")
 
     def metrics(self) -> dict[str, float]:
-        """The metrics, by their names in the log."""
+        """Return the metrics under their names in the log."""
         with confined(self.named, "metrics"):
             metrics = self.session.metrics()
         if not isinstance(metrics, Mapping):
@@ -183,7 +183,7 @@ class CheckedBatchSamplerSession(BatchSamplerSession):
 
 
 class _WatchedPool(GroupPool):
-    """A pool that remembers what it has raised itself."""
+    """A pool that remembers its own error, so that the sampler is not blamed for it."""
 
     def __init__(self, pool: GroupPool) -> None:
         self._pool = pool
@@ -207,7 +207,7 @@ class _WatchedPool(GroupPool):
 
 
 def _state(named: Named, session: Any) -> dict[str, Any]:
-    """The session's state as a checkpoint holds it."""
+    """Return the session's state as a checkpoint holds it."""
     with confined(named, "state_dict"):
         state = session.state_dict()
     if not isinstance(state, Mapping):

@@ -1,7 +1,7 @@
-"""The state of samplers in a checkpoint: plain data, in which groups keep every token and log-prob as it was sampled.
+"""A checkpoint holds the state of samplers as plain data, with every token and log-prob of its groups.
 
-Tokens and log-probs are texts of numbers, as one line each, and what the prompt of a turn shares with the turn before
-it is written once.
+The tokens of a turn, and its log-probs, are each one text of numbers. The beginning that the prompt of a turn shares
+with the turn before it is written once.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ...core.components import Group
 from .episode import Episode, Turn
 
 GROUP = "group of episodes"
-"""The key under which a group stands, alone in its mapping."""
+"""The only key of a mapping that holds a group."""
 
 
 def group_of(episodes: Iterable[Episode], step: int) -> Group:
-    """The group of these episodes of one task, which the policy of training step ``step`` (from 0) has played."""
+    """Return the group of these episodes of one task, which the policy of training step ``step`` (from 0) played."""
     members = tuple(sorted(episodes, key=lambda episode: episode.member))
     rewards = tuple(float(episode.reward) for episode in members)
     return Group(members[0].seed, members, rewards, tuple(episode.success for episode in members), step)
 
 
 def to_plain(state: Any) -> Any:
-    """The state of a sampler as JSON holds it.
+    """Return the state of a sampler as JSON can hold it.
 
     Raises:
         ValueError: something in it is neither a finite number, a text, ``None``, a list, a mapping from texts nor a
@@ -51,12 +51,12 @@ def to_plain(state: Any) -> Any:
         return int(state)
     if isinstance(state, Real) and math.isfinite(state):
         return float(state)
-    said = f"{state!r}" if isinstance(state, float) else type(state).__name__
-    raise ValueError(f"holds {said}, which a checkpoint cannot hold")
+    shown = f"{state!r}" if isinstance(state, float) else type(state).__name__
+    raise ValueError(f"holds {shown}, which a checkpoint cannot hold")
 
 
 def from_plain(data: Any) -> Any:
-    """What :func:`to_plain` was given, with lists for tuples."""
+    """Return what :func:`to_plain` was given, with lists in place of tuples."""
     if isinstance(data, Mapping):
         if data.keys() == {GROUP}:
             return group_of(map(_episode, data[GROUP]["episodes"]), data[GROUP]["step"])
@@ -88,7 +88,7 @@ def _episode(data: Mapping[str, Any]) -> Episode:
 
 @functools.cache
 def _converter() -> cattrs.Converter:
-    """Episodes and turns <-> plain data, whatever fields they have."""
+    """Return a converter between episodes or turns and plain data."""
     converter = cattrs.Converter(detailed_validation=False)
     for number in (int, float):
         is_hint = functools.partial(operator.eq, tuple[number, ...])  # type: ignore[valid-type]
@@ -102,5 +102,5 @@ def _numbers(number: type, text: str, _: Any) -> tuple[Any, ...]:
 
 
 def _text(numbers: Iterable[float]) -> str:
-    """Numbers in the shortest spelling that gives each of them back exactly."""
+    """Write numbers in the shortest spelling from which each is read back exactly."""
     return " ".join(map(repr, numbers))

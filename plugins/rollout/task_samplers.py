@@ -1,4 +1,4 @@
-"""Which tasks come next: the built-in task samplers."""
+"""The built-in task samplers choose which tasks are sampled next."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ...core.components import Environment, TaskSampler, TaskSamplerSession
 
 @attrs.define
 class SequentialSession(TaskSamplerSession):
-    """The seed of the next group."""
+    """A task sampler in a run, which counts seeds upwards."""
 
     next: int
+    """The seed of the next group."""
 
     def draw(self, count: int) -> list[int]:
         seeds = range(self.next, self.next + count)
@@ -33,7 +34,7 @@ class Sequential(TaskSampler):
     """Tasks come in the order of their seeds: ``rollout.seed``, then the next one, and so on.
 
     With ``n`` groups a step, step k (from 0) plays the seeds from ``rollout.seed + k * n`` to
-    ``rollout.seed + (k + 1) * n - 1``. A finite data set is gone through from row ``rollout.seed`` modulo its size, and
+    ``rollout.seed + (k + 1) * n - 1``. A finite data set is read from row ``rollout.seed`` modulo its size, and
     from its first row again after the last.
     """
 

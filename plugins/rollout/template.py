@@ -1,4 +1,4 @@
-"""From messages to token ids, by the tokenizer's own chat template, and never from sampled text back to ids."""
+"""A template turns messages into token ids by the tokenizer's chat template; sampled text is never encoded again."""
 
 from __future__ import annotations
 
@@ -20,33 +20,39 @@ _ANCHOR = "a"  # the end of an answer, as far as the encoding of what comes afte
 
 @attrs.frozen(eq=False)
 class Template:
-    """Writes the prompts of conversations as the tokenizer's chat template does, token for token.
+    """A template writes the prompts of conversations as the tokenizer's chat template does, token for token.
 
-    A *bridge* is everything between the last sampled token of a turn and the first of the next one: the end of the
-    assistant's message, the user's message, the generation prompt and the dialogue's opening. It is what the template
-    writes there when it is given the whole conversation so far. Bridges are encoded on their own and appended, so that
+    A *bridge* is everything between the last sampled token of a turn and the first one of the next turn: the end of the
+    assistant's message, the user's message, the generation prompt and the dialogue's opening. It is the text that the
+    chat template writes there for the whole conversation so far. Bridges are encoded on their own and appended, so that
     the prompt of a turn begins with exactly the tokens of the turns before it.
 
-    System and user texts are foreign: control tokens in them are spelled in plain pieces.
+    System and user texts are foreign: control tokens that are spelled in them stay plain text.
 
     Raises:
-        RequestError: the tokenizer has no chat template, or :class:`Layout` cannot use it, or it always opens a thought
-            and ``think`` is false or the dialogue begins otherwise, or it always closes one and ``think`` is true.
+        RequestError: the tokenizer has no chat template, or :class:`Layout` cannot use it; or it always opens a
+            thought, while ``think`` is false or the dialogue has another opening; or it always closes one, while
+            ``think`` is true.
     """
 
     tokenizer: Any
+    """The tokenizer with the chat template."""
     dialogue: Dialogue
-    """Says what the messages are; its opening and its tags may be tokens of their own."""
+    """The dialogue, whose opening and tags may be tokens."""
     think: bool = True
+    """Whether the model is asked to think before it answers."""
     layout: Layout = attrs.field(init=False)
+    """The chat template, as it is used."""
     tag: str = attrs.field(init=False)
-    """What every response begins with: the dialogue's opening, or else a thought that the chat template opens."""
+    """The text that every response begins with: the dialogue's opening, or a thought that the chat template opens."""
     encoder: TextEncoder = attrs.field(init=False)
+    """What turns texts into tokens."""
     _closing: tuple[int, ...] = attrs.field(init=False)
-    """What the template writes between an answer and the next user's text."""
+    """The tokens that the template writes between an answer and the next user's text."""
     first: Callable[..., tuple[int, ...]] = attrs.field(init=False)
-    """``first(system, user, own="")``: the prompt of a first turn. An empty ``system`` is no system message; ``own`` is
-    a part of it that is not foreign: its last occurrence keeps its control tokens."""
+    """A function ``first(system, user, own="")`` that gives the prompt of a first turn. With an empty ``system`` there
+    is no system message. ``own`` is a part of it that is not foreign: its last occurrence keeps its control
+    tokens."""
     _after: Callable[[str, tuple[str, ...], str], tuple[int, ...]] = attrs.field(init=False)
 
     @layout.default
@@ -69,7 +75,8 @@ class Template:
 
     @tag.default
     def _find_tag(self) -> str:
-        opening, thinks = self.layout.tag, self.layout.first("system", "user").rstrip().endswith(OPENS)
+        opening = self.layout.tag
+        thinks = self.layout.first("system", "user").rstrip().endswith(OPENS)
         if thinks and opening not in ("", OPENS):
             raise RequestError(
                 f"the chat template opens a thought in every answer, which the dialogue begins with {opening!r}",
@@ -109,10 +116,13 @@ class Template:
         return next(iter(self.encoder.controls_in(self.layout.between)), None)
 
     def bridge(self, system: str, users: Sequence[str], sampled: Sequence[int], own: str = "") -> tuple[int, ...]:
-        """What stands between ``sampled`` and the next turn's tokens.
+        """Return the tokens between ``sampled`` and the next turn's sampled tokens.
 
-        ``users`` are the user texts of the conversation so far; the last of them answers ``sampled``. An end of turn in
-        ``sampled`` is not repeated. ``own`` is as for :attr:`first`: some templates repeat the system text every turn.
+        Args:
+            system: the system text, which some templates repeat in every turn.
+            users: the user texts of the conversation so far; the last of them follows ``sampled``.
+            sampled: the tokens of the last turn. If they end with the end of a turn, it is not repeated.
+            own: the part of the system text that is not foreign, as for :attr:`first`.
         """
         tokens = self._after(system, tuple(users), own)
         last = sampled[-1] if sampled else None
@@ -121,28 +131,30 @@ class Template:
         return tokens
 
     def decode(self, completion: Completion) -> str:
-        """The response as text: the forced tag and what was sampled, without the token that ended it."""
+        """Return the response as text: the tag and what was sampled, without the token that ended it."""
         tokens = completion.tokens[:-1] if completion.stop_reason == "eos" else completion.tokens
         return self.tag + self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
 
     def _quoted(self, system: str, own: str) -> str:
-        before, own, after = system.rpartition(own) if own else (system, "", "")
-        return self.encoder.quote(before) + own + self.encoder.quote(after)
+        if not own:
+            return self.encoder.quote(system)
+        before, kept, after = system.rpartition(own)
+        return self.encoder.quote(before) + kept + self.encoder.quote(after)
 
     def _tagged(self, prompt: str) -> str:
-        """``prompt`` and the forced tag, unless it already ends with it (as for reasoning models)."""
+        """Return ``prompt`` with the tag, unless it already ends with it (as for reasoning models)."""
         return prompt if prompt.rstrip().endswith(self.tag) else prompt + self.tag
 
 
 def _after_answer(encoder: TextEncoder, text: str) -> tuple[int, ...]:
-    """Token ids of a text that follows an answer: a tokenizer may treat the start of a text in a way of its own."""
+    """Encode a text that follows an answer, since a tokenizer may treat the start of a text differently."""
     anchor = encoder.encode(_ANCHOR)
     tokens = encoder.encode(_ANCHOR + text)
     return tokens[len(anchor) :] if tokens[: len(anchor)] == anchor else encoder.encode(text)
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a response: the model's, the tokenizer's and, if it can be used, the chat template's."""
+    """Return every token that ends a response: the model's, the tokenizer's and, if it can be used, the template's."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = [*configured] if isinstance(configured, list | tuple) else [configured]
     ids.append(tokenizer.eos_token_id)

@@ -1,10 +1,11 @@
-"""A time limit for what environments and dialogues do, so that one that hangs ends a run with a message.
+"""A time limit ends the call of an environment or dialogue that hangs, and the run with a message.
 
 In the main thread a timer of the kernel sends a signal, whose handler raises. (It is SIGURG, which nothing else uses
 and which is ignored by default: SIGALRM stays the environment's own.) That ends Python code, ``time.sleep``, regular
-expressions, powers of large numbers, and waiting for locks, files, sockets and processes. Where a call goes on all the
-same, a watching thread ends the process. In other threads, which no signal reaches, the call runs in a helper thread
-that is left behind. What neither looks at signals nor gives other threads a turn cannot be ended from here.
+expressions, powers of large numbers, and waiting for locks, files, sockets and processes. Where a call goes on
+nevertheless, a watching thread ends the process. Signals do not reach other threads, so their calls run in a helper
+thread, which is abandoned after the limit. A call that neither handles signals nor lets other threads run cannot be
+ended from here.
 """
 
 from __future__ import annotations
@@ -30,33 +31,38 @@ from .kernel_timer import KernelTimer
 T = TypeVar("T")
 
 _TICK_S = 1.0
-"""How often, at least, the watching thread looks at the clock."""
+"""The longest time in seconds between two looks of the watching thread at the clock."""
 _GRACE_S = 10.0
-"""How long after the limit a call may go on before the process is ended."""
+"""The time in seconds after the limit at which the process is ended."""
 _SUSPENDED_S = 5.0
-"""The watching thread oversleeps by more where the whole process was suspended, which is nobody's fault."""
+"""The time in seconds by which the watching thread oversleeps if the whole process was suspended."""
 
 
 @attrs.frozen
 class TimeLimit:
-    """Calls what a component does for one member of a group, each within ``seconds`` (``None``: no limit)."""
+    """The time limit of the calls that play one member of a group."""
 
     name: str
-    """The component's, for messages."""
+    """The name of the component, for messages."""
     seconds: float | None
+    """The longest time of one call; ``None`` sets no limit."""
     seed: int
-    """Of the group."""
+    """The environment seed of the group."""
     member: int
+    """The number of the episode in its group."""
     kind: str = "environment"
+    """The kind of the component, for messages."""
 
     def __call__(self, what: str, function: Callable[..., T], *arguments: Any) -> T:
-        """What ``function`` returns or raises.
+        """Return what ``function`` returns, or raise what it raises.
 
         Args:
-            what: what it is, for the message: ``a step in turn 2``.
+            what: the name of the call for the message, such as ``a step in turn 2``.
+            function: the function to call.
+            arguments: its arguments.
 
         Raises:
-            RunError: it took longer.
+            RunError: it took longer than ``seconds``.
         """
         if self.seconds is None:
             return function(*arguments)
@@ -64,6 +70,7 @@ class TimeLimit:
         return (_ALARM.call if main else _helper().call)(self, what, function, arguments)
 
     def exceeded(self, what: str) -> RunError:
+        """Return the error of a call that took too long."""
         return RunError(
             f"the {self.kind} {self.name} took more than {self.seconds:g} s for {what}",
             f"the group of seed {self.seed}, member {self.member}",
@@ -72,7 +79,7 @@ class TimeLimit:
 
 
 class _Expired(BaseException):
-    """Raised in the environment. No Exception, since environments catch those in order to go on."""
+    """The limit is over. It is no Exception, since environments may catch those and go on."""
 
 
 class _Alarm:
@@ -81,20 +88,22 @@ class _Alarm:
     def __init__(self) -> None:
         self.deadline = math.inf
         self.running: tuple[TimeLimit, str] | None = None
-        """Whose deadline it is, and for what."""
+        """The limit that runs, and the name of its call."""
         self.tick = _TICK_S
         self.process = 0
-        """Whose the watching thread is: a fork has none."""
+        """The id of the process that has the watching thread; a fork has none."""
         self.checked = -math.inf
-        """When handlers, timer and thread were last seen to."""
+        """The time of the last check of handlers, timer and thread."""
         self.timer: KernelTimer | None = None
         self.rings_at = math.inf
-        """When the timer does, if it is started."""
+        """The time at which the timer rings, if it is started."""
         self.last_words: Callable[[RunError], None] | None = None
+        """A function that is called before the process is ended."""
 
     def call(self, limit: TimeLimit, what: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         assert limit.seconds is not None
-        now, outer = time.monotonic(), (self.deadline, self.running)
+        now = time.monotonic()
+        outer = (self.deadline, self.running)
         self._prepare(limit.seconds, now)
         try:
             try:
@@ -108,13 +117,13 @@ class _Alarm:
             raise limit.exceeded(what) from expired
 
     def _set_timer(self, now: float) -> None:
-        """Only where it would ring too late: that it rings too early, in a later call, costs less than to stop it."""
+        """Start the timer if it would ring too late. Ringing too early, in a later call, is cheaper than to stop it."""
         if self.deadline < self.rings_at and self.timer is not None:
             self.rings_at = self.deadline
             self.timer.start(max(self.deadline - now, 1e-3))
 
     def _prepare(self, seconds: float, now: float) -> None:
-        """See, once in a while, that the signals have their handlers, and that there are a timer and a thread."""
+        """Check from time to time that the signals have their handlers, and that timer and thread exist."""
         if now - self.checked <= self.tick <= seconds / 4 and self.process == os.getpid():
             return
         self.checked, self.tick = now, min(self.tick, seconds / 4)
@@ -138,7 +147,7 @@ class _Alarm:
             self.timer.start(0)
 
     def _go_on(self, number: int, frame: FrameType | None) -> None:
-        """The process was suspended, by Ctrl-Z or a scheduler: the call gets its time anew."""
+        """Give the call its whole time again after the process was suspended, by Ctrl-Z or a scheduler."""
         if self.running is not None and self.running[0].seconds is not None:
             now = time.monotonic()
             self.deadline, self.rings_at = now + self.running[0].seconds, math.inf
@@ -160,7 +169,7 @@ class _Alarm:
                 signal.pthread_kill(main, signal.SIGURG)
 
     def _end_process(self, error: RunError) -> None:
-        """The last resort. The main thread may be anywhere, so nothing is cleaned up."""
+        """End the process, as the last resort. The main thread may be anywhere, so nothing is cleaned up."""
         sys.stderr.write(f"error: {error}\n  the call cannot be interrupted, so the process ends; it was here:\n")
         faulthandler.dump_traceback(file=2, all_threads=True)
         with suppress(Exception):
@@ -171,7 +180,10 @@ class _Alarm:
 
 @contextmanager
 def last_words(say: Callable[[RunError], None]) -> Iterator[None]:
-    """``say`` is called, in another thread, before a call that cannot be interrupted ends the process."""
+    """Within the block, call ``say`` before the process ends because a call cannot be interrupted.
+
+    It is called in another thread.
+    """
     _ALARM.last_words = say
     try:
         yield
@@ -180,7 +192,7 @@ def last_words(say: Callable[[RunError], None]) -> Iterator[None]:
 
 
 class _Helper:
-    """A thread that calls for another one, which can stop waiting."""
+    """A thread that makes calls for another thread, which can stop waiting for them."""
 
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
@@ -192,7 +204,7 @@ class _Helper:
         try:
             answer, raised = self.answers.get(timeout=limit.seconds)
         except queue.Empty:
-            del _HELPERS.own  # whatever it answers one day is nobody's
+            del _HELPERS.of_thread  # a later answer must not be taken for that of another call
             raise limit.exceeded(what) from None
         if raised is not None:
             raise raised
@@ -212,7 +224,7 @@ _HELPERS = threading.local()
 
 
 def _helper() -> _Helper:
-    """The helper of this thread: always the same one, since environments may hold what belongs to a thread."""
-    if not hasattr(_HELPERS, "own"):
-        _HELPERS.own = _Helper()
-    return _HELPERS.own
+    """Return the helper of this thread: always the same one, since environments may hold what belongs to a thread."""
+    if not hasattr(_HELPERS, "of_thread"):
+        _HELPERS.of_thread = _Helper()
+    return _HELPERS.of_thread

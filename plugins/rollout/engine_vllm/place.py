@@ -1,4 +1,4 @@
-"""Where the engine's process runs: the GPUs and the environment that it sees."""
+"""The place of the engine's process: the GPUs and the environment variables that it sees."""
 
 from __future__ import annotations
 
@@ -16,26 +16,33 @@ LAUNCHER = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK",
     "TORCHELASTIC_USE_AGENT_STORE",
 )  # fmt: skip
-"""What a launcher tells the trainer's ranks, and the engine's process must not take as its own. With torchrun's agent
-store in sight, torch would look for a store at the engine's own address rather than start one there."""
+"""Environment variables that a launcher sets for the trainer's ranks, and that the engine's process must not read. With
+torchrun's agent store among them, torch would look for a store at the engine's own address instead of starting one."""
 
 
 class Place:
-    """Which GPUs the engine's process sees, and where among them the trainer's is."""
+    """The GPUs that the engine's process sees, and which of them is the trainer's."""
 
     def __init__(self, engine: Any, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        own = device.index or 0
-        gpus = list(engine.gpus) or [own, *(other for other in range(own + 1, own + engine.tensor_parallel))]
-        self.sleeps = self.cuda and engine.sleep and own in gpus
-        seen = [*gpus, *({own} - set(gpus))]
+        trainer = device.index or 0
+        gpus = list(engine.gpus) or list(range(trainer, trainer + engine.tensor_parallel))
+        self.sleeps = self.cuda and engine.sleep and trainer in gpus
+        """Whether the engine gives its memory back while the trainer works."""
+        # the engine reads new weights from the trainer's GPU, so that it must see it as well
+        visible = [*gpus, *({trainer} - set(gpus))]
         names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in seen) if self.cuda else None
-        self.trainer = seen.index(own)
+        self.visible = ",".join(names[gpu] if names else str(gpu) for gpu in visible) if self.cuda else None
+        """``CUDA_VISIBLE_DEVICES`` of the engine's process."""
+        self.trainer = visible.index(trainer)
+        """The number of the trainer's GPU in the engine's process."""
 
     @contextmanager
     def environment(self, **further: str) -> Iterator[None]:
-        """What the engine's process inherits, and ``further`` settings of ours that give way to the user's."""
+        """Set the environment variables that the engine's process inherits, within the block.
+
+        ``further`` are defaults for variables that the user has not set.
+        """
         changes = {
             **{name: os.environ.get(name, value) for name, value in further.items()},
             **dict.fromkeys(LAUNCHER),
@@ -53,16 +60,16 @@ class Place:
 
 
 def _cache(local_rank: int) -> str | None:
-    """Where vLLM keeps compiled graphs: a folder for each rank of a machine.
+    """Return the folder in which vLLM keeps compiled graphs: one for each rank of a machine.
 
-    vLLM names the files by the rank within its own engine, and reads and rewrites them without a lock, so engines that
-    start together may read what another has written in part.
+    vLLM names the files by the rank within its own engine, and reads and writes them without a lock. Engines that start
+    at the same time could therefore read half-written files of each other.
     """
-    own = os.environ.get("VLLM_CACHE_ROOT")
+    chosen = os.environ.get("VLLM_CACHE_ROOT")
     if local_rank == 0:
-        return own
+        return chosen
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm"
-    return str(Path(own or usual) / f"local-rank-{local_rank}")
+    return str(Path(chosen or usual) / f"local-rank-{local_rank}")
 
 
 def _set(values: dict[str, str | None]) -> None:
@@ -75,8 +82,8 @@ def _set(values: dict[str, str | None]) -> None:
 
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started here do not hear a terminal's Ctrl-C: the trainer decides what becomes of them."""
-    resource_tracker.ensure_running()  # it hears all signals again once it starts, so it must be there before
+    """Let processes that start in the block ignore a terminal's Ctrl-C, since the trainer decides when they end."""
+    resource_tracker.ensure_running()  # it would unblock the signal when it starts, so it must run before
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""A running vLLM engine: requests in, completions out as they are done, weights in, sleep and wake."""
+"""The session of a vLLM engine queues requests, returns completions, takes weights, sleeps and wakes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 KEY = "rollout.engine: vllm"
 SHUTDOWN_S = 3.0
-"""How long the engine's process may take to end before it is killed."""
+"""Seconds that the engine's process may take to end before it is killed."""
 
 
 class VllmSession(RolloutEngineSession):
-    """Owns the engine's process."""
+    """A vLLM engine in a run, with its process."""
 
     single_requests = True
 
@@ -45,11 +45,15 @@ class VllmSession(RolloutEngineSession):
         folder: tempfile.TemporaryDirectory[str],
         lora: Any,
     ) -> None:
-        self.llm, self.tokenizer, self.place, self.lora = llm, tokenizer, place, lora
+        self.llm = llm
+        self.tokenizer = tokenizer
+        self.place = place
+        self.lora = lora
         self._watched = watched
         self.adapter = lora is not None
-        """Whether :meth:`sync` takes the tensors of a LoRA adapter rather than a whole model's."""
-        self._ends, self._folder = ends, folder
+        """Whether :meth:`sync` takes the tensors of a LoRA adapter, instead of a whole model's."""
+        self._ends = ends
+        self._folder = folder
         self._asleep = False
         self._syncs = 0
         self._request: Any = None
@@ -59,7 +63,7 @@ class VllmSession(RolloutEngineSession):
     # --- sampling ---------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
-        """One completion per prompt, in order; each prompt's seed follows from ``seed`` and its place."""
+        """Sample one completion for each prompt, in order. The seed of each follows from ``seed`` and its index."""
         for index, prompt in enumerate(prompts):
             digest = hashlib.sha256(repr((seed, index)).encode()).digest()
             self.submit(index, prompt, sampling, int.from_bytes(digest[:8], "big") >> 1)
@@ -69,7 +73,7 @@ class VllmSession(RolloutEngineSession):
         return [completions[index] for index in range(len(prompts))]
 
     def submit(self, key: int, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
-        """Queue a prompt; its completion comes from :meth:`finished` under ``key``.
+        """Queue a prompt, whose completion :meth:`finished` returns under ``key``.
 
         Raises:
             RunError: the engine has no weights yet, or sleeps.
@@ -99,26 +103,27 @@ class VllmSession(RolloutEngineSession):
             self._stops[name] = StopStringCriteria(self.tokenizer, list(sampling.stop))
 
     def finished(self) -> list[tuple[int, Completion]]:
-        """What is done: waits until at least one is; the others go on meanwhile."""
+        """Wait until a request is done, and return all that are; the others go on meanwhile."""
         done: list[tuple[int, Completion]] = []
         while not done:
             for output in self._call("step"):
-                name, sampled = output.request_id, output.outputs[0]
-                if name not in self._keys:  # ended by a stop string; what was on its way is dropped
+                name = output.request_id
+                sampled = output.outputs[0]
+                if name not in self._keys:  # a stop string has ended it, and it was aborted
                     continue
                 end = self._stop_at(name, sampled.token_ids)
                 if end is None and not output.finished:
                     continue
                 if end is not None and not output.finished:
                     self._call("abort_request", [name])
-                elif sampled.finish_reason in ("abort", "error"):  # cut off: not what the policy would have said
+                elif sampled.finish_reason in ("abort", "error"):  # cut off, so that it is not what the policy samples
                     raise died()
                 done.append((self._keys.pop(name), self._completion(sampled, end)))
                 self._stops.pop(name, None)
         return done
 
     def _stop_at(self, name: str, tokens: Sequence[int]) -> int | None:
-        """How many tokens there are up to the end of the first stop string; ``None`` without one."""
+        """Return the number of tokens up to the end of the first stop string; ``None`` without one."""
         criteria = self._stops.get(name)
         if criteria is None:
             return None
@@ -128,23 +133,23 @@ class VllmSession(RolloutEngineSession):
 
     def _completion(self, sampled: Any, end: int | None) -> Completion:
         tokens = tuple(sampled.token_ids)[:end]
-        of_sampled = sampled.logprobs  # flat: the sampled token's is the first of each position
-        logprobs = tuple(of_sampled.logprobs[first] for first in of_sampled.start_indices[: len(tokens)])
+        flat = sampled.logprobs  # at each position the first log-prob is that of the sampled token
+        logprobs = tuple(flat.logprobs[first] for first in flat.start_indices[: len(tokens)])
         ended = "eos" if tokens and tokens[-1] in self._ends else "length"
         return Completion(tokens, logprobs, "stop" if end is not None else ended)
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Wake up, take over the trainer's weights by Hugging Face name, and forget the cache of the old ones.
+        """Wake up, take the trainer's weights by Hugging Face name, and drop the cache of the old ones.
 
-        After the first time the checksums of what both sides hold are compared.
+        After the first time, checksums of the weights on both sides are compared.
 
         Raises:
-            RunError: they differ.
+            RunError: the checksums differ.
         """
         if self._asleep:
-            torch.cuda.empty_cache()  # what torch keeps for itself, the engine cannot have
+            torch.cuda.empty_cache()  # the engine cannot use memory that torch keeps for later
             self._call("wake_up", ["weights"])
         if self.adapter:
             self._load_adapter(weights)
@@ -158,7 +163,7 @@ class VllmSession(RolloutEngineSession):
         self._syncs += 1
 
     def sleep(self) -> bool:
-        """Give the GPU's memory back, if that is wanted; whether :meth:`sync` must come before the next request."""
+        """Give the GPU's memory back if ``sleep`` is set, and return whether the engine sleeps."""
         if self.place.sleeps and not self._asleep:
             self._call("sleep", 1 if self.adapter else 2)
             self._asleep = True
@@ -174,8 +179,8 @@ class VllmSession(RolloutEngineSession):
             with packed(tensors, self.place.trainer, self._folder.name) as message:
                 self.rpc("uncollapse_receive", message, last, self._asleep)
         if self._syncs == 0:
-            for held in self.rpc("uncollapse_fingerprint", shapes):
-                self._compare(sent, held)
+            for of_worker in self.rpc("uncollapse_fingerprint", shapes):
+                self._compare(sent, of_worker)
 
     @staticmethod
     def _compare(sent: dict[str, Fingerprint], held: dict[str, Fingerprint]) -> None:
@@ -191,7 +196,8 @@ class VllmSession(RolloutEngineSession):
     def _load_adapter(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         from vllm.lora.request import LoRARequest
 
-        previous, number = self._request, self._syncs + 1
+        previous = self._request
+        number = self._syncs + 1
         directory = Path(self._folder.name) / f"adapter-{number}"
         write_adapter(directory, self.lora, weights)
         self._request = LoRARequest(f"policy-{number}", number, str(directory))
@@ -203,7 +209,7 @@ class VllmSession(RolloutEngineSession):
     # --- the process ------------------------------------------------------------------------------------------------
 
     def rpc(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method of every worker."""
+        """Call a method of every worker, and return their results."""
         return self._call("collective_rpc", method, None, arguments)
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -211,12 +217,13 @@ class VllmSession(RolloutEngineSession):
             return self._watched(getattr(self.llm, method), *arguments)
 
     def close(self) -> None:
-        """End the engine's process; does nothing the second time."""
+        """End the engine's process. A second call does nothing."""
         self._watched.end(lambda: self.llm.engine_core.shutdown(timeout=SHUTDOWN_S), SHUTDOWN_S)
         self._folder.cleanup()
 
 
 def died() -> RunError:
+    """Return the error of a run whose engine has died."""
     return RunError(
         "the vLLM engine's process has died",
         KEY,
@@ -225,11 +232,11 @@ def died() -> RunError:
 
 
 RAISE = re.compile(r"no available memory for the cache|increas\w+ .?gpu_memory_utilization|KV cache is needed", re.I)
-"""What vLLM says where its own share of the GPU is too small."""
+"""Messages of vLLM whose cause is a share of the GPU that is too small."""
 
 
 def advice(words: str) -> str:
-    """How to mend what vLLM says; where that does not tell, both ways with the words that tell them apart."""
+    """Return how to mend a failure of vLLM; where its message leaves that open, both ways."""
     more = "raise gpu_memory_utilization, or lower rollout.max_context"
     less = "lower gpu_memory_utilization, max_num_seqs or rollout.max_context"
     if RAISE.search(words):
@@ -241,7 +248,7 @@ def advice(words: str) -> str:
 
 @contextmanager
 def failures(what: str) -> Iterator[None]:
-    """What vLLM raises becomes one error."""
+    """Turn whatever vLLM raises in the block into one error."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:

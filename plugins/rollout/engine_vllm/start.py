@@ -1,4 +1,4 @@
-"""Starting the engine's process with the architecture of a model."""
+"""The engine's process is started with the architecture of a model."""
 
 from __future__ import annotations
 
@@ -18,17 +18,24 @@ from .watched import Watched
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM's adapter kernels are built for."""
 SMALLEST_HEAD = 32
-"""Head size that vLLM's attention on a CPU needs at least."""
+"""Smallest head size that vLLM's attention on a CPU can compute."""
 SECOND_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
-"""Makes vLLM use its second model runner, whose sampler draws for all seeded requests in one kernel; that of the first
-calls one for each of them. By itself vLLM 0.24 uses it for some architectures only, 0.32 wherever it can."""
+"""Environment variable by which vLLM uses its second model runner. That one samples for all seeded requests in one
+kernel, while the first runner needs one for each request. Without the variable, vLLM 0.24 uses it for some
+architectures only, and 0.32 wherever it can."""
 
 
 def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | None) -> VllmSession:
     """Start the engine's process with the architecture of ``model``.
 
-    ``engine`` is the component. The process begins with random weights (of a LoRA policy: with those of the base
-    model), so :meth:`VllmSession.sync` must come before the first request.
+    The process begins with random weights (for a LoRA policy, those of the base model), so that
+    :meth:`VllmSession.sync` must be called before the first request.
+
+    Args:
+        engine: the component.
+        model: the policy.
+        tokenizer: the policy's tokenizer.
+        max_context: the largest number of tokens of a prompt with its response.
 
     Raises:
         RequestError: vLLM does not know the architecture, or ``tensor_parallel`` does not divide it.
@@ -47,19 +54,42 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
     engine.check_spread(text.num_attention_heads)
     _check_served(network, max_context, adapter)
     place = Place(engine, network.device)
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    if not place.cuda and size < SMALLEST_HEAD:
-        reason = f"vLLM on a CPU has no attention for heads of {size}, only for {SMALLEST_HEAD} and more"
-        raise RequestError(reason, KEY, "set rollout.engine=hf, or take a model with larger heads")
+    _check_heads(text, place)
     folder = tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None, prefix="uncollapse-vllm-")
-    source = network.name_or_path if adapter else folder.name
+    settings = _settings(engine, network, place, max_context)
+    lora = None
     if not adapter:
+        # weights come with the first sync, so that vLLM only needs the configuration
         config.architectures = [architecture]
         config.save_pretrained(folder.name)
+        settings |= {"model": folder.name, "load_format": "dummy"}
+    else:
+        lora = model.peft_config[model.active_adapter]
+        rank = next(size for size in LORA_RANKS if size >= lora.r)
+        settings |= {"model": network.name_or_path, "load_format": "auto"}
+        settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+    ends = [token for token in end_ids(network, tokenizer) if token < text.vocab_size]
+    # without it, results of the methods that we add to the worker are not decoded
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    others = active_children()
+    arguments = EngineArgs(**settings)
+    runner = {SECOND_RUNNER: "1"} if place.cuda and _has_second_runner(arguments, place) else {}
+    with place.environment(**runner), failures("did not start"), deaf_to_interrupts():
+        llm = LLMEngine.from_engine_args(arguments)
+    watched = Watched([child for child in active_children() if child not in others], died())
+    session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
+    try:
+        session.rpc("uncollapse_bind", os.getpid(), folder.name)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _settings(engine: Any, network: Any, place: Place, max_context: int | None) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine that do not depend on where it reads the model."""
     cache = engine.kv_cache_gib or (None if place.cuda else 1.0)
-    settings: dict[str, Any] = {
-        "model": source,
-        "load_format": "auto" if adapter else "dummy",
+    return {
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": str(network.dtype).removeprefix("torch."),
@@ -78,34 +108,26 @@ def start_session(engine: Any, model: Any, tokenizer: Any, max_context: int | No
         "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
         "disable_log_stats": True,
     }
-    lora = None
-    if adapter:
-        lora = model.peft_config[model.active_adapter]
-        rank = next(size for size in LORA_RANKS if size >= lora.r)
-        settings |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
-    ends = [token for token in end_ids(network, tokenizer) if token < text.vocab_size]
-    # results of the methods that we add to the worker are only decoded with it, so it must stay
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    others, arguments = active_children(), EngineArgs(**settings)
-    runner = {SECOND_RUNNER: "1"} if place.cuda and _has_second_runner(arguments, place) else {}
-    with place.environment(**runner), failures("did not start"), deaf_to_interrupts():
-        llm = LLMEngine.from_engine_args(arguments)
-    watched = Watched([child for child in active_children() if child not in others], died())
-    session = VllmSession(llm, watched, tokenizer, ends, place, folder, lora)
-    try:
-        session.rpc("uncollapse_bind", os.getpid(), folder.name)
-    except BaseException:
-        session.close()
-        raise
-    return session
+
+
+def _check_heads(text: Any, place: Place) -> None:
+    """Raises RequestError where vLLM's attention on a CPU cannot compute heads of the model's size."""
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if not place.cuda and size < SMALLEST_HEAD:
+        reason = f"vLLM on a CPU has no attention for heads of {size}, only for {SMALLEST_HEAD} and more"
+        raise RequestError(reason, KEY, "set rollout.engine=hf, or take a model with larger heads")
 
 
 def _check_served(network: Any, max_context: int | None, adapter: bool) -> None:
-    """Raises RequestError for what vLLM would refuse after it has started, or serve otherwise than it is trained."""
-    found = reach(network.config)
-    if found is not None and max_context is not None and max_context > found.tokens:
-        reason = f"vLLM serves no rows of {max_context} tokens with a model that has {found.tokens} positions"
-        raise RequestError(reason, KEY, f"set rollout.max_context={found.tokens}, or rollout.engine=hf")
+    """Check that vLLM can serve the model, and computes with it what the trainer does.
+
+    Raises:
+        RequestError: it cannot.
+    """
+    longest = reach(network.config)
+    if longest is not None and max_context is not None and max_context > longest.tokens:
+        reason = f"vLLM serves no rows of {max_context} tokens with a model that has {longest.tokens} positions"
+        raise RequestError(reason, KEY, f"set rollout.max_context={longest.tokens}, or rollout.engine=hf")
     beyond = [name for name, layer in network.named_modules() if hasattr(layer, "base_layer") and _is_special(layer)]
     if network.get_output_embeddings() is not None and hasattr(network.get_output_embeddings(), "base_layer"):
         beyond.append("the output layer")
@@ -115,15 +137,15 @@ def _check_served(network: Any, max_context: int | None, adapter: bool) -> None:
 
 
 def _is_special(layer: Any) -> bool:
-    """Whether an adapter is one of a mixture's experts or router, whose weights are parameters of one module."""
+    """Return whether an adapter belongs to a mixture's experts or router, whose weights share one module."""
     return hasattr(layer, "parameter_name")
 
 
 def _has_second_runner(arguments: Any, place: Place) -> bool:
-    """Whether it serves this model with these settings: vLLM says so once it has put its configuration together."""
+    """Return whether vLLM's second runner serves this model with these settings, by building its configuration."""
     with place.environment(**{SECOND_RUNNER: "1"}):
         try:
             arguments.create_engine_config()
-        except ValueError:  # what else may be wrong will be said when the engine starts
+        except ValueError:  # any other mistake is reported when the engine starts
             return False
     return True

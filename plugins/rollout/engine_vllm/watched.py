@@ -1,4 +1,4 @@
-"""Calls into vLLM that end when its process does: vLLM itself waits for an answer that nobody is left to give."""
+"""Calls into vLLM end when its process does; vLLM itself would wait for its answer for ever."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ import psutil
 from ....core.errors import RunError
 
 POLL_S = 0.5
+"""Seconds between two looks at the processes."""
 
 
 class Watched:
-    """Runs calls one after the other on a thread of its own, and watches the processes that must answer them."""
+    """A thread that runs calls one after the other, while the processes that must answer them are watched."""
 
     def __init__(self, processes: Sequence[BaseProcess], died: RunError) -> None:
-        """``died`` is what is raised once one of ``processes`` has ended."""
-        self._processes, self._died = processes, died
+        """Watch ``processes``; ``died`` is the error to raise once one of them has ended."""
+        self._processes = processes
+        self._died = died
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         # a daemon: a call that is never answered must not keep the program from ending
         threading.Thread(target=self._serve, daemon=True).start()
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``function`` returns or raises.
+        """Return what ``function`` returns, or raise what it raises.
 
         Raises:
-            RunError: a process has ended; nothing can be called from here on.
+            RunError: a process has ended; nothing can be called any more.
         """
         self._calls.put(lambda: function(*arguments))
         while True:
@@ -46,12 +48,14 @@ class Watched:
             return answer
 
     def end(self, shut_down: Callable[[], Any], patience_s: float) -> None:
-        """Call ``shut_down``, then wait for the processes and all that they started, and kill what is left of them.
+        """Call ``shut_down``, wait for the processes and their descendants, and kill those that are left.
 
-        Nothing can be called from here on.
+        Nothing can be called any more.
         """
-        # the number of one that has ended may be another's by now
-        family = [relative for process in self._processes if process.is_alive() for relative in _family(process)]
+        family: list[psutil.Process] = []
+        for process in self._processes:
+            if process.is_alive():  # the id of an ended process may be another's by now
+                family += _family(process)
         try:
             shut_down()
         finally:

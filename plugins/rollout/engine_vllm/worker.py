@@ -1,4 +1,4 @@
-"""What we add to vLLM's worker (its ``worker_extension_cls``): taking over weights, and dying with the trainer."""
+"""A class extends vLLM's worker (``worker_extension_cls``): it takes the trainer's weights, and ends with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class WeightReceiver:
-    """Mixed into the worker class by vLLM: ``self`` is the worker, and every method is called by ``collective_rpc``."""
+    """Methods that vLLM mixes into its worker class: ``self`` is the worker, and ``collective_rpc`` calls them."""
 
     device: torch.device
     model_runner: Any
@@ -29,22 +29,30 @@ class WeightReceiver:
     uncollapse_staged: list[Named]
 
     def uncollapse_bind(self, trainer: int, folder: str) -> None:
-        """A trainer (its process id) that is killed takes this process with it, the one that started it, and the
-        ``folder`` of the session.
+        """End this process, and the engine's that started it, when the trainer ends; remove the session's folder.
+
+        Args:
+            trainer: the trainer's process id.
+            folder: the folder of the session.
         """
         engine = os.getppid()
         others = [engine] if engine != trainer else []
         threading.Thread(target=_die_with, args=(psutil.Process(trainer), others, folder), daemon=True).start()
 
     def uncollapse_receive(self, message: bytes, last: bool, room: bool) -> None:
-        """Load what :func:`.transfer.packed` wrote, by Hugging Face names; parts before the last are kept until then.
+        """Load the weights of a message of :func:`.transfer.packed`, once its last part is there.
 
-        There is ``room`` for them on this worker's GPU where the KV cache sleeps; otherwise host memory keeps them.
+        Args:
+            message: a part of the weights, by Hugging Face names.
+            last: whether it is the last part.
+            room: whether earlier parts can wait on this worker's GPU, as while the KV cache sleeps; otherwise they wait
+                in the machine's memory.
         """
         tensors = unpacked(message, self.device)
         staged = getattr(self, "uncollapse_staged", [])
         if not last:
-            place = self.device if room else torch.device("cpu")  # what is sent lies on the trainer's GPU
+            # a copy, since a message is only valid during this call
+            place = self.device if room else torch.device("cpu")
             self.uncollapse_staged = staged + [(name, tensor.to(place, copy=True)) for name, tensor in tensors]
         else:
             self.uncollapse_staged = []
@@ -54,9 +62,10 @@ class WeightReceiver:
             torch.cuda.synchronize(self.device)
 
     def uncollapse_fingerprint(self, shapes: dict[str, list[int]]) -> dict[str, Fingerprint]:
-        """Of each parameter of these names that this worker holds whole; rows that pad a vocabulary are left out.
+        """Return checksums of the parameters that this worker holds whole, without rows that pad a vocabulary.
 
-        Fused and sharded parameters, and those that were repacked for a kernel, cannot be compared.
+        Fused and sharded parameters, and those that were rearranged for a kernel, cannot be compared. ``shapes`` are
+        the names and shapes of the trainer's parameters.
         """
         whole = {}
         for name, parameter in self.model_runner.get_model().named_parameters():
@@ -68,7 +77,7 @@ class WeightReceiver:
 
 def _die_with(trainer: psutil.Process, others: list[int], folder: str) -> None:
     trainer.wait()
-    shutil.rmtree(folder, ignore_errors=True)  # memory, where it is in /dev/shm; the trainer may have removed it
+    shutil.rmtree(folder, ignore_errors=True)  # it takes memory; the trainer may have removed it already
     for process in others:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""What a run holds in the memory of a GPU, before anything is loaded."""
+"""A memory plan says what a run will hold on each GPU, before anything is loaded."""

@@ -1,4 +1,4 @@
-"""Whether an experiment fits the memory of a GPU, and which settings would make it fit."""
+"""An experiment is checked against the memory of a GPU; where it does not fit, settings that do are named."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 USABLE = 0.95
-"""Share of a GPU that a plan may fill: the rest is the CUDA context, the libraries' workspaces and fragmentation."""
+"""The share of a GPU that a plan may fill. The rest is for the CUDA context, the libraries' workspaces and
+fragmentation."""
 MORE_RANKS = (2, 4, 8, 16, 32, 64)
+"""Numbers of GPUs that are suggested."""
 
 
 @attrs.frozen
 class Change:
-    """Settings of an experiment that are changed, as ``--set`` takes them, and another number of GPUs."""
+    """A change of an experiment's settings, or of the number of GPUs."""
 
     overrides: tuple[str, ...] = ()
+    """``KEY=VALUE`` pairs, as ``--set`` takes them."""
     ranks: int | None = None
+    """The number of GPUs, if that changes."""
 
     def __str__(self) -> str:
         ranks = [f"--ranks {self.ranks}"] if self.ranks else []
@@ -38,18 +42,18 @@ class Change:
 
 @attrs.frozen
 class Request:
-    """An experiment as it is asked for, and on how many GPUs."""
+    """An experiment, and the number of GPUs that it is to run on."""
 
     experiment: Experiment
     ranks: int = 1
 
     @property
     def shapes(self) -> tuple[Shape, Shape | None]:
-        """Of the policy, and of a critic that is a model of its own."""
+        """The shapes of the policy, and of the critic if it is a model of its own."""
         return read_shapes(self.experiment)
 
     def plan(self, memory: int) -> Plan:
-        """On a GPU of ``memory`` bytes (0: unknown).
+        """Return the memory plan on GPUs of ``memory`` bytes (0: unknown).
 
         Raises:
             RequestError: the engine cannot be spread over the GPUs as it is asked to.
@@ -59,36 +63,45 @@ class Request:
         return plan(*shapes, self.experiment, self.ranks, memory)
 
     def fits(self, memory: int, *changes: Change) -> bool:
-        """With every row as long as it may become, within the usable share; not if it cannot be changed so."""
+        """Return whether the experiment fits after ``changes``, with rows as long as they may become.
+
+        It does not fit if the changes cannot be made.
+        """
         ranks = next((change.ranks for change in changes if change.ranks), self.ranks)
         try:
             experiment = compose(self.experiment, [text for change in changes for text in change.overrides])
             check_ranks(experiment, ranks)
-            made = Request(experiment, ranks).plan(memory)
+            memory_plan = Request(experiment, ranks).plan(memory)
         except RequestError:
             return False
-        return made.shortage is None and made.fullest.total <= USABLE * memory
+        return memory_plan.shortage is None and memory_plan.fullest.total <= USABLE * memory
 
 
 Step = Callable[[Request], Iterator[Change]]
 
 
 def require(request: Request, memory: int, certain: bool = False) -> None:
-    """Refuse what needs more than a GPU of ``memory`` bytes has, naming the settings that would fit.
+    """Check that the experiment fits GPUs of ``memory`` bytes.
 
     Args:
-        certain: only where the lower bound, which no row is too short for, exceeds the whole of ``memory``.
+        request: the experiment and its number of GPUs.
+        memory: the memory of one GPU in bytes.
+        certain: whether to refuse only what cannot fit even with the shortest rows.
 
     Raises:
-        RequestError: it cannot fit.
+        RequestError: it does not fit; the message names settings that would.
     """
-    made = request.plan(memory)
-    if short := made.shortage:
+    memory_plan = request.plan(memory)
+    if short := memory_plan.shortage:
         what = f"the engine's share of the GPU does not hold its weights and one row: {short.need / GIB:.1f} GiB"
         raise RequestError(what, f"rollout.engine.{short.key}", short.fix)
-    phase = made.fullest_at_least if certain else made.fullest
-    need, there = (phase.least, memory) if certain else (phase.total, int(USABLE * memory))
-    if need <= there:
+    if certain:
+        phase = memory_plan.fullest_at_least
+        need, available = phase.least, memory
+    else:
+        phase = memory_plan.fullest
+        need, available = phase.total, int(USABLE * memory)
+    if need <= available:
         return
     settings = suggestions(request, memory)
     python = "(each KEY=VALUE is an override of compose() in Python)"
@@ -96,41 +109,43 @@ def require(request: Request, memory: int, certain: bool = False) -> None:
     fix = "\n         ".join([*settings, python] if settings else none)
     raise RequestError(
         f"the experiment needs {'at least ' if certain else ''}{need / GIB:.1f} GiB per GPU and "
-        f"{there / GIB:.1f} GiB are there",
+        f"{available / GIB:.1f} GiB are there",
         f"{phase.name} on {request.ranks} GPU{'s' if request.ranks > 1 else ''}: {describe(phase)}",
         fix,
     )
 
 
 def describe(phase: Phase) -> str:
-    """What the phase holds, largest first."""
+    """Say what the phase holds, in GiB, largest first."""
     ordered = sorted(phase.items.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {size / GIB:.1f}" for name, size in ordered if size >= 0.05 * GIB)
 
 
 def suggestions(request: Request, memory: int) -> list[str]:
-    """Settings with which the experiment fits, the cheapest first; each was planned again with them.
+    """Return settings with which the experiment fits, the cheapest first. Each was planned again with them.
 
-    Where no single one suffices, the mildest combinations: of what changes neither the GPUs nor what trains, then with
-    an adapter, then with more GPUs.
+    Where no single change is enough, combinations are tried: first of changes that leave the GPUs and the trained
+    parameters as they are, then with an adapter, then with more GPUs.
     """
-    alone = [found for step in LADDER if (found := _mildest(request, (), list(step(request)), memory)) is not None]
-    if alone:
-        return list(map(str, alone))
-    here = tuple(step for step in LADDER if step is not more_ranks)
-    same = tuple(step for step in here if step is not adapter)
-    combinations = [_combination(request, ladder, memory) for ladder in (same, here, LADDER)]
-    return list(dict.fromkeys(str(found) for found in combinations if found is not None))
+    single_changes = [_mildest(request, (), list(step(request)), memory) for step in LADDER]
+    if enough := [str(change) for change in single_changes if change is not None]:
+        return enough
+    same_gpus = tuple(step for step in LADDER if step is not more_ranks)
+    same_model = tuple(step for step in same_gpus if step is not adapter)
+    combinations = [_combination(request, ladder, memory) for ladder in (same_model, same_gpus, LADDER)]
+    return list(dict.fromkeys(str(change) for change in combinations if change is not None))
 
 
 def _mildest(request: Request, others: Sequence[Change], options: Sequence[Change], memory: int) -> Change | None:
+    """Return the first of ``options`` that is enough together with ``others``."""
     return next((change for change in options if request.fits(memory, *others, change)), None)
 
 
 def _combination(request: Request, ladder: Sequence[Step], memory: int) -> Change | None:
-    """The shortest start of the ladder that suffices, each of its changes then made as mild as it can be."""
+    """Return the changes of the shortest start of the ladder that is enough, each then made as small as it can be."""
     for count in range(2, len(ladder) + 1):
-        options = {step: found for step in ladder[:count] if (found := list(step(request)))}
+        options = {step: list(step(request)) for step in ladder[:count]}
+        options = {step: changes for step, changes in options.items() if changes}
         chosen = {step: changes[-1] for step, changes in options.items() if step is not more_ranks}
         # more GPUs cost most, and not every number of them divides the batches
         ranks = [Change(), *options.get(more_ranks, ())]

@@ -1,4 +1,4 @@
-"""What of a model decides how much memory it takes, read from its configuration: no weights are loaded."""
+"""The sizes of a model that decide how much memory it takes, read from its configuration without its weights."""
 
 from __future__ import annotations
 
@@ -19,38 +19,41 @@ if TYPE_CHECKING:
     from ....core.compose.experiment import Experiment, Lora
 
 COUNTED = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Kinds of layers that keep keys and values of every token, or of a window of them."""
+"""Names of the layers that keep keys and values of every token, or of a window of tokens."""
 UNEVEN = {
     "kv_lora_rank": "latent attention",
     "num_kv_shared_layers": "layers that share keys and values",
     "global_head_dim": "heads of several sizes",
 }
-"""What a configuration says of a model whose layers have no one size of keys and values."""
+"""Attribute of a configuration -> why the layers of that model have no single size of keys and values."""
 
 
 @attrs.frozen
 class Shape:
-    """Sizes of a decoder; ``parameters`` counts shared ones once, ``trained`` only those that an optimizer moves."""
+    """The sizes of a decoder."""
 
     parameters: int
+    """The number of parameters; shared ones count once."""
     trained: int
+    """The number of parameters that an optimizer changes."""
     layers: int
     hidden: int
     heads: int
     kv_heads: int
     head_dim: int
     intermediate: int
-    """Width of the MLP that one token goes through (of a mixture: of the experts that it is sent to)."""
+    """The width of the MLP that one token goes through; in a mixture of experts, the sum over the token's experts."""
     vocabulary: int
     sliding: int = 0
-    """Layers whose cache holds no more than the last ``window`` tokens."""
+    """The number of layers whose cache holds no more than the last ``window`` tokens."""
     window: int = 0
+    """The number of tokens in the cache of a sliding layer."""
     unclear: str = ""
-    """What of its layers we cannot count, in words: only parameters and the token head are known then."""
+    """The reason why its layers cannot be counted, in words; only parameters and the token head are known then."""
 
 
 def read_shapes(experiment: Experiment) -> tuple[Shape, Shape | None]:
-    """The policy's shape, and the critic's where values are needed and it is a model of its own.
+    """Return the policy's shape, and the critic's if values are needed and it is a model of its own.
 
     Raises:
         RequestError: there is no model of that name or in that directory.
@@ -83,14 +86,14 @@ def _critic(path: str) -> Shape:
 
 
 def policy_shape(config: Any, lora: Lora | None = None) -> Shape:
-    """Of the causal language model of ``config``, with an adapter where ``lora`` asks for one."""
+    """Return the shape of the causal language model of ``config``, with an adapter where ``lora`` asks for one."""
     model = empty_policy(config, lora)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return _shape(config, sum(p.numel() for p in model.parameters()), trained)
 
 
 def empty_policy(config: Any, lora: Lora | None = None) -> Any:
-    """The causal language model of ``config``, with any adapter, without numbers: it takes no memory."""
+    """Return the causal language model of ``config``, with any adapter, without weights: it takes no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -99,7 +102,7 @@ def empty_policy(config: Any, lora: Lora | None = None) -> Any:
 
 
 def critic_shape(config: Any) -> Shape:
-    """Of the same decoder with a scalar head."""
+    """Return the shape of the same decoder with a scalar head."""
     from transformers import AutoModel
 
     with torch.device("meta"):
@@ -113,8 +116,9 @@ def _shape(config: Any, parameters: int, trained: int) -> Shape:
     text.allow_global_per_layer_attribute_access = True  # where layers differ, transformers asks for one of them
 
     def size(*names: str, default: int) -> int:
-        """The first that the architecture has; what it lacks decides no lower bound."""
-        return next((found for name in names if (found := getattr(text, name, None))), default)
+        """Return the first of these attributes that the configuration has."""
+        values = (getattr(text, name, None) for name in names)
+        return next(filter(None, values), default)
 
     heads = size("num_attention_heads", default=1)
     intermediate = size("intermediate_size", "n_inner", default=4 * text.hidden_size)
@@ -140,7 +144,7 @@ def _shape(config: Any, parameters: int, trained: int) -> Shape:
 
 
 def _kinds(text: Any) -> list[str]:
-    """What each layer is, in the words of transformers."""
+    """Return what each layer is, as transformers names it."""
     for name in ("layer_types", "layers_block_type"):
         if kinds := getattr(text, name, None):
             return list(kinds)
@@ -153,9 +157,10 @@ def _kinds(text: Any) -> list[str]:
 
 
 def _unclear(text: Any, kinds: list[str]) -> str:
+    """Say why the layers cannot be counted; empty where they can."""
     if strange := sorted(set(kinds) - COUNTED):
         return f"layers of kind {', '.join(strange)}"
     if uneven := sorted(getattr(text, "per_layer_attributes", None) or ()):
         return f"layers that differ in {', '.join(uneven)}"
-    found = (words for name, words in UNEVEN.items() if getattr(text, name, None))
-    return next(found, "")
+    reasons = (reason for name, reason in UNEVEN.items() if getattr(text, name, None))
+    return next(reasons, "")

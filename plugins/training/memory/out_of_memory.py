@@ -1,4 +1,4 @@
-"""What to lower where the trainer's own process runs out of GPU memory."""
+"""An error says what to lower where the trainer's own process runs out of GPU memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LOWER = {
     "update_critic": "trainer.micro_batch or trainer.token_budget, or set model.gradient_checkpointing",
     "update_actor": "trainer.micro_batch or trainer.token_budget, or set model.gradient_checkpointing",
 }
-"""Stage -> what to lower where it runs out of memory."""
+"""Stage of a step -> the settings to lower where that stage runs out of memory."""
 
 
 def out_of_memory(stage: str, where: str) -> RunError:
-    """The error of a run that is out of memory in ``stage``."""
+    """Return the error of a run that is out of memory in ``stage``."""
     what = LOWER.get(stage, "the model, or set model.lora, trainer.offload or a higher trainer.zero_stage")
     return RunError(
         f"the GPU is out of memory (stage {stage})",

@@ -1,7 +1,7 @@
-"""How much memory a run holds on each GPU, before anything is loaded: sums over what each phase of a step needs.
+"""A memory plan adds up what each phase of a step holds on each GPU, before anything is loaded.
 
-Pure arithmetic from :class:`.model_shape.Shape` and the experiment; docs/memory.md derives every formula and says what
-it was held against. Sizes are bytes per GPU of the fullest rank. ``b`` is the width of the model's dtype (2 or 4).
+It is arithmetic on :class:`.model_shape.Shape` and the experiment; docs/memory.md derives every formula and says what
+it was compared with. Sizes are bytes per GPU of the fullest rank. ``b`` is the width of the model's dtype (2 or 4).
 """
 
 from __future__ import annotations
@@ -22,27 +22,32 @@ if TYPE_CHECKING:
     from .model_shape import Shape
 
 WIDTH = {"float32": 4, "bfloat16": 2}
-BUCKET, LIVE, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
-"""DeepSpeed's defaults, in elements: reduce_bucket_size, stage3_max_live_parameters, sub_group_size."""
+BUCKET = 500_000_000
+"""DeepSpeed's default of reduce_bucket_size, in elements."""
+LIVE = 1_000_000_000
+"""DeepSpeed's default of stage3_max_live_parameters, in elements."""
+SUB_GROUP = 1_000_000_000
+"""DeepSpeed's default of sub_group_size, in elements."""
 UNCERTAIN = frozenset({"activations", "token head", "KV cache", "gathered"})
-"""What grows with the length of the rows, or is only bounded from above; all else is held in any case."""
+"""Names of items that grow with the length of the rows, or are only bounded from above."""
 
 
 @attrs.frozen
 class Phase:
-    """One moment of a training step: what is held on each GPU, by name."""
+    """One moment of a training step, with what each GPU then holds."""
 
     name: str
     items: dict[str, int]
+    """Bytes by name."""
 
     @property
     def total(self) -> int:
-        """With every row as long as ``rollout.max_context``."""
+        """The sum of all items, with every row as long as ``rollout.max_context``."""
         return sum(self.items.values())
 
     @property
     def least(self) -> int:
-        """However short the rows are: a lower bound."""
+        """A lower bound, which holds however short the rows are."""
         return sum(size for name, size in self.items.items() if name not in UNCERTAIN)
 
 
@@ -52,18 +57,21 @@ class Plan:
 
     phases: tuple[Phase, ...]
     host: int = 0
-    """What each rank keeps in the machine's own memory."""
+    """Bytes that each rank keeps in the machine's own memory."""
     shortage: Shortage | None = None
-    """What the engine lacks, where its own parameters allow it too little."""
+    """The memory that the rollout engine lacks, where its own parameters allow it too little."""
     unclear: str = ""
-    """What of the models cannot be counted: activations and KV cache are left out then, and sums are lower bounds."""
+    """The reason why the models' layers cannot be counted. Activations and KV cache are then left out, and sums are
+    lower bounds."""
 
     @property
     def fullest(self) -> Phase:
+        """The phase that holds most."""
         return max(self.phases, key=lambda phase: phase.total)
 
     @property
     def fullest_at_least(self) -> Phase:
+        """The phase whose lower bound is largest."""
         return max(self.phases, key=lambda phase: phase.least)
 
 
@@ -72,28 +80,32 @@ class Plan:
 
 @attrs.frozen
 class Trained:
-    """A model under DeepSpeed: ``b`` bytes per weight, ``ranks`` processes. ZeRO (Rajbhandari et al. 2020), table 1."""
+    """A model that DeepSpeed trains on ``ranks`` GPUs with ``b`` bytes per weight.
+
+    Source: ZeRO (Rajbhandari et al. 2020), table 1.
+    """
 
     shape: Shape
     stage: int
     ranks: int
     b: int
     bucket: int = BUCKET
-    """Bytes are ``b`` per element: a gradient is copied into the bucket before it is reduced."""
+    """Elements of the bucket into which gradients are copied before they are reduced; each takes ``b`` bytes."""
     offload: str = "none"
-    """What lives in the machine's memory: ``none``, ``optimizer``, or ``all`` (the weights too)."""
+    """What is kept in the machine's memory: ``none``, ``optimizer``, or ``all`` (the weights too)."""
     accumulates: bool = True
     """Whether an optimizer step has several micro-batches."""
 
     def weights(self) -> int:
+        """Return the bytes of the weights on a GPU."""
         return 0 if self.offload == "all" else self._weights
 
     def optimizer(self) -> int:
-        """fp32 master weights (the weights themselves without ZeRO) and Adam's two moments."""
+        """Return the bytes of fp32 master weights (without ZeRO the weights themselves) and Adam's two moments."""
         return self._optimizer if self.offload == "none" else 0
 
     def host(self) -> int:
-        """In the machine's memory: what is not on the GPU, and fp32 gradients beside the optimizer."""
+        """Return the bytes in the machine's memory: what is not on the GPU, and fp32 gradients beside the optimizer."""
         if self.offload == "none":
             return 0
         weights = self._weights if self.offload == "all" else 0
@@ -109,40 +121,42 @@ class Trained:
         return _share(self.shape.trained, self._over) * (8 if self.stage == 0 else 12)
 
     def standing(self) -> int:
-        """ZeRO 3 keeps its gradient shard and its bucket from the start."""
+        """Return the bytes of the gradient shard and the bucket that ZeRO 3 holds from the start."""
         if self.stage < 3:
             return 0
-        return self.bucket * self.b + (0 if self.offload != "none" else _share(self.shape.trained, self.ranks) * self.b)
+        shard = _share(self.shape.trained, self.ranks) if self.offload == "none" else 0
+        return (self.bucket + shard) * self.b
 
     def gathered(self) -> int:
-        """Weights of the modules in flight that ZeRO 3 has put together, or fetched."""
+        """Return the bytes of the weights that ZeRO 3 has gathered or fetched for the modules that run."""
         away = self.ranks > 1 or self.offload == "all"
         return min(self.shape.parameters, LIVE) * self.b if self.stage == 3 and away else 0
 
     def gradients(self) -> int:
-        """At the end of a backward pass, with the bucket."""
+        """Return the bytes of gradients and bucket at the end of a backward pass."""
         if self.stage == 3:
             return 0
         bucket = 0 if self.stage == 0 else self.bucket * self.b
         if self.stage < 2:
             return self.shape.trained * self.b + bucket
         # those of earlier micro-batches stand beside those of this one
-        return bucket + (
-            0 if self.offload != "none" else _share(self.shape.trained, self.ranks) * self.b * (1 + self.accumulates)
-        )
+        shard = _share(self.shape.trained, self.ranks) * self.b if self.offload == "none" else 0
+        return bucket + shard * (1 + self.accumulates)
 
     def step(self) -> int:
-        """In the optimizer step, 8 bytes each: the gradients in ``b``, their flat copy and (bfloat16) its fp32 copy.
+        """Return what the optimizer step adds, 8 bytes per element.
 
-        After that, where AdamW takes several passes (on a CPU), fp32 gradients and its denominator: 8 bytes as well.
+        These are the gradients in ``b`` bytes, their flat copy and (bfloat16) its fp32 copy. Later, where AdamW takes
+        several passes (on a CPU), fp32 gradients and its denominator take 8 bytes as well.
         """
         if self.offload != "none":
             return 0
-        own = _share(self.shape.trained, self._over)
-        return 8 * (min(own, SUB_GROUP) if self.stage == 3 else own)
+        elements = _share(self.shape.trained, self._over)
+        return 8 * (min(elements, SUB_GROUP) if self.stage == 3 else elements)
 
     @property
     def _over(self) -> int:
+        """The number of ranks that share the optimizer."""
         return self.ranks if self.stage else 1
 
 
@@ -154,7 +168,7 @@ def _share(whole: int, ranks: int) -> int:
 
 
 def layer_saved(shape: Shape, b: int) -> int:
-    """Bytes per token that autograd keeps of one decoder layer (RMSNorm in fp32, fused attention, gated MLP)."""
+    """Return the bytes per token that autograd keeps of a layer (RMSNorm in fp32, fused attention, gated MLP)."""
     norm = (4 + 2 * b) * shape.hidden + 4  # fp32 input, normalised, scaled, 1 / rms
     kv_heads = shape.kv_heads if b == 2 else shape.heads  # in fp32 they are repeated for each head
     attention = b * (2 * shape.heads + 2 * kv_heads) * shape.head_dim + 4 * shape.heads
@@ -162,26 +176,28 @@ def layer_saved(shape: Shape, b: int) -> int:
 
 
 def layer_working(shape: Shape, b: int) -> int:
-    """Bytes per token that one layer needs while it runs."""
+    """Return the bytes per token that one layer needs while it runs."""
     return b * (3 * shape.intermediate + 4 * shape.hidden)
 
 
 def activations(shape: Shape, tokens: int, b: int, checkpointing: bool) -> int:
-    """Forward and backward pass of one micro-batch, without the token head."""
-    gradients, final_norm = b * (2 * shape.intermediate + shape.hidden), (4 + 2 * b) * shape.hidden
+    """Return the bytes of the forward and backward pass of one micro-batch, without the token head."""
+    gradients = b * (2 * shape.intermediate + shape.hidden)
+    final_norm = (4 + 2 * b) * shape.hidden
     if checkpointing:  # the input of each layer, and one layer that is computed again
         return tokens * (shape.layers * b * shape.hidden + layer_saved(shape, b) + gradients)
     return tokens * (shape.layers * layer_saved(shape, b) + final_norm + gradients)
 
 
 def head_scoring(shape: Shape, tokens: int, b: int) -> int:
-    """Three fp32 copies of a chunk of logits (the head ``torch``; ``triton`` takes less)."""
+    """Return the bytes of three fp32 copies of a chunk of logits (the head ``torch``; ``triton`` takes less)."""
     return 12 * _chunk(shape, tokens) + tokens * b * shape.hidden
 
 
 def head_training(shape: Shape, tokens: int, b: int, trains: bool) -> int:
-    """A chunk of logits with its gradients (20 bytes each), and sums of the output embedding's gradient."""
-    chunk, embedding = _chunk(shape, tokens), b * shape.vocabulary * shape.hidden if trains else 0
+    """Return the bytes of a chunk of logits with gradients (20 each), and of the output embedding's gradient."""
+    chunk = _chunk(shape, tokens)
+    embedding = b * shape.vocabulary * shape.hidden if trains else 0
     return max(20 * chunk + embedding, 3 * embedding + b * chunk) + tokens * b * shape.hidden
 
 
@@ -190,41 +206,31 @@ def _chunk(shape: Shape, tokens: int) -> int:
 
 
 def kv_row(shape: Shape, tokens: int, b: int) -> int:
-    """Keys and values of all layers for a row of ``tokens``; a sliding layer holds its window of them at most."""
-    held = (shape.layers - shape.sliding) * tokens + shape.sliding * min(tokens, shape.window or tokens)
-    return 2 * held * shape.kv_heads * shape.head_dim * b
+    """Return the bytes of keys and values of all layers for a row; a sliding layer holds at most its window."""
+    cached = (shape.layers - shape.sliding) * tokens + shape.sliding * min(tokens, shape.window or tokens)
+    return 2 * cached * shape.kv_heads * shape.head_dim * b
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
 def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int = 1, memory: int = 0) -> Plan:
-    """What each phase of a step holds on each of ``ranks`` GPUs.
+    """Return what each phase of a step holds on each of ``ranks`` GPUs.
 
     Args:
-        policy: its shape, adapters included.
-        critic: of the critic, if its values are needed and it is a model of its own.
-        memory: of one GPU, where an engine takes a share of it; 0 if unknown.
+        policy: the shape of the policy, adapters included.
+        critic: the shape of the critic, if its values are needed and it is a model of its own.
+        experiment: the experiment.
+        ranks: the number of GPUs that train.
+        memory: the bytes of one GPU, of which an engine may take a share; 0 if unknown.
     """
-    settings, trainer, rollout = experiment.model, experiment.trainer, experiment.rollout
-    b, width = WIDTH[settings.dtype], rollout.max_context
-    budget = trainer.token_budget
-    tokens = budget or trainer.micro_batch * width
-    scored = SCORE_FACTOR * budget or trainer.score_batch * width
-    config = getattr(trainer.backend.component, "config", {}).get("zero_optimization", {})
-    models = [
-        Trained(
-            shape,
-            stage=stage_in_effect(trainer.zero_stage, ranks, trainer.offload, config),
-            ranks=ranks,
-            b=b,
-            bucket=config.get("reduce_bucket_size", BUCKET) * (2 if config.get("overlap_comm") else 1),
-            offload=trainer.offload,
-            accumulates=bool(budget) or trainer.mini_batch > trainer.micro_batch * ranks,
-        )
-        for shape in (policy, critic)
-        if shape is not None
-    ]
+    settings = experiment.model
+    trainer = experiment.trainer
+    b = WIDTH[settings.dtype]
+    width = experiment.rollout.max_context
+    tokens = trainer.token_budget or trainer.micro_batch * width
+    scored = SCORE_FACTOR * trainer.token_budget or trainer.score_batch * width
+    models = [_trained(shape, experiment, ranks) for shape in (policy, critic) if shape is not None]
     names = ("policy", "critic")[: len(models)]
     whole = policy.parameters * b
     reference = whole if "reference" in needs(experiment) and settings.lora is None else 0
@@ -232,8 +238,9 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
 
     loading = {f"{name} weights": model.shape.parameters * b for name, model in zip(names, models, strict=True)}
     loading |= {"reference weights": reference, "engine": engine.loading}
-    held = {f"{name} weights": model.weights() for name, model in zip(names, models, strict=True)}
-    held |= {
+    # what every phase after loading holds
+    always = {f"{name} weights": model.weights() for name, model in zip(names, models, strict=True)}
+    always |= {
         "reference weights": reference,
         "engine": engine.resting,
         "optimizer": sum(model.optimizer() for model in models),
@@ -242,7 +249,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
 
     def phase(name: str, **items: int) -> Phase:
         named = {key.replace("_", " ").replace("kv", "KV"): value for key, value in items.items()}
-        return Phase(name, {key: value for key, value in {**held, **named}.items() if value and key not in omitted})
+        return Phase(name, {key: value for key, value in {**always, **named}.items() if value and key not in omitted})
 
     unclear = next((shape.unclear for shape in (policy, critic) if shape is not None and shape.unclear), "")
     omitted = {"activations", "KV cache"} if unclear else ()
@@ -268,8 +275,23 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     return Plan(tuple(phases), sum(model.host() for model in models), engine.shortage, unclear)
 
 
+def _trained(shape: Shape, experiment: Experiment, ranks: int) -> Trained:
+    """Return a model as the experiment's backend trains it."""
+    trainer = experiment.trainer
+    config = getattr(trainer.backend.component, "config", {}).get("zero_optimization", {})
+    return Trained(
+        shape,
+        stage=stage_in_effect(trainer.zero_stage, ranks, trainer.offload, config),
+        ranks=ranks,
+        b=WIDTH[experiment.model.dtype],
+        bucket=config.get("reduce_bucket_size", BUCKET) * (2 if config.get("overlap_comm") else 1),
+        offload=trainer.offload,
+        accumulates=bool(trainer.token_budget) or trainer.mini_batch > trainer.micro_batch * ranks,
+    )
+
+
 def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, gpu: int) -> EngineMemory:
-    """What sampling takes, as the engine itself tells it."""
+    """Return the memory that sampling takes, as the engine states it."""
     rollout, validation = experiment.rollout, experiment.validation
     episodes = max(rollout.groups * rollout.group_size, validation.every and validation.groups * validation.group_size)
     drawn = 24 * shape.vocabulary  # log-softmax in fp32 and its running sum in fp64

@@ -1,8 +1,9 @@
-"""Rows that train: the tensors of a mini-batch, cut into micro-batches without changing what is computed."""
+"""The rows of a step as tensors, and how they are cut into micro-batches without changing what is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import attrs
 import torch
@@ -13,35 +14,45 @@ from .budget import by_tokens
 
 @attrs.frozen(eq=False)
 class Batch:
-    """Right-padded rows [B, T] and what the losses need of each token; ``None`` where nobody needs it."""
+    """Right-padded rows [B, T] with what the losses read for each token; ``None`` where nothing needs it."""
 
     tokens: Tensor
+    """[B, T] int64, right padded."""
     mask: Tensor
+    """[B, T] bool: whether the policy sampled the token."""
     lengths: Tensor
-    """[B] tokens before the padding."""
+    """[B] int64: the number of tokens before the padding."""
     rows: Tensor | None = None
-    """[B] where each row stands in the batch of the whole training step."""
+    """[B] int64: the row's index among all rows of the training step."""
     weights: Tensor | None = None
-    """Share of each token in the loss of the whole optimizer step; zero for padding rows."""
+    """[B, T] float32: the weight of each token in the loss of the whole optimizer step; zero for rows that only fill up
+    a rank's share."""
     old_logprobs: Tensor | None = None
+    """[B, T] nats: log-probs under the policy that sampled, as the trainer computes them."""
     sampler_logprobs: Tensor | None = None
-    """As the rollout engine reported them, for a correction."""
+    """[B, T] nats: log-probs as the rollout engine reported them."""
     ref_logprobs: Tensor | None = None
+    """[B, T] nats: log-probs under the reference."""
     advantages: Tensor | None = None
+    """[B, T]: the credit of each token."""
     returns: Tensor | None = None
+    """[B, T] reward units: the critic's target."""
     old_values: Tensor | None = None
+    """[B, T] reward units: the critic's values before its update."""
     groups: Tensor | None = None
-    """[B] the row's group id."""
+    """[B] int64: the row's group id."""
     turns: Tensor | None = None
+    """[B, T] int64: the turn of each sampled token, -1 off the mask."""
     old_entropies: Tensor | None = None
+    """[B, T] nats: token entropies of the policy that sampled."""
     prepared: Mapping[str, Tensor] = attrs.field(factory=dict)
-    """What the policy loss has prepared for the optimizer step: [B, T], [B], or numbers []."""
+    """What the policy loss has prepared for the optimizer step: tensors [B, T], [B], or numbers []."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def take(self, rows: Sequence[int] | Tensor) -> Batch:
-        """These rows, trimmed to the longest of them."""
+        """Return these rows, cut to the length of the longest of them."""
         index = torch.as_tensor(rows, dtype=torch.long)
         width = int(self.lengths[index].max()) if len(index) else 1
 
@@ -53,21 +64,29 @@ class Batch:
         return Batch(**taken, prepared=prepared)
 
     def to(self, device: torch.device) -> Batch:
+        """Return the batch with all tensors on ``device``."""
         prepared = {name: value.to(device) for name, value in self.prepared.items()}
         return Batch(**{name: value.to(device) for name, value in self.tensors().items()}, prepared=prepared)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is there, by the name of its field."""
+        """Return the fields that hold a tensor, by name."""
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(Batch)}
         return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
 
 
 def shares(batch: Batch, rows: Sequence[int], ranks: int, size: int, budget: int = 0) -> list[list[Batch]]:
-    """Cut ``rows`` into micro-batches of at most ``size`` rows for each rank, the same number for every rank; or of at
-    most ``budget`` tokens (:func:`.budget.by_tokens`), unless that is 0.
+    """Cut ``rows`` into micro-batches for each rank, the same number for every rank.
 
-    Rows of like length go together, and lengths are dealt out evenly. Ranks that run short are given a row of weight
-    zero, so that every rank runs the same collective operations.
+    Rows of similar length go together, and lengths are spread evenly over the ranks. A rank that has too few rows is
+    given one of weight zero, so that every rank runs the same collective operations.
+
+    Args:
+        batch: all rows of the training step.
+        rows: the indices of those of one optimizer step.
+        ranks: the number of ranks.
+        size: the largest number of rows in a micro-batch.
+        budget: the largest number of tokens in a micro-batch (:func:`.budget.by_tokens`), in place of ``size``; 0 sets
+            no budget.
     """
     ordered = sorted(rows, key=lambda row: int(batch.lengths[row]), reverse=True)
     if budget:
@@ -75,12 +94,16 @@ def shares(batch: Batch, rows: Sequence[int], ranks: int, size: int, budget: int
     else:
         starts = range(0, len(ordered[::ranks]), size)
         dealt = [[ordered[rank::ranks][start : start + size] for start in starts] for rank in range(ranks)]
-    idle = batch.take(ordered[-1:])
-    idle = attrs.evolve(idle, weights=torch.zeros_like(idle.mask, dtype=torch.float32))
-    return [[batch.take(own) if own else idle for own in micro_batches] for micro_batches in dealt]
+    shortest = batch.take(ordered[-1:])
+    idle = attrs.evolve(shortest, weights=torch.zeros_like(shortest.mask, dtype=torch.float32))
+    cut: list[list[Batch]] = []
+    for rows_of_rank in dealt:
+        cut.append([batch.take(part) if part else idle for part in rows_of_rank])
+    return cut
 
 
 def parts(rows: Sequence[int], size: int) -> list[list[int]]:
-    """Cut rows into the fewest equal parts of at most ``size`` (lengths differ by one at most)."""
+    """Cut rows into the fewest parts of at most ``size`` rows. The parts are equal, but for one row."""
     count = max(1, -(-len(rows) // size))
-    return [list(part) for part in (rows[len(rows) * k // count : len(rows) * (k + 1) // count] for k in range(count))]
+    bounds = [len(rows) * part // count for part in range(count + 1)]
+    return [list(rows[start:end]) for start, end in pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""The collapse detectors of a run: what they measure, what they judge, and what happens when one of them is broken."""
+"""The detectors of a run measure and judge every step; here a broken one is named, or left out."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Detectors:
     """The sessions of all detectors.
 
     A detector that raises, or measures what is not a finite number, ends the run with an error that names it. One whose
-    component says ``fatal = False`` is left out from then on instead, and :attr:`broken` says why.
+    component has ``fatal = False`` is left out from then on instead, and :attr:`broken` gives the reason.
     """
 
     def __init__(self, named: Sequence[Named], context: Any) -> None:
         self.sessions: dict[str, CollapseSession] = {}
         self.broken: dict[str, str] = {}
-        """Name -> why it was left out."""
+        """Name -> the reason why the detector was left out."""
         self._fatal = {detector.name: detector.component.fatal for detector in named}
         for detector in named:
             with self._guarded(detector.name, "start"):
@@ -39,19 +39,19 @@ class Detectors:
                 self.sessions[detector.name] = session
 
     def measure(self, rollouts: Rollouts, scorer: Any) -> dict[str, float]:
-        """The metrics of this step's rollouts. Raises RunError for a broken detector."""
+        """Return the metrics of this step's rollouts. Raises RunError for a broken detector."""
         return self._metrics("measure", lambda session: session.measure(rollouts, scorer), tensors(rollouts))
 
     def before_update(self, update: PendingUpdate) -> dict[str, float]:
-        """The metrics of those detectors that look at the policy update. Raises RunError for a broken detector."""
+        """Return the metrics from just before the policy update. Raises RunError for a broken detector."""
         return self._metrics("before_update", lambda session: session.before_update(update))
 
     def after_update(self, update: PendingUpdate) -> dict[str, float]:
-        """The same, once the update has been made. Raises RunError for a broken detector."""
+        """Return the metrics from just after the policy update. Raises RunError for a broken detector."""
         return self._metrics("after_update", lambda session: session.after_update(update))
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> list[Verdict]:
-        """What every detector that has something to say says of this step. Raises RunError for a broken detector."""
+        """Return the verdicts of all detectors on this step. Raises RunError for a broken detector."""
         verdicts: list[Verdict] = []
         for name, session in list(self.sessions.items()):
             with self._guarded(name, "judge"):
@@ -63,6 +63,7 @@ class Detectors:
         return verdicts
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of each session by the name of its detector."""
         states = {}
         for name, session in list(self.sessions.items()):
             with self._guarded(name, "state_dict"):
@@ -71,6 +72,7 @@ class Detectors:
         return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned; a detector that is new begins anew."""
         for name, session in list(self.sessions.items()):
             if name in state:
                 with self._guarded(name, "load_state_dict"):
@@ -79,19 +81,20 @@ class Detectors:
     def _metrics(
         self, method: str, call: Callable[[CollapseSession], Any], given: Mapping[str, Tensor] | None = None
     ) -> dict[str, float]:
-        """What the sessions measure, with what they were ``given`` and must not change."""
+        """Return what the sessions measure, after a check that none has changed the tensors that it was ``given``."""
         metrics: dict[str, float] = {}
         for name, session in list(self.sessions.items()):
             with self._guarded(name, method):
                 before = contents(given or {})
-                own = call(session)
+                measured = call(session)
                 if changed := changes(given or {}, before):
                     raise ValueError(f"it changed {changed[0]} in place, which others still need: clone it first")
-                metrics |= _checked(own)
+                metrics |= _checked(measured)
         return metrics
 
     @contextmanager
     def _guarded(self, name: str, method: str) -> Iterator[None]:
+        """Call a detector: an error in the block ends the run, or leaves this detector out."""
         try:
             with restored() as changed:
                 yield
@@ -109,7 +112,7 @@ class Detectors:
 
 
 def _checked(metrics: Any) -> dict[str, float]:
-    """Finite numbers under names of a detector's own. Raises ValueError for anything else."""
+    """Return the metrics if they are finite and have names of their own. Raises ValueError otherwise."""
     if not isinstance(metrics, Mapping):
         raise ValueError(f"it gave a {type(metrics).__name__}, not a mapping of metrics")
     for name, value in metrics.items():

@@ -1,7 +1,7 @@
-"""What an optimizer step minimises, written once per token and summed with the weights of the whole step.
+"""The objectives that optimizer steps minimise: a loss for each token, summed with the weights of the whole step.
 
-``weights`` come from a ``loss_aggregation`` over all rows of the step, so the sum over micro-batches and
-ranks is the normalised loss, whatever the partition. Metrics are (sum, count) pairs over tokens, which add up the
+The weights come from a ``loss_aggregation`` over all rows of the optimizer step, so that the sum over micro-batches and
+ranks is the normalised loss, whatever the partition. Metrics are (sum, count) pairs over tokens, which add up in the
 same way.
 """
 
@@ -23,12 +23,12 @@ Metrics = dict[str, tuple[Tensor, Tensor]]
 
 @attrs.frozen(eq=False)
 class PolicyObjective:
-    """w * policy loss - entropy_coef * entropy + kl_coef * KL, a weighted sum over the tokens that train.
+    """The policy minimises w * policy loss - entropy_coef * entropy + kl_coef * KL, summed over the tokens that train.
 
-    w is the sampler's correction. It weighs the policy loss only: that is the term whose expectation is over the
-    sampled token, with the advantage of what was sampled; the entropy is that of the whole distribution, and the KL has
-    an importance weight of its own (``kl_weight``). A token that the correction drops still counts in the normalisation
-    (``weights`` are those of all tokens), so dropping makes a step smaller and never scales up what is left.
+    w is the weight of the sampler correction. It multiplies the policy loss only, because only that term is an
+    expectation over sampled tokens: the entropy is that of the whole distribution, and the KL has an importance weight
+    of its own (``kl_weight``). A token that the correction drops still counts in the normalisation, so that dropping
+    tokens makes a step smaller and never scales up the others.
     """
 
     policy_loss: PolicyLoss
@@ -37,42 +37,50 @@ class PolicyObjective:
     kl_coef: float = 0.0
     kl_weight: Literal["none", "detached", "differentiable"] = "none"
     correction: SamplerCorrection | None = None
-    """Reads ``batch.sampler_logprobs``; ``None`` weighs every token alike."""
+    """The sampler correction, which reads ``batch.sampler_logprobs``; ``None`` weighs every token alike."""
     step: int = 0
     """The training step, from 0."""
 
     def __call__(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
-        """``batch.old_logprobs`` may be ``None``: then the sampling policy is the current one and the ratio is 1."""
+        """Return the loss of the micro-batch, and its metrics.
+
+        ``batch.old_logprobs`` may be ``None``: then the sampling policy is the current one and the ratio is 1.
+        """
         loss_B_T, metrics = self.tokens(scores, batch)
         return loss_B_T.sum(), metrics
 
     def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
-        """[B, T]: what each token contributes to the loss, zero where nothing trains."""
+        """Return what each token contributes to the loss, [B, T], zero where nothing trains, and the metrics."""
         assert scores.logprobs is not None and scores.entropies is not None and batch.weights is not None
         assert batch.advantages is not None
         trains = batch.mask & (batch.weights > 0)
         logprobs = scores.logprobs
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        loss, own_metrics = self.policy_loss(self.inputs(batch, logprobs, old, scores.entropies, trains))
+        inputs = self.inputs(batch, logprobs, old, scores.entropies, trains)
+        loss_B_T, of_loss = self.policy_loss(inputs)
         if self.correction is not None:
             assert batch.sampler_logprobs is not None
-            loss = self.correction.correction(old, batch.sampler_logprobs, batch.mask)[0] * loss
-        metrics: Metrics = {**own_metrics, "pg_loss": _mean(loss, trains), "entropy": _mean(scores.entropies, trains)}
+            loss_B_T = self.correction.correction(old, batch.sampler_logprobs, batch.mask)[0] * loss_B_T
+        metrics: Metrics = {
+            **of_loss,
+            "pg_loss": _mean(loss_B_T, trains),
+            "entropy": _mean(scores.entropies, trains),
+        }
         if self.entropy_coef:
-            loss = loss - self.entropy_coef * scores.entropies
+            loss_B_T = loss_B_T - self.entropy_coef * scores.entropies
         if self.kl is not None:
             assert batch.ref_logprobs is not None
-            kl = self.kl(logprobs, batch.ref_logprobs)
-            metrics["kl"] = _mean(kl, trains)
-            weight = importance_weight(logprobs, old, self.kl_weight)
-            loss = loss + self.kl_coef * (kl if weight is None else weight * kl)
+            kl_B_T = self.kl(logprobs, batch.ref_logprobs)
+            metrics["kl"] = _mean(kl_B_T, trains)
+            weight_B_T = importance_weight(logprobs, old, self.kl_weight)
+            loss_B_T = loss_B_T + self.kl_coef * (kl_B_T if weight_B_T is None else weight_B_T * kl_B_T)
         # a where, not a product: a token that does not train must not spread its NaN
-        return torch.where(trains, batch.weights * loss, 0.0), metrics
+        return torch.where(trains, batch.weights * loss_B_T, 0.0), metrics
 
     def inputs(
         self, batch: Batch, logprobs: Tensor, old_logprobs: Tensor, entropies: Tensor | None, trains: Tensor
     ) -> LossInputs:
-        """What the policy loss is given of these rows."""
+        """Return the inputs of the policy loss for these rows."""
         assert batch.advantages is not None
         return LossInputs(
             logprobs=logprobs,
@@ -90,7 +98,7 @@ class PolicyObjective:
         )
 
     def prepare(self, batch: Batch, current: Scores | None) -> Batch:
-        """The batch with what the policy loss prepares for an optimizer step on the rows that have a weight.
+        """Return the batch with what the policy loss prepares for an optimizer step on the rows that have a weight.
 
         Args:
             batch: all rows of the training step, with the weights of this optimizer step; on the CPU.
@@ -101,11 +109,13 @@ class PolicyObjective:
         step = batch.take(rows)
         old = step.sampler_logprobs if step.old_logprobs is None else step.old_logprobs
         assert step.weights is not None and old is not None
-        logprobs, entropies = old, step.old_entropies
+        logprobs = old
+        entropies = step.old_entropies
         if current is not None:
-            width = step.tokens.shape[1]
             assert current.logprobs is not None and current.entropies is not None
-            logprobs, entropies = current.logprobs[rows, :width], current.entropies[rows, :width]
+            width = step.tokens.shape[1]
+            logprobs = current.logprobs[rows, :width]
+            entropies = current.entropies[rows, :width]
         inputs = self.inputs(step, logprobs, old, entropies, step.mask & (step.weights > 0))
         with torch.no_grad():
             prepared = self.policy_loss.prepare(inputs)
@@ -113,26 +123,28 @@ class PolicyObjective:
 
 
 def _placed(prepared: Mapping[str, Tensor], rows: Tensor, shape: torch.Size) -> dict[str, Tensor]:
-    """[R, T'] and [R] of some rows -> [B, T] and [B] of all of them, zero elsewhere; numbers stay as they are."""
+    """Spread tensors [R, T'] and [R] of some rows over all rows: [B, T] and [B], zero elsewhere. Numbers stay."""
     placed = {}
     for name, value in prepared.items():
-        if value.ndim:
-            table = value.new_zeros(shape[: value.ndim])
-            if value.ndim == 2:
-                table[rows, : value.shape[1]] = value
-            else:
-                table[rows] = value
-            placed[name] = table
-        else:
+        if value.ndim == 0:
             placed[name] = value
+            continue
+        table = value.new_zeros(shape[: value.ndim])
+        if value.ndim == 2:
+            table[rows, : value.shape[1]] = value
+        else:
+            table[rows] = value
+        placed[name] = table
     return placed
 
 
 @attrs.frozen(eq=False)
 class CriticObjective:
-    """Half the squared error to the return, not rewarded for moving further than ``clip_value`` from the old value.
+    """The critic minimises half the squared error to the return, clipped around its old value.
 
-    0.5 * max((v - R)^2, (clip(v, v_old - c, v_old + c) - R)^2), as in PPO (Schulman et al. 2017, OpenAI baselines).
+    Moving further than c = ``clip_value`` from the old value is not rewarded: the loss of a token is
+    0.5 * max((v - R)^2, (clip(v, v_old - c, v_old + c) - R)^2). Source: PPO (Schulman et al. 2017), as in
+    OpenAI baselines.
     """
 
     clip_value: float
@@ -142,28 +154,29 @@ class CriticObjective:
         return loss_B_T.sum(), metrics
 
     def prepare(self, batch: Batch, current: Scores | None) -> Batch:
-        """Nothing couples the rows of a value loss."""
+        """Return the batch as it is: the value loss of a row depends on that row alone."""
         return batch
 
     def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
-        """[B, T]: what each token contributes to the loss, zero where nothing trains."""
+        """Return what each token contributes to the loss, [B, T], zero where nothing trains, and the metrics."""
         assert scores.values is not None and batch.old_values is not None
         assert batch.returns is not None and batch.weights is not None
         trains = batch.mask & (batch.weights > 0)
-        near = batch.old_values + (scores.values - batch.old_values).clamp(-self.clip_value, self.clip_value)
-        error, clipped_error = (scores.values - batch.returns) ** 2, (near - batch.returns) ** 2
-        loss = 0.5 * torch.maximum(error, clipped_error)
+        change_B_T = (scores.values - batch.old_values).clamp(-self.clip_value, self.clip_value)
+        error_B_T = (scores.values - batch.returns) ** 2
+        clipped_error_B_T = (batch.old_values + change_B_T - batch.returns) ** 2
+        loss_B_T = 0.5 * torch.maximum(error_B_T, clipped_error_B_T)
         metrics = {
-            "vf_loss": _mean(loss, trains),
-            "vf_clipfrac": _mean((clipped_error > error).float(), trains),
+            "vf_loss": _mean(loss_B_T, trains),
+            "vf_clipfrac": _mean((clipped_error_B_T > error_B_T).float(), trains),
             "values": _mean(scores.values, trains),
         }
-        return torch.where(trains, batch.weights * loss, 0.0), metrics
+        return torch.where(trains, batch.weights * loss_B_T, 0.0), metrics
 
 
 @attrs.frozen(eq=False)
 class JointObjective:
-    """policy objective + coef * value loss, where the critic is a head on the policy's trunk; both see one pass.
+    """A policy and a critic on its trunk minimise policy objective + coef * value loss in one forward pass.
 
     Without a policy objective only the value loss is left. The critic's metrics are named ``critic/...``.
     """
@@ -177,18 +190,20 @@ class JointObjective:
         return loss_B_T.sum(), metrics
 
     def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
-        """[B, T]: what each token contributes to the loss, zero where nothing trains."""
-        value_loss_B_T, own = self.critic.tokens(scores, batch)
-        loss_B_T, metrics = self.coef * value_loss_B_T, {f"critic/{name}": pair for name, pair in own.items()}
+        """Return what each token contributes to the loss, [B, T], zero where nothing trains, and the metrics."""
+        value_loss_B_T, of_critic = self.critic.tokens(scores, batch)
+        loss_B_T = self.coef * value_loss_B_T
+        metrics = {f"critic/{name}": pair for name, pair in of_critic.items()}
         if self.policy is None:
             return loss_B_T, metrics
         policy_loss_B_T, of_policy = self.policy.tokens(scores, batch)
         return policy_loss_B_T + loss_B_T, {**of_policy, **metrics}
 
     def prepare(self, batch: Batch, current: Scores | None) -> Batch:
-        """What the policy loss prepares; see :meth:`PolicyObjective.prepare`."""
+        """Return the batch with what the policy loss prepares; see :meth:`PolicyObjective.prepare`."""
         return batch if self.policy is None else self.policy.prepare(batch, current)
 
 
-def _mean(values: Tensor, mask: Tensor) -> Any:
-    return torch.where(mask, values.detach(), 0.0).sum(), mask.sum()
+def _mean(values_B_T: Tensor, mask_B_T: Tensor) -> Any:
+    """Return the (sum, count) pair of a mean over the mask."""
+    return torch.where(mask_B_T, values_B_T.detach(), 0.0).sum(), mask_B_T.sum()

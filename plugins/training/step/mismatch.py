@@ -1,4 +1,4 @@
-"""How far the sampler's log-probs of the sampled tokens are from the trainer's, at the same weights."""
+"""Metrics of the distance between the sampler's and the trainer's log-probs of the same tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ....estimators.correction.ratios import ratios, row_log_ratios, token_log_r
 
 
 def mismatch(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> dict[str, float]:
-    """The metrics ``mismatch/*``; empty where nothing was sampled.
+    """Return the metrics ``mismatch/*``; empty where nothing was sampled.
 
     With ``d = old_logprobs - sampler_logprobs`` of each sampled token, ``s`` the sum of d over a row's sampled tokens,
     and the B rows that have any:
@@ -34,7 +34,8 @@ def mismatch(old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> di
     if not bool(mask.any()):
         return {}
     d_B_T = token_log_ratios(old_logprobs, sampler_logprobs, mask)
-    d_N, s_B = d_B_T[mask], row_log_ratios(d_B_T, mask)[mask.any(1)]
+    d_N = d_B_T[mask]
+    s_B = row_log_ratios(d_B_T, mask)[mask.any(1)]
     ess = (2 * s_B.logsumexp(0) - (2 * s_B).logsumexp(0)).exp() / len(s_B)
     values = {
         "k1": -d_N.mean(),

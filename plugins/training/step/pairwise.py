@@ -1,7 +1,7 @@
-"""Every continuation after every prompt: each prompt is read once, and all continuations share what was read.
+"""A scorer gives the log-prob of every continuation after every prompt, and reads each prompt only once.
 
-Prompts are taken in lexicographic order. The keys and values of one prompt are cut to what it has in common with the
-next, so that a system prompt that all share, or a conversation that another one continues, is read once as well.
+Prompts are taken in lexicographic order. The keys and values of one prompt are cut to the beginning that the next one
+shares, so that a common system prompt, or a conversation that another one continues, is read once as well.
 """
 
 from __future__ import annotations
@@ -25,27 +25,37 @@ Tokens = tuple[int, ...]
 
 
 class Scorer:
-    """What collapse detectors score with: the policy as it stands, in evaluation mode, without gradients.
+    """A scorer lets detectors score with the policy as it is, in evaluation mode and without gradients.
 
-    Every method is called on all ranks alike and gives all of them the same answer.
+    Every method is called on all ranks and gives all of them the same result.
     """
 
     def __init__(self, engine: Any, size: int, ranks: Ranks, budget: int = 0) -> None:
-        """``size``: rows per forward pass of a call; or ``budget`` tokens of packed rows, unless that is 0."""
-        self._engine, self._size, self._ranks, self._budget = engine, size, ranks, budget
+        """Set how many rows a forward pass of a call has.
+
+        Args:
+            engine: the policy's train engine.
+            size: the number of rows.
+            ranks: the ranks of the run.
+            budget: the number of tokens of packed rows, in place of ``size``, unless it is 0.
+        """
+        self._engine = engine
+        self._size = size
+        self._ranks = ranks
+        self._budget = budget
 
     def __call__(self, batch: Batch) -> Scores:
-        """Log-probs and entropies of the tokens on the batch's mask."""
+        """Return log-probs and entropies of the tokens on the batch's mask."""
         return score(self._engine, batch, self._size, self._ranks, budget=self._budget)
 
     @torch.no_grad()
     def pairwise(
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], micro_batch: int = 32
     ) -> Tensor:
-        """Log-prob (nats, at the rollout's temperature) of every continuation after every prompt.
+        """Return the log-prob (nats, at the rollout's temperature) of every continuation after every prompt.
 
-        Each rank reads a share of the prompts. No entropies are computed, and only the continuations' own positions
-        reach the head.
+        Each rank reads a share of the prompts. No entropies are computed, and the head sees the continuations' own
+        positions only.
 
         Args:
             prompts: token ids, at least one each. Equal ones are read once.
@@ -75,21 +85,23 @@ class Scorer:
             finally:
                 module.train(training)
             self._ranks.sum(logprobs)
-        wanted = [rows[tuple(prompt)] for prompt in prompts], [columns[tuple(c)] for c in continuations]
-        return logprobs.cpu()[wanted[0]][:, wanted[1]]
+        wanted_rows = [rows[tuple(prompt)] for prompt in prompts]
+        wanted_columns = [columns[tuple(continuation)] for continuation in continuations]
+        return logprobs.cpu()[wanted_rows][:, wanted_columns]
 
     def _fill(self, logprobs: Tensor, prompts: list[Tokens], continuations: list[Tokens], micro_batch: int) -> None:
         """Fill in this rank's rows of ``logprobs``, in as many forward passes as every other rank makes."""
-        batches = [
-            (part, _batch([(0, *continuations[column]) for column in part]).to(self._ranks.device))
-            for part in parts(range(len(continuations)), micro_batch)
-        ]
+        batches = []
+        for part in parts(range(len(continuations)), micro_batch):
+            padded = _batch([(0, *continuations[column]) for column in part])
+            batches.append((part, padded.to(self._ranks.device)))
         size = self._ranks.size
         bounds = [len(prompts) * rank // size for rank in range(size + 1)]
         plans = [_plan(prompts[start:end]) for start, end in pairwise(bounds)]
         passes = [sum(bool(new) + len(batches) for _, new in plan) for plan in plans]
-        own, prefix = self._ranks.rank, Prefix()
-        for row, (shared, new) in enumerate(plans[own], bounds[own]):
+        rank = self._ranks.rank
+        prefix = Prefix()
+        for row, (shared, new) in enumerate(plans[rank], bounds[rank]):
             prefix.cut(shared)
             if new:
                 self._engine.score(_batch([new], scored=False), entropy="none", cache=prefix)
@@ -101,35 +113,37 @@ class Scorer:
                 scores = self._engine.score(batch, entropy="none", cache=prefix)
                 logprobs[row, part] = scores.logprobs.double().sum(1)
             prefix.grows = True
-        for _ in range(max(passes) - passes[own]):
+        for _ in range(max(passes) - passes[rank]):
             # a sharded model is gathered by all ranks together, so that none may stop early
             self._engine.score(batches[0][1], entropy="none", cache=Prefix())
 
 
 class Prefix(Cache):
-    """Keys and values of one row of tokens. Any number of rows may continue it; only ``grows`` keeps what they add."""
+    """The keys and values of one row of tokens, which any number of rows may continue."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=DynamicLayer)
         self.grows = True
+        """Whether the keys and values of continuing rows are kept."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """The prefix and the new states of every row. Copies for many rows live as long as their layer needs them."""
+        """Return the prefix with the new states of every row. Copies for many rows live as long as needed."""
         while len(self.layers) <= layer_idx:
             self.layers.append(DynamicLayer())
         layer: Any = self.layers[layer_idx]
         keys, values = (
-            new if held is None else torch.cat([held.expand(len(new), -1, -1, -1), new], dim=-2)
-            for held, new in ((layer.keys, key_states), (layer.values, value_states))
+            new if old is None else torch.cat([old.expand(len(new), -1, -1, -1), new], dim=-2)
+            for old, new in ((layer.keys, key_states), (layer.values, value_states))
         )
         if self.grows:
-            layer.keys, layer.values, layer.is_initialized = keys, values, True
+            layer.keys, layer.values = keys, values
+            layer.is_initialized = True
         return keys, values
 
     def cut(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens."""
+        """Drop all but the first ``length`` tokens."""
         layer: Any
         for layer in self.layers:
             if layer.is_initialized:
@@ -137,19 +151,22 @@ class Prefix(Cache):
 
 
 def _plan(prompts: Sequence[Tokens]) -> list[tuple[int, Tokens]]:
-    """For each prompt: how many tokens of the one before it stay, and which are read. The last token never is."""
-    held: Tokens = ()
+    """Return for each prompt how many tokens of the one before it stay, and which tokens are read after these.
+
+    The last token of a prompt is never read here: it is the first one of each continuation's row.
+    """
+    cached: Tokens = ()
     plan = []
     for prompt in prompts:
-        pairs = enumerate(zip(held, prompt[:-1], strict=False))
-        shared = next((at for at, (old, new) in pairs if old != new), min(len(held), len(prompt) - 1))
-        held = prompt[:-1]
-        plan.append((shared, held[shared:]))
+        pairs = enumerate(zip(cached, prompt[:-1], strict=False))
+        shared = next((index for index, (old, new) in pairs if old != new), min(len(cached), len(prompt) - 1))
+        cached = prompt[:-1]
+        plan.append((shared, cached[shared:]))
     return plan
 
 
 def _batch(rows: Sequence[Tokens], scored: bool = True) -> Batch:
-    """Right-padded rows; all tokens but the first of each row are scored, or none."""
+    """Return right-padded rows, of which all tokens but the first of each row are scored, or none."""
     lengths = torch.tensor([len(row) for row in rows])
     tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
     for index, row in enumerate(rows):
@@ -160,7 +177,7 @@ def _batch(rows: Sequence[Tokens], scored: bool = True) -> Batch:
 
 
 def shares_prompts(config: Any) -> bool:
-    """Whether what a model of this configuration keeps of tokens can be cut to a prefix and continued by many rows."""
+    """Return whether the cache of a model can be cut to a prefix and continued by many rows."""
     return not _unshared(config)
 
 

@@ -1,4 +1,4 @@
-"""What a run has started: models, engine, sessions of its components."""
+"""The parts that a run has started: models, engine, sessions of its components."""
 
 from __future__ import annotations
 
@@ -16,22 +16,27 @@ class Parts:
     """Everything that :func:`.assemble.assemble` started for a run."""
 
     sampler: Sampler
+    """What samples the groups of a step, and validates."""
     policy: Any
+    """The train engine of the policy."""
     critic: Any | None
-    """``policy`` itself where the critic is a head on its trunk."""
+    """The train engine of the critic; ``policy`` itself where the critic is a head on its trunk."""
     reference: Any | None
+    """The engine that scores with the reference, if one is needed."""
     controller: Any
     """The session of the KL controller."""
     entropy_controller: Any
     """The session of the entropy controller."""
     detectors: Detectors
     validation_environment: Any
+    """The environment of the validation."""
     needs: frozenset[str]
+    """Names of the data that some component of the experiment needs."""
     synced: bool
-    """Whether the engine samples with weights of its own, which must be copied before each rollout."""
+    """Whether the rollout engine has weights of its own, which must be copied before each rollout."""
     close: Callable[[], None]
-    """Ends the engine and the processes behind it, and gives all memory back."""
+    """A function that ends the engine and its processes, and gives all memory back."""
     notes: tuple[str, ...] = ()
-    """What a user should know of the models, said once."""
+    """Sentences that a user should read about the models, once."""
     start_sums: Mapping[str, Any] = attrs.field(factory=dict)
     """Checksums of the start model's weights, where checkpoints rest on it (:mod:`.start_model`)."""

@@ -1,6 +1,6 @@
-"""From episode rewards to those that the advantage estimator sees.
+"""Episode rewards are shaped and normalised before the advantage estimator sees them.
 
-Filters, group metrics and detectors never see any of this: they read the raw rewards. (In RAGEN-2 they read normalised
+Filters, group metrics and detectors see none of this: they read the raw rewards. (In RAGEN-2 they read normalised
 ones, where every group that is not degenerate has a standard deviation of 1.)
 """
 
@@ -26,17 +26,19 @@ class Shaping:
     """A reward shaping in one training step."""
 
     rule: RewardShaping
+    """The component."""
     max_tokens: int
     """``rollout.max_tokens``."""
     step: int
-    """From 0."""
+    """The training step, from 0."""
     steps: int
+    """The number of training steps of the run."""
 
     def __call__(self, episodes: Sequence[Episode]) -> Tensor:
-        """[E] shaped rewards, in the order of :func:`..rollout.rows.raw_rewards`.
+        """Return the shaped rewards, [E], in the order of :func:`..rollout.rows.raw_rewards`.
 
         Raises:
-            RunError: the rule raised something, or gave what is no reward of each episode.
+            RunError: the rule raised something, or did not give one finite reward for each episode.
         """
         raw_rewards_E, groups_E = raw_rewards(episodes)
         if self.rule.idle:
@@ -62,20 +64,20 @@ def normalize(
     normalization: Literal["identity", "mean", "mean_std", "asym_clip"] = "identity",
     over: Literal["group", "batch"] = "group",
 ) -> Tensor:
-    """[E]: episode rewards, normalised within their group or over the whole batch.
+    """Return the episode rewards, [E], normalised within their group or over the whole batch.
 
     * ``identity``: x
     * ``mean``: x - mean
     * ``mean_std``: (x - mean) / (std + 1e-6), std with ddof 1; zeros where std <= 1e-6
-    * ``asym_clip``: that, clamped to [-1, 3]
+    * ``asym_clip``: ``mean_std`` clamped to [-1, 3]
 
-    A group (or batch) of one episode has nothing to be normalised by: its reward stays what it is. Formulas: RAGEN-2.
+    The reward of a group (or batch) of one episode stays as it is. Formulas: RAGEN-2.
 
     Args:
         raw_rewards_E: [E], format penalties included.
         groups_E: [E] int64 group ids.
         normalization: one of the above.
-        over: what mean and std are taken of.
+        over: whether mean and std are those of the group or of the batch.
 
     Raises:
         ValueError: an unknown normalisation or ``over``.

@@ -1,6 +1,6 @@
-"""What a training step samples: tasks are drawn, played on all ranks, and collected as the groups of the step.
+"""Tasks are drawn, played on all ranks, and collected as the groups of a training step.
 
-Every rank draws and collects alike, since all of them are given all episodes; each plays its share of the groups.
+Each rank plays a share of the groups and is given all episodes, so that every rank draws and collects the same.
 """
 
 from __future__ import annotations
@@ -35,40 +35,45 @@ from .borders import guarded
 
 
 class Sampler:
-    """Collects episodes for the whole batch, and holds the state of what decides which they are."""
+    """What samples the groups of a step. It holds the sessions of the task sampler and of the batch sampler."""
 
     def __init__(self, experiment: Experiment, engine: Any, template: Any, ranks: Ranks) -> None:
-        self.experiment, self.engine, self.template, self.ranks = experiment, engine, template, ranks
+        self.experiment = experiment
+        self.engine = engine
+        self.template = template
+        self.ranks = ranks
         self.environment = CheckedEnvironment(experiment.environment)
         self.stale = False
         """Whether the policy of an earlier step has sampled some of the last step's groups."""
 
-    # what only plays validation starts neither
+    # both are started on first use: a command that only validates starts neither
 
     @cached_property
     def tasks(self) -> CheckedTaskSamplerSession:
+        """The session of the task sampler."""
         rollout = self.experiment.rollout
         return CheckedTaskSampler(rollout.tasks).start(rollout.seed, self.environment, self.experiment.seed)
 
     @cached_property
     def batches(self) -> CheckedBatchSamplerSession:
+        """The session of the batch sampler."""
         rollout = self.experiment.rollout
         return CheckedBatchSampler(rollout.batch).start(rollout.groups, rollout.group_size)
 
     def train(self, step: int) -> list[Group]:
-        """The groups of training step ``step`` (from 0), ordered by their seeds."""
+        """Sample the groups of training step ``step`` (from 0), ordered by their seeds."""
         self.tasks.begin_step(step)
         groups = self.batches.collect(StepPool(self, step), step)
         self.stale = any(group.step < step for group in groups)
         return groups
 
     def greedy_rewards(self, groups: Sequence[Group]) -> Tensor:
-        """[P] raw reward of a greedy episode of the policy for the task of each group, ordered by their seeds."""
+        """Play a greedy episode of each group's task and return its raw reward, [P], ordered by seeds."""
         episodes = self.play(self.environment, [group.seed for group in groups], 1, 0, 0.0)
         return torch.tensor([episode.reward for episode in episodes])
 
     def validate(self, environment: Any) -> list[Episode]:
-        """The same groups and the same noise at every validation."""
+        """Play the validation groups: the same tasks with the same noise at every validation."""
         settings = self.experiment.validation
         return self.play(
             environment,
@@ -79,7 +84,7 @@ class Sampler:
         )
 
     def play(self, environment: Any, seeds: Sequence[int], size: int, seed: int, temperature: float) -> list[Episode]:
-        """``size`` episodes of each environment seed, in order; ``seed`` is that of their noise."""
+        """Play ``size`` episodes of each environment seed and return them in order; ``seed`` is that of their noise."""
 
         def play() -> list[Episode]:
             return collect(
@@ -93,12 +98,14 @@ class Sampler:
                 temperature=temperature,
             )
 
-        return in_order(episode for own in self.ranks.gather_work(play) for episode in own)
+        return in_order(episode for of_rank in self.ranks.gather_work(play) for episode in of_rank)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the states of task sampler and batch sampler."""
         return {"tasks": self.tasks.state_dict(), "batch": self.batches.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
         self.tasks.load_state_dict(state["tasks"])
         self.batches.load_state_dict(state["batch"])
 
@@ -109,9 +116,10 @@ class StepPool(GroupPool):
     def __init__(self, sampler: Sampler, step: int) -> None:
         self.sampler, self.step = sampler, step
         self.rounds = 0
-        """How often groups have been sampled: each round has noise of its own."""
+        """The number of rounds of sampling so far; each round has noise of its own."""
 
     def sample(self, groups: int) -> list[Group]:
+        """Draw and play ``groups`` tasks; see :meth:`.GroupPool.sample`."""
         sampler, rollout = self.sampler, self.sampler.experiment.rollout
         if isinstance(groups, bool) or not isinstance(groups, int) or groups < 0:
             raise wrong(rollout.batch, "collect", f"asked the pool for {groups!r} groups")
@@ -119,7 +127,8 @@ class StepPool(GroupPool):
             return []
         seeds = sampler.tasks.draw(groups)
         self._agree(seeds)
-        noise = ("train", self.step, *([self.rounds] if self.rounds else []))
+        # the first round has no number, so that runs with one round a step keep the noise they always had
+        noise = ("train", self.step, self.rounds) if self.rounds else ("train", self.step)
         self.rounds += 1
         episodes = sampler.play(
             sampler.environment,
@@ -128,20 +137,21 @@ class StepPool(GroupPool):
             stages.derived_seed(sampler.experiment.seed, *noise),
             rollout.temperature,
         )
-        played = {
-            seed: group_of(members, self.step) for seed, members in groupby(episodes, lambda episode: episode.seed)
-        }
+        played: dict[int, Group] = {}
+        for seed, members in groupby(episodes, lambda episode: episode.seed):
+            played[seed] = group_of(members, self.step)
         sampler.tasks.learn([played[seed] for seed in seeds])
         return [played[seed] for seed in sorted(seeds)]
 
     def _agree(self, seeds: list[int]) -> None:
-        """Each rank plays a share of what it has drawn itself: raises RunError where they are of different draws."""
-        own = (self.step, self.rounds, seeds)
-        if any(drawn != own for drawn in self.sampler.ranks.gather(own)):
+        """Check that all ranks have drawn the same seeds, of which each plays a share. Raises RunError if not."""
+        drawn_here = (self.step, self.rounds, seeds)
+        if any(drawn != drawn_here for drawn in self.sampler.ranks.gather(drawn_here)):
             what = "gave other seeds on another rank: draw by a generator made from the seed that start was given"
             raise wrong(self.sampler.experiment.rollout.tasks, "draw", what)
 
     def teaches(self, groups: Sequence[Group]) -> list[bool]:
+        """Return which groups the rollout filter would keep; see :meth:`.GroupPool.teaches`."""
         experiment = guarded(self.sampler.experiment)
         metric, batch = experiment.filter.metric, experiment.rollout.batch
         if experiment.filter.select.component.keeps_all:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -28,17 +29,17 @@ from .rewards import Shaping, normalize
 
 
 def derived_seed(*parts: object) -> int:
-    """A seed that depends on nothing but its parts: a resumed run draws what the uninterrupted one would have drawn."""
+    """Return a seed that depends on ``parts`` alone, so that a resumed run draws what an uninterrupted one would."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def needs_of(named: Named) -> frozenset[str]:
-    """What a component declares to need."""
+    """Return the needs that a component declares."""
     return named.needs
 
 
 def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int = 0) -> Rollouts:
-    """The rows of all episodes of training step ``step`` (from 0), with rewards as advantages see them."""
+    """Return the rows of all episodes of training step ``step`` (from 0), with shaped and normalised rewards."""
     rollout, reward = experiment.rollout, experiment.reward
     shaped_E = Shaping(reward.shaping.component, rollout.max_tokens, step, experiment.trainer.steps)(episodes)
     rewards_E = normalize(shaped_E, raw_rewards(episodes)[1], reward.normalization, reward.over)
@@ -49,6 +50,7 @@ def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int =
 
 
 def to_batch(rollouts: Rollouts) -> Batch:
+    """Return the rows as a batch that can be scored."""
     lengths = rollouts.lengths
     if lengths is None:
         lengths = torch.full((len(rollouts.tokens),), rollouts.tokens.shape[1])
@@ -57,19 +59,20 @@ def to_batch(rollouts: Rollouts) -> Batch:
 
 
 def score(engine: Any, batch: Batch, size: int, ranks: Ranks, *, budget: int = 0, **options: Any) -> Scores:
-    """Forward passes over all rows, each rank its share; every rank gets everything back, on the CPU.
+    """Score all rows. Each rank scores a share of them, and is given all scores, on the CPU.
 
-    ``size`` rows go together, or packed rows of ``budget`` tokens, unless that is 0.
+    A forward pass has ``size`` rows; or packed rows of at most ``budget`` tokens, unless that is 0.
     """
     order = sorted(range(len(batch)), key=lambda row: int(batch.lengths[row]))
     if budget:
         passes = by_tokens(dict(enumerate(batch.lengths.tolist())), ranks.size, budget)[ranks.rank]
         options["packed"] = True
     else:
-        own = order[ranks.rank :: ranks.size]
-        passes = parts(own, size) if own else []
-        for _ in range(-(-len(order[:: ranks.size]) // size) - len(passes)):
-            passes.append([])
+        rows_of_rank = order[ranks.rank :: ranks.size]
+        passes = parts(rows_of_rank, size) if rows_of_rank else []
+        # the first rank has the most rows; all ranks make as many passes, since a sharded model needs all of them
+        most = -(-len(order[:: ranks.size]) // size)
+        passes += [[] for _ in range(most - len(passes))]
     scored: list[tuple[list[int], dict[str, Tensor]]] = []
     for rows in passes:
         scores = engine.score(batch.take(rows or order[:1]), **options)
@@ -79,25 +82,31 @@ def score(engine: Any, batch: Batch, size: int, ranks: Ranks, *, budget: int = 0
 
 
 def on_all_ranks(scored: Sequence[tuple[list[int], dict[str, Tensor]]], mask: Tensor, ranks: Ranks) -> Scores:
-    """[B, T] like ``mask``, on the CPU: what any rank knows of any rows, each table as wide as its longest row."""
-    own = [(rows, {name: value.cpu() for name, value in values.items()}) for rows, values in scored]
+    """Put together what all ranks have scored: tensors [B, T] like ``mask``, on the CPU.
+
+    Args:
+        scored: pairs of rows and their tensors by name, each as wide as the longest of these rows.
+        mask: [B, T], for the shape.
+        ranks: the ranks, all of which call it.
+    """
+    scored_here = [(rows, {name: value.cpu() for name, value in values.items()}) for rows, values in scored]
     full: dict[str, Tensor] = {}
-    for rows, values in (item for gathered in ranks.gather(own) for item in gathered):
+    for rows, values in chain.from_iterable(ranks.gather(scored_here)):
         for name, value in values.items():
-            out = full.setdefault(name, torch.zeros(mask.shape))
-            out[rows, : value.shape[1]] = value
+            table = full.setdefault(name, torch.zeros(mask.shape))
+            table[rows, : value.shape[1]] = value
     return Scores(**full)
 
 
 def _tensors(scores: Scores) -> Iterator[tuple[str, Tensor]]:
-    return (
-        (name, value)
-        for name in ("logprobs", "entropies", "second_moments", "collision_probs", "values")
-        if (value := getattr(scores, name)) is not None
-    )
+    """Yield the tensors that were computed, by name."""
+    for name, value in attrs.asdict(scores, recurse=False).items():
+        if value is not None:
+            yield name, value
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> float:
+    """Return the mean of the values on the mask, 0 for an empty mask."""
     return float(values[mask].mean()) if bool(mask.any()) else 0.0
 
 
@@ -105,9 +114,10 @@ def masked_mean(values: Tensor, mask: Tensor) -> float:
 
 
 def select(experiment: Experiment, rollouts: Rollouts) -> tuple[Tensor, dict[str, float]]:
-    """[P] which groups train, and the metrics of the selection.
+    """Return which groups train, [P] bool, and the metrics of the selection.
 
-    Where the filter keeps every group whatever its score, the metric is not asked: what it needs was not computed.
+    Where the filter keeps every group whatever its score, the metric is not asked, since what it needs was not
+    computed; the metrics are then those of the reward variance.
     """
     chosen = experiment.filter
     idle = chosen.select.component.keeps_all
@@ -117,33 +127,34 @@ def select(experiment: Experiment, rollouts: Rollouts) -> tuple[Tensor, dict[str
 
 
 def select_episodes(experiment: Experiment, rollouts: Rollouts, keep_P: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """[E] which episodes of the kept groups train, and the metrics of that: none where all of them do."""
-    chosen, keep_E = experiment.filter.episodes.component, rollouts.episodes_of(keep_P)
+    """Return which episodes of the kept groups train, [E] bool, and metrics; none where every episode is kept."""
+    chosen = experiment.filter.episodes.component
+    keep_E = rollouts.episodes_of(keep_P)
     if chosen.keeps_all or not bool(keep_E.any()):
         return keep_E, {}
-    own_E = chosen.select(rollouts.select(keep_P))
-    keep_E[keep_E.nonzero().flatten()] = own_E
-    return keep_E, {"rollout/episode_kept_ratio": float(own_E.float().mean())}
+    keep_e = chosen.select(rollouts.select(keep_P))  # e: episodes of the kept groups
+    keep_E[keep_E.nonzero().flatten()] = keep_e
+    return keep_E, {"rollout/episode_kept_ratio": float(keep_e.float().mean())}
 
 
 # --- credit ---------------------------------------------------------------------------------------------------------
 
 
 def kl_in_reward(rollouts: Rollouts, kl_B_T: Tensor, coef: float) -> Rollouts:
-    """Each sampled token pays ``coef`` times its KL; raw rewards (what filters and detectors see) stay as they are."""
-    penalty = torch.where(rollouts.mask, coef * kl_B_T, 0.0)
-    return attrs.evolve(rollouts, rewards=rollouts.rewards - penalty)
+    """Subtract ``coef`` times its KL from the reward of each sampled token. Raw rewards stay as they are."""
+    penalty_B_T = torch.where(rollouts.mask, coef * kl_B_T, 0.0)
+    return attrs.evolve(rollouts, rewards=rollouts.rewards - penalty_B_T)
 
 
 def sequence_kl(kl_B_T: Tensor, mask_B_T: Tensor) -> float:
-    """Mean over rows of the mean token KL (nats): what the adaptive controller steers."""
+    """Return the mean over rows of the mean token KL (nats), by which the KL controller moves."""
     counts_B = mask_B_T.sum(1)
     sums_B = torch.where(mask_B_T, kl_B_T, 0.0).sum(1)
     return masked_mean(sums_B / counts_B.clamp(min=1), counts_B > 0)
 
 
 def credit_inputs(rollouts: Rollouts, **others: Any) -> CreditInputs:
-    """What an advantage estimator is given of these rollouts; ``others`` are the fields that they do not hold."""
+    """Return the inputs of an advantage estimator; ``others`` are the fields that rollouts do not hold."""
     return CreditInputs(
         rewards=rollouts.rewards,
         mask=rollouts.mask,
@@ -157,30 +168,31 @@ def credit_inputs(rollouts: Rollouts, **others: Any) -> CreditInputs:
 
 
 def advantages(experiment: Experiment, rollouts: Rollouts, batch: CreditInputs, kept_ratio: float) -> Advantages:
-    """Advantages and returns of the kept rows; scaling and ``zero_task_advantage`` touch the policy's advantages
-    only.
+    """Return advantages and returns of the kept rows.
+
+    Scaling and ``zero_task_advantage`` change the policy's advantages only, never the critic's returns.
     """
     result = experiment.advantage.component.compute(batch)
-    scaled = result.advantages
+    scaled_B_T = result.advantages
     if experiment.soft_advantage_reweight:
-        scaled = soft_advantage_reweight(scaled, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E)
-    scaled = scaled * filter_loss_scale(kept_ratio, experiment.filter.loss_scaling)
+        scaled_B_T = soft_advantage_reweight(scaled_B_T, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E)
+    scaled_B_T = scaled_B_T * filter_loss_scale(kept_ratio, experiment.filter.loss_scaling)
     if experiment.zero_task_advantage:
-        scaled = torch.zeros_like(scaled)
-    return attrs.evolve(result, advantages=scaled)
+        scaled_B_T = torch.zeros_like(scaled_B_T)
+    return attrs.evolve(result, advantages=scaled_B_T)
 
 
 # --- update ---------------------------------------------------------------------------------------------------------
 
 
 def mini_batches(experiment: Experiment, rows: int, step: int) -> list[list[int]]:
-    """The rows of each optimizer step: shuffled anew in every epoch, in the fewest equal parts."""
+    """Return the rows of each optimizer step: shuffled anew in every epoch, in the fewest equal parts."""
     trainer = experiment.trainer
-    result = []
+    plan = []
     for epoch in range(trainer.epochs):
         generator = torch.Generator().manual_seed(derived_seed(experiment.seed, "shuffle", step, epoch))
-        result += parts(torch.randperm(rows, generator=generator).tolist(), trainer.mini_batch)
-    return result
+        plan += parts(torch.randperm(rows, generator=generator).tolist(), trainer.mini_batch)
+    return plan
 
 
 def update(
@@ -193,7 +205,7 @@ def update(
     lr_scale: float,
     **options: Any,
 ) -> dict[str, float]:
-    """Optimizer steps on the given rows; metrics are means over the steps that have them."""
+    """Take the optimizer steps on the given rows, and return the mean of each metric over the steps that have it."""
     trainer = experiment.trainer
     size, budget = trainer.micro_batch, trainer.token_budget
     if budget:
@@ -201,18 +213,18 @@ def update(
     collected: dict[str, list[float]] = {}
     for number, rows in enumerate(optimizer_steps):
         whole = prepared(engine, weighted(batch, rows, experiment), rows, objective, experiment, ranks, number)
-        own = shares(whole, rows, ranks.size, size, budget)[ranks.rank]
-        for name, value in engine.update(own, objective, lr_scale, **options).items():
+        micro_batches = shares(whole, rows, ranks.size, size, budget)[ranks.rank]
+        for name, value in engine.update(micro_batches, objective, lr_scale, **options).items():
             collected.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in collected.items()}
 
 
 def weighted(batch: Batch, rows: Sequence[int], experiment: Experiment) -> Batch:
-    """The batch with the token weights of one optimizer step on ``rows``; those of all other rows are 0."""
-    weights = torch.zeros(batch.mask.shape)
+    """Return the batch with the token weights of one optimizer step on ``rows``; those of all other rows are 0."""
+    weights_B_T = torch.zeros(batch.mask.shape)
     aggregation = experiment.trainer.loss_aggregation.component
-    weights[rows] = aggregation.weights(batch.mask[rows], experiment.rollout.max_context)
-    return attrs.evolve(batch, weights=weights)
+    weights_B_T[rows] = aggregation.weights(batch.mask[rows], experiment.rollout.max_context)
+    return attrs.evolve(batch, weights=weights_B_T)
 
 
 def prepared(
@@ -224,29 +236,31 @@ def prepared(
     ranks: Ranks,
     number: int,
 ) -> Batch:
-    """The batch with what the policy loss prepares before optimizer step ``number`` (from 0), on ``rows``.
+    """Return the batch with what the policy loss prepares before optimizer step ``number`` (from 0), on ``rows``.
 
-    Before the first one the policy is the one that sampled, which has been scored; before a later one the rows are
-    scored anew if the loss needs its ``minibatch``.
+    Before the first optimizer step the policy is the one that sampled, which has been scored. Before a later one the
+    rows are scored anew if the loss needs ``minibatch``.
     """
     current = None
     if number and "minibatch" in needs_of(experiment.policy_loss):
         trainer = experiment.trainer
-        found = score(engine, batch.take(rows), trainer.score_batch, ranks, budget=SCORE_FACTOR * trainer.token_budget)
-        current = Scores(**{name: _placed(value, rows, batch.mask) for name, value in _tensors(found)})
+        budget = SCORE_FACTOR * trainer.token_budget
+        scores = score(engine, batch.take(rows), trainer.score_batch, ranks, budget=budget)
+        current = Scores(**{name: _placed(value, rows, batch.mask) for name, value in _tensors(scores)})
     return objective.prepare(batch, current)
 
 
 def _placed(values: Tensor, rows: Sequence[int], mask: Tensor) -> Tensor:
-    """[R, T'] of some rows -> [B, T] like ``mask``, zero elsewhere."""
+    """Spread a tensor [R, T'] of some rows over all rows: [B, T] like ``mask``, zero elsewhere."""
     table = values.new_zeros(mask.shape)
     table[list(rows), : values.shape[1]] = values
     return table
 
 
 def lr_scale(schedule: str, warmup_steps: int, step: int, steps: int) -> float:
-    """Share of the base learning rate in training step ``step`` (from 0) of ``steps``: linear warm-up, then decay to
-    0.
+    """Return the factor of the base learning rate in training step ``step`` (from 0) of ``steps``.
+
+    It rises linearly from 0 to 1 in ``warmup_steps``, then stays or falls to 0 as ``schedule`` says.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -12,7 +12,7 @@ from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.replay import find_runs, replay_all
 from uncollapse.plugins.rollout.engine_hf import HfEngine, HfSession
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeedEngine
-from uncollapse.plugins.training.step import loop
+from uncollapse.plugins.training.step import learning
 
 SHIFT = 0.1
 """Nats by which the engine below overstates its log-probs, so that every ratio trainer / sampler is exp(-SHIFT)."""
@@ -93,7 +93,7 @@ def test_the_only_optimizer_step_measures_and_corrects_by_itself(bandit, tmp_pat
     settings.append(f"trainer.token_budget={budget}")
     own = train(bandit, tmp_path / "own", *settings)
     assert not passes
-    monkeypatch.setattr(loop, "has_dropout", lambda module: True)  # then a pass without it comes first
+    monkeypatch.setattr(learning, "has_dropout", lambda module: True)  # then a pass without it comes first
     before = train(bandit, tmp_path / "before", *settings)
     assert passes
     prefixes = ("mismatch/", "correction/", "actor/", "rollout/")

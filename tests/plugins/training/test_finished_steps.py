@@ -12,7 +12,7 @@ from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.training.evaluate import evaluate
-from uncollapse.plugins.training.step import loop, stages
+from uncollapse.plugins.training.step import learning, stages
 from uncollapse.plugins.training.step.detectors import Detectors
 from uncollapse.plugins.training.step.loop import Loop
 from uncollapse.plugins.training.step.sampling import Sampler
@@ -72,7 +72,7 @@ PLACES = {
     "filter": (stages, "select", 3, "step_2"),
     "detector that measures": (Detectors, "measure", 3, "step_2"),
     "advantage": (stages, "advantages", 3, "step_2"),
-    "loss": (loop, "PolicyObjective", 3, "step_2"),
+    "loss": (learning, "PolicyObjective", 3, "step_2"),
     "validation": (Sampler, "validate", 2, "step_2"),
     "detector that judges": (Detectors, "judge", 2, "step_2"),
     "transcript": (RunDirectory, "write_rollouts", 2, "step_2"),

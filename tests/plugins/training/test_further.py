@@ -14,6 +14,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.runs import resumption
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.probe.own_run import own_run
+from uncollapse.plugins.training.step.learning import Learning
 from uncollapse.plugins.training.step.loop import Loop
 
 TRAIN_STEP = Loop.train_step
@@ -165,8 +166,8 @@ def test_steps_are_those_of_a_new_run_too(base, tmp_path):
 
 def test_a_schedule_that_decays_over_all_steps_goes_on_with_the_new_number_and_says_so(base, tmp_path, monkeypatch):
     scales = []
-    scale = Loop._lr_scale
-    monkeypatch.setattr(Loop, "_lr_scale", lambda loop, one: scales.append(scale(loop, one)) or scales[-1])
+    scale = Learning._lr_scale
+    monkeypatch.setattr(Learning, "_lr_scale", lambda self, one: scales.append(scale(self, one)) or scales[-1])
     decaying = ("trainer.lr_schedule=linear", "trainer.steps=2")
     uncollapse.train(compose(base, *decaying), tmp_path / "run")
     uncollapse.train(compose(base, *decaying), tmp_path / "run", resume=True, steps=4)

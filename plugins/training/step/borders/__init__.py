@@ -1,10 +1,10 @@
-"""The mathematics of a step, with what its components hand over checked: shape, dtype and finiteness.
+"""Components of a training step are called through wrappers here, which check shape, dtype and finiteness of results.
 
-What they were given they must not change: others compute with it after them.
+They also check that a component has not changed the tensors that it was given, since others compute with them later.
 
-A loss that returns one number instead of one per token, or a NaN off the mask, would train in silence. What is computed
-on whole batches on the CPU is checked whenever it is handed over; what runs inside a forward and backward pass is
-checked at its first call in a run, since every look at a GPU's numbers makes it wait.
+Without these checks, a loss that returns one number instead of one per token, or a NaN off the mask, would train
+unnoticed. What is computed on whole batches on the CPU is checked at every call. What runs inside a forward and
+backward pass is checked at its first call in a run, since reading numbers from a GPU makes it wait.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ CHECKED |= {
 
 
 def guarded(experiment: Experiment) -> Experiment:
-    """The same experiment, with filters, metric, shaping, KL, controllers, advantage, loss, correction and
-    aggregation checked.
+    """Return the same experiment, in which every component of the training step is checked.
 
-    A component that hands over what its contract does not allow, or raises, ends the run with an error that names it.
+    A component that breaks its contract, or raises, ends the run with an error that names it.
     """
-    select, metric = _with(experiment.filter.select, CheckedFilter), _with(experiment.filter.metric, CheckedMetric)
+    select = _with(experiment.filter.select, CheckedFilter)
+    metric = _with(experiment.filter.metric, CheckedMetric)
     episodes = _with(experiment.filter.episodes, CheckedEpisodeFilter)
     shaping = _with(experiment.reward.shaping, CheckedShaping)
     estimator = _with(experiment.kl.estimator, CheckedKl)

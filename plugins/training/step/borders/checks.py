@@ -1,4 +1,4 @@
-"""What every check of a component's results uses: calls that change nothing, shapes, dtypes, finiteness."""
+"""Checks that all wrappers use: of tensors that must not change, of shapes, dtypes and finiteness."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
 """First parts of names of metrics that are the run's own."""
 
 CHECKED: dict[str, Callable[[Named], Any]] = {}
-"""Kind -> what checks its components where they stand inside of others; filled by the package (:mod:`.borders`)."""
+"""Kind -> the wrapper of its components where they are parts of others; filled by the package (:mod:`.borders`)."""
 
 
 class Checked(Component):
-    """A component and its name, with what a component of any kind says."""
+    """A wrapper around a component, with the attributes that components of every kind have."""
 
     def __init__(self, named: Named) -> None:
         self.named, self.component = named, checked_inner(named, named.component, CHECKED)
         self.seen = False
-        """Whether a first result has been checked."""
+        """Whether a first result has been checked already."""
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -42,10 +42,10 @@ class Checked(Component):
 
 @contextmanager
 def calling(named: Named, method: str, **given: Tensor) -> Iterator[None]:
-    """A call of a component, which neither fails without its name nor changes what others still need.
+    """Call a component in the block, so that any error names it and tensors that others need stay unchanged.
 
     Raises:
-        RunError: it raised something, or changed the process, or one of the tensors that it was ``given``.
+        RunError: it raised an error, changed the process, or changed one of the tensors that it was ``given``.
     """
     before = contents(given)
     with confined(named, method):
@@ -55,7 +55,10 @@ def calling(named: Named, method: str, **given: Tensor) -> Iterator[None]:
 
 
 def contents(given: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor | None]]:
-    """What changes with each tensor. On the CPU the numbers too: numpy writes there, and torch does not hear of it."""
+    """Return what shows that a tensor has changed: its version, and on the CPU also its numbers.
+
+    numpy can write to memory of the CPU without a new version.
+    """
     return {
         name: (_version(tensor), tensor.detach().nan_to_num() if tensor.is_cpu else None)
         for name, tensor in given.items()
@@ -63,7 +66,7 @@ def contents(given: Mapping[str, Tensor]) -> dict[str, tuple[int, Tensor | None]
 
 
 def changes(given: Mapping[str, Tensor], before: Mapping[str, tuple[int, Tensor | None]]) -> list[str]:
-    """The names of the tensors that are no longer what :func:`contents` found."""
+    """Return the names of the tensors that have changed since :func:`contents`."""
     changed = []
     for name, (version, numbers) in before.items():
         same = numbers is None or torch.equal(numbers, given[name].detach().nan_to_num())
@@ -77,14 +80,14 @@ def _version(tensor: Tensor) -> int:
 
 
 def tensors(given: Rollouts | ShapingInputs | CreditInputs | LossInputs) -> dict[str, Tensor]:
-    """Those of what a component is given, by name."""
+    """Return the tensors among the inputs of a component, by name."""
     prefix = "rollouts." if isinstance(given, Rollouts) else ""
     fields = attrs.asdict(given, recurse=False)
     return {f"{prefix}{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
 
 
 def require_number(named: Named, method: str, name: Any, value: Any, finite: bool = True) -> None:
-    """Check one number of a metric. That it is finite is looked at once where the GPU would have to be waited for."""
+    """Check one number of a metric, and where ``finite`` is true also that it is finite."""
     if not isinstance(name, str):
         raise wrong(named, method, f"gave a metric the name {name!r}, which is no text")
     if name.partition("/")[0] in RESERVED and "/" in name:
@@ -94,19 +97,20 @@ def require_number(named: Named, method: str, name: Any, value: Any, finite: boo
     elif isinstance(value, Real):
         finite = math.isfinite(value)
     else:
-        said = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise wrong(named, method, f"gave {said} for the metric {name}, which is not a number")
+        shown = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise wrong(named, method, f"gave {shown} for the metric {name}, which is not a number")
     if not finite:
         raise wrong(named, method, f"gave {float(value)} for the metric {name}, which is not a finite number")
 
 
 def require_tensor(
-    named: Named, method: str, value: Any, shape: torch.Size, said: str, dtype: torch.dtype | None = None
+    named: Named, method: str, value: Any, shape: torch.Size, letters: str, dtype: torch.dtype | None = None
 ) -> None:
+    """Check shape and dtype of a tensor; without ``dtype`` it must be floating-point. ``letters`` name the shape."""
     if not isinstance(value, Tensor):
         raise wrong(named, method, f"gave {type(value).__name__}, not a tensor")
     if value.shape != shape:
-        raise wrong(named, method, f"gave a tensor of shape {list(value.shape)}, not {list(shape)} ({said})")
+        raise wrong(named, method, f"gave a tensor of shape {list(value.shape)}, not {list(shape)} ({letters})")
     if dtype is not None and value.dtype != dtype:
         raise wrong(named, method, f"gave {value.dtype}, not {dtype}")
     if dtype is None and not value.is_floating_point():
@@ -114,6 +118,7 @@ def require_tensor(
 
 
 def require_finite(named: Named, method: str, value: Tensor) -> None:
+    """Check that all numbers of a tensor are finite."""
     if not bool(value.isfinite().all()):
         places = (~value.isfinite()).nonzero()[:3].tolist()
         raise wrong(named, method, f"gave values that are NaN or infinite, the first at {places}")

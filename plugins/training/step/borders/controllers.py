@@ -1,4 +1,4 @@
-"""Rules by which a coefficient moves, and what they make of it."""
+"""Wrappers that check KL controllers, entropy controllers and their coefficients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .checks import Checked
 
 
 class CheckedController(Checked, KlController):
+    """A KL controller that is checked."""
+
     def start(self, coef: float) -> CheckedControllerSession:
         with blaming(self.named, "start"):
             session = self.component.start(coef)
@@ -22,6 +24,8 @@ class CheckedController(Checked, KlController):
 
 
 class CheckedEntropyController(Checked, EntropyController):
+    """An entropy controller that is checked."""
+
     @property
     def idle(self) -> bool:  # type: ignore[override]
         return self.component.idle
@@ -34,7 +38,7 @@ class CheckedEntropyController(Checked, EntropyController):
 
 
 class CheckedControllerSession(KlControllerSession):
-    """A running KL controller."""
+    """A KL controller in a run, whose coefficient must be a finite number."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
@@ -55,7 +59,7 @@ class CheckedControllerSession(KlControllerSession):
 
 
 class CheckedEntropyControllerSession(EntropyControllerSession):
-    """A running entropy controller."""
+    """An entropy controller in a run, whose coefficient must be a finite number."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session

@@ -1,4 +1,4 @@
-"""What episodes and tokens are credited with: shaped rewards, and advantages."""
+"""Wrappers that check reward shapings and advantage estimators."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from .checks import Checked, calling, require_finite, require_tensor, tensors
 
 
 class CheckedShaping(Checked, RewardShaping):
+    """A reward shaping that is checked."""
+
     @property
     def idle(self) -> bool:  # type: ignore[override]
         return self.component.idle
@@ -27,6 +29,8 @@ class CheckedShaping(Checked, RewardShaping):
 
 
 class CheckedAdvantage(Checked, AdvantageEstimator):
+    """An advantage estimator that is checked."""
+
     def compute(self, batch: CreditInputs) -> Advantages:
         with calling(self.named, "compute", **tensors(batch)):
             result = self.component.compute(batch)

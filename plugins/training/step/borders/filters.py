@@ -1,4 +1,4 @@
-"""Filters of groups and of episodes, and the scores that groups are filtered by."""
+"""Wrappers that check rollout filters, episode filters and group metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from .checks import Checked, calling, require_finite, require_tensor, tensors
 
 
 class CheckedFilter(Checked, RolloutFilter):
+    """A rollout filter that is checked."""
+
     @property
     def keeps_all(self) -> bool:
         return self.component.keeps_all
@@ -22,6 +24,8 @@ class CheckedFilter(Checked, RolloutFilter):
 
 
 class CheckedEpisodeFilter(Checked, EpisodeFilter):
+    """An episode filter that is checked."""
+
     @property
     def keeps_all(self) -> bool:
         return self.component.keeps_all
@@ -34,6 +38,8 @@ class CheckedEpisodeFilter(Checked, EpisodeFilter):
 
 
 class CheckedMetric(Checked, GroupMetric):
+    """A group metric that is checked."""
+
     def score(self, rollouts: Rollouts) -> Tensor:
         with calling(self.named, "score", **tensors(rollouts)):
             scores_P = self.component.score(rollouts)

@@ -1,4 +1,4 @@
-"""What is computed inside of a forward and backward pass: policy losses, corrections, KL estimates, token weights."""
+"""Wrappers that check policy losses, sampler corrections, KL variants and loss aggregations."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from .checks import Checked, calling, require_finite, require_number, require_te
 
 
 class CheckedKl(Checked, KlVariant):
+    """A KL variant that is checked."""
+
     def __call__(self, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
         with calling(self.named, "call", logprobs=logprobs, ref_logprobs=ref_logprobs):
             kl_B_T = self.component(logprobs, ref_logprobs)
         require_tensor(self.named, "call", kl_B_T, logprobs.shape, "[B, T]")
-        # outside of a backward pass nobody minds the wait
+        # outside of a backward pass, waiting for the GPU costs little
         if not self.seen or not logprobs.requires_grad:
             require_finite(self.named, "call", kl_B_T)
         self.seen = True
@@ -26,6 +28,8 @@ class CheckedKl(Checked, KlVariant):
 
 
 class CheckedLoss(Checked, PolicyLoss):
+    """A policy loss that is checked."""
+
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
         with calling(self.named, "prepare", **tensors(batch)):
             prepared = self.component.prepare(batch)
@@ -68,6 +72,8 @@ class CheckedLoss(Checked, PolicyLoss):
 
 
 class CheckedCorrection(Checked, SamplerCorrection):
+    """A sampler correction that is checked."""
+
     @property
     def idle(self) -> bool:  # type: ignore[override]
         return self.component.idle
@@ -93,6 +99,8 @@ class CheckedCorrection(Checked, SamplerCorrection):
 
 
 class CheckedAggregation(Checked, LossAggregation):
+    """A loss aggregation that is checked."""
+
     def weights(self, mask_B_T: Tensor, max_length: int) -> Tensor:
         with calling(self.named, "weights", mask_B_T=mask_B_T):
             weights_B_T = self.component.weights(mask_B_T, max_length)
