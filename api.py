@@ -70,8 +70,9 @@ from .core.errors import MissingExtraError, RequestError, RunError, UncollapseEr
 
 if TYPE_CHECKING:
     from .core.compose.config import compose, problems, to_dict
-    from .core.compose.experiment import Experiment, Named
+    from .core.compose.experiment import Experiment
     from .core.compose.fields import component, components
+    from .core.compose.named import Named
     from .core.compose.problems import CompositionError, Problem
     from .core.describe import Description
     from .core.entry import Entry
@@ -191,7 +192,7 @@ HOMES = {
     "Experiment": ".core.compose.experiment:Experiment",
     "Job": ".plugins.launch.job:Job",
     "Layout": ".plugins.sweeps.layout:Layout",
-    "Named": ".core.compose.experiment:Named",
+    "Named": ".core.compose.named:Named",
     "Outcome": ".plugins.training.session:Outcome",
     "Plugin": ".core.plugins:Plugin",
     "PluginLoadError": ".core.plugins:PluginLoadError",

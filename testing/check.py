@@ -11,7 +11,7 @@ import attrs
 from ..core.components import NEEDS
 from ..core.compose.blame import told
 from ..core.compose.combinations import GIVEN
-from ..core.compose.experiment import Named
+from ..core.compose.named import Named
 from ..core.compose.spec import Spec, parse_spec
 from ..core.entry import Entry
 from ..core.errors import MissingExtraError, RequestError, RunError

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ..core.compose.blame import confined, wrong
-from ..core.compose.experiment import Named
+from ..core.compose.named import Named
 from ..core.errors import MissingExtraError, RequestError, RunError, UncollapseError
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ..errors import RunError, UncollapseError
 from ..registry import registry
 from ..surroundings import restored
-from .experiment import Named
+from .named import Named
 
 _PACKAGE = __name__.partition(".")[0]
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 from ..components import NEEDS
 from ..errors import MissingExtraError, nearest
-from .experiment import Critic, Experiment, Named, keys
+from .experiment import Critic, Experiment, keys
+from .named import Named
 from .problems import CompositionError, Problem, failure
 
 EPISODES = 1 << 18

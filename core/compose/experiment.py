@@ -31,7 +31,7 @@ from .fields import (
     temperature,
 )
 from .hints import type_hints
-from .named import Named as Named
+from .named import Named
 
 
 @attrs.frozen

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ..compose.combinations import components
-from ..compose.experiment import Experiment, Named
+from ..compose.experiment import Experiment
+from ..compose.named import Named
 
 if TYPE_CHECKING:
     from ..registry import Registry

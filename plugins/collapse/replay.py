@@ -14,7 +14,7 @@ import attrs
 
 from ...core.components import Verdict
 from ...core.compose.converter import make_converter, structure_component
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.compose.problems import Invalid
 from ...core.errors import RequestError, UncollapseError, nearest
 from ...core.files import read_bytes

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from ...core.compose import hub
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.errors import MissingExtraError, RequestError, nearest
 from ...core.paths import expanded
 from . import word_problems

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import attrs
 
-from ...core.compose.experiment import Named, Reward, Rollout
+from ...core.compose.experiment import Reward, Rollout
 from ...core.compose.fields import component, components, number, section
+from ...core.compose.named import Named
 from .log_settings import DetailedLogging
 
 EntropyUnit = Literal["per_sequence", "per_token_ratio", "per_seq_token_mean"]

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from ...core.compose.converter import make_converter, structure_component
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.compose.problems import Invalid, Problem
 from ...core.registry import registry
 from .config import OWN_WEIGHTINGS, PolicyGradient, ProbeConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from .config import ProbeConfig
 from .estimation.measurement import Measurement
 from .plain import numbers

@@ -7,7 +7,8 @@ from typing import Any
 import attrs
 
 from ...core.compose.converter import make_converter, structure_component
-from ...core.compose.experiment import Experiment, Named, Reward, Rollout
+from ...core.compose.experiment import Experiment, Reward, Rollout
+from ...core.compose.named import Named
 from ...core.errors import RequestError
 from ...core.registry import registry
 from ..training.step.stages import lr_scale

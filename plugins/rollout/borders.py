@@ -13,8 +13,8 @@ from torch import Tensor
 from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Verifier
 from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, wrong
-from ...core.compose.experiment import Named
 from ...core.compose.inner import checked_inner
+from ...core.compose.named import Named
 
 ROUNDING = 1e-3
 """The largest log-prob in nats that still counts as 0, since bfloat16 logits are rounded."""

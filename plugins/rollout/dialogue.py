@@ -7,7 +7,8 @@ from typing import Any
 
 from ...core.components import Answer, Dialogue, Environment, Setting
 from ...core.compose.blame import confined, wrong
-from ...core.compose.experiment import Named, Rollout
+from ...core.compose.experiment import Rollout
+from ...core.compose.named import Named
 from ...core.errors import RunError
 from .borders import CheckedEnvironment, name_of
 

@@ -22,7 +22,7 @@ from ...core.components import (
     TaskSamplerSession,
 )
 from ...core.compose.blame import blaming, confined, require_session, wrong
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.errors import RunError
 from .sampler_state import from_plain, group_of, to_plain
 

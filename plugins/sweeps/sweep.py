@@ -13,9 +13,10 @@ from ...core.components import Launcher
 from ...core.compose.combinations import check_ranks
 from ...core.compose.config import compose, to_dict
 from ...core.compose.converter import make_converter, structure_component
-from ...core.compose.experiment import Experiment, Named
+from ...core.compose.experiment import Experiment
 from ...core.compose.flat import differing
 from ...core.compose.identity import config_hash
+from ...core.compose.named import Named
 from ...core.compose.plain_data import plain
 from ...core.compose.problems import CompositionError, Invalid, Problem, unique
 from ...core.compose.spec import read_spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.training.step.borders import CheckedAggregation
 from .. import samples
 from ..problems import laws, require

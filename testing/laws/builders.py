@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...core.compose.blame import blaming
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ..problems import laws, require
 from .detectors import experiment_that_learns
 

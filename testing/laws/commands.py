@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.testing import CliRunner
 
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.errors import RequestError, RunError
 from ...core.registry import registry
 from ..problems import laws, require

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...core.components import Advantages
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.training.step.borders import CheckedAdvantage
 from .. import samples
 from ..problems import laws, require

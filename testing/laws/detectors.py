@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...core.components import Scores, Verdict
 from ...core.compose.config import compose
-from ...core.compose.experiment import Experiment, Named
+from ...core.compose.experiment import Experiment
+from ...core.compose.named import Named
 from ...core.errors import RequestError
 from ...plugins.training.step.detectors import Detectors
 from .. import samples

@@ -8,7 +8,7 @@ from itertools import product
 import attrs
 
 from ...core.components import Answer, Setting
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.rollout.dialogue import CheckedDialogue
 from ..problems import laws, require
 

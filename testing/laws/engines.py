@@ -11,7 +11,7 @@ import torch
 
 from ...core.components import Sampling
 from ...core.compose.blame import confined
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.rollout.borders import CheckedEngine
 from ..problems import laws, require
 

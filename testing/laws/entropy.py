@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.training.step.borders import CheckedEntropyController
 from ..problems import laws, require
 from .kl import through_json

@@ -9,7 +9,8 @@ import attrs
 
 from ...core.components import Step
 from ...core.compose.blame import told
-from ...core.compose.experiment import Experiment, Named, Rollout
+from ...core.compose.experiment import Experiment, Rollout
+from ...core.compose.named import Named
 from ...core.errors import RunError
 from ...core.registry import registry
 from ...plugins.rollout.borders import CheckedEnvironment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core.compose.config import compose
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.errors import RequestError, RunError
 from ...core.registry import registry
 from ..problems import laws

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.errors import RunError
 from ...plugins.training.step.borders import CheckedEpisodeFilter, CheckedFilter, CheckedMetric
 from .. import samples

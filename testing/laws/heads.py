@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.components import TokenScores, Wanted
 from ...core.compose.blame import blaming
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.errors import RequestError
 from .. import samples
 from ..problems import laws, require

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.training.step.borders import CheckedController, CheckedKl
 from .. import samples
 from ..problems import laws, require

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.components import LossInputs
 from ...core.compose.blame import confined
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.training.step.borders import CheckedLoss
 from .. import samples
 from ..problems import laws, require

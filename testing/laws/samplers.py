@@ -12,7 +12,7 @@ import attrs
 import torch
 
 from ...core.components import Env, Environment, Group, GroupPool
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.files import to_json
 from ...plugins.rollout.sampler_borders import (
     CheckedBatchSampler,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...core.components import ShapingInputs
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.training.step.borders import CheckedShaping
 from .. import samples
 from ..problems import laws, require

@@ -7,7 +7,7 @@ import math
 import torch
 
 from ...core.compose.blame import confined
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.errors import RunError
 from ...estimators.variance.terms import Estimate, Terms
 from .. import samples

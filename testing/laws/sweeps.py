@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...core.compose.blame import confined
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.sweeps.sweep import load
 from ..problems import laws, require
 

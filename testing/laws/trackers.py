@@ -11,7 +11,7 @@ from typing import Any
 from ...core.calling import call, manager
 from ...core.compose.blame import confined
 from ...core.compose.config import to_dict
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...core.plugins import check_hooks
 from ...core.registry import registry
 from ...core.runs.directory import RunDirectory, build_manifest

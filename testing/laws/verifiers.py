@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core.compose.experiment import Named
+from ...core.compose.named import Named
 from ...plugins.rollout.borders import CheckedVerifier
 from ..problems import laws, require
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....core.components import Rollouts, Scores
 from ....core.compose.converter import make_converter, structure_component
-from ....core.compose.experiment import Named
+from ....core.compose.named import Named
 from ....core.registry import registry
 from ....estimators.advantage.reweight import soft_advantage_reweight
 from ...training.step.batch import Batch

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....core.components import CollapseSession, Rollouts, Verdict
 from ....core.compose.blame import is_foreign, told
-from ....core.compose.experiment import Named
+from ....core.compose.named import Named
 from ....core.errors import RunError
 from ....core.files import to_json
 from ....core.surroundings import restored

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ....core.components import Advantages, CreditInputs, Rollouts, Scores
-from ....core.compose.experiment import Experiment, Named
+from ....core.compose.experiment import Experiment
+from ....core.compose.named import Named
 from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
 from ....filters.metrics import RewardVariance
 from ....filters.report import selection_metrics

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core import plugins
 from uncollapse.core.compose.config import compose, dump_yaml, problems, to_dict, validation_environment
-from uncollapse.core.compose.experiment import Experiment, Lora, Named, keys
+from uncollapse.core.compose.experiment import Experiment, Lora, keys
+from uncollapse.core.compose.named import Named
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import MissingExtraError, RequestError
 from uncollapse.core.registry import Registry

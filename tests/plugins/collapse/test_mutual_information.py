@@ -9,7 +9,8 @@ import torch
 import uncollapse
 from rollout_worlds import Counter, says, tiny_model
 from uncollapse.core.components import RolloutEngineSession
-from uncollapse.core.compose.experiment import Named, Reward, Rollout
+from uncollapse.core.compose.experiment import Reward, Rollout
+from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.runs.timings import timings

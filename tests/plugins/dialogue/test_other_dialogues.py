@@ -12,7 +12,8 @@ import attrs
 import pytest
 import uncollapse
 from uncollapse.core.components import Answer
-from uncollapse.core.compose.experiment import Named, Rollout
+from uncollapse.core.compose.experiment import Rollout
+from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import RequestError
 from uncollapse.core.plugins import discover
 from uncollapse.core.registry import Registry

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from uncollapse.core.components import Env, Environment, Step
-from uncollapse.core.compose.experiment import Named
+from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.rollout.borders import CheckedEnvironment

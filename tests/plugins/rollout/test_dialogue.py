@@ -9,7 +9,8 @@ import attrs
 import pytest
 from rollout_worlds import CHATML, THINKING, Counter, Parrot, Scripted, says, tokenizer
 from uncollapse.core.components import Answer, Dialogue, Setting
-from uncollapse.core.compose.experiment import Named, Rollout
+from uncollapse.core.compose.experiment import Rollout
+from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer

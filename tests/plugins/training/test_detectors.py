@@ -4,7 +4,7 @@ import torch
 import uncollapse
 from uncollapse.core.components import CollapseDetector, CollapseSession, Rollouts, Verdict
 from uncollapse.core.compose.config import compose
-from uncollapse.core.compose.experiment import Named
+from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import RunError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.session import MetricSession

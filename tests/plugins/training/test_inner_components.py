@@ -10,7 +10,7 @@ import torch
 import uncollapse
 from uncollapse.core.components import LossOutput, PolicyLoss, Verifier
 from uncollapse.core.compose.combinations import needs
-from uncollapse.core.compose.experiment import Named
+from uncollapse.core.compose.named import Named
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RunError
 from uncollapse.estimators.policy_loss.clipped import Ppo

@@ -3,7 +3,7 @@
 import attrs
 import pytest
 import uncollapse
-from uncollapse.core.compose.experiment import Named
+from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.training.networks.prepare import prepare_model

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import attrs
 
-from .....core.compose.experiment import Experiment, Named
+from .....core.compose.experiment import Experiment
+from .....core.compose.named import Named
 from ....rollout.borders import CHECKED as OF_ROLLOUTS
 from .checks import CHECKED, RESERVED, Checked, changes, contents, tensors
 from .controllers import CheckedController, CheckedEntropyController

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .....core.components import Component, CreditInputs, LossInputs, Rollouts, ShapingInputs
 from .....core.compose.blame import confined, wrong
-from .....core.compose.experiment import Experiment, Named
+from .....core.compose.experiment import Experiment
 from .....core.compose.inner import checked_inner
+from .....core.compose.named import Named
 
 RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch")
 """First parts of names of metrics that are the run's own."""

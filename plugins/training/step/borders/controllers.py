@@ -9,7 +9,7 @@ from typing import Any
 
 from .....core.components import EntropyController, EntropyControllerSession, KlController, KlControllerSession
 from .....core.compose.blame import blaming, require_session, wrong
-from .....core.compose.experiment import Named
+from .....core.compose.named import Named
 from .checks import Checked
 
 
