@@ -14,7 +14,7 @@ from torch import Tensor
 from ....core.components import Rollouts
 from ....estimators.variance.terms import EntropyUnit, Terms
 from .passes import Outputs
-from .sampled_tokens import SampledTokens
+from .tokens import SampledTokens
 
 EntropyMode = Literal["rb", "naive"]
 """Estimate of the entropy at a token: the entropy of its distribution (Rao-Blackwell), or minus its log-prob."""
