@@ -28,7 +28,7 @@ import probe_checkpoint
 import torch
 from torch import Tensor
 from uncollapse.core.registry import registry
-from uncollapse.estimators.variance.statistics import (
+from uncollapse.estimators.variance.entropy_change import (
     curvature,
     delta_variance,
     predicted_change,

@@ -29,7 +29,7 @@ from probe_peer import AGAIN, Numbers, Peer, Task
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Rollouts
 from uncollapse.core.registry import registry
-from uncollapse.estimators.variance.statistics import predicted_change
+from uncollapse.estimators.variance.entropy_change import predicted_change
 from uncollapse.plugins.probe import OfflineEntropyProbe
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from uncollapse.plugins.probe.estimation.clock import Clock

@@ -8,8 +8,8 @@ import attrs
 import torch
 
 from .base import CONDITIONAL_E, Estimator, Result, require_units, variance_of_mean
+from .entropy_change import Statistic, by_prompt, predicted_change
 from .sequences import PREDICTION
-from .statistics import Statistic, by_prompt, predicted_change
 from .terms import Terms
 
 

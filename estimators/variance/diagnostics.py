@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from .base import Degenerate, Estimator, Result, require_units
-from .statistics import by_prompt, delta_variance
+from .entropy_change import by_prompt, delta_variance
 from .terms import Terms
 
 

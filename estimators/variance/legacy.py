@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .base import CONDITIONAL_E, Result, require_variance, variance_of_mean
 from .controls import CvBatchSe
+from .entropy_change import predicted_change
 from .sequences import PREDICTION, JvpShardSe
-from .statistics import predicted_change
 from .terms import Terms
 from .ustat import UstatPlugin
 

@@ -14,7 +14,7 @@ import torch
 from attrs.validators import and_, ge, le
 
 from .base import CONDITIONAL_E, MEASURED_CHANGE, Degenerate, Estimator, Result, jackknife_variance
-from .statistics import (
+from .entropy_change import (
     Statistic,
     curvature,
     delta_variance,

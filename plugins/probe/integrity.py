@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.components import Rollouts
-from ...estimators.variance.statistics import by_prompt
+from ...estimators.variance.entropy_change import by_prompt
 from ...estimators.variance.terms import EntropyUnit, Terms
 from ..training.networks.models import Policy
 from ..training.processes.ranks import Ranks

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...estimators.variance.statistics import mean_entropy
+from ...estimators.variance.entropy_change import mean_entropy
 from ...estimators.variance.terms import MEASURED_IN
 from .cautions import cautions
 from .estimation.passes import norm

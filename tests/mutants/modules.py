@@ -53,7 +53,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/variance/products.py": _VARIANCE,
     "estimators/variance/repeats.py": _VARIANCE,
     "estimators/variance/sequences.py": _VARIANCE,
-    "estimators/variance/statistics.py": _VARIANCE,
+    "estimators/variance/entropy_change.py": _VARIANCE,
     "estimators/variance/terms.py": _VARIANCE,
     "estimators/variance/ustat.py": _VARIANCE,
     "plugins/collapse/entropy.py": ("plugins/collapse",),

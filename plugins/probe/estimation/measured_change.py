@@ -18,7 +18,7 @@ from torch import Tensor
 from ....core.components import Rollouts
 from ....estimators.variance.base import Degenerate
 from ....estimators.variance.diagnostics import SnisEss
-from ....estimators.variance.statistics import Statistic, by_prompt, delta_variance, true_change
+from ....estimators.variance.entropy_change import Statistic, by_prompt, delta_variance, true_change
 from ....estimators.variance.terms import Terms
 from .passes import Direction, Outputs, Passes
 from .psis import smooth

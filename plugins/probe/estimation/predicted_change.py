@@ -3,7 +3,7 @@
 deltaH1 = eta * D_v h is the derivative of the mean entropy h along the direction v of the step, times the learning rate
 eta. One forward-mode pass over E (:attr:`.measurement.Measurement.rates`) gives the derivatives of log-probs and
 entropies; :func:`.sequences.entropy_terms` sums them over each sequence; and
-:func:`~....estimators.variance.statistics.predicted_change` makes one number of the sums:
+:func:`~....estimators.variance.entropy_change.predicted_change` makes one number of the sums:
 
     D_v h = (sum jH + H S1 - h T S1) / sum T,   h = sum H / sum T
 
@@ -17,7 +17,12 @@ from typing import Any
 
 import attrs
 
-from ....estimators.variance.statistics import Statistic, mean_entropy, predicted_change, predicted_change_reward_to_go
+from ....estimators.variance.entropy_change import (
+    Statistic,
+    mean_entropy,
+    predicted_change,
+    predicted_change_reward_to_go,
+)
 from ....estimators.variance.terms import EntropyUnit
 from ..plain import number
 from ..small_samples import widened

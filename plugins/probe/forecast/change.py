@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ....core.components import Rollouts
-from ....estimators.variance.statistics import delta_variance, mean_entropy
+from ....estimators.variance.entropy_change import delta_variance, mean_entropy
 from ....estimators.variance.terms import Terms
 from ..estimation.passes import Outputs
 from ..estimation.sequences import entropy_terms

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ....core.components import Rollouts
-from ....estimators.variance.statistics import delta_variance, mean_entropy, predicted_change
+from ....estimators.variance.entropy_change import delta_variance, mean_entropy, predicted_change
 from ....estimators.variance.terms import EntropyUnit
 from ..estimation.measured_change import Measured, Weighting, measure
 from ..estimation.measurement import Measurement

@@ -18,7 +18,7 @@ from torch import Tensor
 from ....core.components import Completion, RolloutEngineSession, Sampling
 from ....core.errors import RESUME, RunError, UncollapseError
 from ..fingerprint import fingerprint, mismatches
-from .transfer import buckets, packed, write_adapter
+from .pack_weights import buckets, packed, write_adapter
 
 if TYPE_CHECKING:
     from ..fingerprint import Fingerprint

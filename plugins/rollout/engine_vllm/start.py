@@ -10,9 +10,9 @@ from typing import Any
 from ....core.errors import RequestError
 from ..positions import reach
 from ..template import end_ids
+from .pack_weights import SHARED
 from .place import Place, deaf_to_interrupts
 from .session import KEY, VllmSession, died, failures
-from .transfer import SHARED
 from .watched import Watched
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -105,7 +105,7 @@ def _settings(engine: Any, network: Any, place: Place, max_context: int | None) 
         "max_num_batched_tokens": None if place.cuda else max(8192, max_context or 0),
         "enforce_eager": engine.enforce_eager,
         "logprobs_mode": "processed_logprobs",
-        "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.worker.WeightReceiver",
+        "worker_extension_cls": "uncollapse.plugins.rollout.engine_vllm.receive_weights.WeightReceiver",
         "disable_log_stats": True,
     }
 

@@ -7,6 +7,12 @@ import pytest
 import torch
 from uncollapse.estimators.variance.controls import CvBatchSe
 from uncollapse.estimators.variance.diagnostics import SnisEss
+from uncollapse.estimators.variance.entropy_change import (
+    mean_entropy,
+    predicted_change,
+    predicted_change_reward_to_go,
+    true_change,
+)
 from uncollapse.estimators.variance.legacy import LegacyCvBatchSe, LegacyJvpShardSe
 from uncollapse.estimators.variance.sequences import (
     Bootstrap,
@@ -19,12 +25,6 @@ from uncollapse.estimators.variance.sequences import (
     SnisBootstrap,
     SnisDelta,
     SnisJackknife,
-)
-from uncollapse.estimators.variance.statistics import (
-    mean_entropy,
-    predicted_change,
-    predicted_change_reward_to_go,
-    true_change,
 )
 from uncollapse.estimators.variance.terms import Terms
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uncollapse.estimators.variance.statistics import predicted_change, predicted_change_reward_to_go
+from uncollapse.estimators.variance.entropy_change import predicted_change, predicted_change_reward_to_go
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.plugins.probe.estimation.measured_change import Measured, Weighting
 from uncollapse.plugins.probe.estimation.measurement import Measurement

@@ -15,7 +15,7 @@ from uncollapse.core.components import Rollouts
 from uncollapse.core.errors import RequestError
 from uncollapse.estimators.advantage.outcome import DrGrpo
 from uncollapse.estimators.policy_loss.clipped import Ppo
-from uncollapse.estimators.variance.statistics import delta_variance, predicted_change
+from uncollapse.estimators.variance.entropy_change import delta_variance, predicted_change
 from uncollapse.plugins.probe.checkpoint.adam_state import AdamSettings, AdamState, Coverage
 from uncollapse.plugins.probe.commands.influence import command
 from uncollapse.plugins.probe.estimation.directions import AdamW, PreconditionedGradient

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from uncollapse.core.registry import registry
-from uncollapse.estimators.variance.statistics import predicted_change
+from uncollapse.estimators.variance.entropy_change import predicted_change
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.plugins.probe.estimation.directions import AdamW, PreconditionedGradient
 from uncollapse.plugins.probe.estimation.measured_change import Weighting

@@ -7,7 +7,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.components import Rollouts
 from uncollapse.estimators.advantage.outcome import DrGrpo
 from uncollapse.estimators.policy_loss.clipped import Ppo
-from uncollapse.estimators.variance.statistics import (
+from uncollapse.estimators.variance.entropy_change import (
     mean_entropy,
     predicted_change,
     predicted_change_reward_to_go,

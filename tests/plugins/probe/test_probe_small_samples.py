@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from uncollapse.estimators.variance.statistics import predicted_change
+from uncollapse.estimators.variance.entropy_change import predicted_change
 from uncollapse.estimators.variance.terms import Terms
 from uncollapse.plugins.probe.estimation.measured_change import with_error
 from uncollapse.plugins.probe.estimation.measurement import Measurement

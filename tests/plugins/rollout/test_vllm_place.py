@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from uncollapse.plugins.rollout.engine_vllm import worker
+from uncollapse.plugins.rollout.engine_vllm import receive_weights as worker
 from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.rollout.engine_vllm.place import LAUNCHER, Place
 from uncollapse.plugins.rollout.engine_vllm.start import SECOND_RUNNER, _has_second_runner

@@ -20,8 +20,8 @@ from uncollapse.core.compose.experiment import Critic, Lora, Model, Trainer
 from uncollapse.core.errors import RequestError
 from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.rollout.engine_vllm.pack_weights import write_adapter
 from uncollapse.plugins.rollout.engine_vllm.start import _check_served
-from uncollapse.plugins.rollout.engine_vllm.transfer import write_adapter
 from uncollapse.plugins.training.assemble import Reference
 from uncollapse.plugins.training.heads.torch_head import Torch
 from uncollapse.plugins.training.networks.adapters import add_adapter, require_mergeable

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from uncollapse.core.compose.experiment import Lora, Model
 from uncollapse.core.errors import RunError
 from uncollapse.plugins.rollout.engine_hf import HfSession
-from uncollapse.plugins.rollout.engine_vllm.transfer import write_adapter
+from uncollapse.plugins.rollout.engine_vllm.pack_weights import write_adapter
 from uncollapse.plugins.rollout.fingerprint import fingerprint, mismatches
 from uncollapse.plugins.training import assemble
 from uncollapse.plugins.training.networks.models import Policy, load_policy

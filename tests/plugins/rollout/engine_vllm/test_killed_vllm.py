@@ -10,7 +10,7 @@ import pytest
 from test_engine_vllm import WORDS, model
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
-from uncollapse.plugins.rollout.engine_vllm.transfer import SHARED
+from uncollapse.plugins.rollout.engine_vllm.pack_weights import SHARED
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SHARED.is_dir(), reason="there is no folder in memory here")]
 STEPS = 6

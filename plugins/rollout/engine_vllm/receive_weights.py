@@ -13,11 +13,11 @@ import psutil
 import torch
 
 from ..fingerprint import fingerprint
-from .transfer import unpacked
+from .pack_weights import unpacked
 
 if TYPE_CHECKING:
     from ..fingerprint import Fingerprint
-    from .transfer import Named
+    from .pack_weights import Named
 
 
 class WeightReceiver:
@@ -40,7 +40,7 @@ class WeightReceiver:
         threading.Thread(target=_die_with, args=(psutil.Process(trainer), others, folder), daemon=True).start()
 
     def uncollapse_receive(self, message: bytes, last: bool, room: bool) -> None:
-        """Load the weights of a message of :func:`.transfer.packed`, once its last part is there.
+        """Load the weights of a message of :func:`.pack_weights.packed`, once its last part is there.
 
         Args:
             message: a part of the weights, by Hugging Face names.
