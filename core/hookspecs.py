@@ -10,8 +10,9 @@ name,
 where the target is an object or a ``"module:attribute"`` string (strings keep listing light: nothing is imported until
 the name is used) and ``aliases=("other",)`` adds spellings. There is one such hook for each kind of :mod:`.kinds`:
 ``register_environments``, ``register_policy_losses`` and so on. A command of ``uncollapse`` is a kind, too: a plugin
-adds one with ``register_commands``, and the target is a click command or group. *Runtime hooks* run while an experiment trains, on rank 0
-only unless their text says otherwise.
+adds one with ``register_commands``, and the target is a click command or group.
+
+*Runtime hooks* run while an experiment trains, on rank 0 only unless their text says otherwise.
 
 A plugin is a module or object with functions marked by :data:`hookimpl`, announced by the entry-point group
 ``uncollapse`` or by ``--plugin FILE.py``. Registration must not import torch.
