@@ -69,7 +69,7 @@ def mean_entropy(terms: Terms) -> Statistic:
 
 
 def predicted_change(terms: Terms) -> Statistic:
-    """Define the prediction, eta * D_v h, as the derivative of the importance-sampled change, from whole sequences.
+    """Define deltaH1 = eta * D_v h, the prediction: the derivative of the importance-sampled change, whole sequences.
 
     D_v h = (sum jH + H S1 - h T S1) / sum T with h = sum H / sum T; per sequence T is 1.
     """
