@@ -51,7 +51,8 @@ def main(model: str, directory: str) -> None:
     advantages = torch.randn(12, 1, generator=torch.Generator().manual_seed(3)).expand(12, 10)
 
     def batch_of(rows):
-        return attrs.evolve(stages.to_batch(rows), rows=None, advantages=advantages)
+        given = {"advantages": advantages, "sampler_logprobs": rows.logprobs}
+        return attrs.evolve(stages.to_batch(rows), rows=None, **given)
 
     batch = batch_of(sampled)
     plan = stages.mini_batches(experiment, 12, 0)
