@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Literal
 
 import attrs
-import torch
 from attrs import validators
 from torch import Tensor
 
 from ...core.components import SamplerCorrection
-from .ratios import LOG_RATIO_LIMIT, ratios, row_log_ratios, share, token_log_ratios
-from .token import Weights, mean_weight
+from .ratios import LOG_RATIO_LIMIT, row_log_ratios, token_log_ratios
+from .sequence import weights_of_kept_rows
+from .token import Weights
 
 
 @attrs.frozen
@@ -48,15 +48,8 @@ class SequenceDivergence(SamplerCorrection):
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Weights:
         log_ratios_B_T = token_log_ratios(old_logprobs, sampler_logprobs, mask)
         kept_B = self._row_divergences(log_ratios_B_T, mask) <= self.high
-        if self.weight == "token":
-            values_B_T = ratios(log_ratios_B_T)
-        elif self.weight == "sequence":
-            values_B_T = ratios(row_log_ratios(log_ratios_B_T, mask))[:, None]
-        else:
-            values_B_T = torch.ones_like(log_ratios_B_T)
-        weights_B_T = torch.where(mask & kept_B[:, None], values_B_T, 0.0)
-        masked = share(~kept_B, mask.any(1))
-        return weights_B_T.to(old_logprobs.dtype), {"mean_weight": mean_weight(weights_B_T, mask), "masked": masked}
+        weights_B_T, metrics = weights_of_kept_rows(log_ratios_B_T, kept_B, mask, self.weight)
+        return weights_B_T.to(old_logprobs.dtype), metrics
 
     def _row_divergences(self, log_ratios_B_T: Tensor, mask_B_T: Tensor) -> Tensor:
         """[B] nats; 0 for a row without sampled tokens, as the log-ratios are 0 off the mask."""

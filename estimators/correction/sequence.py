@@ -93,12 +93,30 @@ class SequenceMask(SamplerCorrection):
         row_log_ratios_B = row_log_ratios(log_ratios_B_T, mask, mean=self.level == "mean")
         low, high = (math.log(bound) if bound else -math.inf for bound in self.bounds)
         kept_B = (row_log_ratios_B >= low) & (row_log_ratios_B <= high)
-        if self.weight == "token":
-            values_B_T = ratios(log_ratios_B_T)
-        elif self.weight == "sequence":
-            values_B_T = ratios(row_log_ratios(log_ratios_B_T, mask))[:, None]
-        else:
-            values_B_T = torch.ones_like(log_ratios_B_T)
-        weights_B_T = torch.where(mask & kept_B[:, None], values_B_T, 0.0)
-        masked = share(~kept_B, mask.any(1))
-        return weights_B_T.to(old_logprobs.dtype), {"mean_weight": mean_weight(weights_B_T, mask), "masked": masked}
+        weights_B_T, metrics = weights_of_kept_rows(log_ratios_B_T, kept_B, mask, self.weight)
+        return weights_B_T.to(old_logprobs.dtype), metrics
+
+
+def weights_of_kept_rows(
+    log_ratios_B_T: Tensor, kept_B: Tensor, mask_B_T: Tensor, weight: Literal["none", "token", "sequence"]
+) -> Weights:
+    """Weigh the sampled tokens of kept rows: by 1, by their own ratio, or by the product of the row's ratios.
+
+    Args:
+        log_ratios_B_T: [B, T] float64 nats, 0 off the mask.
+        kept_B: [B] bool.
+        mask_B_T: [B, T] bool.
+        weight: ``none`` weighs by 1.
+
+    Returns:
+        [B, T] float64 weights, zero off the mask and in dropped rows; ``mean_weight`` and ``masked``.
+    """
+    if weight == "token":
+        values_B_T = ratios(log_ratios_B_T)
+    elif weight == "sequence":
+        values_B_T = ratios(row_log_ratios(log_ratios_B_T, mask_B_T))[:, None]
+    else:
+        values_B_T = torch.ones_like(log_ratios_B_T)
+    weights_B_T = torch.where(mask_B_T & kept_B[:, None], values_B_T, 0.0)
+    masked = share(~kept_B, mask_B_T.any(1))
+    return weights_B_T, {"mean_weight": mean_weight(weights_B_T, mask_B_T), "masked": masked}

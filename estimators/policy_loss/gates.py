@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,9 +55,9 @@ class _Dppo(PolicyLoss):
                 "set correction: none"
             )
 
+    @abstractmethod
     def divergence(self, logprobs_B_T: Tensor, sampler_logprobs_B_T: Tensor) -> Tensor:
         """[B, T] nats, [B, T] nats -> [B, T]: how far the token's probability is from that of the sampler."""
-        raise NotImplementedError
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
         assert inputs.sampler_logprobs is not None
