@@ -63,7 +63,7 @@ def test_the_modules_that_are_strict_have_every_flag_of_strict():
     flags = {re.sub(r"-\s+", "-", flag).strip(" -\n").replace("-", "_") for flag in listed.split(",")}
     assert len(flags) > 10
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
-    (strict,) = settings["overrides"]
+    (strict,) = (part for part in settings["overrides"] if "uncollapse" in part["module"])
     given = {name for name, value in (settings | strict).items() if value is True}
     given |= {f"no_{name}" for name, value in strict.items() if value is False}
     assert flags <= given
