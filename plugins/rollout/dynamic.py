@@ -73,23 +73,23 @@ class DynamicSession(BatchSamplerSession):
     last: dict[str, float] = attrs.field(factory=dict)
 
     def collect(self, pool: GroupPool, step: int) -> list[Group]:
-        found = {group.seed: group for group in self.left}
+        teaching = {group.seed: group for group in self.left}
         new: list[Group] = []
         sampled: list[Group] = []
         discarded: list[Group] = []
         rounds = 0
-        while len(found) < self.groups and rounds < self.rounds:
+        while len(teaching) < self.groups and rounds < self.rounds:
             new = pool.sample(self.size)
             for group, teaches in zip(new, pool.teaches(new), strict=True):
                 if not teaches:
                     discarded.append(group)
                     continue
-                if group.seed in found:
-                    discarded.append(found.pop(group.seed))
-                found[group.seed] = group
+                if group.seed in teaching:
+                    discarded.append(teaching.pop(group.seed))
+                teaching[group.seed] = group
             sampled += new
             rounds += 1
-        by_age = sorted(found.values(), key=lambda group: group.step)
+        by_age = sorted(teaching.values(), key=lambda group: group.step)
         self.left = by_age[self.groups :]
         self.last = {
             "rounds": rounds,
