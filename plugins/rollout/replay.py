@@ -76,12 +76,14 @@ class ReplaySession(BatchSamplerSession):
     last: dict[str, float] = attrs.field(factory=dict)
 
     def collect(self, pool: GroupPool, step: int) -> list[Group]:
-        old = min(self.old, len(self.memory))
-        new = pool.sample(self.groups - old)
-        # a task that has come again is there with its newer group alone
-        seeds = {group.seed for group in new}
-        others = [group for group in self.memory if group.seed not in seeds]
-        replayed = self._draw(others, old, step)
+        new: list[Group] = []
+        others = self.memory
+        while (missing := self.groups - len(new) - min(self.old, len(others))) > 0:
+            new += pool.sample(missing)
+            # a task that has come again is there with its newer group alone, which may leave too few old ones
+            seeds = {group.seed for group in new}
+            others = [group for group in self.memory if group.seed not in seeds]
+        replayed = self._draw(others, self.groups - len(new), step)
         remembered = others + new
         remembered.sort(key=lambda group: (-self.rule.log_priority(group, step), group.seed))
         self.memory = remembered[: self.rule.capacity]

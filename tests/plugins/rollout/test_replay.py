@@ -68,6 +68,14 @@ def test_what_has_the_least_priority_is_forgotten():
     assert [group.seed for group in session.memory] == [2, 1, 4]
 
 
+def test_a_step_is_whole_where_the_tasks_of_old_groups_come_again():
+    session = Replay(capacity=2).start(4, 2)
+    collected(session, 0, 0)
+    assert [group.seed for group in session.memory] == [2, 1]
+    assert collected(session, 1, 1) == [(1, 1), (2, 1), (3, 1), (4, 1)]
+    assert session.metrics()["replayed_groups"] == 0
+
+
 def test_of_a_task_that_has_come_again_there_is_only_the_newer_group():
     session = Replay(share=0.75).start(4, 2)
     collected(session, 0, 1)
