@@ -391,7 +391,7 @@ class DiceTasks(Tasks):
     """Draws by the random numbers of the process."""
 
     def draw(self, count):
-        return random.sample(range(1000), count)
+        return random.sample(range(10**9), count)
 
 
 class OneCounterTasks(Tasks):
