@@ -1,0 +1,111 @@
+"""What follows on a metric within a run: its values are paired with later measurements of another metric."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import attrs
+
+from .rank_correlation import correlation, partial, ranks
+
+LEAST = 3
+"""Pairs that a rank correlation needs: two are always in perfect order."""
+LEAST_AT_EQUAL_STEP = 4
+"""Pairs that it needs with the step held fixed: three leave nothing but -1 and 1."""
+CONSTANT, CONSTANT_TARGET, FEW = "constant", "target constant", f"fewer than {LEAST} pairs"
+
+
+@attrs.frozen
+class Target:
+    """A target is the metric that others are held against, at its first measurement at least ``lag`` steps later."""
+
+    metric: str
+    lag: int = 1
+
+    def is_compared(self, metric: str) -> bool:
+        """Say whether a metric is held against the target: not the target itself, its standard error, nor seconds."""
+        return metric not in (self.metric, f"{self.metric}_se") and not metric.startswith("timing_s/")
+
+
+@attrs.frozen
+class Followed:
+    """How a metric of one run goes with what follows on it."""
+
+    pairs: int
+    """Pairs of a value and the later measurement."""
+    last: tuple[float, float]
+    """The last pair."""
+    rho: float | None
+    """Spearman's rank correlation of the pairs."""
+    at_equal_step: float | None
+    """The same with the step held fixed: what is left of it beyond the trend that both have over the run."""
+    why: str = ""
+    """Reason that there is no ``rho``."""
+
+
+@attrs.frozen
+class Course:
+    """The course of one run: what it logged, when the target was last measured, and how each metric goes with it."""
+
+    logged: frozenset[str]
+    """Names of the metrics that have a finite value."""
+    last_step: int | None
+    """Step of the last measurement of the target."""
+    metrics: Mapping[str, Followed]
+
+
+def follow(records: Sequence[Mapping[str, Any]], target: Target) -> Course:
+    """Pair each metric of a run with what follows on it.
+
+    A value at step t belongs to the first measurement of the target at step t + lag or later; values that belong to the
+    same measurement are averaged. Values after which the target is not measured any more are in no pair, and so is what
+    is not finite.
+    """
+    measured = [(int(record["step"]), _finite(record, target.metric)) for record in records]
+    later = {step: value for step, value in measured if value is not None}
+    steps = list(later)
+    windows: list[list[Mapping[str, Any]]] = [[] for _ in steps]
+    for record in records:
+        at = bisect_left(steps, int(record["step"]) + target.lag)
+        if at < len(steps):
+            windows[at].append(record)
+    names = dict.fromkeys(name for record in records for name in record if name != "step")
+    logged = frozenset(name for name in names if any(_finite(record, name) is not None for record in records))
+    followed = {}
+    for name in names:
+        if name in logged and target.is_compared(name):
+            means = [_mean(window, name) for window in windows]
+            pairs = [(mean, value) for mean, value in zip(means, later.values(), strict=True) if mean is not None]
+            if pairs:
+                followed[name] = _followed(pairs)
+    return Course(logged, steps[-1] if steps else None, followed)
+
+
+def _finite(record: Mapping[str, Any], name: str) -> float | None:
+    value = record.get(name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _mean(window: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [value for record in window if (value := record.get(name)) is not None and math.isfinite(value)]
+    if len(values) == 1:
+        return float(values[0])
+    return fmean(values) if values else None
+
+
+def _followed(pairs: Sequence[tuple[float, float]]) -> Followed:
+    if len(pairs) < LEAST:
+        return Followed(len(pairs), pairs[-1], None, None, FEW)
+    ranked, target = ranks([value for value, _ in pairs]), ranks([value for _, value in pairs])
+    rho = correlation(ranked, target)
+    if rho is None:
+        return Followed(len(pairs), pairs[-1], None, None, CONSTANT if len({*ranked}) == 1 else CONSTANT_TARGET)
+    at_equal_step = None
+    if len(pairs) >= LEAST_AT_EQUAL_STEP:
+        time = [float(at) for at in range(1, len(pairs) + 1)]
+        at_equal_step = partial(rho, correlation(ranked, time), correlation(target, time))
+    return Followed(len(pairs), pairs[-1], rho, at_equal_step)
