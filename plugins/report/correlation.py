@@ -104,21 +104,22 @@ def correlate(runs: Sequence[RunData], target: Target, where: Path) -> Correlati
 
     *Within runs*: the correlation over the course of each run, averaged over the runs. The pairs of a run depend on
     each other, the runs do not, so that errors are over runs: the standard deviation (ddof 1) over the square root of
-    their number. A few runs may agree by chance; where the error that independent pairs alone would have without any
-    correlation, 1 / sqrt(pairs - 1) in each run, is the larger one, it is used. p is that of Student's t with one
-    degree of freedom less than runs. One run has no error. *At equal step*: the same of partial correlations, with the
-    step held fixed. *Over runs*: the correlation of the last pair of each run that used its budget; its error is that
-    of the jackknife, or 1 / sqrt(runs - 1) where that is larger; p is :func:`.rank_correlation.independence_p`.
+    their number, and p that of Student's t with one degree of freedom less than runs. A few runs may agree by chance:
+    where the error that independent pairs would have without any correlation, 1 / sqrt(pairs - 1) in each run, is the
+    larger one, it is used, and so is its p (of a normal distribution). One run has no error. *At equal step*: the same
+    of partial correlations, with the step held fixed. *Over runs*: the correlation of the last pair of each run that
+    used its budget; its error is that of the jackknife, or 1 / sqrt(runs - 1) where that is larger; p is that of
+    :func:`.rank_correlation.independence_p`.
 
     Raises:
         RequestError: no run has logged the target.
     """
-    courses = {run.label: run.course for run in runs if run.course is not None}
-    logged = sorted({name for course in courses.values() for name in course.logged})
+    courses = [run.course for run in runs if run.course is not None]
+    logged = sorted({name for course in courses for name in course.logged})
     if target.metric not in logged:
         fix = nearest(target.metric, logged) if logged else "no run has logged anything yet: run the sweep first"
         raise RequestError(f"no run has logged a finite {target.metric}", str(where), fix)
-    measured = [course for course in courses.values() if course.last_step is not None]
+    measured = [course for course in courses if course.last_step is not None]
     final, left_out = _final_courses(runs)
     names = [name for name in logged if target.is_compared(name)]
     rows = _corrected([_correlation(name, measured, final) for name in names])
@@ -132,23 +133,21 @@ def _final_courses(runs: Sequence[RunData]) -> tuple[list[Course], list[str]]:
 
     A last value that was not finite is none, and the one before it is no final value.
     """
-    ended = {run.label: run.course for run in runs if run.status == "success" and run.course is not None}
     ends: dict[int, int] = {}
     for run in runs:
-        course = ended.get(run.label)
-        if course and course.last_step is not None:
-            ends[run.steps] = max(ends.get(run.steps, 0), course.last_step)
+        if run.status == "success" and run.course and run.course.last_step is not None:
+            ends[run.steps] = max(ends.get(run.steps, 0), run.course.last_step)
     final, left_out = [], []
     for run in runs:
-        course = ended.get(run.label)
-        if course is None:
+        if run.status != "success" or run.course is None:
             left_out.append(f"{run.title}: {run.status_text}")
-        elif course.last_step is None:
+        elif run.course.last_step is None:
             left_out.append(f"{run.title}: not measured")
-        elif course.last_step < ends[run.steps]:
-            left_out.append(f"{run.title}: last measured at step {course.last_step}, others at step {ends[run.steps]}")
+        elif run.course.last_step < ends[run.steps]:
+            at = f"last measured at step {run.course.last_step}, others at step {ends[run.steps]}"
+            left_out.append(f"{run.title}: {at}")
         else:
-            final.append(course)
+            final.append(run.course)
     return final, left_out
 
 
@@ -174,8 +173,10 @@ def _mean(correlations: Sequence[tuple[float, int]]) -> Estimate:
     if count == 1:
         return Estimate(rho, count)
     over_runs = statistics.stdev(rho for rho, _ in correlations) / math.sqrt(count)
-    se, se_from = _larger(over_runs, math.sqrt(math.fsum(1 / freedom for _, freedom in correlations)) / count)
-    return Estimate(rho, count, se, se_from, student_p(rho / se, count - 1))
+    of_pairs = math.sqrt(math.fsum(1 / freedom for _, freedom in correlations)) / count
+    by_runs = student_p(rho / over_runs, count - 1) if over_runs else 0.0
+    by_pairs = math.erfc(abs(rho) / of_pairs / math.sqrt(2))
+    return Estimate(rho, count, *_larger(over_runs, of_pairs), max(by_runs, by_pairs))
 
 
 def _over(followed: Sequence[Followed]) -> Estimate:

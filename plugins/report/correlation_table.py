@@ -31,8 +31,9 @@ def notes(correlations: Correlations) -> list[str]:
     )
     if correlations.tested:
         lines.append(
-            f"{correlations.above} of {correlations.tested} metrics are above 2 standard errors within runs; by chance "
-            f"up to {correlations.by_chance:.1f} would be. p (Holm) is corrected for all metrics: below 0.05 is hardly chance."
+            f"{correlations.above} of {correlations.tested} metrics are above 2 standard errors within runs; up to "
+            f"{correlations.by_chance:.1f} would be by chance. p (Holm) is corrected for all metrics: below 0.05 "
+            "is hardly chance."
         )
     elif correlations.runs == 1:
         lines.append("One run: no error. Pairs of one run depend on each other, so that no p-value follows from them.")

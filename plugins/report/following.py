@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -65,35 +65,39 @@ def follow(records: Sequence[Mapping[str, Any]], target: Target) -> Course:
     same measurement are averaged. Values after which the target is not measured any more are in no pair, and so is what
     is not finite.
     """
-    measured = [(int(record["step"]), _finite(record, target.metric)) for record in records]
-    later = {step: value for step, value in measured if value is not None}
-    steps = list(later)
-    windows: list[list[Mapping[str, Any]]] = [[] for _ in steps]
-    for record in records:
-        at = bisect_left(steps, int(record["step"]) + target.lag)
-        if at < len(steps):
-            windows[at].append(record)
-    names = dict.fromkeys(name for record in records for name in record if name != "step")
-    logged = frozenset(name for name in names if any(_finite(record, name) is not None for record in records))
+    at_step = [int(record["step"]) for record in records]
+    columns = _columns(records)
+    measured = [at for at, value in enumerate(columns.get(target.metric, ())) if value is not None]
+    later = [value for value in columns.get(target.metric, ()) if value is not None]
+    # what belongs to a measurement lies together: from where the one before it has its end
+    ends = [bisect_right(at_step, at_step[at] - target.lag) for at in measured]
     followed = {}
-    for name in names:
-        if name in logged and target.is_compared(name):
-            means = [_mean(window, name) for window in windows]
-            pairs = [(mean, value) for mean, value in zip(means, later.values(), strict=True) if mean is not None]
+    for name, column in columns.items():
+        if target.is_compared(name):
+            means = [_mean(column[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+            pairs = [(mean, value) for mean, value in zip(means, later, strict=True) if mean is not None]
             if pairs:
                 followed[name] = _followed(pairs)
-    return Course(logged, steps[-1] if steps else None, followed)
+    return Course(frozenset(columns), at_step[measured[-1]] if measured else None, followed)
 
 
-def _finite(record: Mapping[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    return value if value is not None and math.isfinite(value) else None
+def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """Return the values of each metric at the records, ``None`` where one is not finite; without what never is."""
+    names = dict.fromkeys(name for record in records for name in record if name != "step")
+    columns = {name: _finite(records, name) for name in names}
+    return {name: column for name, column in columns.items() if any(value is not None for value in column)}
 
 
-def _mean(window: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = [value for record in window if (value := record.get(name)) is not None and math.isfinite(value)]
+def _finite(records: Sequence[Mapping[str, Any]], name: str) -> list[float | None]:
+    """Return the values of a metric at each record; ``None`` where it is not finite or was not logged."""
+    values = [record.get(name) for record in records]
+    return [value if value is not None and math.isfinite(value) else None for value in values]
+
+
+def _mean(column: Sequence[float | None]) -> float | None:
+    values = [value for value in column if value is not None]
     if len(values) == 1:
-        return float(values[0])
+        return values[0]
     return fmean(values) if values else None
 
 
