@@ -96,9 +96,14 @@ def _finite(records: Sequence[Mapping[str, Any]], name: str) -> list[float | Non
 
 def _mean(column: Sequence[float | None]) -> float | None:
     values = [value for value in column if value is not None]
-    if len(values) == 1:
-        return values[0]
-    return fmean(values) if values else None
+    if not values:
+        return None
+    if min(values) == max(values):
+        return values[0]  # what is constant stays so, however many values are rounded into a mean
+    try:
+        return fmean(values)
+    except OverflowError:
+        return math.fsum(value / len(values) for value in values)
 
 
 def _followed(pairs: Sequence[tuple[float, float]]) -> Followed:

@@ -75,6 +75,20 @@ def test_without_enough_pairs_or_with_a_constant_side_there_is_no_correlation():
     assert (flat.rho, flat.why) == (None, "target constant")
 
 
+def test_means_of_a_constant_are_constant_however_many_steps_they_are_of():
+    success = [0.1 * (step % 7) if step in (1, 7, 17, 20, 43, 92) else None for step in range(93)]
+    for value in (1e-6, 0.1, 1 / 3, 0.7):
+        followed = follow(records(x=[value] * 93, success=success), Target(SUCCESS)).metrics["x"]
+        assert (followed.pairs, followed.why) == (6, "constant")
+
+
+def test_means_of_the_largest_numbers_are_numbers():
+    large = [1e308, 1.7e308, 1.5e308]
+    success = [None, None, None, 1, None, None, 2, None, None, 3]
+    followed = follow(records(x=[*large, 1, 2, 3, -1e308, -1e308, -1.7e308, 0], success=success), Target(SUCCESS))
+    assert followed.metrics["x"].rho == -1.0
+
+
 def test_at_equal_step_what_only_rises_with_the_step_is_nothing():
     success = [0.0, 1.0, 3.0, 2.0, 5.0, 4.0, 6.0]
     ahead = [*success[1:], 0.0]
