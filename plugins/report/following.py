@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
 import attrs
 
+from ...core.errors import RequestError
 from .rank_correlation import correlation, partial, ranks
 
 LEAST = 3
@@ -21,10 +23,18 @@ CONSTANT, CONSTANT_TARGET, FEW = "constant", "target constant", f"fewer than {LE
 
 @attrs.frozen
 class Target:
-    """A target is the metric that others are held against, at its first measurement at least ``lag`` steps later."""
+    """A target is the metric that others are held against, at its first measurement at least ``lag`` steps later.
+
+    Raises RequestError if ``lag`` is no whole number of 1 or more.
+    """
 
     metric: str
-    lag: int = 1
+    lag: int = attrs.field(default=1)
+
+    @lag.validator
+    def _check(self, _: object, lag: int) -> None:
+        if not isinstance(lag, int) or lag < 1:
+            raise RequestError(f"lag is {lag!r}", fix="what follows is a whole number of steps later, 1 or more")
 
     def is_compared(self, metric: str) -> bool:
         """Say whether a metric is held against the target: not the target itself, its standard error, nor seconds."""
@@ -71,20 +81,21 @@ def follow(records: Sequence[Mapping[str, Any]], target: Target) -> Course:
     later = [value for value in columns.get(target.metric, ()) if value is not None]
     # what belongs to a measurement lies together: from where the one before it has its end
     ends = [bisect_right(at_step, at_step[at] - target.lag) for at in measured]
-    followed = {}
+    followed, later_ranks = {}, ranks(later)
     for name, column in columns.items():
         if target.is_compared(name):
             means = [_mean(column[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
             pairs = [(mean, value) for mean, value in zip(means, later, strict=True) if mean is not None]
             if pairs:
-                followed[name] = _followed(pairs)
+                whole = len(pairs) == len(later)
+                followed[name] = _followed(pairs, later_ranks if whole else ranks([value for _, value in pairs]))
     return Course(frozenset(columns), at_step[measured[-1]] if measured else None, followed)
 
 
 def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     """Return the values of each metric at the records, ``None`` where one is not finite; without what never is."""
-    names = dict.fromkeys(name for record in records for name in record if name != "step")
-    columns = {name: _finite(records, name) for name in names}
+    names = dict.fromkeys(chain.from_iterable(records))
+    columns = {name: _finite(records, name) for name in names if name != "step"}
     return {name: column for name, column in columns.items() if any(value is not None for value in column)}
 
 
@@ -106,10 +117,11 @@ def _mean(column: Sequence[float | None]) -> float | None:
         return math.fsum(value / len(values) for value in values)
 
 
-def _followed(pairs: Sequence[tuple[float, float]]) -> Followed:
+def _followed(pairs: Sequence[tuple[float, float]], target: Sequence[float]) -> Followed:
+    """Return how a metric goes with the target, of which the ranks are given."""
     if len(pairs) < LEAST:
         return Followed(len(pairs), pairs[-1], None, None, FEW)
-    ranked, target = ranks([value for value, _ in pairs]), ranks([value for _, value in pairs])
+    ranked = ranks([value for value, _ in pairs])
     rho = correlation(ranked, target)
     if rho is None:
         return Followed(len(pairs), pairs[-1], None, None, CONSTANT if len({*ranked}) == 1 else CONSTANT_TARGET)

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from uncollapse.core.errors import RequestError
 from uncollapse.plugins.report.following import Target, follow
 
 SUCCESS = "validation/success"
@@ -113,3 +114,9 @@ def test_a_run_without_the_target_has_no_pairs():
     course = follow(records(x=[1, 2, 3]), Target(SUCCESS))
     assert (course.last_step, course.metrics, course.logged) == (None, {}, {"x"})
     assert follow([], Target(SUCCESS)).logged == set()
+
+
+@pytest.mark.parametrize("lag", [0, -1, 1.5, None])
+def test_what_follows_is_later(lag):
+    with pytest.raises(RequestError, match="lag is"):
+        Target(SUCCESS, lag)
