@@ -75,8 +75,8 @@ class Correlations:
     """Runs that could be read and have logged the target."""
     by_chance: float
     """Metrics that would be above 2 SE within runs by chance, if none had anything to do with what follows."""
-    left_out_over_runs: Sequence[str]
-    """The runs that are in no correlation over runs, each with the reason."""
+    left_out_over_runs: Sequence[tuple[str, str]]
+    """Titles of the runs that are in no correlation over runs, each with the reason."""
 
     @property
     def known(self) -> list[Correlation]:
@@ -128,7 +128,7 @@ def correlate(runs: Sequence[RunData], target: Target, where: Path) -> Correlati
     return Correlations(target, rows, len(measured), by_chance, left_out)
 
 
-def _final_courses(runs: Sequence[RunData]) -> tuple[list[Course], list[str]]:
+def _final_courses(runs: Sequence[RunData]) -> tuple[list[Course], list[tuple[str, str]]]:
     """Return the courses of the runs that used their budget, and the titles of the others with the reason.
 
     A last value that was not finite is none, and the one before it is no final value.
@@ -137,15 +137,16 @@ def _final_courses(runs: Sequence[RunData]) -> tuple[list[Course], list[str]]:
     for run in runs:
         if run.status == "success" and run.course and run.course.last_step is not None:
             ends[run.steps] = max(ends.get(run.steps, 0), run.course.last_step)
-    final, left_out = [], []
+    final: list[Course] = []
+    left_out: list[tuple[str, str]] = []
     for run in runs:
         if run.status != "success" or run.course is None:
-            left_out.append(f"{run.title}: {run.status_text}")
+            left_out.append((run.title, run.status_text))
         elif run.course.last_step is None:
-            left_out.append(f"{run.title}: not measured")
+            left_out.append((run.title, "not measured"))
         elif run.course.last_step < ends[run.steps]:
             at = f"last measured at step {run.course.last_step}, others at step {ends[run.steps]}"
-            left_out.append(f"{run.title}: {at}")
+            left_out.append((run.title, at))
         else:
             final.append(run.course)
     return final, left_out
@@ -159,7 +160,7 @@ def _correlation(metric: str, measured: Sequence[Course], final: Sequence[Course
         metric=metric,
         within=_mean([(each.rho, each.pairs - 1) for each in own if each.rho is not None]),
         at_equal_step=_mean([(each.at_equal_step, each.pairs - 2) for each in own if each.at_equal_step is not None]),
-        over_runs=_over([followed for course in final if (followed := course.metrics.get(metric))]),
+        over_runs=_over([each for course in final if (each := course.metrics.get(metric))]),
         left_out=dict(sorted(why.items())),
     )
 
@@ -201,12 +202,15 @@ def _strength(estimate: Estimate) -> float:
 
 def _corrected(rows: Sequence[Correlation]) -> list[Correlation]:
     """Return the rows with Holm's p-values, of which each kind of correlation is corrected by itself."""
-    corrected = list(rows)
-    for kind in ("within", "at_equal_step", "over_runs"):
-        estimates: list[Estimate] = [getattr(row, kind) for row in corrected]
-        adjusted = holm([estimate.p for estimate in estimates])
-        corrected = [
-            attrs.evolve(row, **{kind: attrs.evolve(estimate, p_holm=p)})
-            for row, estimate, p in zip(corrected, estimates, adjusted, strict=True)
-        ]
-    return corrected
+    within, at_equal_step, over_runs = (
+        _holm([getattr(row, kind) for row in rows]) for kind in ("within", "at_equal_step", "over_runs")
+    )
+    return [
+        attrs.evolve(row, within=within[at], at_equal_step=at_equal_step[at], over_runs=over_runs[at])
+        for at, row in enumerate(rows)
+    ]
+
+
+def _holm(estimates: Sequence[Estimate]) -> list[Estimate]:
+    adjusted = holm([estimate.p for estimate in estimates])
+    return [attrs.evolve(estimate, p_holm=p) for estimate, p in zip(estimates, adjusted, strict=True)]

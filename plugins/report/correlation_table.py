@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from .correlation import Correlation, Correlations, Estimate
 from .table import number, print_table
 
 KINDS = ("within", "at_equal_step", "over_runs")
+NAMED = 12
+"""Runs that a note names at most; of more it says how many there are."""
 
 
 def title(correlations: Correlations) -> str:
@@ -39,9 +43,16 @@ def notes(correlations: Correlations) -> list[str]:
         lines.append("One run: no error. Pairs of one run depend on each other, so that no p-value follows from them.")
     if names := correlations.without:
         lines.append(f"Without a rank correlation, since they are constant or measured too rarely: {', '.join(names)}.")
-    if left_out := correlations.left_out_over_runs:
-        lines.append(f"Not among the final pairs: {'; '.join(left_out)}.")
+    if correlations.left_out_over_runs:
+        lines.append(f"Not among the final pairs: {_left_out(correlations.left_out_over_runs)}.")
     return lines
+
+
+def _left_out(runs: Sequence[tuple[str, str]]) -> str:
+    """Name the runs if they are few, else count them by the reason."""
+    if len(runs) <= NAMED:
+        return "; ".join(f"{title}: {why}" for title, why in runs)
+    return "; ".join(f"{why}: {count} runs" for why, count in Counter(why for _, why in runs).items())
 
 
 def cells(row: Correlation) -> dict[str, str]:
@@ -86,7 +97,7 @@ def to_dict(correlations: Correlations) -> dict[str, Any]:
         "tested": correlations.tested,
         "above_2_se": correlations.above,
         "above_2_se_by_chance": correlations.by_chance,
-        "left_out_over_runs": list(correlations.left_out_over_runs),
+        "left_out_over_runs": [f"{title}: {why}" for title, why in correlations.left_out_over_runs],
         "metrics": [_row(row) for row in correlations.rows],
     }
 

@@ -16,6 +16,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.report.correlation import Estimate, correlate
+from uncollapse.plugins.report.correlation_table import notes
 from uncollapse.plugins.report.data import RunData
 from uncollapse.plugins.report.following import Target, follow
 from uncollapse.plugins.report.rank_correlation import independence_p, jackknife_error, spearman, student_p
@@ -176,9 +177,21 @@ def test_only_runs_that_used_their_budget_are_compared_over_runs():
     assert row.within.runs == 6  # also the one that a detector stopped
     assert row.left_out == {"fewer than 3 pairs": 1}
     assert found.left_out_over_runs == [
-        "stopped: failed regime (low_validation_success)",
-        "earlier: last measured at step 2, others at step 3",
+        ("stopped", "failed regime (low_validation_success)"),
+        ("earlier", "last measured at step 2, others at step 3"),
     ]
+
+
+def test_runs_that_are_left_out_are_named_if_they_are_few_and_counted_if_they_are_many():
+    def note(stopped):
+        runs = [final(str(at), at, at / 10) for at in range(4)]
+        for at in range(stopped):
+            status = RunStatus("stopped:low_validation_success" if at else "running")
+            runs.append(attrs.evolve(final(f"left {at}", 1.0, 0.0), run_status=status))
+        return notes(correlate(runs, TARGET, HERE))[-1]
+
+    assert note(2) == ("Not among the final pairs: left 0: running; left 1: failed regime (low_validation_success).")
+    assert note(13) == "Not among the final pairs: running: 1 runs; failed regime (low_validation_success): 12 runs."
 
 
 def test_the_order_of_the_runs_and_monotone_changes_change_nothing():
@@ -275,7 +288,7 @@ def test_damaged_runs_and_runs_that_have_not_begun_are_in_no_correlation(sweep):
     (sweep / "seed_1").rename(sweep / "elsewhere")
     found = read_report(sweep, TARGET).correlations
     assert (found.runs, found.rows[0].within.runs) == (1, 1)
-    assert found.left_out_over_runs == ["seed 0: damaged", "seed 1: not started"]
+    assert found.left_out_over_runs == [("seed 0", "damaged"), ("seed 1", "not started")]
 
 
 def test_one_run_is_told_to_have_no_error(sweep):
