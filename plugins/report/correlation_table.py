@@ -52,7 +52,7 @@ def _left_out(runs: Sequence[tuple[str, str]]) -> str:
     """Name the runs if they are few, else count them by the reason."""
     if len(runs) <= NAMED:
         return "; ".join(f"{title}: {why}" for title, why in runs)
-    return "; ".join(f"{why}: {count} runs" for why, count in Counter(why for _, why in runs).items())
+    return "; ".join(f"{why}: {count} run{'s' * (count > 1)}" for why, count in Counter(why for _, why in runs).items())
 
 
 def cells(row: Correlation) -> dict[str, str]:
@@ -81,7 +81,10 @@ def _estimate(estimate: Estimate) -> str:
 def print_correlations(correlations: Correlations, console: Console, many: int) -> None:
     """Print the strongest correlations, at most ``many``, and the notes."""
     known = correlations.known
-    print_table(f"\n{title(correlations)}", [cells(row) for row in known[:many]], console)
+    if known:
+        print_table(f"\n{title(correlations)}", [cells(row) for row in known[:many]], console)
+    else:
+        console.print(f"\n{title(correlations)}: no metric has a rank correlation", highlight=False)
     if len(known) > many:
         console.print(f"{len(known) - many} more are in the page", style="dim", highlight=False)
     for line in notes(correlations):

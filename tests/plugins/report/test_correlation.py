@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
@@ -22,6 +23,7 @@ from uncollapse.plugins.report.following import Target, follow
 from uncollapse.plugins.report.rank_correlation import independence_p, jackknife_error, spearman, student_p
 from uncollapse.plugins.report.run_status import RunStatus
 from uncollapse.plugins.report.sweep_report import read_report
+from uncollapse.plugins.sweeps.result import Result
 
 SUCCESS = "validation/success"
 TARGET = Target(SUCCESS)
@@ -191,7 +193,7 @@ def test_runs_that_are_left_out_are_named_if_they_are_few_and_counted_if_they_ar
         return notes(correlate(runs, TARGET, HERE))[-1]
 
     assert note(2) == ("Not among the final pairs: left 0: running; left 1: failed regime (low_validation_success).")
-    assert note(13) == "Not among the final pairs: running: 1 runs; failed regime (low_validation_success): 12 runs."
+    assert note(13) == "Not among the final pairs: running: 1 run; failed regime (low_validation_success): 12 runs."
 
 
 def test_the_order_of_the_runs_and_monotone_changes_change_nothing():
@@ -262,7 +264,7 @@ def test_the_command_line_shows_the_correlations(sweep):
 
 def test_the_page_and_a_file_have_the_correlations(sweep):
     pytest.importorskip("matplotlib")
-    page = read_report(sweep, TARGET).write()
+    page = Result.read(sweep).report(correlate=SUCCESS)
     text = page.read_text(encoding="utf-8")
     assert "What goes before validation/success" in text
     assert "+1.000 ± 0.218" in text and "<span class='chip higher'>higher</span>" in text
@@ -270,7 +272,7 @@ def test_the_page_and_a_file_have_the_correlations(sweep):
         first, second = csv.DictReader(file)
     assert (first["metric"], float(first["within_rho"]), first["within_runs"]) == ("actor/entropy", 1.0, "3")
     assert (second["metric"], second["within_rho"], second["left_out"]) == ("actor/lr", "", "3 constant")
-    assert "What goes before" not in read_report(sweep).write().read_text(encoding="utf-8")
+    assert read_report(sweep).correlations is None
 
 
 def test_wrong_requests_are_refused(sweep):
@@ -289,6 +291,13 @@ def test_damaged_runs_and_runs_that_have_not_begun_are_in_no_correlation(sweep):
     found = read_report(sweep, TARGET).correlations
     assert (found.runs, found.rows[0].within.runs) == (1, 1)
     assert found.left_out_over_runs == [("seed 0", "damaged"), ("seed 1", "not started")]
+
+
+def test_without_any_correlation_the_reason_is_told(sweep, capsys):
+    read_report(sweep, Target(SUCCESS, lag=9)).print(Console(width=300))
+    said = capsys.readouterr().out
+    assert "What goes before validation/success: no metric has a rank correlation" in said
+    assert "constant or measured too rarely: actor/entropy, actor/lr." in said
 
 
 def test_one_run_is_told_to_have_no_error(sweep):
