@@ -58,8 +58,9 @@ class Interventions:
 
     A remedy is any registered component of the kinds that change what a run learns, names of plugins included. It runs
     with its defaults and with what its class says in ``in_comparison``. KL has the coefficient 0.01, and so has an
-    entropy bonus. Remedies that the experiment cannot have are left out, each with the reason. What the experiment
-    already has, such as its own loss, is the baseline. Give several ``--seeds``: the report compares run by run.
+    entropy bonus. What the experiment already has, such as its own loss, is the baseline. A remedy that the experiment
+    cannot have is left out with the reason, and refused where --only names it. Give several ``--seeds``: the report
+    compares run by run.
     """
 
     experiment: str = "tiny-sokoban"
@@ -86,6 +87,8 @@ class Interventions:
             try:
                 digest = config_hash(compose(base, case.overrides))
             except (CompositionError, MissingExtraError) as error:
+                if self.only:  # who names it wants it, or wants to know
+                    raise
                 reason = error.problems[0].reason if isinstance(error, CompositionError) else error
                 notices.append(f"left out: {case.values[AXIS]}: {reason}")
             else:
