@@ -15,6 +15,7 @@ from .following import Target
 from .metrics import SUCCESS
 from .page import require_libraries
 from .plots import plots
+from .ranking import Ranking, rank
 from .statistics import Difference, against_first, main_effects
 from .sweep_page import page
 from .table import (
@@ -23,6 +24,8 @@ from .table import (
     SOURCES_NOTE,
     difference_cells,
     print_table,
+    ranking_cells,
+    ranking_note,
     run_cells,
     seconds_cells,
     summary,
@@ -44,6 +47,8 @@ class Report:
     """Differences of each value of each axis from the axis's first one."""
     points: list[Difference]
     """Differences of each point from the first one; empty where a single axis makes that the same comparison."""
+    ranking: Ranking | None = None
+    """The values of the first axis in order, in a sweep that asks for it; their differences are then here alone."""
     correlations: Correlations | None = None
     """Every metric against what follows on it, where that was asked for."""
 
@@ -59,6 +64,9 @@ class Report:
         print_table("\nWhat the detectors said", verdict_cells(self.sweep.runs), console)
         print_table("\nTime of each run", [timing_cells(run) for run in self.sweep.runs], console)
         print_table("\nSeconds per step", [seconds_cells(run) for run in self.sweep.runs], console)
+        if self.ranking:
+            print_table(f"\nRanking by {self.ranking.axis}", ranking_cells(self.ranking), console)
+            console.print(ranking_note(self.ranking), style="dim", highlight=False)
         for what, effects in (("each setting", self.effects), ("each point", self.points)):
             print_table(
                 f"\nValidation success: {what}", [difference_cells(effect) for effect in effects[:MANY]], console
@@ -81,7 +89,8 @@ class Report:
             },
             "effects": [attrs.asdict(effect) for effect in self.effects],
             "points": [attrs.asdict(effect) for effect in self.points],
-            "correlations": correlation_table.to_dict(self.correlations) if self.correlations else None,
+            **({"ranking": attrs.asdict(self.ranking)} if self.ranking else {}),
+            **({"correlations": correlation_table.to_dict(self.correlations)} if self.correlations else {}),
         }
 
     def write(self) -> Path:
@@ -100,7 +109,7 @@ class Report:
         if self.correlations:
             correlation_table.write_csv(directory / "correlations.csv", self.correlations)
         file = directory / "report.html"
-        text = page(self.sweep, self.effects, self.points, drawn, self.correlations)
+        text = page(self.sweep, self.effects, self.points, drawn, self.ranking, self.correlations)
         file.write_text(text, encoding="utf-8")
         return file
 
@@ -112,8 +121,11 @@ def read_report(root: str | Path, target: Target | None = None) -> Report:
         RequestError: no sweep is there, or no run has logged the target.
     """
     sweep = SweepData.read(Path(root), target)
-    effects = main_effects(sweep.runs, sweep.axes, SUCCESS)
+    ranking = rank(sweep) if sweep.ranked else None
+    # a second verdict on the same difference, without the correction, would contradict the first
+    others = {axis: values for axis, values in sweep.axes.items() if not ranking or axis != ranking.axis}
+    effects = main_effects(sweep.runs, others, SUCCESS)
     points = against_first(sweep.runs, SUCCESS)
     several = len({effect.axis for effect in effects}) > 1
     correlations = correlate(sweep.runs, target, sweep.root) if target else None
-    return Report(sweep, effects, points if several else [], correlations)
+    return Report(sweep, effects, points if several and not ranking else [], ranking, correlations)

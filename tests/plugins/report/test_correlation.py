@@ -259,7 +259,7 @@ def test_the_command_line_shows_the_correlations(sweep):
     assert (data["target"], data["lag"], data["runs"]) == (SUCCESS, 2, 3)
     assert [row["metric"] for row in data["metrics"]] == ["actor/entropy", "actor/lr"]
     assert data["metrics"][1]["left_out"] == {"constant": 3}
-    assert CliRunner().invoke(main, [*words[:3], "--json"]).stdout.count('"correlations": null') == 1
+    assert "correlations" not in json.loads(CliRunner().invoke(main, [*words[:3], "--json"]).stdout)
 
 
 def test_the_page_and_a_file_have_the_correlations(sweep):
