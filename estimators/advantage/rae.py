@@ -1,4 +1,4 @@
-"""This estimator compares an episode with those of the steps before it."""
+"""A moving average of scores is the baseline of an estimator that learns from step to step."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Rae(AdvantageEstimator):
     over about 1 / (1 - decay) episodes, advantages are the raw scores. Groups are not compared: groups of one episode
     learn, and so do groups of equal scores.
 
-    Source: role-conditioned advantage estimation of SPIRAL, Liu et al. 2025 (arXiv 2506.24119), with its decay. Its code
-    and prime-rl use b before they update it, as here; the paper's equation updates first, which multiplies the advantage
-    of a single episode by decay. There b moves with each episode, in the order in which episodes end, and with groups of
-    one both are the same. The members of a group have no order: here b is the mean over all orders of them. There each
-    pair of game and role has a baseline; a run has one environment and one agent, so here it has one.
+    Source: role-conditioned advantage estimation of SPIRAL, Liu et al. 2025 (arXiv 2506.24119), with its decay. Its
+    code and prime-rl use b before they update it, as here; the equation of the paper updates first, which multiplies
+    the advantage of a single episode by decay. There b moves with each episode in the order in which they end; with
+    groups of one this is the same. The members of a group have no order: here b is the mean over all their orders.
+    There each pair of game and role has a baseline; a run has one environment and one agent, so here it has one.
     """
 
     decay: float = attrs.field(default=0.95, validator=and_(gt(0.0), lt(1.0)))

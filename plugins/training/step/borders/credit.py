@@ -115,10 +115,12 @@ class CheckedAdvantageSession(AdvantageEstimator, AdvantageEstimatorSession):
             self.session.load_state_dict(state["own"])
 
 
-def _computed(named: Named, computes: AdvantageEstimator | AdvantageEstimatorSession, batch: CreditInputs) -> Advantages:
+def _computed(
+    named: Named, computing: AdvantageEstimator | AdvantageEstimatorSession, batch: CreditInputs
+) -> Advantages:
     """Return what an estimator or its session computes, once it is checked."""
     with calling(named, "compute", **tensors(batch)):
-        result = computes.compute(batch)
+        result = computing.compute(batch)
     if not isinstance(result, Advantages):
         raise wrong(named, "compute", f"gave {type(result).__name__}, not Advantages")
     for name, value in attrs.asdict(result, recurse=False).items():
