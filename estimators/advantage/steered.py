@@ -110,8 +110,8 @@ class Repo(AdvantageEstimator):
     A' = A max(0, 1 - zeta log p) where A > 0, and A max(0, 1 + zeta log p) where A < 0; p is the probability of the
     token under the policy that sampled, at least e^-20. At each step with mean entropy H (nats) of the tokens that
     train: where H < target, zeta doubles, up to ``high``, or halves if it is negative; where H > target, it halves, or
-    doubles if it is negative, down to -high. An abs(zeta) below ``low`` becomes ``low`` with the other sign. Returns are
-    those of the other estimator. [B, T], zero off the mask.
+    doubles if it is negative, down to -high. An abs(zeta) below ``low`` becomes ``low`` with the other sign. Returns
+    are those of the other estimator. [B, T], zero off the mask.
 
     Source: REPO, Petrenko et al. 2026 (arXiv 2603.11682), appendix D.2, with its bounds and its target, the entropy at
     the beginning; formula, rule and the first zeta as in the implementation for SkyRL (pull request 1896). There log p
