@@ -52,11 +52,12 @@ def _begins_alike(named: Named) -> None:
     other = _started(named)
     for batch in _steps(named):
         other.compute(batch)
-    same = _same(_started(named).compute(samples.credit(named.needs)), expected)
+    fresh = _started(named)
+    apart = fresh.session is not other.session
+    require(named, "start", apart, "gave the same session twice: each run has its own")
+    same = _same(fresh.compute(samples.credit(named.needs)), expected)
     what = "gives other advantages than compute in its first step, or shares something with another run's session"
     require(named, "start", same, what)
-    apart = _started(named).session is not other.session
-    require(named, "start", apart, "gave the same session twice: each run has its own")
 
 
 def _goes_on(named: Named) -> None:
