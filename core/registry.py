@@ -89,7 +89,7 @@ class Registry:
 
     # --- using: imports what is named ---
 
-    def resolve(self, kind: str, name: str, **options: object) -> Any:
+    def resolve(self, kind: str, name: str, /, **options: object) -> Any:
         """The target itself: a component class, or a function that makes one; of an experiment or a sweep, a mapping.
 
         ``options`` are for experiments and sweeps that have some; the parameters of their :meth:`target`.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import attrs
 import torch
 from torch import Tensor
@@ -40,6 +43,8 @@ class BestWorst(EpisodeFilter):
 
     Rollouts of E episodes -> bool [E]. Source: the trajectory filter of RAGEN-2 (arXiv 2604.06268, table 7).
     """
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {"k": 4}
 
     k: int = attrs.field(validator=_count)
     """Episodes to keep at each end, at least 1."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import attrs
 from torch import Tensor
@@ -21,6 +22,8 @@ class MinP(RolloutFilter):
 
     Scores [P] -> bool [P]. Source: RAGEN-2, after min-p token sampling (Nguyen et al. 2024).
     """
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {"value": 0.2}
 
     value: float = attrs.field(validator=share(zero=True))
     """Share of the best score, in [0, 1]."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import attrs
 from torch import Tensor
@@ -32,6 +33,8 @@ class TopK(RolloutFilter):
     Scores [P] -> bool [P]. Source: RAGEN-2.
     """
 
+    in_comparison: ClassVar[Mapping[str, Any]] = {"value": 4}
+
     # Typed as a number, so that a fraction reaches the check above, which names top_f.
     value: int | float = attrs.field(validator=_count)
     """Number of groups to keep, at least 1."""
@@ -55,6 +58,8 @@ class TopF(RolloutFilter):
 
     Scores [P] -> bool [P]. Source: RAGEN, where this rule is called ``top_f`` in one version and ``top_k`` in the next.
     """
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {"value": 0.25}
 
     value: float = attrs.field(validator=share(hint=" (a number of groups is top_k)"))
     """Fraction of the groups, in (0, 1]."""

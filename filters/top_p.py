@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -33,6 +34,8 @@ class TopP(RolloutFilter):
 
     Scores [P] -> bool [P]. Source: RAGEN-2 (its scripts run softmax, its paper describes the linear rule on variances).
     """
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {"value": 0.9}
 
     value: float = attrs.field(validator=share(hint=" (a number of groups is top_k)"))
     """Share of the mass, in (0, 1]."""

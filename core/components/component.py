@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -14,6 +14,11 @@ class Component(ABC):  # noqa: B024 - its subclasses in this package have the ab
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names of the data that the component must be given, a subset of :data:`NEEDS`."""
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {}
+    """What ``uncollapse sweep run interventions`` gives the component where its defaults are not enough: parameters by
+    their names, and settings of the experiment by their dotted keys. Required parameters must stand here for the
+    component to take part."""
 
     def check(self, experiment: Any) -> Iterable[str]:
         """Return the reasons why the component cannot work in ``experiment``; by default none.

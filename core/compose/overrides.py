@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RequestError
 from .instances import with_names
 from .problems import Invalid, Problem, show
 from .spec import SpecError, parse_value
@@ -28,6 +29,24 @@ def read_overrides(overrides: Overrides, registry: Registry) -> tuple[list[dict[
         except Invalid as error:
             problems += error.problems
     return nest(pairs), problems
+
+
+def settings(words: Iterable[str], registry: Registry) -> dict[str, Any]:
+    """Values by dotted key of ``KEY=VALUE`` texts, in the order in which they count: of a key given twice the later.
+
+    Raises:
+        RequestError: one of them cannot be read.
+    """
+    changes: dict[str, Any] = {}
+    for word in words:
+        try:
+            key, value = read_override(word, registry)
+        except Invalid as error:
+            problem = error.problems[0]
+            raise RequestError(problem.reason, problem.key, problem.fix) from error
+        changes.pop(key, None)
+        changes[key] = value
+    return changes
 
 
 def read_override(item: str | tuple[object, object], registry: Registry) -> tuple[str, Any]:

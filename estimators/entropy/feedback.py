@@ -84,6 +84,8 @@ class Pi(EntropyController):
     this project's own.
     """
 
+    in_comparison: ClassVar[Mapping[str, Any]] = {"target": 0.2}
+
     target: float = attrs.field(validator=[validators.gt(0.0), finite])
     """Entropy to keep, in nats per token."""
     kp: float = attrs.field(default=0.05, validator=[validators.ge(0), finite])

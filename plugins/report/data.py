@@ -94,6 +94,11 @@ class RunData:
         stages = {stage: self._spent(names) / len(timed) for stage, names in STAGES.items()}
         return {**stages, "other": max(0.0, self._spent(["step"]) / len(timed) - sum(stages.values()))}
 
+    def seconds_of(self, timing: str) -> float | None:
+        """Return the mean seconds that a training step spends on a timing; ``None`` without timed steps."""
+        timed = [step for step, _ in self.series("timing_s/step") if step > 0]
+        return self._spent([timing]) / len(timed) if timed else None
+
     def _spent(self, stages: Iterable[str]) -> float:
         return sum(seconds for stage in stages for step, seconds in self.series(f"timing_s/{stage}") if step > 0)
 
@@ -107,6 +112,8 @@ class SweepData:
     axes: Mapping[str, Sequence[str]]
     """Values of each axis in order, as text."""
     runs: Sequence[RunData]
+    ranked: bool = False
+    """Whether its points are ranked against the first one."""
 
     @classmethod
     def read(cls, root: Path) -> SweepData:
@@ -116,7 +123,7 @@ class SweepData:
             RequestError: no sweep is there, or its ``sweep.yaml`` is damaged.
         """
         file = SweepFile.read(root)
-        return cls(file.name, root, file.axes, [_read_run(point) for point in file.points])
+        return cls(file.name, root, file.axes, [_read_run(point) for point in file.points], file.ranked)
 
     def commands(self) -> list[str]:
         """Return the commands that do all of it again."""

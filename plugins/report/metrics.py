@@ -8,6 +8,8 @@ TAIL = 5
 """Number of last steps whose mean is what a run ends with: the rollouts of a single step are few."""
 
 SUCCESS = "validation/success"
+INFORMATION = "collapse_first_turn_sample/mi_seq_estimate"
+"""What the first thoughts of the episodes tell of their prompts, as the detector ``mutual_information`` measures it."""
 
 ENDS = {
     "reward": "train/reward",
@@ -46,11 +48,15 @@ CURVES = (
     Curve("reward", "train/reward", "Reward", "mean episode reward"),
     Curve("group_reward_std", "rollout/in_group_reward_std", "Reward std within groups", "reward"),
     Curve("entropy", "actor/entropy", "Policy entropy", "nats per token"),
+    Curve("information", INFORMATION, "Mutual information of prompts and first thoughts", "nats", smooth=False),
     Curve("kept_ratio", "rollout/filter_kept_ratio", "Groups kept by the filter", "share of groups"),
     Curve("kl", "actor/kl", "KL to the reference", "nats per token"),
 )
 
-TIMED = ("step", *(name for names in STAGES.values() for name in names))
+DETECTORS = "detectors"
+"""The timing of what the detectors measure."""
+
+TIMED = ("step", DETECTORS, *(name for names in STAGES.values() for name in names))
 
 SHOWN = tuple(
     dict.fromkeys(

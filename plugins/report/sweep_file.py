@@ -42,6 +42,8 @@ class SweepFile:
     name: str
     root: Path
     points: Sequence[PointFile]
+    ranked: bool = False
+    """Whether reports rank the points against the first one."""
 
     @property
     def scheduled(self) -> bool:
@@ -72,13 +74,15 @@ class SweepFile:
             raise _damaged(file, str(error)) from error
         try:
             points = [_point(root, point) for point in record["points"]]
-            name = str(record["name"])
+            name, ranked = str(record["name"]), record.get("ranked") is True
         except (KeyError, TypeError, AttributeError) as error:
             raise _damaged(file, "name and points are not there, or not as a sweep writes them") from error
         if not points:
             raise _damaged(file, "it has no points")
         names = titles([point.label for point in points], [point.values for point in points])
-        return cls(name, root, [attrs.evolve(each, title=title) for each, title in zip(points, names, strict=True)])
+        return cls(
+            name, root, [attrs.evolve(each, title=title) for each, title in zip(points, names, strict=True)], ranked
+        )
 
 
 def _point(root: Path, point: Mapping[str, Any]) -> PointFile:

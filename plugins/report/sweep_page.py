@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from .data import RunData, SweepData
 from .page import Card, Cell, Chip, Fold, Interval, Section, render
 from .plots import Plot, many
+from .ranking import Ranking
 from .statistics import Difference
 from .table import (
     NOTE,
@@ -16,6 +17,8 @@ from .table import (
     SOURCES_NOTE,
     TIMINGS_NOTE,
     difference_cells,
+    ranking_cells,
+    ranking_note,
     run_cells,
     seconds_cells,
     timing_cells,
@@ -54,7 +57,13 @@ HALF = 84.0
 """Pixels from there to the largest difference."""
 
 
-def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Difference], plots: Sequence[Plot]) -> str:
+def page(
+    sweep: SweepData,
+    effects: Sequence[Difference],
+    points: Sequence[Difference],
+    plots: Sequence[Plot],
+    ranking: Ranking | None = None,
+) -> str:
     """Return the page as text. Raises MissingExtraError without jinja2."""
     runs = sweep.runs
     drawn: dict[str, list[Plot]] = {"finals": [], "curves": [], "seconds": []}
@@ -64,6 +73,7 @@ def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Diffe
     # what the comparisons say comes first, what can be looked up comes last
     settings = [Fold(f"All settings of {run.title}", text=run.config) for run in runs if run.config][:1]
     sections = [
+        *([Section("Ranking", ranking_note(ranking), _ranked(ranking))] if ranking else []),
         Section("Runs", NOTE, _rows(map(run_cells, runs))),
         Section("What each setting changes", EFFECTS, _differences(effects)),
         Section("Every point against the first", POINTS, _differences(points)),
@@ -78,8 +88,43 @@ def page(sweep: SweepData, effects: Sequence[Difference], points: Sequence[Diffe
         transcripts(runs),
     ]
     axes = "; ".join(f"{axis}: {', '.join(values)}" for axis, values in sweep.axes.items())
-    cards = [*map(_finding, _shown(effects)), *_failed_regimes(runs), *_left_out(sweep)]
+    cards = [
+        *(_best(ranking) if ranking else ()),
+        *map(_finding, _shown(effects)),
+        *_failed_regimes(runs),
+        *_left_out(sweep),
+    ]
     return render(f"Sweep {sweep.name}", f"{len(runs)} runs – {axes}", cards, sections)
+
+
+def _best(ranking: Ranking) -> Iterator[Card]:
+    """Yield a card per value whose final success can be told from the baseline's, or one that there is none."""
+    apart = [row for row in ranking.rows if row.estimates["success"].verdict in ("higher", "lower")]
+    for row in apart[:CARDS]:
+        estimate = row.estimates["success"]
+        error = "" if estimate.se is None else f" ± {estimate.se:.3f}"
+        what = f"{row.value} instead of {ranking.baseline}"
+        yield Card(what, f"{estimate.difference:+.3f}{error}", f"final success: {estimate.verdict}", estimate.verdict)
+    if not apart:
+        text = f"no final success can be told from that of {ranking.baseline}"
+        yield Card("told apart", f"0 of {ranking.compared}", text)
+
+
+def _ranked(ranking: Ranking) -> list[Mapping[str, Cell]]:
+    reach = max(
+        (abs(e.difference) + 2 * (e.se or 0.0) for row in ranking.rows if (e := row.estimates["success"]).difference),
+        default=0.0,
+    )
+    rows: list[Mapping[str, Cell]] = []
+    for row, texts in zip(ranking.rows, _rows(ranking_cells(ranking)), strict=True):
+        cells: dict[str, Cell] = {}
+        for column, cell in texts.items():
+            cells[column] = cell
+            if column == "verdict":
+                estimate = row.estimates["success"]
+                cells["success ± 2 SE"] = _interval(estimate.difference, estimate.se, estimate.verdict, reach)
+        rows.append(cells)
+    return rows
 
 
 def _shown(effects: Sequence[Difference]) -> Sequence[Difference]:
@@ -136,15 +181,15 @@ def _differences(effects: Sequence[Difference]) -> list[Mapping[str, Cell]]:
         for column, cell in row.items():
             cells[column] = cell
             if column == "difference":
-                cells["± 2 SE"] = _interval(effect, reach)
+                cells["± 2 SE"] = _interval(effect.difference, effect.se, effect.verdict, reach)
         rows.append(cells)
     return rows
 
 
-def _interval(effect: Difference, reach: float) -> Cell:
+def _interval(difference: float | None, se: float | None, verdict: str, reach: float) -> Cell:
     """Return the difference and two standard errors to either side, on a scale that all rows share."""
-    if effect.difference is None or not reach:
+    if difference is None or not reach:
         return ""
-    colour = {"higher": "#00714d", "lower": "#b34700"}.get(effect.verdict, "#8a939c")
+    colour = {"higher": "#00714d", "lower": "#b34700"}.get(verdict, "#8a939c")
     pixels = HALF / reach
-    return Interval(effect.difference, MIDDLE + effect.difference * pixels, 2 * (effect.se or 0.0) * pixels, colour)
+    return Interval(difference, MIDDLE + difference * pixels, 2 * (se or 0.0) * pixels, colour)

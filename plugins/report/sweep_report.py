@@ -12,6 +12,7 @@ from .data import SweepData
 from .metrics import SUCCESS
 from .page import require_libraries
 from .plots import plots
+from .ranking import Ranking, rank
 from .statistics import Difference, against_first, main_effects
 from .sweep_page import page
 from .table import (
@@ -20,6 +21,8 @@ from .table import (
     SOURCES_NOTE,
     difference_cells,
     print_table,
+    ranking_cells,
+    ranking_note,
     run_cells,
     seconds_cells,
     summary,
@@ -41,6 +44,8 @@ class Report:
     """Differences of each value of each axis from the axis's first one."""
     points: list[Difference]
     """Differences of each point from the first one; empty where a single axis makes that the same comparison."""
+    ranking: Ranking | None = None
+    """The values of the first axis in order, in a sweep that asks for it; their differences are then here alone."""
 
     def print(self, console: Console) -> None:
         """Print the tables on a terminal."""
@@ -54,6 +59,9 @@ class Report:
         print_table("\nWhat the detectors said", verdict_cells(self.sweep.runs), console)
         print_table("\nTime of each run", [timing_cells(run) for run in self.sweep.runs], console)
         print_table("\nSeconds per step", [seconds_cells(run) for run in self.sweep.runs], console)
+        if self.ranking:
+            print_table(f"\nRanking by {self.ranking.axis}", ranking_cells(self.ranking), console)
+            console.print(ranking_note(self.ranking), style="dim", highlight=False)
         for what, effects in (("each setting", self.effects), ("each point", self.points)):
             print_table(
                 f"\nValidation success: {what}", [difference_cells(effect) for effect in effects[:MANY]], console
@@ -74,6 +82,7 @@ class Report:
             },
             "effects": [attrs.asdict(effect) for effect in self.effects],
             "points": [attrs.asdict(effect) for effect in self.points],
+            **({"ranking": attrs.asdict(self.ranking)} if self.ranking else {}),
         }
 
     def write(self) -> Path:
@@ -90,14 +99,17 @@ class Report:
             (directory / f"{plot.name}.png").write_bytes(plot.png)
         write_csv(directory / "runs.csv", self.sweep.runs)
         file = directory / "report.html"
-        file.write_text(page(self.sweep, self.effects, self.points, drawn), encoding="utf-8")
+        file.write_text(page(self.sweep, self.effects, self.points, drawn, self.ranking), encoding="utf-8")
         return file
 
 
 def read_report(root: str | Path) -> Report:
     """Read the sweep under ``root``, finished or not. Raises RequestError if there is none."""
     sweep = SweepData.read(Path(root))
-    effects = main_effects(sweep.runs, sweep.axes, SUCCESS)
+    ranking = rank(sweep) if sweep.ranked else None
+    # a second verdict on the same difference, without the correction, would contradict the first
+    others = {axis: values for axis, values in sweep.axes.items() if not ranking or axis != ranking.axis}
+    effects = main_effects(sweep.runs, others, SUCCESS)
     points = against_first(sweep.runs, SUCCESS)
     several = len({effect.axis for effect in effects}) > 1
-    return Report(sweep, effects, points if several else [])
+    return Report(sweep, effects, points if several and not ranking else [], ranking)

@@ -15,6 +15,7 @@ from rich.text import Text
 from ...core.runs.status import LONGEST_S
 from .data import RunData
 from .metrics import ENDS, SUCCESS
+from .ranking import LEVEL, MEASURES, Estimate, Ranking
 from .statistics import Difference
 
 NOTE = (
@@ -155,6 +156,47 @@ def difference_cells(effect: Difference) -> dict[str, str]:
         "standard error from": effect.se_from or "–",
         "left out": "; ".join(effect.left_out) or "–",
     }
+
+
+def ranking_cells(ranking: Ranking) -> list[dict[str, str]]:
+    """Return the lines of the table of a ranking: column -> text."""
+    return [
+        {
+            "rank": str(row.estimates["success"].rank or "–"),
+            ranking.axis: row.value,
+            "verdict": row.estimates["success"].verdict,
+            **{measure.title: _estimate(row.estimates[measure.name]) for measure in MEASURES},
+            "pairs": str(row.pairs),
+            "left out": "; ".join(row.left_out) or "–",
+        }
+        for row in ranking.rows
+    ]
+
+
+def _estimate(estimate: Estimate) -> str:
+    """Spell an estimate: the mean, what it changes, and a mark where that can be told from nothing."""
+    if estimate.mean is None or estimate.difference is None:
+        return "–"
+    if estimate.verdict == "baseline":
+        return number(estimate.mean)
+    error = "" if estimate.se is None else f" ± {number(estimate.se)}"
+    mark = " *" if estimate.verdict in ("higher", "lower") else ""
+    return f"{number(estimate.mean)} ({estimate.difference:+.3f}{error}){mark}"
+
+
+def ranking_note(ranking: Ranking) -> str:
+    """Return what to know before reading a ranking, and whether anything can be told apart."""
+    apart = [
+        f"{sum(row.estimates[measure.name].verdict in ('higher', 'lower') for row in ranking.rows)} in {measure.title}"
+        for measure in MEASURES
+    ]
+    return (
+        f"{ranking.compared} values of {ranking.axis} against {ranking.baseline}, run by run at the same seed: mean "
+        "(difference ± standard error over seeds, or over validation tasks where that is larger). * marks a difference "
+        f"whose p-value is at most {LEVEL} after Holm's correction for the number of values, by Student's t over "
+        f"seeds. Told apart from {ranking.baseline}: {', '.join(apart)}; the others cannot be told apart. Entropy and "
+        "mutual information in nats, the area divided by the steps, seconds without validation and detectors."
+    )
 
 
 def without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

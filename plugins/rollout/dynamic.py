@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from attrs import validators
@@ -37,6 +37,8 @@ class Dynamic(BatchSampler):
     Source: dynamic sampling of DAPO (arXiv 2503.14476), with the budget of verl's recipe. There a spent budget ends
     the run, and what is left over is lost.
     """
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {"filter.select": "top_p(1, include_zero=false)"}
 
     rounds: int = attrs.field(default=10, validator=validators.ge(1))
     """Rounds of a step at most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from attrs import validators
@@ -37,6 +37,8 @@ class Replay(BatchSampler):
     replays episodes, where here groups are the unit, since advantages compare their members. ``share``, ``tau`` and
     ``capacity`` are this project's own.
     """
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {"correction": "tis"}
 
     share: float = attrs.field(default=0.5, validator=[validators.gt(0.0), validators.lt(1.0)])
     """Share of a step's groups that are old ones, in (0, 1)."""

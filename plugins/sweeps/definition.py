@@ -42,6 +42,8 @@ class Definition:
     """Reason why it can be shown, but not run here."""
     fixed: Mapping[str, str] = attrs.field(factory=dict)
     """Keys that names and files tell of -> why they cannot be changed from outside."""
+    ranked: bool = False
+    """Whether the report ranks the points of the sweep against the first one."""
     options: Mapping[str, str] = attrs.field(factory=dict)
     """Keys that the sweep has an option for -> the option, for messages."""
 

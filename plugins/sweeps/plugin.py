@@ -1,4 +1,4 @@
-"""Registers the sweeps ``demo`` and ``custom``, and the command ``sweep``."""
+"""Registers the sweeps ``demo``, ``interventions`` and ``custom``, and the command ``sweep``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ SWEEPS = "uncollapse.plugins.sweeps"
 @hookimpl
 def register_sweeps(register: Register) -> None:
     register("demo", f"{SWEEPS}:demo.yaml", summary="reward-variance filtering x KL on tiny Sokoban")
+    register("interventions", f"{SWEEPS}.interventions:Interventions", summary="every remedy beside the same baseline")
     register("custom", f"{SWEEPS}.custom:Custom", summary="any axes over any experiment")
 
 

@@ -60,6 +60,8 @@ class Options:
     are (those that have not ended are resumed, and their manifests tell), or train them anew."""
     wandb_sync: Literal["each", "end", "never"] = "never"
     """Time at which W&B runs that were recorded offline are uploaded."""
+    progress: Literal["stdout", "stderr"] = "stdout"
+    """Stream on which the sweep says how it goes."""
 
 
 def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: Any, options: Options) -> Result:
@@ -80,7 +82,7 @@ class _Running:
     """A pass over the points of a sweep, which runs those that are to be run."""
 
     def __init__(self, points: Sequence[Prepared], launcher: Any, options: Options) -> None:
-        self.console = Console(soft_wrap=True, highlight=False, markup=False)
+        self.console = Console(soft_wrap=True, highlight=False, markup=False, stderr=options.progress == "stderr")
         self.launcher, self.options = launcher, options
         patience = time.monotonic() + WAIT_S
         self.points = {

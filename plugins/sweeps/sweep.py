@@ -55,6 +55,7 @@ class _File:
     notices: tuple[str, ...] = ()
     missing: str = ""
     fixed: dict[str, str] = attrs.field(factory=dict)
+    ranked: bool = False
     options: dict[str, str] = attrs.field(factory=dict)
     points: Any = None
     """Points that a sweep directory's own ``sweep.yaml`` adds; they follow from the rest."""
@@ -141,6 +142,7 @@ class Sweep(Definition):
             **({"project": self.project} if self.project else {}),
             **({"engine": dict(self.engine)} if self.engine else {}),
             **({"fixed": dict(self.fixed)} if self.fixed else {}),
+            **({"ranked": True} if self.ranked else {}),
             "points": [
                 {
                     "label": point.label,
@@ -184,7 +186,7 @@ LARGEST = 2**18
 """Characters of a sweep file, at most, its points apart."""
 
 
-def load(source: str | Path, **options: Any) -> Sweep:
+def load(source: str | Path, /, **options: Any) -> Sweep:
     """Return a sweep by its registered name, with its own options, or from a YAML file.
 
     Raises RequestError if it cannot be read.

@@ -151,21 +151,10 @@ def make_sweep(
 
 
 def _overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` texts, in the order in which they count: of a key given twice the later one does."""
-    from ....core.compose.overrides import read_override
-    from ....core.compose.problems import Invalid
+    from ....core.compose.overrides import settings
     from ....core.registry import registry
 
-    changes: dict[str, Any] = {}
-    for word in words:
-        try:
-            key, value = read_override(word, registry())
-        except Invalid as error:
-            problem = error.problems[0]
-            raise RequestError(problem.reason, problem.key, problem.fix) from error
-        changes.pop(key, None)
-        changes[key] = value
-    return changes
+    return settings(words, registry())
 
 
 def _axes(words: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ....core.console.options import FiniteRange
+from ....core.console.options import FiniteRange, json_option, print_json
 from ....core.console.streams import never_fail
 from ....core.errors import RequestError, UncollapseError
 from ....core.terminal import escaped
@@ -34,6 +34,7 @@ def run_command(command: click.Command) -> click.Command:
     """Add the options of ``sweep run NAME``."""
     command.callback = _run_points
     what_options(command)
+    json_option(command)
     for option in (
         click.option("--dry-run", is_flag=True, help="Print points, commands and slots, and stop."),
         click.option(
@@ -76,8 +77,11 @@ def run_command(command: click.Command) -> click.Command:
 
 
 @click.pass_context
-def _run_points(context: click.Context, root: Path | None, launcher: str, dry_run: bool, **options: Any) -> None:
+def _run_points(
+    context: click.Context, root: Path | None, launcher: str, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Run every point that is not to be skipped, resume what has begun, and write the report."""
+    from ...report.sweep_report import read_report
     from ..run import Options
     from ..sweep import make_launcher
 
@@ -87,17 +91,23 @@ def _run_points(context: click.Context, root: Path | None, launcher: str, dry_ru
         retries=options.pop("retries"),
         stale=options.pop("stale"),
         wandb_sync=options.pop("wandb_sync"),
+        progress="stderr" if as_json else "stdout",
     )
     sweep = sweep_of(context, options)
     made = make_launcher(launcher, **_resources(launcher, resources))
     print_notices(sweep)
+    if dry_run and as_json:
+        raise RequestError("--dry-run prints no results as JSON", fix="uncollapse sweep show NAME --json")
     if dry_run:
         _dry_run(sweep.prepared(root, made.gpus_per_job), made, how)
         return
     never_fail()
     result = sweep.run(root, made, how)
     try:
-        print_report(result.home)
+        if as_json:
+            print_json(read_report(result.home).to_dict())
+        else:
+            print_report(result.home)
     except (UncollapseError, OSError) as error:  # how the runs ended is none the worse
         click.echo(escaped(f"no report was written: {error}"), err=True)
     context.exit(result.exit_code)
