@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .core.components import (
     NEEDS,
     AdvantageEstimator,
+    AdvantageEstimatorSession,
     Advantages,
     Answer,
     BatchSampler,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NEEDS",
     "AdvantageEstimator",
+    "AdvantageEstimatorSession",
     "Advantages",
     "Answer",
     "BatchSampler",

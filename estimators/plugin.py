@@ -139,6 +139,18 @@ def register_advantage_estimators(register: Register) -> None:
         summary="another estimator's advantages of one sign while entropy is out of a moving band",
     )
     register(
+        "entropic",
+        f"{package}.steered:Entropic",
+        summary="another estimator's advantages, good and bad ones weighed to hold the entropy",
+    )
+    register(
+        "repo",
+        f"{package}.steered:Repo",
+        summary="another estimator's advantages, larger for rare good tokens and smaller for rare bad ones",
+        aliases=("repo_r",),
+    )
+    register("rae", f"{package}.rae:Rae", summary="episode score above a moving average of all scores before it")
+    register(
         "reinforce_plus_plus",
         f"{package}.reinforce:ReinforcePlusPlus",
         summary="discounted rewards to go, whitened over the batch",

@@ -11,6 +11,7 @@ windows), ``T`` tokens, ``V`` vocabulary. Log-probs, entropies and KL are in nat
 before it): nothing is stored shifted by one token.
 """
 
+from .advantages import AdvantageEstimator, AdvantageEstimatorSession
 from .component import Component
 from .data import NEEDS, Advantages, Completion, Group, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
 from .dialogue import Answer, Dialogue, Setting
@@ -28,7 +29,6 @@ from .engines import (
     TrainEngine,
 )
 from .estimators import (
-    AdvantageEstimator,
     EntropyController,
     EntropyControllerSession,
     EpisodeFilter,
@@ -51,6 +51,7 @@ from .verifier import Verifier
 __all__ = [
     "NEEDS",
     "AdvantageEstimator",
+    "AdvantageEstimatorSession",
     "Advantages",
     "Answer",
     "BatchSampler",

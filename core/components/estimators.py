@@ -1,4 +1,4 @@
-"""Base classes of what a step computes: filters, rewards, coefficients, advantages, losses, standard errors."""
+"""Base classes of what a step computes: filters, rewards, coefficients, losses, standard errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .component import Component
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .data import Advantages, Rollouts
-    from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
+    from .data import Rollouts
+    from .inputs import LossInputs, LossOutput, ShapingInputs
 
 
 class RolloutFilter(Component):
@@ -179,16 +179,6 @@ class EntropyControllerSession(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` returned."""
-
-
-class AdvantageEstimator(Component):
-    """An advantage estimator gives each sampled token its credit, from all rows of a step. Kind ``advantage``."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def compute(self, batch: CreditInputs) -> Advantages:
-        """Return advantages and returns, [B, T], zero off the mask. ``batch`` holds all that ``needs`` declares."""
 
 
 class PolicyLoss(Component):

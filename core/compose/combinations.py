@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Iterator
 
-from ..components import NEEDS
+from ..components import NEEDS, AdvantageEstimator
 from ..errors import MissingExtraError, nearest
 from .experiment import Critic, Experiment, keys
 from .named import Named
@@ -85,6 +85,12 @@ def needs(experiment: Experiment) -> frozenset[str]:
     """What the training loop must provide: what the components that take part need; the reference for a KL term."""
     needed = frozenset().union(*(needed for _, _, needed in wants(experiment)))
     return needed | {"reference"} if experiment.kl.coef > 0 else needed
+
+
+def learns(advantage: Named) -> bool:
+    """Whether an advantage estimator, or one that it holds, has state that goes on from step to step."""
+    own_session = type(advantage.component).start is not AdvantageEstimator.start
+    return own_session or any(learns(held) for _, held in advantage.inner if held.kind == "advantage")
 
 
 def combination_problems(experiment: Experiment) -> list[Problem]:
@@ -221,6 +227,10 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
             yield Problem(reason, key, True, "choose a group estimator, such as those that need groups")
         if experiment.rollout.group_size == 1:
             yield Problem("compares the episodes of a group, and rollout.group_size is 1", key, True)
+    for key, named in components(experiment):
+        if named.kind == "advantage" and key.partition(".")[0] != "advantage" and learns(named):
+            reason = f"holds {named.name}, which learns from step to step: only the run's own estimator is told of them"
+            yield Problem(reason, key, fix="choose an estimator without state")
     reward = experiment.reward
     if reward.placement == "turn" and reward.normalization != "identity":
         reason = "normalises whole episodes, and reward.placement is turn, where each turn has a reward of its own"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
@@ -76,6 +77,20 @@ class Outcomes:
         return torch.where(self.per_row(self.n_P) > 1, self.scores_B - self.per_row(baseline_P), 0.0)
 
 
+def credit_rows(batch: CreditInputs, row_advantages: Callable[[Outcomes], Tensor]) -> Advantages:
+    """Give all sampled tokens of a row one advantage, which ``row_advantages`` computes: outcomes -> [B'].
+
+    The returns are undiscounted rewards to go.
+    """
+    tokens = SampledTokens.of(batch.mask)
+    advantages_B = row_advantages(Outcomes.of(tokens, batch.rewards, batch.groups, batch.episodes))
+    advantages_N = advantages_B.repeat_interleave(tokens.rows_R)
+    return Advantages(
+        tokens.place(advantages_N, like=batch.rewards),
+        tokens.place(discounted_sums(tokens.take(batch.rewards), tokens.rows_R, 1.0), like=batch.rewards),
+    )
+
+
 class GroupEstimator(AdvantageEstimator):
     """The base of the estimators whose advantage is one number per row, the same on all of its sampled tokens."""
 
@@ -83,13 +98,7 @@ class GroupEstimator(AdvantageEstimator):
     needs: ClassVar[frozenset[str]] = frozenset({"groups"})
 
     def compute(self, batch: CreditInputs) -> Advantages:
-        tokens = SampledTokens.of(batch.mask)
-        advantages_B = self.row_advantages(Outcomes.of(tokens, batch.rewards, batch.groups, batch.episodes))
-        advantages_N = advantages_B.repeat_interleave(tokens.rows_R)
-        return Advantages(
-            tokens.place(advantages_N, like=batch.rewards),
-            tokens.place(discounted_sums(tokens.take(batch.rewards), tokens.rows_R, 1.0), like=batch.rewards),
-        )
+        return credit_rows(batch, self.row_advantages)
 
     @abstractmethod
     def row_advantages(self, outcomes: Outcomes) -> Tensor:

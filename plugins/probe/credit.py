@@ -1,4 +1,4 @@
-"""The loss of U needs more than its samples: values, greedy rewards and reference log-probs are computed here."""
+"""The loss of U needs more than its samples: the estimator as the run has it, values, greedy rewards, the reference."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from ...core.components import Rollouts, Sampling
+from ...core.components import AdvantageEstimatorSession, Rollouts, Sampling
 from ...core.errors import RequestError
 from ..training.networks.models import load_critic, load_reference
 from ..training.networks.prepare import prepare_model
 from ..training.networks.shared_critic import with_value_head
+from ..training.step.borders import CheckedAdvantage
 from ..training.step.stages import kl_in_reward, to_batch
 from .estimation.passes import Passes
 from .legacy_keys import backbone_path
@@ -42,6 +43,20 @@ def credit(session: Sampler, sample: Sample) -> dict[str, Any]:
         scores = _forward(session, session.policy, sample.rollouts)
         inputs |= {name: scores[name].float() for name in of_policy}
     return inputs
+
+
+def estimator(session: Sampler) -> AdvantageEstimatorSession:
+    """Return the advantage estimator as it stands before the step that is predicted.
+
+    That of the run goes on from what it has learnt by the checkpoint, and any other one begins anew. Each step has an
+    estimator of its own, since each sample of U is a next step of the same run.
+    """
+    named, run = session.config.policy_gradient.advantage, session.run
+    assert named is not None
+    started = CheckedAdvantage(named).start()
+    if run is not None and named == run.experiment.advantage and (saved := run.state.get("advantage")) is not None:
+        started.load_state_dict(saved)
+    return started
 
 
 def values(session: Sampler, rollouts: Rollouts) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.combinations import learns
 from ...core.compose.converter import make_converter, structure_component
 from ...core.compose.named import Named
 from ...core.compose.problems import Invalid, Problem
@@ -112,6 +113,13 @@ def left_out(config: ProbeConfig, run: OwnRun) -> Iterator[str]:
         yield f"the correction {experiment.correction} weighs nothing: here the policy itself samples"
     if experiment.model.lora is not None and experiment.model.lora.dropout:
         yield f"the run drops out {experiment.model.lora.dropout:g} of the adapter's inputs; here nothing is"
+
+
+def what_was_learnt(config: ProbeConfig, run: OwnRun | None) -> Iterator[str]:
+    """Yield that the advantage estimator begins anew, where it learns and the checkpoint's run had none of its kind."""
+    named: Any = config.policy_gradient.advantage
+    if learns(named) and (run is None or named != run.experiment.advantage):
+        yield f"the advantage {named} learns from step to step, and begins anew: the checkpoint has no state of it"
 
 
 def _of_run(run: OwnRun) -> PolicyGradient:

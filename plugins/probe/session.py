@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..training.step.losses import PolicyObjective
-from .credit import credit, pay_kl, reference_logprobs
+from .credit import credit, estimator, pay_kl, reference_logprobs
 from .estimation.clock import Clock
 from .estimation.directions import AdamW, PreconditionedGradient, UpdateRule
 from .estimation.measurement import Measurement
 from .estimation.passes import trained
 from .estimation.step import Step
 from .estimation.update import make_update
-from .next_step import left_out, objective
+from .next_step import left_out, objective, what_was_learnt
 from .sampler import CLOCK, Sampler
 from .sampling.samples import Sample
 
@@ -42,7 +42,7 @@ class Session(Sampler):
             )
             update = make_update(
                 rollouts,
-                advantage=gradient.advantage.component,
+                advantage=estimator(self),
                 objective=loss,
                 weighting=config.probe_rework.weighting_mode,
                 max_length=self.rollout.max_context,
@@ -73,7 +73,11 @@ class Session(Sampler):
             "clipping": clipped if config.direction == "adamw" else "not clipped",
             "loss": objective(config),
             "said_by": source,
-            "left_out": [*(left_out(config, run) if run is not None else ()), *self._several_rates()],
+            "left_out": [
+                *(left_out(config, run) if run is not None else ()),
+                *what_was_learnt(config, run),
+                *self._several_rates(),
+            ],
         }
 
     def _several_rates(self) -> list[str]:

@@ -27,7 +27,7 @@ from .networks.positions import check_positions
 from .networks.prepare import prepare_model
 from .networks.shared_critic import HEAD, with_value_head
 from .step.batch import Batch
-from .step.borders import CheckedController, CheckedEntropyController
+from .step.borders import CheckedAdvantage, CheckedController, CheckedEntropyController
 from .step.detectors import Detectors
 from .step.parts import Parts
 from .step.sampling import Sampler
@@ -97,6 +97,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             policy=trained,
             critic=critic,
             reference=reference,
+            advantage=CheckedAdvantage(experiment.advantage).start(),
             controller=CheckedController(experiment.kl.controller).start(experiment.kl.coef),
             entropy_controller=CheckedEntropyController(experiment.entropy.controller).start(
                 experiment.entropy.coef, experiment.trainer.steps

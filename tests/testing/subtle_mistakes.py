@@ -9,6 +9,7 @@ import torch
 from uncollapse import hookimpl
 from uncollapse.core.components import (
     AdvantageEstimator,
+    AdvantageEstimatorSession,
     Advantages,
     Answer,
     BatchSampler,
@@ -225,6 +226,78 @@ class MeanOverPadding(AdvantageEstimator):
     def compute(self, batch):
         value = torch.where(batch.mask, batch.rewards.sum(1, keepdim=True) - batch.rewards.mean(1, keepdim=True), 0.0)
         return Advantages(value, value)
+
+
+class Average(AdvantageEstimatorSession):
+    """Rewards less the average of those of all steps before; a subclass makes one mistake."""
+
+    def __init__(self):
+        self.steps, self.total = 0, 0.0
+
+    def baseline(self):
+        return self.total / max(1, self.steps)
+
+    def learn(self, rewards_B):
+        self.total += float(rewards_B.mean())
+
+    def compute(self, batch):
+        rewards_B = batch.rewards.sum(1)
+        credit = torch.where(batch.mask, rewards_B[:, None] - self.baseline(), 0.0)
+        self.steps += 1
+        self.learn(rewards_B)
+        return Advantages(credit, credit)
+
+    def state_dict(self):
+        return {"steps": self.steps, "total": self.total}
+
+    def load_state_dict(self, state):
+        self.steps, self.total = state["steps"], state["total"]
+
+
+class ForgetfulAverage(Average):
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+class LastRow(Average):
+    """Learns from the row that happens to stand last."""
+
+    def learn(self, rewards_B):
+        self.total += float(rewards_B[-1])
+
+
+class CommonAverage(Average):
+    """Sessions of all runs add to one sum."""
+
+    common = [0.0]
+
+    def baseline(self):
+        return self.common[0]
+
+    def learn(self, rewards_B):
+        self.common[0] += float(rewards_B.mean())
+
+
+def learning(session, compute=None):
+    """An estimator with such a session; ``compute`` is what it computes without one."""
+
+    @attrs.frozen
+    class Learns(AdvantageEstimator):
+        def start(self):
+            return session()
+
+        def compute(self, batch):
+            return (compute or self.start().compute)(batch)
+
+    return Learns
+
+
+def raw_rewards(batch):
+    credit = torch.where(batch.mask, batch.rewards.sum(1, keepdim=True) + 1.0, 0.0)
+    return Advantages(credit, credit)
+
+
+SHARED_AVERAGE = Average()
 
 
 @attrs.frozen
@@ -651,7 +724,15 @@ SUBTLE = {
     "group_metric": {"by_place": ByPlace, "needs_too_much": NeedsTooMuch},
     "kl": {"not_zero": NotZeroWhereEqual, "constant": Constant},
     "kl_controller": {"forgetful": Forgetful, "one_for_all": OneForAll},
-    "advantage": {"neighbours": PairsOfNeighbours, "padding": MeanOverPadding},
+    "advantage": {
+        "neighbours": PairsOfNeighbours,
+        "padding": MeanOverPadding,
+        "forgets_its_average": learning(ForgetfulAverage),
+        "learns_by_place": learning(LastRow),
+        "common_average": learning(CommonAverage),
+        "one_session": learning(lambda: SHARED_AVERAGE),
+        "computes_otherwise": learning(Average, raw_rewards),
+    },
     "policy_loss": {
         "couples_rows": CouplesRows,
         "metric_of_micro_batch": MetricOfMicroBatch,

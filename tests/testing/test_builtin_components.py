@@ -21,6 +21,10 @@ SPELLINGS = {
     ("episode_filter", "best_worst"): ("best_worst(1)",),
     ("entropy_controller", "schedule"): ("schedule", "schedule(cosine)", "schedule(steps, last=3)"),
     ("entropy_controller", "pi"): ("pi(0.5)",),
+    ("advantage", "rae"): ("rae", "rae(0.5)"),
+    ("advantage", "entropic"): ("entropic(0.5)", "entropic(0.5, of=rae)", "entropic(0.5, of=repo(of=rae))"),
+    ("advantage", "repo"): ("repo", "repo(0.01, target=0.6)", "repo(adapt=false)"),
+    ("advantage", "entrocraft"): ("entrocraft", "entrocraft(of=rae)"),
     ("model_builder", "cloned_qwen2"): ("cloned_qwen2(steps=1)",),
     ("environment", "sokoban"): ("sokoban", "sokoban(view=grid)"),
 }

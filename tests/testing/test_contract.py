@@ -41,7 +41,7 @@ def test_the_objects_that_a_kind_is_given_are_shown_with_their_fields():
     fields = {field["name"]: field for field in objects("policy_loss")["LossInputs"]["fields"]}
     assert fields["entropies"]["doc"].startswith("[B, T] nats: token entropies of the policy that trains")
     assert (fields["logprobs"]["type"], fields["logprobs"]["required"]) == ("Tensor", True)
-    assert {"CreditInputs", "Advantages"} == set(objects("advantage"))
+    assert {"CreditInputs", "Advantages", "AdvantageEstimatorSession"} == set(objects("advantage"))
     assert {"CollapseSession", "Rollouts", "Verdict"} <= set(objects("collapse"))
     assert {"Env", "Step"} == set(objects("environment"))
     memory = {"SamplingLoad", "EngineMemory", "Shortage"}

@@ -80,7 +80,7 @@ def make_update(
     """Return the update that these rollouts make.
 
     Args:
-        advantage: an advantage estimator.
+        advantage: the session of an advantage estimator, or an estimator without state.
         weighting: weights of tokens; see :func:`weights`, also for ``max_length``.
         ref_logprobs: [B, T] nats of the reference policy, for a KL term in the loss.
         reweight: weight the advantages of each group by the spread of its rewards, as ``soft_advantage_reweight``.

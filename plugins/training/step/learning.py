@@ -75,6 +75,7 @@ class Learning:
         with self.clock.time("advantage"):
             credit = self._credit(charged, old, values_B_T, greedy_rewards_B, kept_ratio)
         metrics = advantage_metrics(credit, values_B_T, batch.mask)
+        metrics |= {f"advantage/{name}": value for name, value in self.parts.advantage.metrics().items()}
         batch = attrs.evolve(
             batch,
             old_logprobs=None if old is None else old.logprobs,
@@ -150,7 +151,7 @@ class Learning:
             steps=self.experiment.trainer.steps,
             **{name: getattr(old, name) for name in needed},
         )
-        return stages.advantages(self.experiment, rollouts, inputs, kept_ratio)
+        return stages.advantages(self.experiment, self.parts.advantage, rollouts, inputs, kept_ratio)
 
     # --- updates ---
 

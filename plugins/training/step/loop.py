@@ -122,6 +122,7 @@ class Loop:
             "step": self.step,
             "steps": self.experiment.trainer.steps,  # for readers: a run that is trained further gets others
             "samplers": parts.sampler.state_dict(),
+            "advantage": parts.advantage.state_dict(),
             "kl_controller": parts.controller.state_dict(),
             "entropy_controller": parts.entropy_controller.state_dict(),
             "detectors": parts.detectors.state_dict(),
@@ -131,6 +132,8 @@ class Loop:
         """Go on from what :meth:`state_dict` returned."""
         self.step = state["step"]
         self.parts.sampler.load_state_dict(state["samplers"])
+        if "advantage" in state:  # earlier versions knew only estimators without state
+            self.parts.advantage.load_state_dict(state["advantage"])
         self.parts.controller.load_state_dict(state["kl_controller"])
         self.parts.entropy_controller.load_state_dict(state["entropy_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ....core.components import AdvantageEstimatorSession
 from .detectors import Detectors
 from .sampling import Sampler
 
@@ -23,6 +24,8 @@ class Parts:
     """The train engine of the critic; ``policy`` itself where the critic is a head on its trunk."""
     reference: Any | None
     """The engine that scores with the reference, if one is needed."""
+    advantage: AdvantageEstimatorSession
+    """The session of the advantage estimator."""
     controller: Any
     """The session of the KL controller."""
     entropy_controller: Any

@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ....core.components import Advantages, CreditInputs, Rollouts, Scores
+from ....core.components import AdvantageEstimatorSession, Advantages, CreditInputs, Rollouts, Scores
 from ....core.compose.experiment import Experiment
 from ....core.compose.named import Named
 from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
@@ -168,12 +168,19 @@ def credit_inputs(rollouts: Rollouts, **others: Any) -> CreditInputs:
     )
 
 
-def advantages(experiment: Experiment, rollouts: Rollouts, batch: CreditInputs, kept_ratio: float) -> Advantages:
-    """Return advantages and returns of the kept rows.
+def advantages(
+    experiment: Experiment,
+    session: AdvantageEstimatorSession,
+    rollouts: Rollouts,
+    batch: CreditInputs,
+    kept_ratio: float,
+) -> Advantages:
+    """Return advantages and returns of the kept rows, as the session of the estimator computes them.
 
+    Every rank has a session and is given the whole batch, so that all sessions learn the same.
     Scaling and ``zero_task_advantage`` change the policy's advantages only, never the critic's returns.
     """
-    result = experiment.advantage.component.compute(batch)
+    result = session.compute(batch)
     scaled_B_T = result.advantages
     if experiment.soft_advantage_reweight:
         scaled_B_T = soft_advantage_reweight(scaled_B_T, rollouts.groups, rollouts.episodes, rollouts.raw_rewards_E)

@@ -25,7 +25,11 @@ NEEDED = {
     "nsr": set(),
     "w_reinforce": set(),
     "entrocraft": {"entropies"},
+    "entropic": {"entropies"},
+    "repo": {"logprobs", "entropies"},
+    "rae": set(),
 }
+REQUIRED = {"entropic": {"target": 0.5}}
 
 
 @pytest.fixture
@@ -46,5 +50,5 @@ def test_names_and_needs(registered):
         assert component.needs == NEEDED[name] <= NEEDS
         assert attrs.has(component)
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            component().anything = 1
+            component(**REQUIRED.get(name, {})).anything = 1
         assert "Source:" in component.__doc__

@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 import torch
 import uncollapse
-from uncollapse.core.components import Answer
+from uncollapse.core.components import Answer, CreditInputs
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import Bandit
-from uncollapse.plugins.probe.next_step import left_out, with_step
+from uncollapse.plugins.probe.credit import estimator
+from uncollapse.plugins.probe.next_step import left_out, what_was_learnt, with_step
 from uncollapse.plugins.probe.own_run import OwnRun
 from uncollapse.plugins.probe.read_config import read_config
 from uncollapse.plugins.probe.sampling.samples import Sample
@@ -55,6 +57,30 @@ def test_what_the_probe_cannot_do_is_said(run):
     said = list(left_out(read_config({"batch_config": {"B_E": 2, "B_U": 2, "G": 2}}).config, run))
     assert "the entropy controller fixed is not told of U: its coefficient is the one that it has reached" in said
     assert "the run's filter of episodes all is not applied: all episodes of U train" in said
+
+
+@pytest.mark.parametrize(("given", "baseline"), [("rae(0.5)", 2.0), ("rae(0.25)", 0.0)])
+def test_the_estimator_goes_on_from_what_the_run_has_learnt(bandit, tmp_path, given, baseline):
+    """Every step begins at the checkpoint, and an estimator that the run does not have begins anew."""
+    experiment = uncollapse.compose(bandit, ["advantage=rae(0.5)"])
+    run = OwnRun(tmp_path, experiment, tmp_path, {"step": 2, "advantage": {"own": {"baseline": 2.0}, "held": []}})
+    configured = {"batch_config": {"B_E": 2, "B_U": 2, "G": 2}, "policy_gradient": {"advantage": given}}
+    config = with_step(read_config(configured).config, run)
+    session = SimpleNamespace(config=config, run=run)
+    batch = CreditInputs(torch.ones(1, 1), torch.ones(1, 1).bool(), torch.zeros(1).long())
+    advantages = [estimator(session).compute(batch).advantages.item() for _ in range(2)]
+    assert advantages == [1.0 - baseline] * 2
+    assert len(list(what_was_learnt(config, run))) == (baseline == 0)
+    assert len(list(what_was_learnt(config, None))) == 1
+    assert estimator(SimpleNamespace(config=config, run=attrs.evolve(run, state={}))).metrics() == {"baseline": 0.0}
+
+
+def test_an_estimator_without_state_has_learnt_nothing_to_speak_of(run):
+    config = read_config({"policy_gradient": {"advantage": "entrocraft(of=rloo)"}}).config
+    assert list(what_was_learnt(config, run)) == []
+    config = read_config({"policy_gradient": {"advantage": "entrocraft(of=rae)"}}).config
+    (said,) = what_was_learnt(config, run)
+    assert "the advantage entrocraft(of=rae) learns from step to step, and begins anew" in said
 
 
 def episode(seed, member, reward, tokens):

@@ -50,6 +50,7 @@ RUNS = {
     "a critic": ("advantage=gae(gamma=0.9, lam=0.8)", "trainer.loss_aggregation=seq-mean-token-mean", LORA),
     "a critic on the trunk": ("advantage=gae", "critic={shared: true, detach: true}", LORA),
     "reweighted": ("advantage=grpo", "soft_advantage_reweight=true", "kl.coef=0", LORA),
+    "what the estimators have learnt": ("advantage=entropic(1.0, kp=0.1, of=rae)", LORA),
     "without a task": ("advantage=grpo", "zero_task_advantage=true", "entropy_coeff=0.3", LORA),
 }
 SETTINGS = {"batch_config": {"B_E": 2, "B_U": 4, "G": 2}, "probe_rework": {"master_seed": 1}}

@@ -7,6 +7,7 @@ import torch
 from uncollapse import hookimpl
 from uncollapse.core import components
 from uncollapse.core.components import (
+    AdvantageEstimatorSession,
     Advantages,
     Answer,
     Completion,
@@ -83,6 +84,29 @@ def advantages_of(value):
         return value(batch.rewards, batch.mask)
 
     return {"needs": frozenset(), "compute": compute}
+
+
+class Learner(AdvantageEstimatorSession):
+    """A session that is right but for what it keeps and what it measures."""
+
+    def __init__(self, state=None, measured=None):
+        self.state, self.measured = state or {}, measured or {}
+
+    def compute(self, batch):
+        return Advantages(batch.rewards, batch.rewards)
+
+    def metrics(self):
+        return self.measured
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        pass
+
+
+def learner(make):
+    return component(needs=frozenset(), start=lambda self: make(), compute=lambda self, batch: make().compute(batch))
 
 
 class Controller(KlControllerSession):
@@ -254,6 +278,9 @@ MISTAKES = {
         "turns_gradients_off": component(
             **advantages_of(lambda r, m: (torch.set_grad_enabled(False), Advantages(r, r))[1])
         ),
+        "has_no_session": learner(dict),
+        "keeps_a_set": learner(lambda: Learner(state={"seen": {1}})),
+        "measures_a_text": learner(lambda: Learner(measured={"baseline": "high"})),
     },
     "policy_loss": {
         "is_a_mean": component(__call__=lambda self, inputs: (ratio(inputs)[inputs.mask].mean(), {})),

@@ -135,11 +135,11 @@ class Ones:
 )
 def test_what_scales_the_policys_advantages_leaves_the_returns_alone(settings, expected):
     settings = {"scaling": "none", "soft_advantage_reweight": False, "zero_task_advantage": False} | settings
-    named = SimpleNamespace(component=Ones())
     filtered = SimpleNamespace(loss_scaling=settings.pop("scaling"))
     batch = rollouts([0.0, 1, 0, 4], [0, 0, 1, 1])
     result = stages.advantages(
-        SimpleNamespace(advantage=named, filter=filtered, **settings),
+        SimpleNamespace(filter=filtered, **settings),
+        Ones(),
         batch,
         stages.credit_inputs(batch),
         kept_ratio=0.25,

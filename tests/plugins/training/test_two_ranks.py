@@ -225,3 +225,29 @@ def test_two_ranks_filter_episodes_shape_rewards_and_steer_the_entropy_together(
         # the reward of an arm less a quarter for each of up to 6 tokens, and less the step
         assert record["critic/returns_mean"] < -0.25 - number + 1
     assert len(records) == 2
+
+
+@pytest.mark.slow
+def test_all_ranks_learn_the_same_of_the_advantages(bandit, tmp_path):
+    """Ranks that knew other baselines would compute other advantages, and a resume would keep those of the first."""
+    trainer = {**bandit["trainer"], "save_every": 2, "steps": 3}
+    config, path = tmp_path / "two.yaml", tmp_path / "run"
+    config.write_text(
+        dumps({**bandit, "trainer": trainer, "advantage": "entropic(1.0, kp=0.1, of=rae(0.5))", "collapse": []})
+    )
+
+    def records():
+        steps = RunDirectory.open(path).metrics()
+        return [{name: value for name, value in step.items() if "timing_s/" not in name} for step in steps]
+
+    codes, outputs = launch(config, path, 2)
+    assert codes == [0, 0], outputs
+    whole = records()
+    state = json.loads((path / "checkpoints" / "step_2" / "state.json").read_text())["advantage"]
+    assert state["held"][0]["own"]["baseline"] == whole[2]["advantage/rae.baseline"] != 0
+    (path / "checkpoints" / "step_3").rename(tmp_path / "moved")
+    RunDirectory.open(path).set_status("interrupted")
+    codes, outputs = launch(config, path, 2, "--resume")
+    assert codes == [0, 0], outputs
+    assert "resuming from step_2" in "".join(outputs)
+    assert records() == whole

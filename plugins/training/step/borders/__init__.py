@@ -16,13 +16,14 @@ from .....core.compose.named import Named
 from ....rollout.borders import CHECKED as OF_ROLLOUTS
 from .checks import CHECKED, RESERVED, Checked, changes, contents, tensors
 from .controllers import CheckedController, CheckedEntropyController
-from .credit import CheckedAdvantage, CheckedShaping
+from .credit import CheckedAdvantage, CheckedAdvantageSession, CheckedShaping
 from .filters import CheckedEpisodeFilter, CheckedFilter, CheckedMetric
 from .losses import CheckedAggregation, CheckedCorrection, CheckedKl, CheckedLoss
 
 __all__ = [
     "RESERVED",
     "CheckedAdvantage",
+    "CheckedAdvantageSession",
     "CheckedAggregation",
     "CheckedController",
     "CheckedCorrection",
