@@ -51,6 +51,7 @@ def write_run(run: RunDirectory, coef: float, stopped: bool) -> None:
         if coef:
             metrics["actor/kl"] = 0.01 * step
         if step % 6 == 0:
+            metrics["collapse_first_turn_sample/mi_seq_estimate"] = 2.0 / step
             metrics |= {"validation/success": success[step], "validation/success_se": 0.03}
         run.append_metrics(step, metrics)
     turns = [{"user": "Where is <the> box?", "response": "<answer>Up</answer>"}]
