@@ -120,7 +120,7 @@ def test_images_of_the_page_can_be_decoded(written):
     from matplotlib.image import imread
 
     sources = Loads(written.read_text(encoding="utf-8")).sources
-    assert len(sources) == 10  # two axes, two successes, reward, std, entropy, kept, KL, seconds
+    assert len(sources) == 11  # two axes, two successes, reward, std, entropy, information, kept, KL, seconds
     for source in sources:
         pixels = imread(io.BytesIO(base64.b64decode(source.partition(",")[2])), format="png")
         assert pixels.shape[1] > 800
