@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ...core.errors import RequestError
 from .rank_correlation import correlation, partial, ranks
+
+if TYPE_CHECKING:
+    from .rank_correlation import Ranks
 
 LEAST = 3
 """Pairs that a rank correlation needs: two are always in perfect order."""
@@ -117,16 +121,23 @@ def _mean(column: Sequence[float | None]) -> float | None:
         return math.fsum(value / len(values) for value in values)
 
 
-def _followed(pairs: Sequence[tuple[float, float]], target: Sequence[float]) -> Followed:
+def _followed(pairs: Sequence[tuple[float, float]], target: Ranks) -> Followed:
     """Return how a metric goes with the target, of which the ranks are given."""
     if len(pairs) < LEAST:
         return Followed(len(pairs), pairs[-1], None, None, FEW)
     ranked = ranks([value for value, _ in pairs])
     rho = correlation(ranked, target)
     if rho is None:
-        return Followed(len(pairs), pairs[-1], None, None, CONSTANT if len({*ranked}) == 1 else CONSTANT_TARGET)
+        why = CONSTANT if ranked.min() == ranked.max() else CONSTANT_TARGET
+        return Followed(len(pairs), pairs[-1], None, None, why)
     at_equal_step = None
     if len(pairs) >= LEAST_AT_EQUAL_STEP:
-        time = [float(at) for at in range(1, len(pairs) + 1)]
-        at_equal_step = partial(rho, correlation(ranked, time), correlation(target, time))
+        step = _steps(len(pairs))
+        at_equal_step = partial(rho, correlation(ranked, step), correlation(target, step))
     return Followed(len(pairs), pairs[-1], rho, at_equal_step)
+
+
+@cache
+def _steps(count: int) -> Ranks:
+    """Return the ranks of so many steps, which are in order."""
+    return ranks(range(count))
