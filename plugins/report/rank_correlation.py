@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import MissingExtraError
 
@@ -29,11 +29,11 @@ def require_scipy() -> None:
         ) from error
 
 
-def ranks(values: Sequence[float]) -> Ranks:
-    """Return the rank of each value [n], from 1 on; equal values share the mean of their ranks."""
+def ranks(values: Any) -> Ranks:
+    """Return the rank of each value [..., n] in its row, from 1 on; equal values share the mean of their ranks."""
     from scipy.stats import rankdata
 
-    ranked: Ranks = rankdata(values)
+    ranked: Ranks = rankdata(values, axis=-1)
     return ranked
 
 
@@ -100,9 +100,11 @@ def jackknife_error(x: Sequence[float], y: Sequence[float]) -> float | None:
     ``None`` with fewer than 4 pairs, or if what is left is constant.
     """
     count = len(x)
-    without = [spearman([*x[:at], *x[at + 1 :]], [*y[:at], *y[at + 1 :]]) for at in range(count)]
-    known = [rho for rho in without if rho is not None]
-    if count < 4 or len(known) < count:
+    if count < 4:
+        return None
+    x_ranks, y_ranks = (ranks([[*side[:at], *side[at + 1 :]] for at in range(count)]) for side in (x, y))
+    known = [rho for pair in zip(x_ranks, y_ranks, strict=True) if (rho := correlation(*pair)) is not None]
+    if len(known) < count:
         return None
     mean = math.fsum(known) / count
     return math.sqrt((count - 1) / count * math.fsum((rho - mean) ** 2 for rho in known))

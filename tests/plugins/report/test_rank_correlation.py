@@ -22,7 +22,7 @@ PAIRS = st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=7)
 
 def test_equal_values_share_the_mean_of_their_ranks():
     assert ranks([30, 10, 20, 10]).tolist() == [4, 1.5, 3, 1.5]
-    assert ranks([7, 7, 7]).tolist() == [2, 2, 2]
+    assert ranks([[7, 7, 7], [3, 1, 2]]).tolist() == [[2, 2, 2], [3, 1, 2]]
 
 
 def test_rank_correlations_are_those_of_scipy():
