@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from functools import cache
+from itertools import chain, compress
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ...core.errors import RequestError
 from .rank_correlation import correlation, partial, ranks
+
+if TYPE_CHECKING:
+    from .rank_correlation import Ranks
 
 LEAST = 3
 """Pairs that a rank correlation needs: two are always in perfect order."""
@@ -81,15 +86,29 @@ def follow(records: Sequence[Mapping[str, Any]], target: Target) -> Course:
     later = [value for value in columns.get(target.metric, ()) if value is not None]
     # what belongs to a measurement lies together: from where the one before it has its end
     ends = [bisect_right(at_step, at_step[at] - target.lag) for at in measured]
-    followed, later_ranks = {}, ranks(later)
-    for name, column in columns.items():
-        if target.is_compared(name):
-            means = [_mean(column[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-            pairs = [(mean, value) for mean, value in zip(means, later, strict=True) if mean is not None]
-            if pairs:
-                whole = len(pairs) == len(later)
-                followed[name] = _followed(pairs, later_ranks if whole else ranks([value for _, value in pairs]))
-    return Course(frozenset(columns), at_step[measured[-1]] if measured else None, followed)
+    means = {
+        name: [_mean(column[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        for name, column in columns.items()
+        if target.is_compared(name)
+    }
+    return Course(frozenset(columns), at_step[measured[-1]] if measured else None, _correlated(means, later))
+
+
+def _correlated(means: Mapping[str, Sequence[float | None]], later: Sequence[float]) -> dict[str, Followed]:
+    """Return how the means of each metric go with what is later; without metrics that are in no pair."""
+    # metrics that have values before the same measurements are ranked at once, which is much faster
+    together: dict[tuple[bool, ...], list[str]] = defaultdict(list)
+    for name, column in means.items():
+        together[tuple(mean is not None for mean in column)].append(name)
+    followed = {}
+    for pattern, names in together.items():
+        y = list(compress(later, pattern))
+        if y:
+            rows = [[mean for mean in means[name] if mean is not None] for name in names]
+            y_ranks = ranks(y)
+            for name, x, x_ranks in zip(names, rows, ranks(rows), strict=True):
+                followed[name] = _followed(list(zip(x, y, strict=True)), x_ranks, y_ranks)
+    return followed
 
 
 def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
@@ -117,16 +136,22 @@ def _mean(column: Sequence[float | None]) -> float | None:
         return math.fsum(value / len(values) for value in values)
 
 
-def _followed(pairs: Sequence[tuple[float, float]], target: Sequence[float]) -> Followed:
-    """Return how a metric goes with the target, of which the ranks are given."""
+def _followed(pairs: Sequence[tuple[float, float]], ranked: Ranks, target: Ranks) -> Followed:
+    """Return how a metric goes with the target, from the ranks of both."""
     if len(pairs) < LEAST:
         return Followed(len(pairs), pairs[-1], None, None, FEW)
-    ranked = ranks([value for value, _ in pairs])
     rho = correlation(ranked, target)
     if rho is None:
-        return Followed(len(pairs), pairs[-1], None, None, CONSTANT if len({*ranked}) == 1 else CONSTANT_TARGET)
+        why = CONSTANT if ranked.min() == ranked.max() else CONSTANT_TARGET
+        return Followed(len(pairs), pairs[-1], None, None, why)
     at_equal_step = None
     if len(pairs) >= LEAST_AT_EQUAL_STEP:
-        time = [float(at) for at in range(1, len(pairs) + 1)]
-        at_equal_step = partial(rho, correlation(ranked, time), correlation(target, time))
+        step = _steps(len(pairs))
+        at_equal_step = partial(rho, correlation(ranked, step), correlation(target, step))
     return Followed(len(pairs), pairs[-1], rho, at_equal_step)
+
+
+@cache
+def _steps(count: int) -> Ranks:
+    """Return the ranks of so many steps, which are in order."""
+    return ranks(range(count))

@@ -5,29 +5,40 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from operator import mul
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ranks = NDArray[np.float64]
 
 EXACT = 7
 """Largest number of pairs whose orders are all gone through for a p-value: 5040 orders."""
 
 
-def ranks(values: Sequence[float]) -> list[float]:
-    """Return the rank of each value, from 1 on; equal values share the mean of their ranks."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranked = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and values[order[end]] == values[order[start]]:
-            end += 1
-        for at in order[start:end]:
-            ranked[at] = (start + 1 + end) / 2
-        start = end
+def require_scipy() -> None:
+    """Raise MissingExtraError if scipy is not installed, which only the correlations of a report need."""
+    try:
+        import scipy.stats  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "rank correlations need scipy", str(error), "pip install 'uncollapse[train]'"
+        ) from error
+
+
+def ranks(values: Any) -> Ranks:
+    """Return the rank of each value [..., n] in its row, from 1 on; equal values share the mean of their ranks."""
+    from scipy.stats import rankdata
+
+    ranked: Ranks = rankdata(values, axis=-1)
     return ranked
 
 
-def correlation(x_ranks: Sequence[float], y_ranks: Sequence[float]) -> float | None:
-    """Return Spearman's rho of two lists of ranks (Pearson's correlation of them); ``None`` if one is constant.
+def correlation(x_ranks: Ranks, y_ranks: Ranks) -> float | None:
+    """Return Spearman's rho of the ranks of n pairs (Pearson's correlation of them); ``None`` if one side is constant.
 
     Sums of ranks and of their products are exact, so that the order of the pairs does not change a bit of it.
     """
@@ -35,10 +46,10 @@ def correlation(x_ranks: Sequence[float], y_ranks: Sequence[float]) -> float | N
     return _product(x_ranks, y_ranks) / math.sqrt(spreads) if spreads else None
 
 
-def _product(x_ranks: Sequence[float], y_ranks: Sequence[float]) -> float:
+def _product(x_ranks: Ranks, y_ranks: Ranks) -> float:
     """Return the sum of products of the ranks less their mean."""
     count = len(x_ranks)
-    return sum(map(mul, x_ranks, y_ranks)) - count * (count + 1) ** 2 / 4
+    return float(x_ranks @ y_ranks) - count * (count + 1) ** 2 / 4
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -58,20 +69,10 @@ def partial(xy: float | None, xz: float | None, yz: float | None) -> float | Non
 
 
 def student_p(t: float, freedom: int) -> float:
-    """Return the chance that Student's t of so many degrees of freedom is as far from 0 as ``t``, to either side.
+    """Return the chance that Student's t of so many degrees of freedom is as far from 0 as ``t``, to either side."""
+    from scipy.special import stdtr
 
-    The finite sums are those of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
-    """
-    angle = math.atan2(abs(t), math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for at in range(freedom // 2):
-        total += term
-        above = 2 * at + 1 + odd
-        term *= above / (above + 1) * cosine**2
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return min(1.0, max(0.0, 1 - inside))
+    return float(2 * stdtr(freedom, -abs(t)))
 
 
 def independence_p(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -86,9 +87,9 @@ def independence_p(x: Sequence[float], y: Sequence[float]) -> float | None:
         return None
     count = len(x_ranks)
     if count <= EXACT:
-        strength = abs(_product(x_ranks, y_ranks))
-        orders = itertools.permutations(y_ranks)
-        return sum(abs(_product(x_ranks, order)) >= strength for order in orders) / math.factorial(count)
+        orders = x_ranks[list(itertools.permutations(range(count)))]
+        products = orders @ y_ranks - count * (count + 1) ** 2 / 4
+        return float((abs(products) >= abs(_product(x_ranks, y_ranks))).mean())
     t = math.inf if abs(rho) == 1 else rho * math.sqrt((count - 2) / (1 - rho**2))
     return max(student_p(t, count - 2), 2 / math.factorial(count))
 
@@ -99,9 +100,11 @@ def jackknife_error(x: Sequence[float], y: Sequence[float]) -> float | None:
     ``None`` with fewer than 4 pairs, or if what is left is constant.
     """
     count = len(x)
-    without = [spearman([*x[:at], *x[at + 1 :]], [*y[:at], *y[at + 1 :]]) for at in range(count)]
-    known = [rho for rho in without if rho is not None]
-    if count < 4 or len(known) < count:
+    if count < 4:
+        return None
+    x_ranks, y_ranks = (ranks([[*side[:at], *side[at + 1 :]] for at in range(count)]) for side in (x, y))
+    known = [rho for pair in zip(x_ranks, y_ranks, strict=True) if (rho := correlation(*pair)) is not None]
+    if len(known) < count:
         return None
     mean = math.fsum(known) / count
     return math.sqrt((count - 1) / count * math.fsum((rho - mean) ** 2 for rho in known))

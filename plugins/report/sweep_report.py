@@ -15,6 +15,7 @@ from .following import Target
 from .metrics import SUCCESS
 from .page import require_libraries
 from .plots import plots
+from .rank_correlation import require_scipy
 from .ranking import Ranking, rank
 from .statistics import Difference, against_first, main_effects
 from .sweep_page import page
@@ -119,7 +120,10 @@ def read_report(root: str | Path, target: Target | None = None) -> Report:
 
     Raises:
         RequestError: no sweep is there, or no run has logged the target.
+        MissingExtraError: there is a target, and scipy is not installed.
     """
+    if target:
+        require_scipy()
     sweep = SweepData.read(Path(root), target)
     ranking = rank(sweep) if sweep.ranked else None
     # a second verdict on the same difference, without the correction, would contradict the first

@@ -69,7 +69,9 @@ def test_the_target_its_error_and_seconds_are_not_compared():
 
 def test_without_enough_pairs_or_with_a_constant_side_there_is_no_correlation():
     few = follow(records(x=[1, 2, 3], success=[1, 2, 3]), Target(SUCCESS)).metrics["x"]
-    assert (few.rho, few.pairs, few.why) == (None, 2, "fewer than 3 pairs")
+    assert (few.rho, few.pairs, few.last, few.why) == (None, 2, (2, 3), "fewer than 3 pairs")
+    single = follow(records(x=[1, 2], success=[5, 6]), Target(SUCCESS)).metrics["x"]
+    assert (single.pairs, single.last) == (1, (1, 6))
     constant = follow(records(x=[1] * 5, success=[1, 2, 3, 4, 5]), Target(SUCCESS)).metrics["x"]
     assert (constant.rho, constant.at_equal_step, constant.why) == (None, None, "constant")
     flat = follow(records(x=[1, 2, 3, 4, 5], success=[9, 1, 1, 1, 1]), Target(SUCCESS)).metrics["x"]
@@ -84,10 +86,10 @@ def test_means_of_a_constant_are_constant_however_many_steps_they_are_of():
 
 
 def test_means_of_the_largest_numbers_are_numbers():
-    large = [1e308, 1.7e308, 1.5e308]
-    success = [None, None, None, 1, None, None, 2, None, None, 3]
-    followed = follow(records(x=[*large, 1, 2, 3, -1e308, -1e308, -1.7e308, 0], success=success), Target(SUCCESS))
-    assert followed.metrics["x"].rho == -1.0
+    # means of 1.1e308 (whose sum is no number any more), 1.5e308 and 1e308 against 2, 3 and 1
+    x = [1.0e308, 1.1e308, 1.2e308, 1.5e308, 1.0e308, 0]
+    success = [None, None, None, 2, 3, 1]
+    assert follow(records(x=x, success=success), Target(SUCCESS)).metrics["x"].rho == 1.0
 
 
 def test_at_equal_step_what_only_rises_with_the_step_is_nothing():
@@ -108,6 +110,10 @@ def test_a_trend_that_both_have_is_taken_away():
     assert followed.rho == pytest.approx(xy)
     assert followed.at_equal_step == pytest.approx((xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2)))
     assert followed.at_equal_step < 0 < followed.rho
+    # four pairs are enough, three are not: what is left of them is -1 or 1
+    for count, known in ((4, True), (3, False)):
+        short = follow(records(x=[*x[:count], 0], success=[0, *follows[:count]]), Target(SUCCESS)).metrics["x"]
+        assert (short.pairs, short.at_equal_step is not None) == (count, known)
 
 
 def test_a_run_without_the_target_has_no_pairs():

@@ -21,9 +21,8 @@ PAIRS = st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=7)
 
 
 def test_equal_values_share_the_mean_of_their_ranks():
-    assert ranks([30, 10, 20, 10]) == [4, 1.5, 3, 1.5]
-    assert ranks([7, 7, 7]) == [2, 2, 2]
-    assert ranks([]) == []
+    assert ranks([30, 10, 20, 10]).tolist() == [4, 1.5, 3, 1.5]
+    assert ranks([[7, 7, 7], [3, 1, 2]]).tolist() == [[2, 2, 2], [3, 1, 2]]
 
 
 def test_rank_correlations_are_those_of_scipy():
@@ -120,6 +119,6 @@ def test_rank_correlations_are_those_of_pandas():
     for count in (3, 5, 20, 60):
         x = [chance.choice([chance.gauss(0, 1), chance.randrange(3)]) for _ in range(count)]
         y = [chance.choice([chance.gauss(0, 1), value]) for value in x]
-        assert ranks(x) == pandas.Series(x).rank().to_list()
+        assert ranks(x).tolist() == pandas.Series(x).rank().to_list()
         expected = pandas.DataFrame({"x": x, "y": y}).corr(method="spearman").loc["x", "y"]
         assert correlation(ranks(x), ranks(y)) == pytest.approx(expected, abs=1e-12)
