@@ -103,8 +103,7 @@ class Loop:
     def _refresh_reference(self) -> dict[str, float]:
         """Move the reference towards the policy after a step in which the KL controller says so."""
         reference = self.parts.reference
-        share = None if reference is None else self.parts.controller.refresh(self.step + 1)
-        if share is None:
+        if reference is None or (share := self.parts.controller.refresh(self.step + 1)) is None:
             return {}
         with self._clock.time("refresh"):
             reference.move(self.parts.policy, share)

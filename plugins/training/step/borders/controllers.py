@@ -62,7 +62,7 @@ class CheckedControllerSession(KlControllerSession):
         if share is None:
             return None
         declared = self.named.component.moves_reference
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
             reason = f"gave {share!r}, which is no share above 0 and at most 1 (None leaves the reference as it is)"
             raise wrong(self.named, "refresh", reason)
         # what a run needs was made ready by what is declared
