@@ -166,7 +166,8 @@ class _Models:
         if not moved:
             self.start_sums = start_model.of(frozen.model)
         self._adapt(frozen.model)
-        return ReferenceModel(frozen, self.ranks)
+        by_parts = self.experiment.kl.controller.component.moves_reference == "towards_policy"
+        return ReferenceModel(frozen, self.ranks, by_parts)
 
     def require_same_start(self) -> None:
         """Raises RequestError where the model that the run began with has become another one."""

@@ -70,15 +70,19 @@ class Reference(ABC):
 class ReferenceModel(Reference):
     """A frozen model of its own, whole on every rank.
 
-    Weights of 16 bits are mixed in fp32, from the policy's fp32 weights into fp32 weights of the reference in the
-    machine's memory: the policy moves by less than the distance of two numbers in bfloat16, so mixed in that type the
-    reference would stay where it is with a share below one half, and become the policy with a larger one.
+    Where it moves by parts, weights of 16 bits are mixed in fp32, from the policy's fp32 weights into fp32 weights of
+    the reference in the machine's memory. The policy moves by less than the distance of two numbers in bfloat16: mixed
+    in that type the reference would stay where it is with a share below one half, and become the policy with a larger
+    one.
     """
 
-    def __init__(self, policy: Policy, ranks: Ranks) -> None:
+    def __init__(self, policy: Policy, ranks: Ranks, by_parts: bool = False) -> None:
+        """Begin with ``policy``; ``by_parts`` says that it moves by shares below 1, too."""
         super().__init__(policy, ranks)
+        self._by_parts = by_parts
         self._parameters: dict[str, Tensor] = {name: p.detach() for name, p in policy.named_parameters()}
         self._master: Weights = {}
+        """Weights in fp32 behind parameters of 16 bits, from the first move on."""
         self._moved = False
 
     @torch.no_grad()
@@ -88,11 +92,9 @@ class ReferenceModel(Reference):
     @torch.no_grad()
     def _move(self, policy: TrainEngine, share: float) -> None:
         self._moved = True
-        if share == 1:
-            self._master = {}
         missing = set(self._parameters)
         # one tensor after the other: under ZeRO 3 each is gathered when its turn comes
-        for name, weight in policy.fp32_weights() if share < 1 else ():
+        for name, weight in policy.fp32_weights() if self._by_parts else ():
             if name in missing:
                 self._mix(name, weight, share)
                 missing.remove(name)
@@ -107,15 +109,15 @@ class ReferenceModel(Reference):
     def _mix(self, name: str, weight: Tensor, share: float) -> None:
         """Move one weight; 16 bits are rounded from fp32 once, after the mix."""
         parameter = self._parameters[name]
+        mixed = parameter
+        if self._by_parts and parameter.dtype != torch.float32:
+            mixed = self._master.setdefault(name, parameter.float().cpu())
         if share == 1:
-            parameter.copy_(weight)
-        elif parameter.dtype == torch.float32:
-            parameter.mul_(1 - share).add_(weight.to(parameter), alpha=share)
+            mixed.copy_(weight)
         else:
-            if name not in self._master:
-                self._master[name] = parameter.float().cpu()
-            master = self._master[name]
-            parameter.copy_(master.mul_(1 - share).add_(weight.to(master), alpha=share))
+            mixed.mul_(1 - share).add_(weight.to(mixed), alpha=share)
+        if mixed is not parameter:
+            parameter.copy_(mixed)
 
     def weights(self) -> Weights:
         if not self._moved:
@@ -128,8 +130,8 @@ class ReferenceModel(Reference):
         for name, weight in weights.items():
             parameter = self._parameters[name]
             parameter.copy_(weight)
-            if weight.dtype == torch.float32 != parameter.dtype:
-                self._master[name] = weight.clone()
+            if self._by_parts and parameter.dtype != torch.float32:
+                self._master[name] = weight.float()
 
 
 class ReferenceAdapter(Reference):

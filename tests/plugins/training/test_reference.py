@@ -56,7 +56,10 @@ def test_it_moves_as_that_of_trl(case):
     policies = torch.tensor(PEER["inputs"]["policies"])
     layer = torch.nn.Linear(3, 2, bias=False).requires_grad_(False)
     layer.weight.copy_(policies[0])
-    moved, session = ReferenceModel(layer, start_ranks()), Refresh(case["every"], case["alpha"]).start(0.1)
+    moved, session = (
+        ReferenceModel(layer, start_ranks(), by_parts=True),
+        Refresh(case["every"], case["alpha"]).start(0.1),
+    )
     for number, weight in enumerate(policies[1:], 1):
         engine = SimpleNamespace(weights=lambda now=weight: [("weight", now)], fp32_weights=list)
         if share := session.refresh(number):
@@ -69,10 +72,10 @@ def test_it_moves_as_that_of_trl(case):
 def test_soft_moves_are_the_weights_mixed_by_hand_however_little_the_policy_moves(models, batch, stage, dtype):
     torch_dtype, lr = getattr(torch, dtype), 1e-6  # in bfloat16 most weights stay what they are with such a rate
     engine = engine_of(Policy(models(torch_dtype), 1.0), stage, dtype, lr)
-    moved = ReferenceModel(Policy(models(torch_dtype), 1.0).requires_grad_(False), start_ranks())
+    moved = ReferenceModel(Policy(models(torch_dtype), 1.0).requires_grad_(False), start_ranks(), by_parts=True)
     start = {name: p.double() for name, p in models(torch_dtype).named_parameters()}
     by_hand = dict(start)
-    for share in (0.25, 0.6):
+    for share in (0.25, 1.0, 0.6):
         for _ in range(2):
             step(engine, batch)
         moved.move(engine, share)
@@ -94,18 +97,20 @@ def test_soft_moves_are_the_weights_mixed_by_hand_however_little_the_policy_move
     assert torch.equal(moved.score(batch).logprobs, expected)
 
 
+@pytest.mark.parametrize("by_parts", [False, True])
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "bfloat16"), (3, "bfloat16")])
-def test_a_whole_move_makes_the_reference_the_policy_bit_for_bit_and_leaves_it_there(models, batch, stage, dtype):
+def test_a_whole_move_makes_the_reference_the_policy_and_leaves_it_there(models, batch, stage, dtype, by_parts):
     torch_dtype = getattr(torch, dtype)
     engine = engine_of(Policy(models(torch_dtype), 1.0), stage, dtype)
-    moved = ReferenceModel(Policy(models(torch_dtype), 1.0).requires_grad_(False), start_ranks())
-    moved.move(engine, 0.5)
+    moved = ReferenceModel(Policy(models(torch_dtype), 1.0).requires_grad_(False), start_ranks(), by_parts)
+    if by_parts:
+        moved.move(engine, 0.5)
     before = logprobs(moved.score(batch), batch)
     step(engine, batch)
     policy = logprobs(engine.score(batch), batch)
     assert not torch.equal(before, policy)
     moved.move(engine, 1.0)
-    assert {weight.dtype for weight in moved.weights().values()} == {torch_dtype}
+    assert {weight.dtype for weight in moved.weights().values()} == {torch.float32 if by_parts else torch_dtype}
     assert torch.equal(logprobs(moved.score(batch), batch), policy)
     step(engine, batch)
     assert not torch.equal(logprobs(engine.score(batch), batch), policy)
@@ -140,8 +145,8 @@ def test_an_adapter_of_the_reference_is_an_earlier_one_of_the_policy(models, bat
         moved.move(engine, 0.5)
 
 
-def test_a_backend_without_fp32_weights_of_its_own_is_asked_for_its_optimizer_state_and_every_weight_must_come(models):
-    moved = ReferenceModel(Policy(models(torch.bfloat16), 1.0).requires_grad_(False), start_ranks())
+def test_every_weight_must_come_from_the_backend(models):
+    moved = ReferenceModel(Policy(models(torch.bfloat16), 1.0).requires_grad_(False), start_ranks(), by_parts=True)
     with pytest.raises(RunError, match=r"gives no weight model\.model\.embed_tokens\.weight, which the reference has"):
         moved.move(SimpleNamespace(weights=list, fp32_weights=list), 0.5)
 
