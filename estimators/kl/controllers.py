@@ -156,4 +156,4 @@ class Refresh(KlController):
         """Yield the reasons why the experiment cannot use this controller."""
         if self.every >= experiment.trainer.steps:
             steps = experiment.trainer.steps
-            yield f"it moves the reference after step {self.every}, and no step of the {steps} comes after that"
+            yield f"it first moves the reference after step {self.every}, and the run ends after {steps}: lower every"

@@ -150,4 +150,4 @@ def test_a_share_of_two_moves_is_one_and_whole_where_either_is(alpha, other):
 def test_a_reference_must_move_before_the_last_step():
     assert list(Refresh(199).check(experiment())) == []
     (reason,) = Refresh(200).check(experiment())
-    assert reason == "it moves the reference after step 200, and no step of the 200 comes after that"
+    assert reason == "it first moves the reference after step 200, and the run ends after 200: lower every"

@@ -21,6 +21,7 @@ from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.kl.controllers import Refresh
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.training.assemble import assemble
+from uncollapse.plugins.training.commands.dry_run import describe
 from uncollapse.plugins.training.networks.models import Policy, load_policy
 from uncollapse.plugins.training.networks.shared_critic import with_value_head
 from uncollapse.plugins.training.processes.ranks import start_ranks
@@ -337,8 +338,11 @@ class Odd(Far):
             ["kl.controller=refresh(2, 1)", "model.lora={rank: 2}", "trainer.zero_stage=3"],
             "which ZeRO 3 does not let into the sharded model",
         ),
-        (["kl.controller=refresh(4)"], "moves the reference after step 4, and no step of the 4 comes after that"),
-        (["kl.controller=refresh(3, of=refresh(9))"], "moves the reference after step 9, and no step of the 4"),
+        (["kl.controller=refresh(4)"], "first moves the reference after step 4, and the run ends after 4: lower every"),
+        (
+            ["kl.controller=refresh(3, of=refresh(9))"],
+            "first moves the reference after step 9, and the run ends after 4",
+        ),
         (["kl.controller=refresh(0)"], "every"),
         (["kl.controller=refresh(1.5)"], "every"),
         (["kl.controller=refresh(2, 0)"], "alpha"),
@@ -351,6 +355,15 @@ class Odd(Far):
 def test_what_has_no_meaning_is_refused(bandit, overrides, says):
     with pytest.raises(CompositionError, match=says):
         made(bandit, *overrides)
+
+
+def test_a_dry_run_says_what_moves_the_reference(bandit):
+    said = {}
+    for name, overrides in {"still": (), "moved": ("kl.controller=refresh(2, 1)", "model.lora={rank: 2}")}.items():
+        said[name] = describe(made(bandit, *overrides), Path("run"))
+    assert "policy (trains), reference (frozen)" in said["still"]
+    moved = "reference (the policy without its adapter, until refresh(every=2, alpha=1.0) moves it)"
+    assert moved in said["moved"]
 
 
 def test_a_declaration_that_means_nothing_is_refused(bandit):
