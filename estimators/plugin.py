@@ -33,6 +33,7 @@ def register_kl_controllers(register: Register) -> None:
     module = "uncollapse.estimators.kl.controllers"
     register("fixed", f"{module}:Fixed", summary="the coefficient stays")
     register("adaptive", f"{module}:Adaptive", summary="the coefficient follows the KL to a target")
+    register("refresh", f"{module}:Refresh", summary="the reference moves towards the policy every n steps")
 
 
 @hookimpl

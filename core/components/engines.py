@@ -188,6 +188,10 @@ class TrainEngine(ABC):
     def weights(self, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor of the module in full with its name; with ``trained``, only the parameters that train."""
 
+    def fp32_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the fp32 weights behind every parameter that trains and has another type, in full with its name."""
+        yield from self.optimizer_state()["master"].items()
+
     @abstractmethod
     def optimizer_state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the optimizer, as full tensors on the CPU.

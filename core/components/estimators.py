@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from .component import Component
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
     from .data import Rollouts
     from .inputs import LossInputs, LossOutput, ShapingInputs
+
+
+Move = Literal["never", "to_policy", "towards_policy"]
+"""How a KL controller moves the reference."""
+MOVES: tuple[Move, ...] = get_args(Move)
 
 
 class RolloutFilter(Component):
@@ -104,9 +109,17 @@ class KlVariant(Component):
 
 
 class KlController(Component):
-    """A KL controller changes the KL coefficient during a run. Kind ``kl_controller``."""
+    """A KL controller changes the KL coefficient during a run, and may move the reference. Kind ``kl_controller``."""
 
     __slots__ = ()
+
+    @property
+    def moves_reference(self) -> Move:
+        """How :meth:`KlControllerSession.refresh` moves the reference, which decides what memory a run needs.
+
+        ``never``; ``to_policy``, by shares of 1 alone; or ``towards_policy``, by smaller shares too.
+        """
+        return "never"
 
     @abstractmethod
     def start(self, coef: float) -> KlControllerSession:
@@ -129,6 +142,18 @@ class KlControllerSession(ABC):
             kl: the mean over rows of the row's mean token KL, in nats.
             episodes: the number of episodes that trained.
         """
+
+    def refresh(self, step: int) -> float | None:
+        """Return the share of the policy that is mixed into the reference now, or ``None`` to leave it as it is.
+
+        With a share s, above 0 and at most 1, every weight of the reference becomes s times the policy's plus 1 - s
+        times its own. It is called once after every training step where there is a reference, also if none trained,
+        and on every rank, which must all answer the same.
+
+        Args:
+            step: the number of steps that are done, from 1.
+        """
+        return None
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 
 from ..components import NEEDS, AdvantageEstimator
+from ..components.estimators import MOVES
 from ..errors import MissingExtraError, nearest
 from .experiment import Critic, Experiment, keys
 from .named import Named
@@ -102,6 +103,7 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
         *_sampling(experiment),
         *_batches(experiment),
         *_training(experiment),
+        *_reference(experiment),
         *_shared_critic(experiment),
         *_own_checks(experiment),
     ]
@@ -249,6 +251,26 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         yield Problem(reason, "critic.policy_after", critic.policy_after, "set it to 0")
 
 
+def _reference(experiment: Experiment) -> Iterator[Problem]:
+    """What a KL controller that moves the reference needs: a reference, and one that can be moved like that."""
+    named, key = experiment.kl.controller, "kl.controller"
+    move, adapts = named.component.moves_reference, experiment.model.lora is not None
+    if move == "never":
+        return
+    if "reference" not in needs(experiment):
+        reason = "moves the reference, and no reference is used: kl.coef is 0, and nothing else needs one"
+        yield Problem(f"{named.name} {reason}", key, fix="set kl.coef above 0, or take fixed")
+    if adapts and move == "towards_policy":
+        reason = (
+            f"{named.name} mixes reference and policy, and with model.lora the mix of two adapters is no adapter of "
+            "their rank: mixing their factors would give another model"
+        )
+        yield Problem(reason, key, fix="mix by a share of 1 (refresh: alpha=1), or leave model.lora out")
+    if adapts and experiment.trainer.zero_stage == 3:
+        reason = f"{named.name} scores with an earlier adapter, which ZeRO 3 does not let into the sharded model"
+        yield Problem(reason, key, fix="set trainer.zero_stage to 2 or less, or leave model.lora out")
+
+
 def _shared_critic(experiment: Experiment) -> Iterator[Problem]:
     """Of ``critic``, whatever has no meaning with or without ``critic.shared``."""
     if (critic := experiment.critic) is None:
@@ -294,6 +316,8 @@ def _broken(experiment: Experiment) -> list[Problem]:
                 bool(named.component.keeps_all)
             if named.kind in ("reward_shaping", "entropy_controller"):
                 bool(named.component.idle)
+            if named.kind == "kl_controller" and (move := named.component.moves_reference) not in MOVES:
+                raise TypeError(f"moves_reference is {move!r}, which is none of {', '.join(MOVES)}")
         except Exception as error:
             problems.append(failure(named.described, "needs", error).under(key))
     return problems

@@ -36,7 +36,7 @@ from .named import Named
 
 @attrs.frozen
 class Lora:
-    """Low-rank adapters (peft); the reference model is then the policy with its adapter switched off."""
+    """Low-rank adapters (peft); the reference model is then the policy with its adapter off, or with an earlier one."""
 
     rank: int = count(16, maximum=RANK)
     alpha: int = number(32, 0, 1_000_000, above=True)
@@ -141,6 +141,7 @@ class Kl:
     weight: Literal["none", "detached", "differentiable"] = "none"
     """Importance weight pi / pi_old on the loss term."""
     controller: Named = component("kl_controller", "fixed")
+    """How the coefficient moves, and whether the reference does."""
 
 
 @attrs.frozen

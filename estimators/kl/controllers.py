@@ -1,4 +1,4 @@
-"""Controllers of the KL coefficient: they say how it moves from step to step."""
+"""Controllers of the KL term: they say how its coefficient moves from step to step, and its reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import attrs
 
 from ...core.components import KlController, KlControllerSession
+from ...core.components.estimators import Move
 from ...core.compose.experiment import Experiment
+from ...core.compose.fields import component
 from ...core.errors import RunError
 
 
@@ -90,3 +92,68 @@ class Adaptive(KlController):
         episodes = experiment.rollout.groups * experiment.rollout.group_size
         if 0.2 * episodes >= self.horizon:
             yield f"with {episodes} episodes a step, a horizon of {self.horizon} could turn the coefficient negative"
+
+
+class RefreshSession(KlControllerSession):
+    """The session of ``refresh``: the coefficient is that of another session, and the reference moves by the clock."""
+
+    def __init__(self, rule: Refresh, of: KlControllerSession) -> None:
+        self._rule = rule
+        self._of = of
+
+    @property
+    def coef(self) -> float:  # type: ignore[override]
+        return self._of.coef
+
+    def update(self, kl: float, episodes: int) -> None:
+        self._of.update(kl, episodes)
+
+    def refresh(self, step: int) -> float | None:
+        """Return ``alpha`` every ``every`` steps; where ``of`` moves the reference too, the share of both moves."""
+        other = self._of.refresh(step)
+        if step % self._rule.every:
+            return other
+        alpha = self._rule.alpha
+        # two moves after each other are one; if either of them is whole, so is this, exactly
+        return alpha if other is None else alpha + (1 - alpha) * other
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._of.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._of.load_state_dict(state)
+
+
+@attrs.frozen
+class Refresh(KlController):
+    """Move the reference towards the policy every ``every`` steps: ``ref <- alpha * policy + (1 - alpha) * ref``.
+
+    The weights are mixed, after the step's update. With an ``alpha`` of 1 the policy itself becomes the reference, and
+    the KL to it is 0 until the policy moves on. The coefficient is the affair of ``of``. With LoRA only an ``alpha`` of
+    1 is possible, as the mix of two adapters is no adapter of their rank.
+
+    Source: Gorbatovski et al. 2024 (TR-DPO, arXiv 2404.09656), with soft and hard updates. TRL 1.16.0
+    (``sync_ref_model``) has the same rule and counts optimizer steps, 512 by default; slime (``--ref-update-interval``)
+    counts training steps as here, and takes the whole policy.
+    """
+
+    every: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    """Training steps from one move to the next."""
+    alpha: float = attrs.field(default=0.6, validator=[attrs.validators.gt(0), attrs.validators.le(1)])
+    """Share of the policy, above 0 and at most 1."""
+    of: Any = component("kl_controller", "fixed")  # noqa: RUF009 - makes an attrs field
+    """The controller of the coefficient."""
+
+    @property
+    def moves_reference(self) -> Move:
+        partly = self.alpha < 1 or self.of.component.moves_reference == "towards_policy"
+        return "towards_policy" if partly else "to_policy"
+
+    def start(self, coef: float) -> RefreshSession:
+        return RefreshSession(self, self.of.component.start(coef))
+
+    def check(self, experiment: Experiment) -> Iterator[str]:
+        """Yield the reasons why the experiment cannot use this controller."""
+        if self.every >= experiment.trainer.steps:
+            steps = experiment.trainer.steps
+            yield f"it first moves the reference after step {self.every}, and the run ends after {steps}: lower every"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ...core.components import AdvantageEstimatorSession, Rollouts, Sampling
+from ...core.compose.experiment import Model
 from ...core.errors import RequestError
 from ..training.networks.models import load_critic, load_reference
 from ..training.networks.prepare import prepare_model
 from ..training.networks.shared_critic import with_value_head
 from ..training.step.borders import CheckedAdvantage
 from ..training.step.stages import kl_in_reward, to_batch
+from ..training.weights import reference
 from .estimation.passes import Passes
 from .legacy_keys import backbone_path
 from .own_run import OwnRun
@@ -82,16 +84,23 @@ def greedy_rewards(session: Sampler, sample: Sample) -> Tensor:
 
 
 def reference_logprobs(session: Sampler, rollouts: Rollouts) -> Tensor:
-    """Return log-probs of the policy that training started from: [B, T] nats.
+    """Return log-probs of the reference: [B, T] nats.
+
+    It is the policy that training started from, or what the run has moved it to.
 
     Raises:
         RequestError: nothing says which policy that is.
     """
+    moved, module = reference.saved(session.loaded.directory), session.policy
+    context: AbstractContextManager[None] = nullcontext()
     if session.loaded.adapter:
-        without_adapter, module = session.policy.model.disable_adapter(), session.policy
+        context = reference.holding(module, moved) if moved else module.model.disable_adapter()
+    elif moved:
+        module = load_reference(Model(dtype="float32"), session.loaded.model_path, session.temperature)
+        reference.ReferenceModel(module.to(session.ranks.device), session.ranks).load(moved)
     else:
-        without_adapter, module = nullcontext(), _start(session, session.run).to(session.ranks.device)
-    with torch.no_grad(), without_adapter:
+        module = _start(session, session.run).to(session.ranks.device)
+    with torch.no_grad(), context:
         return _forward(session, module, rollouts)["logprobs"].float()
 
 
@@ -112,8 +121,6 @@ def _start(session: Sampler, run: OwnRun | None) -> Any:
             "policy_gradient.kl",
             "give the model that training started from as checkpoint.backbone, or leave the KL term out",
         )
-    from ...core.compose.experiment import Model
-
     settings = run.experiment.model if run is not None else Model()
     path = prepare_model(run.experiment) if run is not None else backbone_path(named)
     return load_reference(attrs.evolve(settings, dtype="float32"), path, session.temperature)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
-from ...core.components import Scores, TrainEngine
+from ...core.components import TrainEngine
 from ...core.compose.blame import blaming, require_session
 from ...core.compose.combinations import check_ranks, needs
 from ...core.compose.config import validation_environment
@@ -33,6 +33,7 @@ from .step.parts import Parts
 from .step.sampling import Sampler
 from .step.stages import derived_seed
 from .weights import start_model
+from .weights.reference import Reference, ReferenceAdapter, ReferenceModel, saved
 
 if TYPE_CHECKING:
     from ..rollout.fingerprint import Fingerprint
@@ -54,19 +55,6 @@ class Untrained:
 
     module: Policy
     stage: int = 0
-
-
-class Reference:
-    """The frozen reference policy: a model of its own, or the policy with its adapter switched off."""
-
-    def __init__(self, policy: Policy, ranks: Ranks, adapter: bool) -> None:
-        self._policy, self._ranks, self._adapter = policy, ranks, adapter
-
-    @torch.no_grad()
-    def score(self, batch: Batch, **options: Any) -> Scores:
-        self._policy.eval()
-        with self._policy.model.disable_adapter() if self._adapter else nullcontext():
-            return Scores(**self._policy(batch.to(self._ranks.device), **options))
 
 
 def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = None, training: bool = True) -> Parts:
@@ -162,17 +150,26 @@ class _Models:
         return load_policy(plain, self._path, self.experiment.rollout.temperature).to(self.ranks.device)
 
     def reference(self, policy: Policy) -> Reference | None:
-        """The reference policy, where something needs it."""
+        """The reference policy, where something needs it: the start model, or what the checkpoint has moved it to."""
         if "reference" not in self.needs:
             return None
-        settings = self.experiment.model
-        if settings.lora is not None:
-            return Reference(policy, self.ranks, adapter=True)
+        moved = saved(self.checkpoint)
+        adapts = self.experiment.model.lora is not None
+        reference = ReferenceAdapter(policy, self.ranks) if adapts else self._reference_model(bool(moved))
+        if moved:
+            reference.load(moved)
+        return reference
+
+    def _reference_model(self, moved: bool) -> Reference:
+        """A frozen model. One that has moved rests on the start model no longer: the saved policy gives its shape."""
+        path = self._saved_policy if moved and self._saved_policy else self._path
         temperature = self.experiment.rollout.temperature
-        frozen = load_reference(settings, self._path, temperature, self._head).to(self.ranks.device)
-        self.start_sums = start_model.of(frozen.model)
+        frozen = load_reference(self.experiment.model, path, temperature, self._head).to(self.ranks.device)
+        if not moved:
+            self.start_sums = start_model.of(frozen.model)
         self._adapt(frozen.model)
-        return Reference(frozen, self.ranks, adapter=False)
+        by_parts = self.experiment.kl.controller.component.moves_reference == "towards_policy"
+        return ReferenceModel(frozen, self.ranks, by_parts)
 
     def require_same_start(self) -> None:
         """Raises RequestError where the model that the run began with has become another one."""

@@ -283,6 +283,10 @@ class DeepSpeedEngine(TrainEngine):
             saved = self.module.state_dict().keys()
             yield from ((name, buffer) for name, buffer in self.module.named_buffers() if name in saved)
 
+    def fp32_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the fp32 weights behind the parameters of 16 bits, one gathered after the other, on the CPU."""
+        return self._state.masters()
+
     def optimizer_state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the optimizer (:meth:`OptimizerState.full`)."""
         return self._state.full()

@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.components import KlControllerSession
 from ...core.compose.named import Named
 from ...plugins.training.step.borders import CheckedController, CheckedKl
 from .. import samples
 from ..problems import laws, require
+
+STEPS = 250
+"""Steps for which a controller is asked whether the reference moves."""
 
 
 def _estimates(named: Named) -> None:
@@ -76,6 +80,27 @@ def _comes_back(named: Named) -> None:
     require(named, "load_state_dict", same, what)
 
 
+def _refreshes(named: Named) -> None:
+    """A controller's session moves the reference as it declares, at the same steps on all ranks and after a resume."""
+    shares = _shares(CheckedController(named).start(0.1), 1, STEPS)
+    alike = _shares(CheckedController(named).start(0.1), 1, STEPS) == shares
+    require(named, "refresh", alike, "gave two ranks that were told the same different shares: they would train apart")
+    early, late = CheckedController(named).start(0.1), CheckedController(named).start(0.1)
+    _shares(early, 1, STEPS // 2)
+    late.load_state_dict(through_json(named, early.state_dict()))
+    same = _shares(late, STEPS // 2 + 1, STEPS) == shares[STEPS // 2 :]
+    require(named, "load_state_dict", same, "moves the reference at other steps, or by other shares, after a resume")
+
+
+def _shares(session: KlControllerSession, first: int, last: int) -> list[float | None]:
+    """Return what the session mixes into the reference after each step, while the KL rises and falls."""
+    shares = []
+    for step in range(first, last + 1):
+        session.update(0.01 * (step % 7), 16)
+        shares.append(session.refresh(step))
+    return shares
+
+
 def through_json(named: Named, state: Any) -> Any:
     """Return a state as a checkpoint holds it: numbers, texts, lists and mappings, or tensors."""
     require(named, "state_dict", isinstance(state, dict), f"gave {type(state).__name__}, not a dict")
@@ -98,5 +123,5 @@ def _plain(named: Named, value: Any) -> None:
 
 LAWS = {
     "kl": laws(_estimates, _vanishes_where_equal, _can_be_differentiated, _bears_what_is_off_the_mask),
-    "kl_controller": laws(_moves, _comes_back),
+    "kl_controller": laws(_moves, _comes_back, _refreshes),
 }

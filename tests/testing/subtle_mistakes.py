@@ -199,6 +199,34 @@ class ForgetfulSession(KlControllerSession):
 SHARED = ForgetfulSession(0.1, 1.0)
 
 
+class Moving(KlControllerSession):
+    """Moves the reference where ``due`` says so; it does not keep how often it was asked."""
+
+    coef = 0.1
+
+    def __init__(self, due):
+        self.due, self.asked = due, 0
+
+    def update(self, kl, episodes):
+        pass
+
+    def refresh(self, step):
+        self.asked += 1
+        return 1.0 if self.due(self.asked) else None
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def moving(due):
+    """A controller that moves the reference where ``due(number of times asked)`` says so."""
+    start = lambda self, coef: Moving(due)  # noqa: E731
+    return attrs.frozen(type("Moves", (KlController,), {"moves_reference": "to_policy", "start": start}))
+
+
 @attrs.frozen
 class OneForAll(KlController):
     """A controller whose runs share one session."""
@@ -723,7 +751,12 @@ SUBTLE = {
     },
     "group_metric": {"by_place": ByPlace, "needs_too_much": NeedsTooMuch},
     "kl": {"not_zero": NotZeroWhereEqual, "constant": Constant},
-    "kl_controller": {"forgetful": Forgetful, "one_for_all": OneForAll},
+    "kl_controller": {
+        "forgetful": Forgetful,
+        "one_for_all": OneForAll,
+        "moves_by_chance": moving(lambda asked: random.random() < 0.5),
+        "moves_by_its_own_count": moving(lambda asked: asked % 7 == 0),
+    },
     "advantage": {
         "neighbours": PairsOfNeighbours,
         "padding": MeanOverPadding,

@@ -25,9 +25,9 @@ def describe(experiment: Experiment, run_dir: Path) -> str:
     if "values" in needed:
         models.append("critic (trains)")
     if "reference" in needed:
-        models.append(
-            "reference (frozen)" if experiment.model.lora is None else "reference (the policy without its adapter)"
-        )
+        start = "frozen" if experiment.model.lora is None else "the policy without its adapter"
+        moves = experiment.kl.controller.component.moves_reference != "never"
+        models.append(f"reference ({start}{f', until {experiment.kl.controller} moves it' if moves else ''})")
     lines = {
         "run directory": str(run_dir),
         "models": ", ".join(models),

@@ -232,8 +232,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     scored = SCORE_FACTOR * trainer.token_budget or trainer.score_batch * width
     models = [_trained(shape, experiment, ranks) for shape in (policy, critic) if shape is not None]
     names = ("policy", "critic")[: len(models)]
-    whole = policy.parameters * b
-    reference = whole if "reference" in needs(experiment) and settings.lora is None else 0
+    reference, reference_on_host = _reference(experiment, policy, b)
     engine = _engine(experiment, policy, b, ranks, memory)
 
     loading = {f"{name} weights": model.shape.parameters * b for name, model in zip(names, models, strict=True)}
@@ -272,7 +271,8 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
             passes["token_head"] = head_training(shape, tokens, b, trains=settings.lora is None)
         phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
         phases.append(phase(f"{name} step", gradients=model.step()))
-    return Plan(tuple(phases), sum(model.host() for model in models), engine.shortage, unclear)
+    host = sum(model.host() for model in models) + reference_on_host
+    return Plan(tuple(phases), host, engine.shortage, unclear)
 
 
 def _trained(shape: Shape, experiment: Experiment, ranks: int) -> Trained:
@@ -288,6 +288,16 @@ def _trained(shape: Shape, experiment: Experiment, ranks: int) -> Trained:
         offload=trainer.offload,
         accumulates=bool(trainer.token_budget) or trainer.mini_batch > trainer.micro_batch * ranks,
     )
+
+
+def _reference(experiment: Experiment, policy: Shape, b: int) -> tuple[int, int]:
+    """Return the bytes of the reference on a GPU, and in the machine's memory: fp32 weights that bfloat16 rounds."""
+    move = experiment.kl.controller.component.moves_reference
+    if "reference" not in needs(experiment):
+        return 0, 0
+    if experiment.model.lora is not None:
+        return 0 if move == "never" else policy.trained * b, 0
+    return policy.parameters * b, 4 * policy.parameters if move == "towards_policy" and b < 4 else 0
 
 
 def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, gpu: int) -> EngineMemory:

@@ -81,6 +81,7 @@ class Loop:
                 greedy_rewards_B,
                 kept_ratio=float(keep_P.float().mean()),
             )
+        metrics |= self._refresh_reference()
         self.step += 1
         return metrics
 
@@ -98,6 +99,15 @@ class Loop:
         with self._clock.time("sync"):
             self._engine_weights.sleep()
         return rollouts, greedy_rewards_P
+
+    def _refresh_reference(self) -> dict[str, float]:
+        """Move the reference towards the policy after a step in which the KL controller says so."""
+        reference = self.parts.reference
+        if reference is None or (share := self.parts.controller.refresh(self.step + 1)) is None:
+            return {}
+        with self._clock.time("refresh"):
+            reference.move(self.parts.policy, share)
+        return {"reference/refreshed": share}
 
     def validate(self) -> dict[str, float]:
         """Return the success on the validation groups, with its standard error."""
@@ -139,9 +149,13 @@ class Loop:
         self.parts.detectors.load_state_dict(state["detectors"])
 
     def optimizer_steps(self) -> tuple[int, ...]:
-        """Return how many optimizer steps each model has begun: while they stay the same, so do weights and moments."""
-        models = (self.parts.policy, self.parts.critic)
-        return tuple(model.steps_begun for model in models if model is not None)
+        """Return how many optimizer steps each model has begun, and how many moves the reference.
+
+        While they stay the same, so do weights and moments.
+        """
+        parts = self.parts
+        steps = tuple(model.steps_begun for model in (parts.policy, parts.critic) if model is not None)
+        return steps if parts.reference is None else (*steps, parts.reference.moves_begun)
 
 
 def _select_rows(scores: Scores, keep_B: Tensor) -> Scores:

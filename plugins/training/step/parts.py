@@ -23,7 +23,7 @@ class Parts:
     critic: Any | None
     """The train engine of the critic; ``policy`` itself where the critic is a head on its trunk."""
     reference: Any | None
-    """The engine that scores with the reference, if one is needed."""
+    """The reference (:mod:`..weights.reference`), if one is needed."""
     advantage: AdvantageEstimatorSession
     """The session of the advantage estimator."""
     controller: Any

@@ -18,7 +18,7 @@ from ....core.runs.directory import RunDirectory
 from ..networks import shared_critic
 from ..networks.models import save_model
 from ..step.finished_step import FinishedStep
-from . import start_model
+from . import reference, start_model
 
 if TYPE_CHECKING:
     from ..step.loop import Loop
@@ -83,12 +83,15 @@ def save_checkpoint(
     gathered = _gather(loop)
     if run is None:
         return None
-    _check_space(run.path, gathered.values())
+    moved = {} if loop.parts.reference is None else loop.parts.reference.weights()
+    _check_space(run.path, [*gathered.values(), moved])
     whole = {**state, **finished.state()}
     with run.checkpoint(finished.step, whole, finished.judged, loop.experiment.trainer.keep) as directory:
         _save_networks(loop, gathered, directory)
         loop.parts.sampler.template.tokenizer.save_pretrained(directory / "model")
-        start_model.save(loop.parts.start_sums, loop.experiment.model.dtype, directory)
+        if loop.experiment.model.lora is not None or not moved:  # else nothing rests on the start model any more
+            start_model.save(loop.parts.start_sums, loop.experiment.model.dtype, directory)
+        reference.save(moved, directory)
         finished.save(directory)
     return run.checkpoint_directory / f"step_{finished.step}"
 

@@ -6,7 +6,7 @@ ZeRO stage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -65,12 +65,15 @@ class OptimizerState:
         inner = self.adamw.param_groups[0]
         state = {name: self._state_of(name, p) for name, p in self.parameters.items()}
         settings = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
-        master = {name: self._master(p) for name, p in self.parameters.items() if p.dtype != torch.float32}
         return {
             "state": {name: values for name, values in state.items() if values},
             "param_groups": [{"lr": group.lr, **settings, "params": list(group.names)} for group in self.groups],
-            "master": master,
+            "master": dict(self.masters()),
         }
+
+    def masters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the fp32 weights behind each parameter of 16 bits with its name, in full on the CPU."""
+        return ((name, self._master(p)) for name, p in self.parameters.items() if p.dtype != torch.float32)
 
     def load(self, saved: dict[str, Any]) -> None:
         """Load a saved state. Raises RunError if it does not cover exactly the parameters that train."""

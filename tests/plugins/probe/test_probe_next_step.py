@@ -15,7 +15,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.yaml import loads
 from uncollapse.plugins.probe import OfflineEntropyProbe
 from uncollapse.plugins.probe.checkpoint.load import load_checkpoint
-from uncollapse.plugins.probe.credit import credit
+from uncollapse.plugins.probe.credit import credit, reference_logprobs
 from uncollapse.plugins.probe.estimation.passes import trained
 from uncollapse.plugins.probe.forecast import forecast
 from uncollapse.plugins.probe.next_step import step_lines
@@ -105,6 +105,27 @@ def test_the_run_moves_its_parameters_as_predicted(name, bandit, tmp_path, batch
     work = {"weighting_mode": "dr_grpo"}
     other = session_of(before, policy_gradient=plain | changes, probe_rework=work).step(sample).direction
     assert angle(other, taken)[0] < 0.9995
+
+
+@pytest.mark.parametrize("how", [("refresh(2, 1)", LORA), ("refresh(2, 0.5)",)], ids=["an adapter", "a full model"])
+def test_the_kl_of_the_predicted_step_is_to_the_reference_that_the_run_has_moved(how, bandit, tmp_path, monkeypatch):
+    controller, *model = how
+    settings = ("advantage=grpo", "kl.coef=0.5", f"kl.controller={controller}", *model)
+    seen, of = [], forecast.Before.of
+    monkeypatch.setattr(forecast.Before, "of", lambda update, *rest: seen.append(update))
+    uncollapse.train(uncollapse.compose(bandit, (*ONE_STEP, *settings)), tmp_path / "run")
+    monkeypatch.setattr(forecast.Before, "of", of)
+    update = seen[-1]
+    before = session_of(tmp_path / "run" / "checkpoints" / "step_2")
+    mask = update.batch.mask
+    theirs = update.batch.ref_logprobs[mask]
+    policy = before.policy
+    own = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    torch.testing.assert_close(reference_logprobs(before, update.rollouts)[mask], theirs, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(p, own[name]) for name, p in policy.named_parameters())
+    # that of a checkpoint from before the move is another one
+    start = session_of(tmp_path / "run" / "checkpoints" / "step_1")
+    assert (reference_logprobs(start, update.rollouts)[mask] - theirs).abs().max() > 1e-3
 
 
 @pytest.fixture(scope="module")

@@ -131,6 +131,27 @@ class Stateless(KlControllerSession):
         pass
 
 
+class Refreshing(Stateless):
+    """A session that gives one share of the policy in every step."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def refresh(self, step):
+        return self.share
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def refreshing(share, declared):
+    """A controller that declares how it moves the reference, and gives ``share``."""
+    return component(start=lambda self, coef: Refreshing(share), moves_reference=declared)
+
+
 class EntropySession(EntropyControllerSession):
     """A session whose coefficient is what ``move`` makes of the entropy."""
 
@@ -266,6 +287,11 @@ MISTAKES = {
     "kl_controller": {
         "becomes_nan": component(start=lambda self, coef: Controller()),
         "has_no_state": component(start=lambda self, coef: Stateless()),
+        "moves_by_two": refreshing(2, "towards_policy"),
+        "moves_by_nothing": refreshing(0.0, "towards_policy"),
+        "moves_if_true": refreshing(True, "to_policy"),
+        "moves_undeclared": refreshing(1.0, "never"),
+        "moves_partly": refreshing(0.5, "to_policy"),
     },
     "advantage": {
         "per_row": component(**advantages_of(lambda r, m: Advantages(r.sum(1), r.sum(1)))),

@@ -22,7 +22,6 @@ from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.rollout.engine_vllm.pack_weights import write_adapter
 from uncollapse.plugins.rollout.engine_vllm.start import _check_served
-from uncollapse.plugins.training.assemble import Reference
 from uncollapse.plugins.training.heads.torch_head import Torch
 from uncollapse.plugins.training.networks.adapters import add_adapter, require_mergeable
 from uncollapse.plugins.training.networks.models import Policy, load_policy, save_model
@@ -34,6 +33,7 @@ from uncollapse.plugins.training.step.losses import PolicyObjective
 from uncollapse.plugins.training.step.stages import score
 from uncollapse.plugins.training.weights.export import merged
 from uncollapse.plugins.training.weights.export_weights import adapter_weights, full_weights
+from uncollapse.plugins.training.weights.reference import ReferenceAdapter
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ranks_launch import backend
@@ -232,7 +232,7 @@ def test_an_adapter_on_the_output_layer_counts_in_every_pass(directory, batch):
         assert torch.allclose(ours(policy, batch)[0], expected, atol=1e-5)
     shared = with_value_head(policy, Critic(shared=True))
     assert torch.allclose(ours(shared, batch)[0], expected, atol=1e-5)
-    reference = Reference(policy, start_ranks(), adapter=True).score(batch)
+    reference = ReferenceAdapter(policy, start_ranks()).score(batch)
     assert torch.allclose(reference.logprobs[batch.mask], scores(plain(directory), batch)[0].float(), atol=1e-5)
     assert torch.allclose(ours(policy, batch)[0], expected, atol=1e-5)
 

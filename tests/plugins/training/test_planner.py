@@ -454,6 +454,23 @@ def test_what_is_not_needed_is_not_planned(tmp_path):
     assert made.phases[-1].items == {"policy weights": 2000, "optimizer": 120, "gradients": 80}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "weights", "host"),
+    [
+        (["kl.controller=refresh(2, 1)"], 2000, 0),
+        (["kl.controller=refresh(2, 0.5)"], 2000, 4 * 1000),
+        (["kl.controller=refresh(2, 1, of=refresh(3, 0.5))"], 2000, 4 * 1000),
+        (["kl.controller=refresh(2, 0.5)", "model.dtype=float32"], 4000, 0),
+        (["kl.controller=refresh(2, 1)", "model.lora={rank: 1}"], 2 * 10, 0),
+    ],
+)
+def test_a_reference_that_moves_is_planned_with_what_it_keeps(tmp_path, overrides, weights, host):
+    shape = attrs.evolve(SMALL, trained=10) if len(overrides) > 1 and "lora" in overrides[1] else SMALL
+    made = plan(shape, None, experiment(tmp_path, "kl.coef=0.1", "advantage=grpo", *overrides))
+    assert {phase.items["reference weights"] for phase in made.phases} == {weights}
+    assert made.host == host
+
+
 def test_zero_3_samples_from_a_copy(tmp_path):
     made = plan(SMALL, None, experiment(tmp_path, "advantage=grpo", "trainer.zero_stage=3"), ranks=4)
     phases = {phase.name: phase.items for phase in made.phases}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.training.processes.rank_processes import free_port
@@ -57,6 +58,34 @@ def test_two_ranks_train_one_run_that_one_rank_can_resume_under_another_zero_sta
     assert "resuming from step_2" in outputs[0]
     assert run.latest().name == "step_4"
     assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "alpha"), [(3, 0.5), (2, 1.0)])
+def test_a_reference_that_moves_is_the_same_on_two_ranks_and_on_one_that_goes_on(bandit, tmp_path, stage, alpha):
+    trainer = {**bandit["trainer"], "zero_stage": stage, "save_every": 2, "mini_batch": 4, "micro_batch": 2, "steps": 3}
+    kl = {"coef": 0.1, "controller": {"name": "refresh", "every": 2, "alpha": alpha}}
+    config, path = tmp_path / "two.yaml", tmp_path / "run"
+    config.write_text(dumps({**bandit, "trainer": trainer, "kl": kl, "advantage": "grpo", "validation": {"every": 0}}))
+    codes, outputs = launch(config, path, 2)
+    assert codes == [0, 0], outputs
+    run = RunDirectory.open(path)
+    first = run.metrics()
+    assert [record.get("reference/refreshed") for record in first] == [None, alpha, None]
+    assert abs(first[0]["actor/kl"]) < 1e-6 < first[1]["actor/kl"]
+    assert (first[2]["actor/kl"] > 1e-6) == (alpha < 1)
+    moved = load_file(run.checkpoint_directory / "step_2" / "reference.safetensors")
+    policy = load_file(run.checkpoint_directory / "step_2" / "model" / "model.safetensors")
+    start = load_file(Path(bandit["model"]["path"]) / "model.safetensors")
+    for name, weight in policy.items():
+        expected = alpha * weight.double() + (1 - alpha) * start[name].double()
+        torch.testing.assert_close(moved[f"model.{name}"].double(), expected, rtol=1e-6, atol=1e-8)
+    run.latest().rename(tmp_path / "moved")
+    run.set_status("interrupted")  # as if the last step had not been done
+    codes, outputs = launch(config, path, 1, "--resume", "--set", "trainer.zero_stage=1")
+    assert codes == [0], outputs
+    # on other tokens, as another number of ranks samples them; to the start model it would be 4 times as much or more
+    assert run.metrics()[2]["actor/kl"] == pytest.approx(first[2]["actor/kl"], rel=0.5, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from .....core.compose.experiment import Experiment
 from .....core.compose.inner import checked_inner
 from .....core.compose.named import Named
 
-RESERVED = ("train", "validation", "actor", "critic", "rollout", "mismatch", "advantage")
+RESERVED = ("train", "validation", "actor", "critic", "rollout", "reference", "mismatch", "advantage")
 """First parts of names of metrics that are the run's own."""
 
 CHECKED: dict[str, Callable[[Named], Any]] = {}

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from .....core.components import EntropyController, EntropyControllerSession, KlController, KlControllerSession
+from .....core.components.estimators import Move
 from .....core.compose.blame import blaming, require_session, wrong
 from .....core.compose.named import Named
 from .checks import Checked
@@ -15,6 +16,10 @@ from .checks import Checked
 
 class CheckedController(Checked, KlController):
     """A KL controller that is checked."""
+
+    @property
+    def moves_reference(self) -> Move:  # type: ignore[override]
+        return self.component.moves_reference
 
     def start(self, coef: float) -> CheckedControllerSession:
         with blaming(self.named, "start"):
@@ -38,7 +43,7 @@ class CheckedEntropyController(Checked, EntropyController):
 
 
 class CheckedControllerSession(KlControllerSession):
-    """A KL controller in a run, whose coefficient must be a finite number."""
+    """A KL controller in a run, whose coefficient and shares of the policy must be what they stand for."""
 
     def __init__(self, named: Named, session: Any) -> None:
         self.named, self.session = named, session
@@ -50,6 +55,20 @@ class CheckedControllerSession(KlControllerSession):
     def update(self, kl: float, episodes: int) -> None:
         with blaming(self.named, "update"):
             self.session.update(kl, episodes)
+
+    def refresh(self, step: int) -> float | None:
+        with blaming(self.named, "refresh"):
+            share = self.session.refresh(step)
+        if share is None:
+            return None
+        declared = self.named.component.moves_reference
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
+            reason = f"gave {share!r}, which is no share above 0 and at most 1 (None leaves the reference as it is)"
+            raise wrong(self.named, "refresh", reason)
+        # what a run needs was made ready by what is declared
+        if declared == "never" or (declared == "to_policy" and share != 1):
+            raise wrong(self.named, "refresh", f"gave {share!r}, and moves_reference declares {declared!r}")
+        return float(share)
 
     def state_dict(self) -> dict[str, Any]:
         return _state(self.named, self.session)
