@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -136,6 +136,8 @@ class Refresh(KlController):
     (``sync_ref_model``) has the same rule and counts optimizer steps, 512 by default; slime (``--ref-update-interval``)
     counts training steps as here, and takes the whole policy.
     """
+
+    in_comparison: ClassVar[Mapping[str, Any]] = {"every": 10}
 
     every: int = attrs.field(default=100, validator=attrs.validators.ge(1))
     """Training steps from one move to the next."""
