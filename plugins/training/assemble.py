@@ -26,7 +26,6 @@ from .networks.packing import enable_packing
 from .networks.positions import check_positions
 from .networks.prepare import prepare_model
 from .networks.shared_critic import HEAD, with_value_head
-from .step.batch import Batch
 from .step.borders import CheckedAdvantage, CheckedController, CheckedEntropyController
 from .step.detectors import Detectors
 from .step.parts import Parts
