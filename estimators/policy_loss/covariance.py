@@ -59,6 +59,10 @@ class ClipCov(Ppo):
 
     needs = frozenset({"minibatch", "logprobs"})
 
+    def __attrs_post_init__(self) -> None:
+        if not self.cov_low < self.cov_high:
+            raise ValueError(f"cov_high must be more than cov_low, {self.cov_low}, got {self.cov_high}")
+
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
         products_B_T = covariances(batch)
         candidates_B_T = (products_B_T > self.cov_low) & (products_B_T < self.cov_high) & ~self._clipped(batch)

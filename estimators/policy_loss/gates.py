@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 import torch
@@ -47,13 +47,7 @@ class _Dppo(PolicyLoss):
     max_ratio: float
 
     needs = frozenset({"sampler_logprobs"})
-
-    def check(self, experiment: Any) -> Iterable[str]:
-        if not experiment.correction.component.idle:
-            yield (
-                "its ratio is already one to the sampler, and correction would weigh every token by that once more: "
-                "set correction: none"
-            )
+    corrects: ClassVar[bool] = True
 
     @abstractmethod
     def divergence(self, logprobs_B_T: Tensor, sampler_logprobs_B_T: Tensor) -> Tensor:

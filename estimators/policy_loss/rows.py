@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -27,6 +28,8 @@ class Gspo(PolicyLoss):
     Source: Zheng et al. 2025 (arXiv 2507.18071), with the bounds of its section 5; formula as in verl 0.9.1 (``gspo``);
     TRL 1.16.0 with ``importance_sampling_level="sequence"`` has the same gradient where a row has one advantage.
     """
+
+    ratio_of: ClassVar[Literal["tokens", "rows"]] = "rows"
 
     clip_low: float = attrs.field(default=3e-4, validator=attrs.validators.ge(0))
     """The row's ratio stops counting below 1 minus this."""
@@ -77,6 +80,9 @@ class Gmpo(PolicyLoss):
     (``geo_mean``), which averages over all rows, those without a token included.
     """
 
+    ratio_of: ClassVar[Literal["tokens", "rows"]] = "rows"
+    spreads: ClassVar[bool] = True
+
     clip_low: float = attrs.field(default=0.4, validator=attrs.validators.ge(0))
     """Nats that a token's log-ratio counts below 0."""
     clip_high: float = attrs.field(default=0.4, validator=attrs.validators.ge(0))
@@ -108,6 +114,8 @@ class Vespo(PolicyLoss):
     Source: arXiv 2602.10693; formula and defaults as in TRL 1.16.0 (``loss_type="vespo"``), where a correction of the
     sampler is part of w; here ``correction`` multiplies the loss, as it does for every other loss.
     """
+
+    ratio_of: ClassVar[Literal["tokens", "rows"]] = "rows"
 
     k_pos: float = attrs.field(default=2.0, validator=attrs.validators.ge(0))
     """Exponent k where the advantage is not negative."""
