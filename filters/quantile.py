@@ -27,9 +27,9 @@ class Quantile(RolloutFilter):
     Scores [P] -> bool [P]. Source: the quartiles of reward variance in RAGEN-2 (arXiv 2604.06268, table 6).
     """
 
-    low: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+    low: float = attrs.field(default=0.0, validator=validators.ge(0))
     """Share of the ranking where the band begins, in [0, 1)."""
-    high: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
+    high: float = attrs.field(default=0.25, validator=validators.le(1))
     """Share of the ranking where the band ends, in (0, 1]."""
     type: Literal["largest", "smallest"] = attrs.field(default="largest", validator=is_order)
     """Whether the ranking begins with large or with small scores."""

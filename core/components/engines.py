@@ -52,7 +52,7 @@ class Environment(Component):
     tasks: int | None = None
     """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
     least_reward: float | None = None
-    """The smallest sum of rewards that an episode can have, without format penalties; ``None`` where it is not known."""
+    """The smallest sum of rewards of an episode, without format penalties; ``None`` where it is not known."""
 
     @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:

@@ -41,6 +41,15 @@ def test_the_bounds_of_a_window_are_inside_it():
         assert correct(text, one, mask)[0].tolist() == [[1, 1, 0]]
 
 
+def test_the_bound_of_a_divergence_is_inside_it():
+    """All numbers are exact: log r = 1/2 on both tokens, and 1/8 is the mean of their halved squares."""
+    correction = create("sequence_divergence(k2, mean, 0.125)")
+    old, sampler = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.5]])
+    assert correction.correction(old, sampler, torch.tensor([[True, True]]))[0].tolist() == [[1, 1]]
+    beyond = torch.tensor([[-1.5, -2.51]])
+    assert correction.correction(old, beyond, torch.tensor([[True, True]]))[0].tolist() == [[0, 0]]
+
+
 def test_the_mean_of_a_row_of_one_token_is_that_token():
     weights, _ = correct("sequence_mask(low=3.9, high=4.1)", [[9.0, 4.0], [9.0, 2.0]], [[False, True]] * 2)
     assert weights[:, 1].tolist() == pytest.approx([4, 0])
