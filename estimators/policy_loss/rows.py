@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
-from .ratios import LOG_RATIO_LIMIT, advantages_of, log_ratio_of, logprobs_of, policy_kl, row_mean, share
+from .ratios import LOG_RATIO_LIMIT, NOT_NEGATIVE, advantages_of, log_ratio_of, logprobs_of, policy_kl, row_mean, share
 
 ROW_LOG_RATIO_LIMIT = 10.0
 """Nats that a row's mean log-ratio is held to from above, as in verl."""
@@ -117,13 +117,13 @@ class Vespo(PolicyLoss):
 
     ratio_of: ClassVar[Literal["tokens", "rows"]] = "rows"
 
-    k_pos: float = attrs.field(default=2.0, validator=attrs.validators.ge(0))
+    k_pos: float = attrs.field(default=2.0, validator=NOT_NEGATIVE)
     """Exponent k where the advantage is not negative."""
-    lambda_pos: float = attrs.field(default=3.0, validator=attrs.validators.ge(1e-4))
+    lambda_pos: float = attrs.field(default=3.0, validator=[attrs.validators.ge(1e-4), attrs.validators.lt(math.inf)])
     """Decay lambda where the advantage is not negative."""
-    k_neg: float = attrs.field(default=3.0, validator=attrs.validators.ge(0))
+    k_neg: float = attrs.field(default=3.0, validator=NOT_NEGATIVE)
     """Exponent k where the advantage is negative."""
-    lambda_neg: float = attrs.field(default=2.0, validator=attrs.validators.ge(1e-4))
+    lambda_neg: float = attrs.field(default=2.0, validator=[attrs.validators.ge(1e-4), attrs.validators.lt(math.inf)])
     """Decay lambda where the advantage is negative."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
@@ -146,4 +146,5 @@ class Vespo(PolicyLoss):
         good_B_T = advantages_B_T >= 0
         k_B_T = torch.where(good_B_T, self.k_pos, self.k_neg)
         decay_B_T = torch.where(good_B_T, self.lambda_pos, self.lambda_neg)
-        return (decay_B_T + k_B_T * log_w_B_1 - decay_B_T * log_w_B_1.exp()).exp()
+        log_phi_B_T = decay_B_T + k_B_T * log_w_B_1 - decay_B_T * log_w_B_1.exp()
+        return log_phi_B_T.clamp(max=LOG_RATIO_LIMIT).exp()

@@ -102,7 +102,9 @@ def test_rows_beyond_a_table_of_positions_are_refused_before_anything_runs(bandi
 def test_an_entropy_beyond_the_vocabulary_is_refused_before_anything_runs(bandit, tmp_path, key, spelled, steers_to):
     vocabulary = AutoConfig.from_pretrained(bandit["model"]["path"]).vocab_size
     beyond = uncollapse.compose(bandit, [f"{key}={spelled.format(steers_to)}"])
-    with pytest.raises(RequestError, match=f"steers to an entropy of 9 nats .* over the {vocabulary} tokens") as refused:
+    with pytest.raises(
+        RequestError, match=f"steers to an entropy of 9 nats .* over the {vocabulary} tokens"
+    ) as refused:
         uncollapse.train(beyond, tmp_path / "run")
     assert refused.value.where == key
     assert f"has more than {math.log(vocabulary):.3g}" in str(refused.value)
