@@ -1,4 +1,4 @@
-"""A policy over a vocabulary has an entropy of at most the logarithm of its size: no component can steer beyond that."""
+"""A policy has an entropy of at most the log of the size of its vocabulary: no component can steer beyond that."""
 
 from __future__ import annotations
 
