@@ -243,7 +243,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         name = experiment.advantage.name
         reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")
-    if "greedy_rewards" in experiment.advantage.component.needs and not reward.shaping.component.idle:
+    if "greedy_rewards" in experiment.advantage.needs and not reward.shaping.component.idle:
         name = experiment.advantage.name
         reason = f"shapes the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.shaping", reward.shaping.name, "set it to none")

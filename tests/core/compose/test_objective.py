@@ -104,6 +104,16 @@ def found(*overrides):
         ),
         (["rollout.batch=replay"], "rollout.batch", "correction: none would train old groups as if"),
         (["rollout.batch=replay", "policy_loss=m2po"], "rollout.batch", "correction: none would train old groups"),
+        (
+            ["rollout.batch=dynamic(size=16385)", "filter.select=top_p(1, include_zero=false)"],
+            "rollout.batch",
+            "a round of size 16385 is 262160 episodes, which are held at once: at most 262144 are",
+        ),
+        (
+            ["advantage=entrocraft(of=remax)", "reward.shaping=length"],
+            "reward.shaping",
+            "compares with the raw rewards of greedy ones; set it to none",
+        ),
         (["rollout.batch=dynamic"], "rollout.batch", "keeps every group, so nothing would ever be discarded"),
     ],
     ids=str,

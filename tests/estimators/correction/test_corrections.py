@@ -213,3 +213,20 @@ def test_the_rows_that_are_dropped_are_those_that_verl_drops(case):
     kept = (torch.tensor(case["kept"]) & given_["mask"]).any(1)
     assert weights.any(1).tolist() == kept.tolist()
     assert 0 < int(kept.sum()) < len(kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "weighs"),
+    [
+        *(("none", "tokens"), ("tis", "tokens"), ("icepop", "tokens"), ("sequence_tis", "rows")),
+        *(
+            ("sequence_mask", "tokens"),
+            ("sequence_mask(weight=none)", "rows"),
+            ("sequence_mask(weight=sequence)", "rows"),
+        ),
+        *(("sequence_divergence", "rows"), ("sequence_divergence(weight=token)", "tokens")),
+        ("sequence_divergence(weight=sequence)", "rows"),
+    ],
+)
+def test_what_has_a_weight_of_its_own(text, weighs):
+    assert create(text).weighs == weighs
