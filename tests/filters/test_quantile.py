@@ -109,6 +109,7 @@ def test_nan_is_refused():
         (Quantile(0.11, 0.1112, include_zero=False), 10, False),
         (Quantile(0.11, 0.1112, include_zero=False), 9, False),
         (Quantile(0.11, 0.1112, include_zero=False), 8, True),
+        (Quantile(0.5, 1, include_zero=False), 1, False),
     ],
 )
 def test_a_band_without_a_rank_of_the_groups_is_refused(rule, groups, refused):
