@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -48,6 +48,14 @@ class BestWorst(EpisodeFilter):
 
     k: int = attrs.field(validator=_count)
     """Episodes to keep at each end, at least 1."""
+
+    def check(self, experiment: Any) -> Iterator[str]:
+        """Yield why it cannot work: the best episodes of a group must not be its worst as well."""
+        if 2 * self.k > (size := experiment.rollout.group_size):
+            yield (
+                f"keeps the best {self.k} and the worst {self.k} of each group, and a group has rollout.group_size = "
+                f"{size} episodes: set k to at most {size // 2}, or filter.episodes to all"
+            )
 
     def select(self, rollouts: Rollouts) -> Tensor:
         groups_E = rollouts.groups_of_episodes()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import attrs
 from attrs import validators
@@ -26,9 +27,9 @@ class Quantile(RolloutFilter):
     Scores [P] -> bool [P]. Source: the quartiles of reward variance in RAGEN-2 (arXiv 2604.06268, table 6).
     """
 
-    low: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+    low: float = attrs.field(default=0.0, validator=validators.ge(0))
     """Share of the ranking where the band begins, in [0, 1)."""
-    high: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
+    high: float = attrs.field(default=0.25, validator=validators.le(1))
     """Share of the ranking where the band ends, in (0, 1]."""
     type: Literal["largest", "smallest"] = attrs.field(default="largest", validator=is_order)
     """Whether the ranking begins with large or with small scores."""
@@ -44,9 +45,24 @@ class Quantile(RolloutFilter):
         """Whether every group is kept whatever the scores, so that nobody needs to compute them."""
         return self.low == 0 and self.high == 1 and self.include_zero
 
+    def check(self, experiment: Any) -> Iterator[str]:
+        """Yield why it cannot work: the band must hold a rank of a step's groups."""
+        groups = experiment.rollout.groups
+        # without groups whose score is 0, there may be fewer in the ranking
+        counts = [groups] if self.include_zero else range(1, groups + 1)
+        if all(len(self._ranks(count)) == 0 for count in counts):
+            yield (
+                f"keeps no group, as no rank of rollout.groups = {groups} lies between the shares {self.low} and "
+                f"{self.high}: widen the band to 1 / {groups}, or set more groups"
+            )
+
     def select(self, scores_P: Tensor) -> Tensor:
         """Say which groups are kept: scores [P] -> bool [P]. Raises RunError on scores that are not finite."""
         ranking = rank(scores_P, self.type, self.include_zero)
+        ranks = self._ranks(len(ranking.scores_n))
+        return ranking.first(ranks.stop) & ~ranking.first(ranks.start)
+
+    def _ranks(self, count: int) -> range:
+        """Return the ranks that are kept of ``count`` groups."""
         # without the slack 0.29 * 100 would round down to 28.
-        below, upto = (math.floor(share * len(ranking.scores_n) + 1e-9) for share in (self.low, self.high))
-        return ranking.first(upto) & ~ranking.first(below)
+        return range(*(math.floor(share * count + 1e-9) for share in (self.low, self.high)))

@@ -14,6 +14,8 @@ class Component(ABC):  # noqa: B024 - its subclasses in this package have the ab
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names of the data that the component must be given, a subset of :data:`NEEDS`."""
+    target_entropies: ClassVar[tuple[float, ...]] = ()
+    """Entropies (nats per token) that the component steers to. None can be above the log of the vocabulary's size."""
 
     in_comparison: ClassVar[Mapping[str, Any]] = {}
     """What ``uncollapse sweep run interventions`` gives the component where its defaults are not enough: parameters by

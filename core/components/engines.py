@@ -51,6 +51,8 @@ class Environment(Component):
     """The names of the actions, matched without regard to case; ``None`` for free text."""
     tasks: int | None = None
     """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
+    least_reward: float | None = None
+    """The smallest sum of rewards of an episode, without format penalties; ``None`` where it is not known."""
 
     @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:
@@ -73,6 +75,9 @@ class TokenHead(Component):
     """
 
     __slots__ = ()
+
+    gives: ClassVar[frozenset[str]] = frozenset({"second_moments", "collision_probs"})
+    """Which of these two it can compute: an experiment that needs one that it cannot is refused."""
 
     @abstractmethod
     def on(self, device: torch.device) -> TokenHead:

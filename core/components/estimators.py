@@ -216,6 +216,15 @@ class PolicyLoss(Component):
 
     __slots__ = ()
 
+    ratio_of: ClassVar[Literal["tokens", "rows"]] = "tokens"
+    """Whether the loss has a ratio of each token, or one of the whole row. The latter is refused with a correction that
+    weighs single tokens."""
+    corrects: ClassVar[bool] = False
+    """Whether its ratio is the policy's to the sampler itself, so that no sampler correction may weigh tokens again."""
+    spreads: ClassVar[bool] = False
+    """Whether the loss of a token has a gradient in the log-probs of other tokens of its row, so that leaving a token
+    out does not leave out its gradient."""
+
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor] | None:
         """Return what depends on several rows. It is called once per optimizer step, without gradient.
 
@@ -247,6 +256,8 @@ class SamplerCorrection(Component):
 
     idle: ClassVar[bool] = False
     """Whether all weights are 1, so that :meth:`correction` need not be called."""
+    weighs: ClassVar[Literal["tokens", "rows"]] = "tokens"
+    """Whether tokens of one row have weights of their own, or all the same."""
 
     @abstractmethod
     def correction(

@@ -17,6 +17,7 @@ from ..components.estimators import MOVES
 from ..errors import MissingExtraError, nearest
 from .experiment import Critic, Experiment, keys
 from .named import Named
+from .objective import objective_problems
 from .problems import CompositionError, Problem, failure
 
 EPISODES = 1 << 18
@@ -26,6 +27,16 @@ GIVEN = {
     "episode_filter": frozenset({"groups", "turns", "entropies", "sampler_logprobs"}),
     "reward_shaping": frozenset({"groups", "turns"}),
     "entropy_controller": frozenset({"entropies"}),
+    "group_metric": frozenset({"groups", "turns", "entropies", "sampler_logprobs"}),
+    "advantage": frozenset(
+        {
+            *("values", "groups", "turns", "greedy_rewards"),
+            *("logprobs", "entropies", "second_moments", "collision_probs"),
+        }
+    ),
+    "policy_loss": frozenset(
+        {"groups", "turns", "logprobs", "entropies", "sampler_logprobs", "reference", "minibatch"}
+    ),
 }
 """Kind -> what its components can be given, where that is less than there is."""
 
@@ -105,6 +116,7 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
         *_training(experiment),
         *_reference(experiment),
         *_shared_critic(experiment),
+        *objective_problems(experiment, needs(experiment)),
         *_own_checks(experiment),
     ]
 
@@ -143,6 +155,7 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
             kind = named.kind.replace("_", " ")
             reason = f"{named.name} declares a need {never!r}, which no {kind} is given: a mistake in its plugin"
             yield Problem(reason, key, fix=f"it can be given {', '.join(sorted(GIVEN[named.kind]))}")
+        needed &= GIVEN.get(named.kind, NEEDS)
         if "values" in needed and experiment.critic is None:
             yield Problem(
                 f"{named.name} needs a critic's values, and critic is null", key, fix="leave critic out of the file"
@@ -242,7 +255,7 @@ def _training(experiment: Experiment) -> Iterator[Problem]:
         name = experiment.advantage.name
         reason = f"normalises the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.normalization", reward.normalization, "set it to identity")
-    if "greedy_rewards" in experiment.advantage.component.needs and not reward.shaping.component.idle:
+    if "greedy_rewards" in experiment.advantage.needs and not reward.shaping.component.idle:
         name = experiment.advantage.name
         reason = f"shapes the rewards of episodes, which {name} compares with the raw rewards of greedy ones"
         yield Problem(reason, "reward.shaping", reward.shaping.name, "set it to none")

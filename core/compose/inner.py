@@ -15,7 +15,7 @@ from ..kinds import KINDS
 from ..registry import Registry, registry
 from ..targets import breach
 from .converter import make_converter, structure_component
-from .named import Named, inner_fields
+from .named import Named, inner, inner_fields
 from .plain_data import plain
 from .problems import Invalid
 from .spec import SpecError, split_list
@@ -32,6 +32,15 @@ def with_inner(component: Any, change: Callable[[Named], Named]) -> Any:
         elif held:
             changed[alias] = tuple(change(named) for named in held)
     return attrs.evolve(component, **changed) if changed else component
+
+
+def refuse_itself(component: Any, why: str) -> None:
+    """Raise ValueError where a component holds another one of its own class, however deep, for the reason ``why``."""
+    inside = [named for _, named in inner(component)]
+    for named in inside:  # grows while it is read
+        if isinstance(named.component, type(component)):
+            raise ValueError(f"holds {named.name}, which is the same once more: {why}; leave one of them out")
+        inside += [held for _, held in named.inner]
 
 
 def checked_inner(named: Named, component: Any, checked: Mapping[str, Callable[[Named], Any]]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ...core.components import AdvantageEstimator, Advantages, CreditInputs
 from ...core.compose.fields import component
+from ...core.compose.inner import refuse_itself
 from .sampled_tokens import SampledTokens, discounted_sums, required
 
 FINITE = and_(gt(-math.inf), lt(math.inf))
@@ -25,6 +27,17 @@ class _Signed(AdvantageEstimator):
     needs: ClassVar[frozenset[str]] = frozenset()
     positive: float
     threshold: float
+
+    def check(self, experiment: Any) -> Iterator[str]:
+        """Yield why it cannot work: without an episode that is bad by itself there is nothing to learn from."""
+        environment, reward = experiment.environment, experiment.reward
+        as_earned = reward.shaping.component.idle and reward.normalization == "identity"
+        least = environment.component.least_reward if as_earned else None
+        if least is not None and least >= self.threshold:
+            yield (
+                f"learns from episodes whose reward is below threshold = {self.threshold}, and no reward of "
+                f"{environment.name} is below {least}: set threshold between failure and success, such as 0.5"
+            )
 
     def compute(self, batch: CreditInputs) -> Advantages:
         tokens = SampledTokens.of(batch.mask)
@@ -102,7 +115,13 @@ class Entrocraft(AdvantageEstimator):
     of: Any = component("advantage", "grpo")  # noqa: RUF009 - makes an attrs field
     """The estimator whose advantages are selected."""
 
+    @property
+    def target_entropies(self) -> tuple[float, ...]:  # type: ignore[override]
+        """The lower ends of the band."""
+        return self.low, self.low_end
+
     def __attrs_post_init__(self) -> None:
+        refuse_itself(self, "one band says which sign trains")
         for low, high in (("low", "high"), ("low_end", "high_end")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} must be at most {high}: {getattr(self, low)} > {getattr(self, high)}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import torch
@@ -27,6 +29,14 @@ class MaxRl(GroupEstimator):
 
     eps: float = attrs.field(default=1e-6, validator=and_(ge(0.0), lt(math.inf)))
     """Number added to the mean, in reward units."""
+
+    def check(self, experiment: Any) -> Iterator[str]:
+        """Yield why it cannot work: it divides by the mean of a group, which normalised rewards do not have."""
+        if (normalization := experiment.reward.normalization) != "identity":
+            yield (
+                f"divides by the mean reward of a group, which must be above 0, and reward.normalization is "
+                f"{normalization}, which makes means of 0 or less: set it to identity"
+            )
 
     def row_advantages(self, outcomes: Outcomes) -> Tensor:
         mean_P = outcomes.mean_P()

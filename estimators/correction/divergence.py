@@ -45,6 +45,11 @@ class SequenceDivergence(SamplerCorrection):
     )
     """Weight of a token in a kept row: 1, its own ratio, or the product of the row's ratios."""
 
+    @property
+    def weighs(self) -> Literal["tokens", "rows"]:  # type: ignore[override]
+        """What has a weight of its own."""
+        return "tokens" if self.weight == "token" else "rows"
+
     def correction(self, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> Weights:
         log_ratios_B_T = token_log_ratios(old_logprobs, sampler_logprobs, mask)
         kept_B = self._row_divergences(log_ratios_B_T, mask) <= self.high

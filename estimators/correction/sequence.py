@@ -7,7 +7,7 @@ untruncated it corrects for tokens and states alike, but its logarithm grows wit
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -35,6 +35,8 @@ class SequenceTis(SamplerCorrection):
     Source: Liu et al. 2025, "When speed kills stability"; verl's ``rollout_is: sequence`` with its default of 2; TRL's
     ``sequence_truncate``, where the default is 3.
     """
+
+    weighs: ClassVar[Literal["tokens", "rows"]] = "rows"
 
     cap: float = attrs.field(default=2.0, validator=validators.gt(0))
     """Largest weight that a row may have."""
@@ -81,6 +83,11 @@ class SequenceMask(SamplerCorrection):
         low, high = self.bounds
         if not high > low:
             raise ValueError(f"high must be more than low, got low {low} and high {high} (level {self.level})")
+
+    @property
+    def weighs(self) -> Literal["tokens", "rows"]:  # type: ignore[override]
+        """What has a weight of its own."""
+        return "tokens" if self.weight == "token" else "rows"
 
     @property
     def bounds(self) -> tuple[float, float]:

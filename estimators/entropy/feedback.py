@@ -41,6 +41,11 @@ class Adaptive(EntropyController):
     """Largest coefficient."""
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
 
+    @property
+    def target_entropies(self) -> tuple[float, ...]:  # type: ignore[override]
+        """The entropy to keep."""
+        return (self.target,)
+
     def start(self, coef: float, steps: int) -> AdaptiveSession:
         return AdaptiveSession(coef, coef, self)
 
@@ -101,6 +106,13 @@ class Pi(EntropyController):
     def __attrs_post_init__(self) -> None:
         if self.kp == 0 == self.ki:
             raise ValueError("kp and ki are both 0: nothing would move (that is the controller fixed)")
+        if self.low == self.high:
+            raise ValueError(f"low and high are both {self.low}: nothing could move (that is the controller fixed)")
+
+    @property
+    def target_entropies(self) -> tuple[float, ...]:  # type: ignore[override]
+        """The entropy to keep."""
+        return (self.target,)
 
     def start(self, coef: float, steps: int) -> PiSession:
         return PiSession(coef, coef, self)

@@ -51,7 +51,9 @@ class Schedule(EntropyController):
 
     def check(self, experiment: Experiment) -> list[str]:
         """Say why the experiment cannot use this controller."""
-        steps = experiment.trainer.steps
+        steps, coef = experiment.trainer.steps, experiment.entropy.coef
+        if coef == self.end:
+            return [f"it moves from entropy.coef to end, and both are {coef}: set entropy.coef, or another end"]
         if self.first and self.first >= steps:
             return [f"first is step {self.first}, and the run of {steps} steps never comes to it (they count from 0)"]
         return []

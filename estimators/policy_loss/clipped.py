@@ -11,7 +11,8 @@ from ...core.components import LossInputs, LossOutput, PolicyLoss
 from .ratios import advantages_of, log_ratio_of, policy_kl, share
 
 
-def _above_one(instance: object, attribute: Any, value: float | None) -> None:
+def above_one(instance: object, attribute: Any, value: float | None) -> None:
+    """Refuse a bound of ratios that is not above 1."""
     if value is not None and not value > 1:
         raise ValueError(f"{attribute.name} must be more than 1, or null for none, got {value}")
 
@@ -36,7 +37,7 @@ class Ppo(PolicyLoss):
     """Distance below 1 at which the ratio stops counting."""
     clip_high: float = attrs.field(default=0.28, validator=attrs.validators.ge(0))
     """Distance above 1 at which the ratio stops counting."""
-    dual_clip: float | None = attrs.field(default=3.0, validator=_above_one)
+    dual_clip: float | None = attrs.field(default=3.0, validator=above_one)
     """Bound on the ratio where the advantage is negative; ``null`` sets none."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:

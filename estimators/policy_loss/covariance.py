@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
-from .clipped import Ppo
-from .ratios import advantages_of, log_ratio_of, policy_kl, share
+from .clipped import Ppo, above_one
+from .ratios import NOT_NEGATIVE, advantages_of, log_ratio_of, policy_kl, share
 
 SHARE = attrs.validators.and_(attrs.validators.gt(0.0), attrs.validators.le(1.0))
 
@@ -48,7 +48,7 @@ class ClipCov(Ppo):
     """The ratio stops counting below 1 minus this."""
     clip_high: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
     """The ratio stops counting above 1 plus this."""
-    dual_clip: float | None = None
+    dual_clip: float | None = attrs.field(default=None, validator=above_one)
     """Bound on the ratio where the advantage is negative; ``null`` sets none."""
     ratio: float = attrs.field(default=2e-4, validator=SHARE)
     """Share of the tokens of an optimizer step that are held back; at least one is."""
@@ -58,6 +58,10 @@ class ClipCov(Ppo):
     """Only tokens with less covariance than this are drawn."""
 
     needs = frozenset({"minibatch", "logprobs"})
+
+    def __attrs_post_init__(self) -> None:
+        if not self.cov_low < self.cov_high:
+            raise ValueError(f"cov_high must be more than cov_low, {self.cov_low}, got {self.cov_high}")
 
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
         products_B_T = covariances(batch)
@@ -95,7 +99,7 @@ class KlCov(PolicyLoss):
 
     ratio: float = attrs.field(default=2e-4, validator=SHARE)
     """Share of the tokens of an optimizer step that are penalised; at least one is."""
-    coef: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    coef: float = attrs.field(default=1.0, validator=NOT_NEGATIVE)
     """Weight of the penalty, per nat."""
 
     needs = frozenset({"minibatch", "logprobs"})

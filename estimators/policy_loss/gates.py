@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
 from .clipped import Ppo
-from .ratios import advantages_of, log_ratio_of, logprobs_of, policy_kl, share
+from .ratios import POSITIVE, advantages_of, log_ratio_of, logprobs_of, policy_kl, share
 
 
 @attrs.frozen
@@ -25,9 +25,9 @@ class Sapo(PolicyLoss):
     Source: arXiv 2511.20347; formula and defaults as in verl 0.9.1 (``sapo``) and TRL 1.16.0 (``loss_type="sapo"``).
     """
 
-    tau_pos: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    tau_pos: float = attrs.field(default=1.0, validator=POSITIVE)
     """Sharpness of the gate where A > 0."""
-    tau_neg: float = attrs.field(default=1.05, validator=attrs.validators.gt(0))
+    tau_neg: float = attrs.field(default=1.05, validator=POSITIVE)
     """Sharpness of the gate elsewhere: a little more, since bad tokens are the less stable ones."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
@@ -47,13 +47,7 @@ class _Dppo(PolicyLoss):
     max_ratio: float
 
     needs = frozenset({"sampler_logprobs"})
-
-    def check(self, experiment: Any) -> Iterable[str]:
-        if not experiment.correction.component.idle:
-            yield (
-                "its ratio is already one to the sampler, and correction would weigh every token by that once more: "
-                "set correction: none"
-            )
+    corrects: ClassVar[bool] = True
 
     @abstractmethod
     def divergence(self, logprobs_B_T: Tensor, sampler_logprobs_B_T: Tensor) -> Tensor:

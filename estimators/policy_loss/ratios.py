@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from attrs import validators
 from torch import Tensor
 
 from ...core.components import LossInputs
 
+POSITIVE = validators.and_(validators.gt(0.0), validators.lt(math.inf))
+NOT_NEGATIVE = validators.and_(validators.ge(0.0), validators.lt(math.inf))
 LOG_RATIO_LIMIT = 20.0
 """Nats that a log-ratio is held to on both sides, so that its exponential stays finite in every dtype."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
-from .ratios import LOG_RATIO_LIMIT, advantages_of, log_ratio_of, logprobs_of, policy_kl, row_mean, share
+from .ratios import LOG_RATIO_LIMIT, NOT_NEGATIVE, advantages_of, log_ratio_of, logprobs_of, policy_kl, row_mean, share
 
 ROW_LOG_RATIO_LIMIT = 10.0
 """Nats that a row's mean log-ratio is held to from above, as in verl."""
@@ -27,6 +28,8 @@ class Gspo(PolicyLoss):
     Source: Zheng et al. 2025 (arXiv 2507.18071), with the bounds of its section 5; formula as in verl 0.9.1 (``gspo``);
     TRL 1.16.0 with ``importance_sampling_level="sequence"`` has the same gradient where a row has one advantage.
     """
+
+    ratio_of: ClassVar[Literal["tokens", "rows"]] = "rows"
 
     clip_low: float = attrs.field(default=3e-4, validator=attrs.validators.ge(0))
     """The row's ratio stops counting below 1 minus this."""
@@ -77,6 +80,9 @@ class Gmpo(PolicyLoss):
     (``geo_mean``), which averages over all rows, those without a token included.
     """
 
+    ratio_of: ClassVar[Literal["tokens", "rows"]] = "rows"
+    spreads: ClassVar[bool] = True
+
     clip_low: float = attrs.field(default=0.4, validator=attrs.validators.ge(0))
     """Nats that a token's log-ratio counts below 0."""
     clip_high: float = attrs.field(default=0.4, validator=attrs.validators.ge(0))
@@ -109,13 +115,15 @@ class Vespo(PolicyLoss):
     sampler is part of w; here ``correction`` multiplies the loss, as it does for every other loss.
     """
 
-    k_pos: float = attrs.field(default=2.0, validator=attrs.validators.ge(0))
+    ratio_of: ClassVar[Literal["tokens", "rows"]] = "rows"
+
+    k_pos: float = attrs.field(default=2.0, validator=NOT_NEGATIVE)
     """Exponent k where the advantage is not negative."""
-    lambda_pos: float = attrs.field(default=3.0, validator=attrs.validators.ge(1e-4))
+    lambda_pos: float = attrs.field(default=3.0, validator=[attrs.validators.ge(1e-4), attrs.validators.lt(math.inf)])
     """Decay lambda where the advantage is not negative."""
-    k_neg: float = attrs.field(default=3.0, validator=attrs.validators.ge(0))
+    k_neg: float = attrs.field(default=3.0, validator=NOT_NEGATIVE)
     """Exponent k where the advantage is negative."""
-    lambda_neg: float = attrs.field(default=2.0, validator=attrs.validators.ge(1e-4))
+    lambda_neg: float = attrs.field(default=2.0, validator=[attrs.validators.ge(1e-4), attrs.validators.lt(math.inf)])
     """Decay lambda where the advantage is negative."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
@@ -138,4 +146,5 @@ class Vespo(PolicyLoss):
         good_B_T = advantages_B_T >= 0
         k_B_T = torch.where(good_B_T, self.k_pos, self.k_neg)
         decay_B_T = torch.where(good_B_T, self.lambda_pos, self.lambda_neg)
-        return (decay_B_T + k_B_T * log_w_B_1 - decay_B_T * log_w_B_1.exp()).exp()
+        log_phi_B_T = decay_B_T + k_B_T * log_w_B_1 - decay_B_T * log_w_B_1.exp()
+        return log_phi_B_T.clamp(max=LOG_RATIO_LIMIT).exp()

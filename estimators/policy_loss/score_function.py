@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
-from .ratios import advantages_of, log_ratio_of, logprobs_of, policy_kl, share
+from .ratios import POSITIVE, advantages_of, log_ratio_of, logprobs_of, policy_kl, share
 
 
 class _Weighted(PolicyLoss):
@@ -116,7 +116,7 @@ class Dro(PolicyLoss):
     ROLL, and so is the default here.
     """
 
-    beta: float = attrs.field(default=0.1, validator=attrs.validators.gt(0))
+    beta: float = attrs.field(default=0.1, validator=POSITIVE)
     """Weight of the penalty, per nat."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -12,11 +12,33 @@ from torch import Tensor
 
 from ...core.components import LossInputs, LossOutput, PolicyLoss
 from ...core.compose.fields import component
+from ...core.compose.inner import refuse_itself
 from .ratios import row_mean, share
 
 
+class _Around(PolicyLoss):
+    """A loss around another loss, which has that one's ratio."""
+
+    __slots__ = ()
+
+    of: Any
+
+    @property
+    def ratio_of(self) -> Literal["tokens", "rows"]:  # type: ignore[override]
+        ratio: Literal["tokens", "rows"] = self.of.component.ratio_of
+        return ratio
+
+    @property
+    def corrects(self) -> bool:  # type: ignore[override]
+        return bool(self.of.component.corrects)
+
+    @property
+    def spreads(self) -> bool:  # type: ignore[override]
+        return bool(self.of.component.spreads)
+
+
 @attrs.frozen
-class TopEntropy(PolicyLoss):
+class TopEntropy(_Around):
     """Another loss, on the most uncertain tokens only.
 
     Of the tokens of an optimizer step the share ``share`` with the highest entropy trains: those with
@@ -34,6 +56,17 @@ class TopEntropy(PolicyLoss):
 
     needs = frozenset({"entropies", "logprobs", "minibatch"})
 
+    def __attrs_post_init__(self) -> None:
+        refuse_itself(self, "the smaller share alone would count")
+
+    def check(self, experiment: Any) -> Iterable[str]:
+        """Yield why it cannot work: a token that is left out must not train through its neighbours."""
+        if self.spreads:
+            yield (
+                f"leaves single tokens out, and the loss of a token of {self.of.name} trains all tokens of its row: "
+                "give of a loss whose tokens train alone, such as gspo or ppo"
+            )
+
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor]:
         assert batch.entropies is not None
         threshold = batch.entropies[batch.mask].quantile(1 - self.share)
@@ -50,7 +83,7 @@ class TopEntropy(PolicyLoss):
 
 
 @attrs.frozen
-class OffPolicyMask(PolicyLoss):
+class OffPolicyMask(_Around):
     """Another loss, without the bad tokens of rows from which the policy has moved away.
 
     A token has no gradient where A < 0 and ``mean over its row of (log mu - log pi) > threshold``, mu being what
@@ -66,6 +99,9 @@ class OffPolicyMask(PolicyLoss):
     """The loss of the tokens that train."""
 
     needs = frozenset({"sampler_logprobs"})
+
+    def __attrs_post_init__(self) -> None:
+        refuse_itself(self, "the smaller threshold alone would count")
 
     def prepare(self, batch: LossInputs) -> Mapping[str, Tensor] | None:
         prepared: Mapping[str, Tensor] | None = self.of.component.prepare(batch)

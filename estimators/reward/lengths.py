@@ -45,9 +45,17 @@ class Overlong(RewardShaping):
 
     def check(self, experiment: Experiment) -> list[str]:
         """Say why the experiment cannot use this shaping."""
-        tokens = experiment.rollout.max_tokens
-        if self.limit is None and self.buffer is not None and self.buffer > tokens:
-            return [f"its buffer of {self.buffer} tokens is more than rollout.max_tokens, {tokens}"]
+        tokens, most = experiment.rollout.max_tokens, _most_tokens(experiment)
+        if self.limit is None:
+            if self.buffer is not None and self.buffer > tokens:
+                return [f"its buffer of {self.buffer} tokens is more than rollout.max_tokens, {tokens}"]
+            return []
+        free = self.limit - (self.limit / 5 if self.buffer is None else self.buffer)
+        if free >= most:
+            return [
+                f"takes nothing off up to {free:g} tokens (limit - buffer), and no episode has more than {most}: set "
+                f"limit to at most {most} tokens"
+            ]
         return []
 
 
@@ -68,3 +76,16 @@ class Length(RewardShaping):
 
     def shape(self, inputs: ShapingInputs) -> Tensor:
         return inputs.rewards_E - self.cost * (inputs.lengths_E - self.free).clamp(min=0)
+
+    def check(self, experiment: Experiment) -> list[str]:
+        """Say why the experiment cannot use this shaping."""
+        if self.free >= (most := _most_tokens(experiment)):
+            return [f"lets {self.free} tokens be free, and no episode has more than {most}: set free below that"]
+        return []
+
+
+def _most_tokens(experiment: Experiment) -> int:
+    """Return the largest number of tokens that can be sampled in an episode."""
+    rollout = experiment.rollout
+    each_turn = min(rollout.max_tokens, rollout.max_context) * rollout.max_turns
+    return min(each_turn, rollout.max_context) if rollout.context_window == "full" else each_turn

@@ -74,6 +74,11 @@ class Bandit(Environment):
             raise ValueError("the risky arm must pay more on average: high * probability > low")
 
     @property
+    def least_reward(self) -> float:  # type: ignore[override]
+        """The worse of the steady payoff, and of none."""
+        return min(self.low, 0.0)
+
+    @property
     def instruction(self) -> str:  # type: ignore[override]
         return (
             "There are two slot machines, each named after a profession; the name tells what kind of machine it is. "

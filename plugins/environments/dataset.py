@@ -48,6 +48,7 @@ class Dataset(Environment):
     """Largest length of a question in characters; rows with longer ones are left out. ``None`` keeps all."""
 
     actions = None
+    least_reward = 0.0
 
     def __attrs_post_init__(self) -> None:
         forget_changed(self.path)

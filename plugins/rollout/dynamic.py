@@ -9,6 +9,7 @@ import attrs
 from attrs import validators
 
 from ...core.components import BatchSampler, BatchSamplerSession, Group, GroupPool
+from ...core.compose.combinations import EPISODES
 from ...core.compose.experiment import Experiment
 
 BEFORE_SCORING = frozenset({"groups", "turns", "sampler_logprobs"})
@@ -51,6 +52,10 @@ class Dynamic(BatchSampler):
     def check(self, experiment: Experiment) -> list[str]:
         """Say why the experiment cannot use this sampler."""
         select, metric = experiment.filter.select, experiment.filter.metric
+        if (episodes := (self.size or 1) * experiment.rollout.group_size) > EPISODES:
+            return [
+                f"a round of size {self.size} is {episodes} episodes, which are held at once: at most {EPISODES} are"
+            ]
         if select.component.keeps_all:
             return [
                 f"filter.select: {select.described} keeps every group, so nothing would ever be discarded; "

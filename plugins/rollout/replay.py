@@ -27,8 +27,9 @@ class Replay(BatchSampler):
     the age in training steps. At most ``capacity`` groups are remembered, those of the largest priorities; of a task
     that has come again only the newer group is. A group may be drawn in many steps.
 
-    An old group carries the log-probs of its own policy, so the experiment needs a ``correction``, such as ``tis``:
-    without one its tokens would count as if this step's policy had sampled them. Checkpoints hold the groups.
+    An old group carries the log-probs of its own policy, so the experiment needs a ``correction``, such as ``tis``, or
+    a policy loss whose ratio is to the sampler (``dppo_tv``, ``dppo_kl``): otherwise its tokens would count as if this
+    step's policy had sampled them. Checkpoints hold the groups.
 
     Metrics, of the last step: ``rollout/replayed_groups``, ``rollout/replayed_age`` (mean, in steps; 0 without any)
     and ``rollout/remembered_groups``.
@@ -57,7 +58,7 @@ class Replay(BatchSampler):
         groups, problems = experiment.rollout.groups, []
         if self.share * groups < 1 - 1e-9:
             problems.append(f"a share of {self.share} of rollout.groups, {groups}, is less than one group")
-        if experiment.correction.component.idle:
+        if experiment.correction.component.idle and not experiment.policy_loss.component.corrects:
             problems.append("correction: none would train old groups as if the policy of the step had sampled them")
         return problems
 

@@ -20,6 +20,7 @@ from ..rollout.template import Template
 from .memory.model_shape import empty_policy
 from .networks import fused_layers
 from .networks.adapters import require_mergeable
+from .networks.entropies import check_entropies
 from .networks.model_folder import check_vocabulary, loading, read_config, require_unquantised
 from .networks.models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .networks.packing import enable_packing
@@ -263,5 +264,7 @@ def _check_model(experiment: Experiment, path: Path | str, key: str = "model.pat
     """What to say of a model, before its weights are loaded; raises RequestError where it cannot be trained."""
     config = read_config(path, key)
     require_unquantised(config, path, key)
+    if key == "model.path":
+        check_entropies(experiment, config, path)
     note = check_positions(config, experiment.rollout.max_context, path, key)
     return [note] if note else []

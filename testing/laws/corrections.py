@@ -49,4 +49,20 @@ def _leaves_equals_alone(named: Named) -> None:
     require(named, "correction", torch.allclose(weights_N, weights_N[:1].expand_as(weights_N), atol=1e-5), what)
 
 
-LAWS = {"sampler_correction": laws(_weighs, _is_zero_off_the_mask, _treats_rows_alone, _leaves_equals_alone)}
+def _weighs_rows_as_it_says(named: Named) -> None:
+    """A correction that says that it weighs rows gives all sampled tokens of a row the same weight."""
+    if getattr(named.component, "weighs", "tokens") != "rows":
+        return
+    inputs = _inputs()
+    weights_B_T, _ = CheckedCorrection(named).correction(*inputs)
+    rows = zip(weights_B_T, inputs[2], strict=True)
+    equal = all(bool((weights_T[mask_T] == weights_T[mask_T][:1]).all()) for weights_T, mask_T in rows)
+    what = "weighs tokens of one row differently, although it says that it weighs rows"
+    require(named, "correction", equal, what, 'set weighs = "tokens"')
+
+
+LAWS = {
+    "sampler_correction": laws(
+        _weighs, _is_zero_off_the_mask, _treats_rows_alone, _leaves_equals_alone, _weighs_rows_as_it_says
+    )
+}

@@ -75,6 +75,43 @@ def _knows_no_micro_batches(named: Named) -> None:
             require(named, "call", difference <= 1e-6 * max(1, abs(value)), what, fix)
 
 
+def _says_what_its_ratio_is_of(named: Named) -> None:
+    """A loss whose ratio is of tokens gives a token a gradient that no other old log-prob of its row changes."""
+    if getattr(named.component, "ratio_of", "tokens") != "tokens":
+        return
+    inputs = _prepared(named, _inputs(named))
+    last_B = _last(inputs.mask)
+    moved = inputs.old_logprobs.clone()
+    moved[torch.arange(len(moved)), last_B] += 0.05
+    before, after = (
+        _gradient(CheckedLoss(named)(changed).loss_B_T, inputs.logprobs)
+        for changed in (inputs, attrs.evolve(inputs, old_logprobs=moved))
+    )
+    others = inputs.mask.clone()
+    others[torch.arange(len(moved)), last_B] = False
+    what = "gives a token another gradient where the old log-prob of another token of its row changes"
+    fix = 'set ratio_of = "rows", which is refused with corrections of single tokens'
+    require(named, "call", torch.allclose(before[others], after[others], rtol=1e-6, atol=1e-9), what, fix)
+
+
+def _says_whether_it_spreads(named: Named) -> None:
+    """The loss of a token has a gradient in its own log-prob alone, unless the loss says that it spreads."""
+    if getattr(named.component, "spreads", False):
+        return
+    inputs = _prepared(named, _inputs(named))
+    loss_B_T = CheckedLoss(named)(inputs).loss_B_T
+    last_B = _last(inputs.mask)
+    (gradient,) = torch.autograd.grad(loss_B_T[torch.arange(len(last_B)), last_B].sum(), inputs.logprobs)
+    gradient[torch.arange(len(last_B)), last_B] = 0.0
+    what = "gives the loss of a token a gradient in the log-probs of other tokens"
+    require(named, "call", bool((gradient == 0).all()), what, "set spreads = True, or detach what is of other tokens")
+
+
+def _last(mask_B_T: Tensor) -> Tensor:
+    """Return the place of the last token on the mask of each row: [B]."""
+    return mask_B_T.long().cumsum(1).argmax(1)
+
+
 def _inputs(named: Named) -> LossInputs:
     """Make the inputs, with reference log-probs only for a loss that needs them: a run may have no reference."""
     inputs = samples.loss_inputs()
@@ -132,4 +169,13 @@ def _words(sizes: tuple[int, ...]) -> str:
     return ", ".join(map(str, dict.fromkeys(sizes)))
 
 
-LAWS = {"policy_loss": laws(_gives_a_loss, _is_zero_off_the_mask, _bears_nan_off_the_mask, _knows_no_micro_batches)}
+LAWS = {
+    "policy_loss": laws(
+        _gives_a_loss,
+        _is_zero_off_the_mask,
+        _bears_nan_off_the_mask,
+        _knows_no_micro_batches,
+        _says_what_its_ratio_is_of,
+        _says_whether_it_spreads,
+    )
+}

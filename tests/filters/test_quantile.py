@@ -1,6 +1,7 @@
 """A band of ranks."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,3 +93,27 @@ def test_what_is_no_band_is_refused(parameters, message):
 def test_nan_is_refused():
     with pytest.raises(RunError, match="NaN"):
         Quantile().select(torch.tensor([1.0, float("nan")]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "groups", "refused"),
+    [
+        (Quantile(0.3, 0.32), 8, True),
+        (Quantile(0.3, 0.4), 8, False),
+        (Quantile(), 3, True),
+        (Quantile(), 4, False),
+        (Quantile(0.11, 0.1112), 9, False),
+        (Quantile(0.11, 0.1112), 18, False),
+        (Quantile(0.11, 0.1112), 10, True),
+        # of ten groups one may have a score of 0, and then the band holds the first rank
+        (Quantile(0.11, 0.1112, include_zero=False), 10, False),
+        (Quantile(0.11, 0.1112, include_zero=False), 9, False),
+        (Quantile(0.11, 0.1112, include_zero=False), 8, True),
+        (Quantile(0.5, 1, include_zero=False), 1, False),
+    ],
+)
+def test_a_band_without_a_rank_of_the_groups_is_refused(rule, groups, refused):
+    experiment = SimpleNamespace(rollout=SimpleNamespace(groups=groups))
+    assert [f"rollout.groups = {groups}" in reason for reason in rule.check(experiment)] == [True] * refused
+    possible = range(1, groups + 1) if not rule.include_zero else [groups]
+    assert refused == all(not kept(rule, [float(n + 1) for n in range(count)]) for count in possible)

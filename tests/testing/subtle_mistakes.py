@@ -329,6 +329,31 @@ SHARED_AVERAGE = Average()
 
 
 @attrs.frozen
+class RowRatio(PolicyLoss):
+    """A ratio of the row, as in GSPO, that does not say so."""
+
+    def __call__(self, inputs):
+        logprobs = torch.where(inputs.mask, inputs.logprobs, 0.0)
+        moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
+        row = moved.detach().sum(1, keepdim=True) / inputs.mask.sum(1, keepdim=True).clamp(min=1)
+        ratio = (logprobs - logprobs.detach() + row).exp()
+        return LossOutput(torch.where(inputs.mask, -inputs.advantages * ratio, 0.0), {})
+
+
+@attrs.frozen
+class SpreadsGradients(PolicyLoss):
+    """A loss of the row at each of its tokens, that does not say so."""
+
+    ratio_of = "rows"
+
+    def __call__(self, inputs):
+        moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
+        advantages = torch.where(inputs.mask, inputs.advantages, 0.0).sum(1, keepdim=True)
+        loss = -advantages * moved.mean(1, keepdim=True).exp()
+        return LossOutput(torch.where(inputs.mask, loss, 0.0), {})
+
+
+@attrs.frozen
 class CouplesRows(PolicyLoss):
     """Ranks the tokens of its own micro-batch."""
 
@@ -384,6 +409,14 @@ class MeanOfTheBatch(SamplerCorrection):
     def correction(self, old_logprobs, sampler_logprobs, mask):
         weights = torch.where(mask, (old_logprobs - sampler_logprobs).exp(), 0.0)
         return weights / weights.sum() * mask.sum(), {}
+
+
+@attrs.frozen
+class SaysItWeighsRows(SamplerCorrection):
+    weighs = "rows"
+
+    def correction(self, old_logprobs, sampler_logprobs, mask):
+        return torch.where(mask, (old_logprobs - sampler_logprobs).exp(), 0.0), {}
 
 
 @attrs.frozen
@@ -767,6 +800,8 @@ SUBTLE = {
         "computes_otherwise": learning(Average, raw_rewards),
     },
     "policy_loss": {
+        "row_ratio": RowRatio,
+        "spreads_gradients": SpreadsGradients,
         "couples_rows": CouplesRows,
         "metric_of_micro_batch": MetricOfMicroBatch,
         "unmasked": Unmasked,
@@ -774,7 +809,11 @@ SUBTLE = {
         "by_entropy": ByEntropy,
         "against_the_reference": AgainstTheReference,
     },
-    "sampler_correction": {"mean_of_the_batch": MeanOfTheBatch, "off_the_mask": OffTheMask},
+    "sampler_correction": {
+        "mean_of_the_batch": MeanOfTheBatch,
+        "off_the_mask": OffTheMask,
+        "says_it_weighs_rows": SaysItWeighsRows,
+    },
     "loss_aggregation": {
         "counts_padding": CountsPadding,
         "first_rows_most": FirstRowsMost,

@@ -39,7 +39,7 @@ def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
 
 def test_every_mistake_that_would_train_in_silence_is_found(reported):
     registered, messages = reported["subtle_mistakes"]
-    assert len(registered) == 70
+    assert len(registered) == 71
     assert missed(registered, messages) == []
 
 
@@ -52,6 +52,9 @@ def test_what_is_sound_is_not_blamed(reported):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
+        ("row_ratio", 'set ratio_of = "rows", which is refused with corrections of single tokens'),
+        ("spreads_gradients", "a gradient in the log-probs of other tokens"),
+        ("says_it_weighs_rows", "weighs tokens of one row differently"),
         ("couples_rows", "another gradient with micro-batches of 1 rows"),
         ("metric_of_micro_batch", "the metric largest another value"),
         ("spreads_nan", "spreads a NaN off the mask"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -24,6 +24,8 @@ class Trl(TokenHead):
     It takes one temperature for all rows and computes neither second moments nor collision
     probabilities; other requests are refused.
     """
+
+    gives: ClassVar[frozenset[str]] = frozenset()
 
     columns: int = attrs.field(default=32768, validator=[validators.ge(1), validators.le(1 << 24)])
     """Number of columns of the vocabulary in one tile; the default is that of TRL's trainers."""

@@ -41,6 +41,15 @@ def test_the_bounds_of_a_window_are_inside_it():
         assert correct(text, one, mask)[0].tolist() == [[1, 1, 0]]
 
 
+def test_the_bound_of_a_divergence_is_inside_it():
+    """All numbers are exact: log r = 1/2 on both tokens, and 1/8 is the mean of their halved squares."""
+    correction = create("sequence_divergence(k2, mean, 0.125)")
+    old, sampler = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.5]])
+    assert correction.correction(old, sampler, torch.tensor([[True, True]]))[0].tolist() == [[1, 1]]
+    beyond = torch.tensor([[-1.5, -2.51]])
+    assert correction.correction(old, beyond, torch.tensor([[True, True]]))[0].tolist() == [[0, 0]]
+
+
 def test_the_mean_of_a_row_of_one_token_is_that_token():
     weights, _ = correct("sequence_mask(low=3.9, high=4.1)", [[9.0, 4.0], [9.0, 2.0]], [[False, True]] * 2)
     assert weights[:, 1].tolist() == pytest.approx([4, 0])
@@ -204,3 +213,20 @@ def test_the_rows_that_are_dropped_are_those_that_verl_drops(case):
     kept = (torch.tensor(case["kept"]) & given_["mask"]).any(1)
     assert weights.any(1).tolist() == kept.tolist()
     assert 0 < int(kept.sum()) < len(kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "weighs"),
+    [
+        *(("none", "tokens"), ("tis", "tokens"), ("icepop", "tokens"), ("sequence_tis", "rows")),
+        *(
+            ("sequence_mask", "tokens"),
+            ("sequence_mask(weight=none)", "rows"),
+            ("sequence_mask(weight=sequence)", "rows"),
+        ),
+        *(("sequence_divergence", "rows"), ("sequence_divergence(weight=token)", "tokens")),
+        ("sequence_divergence(weight=sequence)", "rows"),
+    ],
+)
+def test_what_has_a_weight_of_its_own(text, weighs):
+    assert create(text).weighs == weighs

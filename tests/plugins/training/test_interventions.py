@@ -306,7 +306,7 @@ def test_a_resumed_controller_goes_on_where_it_was(bandit, tmp_path, monkeypatch
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
-@pytest.mark.parametrize("controller", ["schedule(cosine)", "adaptive(target=9)", "pi(9, low=0, high=0.5)", "epo"])
+@pytest.mark.parametrize("controller", ["schedule(cosine)", "adaptive(target=5.7)", "pi(5.7, low=0, high=0.5)", "epo"])
 def test_built_in_controllers_move_the_bonus_and_go_on_after_a_resume(bandit, tmp_path, monkeypatch, controller):
     settings = ("trainer.steps=3", "trainer.save_every=1", "entropy_coeff=0.25", f"entropy.controller={controller}")
     whole = train(made(bandit, *settings), tmp_path / "whole")

@@ -1,5 +1,7 @@
 """Rows that grow beyond what a model has positions for."""
 
+import math
+
 import pytest
 import torch
 import uncollapse
@@ -87,6 +89,28 @@ def test_rows_beyond_a_table_of_positions_are_refused_before_anything_runs(bandi
     parts = assemble(uncollapse.compose(bandit, [own, "rollout.max_context=256"]), start_ranks())
     parts.close()
     assert not parts.notes
+
+
+@pytest.mark.parametrize(
+    ("key", "spelled", "steers_to"),
+    [
+        ("entropy.controller", "pi({})", 9),
+        ("entropy.controller", "adaptive({})", 9),
+        ("advantage", "entrocraft(low={0}, high=10, low_end=0, high_end=0)", 9),
+    ],
+)
+def test_an_entropy_beyond_the_vocabulary_is_refused_before_anything_runs(bandit, tmp_path, key, spelled, steers_to):
+    vocabulary = AutoConfig.from_pretrained(bandit["model"]["path"]).vocab_size
+    beyond = uncollapse.compose(bandit, [f"{key}={spelled.format(steers_to)}"])
+    with pytest.raises(
+        RequestError, match=f"steers to an entropy of 9 nats .* over the {vocabulary} tokens"
+    ) as refused:
+        uncollapse.train(beyond, tmp_path / "run")
+    assert refused.value.where == key
+    assert f"has more than {math.log(vocabulary):.3g}" in str(refused.value)
+    assert not (tmp_path / "run").exists()
+    within = uncollapse.compose(bandit, [f"{key}={spelled.format(math.log(vocabulary) - 0.01)}"])
+    assemble(within, start_ranks()).close()
 
 
 def test_rows_beyond_what_rotary_positions_were_trained_for_are_said_once(bandit, tmp_path, capfd):
