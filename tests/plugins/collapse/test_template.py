@@ -1,5 +1,6 @@
 """The detector of template collapse: what it says, when it is silent, and how often it is wrong."""
 
+import itertools
 import json
 
 import attrs
@@ -13,7 +14,7 @@ from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.mutual_information_estimates import retrieval, retrieval_error
 from uncollapse.plugins.collapse.replay import find_runs, replay_all
 from uncollapse.plugins.collapse.template import ERROR, IDENTICAL, RETRIEVAL, VALID, mean
-from uncollapse.plugins.rollout.engine_hf import HfEngine, HfSession
+from uncollapse.plugins.rollout.engine_hf import HfSession
 
 
 def told(values, error=0.1, valid=1.0, **more):
@@ -219,38 +220,25 @@ def test_the_error_of_retrieval_is_its_spread_over_batches(share):
 # --- a run that collapses -------------------------------------------------------------------------------------------
 
 
-class _Parrot(HfSession):
-    """Answers each prompt by itself in the first steps; from then on every prompt gets the first one's answer."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.steps = 0
-
-    def generate(self, prompts, sampling, seed):
-        self.steps += 1
-        if self.steps <= HEALTHY_STEPS:
-            return super().generate(prompts, sampling, seed)
-        return super().generate(prompts[:1], sampling, seed) * len(prompts)
-
-
-@attrs.frozen
-class Parrot(HfEngine):
-    """A sampler that comes to ignore its prompts."""
-
-    def start(self, model, tokenizer, *, max_context=None):
-        return _Parrot(model, tokenizer, self.batch)
-
-
 HEALTHY_STEPS = 3
 
 
 @pytest.mark.slow
-def test_a_run_whose_policy_comes_to_answer_every_prompt_alike_gets_the_verdict(tmp_path):
-    measured = "mutual_information(compute_freq=1, multi_turn=false)"
+def test_a_run_whose_policy_comes_to_answer_every_prompt_alike_gets_the_verdict(tmp_path, monkeypatch):
+    """From the fourth step on every prompt gets the response that was sampled for the first one."""
+    generate = HfSession.generate
+    steps = itertools.count(1)
+
+    def parrot(engine, prompts, sampling, seed):
+        if next(steps) <= HEALTHY_STEPS:
+            return generate(engine, prompts, sampling, seed)
+        return generate(engine, prompts[:1], sampling, seed) * len(prompts)
+
+    monkeypatch.setattr(HfSession, "generate", parrot)
+    measured = "mutual_information(compute_freq=1, multi_turn=false, num_samples=all)"
     settings = {
         "collapse": [measured, "template_collapse(stop=true)", "gradient_spike", "length_drift"],
         "advantage": "grpo",
-        "rollout.engine": Parrot(),
         "rollout.max_turns": 1,
         "validation.every": 0,
         "validation.before_train": False,
