@@ -18,6 +18,8 @@ VALID = "collapse/first_turn_valid_rate"
 IDENTICAL = "collapse/identical_across_prompts"
 STANDARD_ERRORS = 2.0
 """Number of standard errors by which a value must differ from chance, or from its early value."""
+LEAST_TASKS = 3
+"""Smallest number of tasks of which ``mutual_information`` gives standard errors."""
 ROUNDING = 1e-6
 """Share below which a value is 0: with equal scores the share and its chance differ by rounding alone."""
 
@@ -64,12 +66,14 @@ class TemplateCollapse(CollapseDetector):
     """Whether the verdict ends the run; with ``false`` it is recorded, as rewards may still rise without reasoning."""
 
     def check(self, experiment: Any) -> Iterator[str]:
-        """Yield the reason why it would have nothing to judge in this experiment."""
+        """Yield the reason why it could never judge this experiment."""
         measuring = [named for named in experiment.collapse if named.name == "mutual_information"]
         if not measuring:
             yield "judges what the detector mutual_information measures: add mutual_information to collapse"
         elif not measuring[0].component.first_turn:
             yield "judges first turns, and mutual_information has first_turn=false"
+        elif experiment.rollout.groups < LEAST_TASKS:
+            yield f"judges by standard errors over tasks, and rollout.groups is below {LEAST_TASKS}"
 
     def start(self, context: Any) -> _TemplateSession:
         return _TemplateSession(self)

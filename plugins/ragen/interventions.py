@@ -233,7 +233,7 @@ def _case(text: str, overrides: dict[str, Any], **values: str) -> dict[str, Any]
 TAGGED = {"filter.select": "paths and names say that the filter is off: use top-p, or custom"}
 
 
-def _tagged(kind: str, include_zero: bool) -> Sequence[str]:
+def _tagged(kind: str, include_zero: bool) -> tuple[str, str, str, str]:
     """Return kind, directory, name and line of the KL or entropy sweep, with the filter's tag in paths and names."""
     tag = "nofilter" if include_zero else "filter_zero"
     line = f"{kind}=${kind} | filter={tag} | include_zero=$filter_include_zero"

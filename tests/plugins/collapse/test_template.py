@@ -169,7 +169,10 @@ def test_it_needs_the_detector_that_measures_beside_it():
         uncollapse.compose("tiny-sokoban", ["collapse=[template_collapse]"])
     with pytest.raises(RequestError, match="mutual_information has first_turn=false"):
         uncollapse.compose("tiny-sokoban", ["collapse=[template_collapse, mutual_information(first_turn=false)]"])
-    composed = uncollapse.compose("tiny-sokoban", ["collapse=[template_collapse, mutual_information]"])
+    both = "collapse=[template_collapse, mutual_information]"
+    with pytest.raises(RequestError, match=r"rollout\.groups is below 3"):
+        uncollapse.compose("tiny-sokoban", [both, "rollout.groups=2"])
+    composed = uncollapse.compose("tiny-sokoban", [both, "rollout.groups=3", "trainer.mini_batch=24"])
     assert [named.name for named in composed.collapse] == ["template_collapse", "mutual_information"]
 
 
