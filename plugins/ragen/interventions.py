@@ -129,7 +129,7 @@ class _Intervention:
             "project": f"ragen_release_{kind}_sweep",
             "engine": {"gpu_memory_utilization": self.gpu_memory_utilization},
             "root": ".",
-            "set": base_settings(self.steps, self.save_freq) | measured | settings,
+            "set": {**base_settings(self.steps, self.save_freq), **measured, **settings},
             "notices": [*notices, *unmeasured],
             "layout": {
                 "home": f"{logs}{directory}",
