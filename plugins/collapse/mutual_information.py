@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.components import CollapseDetector, CollapseSession, Rollouts
 from . import mutual_information_estimates as estimates
-from .mutual_information_samples import Pairs, Turn, first_turns, trajectories, turns_of, uniform_turns
+from .mutual_information_samples import Pairs, Turn, first_turns, identical, trajectories, turns_of, uniform_turns
 
 EMA_DECAY = 0.9
 
@@ -59,7 +59,7 @@ class MutualInformation(CollapseDetector):
     def check(self, experiment: Any) -> Iterator[str]:
         """Yield the reasons why it cannot measure this experiment."""
         if not experiment.rollout.think:
-            yield "measures thoughts, and rollout.think is false: there are none"
+            yield "measures thoughts, and rollout.think is false: there are none; take it out of collapse"
         elif not experiment.dialogue.component.thought_end:
             yield f"measures thoughts, and the dialogue {experiment.dialogue.name} does not say where one ends"
 
@@ -133,7 +133,7 @@ class _Session(CollapseSession):
 
 
 def _counts(turns: Sequence[Turn]) -> dict[str, float]:
-    """Count turns, and the share of them that has a valid thought."""
+    """Count turns, the share of them that has a valid thought, and the share of thoughts that are the same."""
     first = [turn for turn in turns if turn.number == 0]
     valid = sum(bool(turn.thought) for turn in first)
     return {
@@ -141,6 +141,7 @@ def _counts(turns: Sequence[Turn]) -> dict[str, float]:
         "collapse/first_turn_num_total": float(len(first)),
         "collapse/first_turn_num_valid": float(valid),
         "collapse/first_turn_valid_rate": valid / len(first),
+        **{f"collapse/identical_{where}": share for where, share in identical(first).items()},
     }
 
 
@@ -151,7 +152,11 @@ def _metrics(pairs: Pairs, logprobs_R_N: Tensor, replicates: int, generator: tor
     tasks_N = _numbered(pairs.tasks)
     per_token_R_N = estimates.per_token(logprobs_R_N, lengths_R)
     metrics = estimates.information(logprobs_R_N, lengths_R, matched_R)
-    metrics |= estimates.retrieval(per_token_R_N, matched_R, _numbered(pairs.columns))
+    prompts_N = _numbered(pairs.columns)
+    metrics |= estimates.retrieval(per_token_R_N, matched_R, prompts_N)
+    error = estimates.retrieval_error(per_token_R_N, matched_R, prompts_N, tasks_N)
+    if error is not None:
+        metrics["retrieval_above_chance_se"] = error
     for seq, scores_R_N in (("", per_token_R_N), ("_seq", logprobs_R_N)):
         error = estimates.standard_error(scores_R_N, matched_R, tasks_N, replicates, generator)
         if error is not None:

@@ -67,12 +67,7 @@ def retrieval(scores_R_N: Tensor, matched_R: Tensor, prompts_N: Tensor) -> dict[
     ``prompts_N`` numbers the distinct prompts: every column with the same prompt is a hit. Columns with equal scores
     are equally likely to be among the best, so a policy that gives every prompt the same score is at chance.
     """
-    same_R_N = prompts_N[None, :] == prompts_N[matched_R][:, None]
-    best_R = scores_R_N.masked_fill(~same_R_N, -math.inf).amax(1, keepdim=True)
-    above_R = (scores_R_N > best_R).sum(1)
-    ties_R_N = scores_R_N == best_R
-    ties_R = ties_R_N.sum(1).double()
-    hits_R = (ties_R_N & same_R_N).sum(1)
+    same_R_N, above_R, ties_R, hits_R = _ranks(scores_R_N, matched_R, prompts_N)
     chance = float(same_R_N.double().mean())
     metrics = {}
     for k in RANKS:
@@ -88,6 +83,38 @@ def retrieval(scores_R_N: Tensor, matched_R: Tensor, prompts_N: Tensor) -> dict[
         metrics[f"retrieval_chance_level{at_k}"] = expected
         metrics[f"retrieval_above_chance{at_k}"] = accuracy - expected
     return metrics
+
+
+def retrieval_error(scores_R_N: Tensor, matched_R: Tensor, prompts_N: Tensor, tasks_N: Tensor) -> float | None:
+    """Estimate the standard error of ``retrieval_above_chance``; ``None`` for fewer than three tasks.
+
+    It is the linearised error of a mean over clusters: the reasonings of a task, which ``tasks_N`` numbers, tend to be
+    retrieved together, so the spread between P tasks counts and not that between R reasonings.
+    """
+    count = int(tasks_N.max()) + 1
+    if count < 3:
+        return None
+    same_R_N, above_R, ties_R, hits_R = _ranks(scores_R_N, matched_R, prompts_N)
+    excess_R = torch.where(above_R == 0, hits_R / ties_R, 0.0) - same_R_N.double().mean(1)
+    task_R = tasks_N[matched_R]
+    residuals_P = torch.zeros(count, dtype=torch.float64).index_add(0, task_R, excess_R - excess_R.mean())
+    return math.sqrt(count / (count - 1) * float(residuals_P.square().sum())) / len(excess_R)
+
+
+def _ranks(scores_R_N: Tensor, matched_R: Tensor, prompts_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compare the columns with the best one of the reasoning's own prompt.
+
+    Returns:
+        Which columns have its own prompt, [R, N]; how many are better than the best of these; how many tie with it; and
+        how many of those that tie have its own prompt, [R] each.
+    """
+    same_R_N = prompts_N[None, :] == prompts_N[matched_R][:, None]
+    best_R = scores_R_N.masked_fill(~same_R_N, -math.inf).amax(1, keepdim=True)
+    above_R = (scores_R_N > best_R).sum(1)
+    ties_R_N = scores_R_N == best_R
+    ties_R = ties_R_N.sum(1).double()
+    hits_R = (ties_R_N & same_R_N).sum(1)
+    return same_R_N, above_R, ties_R, hits_R
 
 
 def standard_error(

@@ -6,6 +6,7 @@ Prompts and thoughts are the sampled token ids themselves; text is only used to 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from random import Random
@@ -84,6 +85,27 @@ def thought(sampled: Sequence[int], tokenizer: Any, tag: str) -> Tokens:
     end = bisect_left(range(count), True, key=lambda length: tag in text(0, length))
     start = next(start for start in reversed(range(end)) if tag in text(start, end))
     return tuple(sampled[:start]) if text(0, start).strip() else ()
+
+
+def identical(turns: Sequence[Turn]) -> dict[str, float]:
+    """Return which share of the pairs of valid thoughts are the same tokens.
+
+    ``across_prompts`` is the share of the pairs whose prompts differ; groups that were given the same prompt are no
+    different prompts. ``within_prompt`` is that of the pairs with one prompt, which says how often a thought repeats
+    itself anyway. A share without pairs is left out.
+    """
+    valid = _valid(turns)
+    pairs = len(valid) * (len(valid) - 1) // 2
+    within = _equal_pairs([turn.prompt for turn in valid])
+    same = _equal_pairs([turn.thought for turn in valid])
+    same_within = _equal_pairs([(turn.prompt, turn.thought) for turn in valid])
+    counts = {"across_prompts": (same - same_within, pairs - within), "within_prompt": (same_within, within)}
+    return {name: equal / total for name, (equal, total) in counts.items() if total}
+
+
+def _equal_pairs(values: Sequence[Any]) -> int:
+    """Count the pairs of equal values."""
+    return sum(count * (count - 1) // 2 for count in Counter(values).values())
 
 
 # --- draws ----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ def register_collapse_detectors(register: Register) -> None:
         summary="measure how much the reasonings say about their prompts",
     )
     register(
+        "template_collapse",
+        f"{COLLAPSE}.template:TemplateCollapse",
+        summary="reasonings no longer tell their prompts apart, or are the same for all of them",
+    )
+    register(
         "entropy_collapse",
         f"{COLLAPSE}.entropy:EntropyCollapse",
         summary="the token entropy stays far below where it began",
@@ -45,6 +50,16 @@ def register_collapse_detectors(register: Register) -> None:
         "format_collapse",
         f"{COLLAPSE}.format:FormatCollapse",
         summary="answers lose their form: invalid, without a thought, too short or too long",
+    )
+    register(
+        "length_drift",
+        f"{COLLAPSE}.length:LengthDrift",
+        summary="responses are much shorter or longer than they were",
+    )
+    register(
+        "gradient_spike",
+        f"{COLLAPSE}.gradient:GradientSpike",
+        summary="the gradient norm stays many times above its usual size",
     )
     register(
         "sampler_mismatch",

@@ -6,13 +6,15 @@ Names, values, files and lines are those of its scripts ``run_top_p_sweep.sh``, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
 
+from ...core.compose.config import compose
 from ...core.compose.spec import parse_value
 from ...core.errors import RequestError
+from ...core.registry import registry
 
 OUTCOME = "train_time=${train}s | eval_time=${eval}s | total_time=${total}s | wall_time=${wall}s | gpu=$gpu"
 K1_AS_LOSS = (
@@ -20,6 +22,8 @@ K1_AS_LOSS = (
     "the coefficient hardly regularises; --kl-type low_var_kl does"
 )
 KlType = Literal["kl", "abs", "mse", "low_var_kl"]
+INFORMATION = "mutual_information"
+"""The detector that RAGEN-2 runs in all of its experiments, with the defaults of its ``base.yaml``."""
 OPTIONS = {"trainer.steps": "--steps", "trainer.save_every": "--save-freq"}
 """Options of the command line by the key that they set."""
 
@@ -67,6 +71,22 @@ def kl_loss(kl_type: str, coef: float) -> dict[str, Any]:
     return {"kl.estimator": kl_type, "kl.coef": coef, "kl.placement": "loss", "kl.controller": "fixed"}
 
 
+def measuring(experiment: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the setting that has mutual information measured, beside what the experiment's own detectors do.
+
+    An experiment that measures it already keeps its own settings. Where it cannot be measured there is no setting, and
+    a notice that gives the reason.
+    """
+    if INFORMATION not in registry().names("collapse"):
+        return {}, [f"mutual information is not measured: no detector {INFORMATION} is installed"]
+    composed = compose(experiment)
+    if any(named.name == INFORMATION for named in composed.collapse):
+        return {}, []
+    if reasons := list(registry().create("collapse", INFORMATION).check(composed)):
+        return {}, [f"mutual information is not measured: {INFORMATION} {reasons[0]}"]
+    return {"collapse": [*map(str, composed.collapse), INFORMATION]}, []
+
+
 def softmax_top_p(value: float, include_zero: bool) -> str:
     """Return the spelling of the scripts' filter, top-p with softmax weights."""
     return f"top_p({value}, prob_mode=softmax, type=largest, include_zero={str(include_zero).lower()})"
@@ -84,8 +104,20 @@ class _Intervention:
     """Steps between checkpoints, all of which are kept; -1 writes the last one only."""
     gpu_memory_utilization: float = 0.5
     """Share of a GPU that an inference engine beside the trainer may take, where the engine has this setting."""
+    mutual_information: bool = True
+    """Whether mutual information is measured every 5 steps, as in RAGEN-2; false leaves the experiment's detectors."""
 
-    def _record(self, kind: str, directory: str, name: str, line: str, **parts: Any) -> dict[str, Any]:
+    def _record(
+        self,
+        kind: str,
+        directory: str,
+        name: str,
+        line: str,
+        settings: Mapping[str, Any],
+        notices: Sequence[str] = (),
+        **parts: Any,
+    ) -> dict[str, Any]:
+        measured, unmeasured = measuring(self.experiment) if self.mutual_information else ({}, [])
         logs = f"logs/{kind}_sweep_$model"
         if not 0 < self.gpu_memory_utilization <= 1:
             raise RequestError(
@@ -97,6 +129,8 @@ class _Intervention:
             "project": f"ragen_release_{kind}_sweep",
             "engine": {"gpu_memory_utilization": self.gpu_memory_utilization},
             "root": ".",
+            "set": {**base_settings(self.steps, self.save_freq), **measured, **settings},
+            "notices": [*notices, *unmeasured],
             "layout": {
                 "home": f"{logs}{directory}",
                 "run": f"{logs}{directory}/$label",
@@ -134,7 +168,7 @@ class TopPSweep(_Intervention):
             directory="",
             name="top_p",
             line="value=$value | include_zero=$filter_include_zero | filter_value=$filter_value",
-            set=base_settings(self.steps, self.save_freq) | kl_loss(self.kl_type, 0.001) | {"entropy.coef": 0.001},
+            settings=kl_loss(self.kl_type, 0.001) | {"entropy.coef": 0.001},
             cases=cases,
             options=OPTIONS | {"filter.select": "--rollout-filter-value", "kl.estimator": "--kl-type"},
             notices=[K1_AS_LOSS] if self.kl_type == "kl" else [],
@@ -158,10 +192,9 @@ class KlSweep(_Intervention):
             _case(text, kl_loss(self.kl_type, number(text, "--kl-values")), kl=text)
             for text in listed(self.kl_values, "--kl-values")
         ]
-        settings = {"entropy.coef": 0.0, "filter.select": softmax_top_p(1.0, self.rollout_filter_include_zero)}
         return self._record(
             *_tagged("kl", self.rollout_filter_include_zero),
-            set=base_settings(self.steps, self.save_freq) | settings,
+            settings={"entropy.coef": 0.0, "filter.select": softmax_top_p(1.0, self.rollout_filter_include_zero)},
             fixed=TAGGED,
             cases=cases,
             options=OPTIONS | {"kl.coef": "--kl-values", "kl.estimator": "--kl-type"},
@@ -184,10 +217,9 @@ class EntropySweep(_Intervention):
             _case(text, {"entropy.coef": number(text, "--entropy-values")}, entropy=text)
             for text in listed(self.entropy_values, "--entropy-values")
         ]
-        settings = {"kl.coef": 0.0, "filter.select": softmax_top_p(1.0, self.rollout_filter_include_zero)}
         return self._record(
             *_tagged("entropy", self.rollout_filter_include_zero),
-            set=base_settings(self.steps, self.save_freq) | settings,
+            settings={"kl.coef": 0.0, "filter.select": softmax_top_p(1.0, self.rollout_filter_include_zero)},
             fixed=TAGGED,
             cases=cases,
             options=OPTIONS | {"entropy.coef": "--entropy-values"},
@@ -201,7 +233,7 @@ def _case(text: str, overrides: dict[str, Any], **values: str) -> dict[str, Any]
 TAGGED = {"filter.select": "paths and names say that the filter is off: use top-p, or custom"}
 
 
-def _tagged(kind: str, include_zero: bool) -> Sequence[str]:
+def _tagged(kind: str, include_zero: bool) -> tuple[str, str, str, str]:
     """Return kind, directory, name and line of the KL or entropy sweep, with the filter's tag in paths and names."""
     tag = "nofilter" if include_zero else "filter_zero"
     line = f"{kind}=${kind} | filter={tag} | include_zero=$filter_include_zero"

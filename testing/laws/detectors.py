@@ -56,11 +56,16 @@ def recorded(step: int, collapses: bool = True) -> dict[str, float]:
         "rollout/in_group_reward_std": 0.0 if dead else 0.3,
         "rollout/filter_kept_count": 0.0 if dead else 4.0,
         "train/response_length": 1.0 if dead else 20.0,
+        "train/turns": 1.0,
         "train/share_of_named_actions_known": 0.0 if dead else 0.9,
         "train/share_of_turns_invalid": 1.0 if dead else 0.1,
         "train/success": success,
         "validation/success": success,
         "validation/reward": success,
+        "collapse/first_turn_valid_rate": 1.0,
+        "collapse/identical_across_prompts": 1.0 if dead else 0.1,
+        "collapse_first_turn_sample/retrieval_above_chance": 0.0 if dead else 0.6,
+        "collapse_first_turn_sample/retrieval_above_chance_se": 0.1,
     }
 
 

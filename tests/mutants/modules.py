@@ -58,10 +58,13 @@ MODULES: dict[str, tuple[str, ...]] = {
     "estimators/variance/ustat.py": _VARIANCE,
     "plugins/collapse/entropy.py": ("plugins/collapse",),
     "plugins/collapse/format.py": ("plugins/collapse",),
+    "plugins/collapse/gradient.py": ("plugins/collapse/test_gradient_and_length.py",),
     "plugins/collapse/kl.py": ("plugins/collapse",),
+    "plugins/collapse/length.py": ("plugins/collapse/test_gradient_and_length.py",),
     "plugins/collapse/mismatch.py": ("plugins/collapse",),
     "plugins/collapse/signal.py": ("plugins/collapse",),
     "plugins/collapse/stopping.py": ("plugins/collapse",),
+    "plugins/collapse/template.py": ("plugins/collapse/test_template.py",),
     "plugins/collapse/mutual_information_estimates.py": ("plugins/collapse/test_mutual_information_estimates.py",),
     "plugins/probe/estimation/directions.py": (f"{PROBE}/test_probe_directions.py",),
     "plugins/probe/estimation/measurement.py": tuple(

@@ -1,6 +1,6 @@
-"""Lets the tests of this folder import the worlds of the rollout tests."""
+"""Lets the tests of this folder import what they share, and the worlds of the rollout tests."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "rollout")]

@@ -5,28 +5,13 @@ from types import SimpleNamespace
 
 import attrs
 import pytest
+from judging import first, series, session_of
 from uncollapse.core.errors import RequestError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.training.assemble import DetectorContext
 
 ENTROPY, INVALID, THINKING = "actor/entropy", "train/share_of_turns_invalid", "collapse/valid_thinking_rate"
 LENGTH, KL, UPDATE = "train/response_length", "actor/kl", "actor/ppo_kl"
-
-
-def session_of(name, **parameters):
-    return registry().create("collapse", name, **parameters).start(DetectorContext(None, tokenizer=None))
-
-
-def first(session, records):
-    """(step, verdict) of the first verdict; steps count from 1."""
-    for step, metrics in enumerate(records, start=1):
-        if verdict := session.judge(step, metrics):
-            return step, verdict
-    return None, None
-
-
-def series(metric, values):
-    return [{} if value is None else {metric: value} for value in values]
 
 
 def test_entropy_collapse_needs_a_whole_window_below_its_threshold():

@@ -15,6 +15,7 @@ from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.runs.timings import timings
 from uncollapse.plugins.collapse.mutual_information import MutualInformation
+from uncollapse.plugins.collapse.template import TemplateCollapse
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import PAIRS
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
@@ -29,7 +30,7 @@ DIALOGUE = Named("dialogue", "think_answer", {}, ThinkAnswer())
 TEMPLATE = Template(TOKENIZER, DIALOGUE.component)
 SUFFIXES = {
     *("mi_estimate", "mi_seq_estimate", "mi_estimate_se", "mi_seq_estimate_se", "mi_upper_bound"),
-    *("matched_log_prob_mean", "marginal_log_prob_mean"),
+    *("matched_log_prob_mean", "marginal_log_prob_mean", "retrieval_above_chance_se"),
     *("conditional_entropy_est", "conditional_entropy_seq_est", "reasoning_entropy_est", "reasoning_entropy_seq_est"),
     *(
         f"retrieval_{name}{at}"
@@ -46,6 +47,7 @@ COUNTS = {
     *("collapse/valid_thinking_rate", "collapse/first_turn_num_total"),
     *("collapse/first_turn_num_valid", "collapse/first_turn_valid_rate"),
 }
+IDENTICAL = {"collapse/identical_across_prompts", "collapse/identical_within_prompt"}
 
 
 class Named(Counter):
@@ -117,7 +119,7 @@ def test_every_metric_of_every_way_to_draw(mode):
     found = session(turn_uniform=True).measure(rollouts(mode=mode), Oracle(-1.0, -50.0))
     spaces = ("collapse_first_turn_sample", "collapse_trajectory_sample", "collapse_turn_sample")
     times = {"timing_s/collapse_first_turn", "timing_s/collapse_multi_turn"}
-    assert found.keys() == {f"{space}/{suffix}" for space in spaces for suffix in SUFFIXES} | COUNTS | times
+    assert found.keys() == {f"{space}/{suffix}" for space in spaces for suffix in SUFFIXES} | COUNTS | IDENTICAL | times
     assert all(math.isfinite(value) for value in found.values())
     assert found["collapse_first_turn_sample/mi_upper_bound"] == pytest.approx(math.log(3))
     assert found["collapse_first_turn_sample/mi_seq_estimate"] == pytest.approx(math.log(3))
@@ -149,7 +151,7 @@ def test_only_what_is_asked_for():
     oracle = Oracle(-1.0, -50.0)
     session(num_samples="all", turn_uniform=True).measure(rollouts(), oracle)
     assert [call[:2] for call in oracle.calls] == [(3, 6), (12, 12), (12, 12)]
-    assert session(first_turn=False, multi_turn=False).measure(rollouts(), Blank()).keys() == COUNTS
+    assert session(first_turn=False, multi_turn=False).measure(rollouts(), Blank()).keys() == COUNTS | IDENTICAL
 
 
 def test_thoughts_that_are_missing_are_counted_and_left_out():
@@ -161,11 +163,11 @@ def test_thoughts_that_are_missing_are_counted_and_left_out():
     assert found["collapse_first_turn_sample/mi_upper_bound"] == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("silent", [range(6), (2, 3, 4, 5)])
-def test_too_little_to_compare_is_absent_and_the_counts_say_why(silent):
+@pytest.mark.parametrize(("silent", "pairs"), [(range(6), set()), ((2, 3, 4, 5), {"collapse/identical_within_prompt"})])
+def test_too_little_to_compare_is_absent_and_the_counts_say_why(silent, pairs):
     own = session(multi_turn=False)
     found = own.measure(rollouts(silent=tuple(silent)), Blank())
-    assert found.keys() == COUNTS | {"timing_s/collapse_first_turn"}
+    assert found.keys() == COUNTS | pairs | {"timing_s/collapse_first_turn"}
     assert found["collapse/first_turn_num_valid"] == 6 - len(silent)
     assert own.state_dict() == {"steps": 1, "emas": {}}
 
@@ -173,7 +175,36 @@ def test_too_little_to_compare_is_absent_and_the_counts_say_why(silent):
 def test_one_task_has_no_error():
     found = session(first_turn=False, num_samples="all").measure(rollouts(names=("name0", "name0")), Oracle(-1.0, -9.0))
     assert found["collapse_trajectory_sample/mi_upper_bound"] == pytest.approx(math.log(4))
-    assert "collapse_trajectory_sample/mi_estimate_se" not in found
+    assert not {"mi_estimate_se", "retrieval_above_chance_se"} & {name.rpartition("/")[2] for name in found}
+    assert found["collapse/identical_within_prompt"] == 1.0
+    assert "collapse/identical_across_prompts" not in found  # of equal tasks
+
+
+@pytest.mark.parametrize(
+    ("names", "across", "within"),
+    [
+        (("name0",) * 6, 1.0, 1.0),
+        (("name0", "name0", "name1", "name1", "name2", "name2"), 0.0, 1.0),
+        (("name0", "name1", "name0", "name1", "name0", "name2"), 4 / 12, 0.0),
+    ],
+)
+def test_thoughts_that_are_the_same_are_counted_within_and_across_the_tasks(names, across, within):
+    found = session(multi_turn=False).measure(rollouts(names), Oracle(-1.0, -50.0))
+    assert found["collapse/identical_across_prompts"] == pytest.approx(across)
+    assert found["collapse/identical_within_prompt"] == pytest.approx(within)
+
+
+def test_a_policy_that_falls_into_a_template_gets_a_verdict():
+    """Three tasks, whose names the policy says twice; then it says the first name whatever the task."""
+    own, judge = session(compute_freq=1), TemplateCollapse().start(None)
+    said = [None, None, ("name0",) * 6, ("name0",) * 6, ("name0",) * 6]
+    measured = [own.measure(rollouts(names) if names else rollouts(), Oracle(-1.0, -50.0)) for names in said]
+    above = [metrics["collapse_first_turn_sample/retrieval_above_chance"] for metrics in measured]
+    assert above == pytest.approx([2 / 3, 2 / 3, 0, 0, 0], abs=1e-12)
+    verdicts = [judge.judge(step, metrics) for step, metrics in enumerate(measured, 1)]
+    assert verdicts[:-1] == [None] * 4
+    assert (verdicts[-1].evidence["condition"], verdicts[-1].evidence["early"]) == ("lost", pytest.approx(2 / 3))
+    assert verdicts[-1].evidence["collapse/identical_across_prompts"] == 1.0
 
 
 def test_errors_are_not_swallowed():
@@ -294,7 +325,7 @@ def talkative(bandit, tmp_path_factory):
     }
 
 
-ERRORS = {"mi_estimate_se", "mi_seq_estimate_se"}
+ERRORS = {"mi_estimate_se", "mi_seq_estimate_se", "retrieval_above_chance_se"}
 
 
 @pytest.mark.slow

@@ -8,7 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uncollapse.plugins.collapse.mutual_information_estimates import information, per_token, retrieval, standard_error
+from uncollapse.plugins.collapse.mutual_information_estimates import (
+    information,
+    per_token,
+    retrieval,
+    retrieval_error,
+    standard_error,
+)
 
 PER_TOKEN = torch.tensor([[-1, -3, -4], [-2, -1, -3], [-4, -2, -1.5], [-2.5, -2, -2.2]], dtype=torch.float64)
 LENGTHS = torch.tensor([3, 5, 2, 4])
@@ -97,6 +103,33 @@ def test_ties_share_the_places_that_are_left():
     assert found["retrieval_accuracy@4"] == 1.0  # three of four places: both misses cannot fill them
     three = retrieval(scores, torch.tensor([1]), torch.tensor([0, 1, 5, 2, 3, 4]))
     assert three["retrieval_accuracy@4"] == pytest.approx(1 - math.comb(3, 3) / math.comb(4, 3))
+
+
+def test_the_error_of_retrieval_by_hand():
+    """Reasonings 1 and 4 are of task 0; the fourth is missed, and the fifth ties with two columns of other tasks."""
+    scores = torch.cat([PER_TOKEN, torch.tensor([[-1.0, -1.0, -1.0]], dtype=torch.float64)])
+    matched = torch.tensor([0, 1, 2, 0, 1])
+    hits = [1, 1, 1, 0, 1 / 3]
+    mean = sum(hits) / 5
+    by_task = [hits[0] + hits[3] - 2 * mean, hits[1] + hits[4] - 2 * mean, hits[2] - mean]
+    expected = math.sqrt(3 / 2 * sum(value**2 for value in by_task)) / 5
+    assert retrieval_error(scores, matched, COLUMNS, COLUMNS) == pytest.approx(expected)
+
+
+def test_the_error_of_retrieval_counts_each_hit_above_its_own_chance():
+    """Columns 0 and 1 have the same prompt, and column 3 is of a task without a reasoning."""
+    prompts, tasks = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 2])
+    scores = torch.tensor([[-2.0, -1.0, -3.0, -4.0], [-1.0, -2.0, -5.0, -3.0]], dtype=torch.float64)
+    excess = [1 - 2 / 4, 0 - 1 / 4]
+    mean = sum(excess) / 2
+    expected = math.sqrt(3 / 2 * sum((value - mean) ** 2 for value in excess)) / 2
+    assert retrieval_error(scores, torch.tensor([0, 2]), prompts, tasks) == pytest.approx(expected)
+
+
+def test_retrieval_has_no_error_of_fewer_than_three_tasks_and_none_where_all_is_found():
+    assert retrieval_error(PER_TOKEN, MATCHED, COLUMNS, torch.tensor([0, 1, 1])) is None
+    found = torch.full((8, 8), -9.0, dtype=torch.float64).fill_diagonal_(-1.0)
+    assert retrieval_error(found, torch.arange(8), torch.arange(8), torch.arange(8)) == 0
 
 
 @st.composite

@@ -14,6 +14,7 @@ from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.collapse.mutual_information_samples import (
     Turn,
     first_turns,
+    identical,
     thought,
     trajectories,
     turns_of,
@@ -219,3 +220,32 @@ def test_nothing_valid_is_nothing(draw):
     turns = hand_made(invalid={(e, t) for e in range(6) for t in range(3)})
     pairs = draw(turns, 64, Random(0))
     assert pairs.columns == pairs.reasonings == pairs.matched == []
+
+
+# --- what is the same -----------------------------------------------------------------------------------------------
+
+
+def said(*pairs):
+    return [Turn(index, index, 0, (prompt,), tuple(thought)) for index, (prompt, thought) in enumerate(pairs)]
+
+
+def test_equal_tasks_are_one_prompt_and_turns_without_a_thought_are_no_pair():
+    turns = said((1, [7]), (1, [7]), (1, [8]), (2, [7]), (2, []), (3, [8]))
+    # of the seven pairs across prompts: both 7 of prompt 1 with that of 2, and the 8 of 1 with that of 3
+    assert identical(turns) == {"across_prompts": pytest.approx(3 / 7), "within_prompt": pytest.approx(1 / 3)}
+    assert identical(said((1, [7]), (2, [7]))) == {"across_prompts": 1.0}
+    assert identical(said((1, [7]), (1, [7]))) == {"within_prompt": 1.0}
+    assert identical(said((1, [7]), (2, []))) == identical([]) == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 1), max_size=2)), max_size=12))
+def test_the_shares_are_those_of_all_pairs(pairs):
+    turns = said(*pairs)
+    valid = [turn for turn in turns if turn.thought]
+    both = [(a, b) for index, a in enumerate(valid) for b in valid[index + 1 :]]
+    expected = {}
+    for name, same_prompt in (("across_prompts", False), ("within_prompt", True)):
+        chosen = [a.thought == b.thought for a, b in both if (a.prompt == b.prompt) is same_prompt]
+        if chosen:
+            expected[name] = pytest.approx(sum(chosen) / len(chosen))
+    assert identical(turns) == expected

@@ -90,6 +90,26 @@ def test_a_detector_without_its_metrics_is_not_said_to_have_been_silent(runs):
     assert answer.stdout.splitlines()[-1].endswith("it cannot judge: the run never logged actor/entropy")
 
 
+def test_signs_and_templates_are_found_in_what_a_run_has_logged(runs):
+    norms = [None, *[1.0] * 10, None, 9.0, 9.0, 9.0]
+    told = [None, 0.6, *[None] * 3, 0.6, *[None] * 4, 0.0, None, 0.0, None, 0.0]
+    make_run(
+        runs / "logged",
+        actor__grad_norm=norms,
+        train__response_length=[None, *[30.0] * 5, *[80.0] * 9],
+        train__turns=[None, *[3.0] * 5, *[4.0] * 9],
+        collapse__first_turn_valid_rate=[None, *[1.0] * 14],
+        collapse_first_turn_sample__retrieval_above_chance=told,
+        collapse_first_turn_sample__retrieval_above_chance_se=[None if value is None else 0.1 for value in told],
+    )
+    spellings = ["gradient_spike", "length_drift", "length_drift(max_ratio=1.9)", "template_collapse"]
+    found = replay_all(find_runs([runs / "logged"]), spellings, None)
+    spoke = {item.detector: item.verdict and item.verdict.step for item in found}
+    assert spoke == dict(zip(spellings, [14, None, 10, 14], strict=True))
+    answer = detect(runs / "healthy", "--detector", "template_collapse")
+    assert "it cannot judge: the run never logged collapse/first_turn_valid_rate" in answer.stdout
+
+
 @pytest.mark.parametrize(
     ("number", "value"), [(".2", 0.2), ("2.", 2.0), ("+2e-1", 0.2), ("2E+1", 20.0), ("-.5e1", -5.0)]
 )

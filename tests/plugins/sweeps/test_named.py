@@ -11,6 +11,7 @@ from uncollapse.core.compose.combinations import needs
 from uncollapse.core.compose.config import compose
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.plugins.ragen import interventions
 from uncollapse.plugins.ragen import smoke as smoke_module
 from uncollapse.plugins.ragen.interventions import value_label
 from uncollapse.plugins.sweeps.points import Case
@@ -403,3 +404,76 @@ def test_a_share_of_the_gpu_that_an_engine_refuses_is_a_wrong_request():
     made = attrs.evolve(load("demo"), engine={"gpu_memory_utilization": 1.7}, overrides={"rollout.engine": "vllm"})
     with pytest.raises(RequestError, match="gpu_memory_utilization"):
         made.prepared()
+
+
+# --- mutual information ---------------------------------------------------------------------------------------------
+
+MEASURING = ["top-p", "kl", "entropy"]
+
+
+@pytest.mark.parametrize("experiment", ["sokoban", "tiny-sokoban"])
+@pytest.mark.parametrize("name", MEASURING)
+def test_the_interventions_measure_mutual_information_beside_what_the_experiment_watches(name, experiment):
+    own = compose(experiment).collapse
+    assert [named.name for named in own] == [
+        "reward_variance_collapse",
+        "low_validation_success",
+        "empty_filter",
+        "no_signal",
+    ]
+    for point in load(name, experiment=experiment).points():
+        *others, added = point.experiment.collapse
+        assert tuple(others) == own
+        # the settings of RAGEN-2's base.yaml
+        settings = {key: added.params[key] for key in ("first_turn", "multi_turn", "num_samples", "compute_freq")}
+        assert (added.name, settings) == (
+            "mutual_information",
+            {"first_turn": True, "multi_turn": True, "num_samples": 64, "compute_freq": 5},
+        )
+    (without, *_) = load(name, experiment=experiment, mutual_information=False).points()
+    assert without.experiment.collapse == own
+
+
+@pytest.mark.parametrize(
+    ("settings", "names", "notice"),
+    [
+        (
+            "collapse: ['mutual_information(compute_freq=2)', entropy_collapse]",
+            "mutual_information entropy_collapse",
+            "",
+        ),
+        ("collapse: [template_collapse, mutual_information]", "template_collapse mutual_information", ""),
+        ("collapse: ['entropy_collapse(0.3)']", "entropy_collapse mutual_information", ""),
+        ("collapse: []", "mutual_information", ""),
+        (
+            "collapse: [entropy_collapse]\nrollout: {think: false}",
+            "entropy_collapse",
+            "mutual information is not measured: mutual_information measures thoughts, and rollout.think is false",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", MEASURING)
+def test_an_experiments_own_detectors_stay_as_they_are(name, settings, names, notice, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"extends: tiny-sokoban\n{settings}\n")
+    sweep = load(name, experiment=str(file))
+    own = {named.name: named for named in compose(file).collapse}
+    for point in sweep.points():
+        assert " ".join(named.name for named in point.experiment.collapse) == names
+        assert all(named == own[named.name] for named in point.experiment.collapse if named.name in own)
+    assert any(notice in one for one in sweep.notices) if notice else "measured" not in " ".join(sweep.notices)
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_whoever_sets_the_detectors_of_a_sweep_has_these_alone(name):
+    (point, *_) = load(name).changed({"collapse": ["kl_runaway"]}).points()
+    assert [named.name for named in point.experiment.collapse] == ["kl_runaway"]
+    varied = load(name, experiment="tiny-sokoban").changed(axes={"collapse": [["kl_runaway"], ["no_signal"]]}).points()
+    assert {named.name for point in varied for named in point.experiment.collapse} == {"kl_runaway", "no_signal"}
+
+
+def test_a_blocked_detector_is_not_measured_and_the_sweep_says_so(monkeypatch):
+    monkeypatch.setattr(interventions, "registry", _NoDetectors)
+    sweep = load("entropy")
+    assert sweep.notices == ("mutual information is not measured: no detector mutual_information is installed",)
+    assert "mutual_information" not in [named.name for named in sweep.points()[0].experiment.collapse]
