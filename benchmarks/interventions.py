@@ -40,6 +40,7 @@ from uncollapse.core.compose.combinations import needs
 from uncollapse.core.compose.config import compose
 from uncollapse.core.compose.experiment import Experiment
 from uncollapse.core.errors import RequestError
+from uncollapse.core.registry import registry
 from uncollapse.plugins.sweeps.interventions import AXIS, Interventions
 
 VISIBLE = 0.02
@@ -149,6 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names of remedies, with commas; all by default")
     parser.add_argument("--kind", default="", help="kinds of remedies, with commas; all by default")
+    parser.add_argument("--plugin", type=Path, action="append", default=[], help="Python file with more remedies")
     parser.add_argument("--repeats", type=int, default=3, help="measured steps of each remedy")
     parser.add_argument("--limit", type=float, default=5.0, help="percent of a step of the baseline")
     parser.add_argument("--out", type=Path, help="file for the result as well")
@@ -157,6 +159,8 @@ def main() -> int:
         parser.error("--repeats: at least 1")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
+        for path in options.plugin:
+            registry().load_file(path)
         record = Interventions(only=options.only, kind=options.kind).record()
     except RequestError as error:
         parser.error(str(error))
