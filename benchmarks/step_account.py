@@ -175,7 +175,9 @@ class Session:
         recording.attach(parts.sampler, self)
         self._watch(parts.policy)
         self.loop.train_step()
-        self.state = self.loop.state_dict()
+        self.state = copy.deepcopy(self.loop.state_dict())
+        models = [model.module for model in (parts.policy, parts.critic) if model is not None]
+        self.weights = [(weight, weight.detach().clone()) for model in models for weight in model.parameters()]
         self.close = parts.close
 
     def _watch(self, policy: Any) -> None:
@@ -193,8 +195,10 @@ class Session:
         policy.score, policy.update = charged_score, charged_update
 
     def step(self) -> Step:
-        """Take the step. Weights go on changing, the state of samplers and controllers does not."""
+        """Take the step, from the weights and the state that the first one left."""
         self.loop.load_state_dict(copy.deepcopy(self.state))
+        for weight, value in self.weights:
+            weight.data.copy_(value)
         self.episodes = 0
         gc.collect()
         gc.disable()
