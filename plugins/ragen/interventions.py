@@ -14,7 +14,7 @@ import attrs
 from ...core.compose.config import compose
 from ...core.compose.spec import parse_value
 from ...core.errors import RequestError
-from ...core.registry import registry
+from ..sweeps.information import measuring
 
 OUTCOME = "train_time=${train}s | eval_time=${eval}s | total_time=${total}s | wall_time=${wall}s | gpu=$gpu"
 K1_AS_LOSS = (
@@ -22,8 +22,6 @@ K1_AS_LOSS = (
     "the coefficient hardly regularises; --kl-type low_var_kl does"
 )
 KlType = Literal["kl", "abs", "mse", "low_var_kl"]
-INFORMATION = "mutual_information"
-"""The detector that RAGEN-2 runs in all of its experiments, with the defaults of its ``base.yaml``."""
 OPTIONS = {"trainer.steps": "--steps", "trainer.save_every": "--save-freq"}
 """Options of the command line by the key that they set."""
 
@@ -71,22 +69,6 @@ def kl_loss(kl_type: str, coef: float) -> dict[str, Any]:
     return {"kl.estimator": kl_type, "kl.coef": coef, "kl.placement": "loss", "kl.controller": "fixed"}
 
 
-def measuring(experiment: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the setting that has mutual information measured, beside what the experiment's own detectors do.
-
-    An experiment that measures it already keeps its own settings. Where it cannot be measured there is no setting, and
-    a notice that gives the reason.
-    """
-    if INFORMATION not in registry().names("collapse"):
-        return {}, [f"mutual information is not measured: no detector {INFORMATION} is installed"]
-    composed = compose(experiment)
-    if any(named.name == INFORMATION for named in composed.collapse):
-        return {}, []
-    if reasons := list(registry().create("collapse", INFORMATION).check(composed)):
-        return {}, [f"mutual information is not measured: {INFORMATION} {reasons[0]}"]
-    return {"collapse": [*map(str, composed.collapse), INFORMATION]}, []
-
-
 def softmax_top_p(value: float, include_zero: bool) -> str:
     """Return the spelling of the scripts' filter, top-p with softmax weights."""
     return f"top_p({value}, prob_mode=softmax, type=largest, include_zero={str(include_zero).lower()})"
@@ -117,7 +99,7 @@ class _Intervention:
         notices: Sequence[str] = (),
         **parts: Any,
     ) -> dict[str, Any]:
-        measured, unmeasured = measuring(self.experiment) if self.mutual_information else ({}, [])
+        measured, unmeasured = measuring(compose(self.experiment)) if self.mutual_information else ({}, [])
         logs = f"logs/{kind}_sweep_$model"
         if not 0 < self.gpu_memory_utilization <= 1:
             raise RequestError(

@@ -9,14 +9,16 @@ from typing import Any
 import attrs
 
 from ...core import describe
-from ...core.compose.config import compose, to_dict
-from ...core.compose.experiment import Experiment, keys
+from ...core.components import Component
+from ...core.compose.config import compose
+from ...core.compose.experiment import keys
 from ...core.compose.identity import config_hash
 from ...core.compose.overrides import settings
 from ...core.compose.problems import CompositionError
 from ...core.compose.spec import Spec, read_spec, split_list
 from ...core.errors import MissingExtraError, RequestError, nearest
 from ...core.registry import registry
+from .information import measuring
 from .variation import Case
 
 BESIDE: dict[str, dict[str, Any]] = {
@@ -48,8 +50,6 @@ OFF: dict[str, Any] = {
 
 BASELINE = "baseline"
 AXIS = "remedy"
-INFORMATION = "mutual_information"
-"""The detector that measures what a remedy keeps; it is added where the dialogue has thoughts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,9 +80,9 @@ class Interventions:
         """
         off = {**OFF, **self._settings()}
         base = compose(self.experiment, off)
-        off |= _with_information(base)
+        measured, notices = measuring(base)
+        off |= measured
         cases = {config_hash(base): Case(BASELINE, {}, {AXIS: BASELINE})}
-        notices = []
         for case in self._candidates():
             try:
                 digest = config_hash(compose(base, case.overrides))
@@ -131,7 +131,7 @@ def _case(kind: str, name: str, spec: Spec) -> Iterator[Case]:
     target = registry().resolve(kind, name)
     parameters = describe.parameters(target)
     names = {parameter.name for parameter in parameters}
-    beside = dict(target.in_comparison) if isinstance(target, type) else {}
+    beside = dict(target.in_comparison) if isinstance(target, type) and issubclass(target, Component) else {}
     with_it = {key: value for key, value in beside.items() if key not in names}
     if not spec.args and not spec.params:
         spec = _spelled(name, parameters, beside)
@@ -151,15 +151,3 @@ def _spelled(name: str, parameters: Sequence[describe.Parameter], values: Mappin
 def _key(kind: str) -> str:
     """Return the key of an experiment that holds a component of the kind."""
     return next(key for key, field in keys().items() if field.metadata.get("kind") == kind)
-
-
-def _with_information(base: Experiment) -> Mapping[str, Any]:
-    """Return the setting that adds the measurement of mutual information, where the experiment can have it."""
-    if any(named.name == INFORMATION for named in base.collapse):
-        return {}
-    setting = {"collapse": [*to_dict(base)["collapse"], INFORMATION]}
-    try:
-        compose(base, setting)
-    except CompositionError:  # a dialogue without thoughts
-        return {}
-    return setting
