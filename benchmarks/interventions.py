@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import platform
 import sys
@@ -89,14 +90,18 @@ class Comparison:
 def row(name: str, *cells: object) -> str:
     """Return a line of the table, whose last two columns are words."""
     *numbers, declared, passes = cells
-    return f"{name:<44} {' '.join(f'{number:>8}' for number in numbers)}  {declared:<29} {passes}".rstrip()
+    return f"{name:<44} {' '.join(f'{number:>8}' for number in numbers)}  {declared:<32} {passes}".rstrip()
 
 
 def noise(comparisons: Sequence[Comparison]) -> float:
-    """Return what 19 of 20 differences stay below, if the baseline of one turn is compared with that of the next."""
+    """Return what 19 of 20 differences of the baseline from itself stay below, as a share of a step.
+
+    It is compared with the baseline of the next turn, and with the session that the first of the comparisons is.
+    """
     rests = [one.baseline.seconds[REST] for one in comparisons]
+    rests.insert(0, comparisons[0].step.seconds[REST])
     changes = sorted(abs(later - earlier) for earlier, later in pairwise(rests))
-    return changes[int(0.95 * (len(changes) - 1))] / comparisons[0].baseline.total
+    return changes[math.ceil(0.95 * (len(changes) - 1))] / comparisons[0].baseline.total
 
 
 def compare(cases: Sequence[Mapping[str, Any]], base: Experiment, repeats: int) -> Iterator[Comparison]:
