@@ -1,6 +1,7 @@
 """What reward shaping makes of rewards, by hand."""
 
 import math
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -127,3 +128,22 @@ def test_a_buffer_that_no_turn_can_fill_is_refused(bandit):
 def test_the_smallest_and_the_largest_buffers_are_allowed():
     assert shaped(Overlong(1, limit=1), [1.0, 1.0], [0, 1]) == [1.0, 0.0]
     assert shaped(Overlong(50, limit=50), [1.0, 1.0], [0, 25]) == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "rollout", "refused"),
+    [
+        # three turns of 100 tokens, and limits whose first four fifths are free
+        *(("overlong(limit=375)", {}, True), ("overlong(limit=374)", {}, False)),
+        *(("overlong(limit=375, buffer=76)", {}, False), ("overlong(limit=375, buffer=75)", {}, True)),
+        *(("length(free=300)", {}, True), ("length(free=299)", {}, False)),
+        *(("length(free=250)", {"max_context": 250}, True), ("length(free=249)", {"max_context": 250}, False)),
+        ("length(free=299)", {"max_context": 250, "context_window": "single_turn"}, False),
+        ("length(free=150)", {"max_context": 50, "context_window": "single_turn"}, True),
+    ],
+)
+def test_what_no_episode_can_reach_is_refused(spelled, rollout, refused):
+    settings = {"max_tokens": 100, "max_turns": 3, "max_context": 1000, "context_window": "full", **rollout}
+    experiment = SimpleNamespace(rollout=SimpleNamespace(**settings))
+    shaping = named_of("reward_shaping", spelled, "reward.shaping").component
+    assert bool(shaping.check(experiment)) == refused
