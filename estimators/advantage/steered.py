@@ -42,6 +42,7 @@ class Entropic(AdvantageEstimator):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"entropies"})
+    in_comparison: ClassVar[Mapping[str, Any]] = {"target": 0.2}
 
     target: float = attrs.field(validator=POSITIVE)
     """Entropy to keep, in nats per token."""
