@@ -19,6 +19,8 @@ from uncollapse.plugins.training.step.borders import CheckedAdvantage
 from uncollapse.plugins.training.step.loop import Loop
 
 SHORT = ("trainer.steps=3", "trainer.save_every=1", "validation.every=0", "collapse=[]", "trainer.mini_batch=8")
+LATE = "trainer.save_every=-1"
+"""Checkpoints at the end of a run only, or where it fails."""
 
 
 @attrs.frozen
@@ -98,8 +100,8 @@ def state_of(path, step):
     ],
 )
 def test_a_killed_run_goes_on_with_what_its_estimator_had_learnt(bandit, tmp_path, monkeypatch, advantage, metrics):
-    def experiment():
-        composed = uncollapse.compose(bandit, [*SHORT, f"advantage={advantage}"])
+    def experiment(*settings):
+        composed = uncollapse.compose(bandit, [*SHORT, f"advantage={advantage}", *settings])
         if advantage != "grpo":
             return composed
         # under the name of another one, since no plugin registers it
@@ -111,16 +113,16 @@ def test_a_killed_run_goes_on_with_what_its_estimator_had_learnt(bandit, tmp_pat
 
     def killed(loop):
         if loop.step == 2:
-            loop.parts.advantage.compute(batch(100.0))  # what an unfinished step has learnt is not kept
+            loop.parts.advantage.compute(batch(100.0))  # the checkpoint is of the step before this one
             raise MemoryError("killed")
         return run_step(loop)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "train_step", killed)
         with pytest.raises(MemoryError):
-            uncollapse.train(experiment(), tmp_path / "parts")
+            uncollapse.train(experiment(LATE), tmp_path / "parts")
     assert state_of(tmp_path / "parts", 2) == state_of(tmp_path / "whole", 2) != state_of(tmp_path / "whole", 1)
-    assert uncollapse.train(experiment(), tmp_path / "parts", resume=True).status == "success"
+    assert uncollapse.train(experiment(LATE), tmp_path / "parts", resume=True).status == "success"
     assert records(tmp_path / "parts") == whole
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
