@@ -26,6 +26,7 @@ from uncollapse.core.compose.spec import parse_value
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.report.data import SweepData
+from uncollapse.plugins.report.following import Target
 from uncollapse.plugins.report.sweep_report import read_report
 from uncollapse.plugins.report.sweep_status import read_sweep_status
 
@@ -189,6 +190,10 @@ def measure(root: Path, files: list[Path]) -> None:
     clock.line("report: read and compare", tables)
     clock.line("report: plots, page and CSV", seconds - tables)
     clock.line("report: all of it", seconds)
+
+    start = time.perf_counter()
+    read_report(root, Target("validation/success"))
+    clock.line("report: read, compare and correlate", time.perf_counter() - start)
     pictures = len(list(page.parent.glob("*.png")))
     print(f"page: {page.stat().st_size / 2**20:.1f} MiB with {pictures} pictures; limit: {LIMIT:.0f} s")
     if seconds > LIMIT:

@@ -14,6 +14,7 @@ from ...core.files import read_bytes
 from ...core.runs.directory import RunDirectory
 from ...core.runs.sources import differing
 from ...core.runs.timings import timings
+from .following import Course, Target, follow
 from .metrics import SHOWN, STAGES, TAIL
 from .run_status import RunStatus, damaged, read_run_status
 from .sweep_file import PointFile, SweepFile
@@ -50,6 +51,8 @@ class RunData:
     """Name that people read: ``kl 0.01, seed 0``."""
     manifest: Mapping[str, Any] = attrs.field(factory=dict)
     """Manifest of the run: what it was made with."""
+    course: Course | None = None
+    """Every metric against what follows on it, where that was asked for."""
 
     @property
     def status(self) -> str:
@@ -116,14 +119,17 @@ class SweepData:
     """Whether its points are ranked against the first one."""
 
     @classmethod
-    def read(cls, root: Path) -> SweepData:
+    def read(cls, root: Path, target: Target | None = None) -> SweepData:
         """Read everything under ``root``, also of runs that are under way; a run that cannot be read is ``damaged``.
+
+        With a ``target`` every metric is held against it; without one, only the metrics that reports show are read.
 
         Raises:
             RequestError: no sweep is there, or its ``sweep.yaml`` is damaged.
         """
         file = SweepFile.read(root)
-        return cls(file.name, root, file.axes, [_read_run(point) for point in file.points], file.ranked)
+        points = [_read_run(point, target) for point in file.points]
+        return cls(file.name, root, file.axes, points, file.ranked)
 
     def commands(self) -> list[str]:
         """Return the commands that do all of it again."""
@@ -161,7 +167,7 @@ def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
     return {metric: series for metric, series in logged.items() if series}
 
 
-def _read_run(point: PointFile) -> RunData:
+def _read_run(point: PointFile, target: Target | None) -> RunData:
     run, run_status = point.run, read_run_status(point.run, point.hash, records=False)
     if run_status.status in ("not started", "damaged"):
         return RunData(point.label, run.path, point.values, run_status, title=point.title)
@@ -179,6 +185,7 @@ def _read_run(point: PointFile) -> RunData:
             settings=point.settings,
             title=point.title,
             manifest=_manifest(run),
+            course=follow(records, target) if target else None,
         )
     except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return RunData(point.label, run.path, point.values, damaged(error), title=point.title)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from . import correlation_table
+from .correlation import Correlations
 from .data import RunData, SweepData
 from .page import Card, Cell, Chip, Fold, Interval, Section, render
 from .plots import Plot, many
@@ -63,6 +65,7 @@ def page(
     points: Sequence[Difference],
     plots: Sequence[Plot],
     ranking: Ranking | None = None,
+    correlations: Correlations | None = None,
 ) -> str:
     """Return the page as text. Raises MissingExtraError without jinja2."""
     runs = sweep.runs
@@ -77,6 +80,7 @@ def page(
         Section("Runs", NOTE, _rows(map(run_cells, runs))),
         Section("What each setting changes", EFFECTS, _differences(effects)),
         Section("Every point against the first", POINTS, _differences(points)),
+        *_correlated(correlations),
         Section("What the detectors said", VERDICTS, _rows(verdict_cells(runs))),
         Section("Final values", FINALS, pictures=drawn["finals"]),
         Section("Curves", CURVES_OF_MANY if many(runs) else CURVES, pictures=drawn["curves"]),
@@ -155,6 +159,13 @@ def _left_out(sweep: SweepData) -> Iterator[Card]:
     if damaged := sweep.left_out():
         names = "; ".join(damaged[:CARDS]) + (f"; and {len(damaged) - CARDS} more" if len(damaged) > CARDS else "")
         yield Card("in no comparison", f"{len(damaged)} damaged", f"{names}. {REPAIR}", "damaged")
+
+
+def _correlated(correlations: Correlations | None) -> Iterator[Section]:
+    if correlations:
+        first, *notes = correlation_table.notes(correlations)
+        rows = _rows(map(correlation_table.cells, correlations.known))
+        yield Section(correlation_table.title(correlations), first, rows, lines=notes)
 
 
 def _first_word(text: str) -> str:

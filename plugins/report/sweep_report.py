@@ -8,7 +8,10 @@ from typing import Any
 import attrs
 from rich.console import Console
 
+from . import correlation_table
+from .correlation import Correlations, correlate
 from .data import SweepData
+from .following import Target
 from .metrics import SUCCESS
 from .page import require_libraries
 from .plots import plots
@@ -46,6 +49,8 @@ class Report:
     """Differences of each point from the first one; empty where a single axis makes that the same comparison."""
     ranking: Ranking | None = None
     """The values of the first axis in order, in a sweep that asks for it; their differences are then here alone."""
+    correlations: Correlations | None = None
+    """Every metric against what follows on it, where that was asked for."""
 
     def print(self, console: Console) -> None:
         """Print the tables on a terminal."""
@@ -68,6 +73,8 @@ class Report:
             )
             if len(effects) > MANY:
                 console.print(f"{len(effects) - MANY} more are in the page", style="dim", highlight=False)
+        if self.correlations:
+            correlation_table.print_correlations(self.correlations, console, MANY)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers of the tables, unrounded, as plain data."""
@@ -83,10 +90,11 @@ class Report:
             "effects": [attrs.asdict(effect) for effect in self.effects],
             "points": [attrs.asdict(effect) for effect in self.points],
             **({"ranking": attrs.asdict(self.ranking)} if self.ranking else {}),
+            **({"correlations": correlation_table.to_dict(self.correlations)} if self.correlations else {}),
         }
 
     def write(self) -> Path:
-        """Write ``report/``: the page, ``runs.csv`` and a PNG per metric; returns the page.
+        """Write ``report/``: page, ``runs.csv``, a PNG per metric, ``correlations.csv`` if asked for; returns the page.
 
         Raises:
             MissingExtraError: matplotlib or jinja2 is not installed.
@@ -98,18 +106,26 @@ class Report:
         for plot in drawn:
             (directory / f"{plot.name}.png").write_bytes(plot.png)
         write_csv(directory / "runs.csv", self.sweep.runs)
+        if self.correlations:
+            correlation_table.write_csv(directory / "correlations.csv", self.correlations)
         file = directory / "report.html"
-        file.write_text(page(self.sweep, self.effects, self.points, drawn, self.ranking), encoding="utf-8")
+        text = page(self.sweep, self.effects, self.points, drawn, self.ranking, self.correlations)
+        file.write_text(text, encoding="utf-8")
         return file
 
 
-def read_report(root: str | Path) -> Report:
-    """Read the sweep under ``root``, finished or not. Raises RequestError if there is none."""
-    sweep = SweepData.read(Path(root))
+def read_report(root: str | Path, target: Target | None = None) -> Report:
+    """Read the sweep under ``root``, finished or not, and hold every metric against the ``target`` if there is one.
+
+    Raises:
+        RequestError: no sweep is there, or no run has logged the target.
+    """
+    sweep = SweepData.read(Path(root), target)
     ranking = rank(sweep) if sweep.ranked else None
     # a second verdict on the same difference, without the correction, would contradict the first
     others = {axis: values for axis, values in sweep.axes.items() if not ranking or axis != ranking.axis}
     effects = main_effects(sweep.runs, others, SUCCESS)
     points = against_first(sweep.runs, SUCCESS)
     several = len({effect.axis for effect in effects}) > 1
-    return Report(sweep, effects, points if several and not ranking else [], ranking)
+    correlations = correlate(sweep.runs, target, sweep.root) if target else None
+    return Report(sweep, effects, points if several and not ranking else [], ranking, correlations)

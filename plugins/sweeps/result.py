@@ -84,16 +84,21 @@ class Result:
             raise MissingExtraError("a DataFrame needs the library pandas", str(error), "pip install pandas") from error
         return pandas.DataFrame(self.rows())
 
-    def report(self) -> Path:
+    def report(self, correlate: str | None = None, lag: int = 1) -> Path:
         """Write the report as ``uncollapse sweep report`` does: the page, ``runs.csv`` and plots; returns the page.
+
+        Args:
+            correlate: a metric, such as ``validation/success``. The page, and ``correlations.csv``, then have the rank
+                correlation of every logged metric with the first measurement of this one at least ``lag`` steps later.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            RequestError: as of :meth:`rows`.
+            RequestError: as of :meth:`rows`; or no run has logged ``correlate``, or ``lag`` is below 1.
         """
+        from ..report.following import Target
         from ..report.sweep_report import read_report
 
-        return read_report(self.home).write()
+        return read_report(self.home, None if correlate is None else Target(correlate, lag)).write()
 
     def __str__(self) -> str:
         """Return a table with a line per run, and how many ended how."""

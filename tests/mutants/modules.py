@@ -92,6 +92,10 @@ MODULES: dict[str, tuple[str, ...]] = {
             "an_error_as_it_came_is_without_its_widening",
         )
     ),
+    "plugins/report/correlation.py": ("plugins/report/test_correlation.py",),
+    "plugins/report/following.py": ("plugins/report/test_following.py",),
+    "plugins/report/multiple.py": ("plugins/report/test_multiple.py",),
+    "plugins/report/rank_correlation.py": ("plugins/report/test_rank_correlation.py",),
     "plugins/report/statistics.py": ("plugins/report/test_statistics.py",),
     "plugins/rollout/rows.py": ("plugins/rollout/test_rows.py",),
     "estimators/aggregation.py": (f"{TRAINING}/test_aggregation.py",),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ....core.errors import MissingExtraError
 
+if TYPE_CHECKING:
+    from ...report.following import Target
 
-def print_report(directory: Path) -> None:
+
+def print_report(directory: Path, target: Target | None = None) -> None:
     """Print the tables, then write the files; the tables need no plotting library."""
     import sys
 
@@ -17,7 +21,7 @@ def print_report(directory: Path) -> None:
 
     from ...report.sweep_report import read_report
 
-    report = read_report(directory)
+    report = read_report(directory, target)
     report.print(Console() if sys.stdout.isatty() else Console(width=220))
     try:
         click.echo(f"\nreport: {report.write()}")

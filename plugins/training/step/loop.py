@@ -132,8 +132,7 @@ class Loop:
         """Go on from what :meth:`state_dict` returned."""
         self.step = state["step"]
         self.parts.sampler.load_state_dict(state["samplers"])
-        if "advantage" in state:  # earlier versions knew only estimators without state
-            self.parts.advantage.load_state_dict(state["advantage"])
+        self.parts.advantage.load_state_dict(state["advantage"])
         self.parts.controller.load_state_dict(state["kl_controller"])
         self.parts.entropy_controller.load_state_dict(state["entropy_controller"])
         self.parts.detectors.load_state_dict(state["detectors"])

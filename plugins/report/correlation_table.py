@@ -1,0 +1,127 @@
+"""Correlations with what follows are shown as a table, as sentences, as CSV and as plain data."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from rich.console import Console
+
+from .correlation import Correlation, Correlations, Estimate
+from .table import number, print_table
+
+KINDS = ("within", "at_equal_step", "over_runs")
+NAMED = 12
+"""Runs that a note names at most; of more it says how many there are."""
+
+
+def title(correlations: Correlations) -> str:
+    return f"What goes before {correlations.target.metric}"
+
+
+def notes(correlations: Correlations) -> list[str]:
+    """Return what a reader has to know of the table, and of how much chance alone would show."""
+    target, lines = correlations.target, []
+    later = "the next measurement" if target.lag == 1 else f"the first measurement {target.lag} or more steps later"
+    lines.append(
+        f"Spearman's rank correlation of each metric with {target.metric} at {later}. Within runs: over the course of "
+        "each run, averaged over the runs. At equal step: the same with the step held fixed, beyond the trend of the "
+        "run. Over runs: of the last pair of each run that used its budget. Each with one standard error. Higher: what "
+        "follows is higher where the metric is higher. A correlation is no cause."
+    )
+    if correlations.tested:
+        lines.append(
+            f"{correlations.above} of {correlations.tested} metrics are above 2 standard errors within runs; up to "
+            f"{correlations.by_chance:.1f} would be by chance. p (Holm) is corrected for all metrics: below 0.05 "
+            "is hardly chance."
+        )
+    elif correlations.runs == 1:
+        lines.append("One run: no error. Pairs of one run depend on each other, so that no p-value follows from them.")
+    if names := correlations.without:
+        lines.append(f"Without a rank correlation, since they are constant or measured too rarely: {', '.join(names)}.")
+    if correlations.left_out_over_runs:
+        lines.append(f"Not among the final pairs: {_left_out(correlations.left_out_over_runs)}.")
+    return lines
+
+
+def _left_out(runs: Sequence[tuple[str, str]]) -> str:
+    """Name the runs if they are few, else count them by the reason."""
+    if len(runs) <= NAMED:
+        return "; ".join(f"{title}: {why}" for title, why in runs)
+    return "; ".join(f"{why}: {count} run{'s' * (count > 1)}" for why, count in Counter(why for _, why in runs).items())
+
+
+def cells(row: Correlation) -> dict[str, str]:
+    """Return one line of the table: column -> text."""
+    return {
+        "metric": row.metric,
+        "within runs": _estimate(row.within),
+        "verdict": row.within.verdict,
+        "p (Holm)": number(row.within.p_holm),
+        "runs": str(row.within.runs),
+        "at equal step": _estimate(row.at_equal_step),
+        "p (Holm) at equal step": number(row.at_equal_step.p_holm),
+        "over runs": _estimate(row.over_runs),
+        "p (Holm) over runs": number(row.over_runs.p_holm),
+        "final pairs": str(row.over_runs.runs or "–"),
+        "left out": "; ".join(f"{count} {why}" for why, count in row.left_out.items()) or "–",
+    }
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.rho is None:
+        return "–"
+    return f"{estimate.rho:+.3f}" + ("" if estimate.se is None else f" ± {number(estimate.se)}")
+
+
+def print_correlations(correlations: Correlations, console: Console, many: int) -> None:
+    """Print the strongest correlations, at most ``many``, and the notes."""
+    known = correlations.known
+    if known:
+        print_table(f"\n{title(correlations)}", [cells(row) for row in known[:many]], console)
+    else:
+        console.print(f"\n{title(correlations)}: no metric has a rank correlation", highlight=False)
+    if len(known) > many:
+        console.print(f"{len(known) - many} more are in the page", style="dim", highlight=False)
+    for line in notes(correlations):
+        console.print(line, style="dim", highlight=False)
+
+
+def to_dict(correlations: Correlations) -> dict[str, Any]:
+    """Return the numbers, unrounded, as plain data."""
+    return {
+        "target": correlations.target.metric,
+        "lag": correlations.target.lag,
+        "runs": correlations.runs,
+        "tested": correlations.tested,
+        "above_2_se": correlations.above,
+        "above_2_se_by_chance": correlations.by_chance,
+        "left_out_over_runs": [f"{title}: {why}" for title, why in correlations.left_out_over_runs],
+        "metrics": [_row(row) for row in correlations.rows],
+    }
+
+
+def _row(row: Correlation) -> dict[str, Any]:
+    estimates = {
+        kind: {**attrs.asdict(estimate), "verdict": estimate.verdict}
+        for kind in KINDS
+        for estimate in [getattr(row, kind)]
+    }
+    return {"metric": row.metric, **estimates, "left_out": dict(row.left_out)}
+
+
+def write_csv(path: Path, correlations: Correlations) -> None:
+    """Write one line per metric; an empty field is not known."""
+    rows = []
+    for row in map(_row, correlations.rows):
+        estimates = {f"{kind}_{field}": value for kind in KINDS for field, value in row[kind].items()}
+        left_out = "; ".join(f"{count} {why}" for why, count in row["left_out"].items())
+        rows.append({"metric": row["metric"], **estimates, "left_out": left_out})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["metric"])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,125 @@
+import math
+import random
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from uncollapse.plugins.report.rank_correlation import (
+    correlation,
+    independence_p,
+    jackknife_error,
+    partial,
+    ranks,
+    spearman,
+    student_p,
+)
+
+X, Y = [1, 2, 3, 4, 5], [5, 6, 7, 8, 7]
+TIED_X, TIED_Y = [1, 2, 2, 4, 5, 6], [3, 1, 4, 4, 6, 5]
+SMALL = st.integers(0, 5).map(float)
+PAIRS = st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=7)
+
+
+def test_equal_values_share_the_mean_of_their_ranks():
+    assert ranks([30, 10, 20, 10]) == [4, 1.5, 3, 1.5]
+    assert ranks([7, 7, 7]) == [2, 2, 2]
+    assert ranks([]) == []
+
+
+def test_rank_correlations_are_those_of_scipy():
+    # scipy 1.17.1: spearmanr(X, Y).statistic, spearmanr(TIED_X, TIED_Y).statistic
+    assert spearman(X, Y) == pytest.approx(0.8207826816681233, abs=1e-14)
+    assert spearman(TIED_X, TIED_Y) == pytest.approx(0.8088235294117647, abs=1e-14)
+
+
+def test_what_is_constant_has_no_rank_correlation():
+    assert spearman([1, 1, 1], [1, 2, 3]) is None
+    assert spearman([1, 2, 3], [1, 1, 1]) is None
+    assert independence_p([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_chances_of_few_pairs_are_those_of_all_orders():
+    # scipy 1.17.1: permutation_test of the statistic over all pairings
+    assert independence_p(X, Y) == pytest.approx(16 / 120)
+    assert independence_p(TIED_X, TIED_Y) == pytest.approx(44 / 720)
+    # three pairs in order are as likely as one in three, two directions of six orders
+    assert independence_p([1, 2, 3], [4, 5, 9]) == pytest.approx(1 / 3)
+
+
+def test_chances_of_many_pairs_follow_students_t():
+    x = list(range(10))
+    y = [2, 0, 1, 4, 3, 7, 5, 6, 9, 8]
+    # sum of squared differences of ranks: 16, rho = 1 - 6 * 16 / 990
+    rho = 1 - 6 * sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / 990
+    assert spearman(x, y) == pytest.approx(rho)
+    assert independence_p(x, y) == pytest.approx(student_p(rho * math.sqrt(8 / (1 - rho**2)), 8))
+    # ten pairs in perfect order are no impossible ones
+    assert independence_p(x, x) == pytest.approx(2 / math.factorial(10))
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"),
+    [
+        (1.0, 1, 0.5),
+        (-1.0, 1, 0.5),
+        (math.sqrt(2), 2, 1 - math.sqrt(0.5)),
+        (12.7062, 1, 0.05),
+        (4.30265, 2, 0.05),
+        (3.18245, 3, 0.05),
+        (2.77645, 4, 0.05),
+        (2.22814, 10, 0.05),
+        (1.98397, 100, 0.05),
+        (0.0, 7, 1.0),
+        (math.inf, 3, 0.0),
+    ],
+)
+def test_chances_of_students_t(t, freedom, p):
+    assert student_p(t, freedom) == pytest.approx(p, abs=1e-6)
+
+
+def test_errors_of_the_jackknife():
+    # Tukey's formula: (n - 1) / n times the squares around the mean of what leaving one pair out gives
+    without = [spearman([*X[:at], *X[at + 1 :]], [*Y[:at], *Y[at + 1 :]]) for at in range(5)]
+    mean = sum(without) / 5
+    assert jackknife_error(X, Y) == pytest.approx(math.sqrt(4 / 5 * sum((rho - mean) ** 2 for rho in without)))
+    assert jackknife_error(X, Y) == pytest.approx(0.3075217836513528)
+    assert jackknife_error([1, 2, 3], [1, 3, 2]) is None
+    assert jackknife_error([1, 1, 1, 2], [1, 2, 3, 4]) is None
+
+
+def test_partial_correlations_take_away_what_a_third_quantity_explains():
+    assert partial(0.5, 0.0, 0.0) == pytest.approx(0.5)
+    assert partial(0.48, 0.6, 0.8) == pytest.approx(0.0)
+    # (0.9 - 0.6 * 0.8) / (0.8 * 0.6)
+    assert partial(0.9, 0.6, 0.8) == pytest.approx(0.875)
+    assert partial(0.9, 1.0, 0.9) is None
+    assert partial(None, 0.1, 0.2) is None
+
+
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_the_order_of_the_pairs_changes_nothing(pairs, chance):
+    shuffled = chance.sample(pairs, len(pairs))
+    (x, y), (other_x, other_y) = zip(*pairs, strict=True), zip(*shuffled, strict=True)
+    assert spearman(x, y) == spearman(other_x, other_y)
+    assert independence_p(x, y) == independence_p(other_x, other_y)
+
+
+@given(PAIRS)
+def test_a_monotone_change_changes_nothing_and_a_falling_one_the_sign_alone(pairs):
+    x, y = zip(*pairs, strict=True)
+    rho = spearman(x, y)
+    assume(rho is not None)
+    assert -1 <= rho <= 1
+    assert spearman([math.exp(value) for value in x], [value**3 for value in y]) == rho
+    assert spearman([-value for value in x], y) == -rho
+
+
+def test_rank_correlations_are_those_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    chance = random.Random(0)
+    for count in (3, 5, 20, 60):
+        x = [chance.choice([chance.gauss(0, 1), chance.randrange(3)]) for _ in range(count)]
+        y = [chance.choice([chance.gauss(0, 1), value]) for value in x]
+        assert ranks(x) == pandas.Series(x).rank().to_list()
+        expected = pandas.DataFrame({"x": x, "y": y}).corr(method="spearman").loc["x", "y"]
+        assert correlation(ranks(x), ranks(y)) == pytest.approx(expected, abs=1e-12)
