@@ -172,19 +172,6 @@ def test_a_state_of_other_estimators_is_not_taken():
         started("rae").load_state_dict(started("entrocraft(of=rae)").state_dict())
 
 
-def test_a_checkpoint_of_before_estimators_had_state_is_gone_on_from(bandit):
-    experiment, own = uncollapse.compose(bandit, [*SHORT, "advantage=grpo"]), ranks.start_ranks()
-    parts = assemble(experiment, own)
-    try:
-        loop = Loop(experiment, parts, own)
-        state = loop.state_dict()
-        assert state.pop("advantage") == {"own": {}, "held": []}
-        loop.load_state_dict(state | {"step": 2})
-        assert loop.step == 2
-    finally:
-        parts.close()
-
-
 def test_an_estimator_that_learns_is_refused_where_nobody_tells_it_of_the_steps(bandit):
     experiment = uncollapse.compose(bandit, ["filter.select=top_k(2)"])
 
