@@ -11,6 +11,7 @@ from attrs.validators import and_, gt, lt
 from torch import Tensor
 
 from ...core.components import AdvantageEstimator, AdvantageEstimatorSession, Advantages, CreditInputs
+from ...core.compose.experiment import Experiment
 from .outcome import Outcomes, credit_rows
 
 
@@ -42,6 +43,13 @@ class Rae(AdvantageEstimator):
 
     def start(self) -> RaeSession:
         return RaeSession(self.decay)
+
+    def check(self, experiment: Experiment) -> list[str]:
+        """Say why the experiment cannot use this estimator."""
+        if experiment.reward.normalization == "identity":
+            return []
+        reason = "takes the mean of each step off the rewards, so that no average of earlier ones would be left"
+        return [f"reward.normalization = {experiment.reward.normalization} {reason}"]
 
 
 @attrs.define

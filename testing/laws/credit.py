@@ -13,6 +13,7 @@ from ...core.files import to_json
 from ...plugins.training.step.borders import CheckedAdvantage, CheckedAdvantageSession
 from .. import samples
 from ..problems import laws, require
+from .samplers import own_random
 
 ORDER = torch.tensor([6, 0, 3, 5, 1, 7, 2, 4])
 SCALES = ((1.0, 1.0), (-0.5, 0.25), (2.0, 3.0), (0.25, 0.5))
@@ -74,6 +75,17 @@ def _goes_on(named: Named) -> None:
         resumed.metrics()
 
 
+def _computes_alike(named: Named) -> None:
+    """An estimator computes the same in every process: all ranks are given the same batch, and must agree."""
+    runs = []
+    for process in (1, 2):
+        with own_random(process):
+            session = _started(named)
+            runs.append([session.compute(batch) for batch in _steps(named)])
+    alike = all(_same(one, other) for one, other in zip(*runs, strict=True))
+    require(named, "compute", alike, "gives other advantages in another process, whose random numbers are others")
+
+
 def _computed(named: Named) -> Advantages:
     return CheckedAdvantage(named).compute(samples.credit(named.needs))
 
@@ -96,4 +108,6 @@ def _same(one: Advantages, other: Advantages) -> bool:
     return torch.equal(one.advantages, other.advantages) and torch.equal(one.returns, other.returns)
 
 
-LAWS = {"advantage": laws(_gives_credit, _follows_the_rows, _minds_no_padding, _begins_alike, _goes_on)}
+LAWS = {
+    "advantage": laws(_gives_credit, _follows_the_rows, _minds_no_padding, _computes_alike, _begins_alike, _goes_on)
+}

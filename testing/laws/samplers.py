@@ -59,7 +59,7 @@ class Pool(GroupPool):
 
 
 @contextmanager
-def _own_random(seed: int) -> Iterator[None]:
+def own_random(seed: int) -> Iterator[None]:
     """Give this process other random numbers for a while, as another process has them."""
     python, of_torch = random.getstate(), torch.get_rng_state()
     try:
@@ -102,7 +102,7 @@ def _draws_alike(named: Named) -> None:
     for world in WORLDS:
         runs = []
         for process in (1, 2):
-            with _own_random(process):
+            with own_random(process):
                 session = _drawing(named, world)
                 runs.append([_step(session, step) for step in range(STEPS)])
         what = "draws other tasks in another process: use a generator made from the seed that start is given"
@@ -159,7 +159,7 @@ def _collects_alike(named: Named) -> None:
     """A batch sampler collects the same in every process with the same episodes."""
     runs = []
     for process in (1, 2):
-        with _own_random(process):
+        with own_random(process):
             session = _collecting(named)
             runs.append([_collect(session, step) for step in range(STEPS)])
     what = "collects other groups in another process: use a generator made from a seed of its own"

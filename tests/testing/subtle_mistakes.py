@@ -306,6 +306,13 @@ class CommonAverage(Average):
         self.common[0] += float(rewards_B.mean())
 
 
+class NoisyAverage(Average):
+    """Adds noise to what it learns, other noise on each rank."""
+
+    def learn(self, rewards_B):
+        self.total += float(rewards_B.mean() + 0.1 * torch.randn(()))
+
+
 def learning(session, compute=None):
     """An estimator with such a session; ``compute`` is what it computes without one."""
 
@@ -796,6 +803,7 @@ SUBTLE = {
         "forgets_its_average": learning(ForgetfulAverage),
         "learns_by_place": learning(LastRow),
         "common_average": learning(CommonAverage),
+        "noisy_average": learning(NoisyAverage),
         "one_session": learning(lambda: SHARED_AVERAGE),
         "computes_otherwise": learning(Average, raw_rewards),
     },

@@ -39,7 +39,7 @@ def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
 
 def test_every_mistake_that_would_train_in_silence_is_found(reported):
     registered, messages = reported["subtle_mistakes"]
-    assert len(registered) == 71
+    assert len(registered) == 72
     assert missed(registered, messages) == []
 
 
@@ -80,6 +80,7 @@ def test_what_is_sound_is_not_blamed(reported):
         ("padding", "when the batch was padded further"),
         ("forgets_its_average", "gave other advantages in step 1 after a resume"),
         ("learns_by_place", "the same rows came in another order (in step 1)"),
+        ("noisy_average", "gives other advantages in another process"),
         ("common_average", "shares something with another run's session"),
         ("one_session", "the same session twice"),
         ("computes_otherwise", "gives other advantages than compute in its first step"),

@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 import torch
+import uncollapse
 from credit_help import close, per_row, rows
 from uncollapse.core.components import CreditInputs
+from uncollapse.core.compose.problems import CompositionError
 from uncollapse.estimators.advantage.rae import Rae, RaeSession
 
 
@@ -108,6 +110,14 @@ def test_a_session_goes_on_from_its_state_and_each_run_has_its_own():
     close(per_row(resumed, [1.0], [1]), [0.5])
     close(per_row(estimator.start(), [1.0], [1]), [1.0])
     close(per_row(estimator, [1.0, 1.0], [1, 2]), [1.0, 0.5])
+
+
+def test_rewards_without_a_mean_leave_nothing_to_average(bandit):
+    for advantage in ("rae", "entrocraft(of=rae)"):
+        settings = [f"advantage={advantage}", "reward.normalization=mean"]
+        with pytest.raises(CompositionError, match="no average of earlier ones would be left"):
+            uncollapse.compose(bandit, settings)
+    assert uncollapse.compose(bandit, ["advantage=rae", "rollout.group_size=1", "trainer.mini_batch=2"])
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, 1.5, float("nan")])

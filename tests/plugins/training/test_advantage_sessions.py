@@ -19,6 +19,8 @@ from uncollapse.plugins.training.step.borders import CheckedAdvantage
 from uncollapse.plugins.training.step.loop import Loop
 
 SHORT = ("trainer.steps=3", "trainer.save_every=1", "validation.every=0", "collapse=[]", "trainer.mini_batch=8")
+LATE = "trainer.save_every=-1"
+"""Checkpoints at the end of a run only, or where it fails."""
 
 
 @attrs.frozen
@@ -98,8 +100,8 @@ def state_of(path, step):
     ],
 )
 def test_a_killed_run_goes_on_with_what_its_estimator_had_learnt(bandit, tmp_path, monkeypatch, advantage, metrics):
-    def experiment():
-        composed = uncollapse.compose(bandit, [*SHORT, f"advantage={advantage}"])
+    def experiment(*settings):
+        composed = uncollapse.compose(bandit, [*SHORT, f"advantage={advantage}", *settings])
         if advantage != "grpo":
             return composed
         # under the name of another one, since no plugin registers it
@@ -111,16 +113,16 @@ def test_a_killed_run_goes_on_with_what_its_estimator_had_learnt(bandit, tmp_pat
 
     def killed(loop):
         if loop.step == 2:
-            loop.parts.advantage.compute(batch(100.0))  # what an unfinished step has learnt is not kept
+            loop.parts.advantage.compute(batch(100.0))  # the checkpoint is of the step before this one
             raise MemoryError("killed")
         return run_step(loop)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "train_step", killed)
         with pytest.raises(MemoryError):
-            uncollapse.train(experiment(), tmp_path / "parts")
+            uncollapse.train(experiment(LATE), tmp_path / "parts")
     assert state_of(tmp_path / "parts", 2) == state_of(tmp_path / "whole", 2) != state_of(tmp_path / "whole", 1)
-    assert uncollapse.train(experiment(), tmp_path / "parts", resume=True).status == "success"
+    assert uncollapse.train(experiment(LATE), tmp_path / "parts", resume=True).status == "success"
     assert records(tmp_path / "parts") == whole
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -168,19 +170,6 @@ def test_an_estimator_that_another_one_holds_goes_on_from_step_to_step(estimator
 def test_a_state_of_other_estimators_is_not_taken():
     with pytest.raises(ValueError, match="zip"):
         started("rae").load_state_dict(started("entrocraft(of=rae)").state_dict())
-
-
-def test_a_checkpoint_of_before_estimators_had_state_is_gone_on_from(bandit):
-    experiment, own = uncollapse.compose(bandit, [*SHORT, "advantage=grpo"]), ranks.start_ranks()
-    parts = assemble(experiment, own)
-    try:
-        loop = Loop(experiment, parts, own)
-        state = loop.state_dict()
-        assert state.pop("advantage") == {"own": {}, "held": []}
-        loop.load_state_dict(state | {"step": 2})
-        assert loop.step == 2
-    finally:
-        parts.close()
 
 
 def test_an_estimator_that_learns_is_refused_where_nobody_tells_it_of_the_steps(bandit):
