@@ -69,7 +69,7 @@ def test_it_moves_as_that_of_trl(case):
         torch.testing.assert_close(layer.weight, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")])
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "bfloat16"), (3, "bfloat16")])
 def test_soft_moves_are_the_weights_mixed_by_hand_however_little_the_policy_moves(models, batch, stage, dtype):
     torch_dtype, lr = getattr(torch, dtype), 1e-6  # in bfloat16 most weights stay what they are with such a rate
     engine = engine_of(Policy(models(torch_dtype), 1.0), stage, dtype, lr)
@@ -308,16 +308,13 @@ class Far(KlController):
         return WhenFar(coef)
 
 
-def test_a_controller_of_a_plugin_moves_the_reference_like_the_built_in_one(bandit, tmp_path):
-    uncollapse.train(with_controller(made(bandit), Far()), tmp_path / "run")
-    found = records(tmp_path / "run")
-    assert [record.get("reference/refreshed") for record in found] == [None, 1.0, None, 1.0]
-    assert [record["actor/kl"] > 0 for record in found] == [False, True, False, True]
-    # and one built around it moves when either of them does
+def test_a_controller_of_a_plugin_moves_the_reference_as_the_one_around_it_does(bandit, tmp_path):
     far = attrs.evolve(made(bandit).kl.controller, component=Far())
-    uncollapse.train(with_controller(made(bandit), Refresh(3, 1.0, of=far)), tmp_path / "around")
-    shares = [record.get("reference/refreshed") for record in records(tmp_path / "around")]
-    assert shares == [None, 1.0, 1.0, None]
+    uncollapse.train(with_controller(made(bandit), Refresh(3, 1.0, of=far)), tmp_path / "run")
+    found = records(tmp_path / "run")
+    assert [record["actor/kl"] > 0 for record in found] == [False, True, False, False]
+    # after step 2 by the plugin's, as the policy has left the reference, and after step 3 by the clock
+    assert [record.get("reference/refreshed") for record in found] == [None, 1.0, 1.0, None]
 
 
 @attrs.frozen
