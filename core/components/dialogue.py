@@ -89,6 +89,8 @@ class Dialogue(Component):
     environment can produce that token."""
     thought_end: str = ""
     """The tag after which a response no longer is a thought; empty where thoughts are not marked."""
+    last_thought_end: bool = False
+    """Whether the last ``thought_end`` of a response ends its thought, rather than the first."""
 
     def opening(self, think: bool) -> str:
         """Return the text that every response begins with. It is the end of the prompt, and does not train.

@@ -69,6 +69,7 @@ class CheckedDialogue(Dialogue):
         if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
             raise wrong(named, "tags", f"must be a tuple of texts, not {tags!r}")
         self.tags, self.thought_end = tuple(tags), self._text("thought_end", thought_end)
+        self.last_thought_end = self.component.last_thought_end
 
     def opening(self, think: bool) -> str:
         with confined(self.named, "opening"):
