@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .component import Component
+from .data import Step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..runs.directory import RunDirectory
-    from .data import Rollouts, Scores, Step, TokenScores, Verdict, Wanted
+    from .data import Rollouts, Scores, TokenScores, Verdict, Wanted
     from .dialogue import Dialogue
 
 
@@ -39,6 +40,23 @@ class Env(ABC):
             ValueError: ``Environment.actions`` does not list the action. Free text never raises.
         """
 
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Step:
+        """Call a tool of ``Environment.tools`` and return the environment's reply.
+
+        By default this calls the episode's method of that name. What it returns is the reply: a :class:`Step`, or the
+        observation, with no reward. A ValueError that it raises is told to the model, since what a tool refuses is the
+        caller's mistake; any other error ends the run.
+
+        Args:
+            name: the name of the tool.
+            arguments: its arguments, whose names and types are those of its schema.
+        """
+        try:
+            reply = getattr(self, name)(**arguments)
+        except ValueError as error:
+            return Step(f"Error: {error}", 0.0, done=False)
+        return reply if isinstance(reply, Step) else Step(str(reply), 0.0, done=False)
+
 
 class Environment(Component):
     """An environment makes episodes. It must be picklable. Kind ``environment``."""
@@ -51,6 +69,9 @@ class Environment(Component):
     """The names of the actions, matched without regard to case; ``None`` for free text."""
     tasks: int | None = None
     """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
+    tools: tuple[Callable[..., Any], ...] = ()
+    """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
+    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown."""
 
     @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:

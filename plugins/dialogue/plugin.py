@@ -22,3 +22,8 @@ def register_dialogues(register: Register) -> None:
         "uncollapse.plugins.dialogue.boxed:Boxed",
         summary="reasoning, then the answer in a LaTeX box: the format of mathematics",
     )
+    register(
+        "tool_calls",
+        "uncollapse.plugins.dialogue.tool_calls:ToolCalls",
+        summary="calls of tools, as the chat template writes them, and their results",
+    )

@@ -57,6 +57,14 @@ class CheckedEnvironment(Environment):
             raise wrong(self.named, "actions", f"must be a tuple of names, or None for free text, not {actions!r}")
         return _names(self.named, tuple(_text(self.named, "actions", action) for action in actions))
 
+    @property
+    def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
+        with confined(self.named, "tools"):
+            tools = self.component.tools
+        if not isinstance(tools, tuple) or not all(map(callable, tools)):
+            raise wrong(self.named, "tools", f"must be a tuple of functions, not {tools!r}")
+        return tools
+
     def make(self, seed: int, member: int = 0) -> CheckedEnv:
         with confined(self.named, f"make({seed}, {member})"):
             env = self.component.make(seed, member)
@@ -84,18 +92,26 @@ class CheckedEnv(Env):
     def step(self, action: str) -> Step:
         with confined(self.named, f"step({action!r})"):
             step = self.env.step(action)
+        return self._checked("step", step)
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Step:
+        with confined(self.named, f"call({name!r})"):
+            step = self.env.call(name, arguments)
+        return self._checked("call", step)
+
+    def _checked(self, method: str, step: Any) -> Step:
         if not isinstance(step, Step):
-            raise wrong(self.named, "step", f"gave {type(step).__name__}, not a Step")
-        _text(self.named, "step", step.observation)
+            raise wrong(self.named, method, f"gave {type(step).__name__}, not a Step")
+        _text(self.named, method, step.observation)
         if not isinstance(step.metrics, Mapping):
-            raise wrong(self.named, "step", f"gave metrics = {step.metrics!r}, which is not a mapping")
+            raise wrong(self.named, method, f"gave metrics = {step.metrics!r}, which is not a mapping")
         return attrs.evolve(
             step,
-            reward=_number(self.named, "step", "reward", step.reward),
-            done=_truth(self.named, "done", step.done),
-            success=_truth(self.named, "success", step.success),
+            reward=_number(self.named, method, "reward", step.reward),
+            done=_truth(self.named, method, "done", step.done),
+            success=_truth(self.named, method, "success", step.success),
             metrics={
-                _text(self.named, "step", name): _number(self.named, "step", name, step.metrics[name])
+                _text(self.named, method, name): _number(self.named, method, name, step.metrics[name])
                 for name in step.metrics
             },
         )
@@ -161,7 +177,7 @@ def _number(named: Named, method: str, name: str, value: Any) -> float:
     return number
 
 
-def _truth(named: Named, name: str, value: Any) -> bool:
+def _truth(named: Named, method: str, name: str, value: Any) -> bool:
     """Return a truth value as a Python bool; it may be numpy's, or 1 or 0.
 
     Anything else is refused, since any text, even ``"no"``, would count as true.
@@ -169,7 +185,7 @@ def _truth(named: Named, name: str, value: Any) -> bool:
     kind = type(value).__name__
     if isinstance(value, bool) or (isinstance(value, Real) and value in (0, 1)) or kind in ("bool", "bool_"):
         return bool(value)
-    raise wrong(named, "step", f"gave {name} = {value!r}, which is neither true nor false")
+    raise wrong(named, method, f"gave {name} = {value!r}, which is neither true nor false")
 
 
 def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
