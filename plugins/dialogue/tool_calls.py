@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -75,7 +75,7 @@ class ToolCalls(Dialogue):
                 what, "dialogue: tool_calls, listing: template", "set listing: auto, or use another model"
             )
         shown = format_of(chat_template)
-        chosen = (shown or "hermes") if self.format == "auto" else self.format
+        chosen: Any = (shown or "hermes") if self.format == "auto" else self.format
         described = writes_tools and (shown is not None or self.format != "auto")
         place = ("template" if described else "system") if self.listing == "auto" else self.listing
         return attrs.evolve(self, format=chosen, listing=place)

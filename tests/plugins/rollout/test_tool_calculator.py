@@ -7,6 +7,7 @@ import re
 import pytest
 from rollout_worlds import tokenizer
 from uncollapse.core.components import Completion, RolloutEngineSession
+from uncollapse.core.compose.config import problems
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.dialogue.tool_calls import ToolCalls
 from uncollapse.plugins.environments.tool_calculator import ToolCalculator
@@ -89,3 +90,12 @@ def test_two_calls_in_turn_solve_it_and_mistakes_are_counted():
     assert int(rollouts.mask.sum()) == sampled  # no token of a result trains
     group = group_of(episodes, 0)
     assert from_plain(to_plain(group)) == group
+
+
+def test_an_experiment_with_tools_needs_a_dialogue_that_calls_them():
+    found = problems("tiny-sokoban", ["environment=tool_calculator", "validation.environment=null"])
+    assert any(each.key == "dialogue" and "calls no tools, which the environment tool" in each.reason for each in found)
+    found = problems(
+        "tiny-sokoban", ["environment=tool_calculator", "dialogue=tool_calls", "validation.environment=null"]
+    )
+    assert "dialogue" not in {each.key for each in found}
