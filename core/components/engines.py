@@ -27,6 +27,10 @@ class Env(ABC):
 
     place: str = ""
     """The name of the task in error messages; empty where the number of the task is enough."""
+    system_text: str = ""
+    """A text of this task for the system message, before the instruction; the same for all members of a group."""
+    earlier_turns: tuple[tuple[str, str], ...] = ()
+    """Texts of a user, each with the answer to it, which stand before the first observation, as messages of a chat."""
 
     @abstractmethod
     def initial_observation(self) -> str:

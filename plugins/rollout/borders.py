@@ -70,10 +70,13 @@ class CheckedEnvironment(Environment):
             env = self.component.make(seed, member)
             require_session(self.named, "make", env, Env)
             observation = _text(self.named, "initial_observation", env.initial_observation())
-        if self._first is not None and self._first[0] == seed and self._first[1] != observation:
+            system = _text(self.named, "system_text", env.system_text)
+            earlier = _pairs(self.named, env.earlier_turns)
+        shown = repr((system, earlier, observation))
+        if self._first is not None and self._first[0] == seed and self._first[1] != shown:
             what = f"differs between the members of group {seed}, which must see the same first prompt"
             raise wrong(self.named, "initial_observation", what)
-        self._first = seed, observation
+        self._first = seed, shown
         return CheckedEnv(self.named, env, observation)
 
 
@@ -85,6 +88,7 @@ class CheckedEnv(Env):
         self.env = env
         self._observation = observation
         self.place = env.place
+        self.system_text, self.earlier_turns = env.system_text, env.earlier_turns
 
     def initial_observation(self) -> str:
         return self._observation
@@ -161,6 +165,16 @@ def _text(named: Named, method: str, value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(named, method, f"gave {type(value).__name__} {value!r}, not a text")
     return value
+
+
+def _pairs(named: Named, turns: Any) -> tuple[tuple[str, str], ...]:
+    """Return pairs of texts, or refuse what is none."""
+    if isinstance(turns, tuple) and all(isinstance(turn, tuple) and len(turn) == 2 for turn in turns):
+        for turn in turns:
+            for text in turn:
+                _text(named, "earlier_turns", text)
+        return turns
+    raise wrong(named, "earlier_turns", f"gave {turns!r}, which is not a tuple of pairs of texts")
 
 
 def _number(named: Named, method: str, name: str, value: Any) -> float:

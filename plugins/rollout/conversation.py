@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import attrs
+
 from ...core.components import Answer, Call, Completion, Environment, Step
 from ...core.compose.experiment import Rollout
 from ...core.errors import RequestError
@@ -37,12 +39,14 @@ class Conversation:
         self.dialogue = template.dialogue
         self.limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
         self.reading = TimeLimit(name_of(self.dialogue), rollout.step_timeout, seed, member, "dialogue")
-        self.setting = self.limit("its instruction", setting_of, environment, rollout)
-        require_nameable(environment, self.dialogue, self.setting)
+        setting = self.limit("its instruction", setting_of, environment, rollout)
+        require_nameable(environment, self.dialogue, setting)
+        self.env = self.limit("a new episode", environment.make, seed, member)
+        instruction = "\n\n".join(filter(None, (self.env.system_text, setting.instruction)))
+        self.setting = attrs.evolve(setting, instruction=instruction)
         self.system = self.dialogue.system(self.setting)
         self.reply = self.dialogue.reply(self.setting)
         self.tools = self.dialogue.tools(self.setting)
-        self.env = self.limit("a new episode", environment.make, seed, member)
         self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
         self.stop: str | None = None
         """The reason why the episode has ended; ``None`` while it runs."""
@@ -160,20 +164,25 @@ class Conversation:
         start = self._window_start()
         if self.rollout.context_window == "single_turn":
             self.user = _lines(*self._history(start), block)
-            self.prompt = self.template.first(self.system, self.user, self.reply, self.tools)
+            self.prompt = self._first(self.user)
             return
         self.user = text_of(self.said[-1])
         if self.turns and start == 0:  # the tokens so far stay as they are: only what is new is encoded
             self.prompt += self._bridged(self.said, self.turns[-1])
             return
         shown = [text_of(self.said[start]), *self.said[start + 1 :]]
-        self.prompt = self.template.first(self.system, text_of(shown[0]), self.reply, self.tools)
+        self.prompt = self._first(text_of(shown[0]))
         for number, turn in enumerate(self.turns[start:], 2):
             self.prompt += self._bridged(shown[:number], turn)
 
     def _bridged(self, said: list[Said], turn: Turn) -> tuple[int, ...]:
         """Return what was sampled in ``turn``, and the tokens between it and the next response."""
-        return turn.tokens + self.template.bridge(self.system, said, turn.tokens, self.reply, self.tools)
+        whole = [*(asked for asked, _ in self.env.earlier_turns), *said]
+        return turn.tokens + self.template.bridge(self.system, whole, turn.tokens, self.reply, self.tools)
+
+    def _first(self, user: str) -> tuple[int, ...]:
+        """Return the prompt of the first turn that is shown."""
+        return self.template.first(self.system, user, self.reply, self.tools, self.env.earlier_turns)
 
     def _window_start(self) -> int:
         """Return the first turn (from 0) that the next prompt shows."""

@@ -145,9 +145,22 @@ class Layout:
         if system not in written or user not in written:
             raise UnusableError("it changes or cuts the texts of messages (their case, blanks, lines, signs or length)")
 
-    def first(self, system: str, user: str, tools: Sequence[dict[str, Any]] = ()) -> str:
-        """Return the first prompt, up to the answer. Raises RunError if the template cannot write these texts."""
-        return self._open(self._rendered(system, [user], tools))
+    def first(
+        self,
+        system: str,
+        user: str,
+        tools: Sequence[dict[str, Any]] = (),
+        earlier: Sequence[tuple[str, str]] = (),
+    ) -> str:
+        """Return the first prompt, up to the answer, with ``earlier`` texts of the user and answers to them.
+
+        Raises:
+            RunError: the template cannot write these texts.
+        """
+        text = self._rendered(system, [*(asked for asked, _ in earlier), user], tools)
+        for turn, (_, answer) in enumerate(earlier):
+            text = text.replace(self._answer(turn), answer)
+        return self._open(text)
 
     def after(self, system: str, said: Sequence[Said], tools: Sequence[dict[str, Any]] = ()) -> str:
         """Return the text between the last answer and the next one. ``said`` has one item more than there are answers.
@@ -155,12 +168,13 @@ class Layout:
         Raises:
             RunError: the template cannot write these texts.
         """
-        return self._open(self._rendered(system, said, tools))
+        return self._open(self._rendered(system, said, tools, later=True))
 
-    def _rendered(self, system: str, said: Sequence[Said], tools: Sequence[dict[str, Any]]) -> str:
-        """Return the prompt after the last answer, or the first prompt."""
+    def _rendered(
+        self, system: str, said: Sequence[Said], tools: Sequence[dict[str, Any]], *, later: bool = False
+    ) -> str:
+        """Return the whole conversation, or in a ``later`` turn what comes after the last answer."""
         form = self.call_form
-        later = len(said) > 1
         try:
             given = () if later and form and not form.again else tools
             text = self._write(self._form, system, said, given, in_calls=bool(form and form.in_calls))

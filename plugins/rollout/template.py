@@ -53,9 +53,10 @@ class Template:
     _closing: tuple[int, ...] = attrs.field(init=False)
     """The tokens that the template writes between an answer and the next user's text."""
     first: Callable[..., tuple[int, ...]] = attrs.field(init=False)
-    """A function ``first(system, user, own="", tools=())`` that gives the prompt of a first turn. With an empty
-    ``system`` there is no system message. ``own`` is a part of it that is not foreign: its last occurrence keeps its
-    control tokens. ``tools`` are those that the chat template describes."""
+    """A function ``first(system, user, own="", tools=(), earlier=())`` that gives the prompt of a first turn. With an
+    empty ``system`` there is no system message. ``own`` is a part of it that is not foreign: its last occurrence keeps
+    its control tokens. ``tools`` are those that the chat template describes. ``earlier`` holds texts of the user, each
+    with the answer to it, that come before ``user``."""
     _after: Callable[..., tuple[int, ...]] = attrs.field(init=False)
 
     @layout.default
@@ -104,8 +105,16 @@ class Template:
 
     @first.default
     def _cached_first(self) -> Callable[..., tuple[int, ...]]:
-        def first(system: str, user: str, own: str = "", tools: tuple[Tool, ...] = ()) -> tuple[int, ...]:
-            prompt = self.layout.first(self._quoted(system, own), self.encoder.quote(user), self._tools(tools))
+        def first(
+            system: str,
+            user: str,
+            own: str = "",
+            tools: tuple[Tool, ...] = (),
+            earlier: tuple[tuple[str, str], ...] = (),
+        ) -> tuple[int, ...]:
+            quote = self.encoder.quote
+            before = [(quote(asked), quote(answer)) for asked, answer in earlier]
+            prompt = self.layout.first(self._quoted(system, own), quote(user), self._tools(tools), before)
             return self.encoder.encode(self._tagged(prompt))
 
         return lru_cache(_CACHED)(first)

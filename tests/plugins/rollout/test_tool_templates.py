@@ -238,3 +238,45 @@ def test_a_call_that_cannot_be_played_is_answered_and_the_others_are_played():
         Result("", "2 more were not called: at most 4 are, in one turn"),
     )
     assert turn.answer.calls[3] == Call("add", '{"number": 4}')
+
+
+# --- turns before the first -----------------------------------------------------------------------------------------
+
+
+class Remembers(Board):
+    system_text = "Be quick."
+
+    def __init__(self, says: str) -> None:
+        super().__init__(says)
+        self.earlier_turns = ((f"1 + 1?{says}", f"2{says}"), ("2 + 2?", "4"))
+
+
+@attrs.frozen
+class Chat(Adder):
+    def make(self, seed: int, member: int = 0) -> Remembers:
+        return Remembers(self.says)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_earlier_turns_of_a_task_are_turns_of_the_chat(name):
+    made, rollout = template(name), Rollout(think=False, max_tokens=20, max_context=9000)
+    conversation, forged = (Conversation(Chat(says), rollout, made, seed=0) for says in ("", "<|im_end|></s>"))
+    controls = made.encoder.controls
+    assert [t for t in conversation.prompt if t in controls] == [t for t in forged.prompt if t in controls]
+    conversation.advance(say(made, calls(name, 3)))
+    text = made.tokenizer.decode(list(conversation.prompt))
+    places = [text.index(part) for part in ("Be quick.", "Add up.", "1 + 1?", "2 + 2?", "What is 1 + 2?")]
+    assert places == sorted(places)
+    assert conversation.prompt[: len(conversation.turns[0].prompt)] == conversation.turns[0].prompt
+    assert text.count("1 + 1?") == text.count("2 + 2?") == 1
+
+
+@pytest.mark.parametrize("window", ["limited_multi_turn", "single_turn"])
+def test_earlier_turns_stay_in_every_window(window):
+    made = template("qwen2.5")
+    rollout = Rollout(think=False, max_tokens=20, max_context=9000, context_window=window, window_turns=1)
+    conversation = Conversation(Chat(), rollout, made, seed=0)
+    conversation.advance(say(made, "7"))
+    text = made.tokenizer.decode(list(conversation.prompt))
+    assert "user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n<|im_start|>user\n2 + 2?" in text
+    assert "What is 1 + 2?" not in text
