@@ -91,13 +91,9 @@ class Trial:
         before = opened.removesuffix(self.generation) + self.history
         one, two, more = (tuple(self._result(name) for _ in range(count)) for count in (1, 2, 1))
         after_one = ""
-        for said in (
-            [first, one],
-            [first, one, two],
-            [first, one, other],
-            [first, other, more],
-            [first, one, two, more],
-        ):
+        later: tuple[list[Said], ...] = ([one], [one, two], [one, other], [other, more], [one, two, more])
+        for each in later:
+            said: list[Said] = [first, *each]
             text = self.write(system, said, tools if form.again else (), form)
             markup = form.in_calls and isinstance(said[1], tuple)
             if form.again and not text.startswith(before if markup else before + self.answer(0)):
