@@ -34,6 +34,7 @@ class Boxed(Worded):
     warning: str = r"Invalid answer: put it within \boxed{}."
     """Words after an answer that is not valid; an empty text says nothing about it."""
 
+    tags = (r"\boxed",)
     thought_end = r"\boxed"
     last_thought_end = True
 

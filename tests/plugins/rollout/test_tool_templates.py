@@ -134,6 +134,22 @@ def test_the_whole_conversation_is_what_the_template_writes(name):
     assert turns[3].prompt == tuple(made.tokenizer.encode(text, add_special_tokens=False))
 
 
+def test_calls_after_a_thought_that_the_template_opens_are_read_and_those_in_it_are_not():
+    base = TOOLED["qwen3"].family
+    generation = "{{ '<|im_start|>assistant\n' }}"
+    family = attrs.evolve(base, template=base.template.replace(generation, generation[:-3] + " + '<think>\n' }}"))
+    made = Template(family.tokenizer(), ToolCalls(), True)
+    assert made.dialogue.listing == "template"
+    conversation = Conversation(Adder(), Rollout(max_tokens=20), made, seed=0)
+    inside, outside = calls("qwen3", 5), calls("qwen3", 2)
+    conversation.advance(say(made, f"so {inside}</think>\n\n{outside}"))
+    assert (conversation.env.total, conversation.turns[0].answer.thought) == (2, f"so {inside}")
+    text = made.tokenizer.decode(list(conversation.prompt))
+    assert text.endswith("\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\n<think>\n")
+    conversation.advance(say(made, f"{inside} and"))
+    assert not conversation.turns[1].answer.valid
+
+
 @pytest.mark.parametrize("name", ["mistral-v0.3", "mistral-nemo"])
 def test_a_template_that_refuses_results_after_plain_answers_gets_calls_without_their_markup(name):
     conversation = play(name, calls(name, 1), calls(name, 2, 3), "7")
