@@ -14,7 +14,7 @@ _FONT = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf)\s*\{([^{}]*)\
 _SIGN = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Boxed(Worded):
     r"""A response is reasoning, then the answer in ``\boxed{}``: the format of mathematics.
 

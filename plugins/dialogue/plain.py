@@ -10,7 +10,7 @@ from .wording import Worded, after_thought, wording
 _LISTED = "Reply with an action and nothing else: {actions}. At most {per_turn} a turn{separated}, {total} in all."
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Plain(Worded):
     """The observation goes in, and the whole response is the action: no tags, and no text that a response begins with.
 

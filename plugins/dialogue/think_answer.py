@@ -18,7 +18,7 @@ _THOUGHT_AND_ANSWER = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>
 _ANSWER = re.compile(r"()<answer>(.*?)</answer>", re.DOTALL)
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class ThinkAnswer(Worded):
     """A response is a thought, then an answer, each between tags: the format of this project's first experiments.
 

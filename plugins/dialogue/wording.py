@@ -51,7 +51,7 @@ def separator() -> Any:
     return attrs.field(default="||", validator=check)
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Worded(Dialogue):
     """A dialogue whose words are parameters; a class below it adds the form of a response."""
 
