@@ -284,8 +284,8 @@ def _object(name: str, arguments: Mapping[str, Any], key: str = "arguments") -> 
 def _function(node: ast.expr) -> Written:
     if not isinstance(node, ast.Call):
         return Written(broken="it is no list of calls")
-    name = ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
-    if not re.fullmatch(r"[\w.]+", name):
+    name = _dotted(node.func)
+    if not name:
         return Written(broken="a call has no plain name")
     if node.args or any(keyword.arg is None for keyword in node.keywords):
         return Written(broken=f"the arguments of {name} have no names")
@@ -295,6 +295,15 @@ def _function(node: ast.expr) -> Written:
     except (BrokenError, ValueError, TypeError, RecursionError):
         return Written(broken=f"the arguments of {name} are no literals")
     return Written(name, arguments)
+
+
+def _dotted(node: ast.expr) -> str:
+    """Return a name such as ``shop.buy``; an empty text for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
 _CONSTANTS = {"true": True, "false": False, "null": None}

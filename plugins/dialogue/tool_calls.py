@@ -16,7 +16,7 @@ from .call_formats import FORMATS, Format, Written, format_of
 from .wording import after_thought, wording
 
 ACT = "act"
-"""The tool that plays an action with a name."""
+"""The tool that plays an action with a name; lines at its end tell it from one of the environment."""
 _LIMITS = "Call at most {per_turn} tools a turn, {total} in all."
 
 
@@ -137,8 +137,16 @@ def _offered(setting: Setting) -> tuple[Tool, ...]:
         return setting.tools
     action = {"type": "string", "enum": list(setting.actions), "description": "The name of the action."}
     parameters = {"type": "object", "properties": {"action": action}, "required": ["action"]}
-    function = {"name": ACT, "description": "Play an action.", "parameters": parameters}
-    return (*setting.tools, Tool(ACT, json.dumps(function, ensure_ascii=False)))
+    function = {"name": _act(setting), "description": "Play an action.", "parameters": parameters}
+    return (*setting.tools, Tool(_act(setting), json.dumps(function, ensure_ascii=False)))
+
+
+def _act(setting: Setting) -> str:
+    """Return the name of the tool that plays actions with names."""
+    names, name = {tool.name for tool in setting.tools}, ACT
+    while name in names:
+        name += "_"
+    return name
 
 
 def _checked(written: Written, offered: dict[str, Tool], setting: Setting) -> Call:
@@ -151,8 +159,9 @@ def _checked(written: Written, offered: dict[str, Tool], setting: Setting) -> Ca
         problem = f"Error: there is no tool {written.name!r}; the tools are {', '.join(offered)}"
         return Call(written.name, arguments, problem=problem, fault="unknown")
     given, action = dict(written.arguments), ""
-    if written.name == ACT and setting.actions is not None and isinstance(given.get("action"), str):
-        names = {action_key(name): name for name in setting.actions}
+    is_act = setting.actions is not None and written.name == _act(setting)
+    if is_act and isinstance(given.get("action"), str):
+        names = {action_key(name): name for name in setting.actions or ()}
         action = given["action"] = names.get(action_key(given["action"]), given["action"])
     if reason := objection(given, tool.function.get("parameters", {})):
         problem = f"Error: {written.name} was not called: {reason}"
@@ -170,4 +179,4 @@ def _calls(action: str, setting: Setting) -> Iterator[tuple[str, dict[str, objec
     if isinstance(call, dict) and call.get("name") in names and isinstance(call.get("arguments"), dict):
         yield call["name"], call["arguments"]
     elif setting.actions is not None:
-        yield ACT, {"action": action}
+        yield _act(setting), {"action": action}
