@@ -46,6 +46,7 @@ from .estimators import (
 from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
 from .rollout_engine import EngineMemory, RolloutEngine, RolloutEngineSession, SamplingLoad, Shortage
 from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
+from .tools import Call, Tool
 from .verifier import Verifier
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Answer",
     "BatchSampler",
     "BatchSamplerSession",
+    "Call",
     "CollapseDetector",
     "CollapseSession",
     "Completion",
@@ -98,6 +100,7 @@ __all__ = [
     "TaskSamplerSession",
     "TokenHead",
     "TokenScores",
+    "Tool",
     "Tracker",
     "TrainBackend",
     "TrainEngine",

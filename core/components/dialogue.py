@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import attrs
 
 from .component import Component
+from .tools import Call, Tool
 
 
 @attrs.frozen
@@ -28,6 +29,8 @@ class Setting:
     """The largest number of sampled tokens in one turn."""
     think: bool
     """Whether the model is asked to think before it answers."""
+    tools: tuple[Tool, ...] = ()
+    """The tools of the environment."""
 
 
 @attrs.frozen
@@ -40,6 +43,9 @@ class Answer:
     """The actions that exist, spelled as the environment spells them."""
     parsed: int = 0
     """The number of actions that the answer names, existing or not, after those beyond the turn's limit are dropped."""
+    calls: tuple[Call, ...] = ()
+    """The calls of tools, where the answer makes some; they are played in place of ``actions``, which then has one for
+    each call without a problem: :attr:`Call.action`, or :attr:`Call.text` where it calls a tool of the environment."""
 
     @property
     def valid(self) -> bool:
@@ -80,6 +86,11 @@ class Dialogue(Component):
     Every method must depend on its arguments alone. The texts are encoded in the same way as those of an environment:
     a control token that is spelled in them stays plain text. Only in ``opening`` and ``reply`` it becomes the token.
     Responses are never encoded again: the tokens that were sampled are the tokens that train.
+
+    A dialogue with ``calls_tools`` may read calls of tools in a response. The next message then has the :meth:`result`
+    of each call, in place of ``outcome`` and ``ask``. Where :meth:`tools` gives tools, the chat template describes
+    them, and each result is a message of the role ``tool``. Where it gives none, ``system`` must describe them, and the
+    results are lines of a user message.
     """
 
     __slots__ = ()
@@ -89,6 +100,34 @@ class Dialogue(Component):
     environment can produce that token."""
     thought_end: str = ""
     """The tag after which a response no longer is a thought; empty where thoughts are not marked."""
+    last_thought_end: bool = False
+    """Whether the last ``thought_end`` of a response ends its thought, rather than the first."""
+
+    calls_tools: bool = False
+    """Whether responses may call tools. An environment that offers tools needs such a dialogue."""
+
+    def adapted(self, chat_template: str, writes_tools: bool) -> Dialogue:
+        """Return the dialogue as it is spoken with a chat template; by default it is the same with all of them.
+
+        It is asked only where ``calls_tools`` is true.
+
+        Args:
+            chat_template: the text of the template.
+            writes_tools: whether the template can describe tools and write their results.
+        """
+        return self
+
+    def tools(self, setting: Setting) -> tuple[Tool, ...]:
+        """Return the tools that the chat template describes; by default none."""
+        return ()
+
+    def result(self, call: Call, observation: str, setting: Setting) -> str:
+        """Return the text about a call.
+
+        Args:
+            observation: the environment's text after the call, or the call's problem. It must be part of the text.
+        """
+        return observation
 
     def opening(self, think: bool) -> str:
         """Return the text that every response begins with. It is the end of the prompt, and does not train.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .component import Component
+from .data import Step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..runs.directory import RunDirectory
-    from .data import Rollouts, Scores, Step, TokenScores, Verdict, Wanted
+    from .data import Rollouts, Scores, TokenScores, Verdict, Wanted
     from .dialogue import Dialogue
 
 
@@ -26,6 +27,10 @@ class Env(ABC):
 
     place: str = ""
     """The name of the task in error messages; empty where the number of the task is enough."""
+    system_text: str = ""
+    """A text of this task for the system message, before the instruction; the same for all members of a group."""
+    earlier_turns: tuple[tuple[str, str], ...] = ()
+    """Texts of a user, each with the answer to it, which stand before the first observation, as messages of a chat."""
 
     @abstractmethod
     def initial_observation(self) -> str:
@@ -38,6 +43,23 @@ class Env(ABC):
         Raises:
             ValueError: ``Environment.actions`` does not list the action. Free text never raises.
         """
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Step:
+        """Call a tool of ``Environment.tools`` and return the environment's reply.
+
+        By default this calls the episode's method of that name. What it returns is the reply: a :class:`Step`, or the
+        observation, with no reward. A ValueError that it raises is told to the model, since what a tool refuses is the
+        caller's mistake; any other error ends the run.
+
+        Args:
+            name: the name of the tool.
+            arguments: its arguments, whose names and types are those of its schema.
+        """
+        try:
+            reply = getattr(self, name)(**arguments)
+        except ValueError as error:
+            return Step(f"Error: {error}", 0.0, done=False)
+        return reply if isinstance(reply, Step) else Step(str(reply), 0.0, done=False)
 
 
 class Environment(Component):
@@ -53,6 +75,9 @@ class Environment(Component):
     """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
     least_reward: float | None = None
     """The smallest sum of rewards of an episode, without format penalties; ``None`` where it is not known."""
+    tools: tuple[Callable[..., Any], ...] = ()
+    """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
+    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown."""
 
     @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:

@@ -111,6 +111,7 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
         return broken
     return [
         *_needs(experiment),
+        *_tools(experiment),
         *_sampling(experiment),
         *_batches(experiment),
         *_training(experiment),
@@ -172,6 +173,13 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
                 key,
                 fix="choose another engine",
             )
+
+
+def _tools(experiment: Experiment) -> Iterator[Problem]:
+    environment, dialogue = experiment.environment, experiment.dialogue
+    if environment.component.tools and not dialogue.component.calls_tools:
+        reason = f"calls no tools, which the environment {environment.name} offers"
+        yield Problem(reason, "dialogue", dialogue.name, "set it to tool_calls")
 
 
 def _sampling(experiment: Experiment) -> Iterator[Problem]:

@@ -81,7 +81,8 @@ class _Session(CollapseSession):
         settings = self._settings
         if self.steps > 1 and self.steps % settings.compute_freq:
             return {}
-        turns = turns_of(rollouts, self._context.tokenizer, self._context.experiment.dialogue.component.thought_end)
+        dialogue = self._context.experiment.dialogue.component
+        turns = turns_of(rollouts, self._context.tokenizer, dialogue.thought_end, dialogue.last_thought_end)
         metrics = _counts(turns)
         if settings.first_turn:
             metrics |= self._family("collapse_first_turn_sample", first_turns, "first_turn", turns, scorer)

@@ -49,8 +49,8 @@ class Pairs:
     """Task of each column, as the first prompt of its episode."""
 
 
-def turns_of(rollouts: Rollouts, tokenizer: Any, tag: str) -> list[Turn]:
-    """List every sampled turn, in the order of rows; ``tag`` is what ends a thought in the run's dialogue."""
+def turns_of(rollouts: Rollouts, tokenizer: Any, tag: str, last: bool = False) -> list[Turn]:
+    """List every sampled turn, in the order of rows; ``tag`` and ``last`` are those of :func:`thought`."""
     turns = []
     rows = zip(
         rollouts.tokens.tolist(),
@@ -65,14 +65,15 @@ def turns_of(rollouts: Rollouts, tokenizer: Any, tag: str) -> list[Turn]:
             if number >= 0:
                 sampled = tokens[positions[0] : positions[-1] + 1]
                 prompt = tuple(tokens[: positions[0]])
-                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer, tag)))
+                turns.append(Turn(episode, group, number, prompt, thought(sampled, tokenizer, tag, last)))
     return turns
 
 
-def thought(sampled: Sequence[int], tokenizer: Any, tag: str) -> Tokens:
+def thought(sampled: Sequence[int], tokenizer: Any, tag: str, last: bool = False) -> Tokens:
     """Return the leading tokens that lie wholly before ``tag``; empty without it, or with only space before it.
 
     A token that contains the tag's first letter and something before it is left out. An empty ``tag`` ends no thought.
+    Of several tags the first ends the thought, or with ``last`` the last one.
     """
 
     def text(start: int, end: int) -> str:
@@ -82,7 +83,7 @@ def thought(sampled: Sequence[int], tokenizer: Any, tag: str) -> Tokens:
     if not tag or tag not in text(0, count):
         return ()
     # end: the least number of tokens whose text has the whole tag; start: the last token from which it still has it
-    end = bisect_left(range(count), True, key=lambda length: tag in text(0, length))
+    end = count if last else bisect_left(range(count), True, key=lambda length: tag in text(0, length))
     start = next(start for start in reversed(range(end)) if tag in text(start, end))
     return tuple(sampled[:start]) if text(0, start).strip() else ()
 

@@ -38,14 +38,18 @@ class Dataset(Environment):
     split: str = "train"
     """Split, by the name that the data set gives it."""
     question: str = "question"
-    """Column of the questions: text, or chat messages. ``a.b`` is the field b of the records in column a."""
+    """Column of the questions: text, or chat messages. ``a.b`` is the field b of the records in column a. System
+    messages become part of the system message, and earlier turns become turns of the conversation."""
     answer: str = "answer"
     """Column of the right answers: a value, or a list of values, each of which is right."""
     verifier: Any = component("verifier", "math")  # noqa: RUF009 - makes an attrs field
     """Verifier that decides which answers are right. ``math`` compares them as mathematics; ``exact`` as text, whatever
     case and white space; ``choice`` as options of a multiple choice."""
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """Largest length of a question in characters; rows with longer ones are left out. ``None`` keeps all."""
+    """Largest length of a question in characters, with what a file says before it; rows with longer ones are left out.
+    ``None`` keeps all."""
+    system: str | None = None
+    """Column of system texts, which may be null; ``None`` for none. They stand before the verifier's instruction."""
 
     actions = None
     least_reward = 0.0
@@ -78,7 +82,7 @@ class Dataset(Environment):
 
     @property
     def _loaded(self) -> Rows:
-        rows = load(self.path, self.subset, self.split, self.question, self.answer, self.longest)
+        rows = load(self.path, self.subset, self.split, self.question, self.answer, self.longest, self.system)
         refuse_unverifiable(rows, self.verifier)
         return rows
 
@@ -103,6 +107,16 @@ class DatasetEnv(Env):
     def place(self) -> str:  # type: ignore[override]
         """Place of the row in its file, for messages."""
         return self.row.place
+
+    @property
+    def system_text(self) -> str:  # type: ignore[override]
+        """System text of the row."""
+        return self.row.system
+
+    @property
+    def earlier_turns(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]
+        """Turns of the row before its question."""
+        return self.row.earlier
 
     def initial_observation(self) -> str:
         return self.row.question

@@ -18,7 +18,7 @@ from ...core.paths import expanded
 from . import word_problems
 from .dataset_arrow import is_time, read_batches, read_parquet, tops
 from .dataset_json import read_file, read_lines
-from .dataset_values import answer_texts, question_text
+from .dataset_values import Question, answer_texts, question_of, system_of
 
 GENERATED = "arithmetic"
 _FORMATS = (".jsonl", ".json", ".parquet")
@@ -40,11 +40,20 @@ class Row:
     """Answers that are right. In each of them only the part after the last ``####`` counts, if there is one."""
     place: str = attrs.field(default="", eq=False, repr=False)
     """Place of the row, for messages: ``row 9 (line 10)``."""
+    system: str = attrs.field(default="", repr=False)
+    """System text of the row."""
+    earlier: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    """Texts of the user before the question, each with the answer to it."""
 
     @property
     def answer(self) -> str:
         """First right answer."""
         return self.answers[0]
+
+    @property
+    def characters(self) -> int:
+        """Length of all that the row asks."""
+        return sum(map(len, (self.question, self.system, *(text for turn in self.earlier for text in turn))))
 
 
 @attrs.frozen(eq=False)
@@ -79,7 +88,15 @@ def forget_changed(path: str) -> None:
 
 
 @lru_cache(maxsize=16)
-def load(path: str, subset: str | None, split: str, question: str, answer: str, longest: int | None = None) -> Rows:
+def load(
+    path: str,
+    subset: str | None,
+    split: str,
+    question: str,
+    answer: str,
+    longest: int | None = None,
+    system: str | None = None,
+) -> Rows:
     """Load the rows of one split; they stay in memory, once per process.
 
     Args:
@@ -89,6 +106,7 @@ def load(path: str, subset: str | None, split: str, question: str, answer: str, 
         question: the column of questions; ``a.b`` is the field b of the records in column a.
         answer: the column of answers, named in the same way.
         longest: rows with a longer question (characters) are left out; ``None`` keeps all.
+        system: the column of system texts, or ``None``.
 
     Raises:
         RequestError: there is no such data set, split or column, it has no rows, or a value is missing or has no text.
@@ -97,14 +115,16 @@ def load(path: str, subset: str | None, split: str, question: str, answer: str, 
     where = f"dataset {path}" + (f", subset {subset}" if subset else "") + f", split {split}"
     if subset and (path == GENERATED or Path(path).suffix in _FORMATS):
         raise RequestError("it has no subsets", where, "leave subset out")
-    table = _generated(split, where) if path == GENERATED else _read(path, subset, split, (question, answer), where)
+    columns = (question, answer, *([system] if system else []))
+    table = _generated(split, where) if path == GENERATED else _read(path, subset, split, columns, where)
     rows, digest = [], hashlib.sha256()
     try:
         for place, values in table:
-            row = _row(place, values, question, answer, where)
-            if longest is None or len(row.question) <= longest:
+            row = _row(place, values, columns, where)
+            if longest is None or row.characters <= longest:
                 rows.append(row)
-                digest.update(json.dumps([row.question, row.answers]).encode() + b"\n")
+                before = [row.system, row.earlier] if row.system or row.earlier else []
+                digest.update(json.dumps([row.question, row.answers, *before]).encode() + b"\n")
     except OSError as error:
         reason = f"the data set cannot be loaded: {error.strerror or error}"
         raise RequestError(reason, where, "see that the file can be read") from error
@@ -114,16 +134,18 @@ def load(path: str, subset: str | None, split: str, question: str, answer: str, 
     return Rows(tuple(rows), digest.hexdigest())
 
 
-def _row(place: str, values: Mapping[str, Any], question: str, answer: str, where: str) -> Row:
-    """Read question and answers of a row. Raises RequestError, with the place, if one has no text."""
-    texts: list[Any] = []
-    for column, to_text in ((question, question_text), (answer, answer_texts)):
+def _row(place: str, values: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Row:
+    """Read question, answers and system text of a row. Raises RequestError, with the place, if one has no text."""
+    read: list[Any] = []
+    for column, to_text in zip(columns, (question_of, answer_texts, system_of), strict=False):
         value = _cell(values, column, place, where)
         try:
-            texts.append(to_text(value))
+            read.append(to_text(value))
         except ValueError as error:
             raise RequestError(f"{place}, column {column!r}: {error}", where, _fix(value, column)) from error
-    return Row(question=texts[0], answers=texts[1], place=place)
+    question: Question = read[0]
+    system = "\n\n".join(filter(None, (*read[2:], question.system)))
+    return Row(question.text, read[1], place, system, question.earlier)
 
 
 def _cell(values: Mapping[str, Any], column: str, place: str, where: str) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
+
+import attrs
 
 _ROLES = {
     "system": "system",
@@ -25,11 +28,22 @@ class Number(str):
     __slots__ = ()
 
 
-def question_text(value: Any) -> str:
-    """Turn a value into a question: it is text, or chat messages.
+@attrs.frozen
+class Question:
+    """A question, with what a file says before it."""
 
-    A system message comes first, with an empty line after it. In a conversation with earlier turns each message begins
-    with ``User:`` or ``Assistant:``; a single user message is its text alone.
+    text: str
+    """Text of the question."""
+    system: str = ""
+    """Text of the system messages."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """Earlier texts of the user, each with the answer to it."""
+
+
+def question_of(value: Any) -> Question:
+    """Turn a value into a question: it is text, or chat messages that end with one of the user.
+
+    Messages of one role that follow each other, and all system messages, are joined with an empty line between them.
 
     Raises:
         ValueError: the value is neither, and the message says what it is.
@@ -37,17 +51,22 @@ def question_text(value: Any) -> str:
     if isinstance(value, Mapping) and _is_message(value):
         value = [value]
     if not _is_chat(value):
-        return _scalar(value)
+        return Question(_scalar(value))
     messages = [_message(message) for message in value]
-    paragraphs = [text for role, text in messages if role == "system"]
-    turns = [(role, text) for role, text in messages if role != "system"]
+    system = "\n\n".join(text for role, text in messages if role == "system")
+    others = groupby((message for message in messages if message[0] != "system"), key=lambda message: message[0])
+    turns = [(role, "\n\n".join(text for _, text in same)) for role, same in others]
     if not turns or turns[-1][0] != "user":
         raise ValueError("its chat messages do not end with one of the user")
-    if len(turns) > 1:
-        paragraphs += [f"{role.capitalize()}: {text}" for role, text in turns]
-    else:
-        paragraphs.append(turns[0][1])
-    return "\n\n".join(paragraphs)
+    if turns[0][0] != "user":
+        raise ValueError("its chat messages do not begin with one of the user")
+    texts = [text for _, text in turns]
+    return Question(texts[-1], system, tuple(zip(texts[:-1:2], texts[1::2], strict=True)))
+
+
+def system_of(value: Any) -> str:
+    """Turn a value into a system text; null is none. Raises ValueError if it is no text."""
+    return "" if value is None else _scalar(value)
 
 
 def answer_texts(value: Any) -> tuple[str, ...]:

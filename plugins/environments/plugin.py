@@ -23,6 +23,11 @@ def register_environments(register: Register) -> None:
     register(
         "dataset", f"{_HERE}.dataset:Dataset", summary="answer the questions of a data set (file, hub, arithmetic)"
     )
+    register(
+        "tool_calculator",
+        f"{_HERE}.tool_calculator:ToolCalculator",
+        summary="calculate with a tool that must be called twice (dialogue tool_calls)",
+    )
 
 
 @hookimpl

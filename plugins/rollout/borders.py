@@ -57,15 +57,26 @@ class CheckedEnvironment(Environment):
             raise wrong(self.named, "actions", f"must be a tuple of names, or None for free text, not {actions!r}")
         return _names(self.named, tuple(_text(self.named, "actions", action) for action in actions))
 
+    @property
+    def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
+        with confined(self.named, "tools"):
+            tools = self.component.tools
+        if not isinstance(tools, tuple) or not all(map(callable, tools)):
+            raise wrong(self.named, "tools", f"must be a tuple of functions, not {tools!r}")
+        return tools
+
     def make(self, seed: int, member: int = 0) -> CheckedEnv:
         with confined(self.named, f"make({seed}, {member})"):
             env = self.component.make(seed, member)
             require_session(self.named, "make", env, Env)
             observation = _text(self.named, "initial_observation", env.initial_observation())
-        if self._first is not None and self._first[0] == seed and self._first[1] != observation:
+            system = _text(self.named, "system_text", env.system_text)
+            earlier = _pairs(self.named, env.earlier_turns)
+        shown = repr((system, earlier, observation))
+        if self._first is not None and self._first[0] == seed and self._first[1] != shown:
             what = f"differs between the members of group {seed}, which must see the same first prompt"
             raise wrong(self.named, "initial_observation", what)
-        self._first = seed, observation
+        self._first = seed, shown
         return CheckedEnv(self.named, env, observation)
 
 
@@ -77,6 +88,7 @@ class CheckedEnv(Env):
         self.env = env
         self._observation = observation
         self.place = env.place
+        self.system_text, self.earlier_turns = env.system_text, env.earlier_turns
 
     def initial_observation(self) -> str:
         return self._observation
@@ -84,18 +96,26 @@ class CheckedEnv(Env):
     def step(self, action: str) -> Step:
         with confined(self.named, f"step({action!r})"):
             step = self.env.step(action)
+        return self._checked("step", step)
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Step:
+        with confined(self.named, f"call({name!r})"):
+            step = self.env.call(name, arguments)
+        return self._checked("call", step)
+
+    def _checked(self, method: str, step: Any) -> Step:
         if not isinstance(step, Step):
-            raise wrong(self.named, "step", f"gave {type(step).__name__}, not a Step")
-        _text(self.named, "step", step.observation)
+            raise wrong(self.named, method, f"gave {type(step).__name__}, not a Step")
+        _text(self.named, method, step.observation)
         if not isinstance(step.metrics, Mapping):
-            raise wrong(self.named, "step", f"gave metrics = {step.metrics!r}, which is not a mapping")
+            raise wrong(self.named, method, f"gave metrics = {step.metrics!r}, which is not a mapping")
         return attrs.evolve(
             step,
-            reward=_number(self.named, "step", "reward", step.reward),
-            done=_truth(self.named, "done", step.done),
-            success=_truth(self.named, "success", step.success),
+            reward=_number(self.named, method, "reward", step.reward),
+            done=_truth(self.named, method, "done", step.done),
+            success=_truth(self.named, method, "success", step.success),
             metrics={
-                _text(self.named, "step", name): _number(self.named, "step", name, step.metrics[name])
+                _text(self.named, method, name): _number(self.named, method, name, step.metrics[name])
                 for name in step.metrics
             },
         )
@@ -147,6 +167,16 @@ def _text(named: Named, method: str, value: Any) -> str:
     return value
 
 
+def _pairs(named: Named, turns: Any) -> tuple[tuple[str, str], ...]:
+    """Return pairs of texts, or refuse what is none."""
+    if isinstance(turns, tuple) and all(isinstance(turn, tuple) and len(turn) == 2 for turn in turns):
+        for turn in turns:
+            for text in turn:
+                _text(named, "earlier_turns", text)
+        return turns
+    raise wrong(named, "earlier_turns", f"gave {turns!r}, which is not a tuple of pairs of texts")
+
+
 def _number(named: Named, method: str, name: str, value: Any) -> float:
     """Return a finite number as a Python float; it may be one of numpy."""
     if not isinstance(value, Real):
@@ -161,7 +191,7 @@ def _number(named: Named, method: str, name: str, value: Any) -> float:
     return number
 
 
-def _truth(named: Named, name: str, value: Any) -> bool:
+def _truth(named: Named, method: str, name: str, value: Any) -> bool:
     """Return a truth value as a Python bool; it may be numpy's, or 1 or 0.
 
     Anything else is refused, since any text, even ``"no"``, would count as true.
@@ -169,7 +199,7 @@ def _truth(named: Named, name: str, value: Any) -> bool:
     kind = type(value).__name__
     if isinstance(value, bool) or (isinstance(value, Real) and value in (0, 1)) or kind in ("bool", "bool_"):
         return bool(value)
-    raise wrong(named, "step", f"gave {name} = {value!r}, which is neither true nor false")
+    raise wrong(named, method, f"gave {name} = {value!r}, which is neither true nor false")
 
 
 def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from ...core.components import Completion, Environment, Step
+import json
+
+import attrs
+
+from ...core.components import Answer, Call, Completion, Environment, Step
 from ...core.compose.experiment import Rollout
 from ...core.errors import RequestError
 from .borders import name_of
 from .dialogue import require_nameable, setting_of
 from .episode import Episode, Turn
+from .messages import Result, Said, text_of
 from .template import Template
 from .time_limit import TimeLimit
 
@@ -34,11 +39,14 @@ class Conversation:
         self.dialogue = template.dialogue
         self.limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
         self.reading = TimeLimit(name_of(self.dialogue), rollout.step_timeout, seed, member, "dialogue")
-        self.setting = self.limit("its instruction", setting_of, environment, rollout)
-        require_nameable(environment, self.dialogue, self.setting)
+        setting = self.limit("its instruction", setting_of, environment, rollout)
+        require_nameable(environment, self.dialogue, setting)
+        self.env = self.limit("a new episode", environment.make, seed, member)
+        instruction = "\n\n".join(filter(None, (self.env.system_text, setting.instruction)))
+        self.setting = attrs.evolve(setting, instruction=instruction)
         self.system = self.dialogue.system(self.setting)
         self.reply = self.dialogue.reply(self.setting)
-        self.env = self.limit("a new episode", environment.make, seed, member)
+        self.tools = self.dialogue.tools(self.setting)
         self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
         self.stop: str | None = None
         """The reason why the episode has ended; ``None`` while it runs."""
@@ -46,9 +54,11 @@ class Conversation:
         """The number of actions that were played."""
         self.turns: list[Turn] = []
         self.blocks: list[str] = []
-        """The text of each turn about the environment, as the dialogue's ``ask`` gave it."""
-        self.users: list[str] = []
-        """Each turn's user message in a chat: the outcome of the turn before, then the turn's block."""
+        """The text of each turn about the environment, as the dialogue's ``ask`` gave it, or the results of calls."""
+        self.said: list[Said] = []
+        """What each turn says in a chat: the outcome of the turn before, then the turn's block; or results of calls."""
+        self.results: tuple[Result, ...] = ()
+        """The results of the calls in the last answer."""
         self.totals: dict[str, list[float]] = {}
         """The environment's metrics of each action, by name."""
         self._ask()
@@ -63,18 +73,8 @@ class Conversation:
         """Take one sampled response: play its actions, and write the next prompt unless the episode is over."""
         response = self.template.decode(completion)
         answer = self.reading(f"the answer of turn {len(self.turns) + 1}", self.dialogue.parse, response, self.setting)
-        reward = 0.0
-        executed = 0
-        done: str | None = None
         observation = self.state
-        for action in answer.actions[: self.rollout.max_actions - self.executed]:
-            step = self.limit(f"a step in turn {len(self.turns) + 1}", self.env.step, action)
-            self._record(step)
-            reward += step.reward
-            executed += 1
-            if step.done:
-                done = "success" if step.success else "done"
-                break
+        reward, executed, done = self._play(answer)
         self.executed += executed
         self.turns.append(
             Turn(
@@ -96,6 +96,40 @@ class Conversation:
             self._ask()
             if self._full():
                 self.stop = "max_context"
+
+    def _play(self, answer: Answer) -> tuple[float, int, str | None]:
+        """Play an answer; return the rewards, the number of actions, and how the episode has ended, if it has."""
+        reward = 0.0
+        executed = 0
+        results: list[Result] = []
+        played: tuple[str | Call, ...] = answer.calls or answer.actions
+        for each in played:
+            call = each if isinstance(each, Call) else None
+            observation = call.problem if call else ""
+            step: Step | None = None
+            if not observation:
+                if executed == self.rollout.max_actions - self.executed:
+                    break
+                step = self._step(each)
+                observation = self.state
+                reward += step.reward
+                executed += 1
+            if call:
+                results.append(Result(call.name, self.dialogue.result(call, observation, self.setting)))
+            if step and step.done:
+                return reward, executed, "success" if step.success else "done"
+        self.results = tuple(results)
+        return reward, executed, None
+
+    def _step(self, played: str | Call) -> Step:
+        """Play an action or a call."""
+        what = f"a step in turn {len(self.turns) + 1}"
+        if isinstance(played, Call) and not played.action:
+            step = self.limit(what, self.env.call, played.name, json.loads(played.arguments))
+        else:
+            step = self.limit(what, self.env.step, played.action if isinstance(played, Call) else played)
+        self._record(step)
+        return step
 
     def episode(self) -> Episode:
         """Return the finished episode. Raises ValueError while it still runs."""
@@ -119,27 +153,36 @@ class Conversation:
 
     def _ask(self) -> None:
         """Write the user message of the next turn and the prompt that it ends."""
-        actions_left = self.rollout.max_actions - self.executed
-        block = self.dialogue.ask(len(self.turns) + 1, self.state, actions_left, self.setting)
+        if self.results:
+            block = text_of(self.results)
+            self.said.append(self.results if self.tools else block)
+        else:
+            actions_left = self.rollout.max_actions - self.executed
+            block = self.dialogue.ask(len(self.turns) + 1, self.state, actions_left, self.setting)
+            self.said.append(_lines(self._outcome(self.turns[-1]), block) if self.turns else block)
         self.blocks.append(block)
-        self.users.append(_lines(self._outcome(self.turns[-1]), block) if self.turns else block)
         start = self._window_start()
         if self.rollout.context_window == "single_turn":
             self.user = _lines(*self._history(start), block)
-            self.prompt = self.template.first(self.system, self.user, self.reply)
+            self.prompt = self._first(self.user)
             return
-        self.user = self.users[-1]
+        self.user = text_of(self.said[-1])
         if self.turns and start == 0:  # the tokens so far stay as they are: only what is new is encoded
-            self.prompt += self._bridged(self.users, self.turns[-1])
+            self.prompt += self._bridged(self.said, self.turns[-1])
             return
-        shown = self.users[start:]
-        self.prompt = self.template.first(self.system, shown[0], self.reply)
+        shown = [text_of(self.said[start]), *self.said[start + 1 :]]
+        self.prompt = self._first(text_of(shown[0]))
         for number, turn in enumerate(self.turns[start:], 2):
             self.prompt += self._bridged(shown[:number], turn)
 
-    def _bridged(self, users: list[str], turn: Turn) -> tuple[int, ...]:
+    def _bridged(self, said: list[Said], turn: Turn) -> tuple[int, ...]:
         """Return what was sampled in ``turn``, and the tokens between it and the next response."""
-        return turn.tokens + self.template.bridge(self.system, users, turn.tokens, self.reply)
+        whole = [*(asked for asked, _ in self.env.earlier_turns), *said]
+        return turn.tokens + self.template.bridge(self.system, whole, turn.tokens, self.reply, self.tools)
+
+    def _first(self, user: str) -> tuple[int, ...]:
+        """Return the prompt of the first turn that is shown."""
+        return self.template.first(self.system, user, self.reply, self.tools, self.env.earlier_turns)
 
     def _window_start(self) -> int:
         """Return the first turn (from 0) that the next prompt shows."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from ...core.components import Answer, Dialogue, Environment, Setting
+import attrs
+
+from ...core.components import Answer, Call, Dialogue, Environment, Setting, Tool
 from ...core.compose.blame import confined, wrong
 from ...core.compose.experiment import Rollout
 from ...core.compose.named import Named
-from ...core.errors import RunError
+from ...core.errors import RequestError, RunError
 from .borders import CheckedEnvironment, name_of
+from .tools import tools_of
 
 _ENVIRONMENTS = 64
 """The number of settings for which it is remembered whether a dialogue can name the actions."""
@@ -26,6 +29,7 @@ def setting_of(environment: Environment, rollout: Rollout) -> Setting:
         max_actions_per_turn=rollout.max_actions_per_turn,
         max_tokens=rollout.max_tokens,
         think=rollout.think,
+        tools=tools_of(environment),
     )
 
 
@@ -33,8 +37,14 @@ def require_nameable(environment: Environment, dialogue: Dialogue, setting: Sett
     """Check that answers in this dialogue can name every action of the environment.
 
     Raises:
+        RequestError: the environment offers tools, which the dialogue does not call.
         RunError: one cannot be named; the message names the environment, or the dialogue if it can name none of them.
     """
+    if setting.tools and not dialogue.calls_tools:
+        what = (
+            f"the environment {name_of(environment)} offers tools, which the dialogue {name_of(dialogue)} does not call"
+        )
+        raise RequestError(what, "dialogue", "set dialogue: tool_calls")
     unnameable = _unnameable(dialogue, setting)
     if not unnameable:
         return
@@ -69,6 +79,29 @@ class CheckedDialogue(Dialogue):
         if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
             raise wrong(named, "tags", f"must be a tuple of texts, not {tags!r}")
         self.tags, self.thought_end = tuple(tags), self._text("thought_end", thought_end)
+        self.last_thought_end = self.component.last_thought_end
+        self.calls_tools = self.component.calls_tools
+
+    def adapted(self, chat_template: str, writes_tools: bool) -> CheckedDialogue:
+        with confined(self.named, "adapted"):
+            adapted = self.component.adapted(chat_template, writes_tools)
+        if not isinstance(adapted, Dialogue):
+            raise wrong(self.named, "adapted", f"gave {type(adapted).__name__}, not a Dialogue")
+        return CheckedDialogue(attrs.evolve(self.named, component=adapted))
+
+    def tools(self, setting: Setting) -> tuple[Tool, ...]:
+        with confined(self.named, "tools"):
+            tools = self.component.tools(setting)
+        if not isinstance(tools, tuple) or not all(isinstance(tool, Tool) for tool in tools):
+            raise wrong(self.named, "tools", f"gave {tools!r}, which is not a tuple of Tools")
+        return tools
+
+    def result(self, call: Call, observation: str, setting: Setting) -> str:
+        with confined(self.named, "result"):
+            text = self._text("result", self.component.result(call, observation, setting))
+        if observation not in text:
+            raise wrong(self.named, "result", "leaves the observation out, or changes it")
+        return text
 
     def opening(self, think: bool) -> str:
         with confined(self.named, "opening"):
@@ -127,7 +160,16 @@ class CheckedDialogue(Dialogue):
         if type(parsed) is not int or not len(actions) <= parsed <= limit:
             what = f"gave {len(actions)} actions and parsed = {parsed!r}, where actions <= parsed <= {limit} (a turn's)"
             raise wrong(self.named, "parse", what)
-        if setting.actions is not None and (unknown := [name for name in actions if name not in setting.actions]):
+        if not isinstance(answer.calls, tuple) or not all(isinstance(call, Call) for call in answer.calls):
+            raise wrong(self.named, "parse", f"gave calls = {answer.calls!r}, which is not a tuple of Calls")
+        played = [call for call in answer.calls if not call.problem]
+        if answer.calls and actions != tuple(call.action or call.text for call in played):
+            raise wrong(self.named, "parse", f"gave actions = {actions!r}, which are not those of its calls")
+        tools = {tool.name for tool in setting.tools}
+        if odd := [call.name for call in played if not call.action and call.name not in tools]:
+            raise wrong(self.named, "parse", f"gave a call of {odd[0]!r}, which is no tool of the environment")
+        known = {*(setting.actions or ()), *(call.text for call in played)}
+        if setting.actions is not None and (unknown := [name for name in actions if name not in known]):
             listed = ", ".join(setting.actions)
             raise wrong(self.named, "parse", f"gave the action {unknown[0]!r}; the environment has {listed}")
 

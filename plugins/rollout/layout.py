@@ -12,15 +12,13 @@ from typing import Any
 import attrs
 
 from ...core.errors import RequestError, RunError
+from .call_layout import CallForm, Trial, UnusableError
+from .messages import Said, messages
 
 OPENS, CLOSES = "<think>", "</think>"
 _TEXT = 'aB c\n  <b>[1]</b> &amp; "d"\te\\n ' + "long " * 4000 + "é#"
 """A text that a template must write unchanged: case, blanks, lines, tags, quotes, length."""
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
-
-
-class UnusableError(Exception):
-    """A chat template cannot be used with messages of one form; the text says why."""
 
 
 @attrs.frozen
@@ -49,9 +47,13 @@ class Layout:
     """The text that every answer begins with; a template may write it at the end of a prompt."""
     clock: datetime = attrs.field(factory=datetime.now)
     """The date that templates may write."""
+    calls: bool = False
+    """Whether answers may call tools."""
     _mark: str = attrs.field(init=False, factory=lambda: secrets.token_hex(12))
     """A random text in the place of each sampled answer, which no message can contain."""
     _form: _Form = attrs.field(init=False)
+    call_form: CallForm | None = attrs.field(init=False)
+    """How the template writes calls and their results; ``None`` where it cannot, or need not."""
 
     @property
     def between(self) -> str:
@@ -61,7 +63,12 @@ class Layout:
     @property
     def source(self) -> str:
         """The template itself, and two turns as it writes them, which together hold all the markup that it uses."""
-        return f"{self.tokenizer.get_chat_template()}\n{self._form.example}"
+        return f"{self.template}\n{self._form.example}"
+
+    @property
+    def template(self) -> str:
+        """The text of the template; of several, that for tools where there are some."""
+        return str(self.tokenizer.get_chat_template(tools=[{}] if self.call_form else None))
 
     @_form.default
     def _try_forms(self) -> _Form:
@@ -84,6 +91,17 @@ class Layout:
             place(self.tokenizer),
             "mend the template (chat_template.jinja beside the tokenizer), or use another model",
         )
+
+    @call_form.default
+    def _try_calls(self) -> CallForm | None:
+        if not self.calls:
+            return None
+        form = self._form
+
+        def write(system: str, said: Sequence[Said], tools: Sequence[dict[str, Any]], calls: CallForm) -> str:
+            return self._write(form, system, said, tools, in_calls=calls.in_calls)
+
+        return Trial(write, self._answer, form.generation, form.history, form.between, _TEXT).form()
 
     def _examine(self, parts: bool, folds: bool) -> _Form:
         """Render one, two and three turns in one form, and learn the form from them.
@@ -127,30 +145,50 @@ class Layout:
         if system not in written or user not in written:
             raise UnusableError("it changes or cuts the texts of messages (their case, blanks, lines, signs or length)")
 
-    def first(self, system: str, user: str) -> str:
-        """Return the first prompt, up to the answer. Raises RunError if the template cannot write these texts."""
-        return self._open(self._rendered(system, [user]))
-
-    def after(self, system: str, users: Sequence[str]) -> str:
-        """Return the text between the last answer and the next one. ``users`` has one text more than there are answers.
+    def first(
+        self,
+        system: str,
+        user: str,
+        tools: Sequence[dict[str, Any]] = (),
+        earlier: Sequence[tuple[str, str]] = (),
+    ) -> str:
+        """Return the first prompt, up to the answer, with ``earlier`` texts of the user and answers to them.
 
         Raises:
             RunError: the template cannot write these texts.
         """
-        return self._open(self._rendered(system, users).rpartition(self._answer(len(users) - 2))[2])
+        text = self._rendered(system, [*(asked for asked, _ in earlier), user], tools)
+        for turn, (_, answer) in enumerate(earlier):
+            text = text.replace(self._answer(turn), answer)
+        return self._open(text)
 
-    def _rendered(self, system: str, users: Sequence[str]) -> str:
+    def after(self, system: str, said: Sequence[Said], tools: Sequence[dict[str, Any]] = ()) -> str:
+        """Return the text between the last answer and the next one. ``said`` has one item more than there are answers.
+
+        Raises:
+            RunError: the template cannot write these texts.
+        """
+        return self._open(self._rendered(system, said, tools, later=True))
+
+    def _rendered(
+        self, system: str, said: Sequence[Said], tools: Sequence[dict[str, Any]], *, later: bool = False
+    ) -> str:
+        """Return the whole conversation, or in a ``later`` turn what comes after the last answer."""
+        form = self.call_form
         try:
-            text = self._write(self._form, system, users)
-            if any(self._answer(turn) not in text for turn in range(len(users) - 1)):
+            given = () if later and form and not form.again else tools
+            text = self._write(self._form, system, said, given, in_calls=bool(form and form.in_calls))
+            if any(self._answer(turn) not in text for turn in range(len(said) - 1)):
                 raise UnusableError("it drops an answer")
+            if later:
+                text = text.rpartition(self._answer(len(said) - 2))[2]
+            return form.rest(text, said[-1]) if later and form else text
         except UnusableError as reason:
             raise RunError(
-                f"the chat template fails on turn {len(users)} of a conversation: {reason}",
+                f"the chat template fails on turn {len(said)} of a conversation: {reason}",
                 place(self.tokenizer),
                 "mend the template, or leave out the texts that it cannot write",
             ) from reason
-        return text
 
     def _open(self, prompt: str) -> str:
         """Return ``prompt`` with the beginning of an answer that fits ``think``."""
@@ -183,22 +221,22 @@ class Layout:
     def _answer(self, turn: int) -> str:
         return f"{self._mark}x{turn}x"
 
-    def _write(self, form: _Form, system: str, users: Sequence[str]) -> str:
+    def _write(
+        self,
+        form: _Form,
+        system: str,
+        said: Sequence[Said],
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        in_calls: bool = False,
+    ) -> str:
         """Render the conversation of these turns, up to the answer to the last; marks stand for earlier answers."""
-        messages: list[dict[str, Any]] = []
-        if system and not form.folds:
-            messages.append({"role": "system", "content": system})
-        for turn, user in enumerate(users):
-            if turn:
-                messages.append({"role": "assistant", "content": self._answer(turn - 1)})
-            folded = f"{system}\n\n{user}" if system and form.folds and not turn else user
-            messages.append({"role": "user", "content": folded})
-        if form.parts:
-            for message in messages:
-                message["content"] = [{"type": "text", "text": message["content"]}]
+        answers = [self._answer(turn) for turn in range(len(said) - 1)]
+        given = messages(system, said, answers, folds=form.folds, parts=form.parts, in_calls=in_calls)
         try:
             return self.tokenizer.apply_chat_template(
-                messages,
+                given,
+                tools=[*tools] or None,
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=self.think,

@@ -19,6 +19,8 @@ _NAMED = 5
 """The number of tasks that the message names."""
 _SLACK = 16
 """The number of tokens by which a text may be longer between two others than alone."""
+_TURN = 32
+"""The number of tokens that a template may write around an earlier turn of a chat."""
 
 
 @attrs.frozen
@@ -52,8 +54,10 @@ def too_long(environment: Environment, rollout: Rollout, template: Template, tas
     for task in tasks:
         limit = TimeLimit(type(environment).__name__, rollout.step_timeout, task, 0)
         env = limit("a new episode", environment.make, task, 0)
-        text = limit("the first observation", env.initial_observation)
-        if around is not None and text.isascii() and around + len(text) + _SLACK <= room:
+        observation = limit("the first observation", env.initial_observation)
+        text = "".join([env.system_text, *(part for turn in env.earlier_turns for part in turn), observation])
+        markup = _SLACK + _TURN * 2 * len(env.earlier_turns)
+        if around is not None and text.isascii() and around + len(text) + markup <= room:
             continue
         tokens = len(Conversation(environment, unbounded, template, task).prompt)
         around = tokens if around is None else min(around, tokens)

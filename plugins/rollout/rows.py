@@ -135,6 +135,8 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     * ``share_of_turns_invalid``: turns without an answer, or whose answer names an action that does not exist
     * ``share_of_turns_cut``: turns that ended because of ``max_tokens``
     * ``share_of_named_actions_known``: named actions that exist
+    * ``share_of_calls_broken``, ``..._unknown``, ``..._wrong``, where tools are called: calls that cannot be read, that
+      name no tool, or that have wrong arguments
     * the environment's own metrics, averaged over the episodes that have them; the names above win over these
     """
     turns = [turn for episode in episodes for turn in episode.turns]
@@ -153,7 +155,15 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "share_of_named_actions_known": sum(len(turn.answer.actions) for turn in turns) / parsed if parsed else 0.0,
         "share_of_turns_invalid": fmean(not turn.answer.valid for turn in turns),
         "share_of_turns_cut": fmean(turn.stop_reason == "length" for turn in turns),
+        **_call_metrics(turns),
     }
+
+
+def _call_metrics(turns: Sequence[Turn]) -> dict[str, float]:
+    """Return the shares of calls that could not be played; nothing where there are no calls."""
+    calls = [call for turn in turns for call in turn.answer.calls if call.fault or not call.problem]
+    faults = ("broken", "unknown", "wrong") if calls else ()
+    return {f"share_of_calls_{fault}": fmean(call.fault == fault for call in calls) for fault in faults}
 
 
 def transcript(episode: Episode) -> dict[str, Any]:

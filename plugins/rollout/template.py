@@ -9,10 +9,11 @@ from typing import Any
 
 import attrs
 
-from ...core.components import Completion, Dialogue
+from ...core.components import Completion, Dialogue, Tool
 from ...core.errors import RequestError
 from .control_tokens import TextEncoder
 from .layout import CLOSES, OPENS, Layout, place
+from .messages import Result, Said
 
 _CACHED = 4096  # members of a group share their first prompt; small worlds repeat their observations
 _ANCHOR = "a"  # the end of an answer, as far as the encoding of what comes after it depends on it
@@ -37,12 +38,14 @@ class Template:
 
     tokenizer: Any
     """The tokenizer with the chat template."""
-    dialogue: Dialogue
-    """The dialogue, whose opening and tags may be tokens."""
+    given: Dialogue = attrs.field(alias="dialogue")
+    """The dialogue of the experiment, whose opening and tags may be tokens."""
     think: bool = True
     """Whether the model is asked to think before it answers."""
     layout: Layout = attrs.field(init=False)
     """The chat template, as it is used."""
+    dialogue: Dialogue = attrs.field(init=False)
+    """The dialogue, as it is spoken with the chat template."""
     tag: str = attrs.field(init=False)
     """The text that every response begins with: the dialogue's opening, or a thought that the chat template opens."""
     encoder: TextEncoder = attrs.field(init=False)
@@ -50,14 +53,15 @@ class Template:
     _closing: tuple[int, ...] = attrs.field(init=False)
     """The tokens that the template writes between an answer and the next user's text."""
     first: Callable[..., tuple[int, ...]] = attrs.field(init=False)
-    """A function ``first(system, user, own="")`` that gives the prompt of a first turn. With an empty ``system`` there
-    is no system message. ``own`` is a part of it that is not foreign: its last occurrence keeps its control
-    tokens."""
-    _after: Callable[[str, tuple[str, ...], str], tuple[int, ...]] = attrs.field(init=False)
+    """A function ``first(system, user, own="", tools=(), earlier=())`` that gives the prompt of a first turn. With an
+    empty ``system`` there is no system message. ``own`` is a part of it that is not foreign: its last occurrence keeps
+    its control tokens. ``tools`` are those that the chat template describes. ``earlier`` holds texts of the user, each
+    with the answer to it, that come before ``user``."""
+    _after: Callable[..., tuple[int, ...]] = attrs.field(init=False)
 
     @layout.default
     def _make_layout(self) -> Layout:
-        layout = Layout(self.tokenizer, self.think, self.dialogue.opening(self.think))
+        layout = Layout(self.tokenizer, self.think, self.given.opening(self.think), calls=self.given.calls_tools)
         prompt = layout.first("system", "user").rstrip()
         if not self.think and prompt.endswith(OPENS):
             raise RequestError(
@@ -72,6 +76,12 @@ class Template:
                 "set rollout.think: false, or use a template that lets the model think",
             )
         return layout
+
+    @dialogue.default
+    def _adapt(self) -> Dialogue:
+        if not self.given.calls_tools:
+            return self.given
+        return self.given.adapted(self.layout.template, self.layout.call_form is not None)
 
     @tag.default
     def _find_tag(self) -> str:
@@ -95,17 +105,25 @@ class Template:
 
     @first.default
     def _cached_first(self) -> Callable[..., tuple[int, ...]]:
-        def first(system: str, user: str, own: str = "") -> tuple[int, ...]:
-            prompt = self.layout.first(self._quoted(system, own), self.encoder.quote(user))
+        def first(
+            system: str,
+            user: str,
+            own: str = "",
+            tools: tuple[Tool, ...] = (),
+            earlier: tuple[tuple[str, str], ...] = (),
+        ) -> tuple[int, ...]:
+            quote = self.encoder.quote
+            before = [(quote(asked), quote(answer)) for asked, answer in earlier]
+            prompt = self.layout.first(self._quoted(system, own), quote(user), self._tools(tools), before)
             return self.encoder.encode(self._tagged(prompt))
 
         return lru_cache(_CACHED)(first)
 
     @_after.default
-    def _cached_after(self) -> Callable[[str, tuple[str, ...], str], tuple[int, ...]]:
-        def after(system: str, users: tuple[str, ...], own: str) -> tuple[int, ...]:
-            quoted = [self.encoder.quote(user) for user in users]
-            prompt = self.layout.after(self._quoted(system, own), quoted)
+    def _cached_after(self) -> Callable[..., tuple[int, ...]]:
+        def after(system: str, said: tuple[Said, ...], own: str, tools: tuple[Tool, ...]) -> tuple[int, ...]:
+            quoted = [self._quoted_said(each) for each in said]
+            prompt = self.layout.after(self._quoted(system, own), quoted, self._tools(tools))
             return _after_answer(self.encoder, self._tagged(prompt))
 
         return lru_cache(_CACHED)(after)
@@ -115,16 +133,24 @@ class Template:
         """The first control token that the template writes after an answer, if there is one."""
         return next(iter(self.encoder.controls_in(self.layout.between)), None)
 
-    def bridge(self, system: str, users: Sequence[str], sampled: Sequence[int], own: str = "") -> tuple[int, ...]:
+    def bridge(
+        self,
+        system: str,
+        said: Sequence[Said],
+        sampled: Sequence[int],
+        own: str = "",
+        tools: tuple[Tool, ...] = (),
+    ) -> tuple[int, ...]:
         """Return the tokens between ``sampled`` and the next turn's sampled tokens.
 
         Args:
             system: the system text, which some templates repeat in every turn.
-            users: the user texts of the conversation so far; the last of them follows ``sampled``.
+            said: the user texts, or results of calls, of the conversation so far; the last of them follows ``sampled``.
             sampled: the tokens of the last turn. If they end with the end of a turn, it is not repeated.
             own: the part of the system text that is not foreign, as for :attr:`first`.
+            tools: the tools that the chat template describes.
         """
-        tokens = self._after(system, tuple(users), own)
+        tokens = self._after(system, tuple(said), own, tools)
         last = sampled[-1] if sampled else None
         if last in self._closing and last in (self.end_of_turn, self.tokenizer.eos_token_id):
             return tokens[tokens.index(last) + 1 :]
@@ -141,9 +167,27 @@ class Template:
         before, kept, after = system.rpartition(own)
         return self.encoder.quote(before) + kept + self.encoder.quote(after)
 
+    def _quoted_said(self, said: Said) -> Said:
+        if isinstance(said, str):
+            return self.encoder.quote(said)
+        return tuple(Result(self.encoder.quote(each.name), self.encoder.quote(each.text)) for each in said)
+
+    def _tools(self, tools: tuple[Tool, ...]) -> list[dict[str, Any]]:
+        """Return tools as the chat template takes them; what they say is foreign."""
+        return [_each_text(tool.spelled, self.encoder.quote) for tool in tools]
+
     def _tagged(self, prompt: str) -> str:
         """Return ``prompt`` with the tag, unless it already ends with it (as for reasoning models)."""
         return prompt if prompt.rstrip().endswith(self.tag) else prompt + self.tag
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Return plain data with each of its texts changed; keys stay as they are."""
+    if isinstance(value, dict):
+        return {key: _each_text(each, change) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_each_text(each, change) for each in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _after_answer(encoder: TextEncoder, text: str) -> tuple[int, ...]:

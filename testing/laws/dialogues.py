@@ -7,7 +7,7 @@ from itertools import product
 
 import attrs
 
-from ...core.components import Answer, Setting
+from ...core.components import Answer, Call, Setting, Tool
 from ...core.compose.named import Named
 from ...plugins.rollout.dialogue import CheckedDialogue
 from ..problems import laws, require
@@ -30,6 +30,8 @@ _RESPONSES = (
     "(((((" * 200,
 )
 _INVALID = Answer(parsed=1)
+_PARAMETERS = '{"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}'
+_TOOL = Tool("add", f'{{"name": "add", "description": "Add a number.", "parameters": {_PARAMETERS}}}')
 
 
 def settings() -> Iterator[Setting]:
@@ -118,4 +120,30 @@ def _finds_no_action_in_nothing(named: Named) -> None:
             require(named, "parse", not answer.valid, f"takes {text!r} for valid, which names no action there is")
 
 
-LAWS = {"dialogue": laws(_writes, _tells_the_task, _reads_what_it_says, _reads_anything, _finds_no_action_in_nothing)}
+def _calls_tools(named: Named) -> None:
+    """A dialogue that calls tools reads the calls that it writes, says what is wrong with others, and shows results."""
+    dialogue = CheckedDialogue(named)
+    if not dialogue.calls_tools:
+        return
+    for template in ("", "<tool_call>"):
+        spoken = dialogue.adapted(template, bool(template))
+        for plain in settings():
+            setting = attrs.evolve(plain, tools=(_TOOL,))
+            right, wrong = Call("add", '{"number": 1}'), Call("add", '{"number": "one"}')
+            answer = spoken.parse(spoken.respond("", (right.text,), setting), setting)
+            what = f"read {answer}, where respond says {right.text}"
+            require(named, "parse", answer.valid and answer.actions == (right.text,), what)
+            require(named, "parse", [call.problem for call in answer.calls] == [""], what)
+            answer = spoken.parse(spoken.respond("", (wrong.text,), setting), setting)
+            told = [bool(call.problem and call.fault) for call in answer.calls]
+            require(named, "parse", told == [True] and not answer.valid, f"takes {wrong.text} for right")
+            spoken.result(right, "a box at (2, 1)\nand a wall", setting)
+            described = "add" in spoken.system(setting) or _TOOL in spoken.tools(setting)
+            require(named, "tools", described, "does not describe the tools, and neither does system")
+
+
+LAWS = {
+    "dialogue": laws(
+        _writes, _tells_the_task, _reads_what_it_says, _reads_anything, _finds_no_action_in_nothing, _calls_tools
+    )
+}

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import attrs
 
-from ...core.components import Step
+from ...core.components import Env, Step
 from ...core.compose.blame import told
 from ...core.compose.experiment import Experiment, Rollout
 from ...core.compose.named import Named
@@ -33,10 +33,13 @@ def _makes_episodes(named: Named) -> None:
 
 
 def _can_be_played(named: Named) -> None:
-    """An environment has actions that answers in the dialogue by default can name."""
+    """An environment has actions that answers in the dialogue by default can name, and tools that can be called."""
     world, default = CheckedEnvironment(named), cast(str, attrs.fields(Experiment).dialogue.default)
-    dialogue = registry().create("dialogue", default)
-    require_nameable(world, dialogue, setting_of(world, Rollout()))
+    setting = setting_of(world, Rollout())
+    require_nameable(world, registry().create("dialogue", "tool_calls" if setting.tools else default), setting)
+    if type(named.component.make(SEEDS[0])).call is Env.call:
+        missing = [tool.name for tool in setting.tools if not hasattr(named.component.make(SEEDS[0]), tool.name)]
+        require(named, "tools", not missing, f"holds {missing[:1]}, which is no method of the episode")
 
 
 def _members_share_the_prompt(named: Named) -> None:

@@ -41,6 +41,7 @@ from uncollapse.core.components import (
     Verifier,
 )
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
+from uncollapse.plugins.dialogue.tool_calls import ToolCalls
 
 
 @attrs.frozen
@@ -726,6 +727,16 @@ class KeepsAll(ThinkAnswer):
 
 
 @attrs.frozen
+class TrustsCalls(ToolCalls):
+    """A dialogue that plays calls with wrong arguments."""
+
+    def parse(self, response, setting):
+        answer = super().parse(response, setting)
+        calls = tuple(attrs.evolve(call, problem="", fault="") for call in answer.calls)
+        return attrs.evolve(answer, calls=calls, actions=tuple(call.action or call.text for call in calls))
+
+
+@attrs.frozen
 class WithoutTemperature(TokenHead):
     def on(self, device):
         return self
@@ -857,6 +868,7 @@ SUBTLE = {
         "hides_the_task": HidesTheTask,
         "takes_anything": TakesAnything,
         "keeps_all": KeepsAll,
+        "trusts_calls": TrustsCalls,
     },
     "token_head": {"no_temperature": WithoutTemperature},
     "variance": {"bare": Bare},

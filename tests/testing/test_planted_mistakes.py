@@ -39,7 +39,7 @@ def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
 
 def test_every_mistake_that_would_train_in_silence_is_found(reported):
     registered, messages = reported["subtle_mistakes"]
-    assert len(registered) == 72
+    assert len(registered) == 73
     assert missed(registered, messages) == []
 
 
@@ -111,6 +111,7 @@ def test_what_is_sound_is_not_blamed(reported):
         ("case_sensitive", "which respond says for ('Up',)"),
         ("hides_the_task", "leaves the instruction out, or changes it"),
         ("takes_anything", "read ('Up',) in a response of nothing at all"),
+        ("trusts_calls", 'takes {"name": "add", "arguments": {"number": "one"}} for right'),
         ("keeps_all", "where actions <= parsed <= 1 (a turn's)"),
         ("unsayable", "holds 'Up || Down', which no answer in the dialogue ThinkAnswer can name"),
         ("dice", "another episode of the same seed, member and actions"),

@@ -20,6 +20,7 @@ from uncollapse.plugins.collapse.mutual_information_samples import (
     turns_of,
     uniform_turns,
 )
+from uncollapse.plugins.dialogue.boxed import Boxed
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
 from uncollapse.plugins.rollout import rows
@@ -75,6 +76,12 @@ def test_an_end_of_turn_and_a_second_tag_change_nothing():
     for text in (f"a b</think>{ANSWER}", f"a b</think></think>{ANSWER} c</think>"):
         sampled = [*BYTES.encode(text, add_special_tokens=False), end]
         assert spelled(BYTES, thought(sampled, BYTES, TAG)) == "a b"
+
+
+def test_the_thought_of_a_box_ends_at_the_last_one():
+    sampled = BYTES.encode(r"a b \boxed{a} c \boxed{b}", add_special_tokens=False)
+    assert spelled(BYTES, thought(sampled, BYTES, Boxed().thought_end)).strip() == "a b"
+    assert spelled(BYTES, thought(sampled, BYTES, Boxed().thought_end, last=True)).strip() == r"a b \boxed{a} c"
 
 
 @given(st.text(st.sampled_from("ab.</>thinkéß🙂\n "), max_size=30), st.text(st.sampled_from("<>/ak\n"), max_size=6))

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
+import uncollapse
 from hypothesis import given
 from hypothesis import strategies as st
 from uncollapse.core.components import Answer, Setting
+from uncollapse.core.compose.problems import CompositionError
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 
 ACTIONS = ("Up", "Down", "Turn Left")
@@ -114,3 +118,52 @@ def test_the_opening_is_the_thought_if_there_is_one():
     assert [DIALOGUE.opening(think) for think in (True, False)] == ["<think>", "<answer>"]
     assert DIALOGUE.respond("hm", ("Up", "Down"), setting()) == "<think>hm</think><answer>Up || Down</answer>"
     assert DIALOGUE.respond("hm", ("Up",), setting(think=False)) == "<answer>Up</answer>"
+
+
+def test_every_word_is_a_parameter():
+    other = ThinkAnswer(
+        persona="",
+        separator=";",
+        listed="Moves: {actions} ({per_turn}{separated}; {total}; {words})",
+        turn="{observation} #{number}",
+        rewarded="",
+        warning="What?",
+        answered="did {actions}",
+        example="<think>{so}</think><answer>Up</answer>",
+    )
+    assert other.system(setting(("Up", "Down"), max_actions=6, max_tokens=100)) == (
+        "Walk to the goal.\nMoves: Up, Down (2 separated by ;; 6; 75)\n"
+        "Reply: <think>your thoughts</think><answer>action ; action</answer>\n"
+        "Example: <think>{so}</think><answer>Up</answer>"
+    )
+    assert other.reply(setting()).endswith("Example: <think>{so}</think><answer>Up</answer>")
+    assert other.ask(2, "at {0}", 7, setting()) == "at {0} #2"
+    assert other.outcome(1.0, Answer("", ("Up",), 1), setting()) == ""
+    assert other.outcome(1.0, Answer(), setting()) == "What?"
+    assert other.summary(Answer("", ("Up", "Down"), 2)) == "did Up ; Down"
+    assert other.parse("<think></think><answer>up;down</answer>", setting()).actions == ("Up", "Down")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"turn": "Turn {number}"}, "turn must have the place {observation}"),
+        ({"turn": "{observation} {state}"}, "turn has the place {state}; the places are {number}, {observation}"),
+        ({"turn": "{observation.__class__}"}, "turn has the place {observation.__class__}"),
+        ({"turn": "{observation!r}"}, "turn has a place with more than a name"),
+        ({"turn": "{observation"}, "turn: expected '}' before end of string"),
+        ({"rewarded": "{}"}, "rewarded has the place {}"),
+        ({"separator": " \n"}, "separator must not be blank"),
+    ],
+)
+def test_words_with_places_that_there_are_not_are_refused(words, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        ThinkAnswer(**words)
+
+
+@pytest.mark.parametrize("think", ["true", "false"])
+def test_an_example_must_be_one(think):
+    example = "'think_answer(example=\"At 0: <think>so</think><answer>Up</answer>\")'"
+    assert uncollapse.compose("tiny-sokoban", [f"dialogue={example}", f"rollout.think={think}"])
+    with pytest.raises(CompositionError, match="has an example in which no answer is read"):
+        uncollapse.compose("tiny-sokoban", ["dialogue='think_answer(example=Up)'", f"rollout.think={think}"])

@@ -235,8 +235,8 @@ CONVERSATION = chat(("system", "Be brief."), ("user", "1 + 1?"), ("assistant", "
     [
         (chat(("user", "1 + 1?")), "1 + 1?"),
         ({"role": "user", "content": "1 + 1?"}, "1 + 1?"),
-        (chat(("system", "Be brief."), ("user", "1 + 1?")), "Be brief.\n\n1 + 1?"),
-        (CONVERSATION, "Be brief.\n\nUser: 1 + 1?\n\nAssistant: 2\n\nUser: And 2 + 2?"),
+        (chat(("system", "Be brief."), ("user", "1 + 1?")), "1 + 1?"),
+        (CONVERSATION, "And 2 + 2?"),
         ([{"from": "human", "value": "1 + 1?"}], "1 + 1?"),
         (chat(("user", [{"type": "text", "text": "1 + "}, {"type": "text", "text": "1?"}])), "1 + 1?"),
     ],
@@ -251,6 +251,7 @@ def test_chat_messages_are_a_question(read, question, text):
 @pytest.mark.parametrize(
     ("question", "reason"),
     [
+        (CONVERSATION[2:], "its chat messages do not begin with one of the user"),
         (CONVERSATION[:3], "its chat messages do not end with one of the user"),
         (chat(("system", "Be brief.")), "its chat messages do not end with one of the user"),
         (chat(("tool", "2"), ("user", "?")), "it holds a message of the role 'tool'"),
@@ -277,6 +278,24 @@ def test_conversations_that_are_no_question(read, question, reason):
     with pytest.raises(RequestError) as caught:
         read(json.dumps({"question": question, "answer": 2}))
     assert caught.value.what == f"row 0 (line 1), column 'question': {reason}"
+
+
+def test_what_a_file_says_before_the_question_stays_apart(tmp_path):
+    file = tmp_path / "chats.jsonl"
+    again = chat(("user", "1 + 1?"), ("user", "Well?"), ("assistant", "2"), ("system", "Now."), ("user", "And 2 + 2?"))
+    rows = [
+        {"question": asked, "answer": 4, "own": own}
+        for asked, own in ((CONVERSATION, "Add."), (again, None), ("?", None))
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    dataset = Dataset(str(file), system="own")
+    envs = [dataset.make(number) for number in range(3)]
+    assert [env.system_text for env in envs] == ["Add.\n\nBe brief.", "Now.", ""]
+    assert [env.earlier_turns for env in envs] == [(("1 + 1?", "2"),), (("1 + 1?\n\nWell?", "2"),), ()]
+    assert [env.initial_observation() for env in envs] == ["And 2 + 2?", "And 2 + 2?", "?"]
+    assert dataset.row(0).characters == len("Add.\n\nBe brief.1 + 1?2And 2 + 2?")
+    assert [Dataset(str(file), system="own", longest=longest).tasks for longest in (1, 28, 99)] == [1, 2, 3]
+    assert len({Dataset(str(file), system=own).digest for own in ("own", None)}) == 2
 
 
 def test_a_field_of_a_record_is_a_column(read):

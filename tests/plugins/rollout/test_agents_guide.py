@@ -1,0 +1,66 @@
+"""The plugins in the guide to agents do what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from rollout_worlds import says, tokenizer
+from uncollapse.core.components import Setting
+from uncollapse.core.compose.experiment import Rollout
+from uncollapse.core.plugins import discover
+from uncollapse.core.registry import Registry
+from uncollapse.core.yaml import loads
+from uncollapse.plugins.dialogue.tool_calls import ToolCalls
+from uncollapse.plugins.rollout.conversation import Conversation
+from uncollapse.plugins.rollout.template import Template
+from uncollapse.testing import check
+
+GUIDE = (Path(__file__).parents[3] / "docs" / "agents.md").read_text("utf-8")
+
+
+@pytest.fixture
+def registry(tmp_path):
+    made = Registry(discover())
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)):
+        file = tmp_path / f"guide{number}.py"
+        file.write_text(code, encoding="utf-8")
+        made.load_file(file)
+    return made
+
+
+def test_a_dialogue_of_fifteen_lines_keeps_the_laws(registry):
+    (code, _) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    body = [line for line in code.splitlines() if not line.startswith(("import", "from"))]
+    assert len(list(filter(None, body))) <= 15
+    shout = registry.create("dialogue", "shout")
+    assert check("dialogue", shout) == []
+    setting = Setting("Go.", ("Up", "Down"), 3, 3, 1, 40, True)
+    assert shout.parse("I think.\n!up\n!", setting).actions == ("Up",)
+
+
+def test_a_tool_with_state_is_called_until_the_episode_ends(registry):
+    safes = registry.create("environment", "safes")
+    assert check("environment", safes) == []
+    template = Template(tokenizer(), ToolCalls(), False)
+    rollout = Rollout(think=False, max_tokens=60, max_actions_per_turn=1)
+    conversation = Conversation(safes, rollout, template, seed=4)
+    for number in (3, 12, 5, 4):
+        conversation.advance(
+            says(template, f'<tool_call>{{"name": "turn", "arguments": {{"number": {number}}}}}</tool_call>')
+        )
+    assert [turn.user.removeprefix("Result of turn: ") for turn in conversation.turns] == [
+        "The safe is locked.",
+        "higher",
+        "Error: the dial has the numbers 0 to 9",
+        "lower",
+    ]
+    assert (conversation.stop, conversation.env.tries, conversation.turns[-1].reward) == ("success", 4, 1.0)
+
+
+def test_the_wording_of_the_guide_can_be_composed():
+    (block,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    spelled = dict(loads(block)["dialogue"])
+    dialogue = Registry(discover()).create("dialogue", spelled.pop("name"), **spelled)
+    setting = Setting("Push.", ("Left", "Right"), 3, 3, 2, 40, True)
+    assert dialogue.system(setting).endswith("<answer>Left</answer>")
+    assert dialogue.ask(1, "A box.", 2, setting) == "A box.\n2 moves are left."
