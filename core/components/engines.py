@@ -29,13 +29,14 @@ class Env(ABC):
 
     @abstractmethod
     def initial_observation(self) -> str:
-        """Return the text that the first turn shows."""
+        """Return the text that the first turn shows. It may be an ``async def``."""
 
     @abstractmethod
     def step(self, action: str) -> Step:
-        """Play one action and return the environment's reply.
+        """Play one action and return the environment's reply. It may be an ``async def``.
 
         Raises:
+            EpisodeLostError: the episode cannot go on, and is no fault of the program: its group is dropped.
             ValueError: ``Environment.actions`` does not list the action. Free text never raises.
         """
 
@@ -51,10 +52,14 @@ class Environment(Component):
     """The names of the actions, matched without regard to case; ``None`` for free text."""
     tasks: int | None = None
     """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
+    concurrency: int = 128
+    """The largest number of episodes that are made or stepped at the same time, each in a thread of its own. It is 1
+    where episodes share what must not be used by two threads at once, or where they only compute, since Python computes
+    in one thread at a time; they are then played in turn, in the run's own thread."""
 
     @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:
-        """Return a new episode of the task that ``seed`` names.
+        """Return a new episode of the task that ``seed`` names. It may be an ``async def``.
 
         All members of a group have the same ``seed``, and must see the same first prompt. ``member``, the number of the
         episode in its group, seeds whatever is random afterwards.

@@ -92,6 +92,7 @@ class Countdown(Environment):
     """Set of puzzles: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
 
     actions = None
+    concurrency = 1
 
     def __attrs_post_init__(self) -> None:
         if self.min_numbers > self.max_numbers:

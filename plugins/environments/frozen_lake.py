@@ -124,6 +124,7 @@ class FrozenLake(Environment):
     """Set of lakes: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
 
     actions = ACTIONS
+    concurrency = 1
 
     @property
     def instruction(self) -> str:  # type: ignore[override]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ...core.components import Completion, Environment, Step
+from collections.abc import Sequence
+
+import attrs
+
+from ...core.components import Answer, Completion, Env, Environment, Step
 from ...core.compose.experiment import Rollout
 from ...core.errors import RequestError
+from .awaiting import settled
 from .borders import name_of
 from .dialogue import require_nameable, setting_of
 from .episode import Episode, Turn
@@ -12,20 +17,59 @@ from .template import Template
 from .time_limit import TimeLimit
 
 
+@attrs.frozen
+class Opening:
+    """An episode that an environment has made, with the text of its first turn."""
+
+    env: Env
+    observation: str
+
+
+def open_episode(environment: Environment, rollout: Rollout, seed: int, member: int) -> Opening:
+    """Let the environment make an episode. This asks nothing but the environment, so any thread may do it.
+
+    Raises:
+        EpisodeLostError: the environment lost it, or takes longer than ``rollout.step_timeout``.
+    """
+    limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
+    env = limit("a new episode", settled, environment.make, seed, member)
+    return Opening(env, limit("the first observation", settled, env.initial_observation))
+
+
+@attrs.frozen
+class Heard:
+    """What was sampled in a turn, and how the dialogue read it."""
+
+    completion: Completion
+    response: str
+    answer: Answer
+
+
 class Conversation:
     """An episode that is being played. Its ``prompt`` is the next turn's; :meth:`advance` takes what was sampled.
+
+    A turn has three parts, of which :meth:`play` asks nothing but the environment: any thread may run it, while other
+    conversations go on.
 
     A turn needs room for ``max_tokens`` after its prompt. An episode whose next turn could exceed ``max_context`` ends
     before it as truncated, so that no row is ever cut.
 
     Raises:
         RequestError: there is no room for the first turn.
-        RunError: the environment, or the dialogue for reading an answer, takes longer than ``rollout.step_timeout``,
-            here or in a later turn; or the environment has an action that the dialogue cannot name.
+        EpisodeLostError: the environment lost the episode or takes longer than ``rollout.step_timeout``, here or in a
+            later turn.
+        RunError: the dialogue takes that long to read an answer; or the environment has an action that the dialogue
+            cannot name.
     """
 
     def __init__(
-        self, environment: Environment, rollout: Rollout, template: Template, seed: int, member: int = 0
+        self,
+        environment: Environment,
+        rollout: Rollout,
+        template: Template,
+        seed: int,
+        member: int = 0,
+        opening: Opening | None = None,
     ) -> None:
         self.rollout = rollout
         self.template = template
@@ -38,8 +82,9 @@ class Conversation:
         require_nameable(environment, self.dialogue, self.setting)
         self.system = self.dialogue.system(self.setting)
         self.reply = self.dialogue.reply(self.setting)
-        self.env = self.limit("a new episode", environment.make, seed, member)
-        self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
+        opening = opening or open_episode(environment, rollout, seed, member)
+        self.env = opening.env
+        self.state = opening.observation.strip("\n")
         self.stop: str | None = None
         """The reason why the episode has ended; ``None`` while it runs."""
         self.executed = 0
@@ -61,21 +106,36 @@ class Conversation:
 
     def advance(self, completion: Completion) -> None:
         """Take one sampled response: play its actions, and write the next prompt unless the episode is over."""
+        heard = self.hear(completion)
+        self.take(heard, self.play(heard))
+
+    def hear(self, completion: Completion) -> Heard:
+        """Read one sampled response."""
         response = self.template.decode(completion)
-        answer = self.reading(f"the answer of turn {len(self.turns) + 1}", self.dialogue.parse, response, self.setting)
-        reward = 0.0
-        executed = 0
+        what = f"the answer of turn {len(self.turns) + 1}"
+        return Heard(completion, response, self.reading(what, self.dialogue.parse, response, self.setting))
+
+    def play(self, heard: Heard) -> list[Step]:
+        """Let the environment play the actions of an answer, until one ends the episode; return its replies."""
+        what = f"a step in turn {len(self.turns) + 1}"
+        steps: list[Step] = []
+        for action in heard.answer.actions[: self.rollout.max_actions - self.executed]:
+            steps.append(self.limit(what, settled, self.env.step, action))
+            if steps[-1].done:
+                break
+        return steps
+
+    def take(self, heard: Heard, steps: Sequence[Step]) -> None:
+        """Take the environment's replies, and write the next prompt unless the episode is over."""
+        completion, answer = heard.completion, heard.answer
+        reward, observation = 0.0, self.state
         done: str | None = None
-        observation = self.state
-        for action in answer.actions[: self.rollout.max_actions - self.executed]:
-            step = self.limit(f"a step in turn {len(self.turns) + 1}", self.env.step, action)
+        for step in steps:
             self._record(step)
             reward += step.reward
-            executed += 1
             if step.done:
                 done = "success" if step.success else "done"
-                break
-        self.executed += executed
+        self.executed += len(steps)
         self.turns.append(
             Turn(
                 prompt=self.prompt,
@@ -83,9 +143,9 @@ class Conversation:
                 logprobs=completion.logprobs,
                 stop_reason=completion.stop_reason,
                 user=self.user,
-                response=response,
+                response=heard.response,
                 answer=answer,
-                executed=executed,
+                executed=len(steps),
                 reward=reward,
                 penalty=0.0 if answer.valid else self.rollout.format_penalty,
                 observation=observation,
