@@ -16,6 +16,9 @@ from .episode import Episode, Turn
 from .template import Template
 from .time_limit import TimeLimit
 
+_LONGEST_TOKEN = 512
+"""The number of characters that a token has at most. A longer text than the context could hold is not tokenised."""
+
 
 @attrs.frozen
 class Opening:
@@ -96,10 +99,14 @@ class Conversation:
         """Each turn's user message in a chat: the outcome of the turn before, then the turn's block."""
         self.totals: dict[str, list[float]] = {}
         """The environment's metrics of each action, by name."""
-        self._ask()
-        if self._full():
+        if not self._endless():
+            self._ask()
+        if self._endless() or self._full():
+            size = (
+                f"an observation of {len(self.state)} characters" if self._endless() else f"{len(self.prompt)} tokens"
+            )
             raise RequestError(
-                f"the first prompt has {len(self.prompt)} tokens: no room for a turn of {rollout.max_tokens}",
+                f"the first prompt has {size}: no room for a turn of {rollout.max_tokens}",
                 f"rollout.max_context: {rollout.max_context}",
                 "raise rollout.max_context or lower rollout.max_tokens",
             )
@@ -152,6 +159,8 @@ class Conversation:
             )
         )
         self.stop = done or self._exhausted()
+        if self.stop is None and self._endless():
+            self.stop = "max_context"
         if self.stop is None:
             self._ask()
             if self._full():
@@ -173,6 +182,10 @@ class Conversation:
         if self.executed >= self.rollout.max_actions:
             return "max_actions"
         return "max_turns" if len(self.turns) >= self.rollout.max_turns else None
+
+    def _endless(self) -> bool:
+        """Say whether the observation alone is too long, however few tokens it takes."""
+        return len(self.state) > _LONGEST_TOKEN * self.rollout.max_context
 
     def _full(self) -> bool:
         return len(self.prompt) + self.rollout.max_tokens > self.rollout.max_context
