@@ -59,7 +59,8 @@ class Loop:
         rollouts, greedy_rewards_P = self._sample()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
         metrics |= parts.sampler.batches.metrics()
-        metrics["rollout/groups_lost"] = float(parts.sampler.groups_lost)
+        if parts.sampler.groups_lost:
+            metrics["rollout/groups_lost"] = float(parts.sampler.groups_lost)
         # metrics of groups and detectors may read entropies, so that all rows are scored before the filter
         old: Scores | None = None
         if "entropies" in parts.needs:
