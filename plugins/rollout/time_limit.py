@@ -206,7 +206,7 @@ class _Helper:
     def call(self, limit: TimeLimit, what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         self.calls.put(lambda: function(*arguments))
         try:
-            answer, raised = self.answers.get(timeout=limit.seconds)
+            answer, raised = self._answer(limit.seconds or math.inf)
         except queue.Empty:
             release_helper()  # a later answer must not be taken for that of another call
             self._interrupt()
@@ -214,6 +214,19 @@ class _Helper:
         if raised is not None:
             raise raised
         return answer
+
+    def _answer(self, seconds: float) -> tuple[Any, BaseException | None]:
+        """Wait for the answer. The whole time is given again after the process was suspended. Raises queue.Empty."""
+        left = seconds
+        while True:
+            tick, started = min(left, _TICK_S), time.monotonic()
+            try:
+                return self.answers.get(timeout=tick)
+            except queue.Empty:
+                slept = time.monotonic() - started
+                left = seconds if slept > tick + _SUSPENDED_S else left - slept
+                if left <= 0:
+                    raise
 
     def end(self) -> None:
         """Let the thread end after the call that it makes, if it makes one."""

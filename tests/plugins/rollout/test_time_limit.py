@@ -215,13 +215,18 @@ def test_what_cannot_be_interrupted_ends_the_process():
     assert 'File "<string>", line 8 in <module>' in done.stderr
 
 
-def test_a_process_that_was_suspended_gets_its_time_anew():
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_process_that_was_suspended_gets_its_time_anew(thread):
     program = (
-        "import time\n"
-        "from uncollapse.plugins.rollout.time_limit import TimeLimit\n"
+        "import threading, time\n"
+        "from uncollapse.plugins.rollout import time_limit\n"
+        "time_limit._SUSPENDED_S = 0.3\n"
+        "limit = time_limit.TimeLimit('World', 1.0, 10003, 2)\n"
+        "def play():\n"
+        "    limit('a step', lambda: [time.sleep(0.1) for _ in range(5)])\n"
+        "    print('done')\n"
         "print('ready', flush=True)\n"
-        "TimeLimit('World', 1.0, 10003, 2)('a step', lambda: [time.sleep(0.1) for _ in range(5)])\n"
-        "print('done')"
+        f"{'threading.Thread(target=play).start' if thread else 'play'}()"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
