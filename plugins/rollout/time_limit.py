@@ -195,19 +195,30 @@ def last_words(say: Callable[[RunError], None]) -> Iterator[None]:
 
 
 class _Helper:
-    """A thread that makes calls for another thread, which can stop waiting for them."""
+    """A thread that makes calls for another thread, which can stop waiting for them.
+
+    A call that lets no other thread run, such as a regular expression, cannot be left alone. A timer of the thread's
+    processor time, which nobody then sets anew, ends the process by a signal (SIGVTALRM) after all lines were printed
+    at which its threads are.
+    """
 
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self.timer: KernelTimer | None = None
+        self.ready = threading.Event()
         self.thread = threading.Thread(target=self._serve, name="environment", daemon=True)
         self.thread.start()
+        self.ready.wait()
 
     def call(self, limit: TimeLimit, what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        assert limit.seconds is not None
+        self._set_timer(limit.seconds + _GRACE_S)
         self.calls.put(lambda: function(*arguments))
         try:
-            answer, raised = self._answer(limit.seconds or math.inf)
+            answer, raised = self._answer(limit.seconds)
         except queue.Empty:
+            self._set_timer(0)
             release_helper()  # a later answer must not be taken for that of another call
             self._interrupt()
             raise limit.exceeded(what) from None
@@ -224,9 +235,15 @@ class _Helper:
                 return self.answers.get(timeout=tick)
             except queue.Empty:
                 slept = time.monotonic() - started
-                left = seconds if slept > tick + _SUSPENDED_S else left - slept
-                if left <= 0:
+                if slept > tick + _SUSPENDED_S:
+                    left = seconds
+                    self._set_timer(seconds + _GRACE_S)
+                elif (left := left - slept) <= 0:
                     raise
+
+    def _set_timer(self, seconds: float) -> None:
+        if self.timer is not None:
+            self.timer.start(seconds)
 
     def end(self) -> None:
         """Let the thread end after the call that it makes, if it makes one."""
@@ -237,8 +254,23 @@ class _Helper:
         number = ctypes.c_ulong(self.thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(_Expired))
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Make the timer, which is that of the thread that makes it."""
+        with suppress(OSError, AttributeError):
+            if signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL:
+                faulthandler.register(signal.SIGVTALRM, file=2, all_threads=True, chain=True)
+                self.timer = KernelTimer(signal.SIGVTALRM, _TICK_S, of_thread=True)
+        self.ready.set()
+        try:
+            yield
+        finally:
+            timer, self.timer = self.timer, None
+            if timer is not None:
+                timer.close()
+
     def _serve(self) -> None:
-        with suppress(_Expired):  # it may come just after the call
+        with suppress(_Expired), self._timed():  # it may come just after the call
             while (call := self.calls.get()) is not None:
                 try:
                     self.answers.put((call(), None))
