@@ -14,9 +14,13 @@ import pytest
 from rollout_worlds import Scripted, says, tiny_model, tokenizer
 from uncollapse.core.components import Env, Environment, RolloutEngineSession, Step
 from uncollapse.core.compose.experiment import Rollout
+from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import EpisodeLostError
+from uncollapse.core.registry import registry
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
+from uncollapse.plugins.environments.verifiers import Exact
 from uncollapse.plugins.rollout.awaiting import settled
+from uncollapse.plugins.rollout.borders import CheckedEnvironment
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template
@@ -294,3 +298,23 @@ def test_a_step_that_hangs_does_not_keep_the_process_from_ending():
     program = HANGS.format(folder=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "8 2\n", "")
+
+
+# --- which environments are played in threads ---
+
+
+@attrs.frozen
+class Asks(Exact):
+    """A verifier that asks a server."""
+
+    concurrency = 8
+
+
+def test_what_only_computes_is_played_in_turn_and_a_data_set_as_its_verifier_is():
+    create = registry().create
+    builtin = [create("environment", name) for name in ("sokoban", "frozen_lake", "bandit", "countdown")]
+    assert [environment.concurrency for environment in builtin] == [1, 1, 1, 1]
+    for verifier, concurrency in (("math", 1), (Asks(), 8)):
+        dataset = create("environment", "dataset", "arithmetic", verifier=verifier)
+        assert CheckedEnvironment(Named("environment", "dataset", {}, dataset)).concurrency == concurrency
+    assert Environment.concurrency == 128
