@@ -69,7 +69,7 @@ from .core.components import (
     Verifier,
     Wanted,
 )
-from .core.errors import MissingExtraError, RequestError, RunError, UncollapseError
+from .core.errors import EpisodeLostError, MissingExtraError, RequestError, RunError, UncollapseError
 
 if TYPE_CHECKING:
     from .core.compose.config import compose, problems, to_dict
@@ -120,6 +120,7 @@ __all__ = [
     "Env",
     "Environment",
     "EpisodeFilter",
+    "EpisodeLostError",
     "Experiment",
     "Group",
     "GroupMetric",

@@ -48,6 +48,14 @@ class RunError(UncollapseError):
     """A run failed after it had started; what it had written is intact."""
 
 
+class EpisodeLostError(RunError):
+    """An episode cannot be played to its end for a reason outside of the program, such as a server that is down.
+
+    An environment raises it in ``make`` or ``step``. The group of the episode is then dropped, and the run goes on, as
+    long as no more than ``rollout.max_lost`` of the groups are lost.
+    """
+
+
 def in_python(option: str, python: str) -> str:
     """An option of the command line with what it is in Python, for a fix: ``--resume (resume=True in Python)``."""
     return f"{option} ({python} in Python)"

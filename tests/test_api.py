@@ -82,6 +82,7 @@ def test_the_public_errors_say_whether_the_request_was_wrong():
     assert {error.__name__ for error in errors if not issubclass(error, RequestError)} == {
         "UncollapseError",
         "RunError",
+        "EpisodeLostError",
     }
 
 

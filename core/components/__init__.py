@@ -19,8 +19,6 @@ from .engines import (
     CollapseDetector,
     CollapseSession,
     Dialect,
-    Env,
-    Environment,
     Launcher,
     ModelBuilder,
     TokenHead,
@@ -28,6 +26,7 @@ from .engines import (
     TrainBackend,
     TrainEngine,
 )
+from .environment import Env, Environment
 from .estimators import (
     EntropyController,
     EntropyControllerSession,

@@ -1,4 +1,4 @@
-"""Base classes of what plays, trains, watches and records: environments, backends, detectors, launchers."""
+"""Base classes of what trains, watches and records: heads, backends, detectors, trackers, launchers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .component import Component
-from .data import Step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,79 +17,6 @@ if TYPE_CHECKING:
     from ..runs.directory import RunDirectory
     from .data import Rollouts, Scores, TokenScores, Verdict, Wanted
     from .dialogue import Dialogue
-
-
-class Env(ABC):
-    """One episode of an environment. It is played once and has no reset. Observations and actions are text."""
-
-    __slots__ = ()
-
-    place: str = ""
-    """The name of the task in error messages; empty where the number of the task is enough."""
-    system_text: str = ""
-    """A text of this task for the system message, before the instruction; the same for all members of a group."""
-    earlier_turns: tuple[tuple[str, str], ...] = ()
-    """Texts of a user, each with the answer to it, which stand before the first observation, as messages of a chat."""
-
-    @abstractmethod
-    def initial_observation(self) -> str:
-        """Return the text that the first turn shows."""
-
-    @abstractmethod
-    def step(self, action: str) -> Step:
-        """Play one action and return the environment's reply.
-
-        Raises:
-            ValueError: ``Environment.actions`` does not list the action. Free text never raises.
-        """
-
-    def call(self, name: str, arguments: Mapping[str, Any]) -> Step:
-        """Call a tool of ``Environment.tools`` and return the environment's reply.
-
-        By default this calls the episode's method of that name. What it returns is the reply: a :class:`Step`, or the
-        observation, with no reward. A ValueError that it raises is told to the model, since what a tool refuses is the
-        caller's mistake; any other error ends the run.
-
-        Args:
-            name: the name of the tool.
-            arguments: its arguments, whose names and types are those of its schema.
-        """
-        try:
-            reply = getattr(self, name)(**arguments)
-        except ValueError as error:
-            return Step(f"Error: {error}", 0.0, done=False)
-        return reply if isinstance(reply, Step) else Step(str(reply), 0.0, done=False)
-
-
-class Environment(Component):
-    """An environment makes episodes. It must be picklable. Kind ``environment``."""
-
-    __slots__ = ()
-
-    instruction: str
-    """The description of the task for the system message, with the meaning of symbols where it uses some."""
-    actions: tuple[str, ...] | None
-    """The names of the actions, matched without regard to case; ``None`` for free text."""
-    tasks: int | None = None
-    """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
-    least_reward: float | None = None
-    """The smallest sum of rewards of an episode, without format penalties; ``None`` where it is not known."""
-    tools: tuple[Callable[..., Any], ...] = ()
-    """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
-    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown."""
-
-    @abstractmethod
-    def make(self, seed: int, member: int = 0) -> Env:
-        """Return a new episode of the task that ``seed`` names.
-
-        All members of a group have the same ``seed``, and must see the same first prompt. ``member``, the number of the
-        episode in its group, seeds whatever is random afterwards.
-        """
-
-    @property
-    def digest(self) -> str | None:
-        """A hash of data that the parameters do not determine, such as a file's content; ``None`` without such data."""
-        return None
 
 
 class TokenHead(Component):

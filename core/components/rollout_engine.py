@@ -152,6 +152,13 @@ class RolloutEngineSession(ABC):
         """Wait until a queued request is done, and return the keys and completions of all that are done."""
         raise NotImplementedError
 
+    def poll(self) -> list[tuple[Any, Completion]]:
+        """Do a short part of the work, and return what :meth:`finished` would, or nothing if no request is done yet.
+
+        Between two calls requests are queued whose environments have answered meanwhile. By default it waits.
+        """
+        return self.finished()
+
     def sleep(self) -> bool:
         """Give memory back while the trainer works, and return whether it did.
 

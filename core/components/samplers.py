@@ -10,7 +10,7 @@ from .component import Component
 
 if TYPE_CHECKING:
     from .data import Group
-    from .engines import Environment
+    from .environment import Environment
 
 
 class TaskSampler(Component):
@@ -81,6 +81,7 @@ class GroupPool(ABC):
     def sample(self, groups: int) -> list[Group]:
         """Draw ``groups`` tasks from the task sampler, play them, and return them in the order of their seeds.
 
+        There are fewer where the environment has lost some, for instance because a server was down.
         It may be called more than once; seeds and noise are new each time. Each rank plays a share of the groups and
         is given all of them.
         """

@@ -18,6 +18,9 @@ class Verifier(Component):
 
     instruction: str = "Answer the question."
     """The task in the system message, where the environment has no text of its own."""
+    concurrency: int = 1
+    """The largest number of answers that are verified at the same time, each in a thread of its own: 1 for a verifier
+    that only computes, more for one that asks a server."""
 
     @abstractmethod
     def verify(self, answer: str, golds: Sequence[str]) -> float | bool | None:

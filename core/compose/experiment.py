@@ -103,6 +103,9 @@ class Rollout:
     step_timeout: float | None = number(600.0, 0, above=True)
     """Seconds that an environment may take for one step, or to make an episode, and a dialogue to read an answer;
     ``None`` has no limit."""
+    max_lost: float = number(0.1, 0, 1)
+    """Share of the groups that are sampled together which may be lost, because the environment hangs or its server is
+    down. Lost groups are dropped; beyond the share, or where all are lost, the run ends."""
 
 
 @attrs.frozen

@@ -23,6 +23,7 @@ MEMORY = (
     "trainer.offload",
     "trainer.zero_stage",
     "rollout.step_timeout",
+    "rollout.max_lost",
 )
 """Keys that change how much memory or time a run may take, and what it computes by rounding at most."""
 

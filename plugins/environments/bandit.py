@@ -68,6 +68,7 @@ class Bandit(Environment):
     """Probability that the risky arm pays."""
 
     actions = None
+    concurrency = 1
 
     def __attrs_post_init__(self) -> None:
         if self.high * self.probability <= self.low:

@@ -93,6 +93,7 @@ class Countdown(Environment):
 
     actions = None
     least_reward = 0.0
+    concurrency = 1
 
     def __attrs_post_init__(self) -> None:
         if self.min_numbers > self.max_numbers:

@@ -72,6 +72,12 @@ class Dataset(Environment):
         """Hash of the rows' content."""
         return self._loaded.digest
 
+    @property
+    def concurrency(self) -> int:  # type: ignore[override]
+        """That of the verifier, which alone may take long."""
+        concurrency: int = self.verifier.component.concurrency
+        return concurrency
+
     def row(self, index: int) -> Row:
         """Return row ``index`` modulo the number of rows. Raises RequestError if the data set cannot be loaded."""
         return self._loaded.rows[index % self.tasks]

@@ -125,6 +125,7 @@ class FrozenLake(Environment):
 
     actions = ACTIONS
     least_reward = 0.0
+    concurrency = 1
 
     @property
     def instruction(self) -> str:  # type: ignore[override]

@@ -85,6 +85,7 @@ class Sokoban(Environment):
     """Seven characters of the map: wall, floor, target, box on target, box, player, player on target."""
 
     actions = ACTIONS
+    concurrency = 1
 
     def __attrs_post_init__(self) -> None:
         if max(self.size, self.columns) < 5:

@@ -68,6 +68,7 @@ class ToolCalculator(Environment):
     )
     actions = None
     tools = (ToolCalculatorEnv.calculator,)
+    concurrency = 1
 
     def make(self, seed: int, member: int = 0) -> ToolCalculatorEnv:
         """Make an episode with the question of ``seed``, the same for every member."""

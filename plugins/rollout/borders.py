@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
+from reprlib import Repr
 from typing import Any
 
 import attrs
@@ -12,12 +14,16 @@ from torch import Tensor
 
 from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Verifier
 from ...core.components.dialogue import action_key
-from ...core.compose.blame import blaming, confined, require_session, wrong
+from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
 from ...core.compose.named import Named
+from ...core.errors import EpisodeLostError
+from .awaiting import settled
 
 ROUNDING = 1e-3
 """The largest log-prob in nats that still counts as 0, since bfloat16 logits are rounded."""
+FIRST_PROMPTS = 256
+"""The number of groups whose first observation is remembered, more than are made at the same time."""
 STOP_REASONS = ("eos", "stop", "length")
 """The reasons why a completion may end."""
 
@@ -32,7 +38,15 @@ class CheckedEnvironment(Environment):
     def __init__(self, named: Named, component: Any = None) -> None:
         self.named = named
         self.component = checked_inner(named, named.component if component is None else component, CHECKED)
-        self._first: tuple[int, str] | None = None
+        self._first: dict[int, str] = {}
+
+    @property
+    def concurrency(self) -> int:  # type: ignore[override]
+        with confined(self.named, "concurrency"):
+            concurrency = self.component.concurrency
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise wrong(self.named, "concurrency", f"is {concurrency!r}, which is no number of episodes from 1")
+        return concurrency
 
     @property
     def tasks(self) -> int | None:  # type: ignore[override]
@@ -66,17 +80,18 @@ class CheckedEnvironment(Environment):
         return tools
 
     def make(self, seed: int, member: int = 0) -> CheckedEnv:
-        with confined(self.named, f"make({seed}, {member})"):
-            env = self.component.make(seed, member)
+        with confined(self.named, f"make({seed}, {member})"), _connected(self.named, "make"):
+            env = settled(self.component.make, seed, member)
             require_session(self.named, "make", env, Env)
-            observation = _text(self.named, "initial_observation", env.initial_observation())
+            observation = _text(self.named, "initial_observation", settled(env.initial_observation))
             system = _text(self.named, "system_text", env.system_text)
             earlier = _pairs(self.named, env.earlier_turns)
         shown = repr((system, earlier, observation))
-        if self._first is not None and self._first[0] == seed and self._first[1] != shown:
+        if self._first.setdefault(seed, shown) != shown:
             what = f"differs between the members of group {seed}, which must see the same first prompt"
             raise wrong(self.named, "initial_observation", what)
-        self._first = seed, shown
+        while len(self._first) > FIRST_PROMPTS:
+            self._first.pop(next(iter(self._first)), None)
         return CheckedEnv(self.named, env, observation)
 
 
@@ -94,13 +109,13 @@ class CheckedEnv(Env):
         return self._observation
 
     def step(self, action: str) -> Step:
-        with confined(self.named, f"step({action!r})"):
-            step = self.env.step(action)
+        with confined(self.named, f"step({_shown(action)})"), _connected(self.named, "step"):
+            step = settled(self.env.step, action)
         return self._checked("step", step)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Step:
-        with confined(self.named, f"call({name!r})"):
-            step = self.env.call(name, arguments)
+        with confined(self.named, f"call({name!r})"), _connected(self.named, "call"):
+            step = settled(self.env.call, name, arguments)
         return self._checked("call", step)
 
     def _checked(self, method: str, step: Any) -> Step:
@@ -130,6 +145,7 @@ class CheckedVerifier(Verifier):
 
     def __init__(self, named: Named) -> None:
         self.named, self.component = named, checked_inner(named, named.component, CHECKED)
+        self.concurrency = self.component.concurrency
 
     @property
     def instruction(self) -> str:  # type: ignore[override]
@@ -161,9 +177,37 @@ def name_of(component: Any) -> str:
     return named.name if isinstance(named, Named) else type(component).__name__
 
 
+@contextmanager
+def _connected(named: Named, method: str) -> Iterator[None]:
+    """Tell a connection that fails from a fault of the environment.
+
+    Raises:
+        EpisodeLostError: the environment raised what Python raises for a server that is down or does not answer, or
+            an OSError of a library that such an exception has led to.
+    """
+    try:
+        yield
+    except OSError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ConnectionError | TimeoutError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise EpisodeLostError(
+            f"{named.described} has lost its connection in {method}: {told(error)}", fix="bring its server back"
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning and the end of what ``value`` looks like."""
+    short = Repr()
+    short.maxstring = short.maxother = 200
+    return short.repr(value)
+
+
 def _text(named: Named, method: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise wrong(named, method, f"gave {type(value).__name__} {value!r}, not a text")
+        raise wrong(named, method, f"gave {type(value).__name__} {_shown(value)}, not a text")
     return value
 
 
@@ -250,10 +294,16 @@ class CheckedEngine(RolloutEngineSession):
             self.session.submit(key, prompt, sampling, seed)
 
     def finished(self) -> list[tuple[Any, Completion]]:
-        with blaming(self.named, "finished"):
-            done = self.session.finished()
+        return self._done("finished", self.session.finished)
+
+    def poll(self) -> list[tuple[Any, Completion]]:
+        return self._done("poll", self.session.poll)
+
+    def _done(self, method: str, wait: Callable[[], list[tuple[Any, Completion]]]) -> list[tuple[Any, Completion]]:
+        with blaming(self.named, method):
+            done = wait()
         for key, completion in done:
-            self._check("finished", completion, self._asked.pop(key))
+            self._check(method, completion, self._asked.pop(key))
         return done
 
     def _check(self, method: str, completion: Completion, sampling: Sampling) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import attrs
 
-from ...core.components import Answer, Call, Completion, Environment, Step
+from ...core.components import Answer, Call, Completion, Env, Environment, Step
 from ...core.compose.experiment import Rollout
 from ...core.errors import RequestError
+from .awaiting import settled
 from .borders import name_of
 from .dialogue import require_nameable, setting_of
 from .episode import Episode, Turn
@@ -16,21 +18,73 @@ from .messages import Result, Said, text_of
 from .template import Template
 from .time_limit import TimeLimit
 
+_LONGEST_TOKEN = 512
+"""The number of characters that a token has at most. A longer text than the context could hold is not tokenised."""
+
+
+@attrs.frozen
+class Opening:
+    """An episode that an environment has made, with the text of its first turn."""
+
+    env: Env
+    observation: str
+
+
+def open_episode(environment: Environment, rollout: Rollout, seed: int, member: int) -> Opening:
+    """Let the environment make an episode. This asks nothing but the environment, so any thread may do it.
+
+    Raises:
+        EpisodeLostError: the environment lost it, or takes longer than ``rollout.step_timeout``.
+    """
+    limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
+    env = limit("a new episode", settled, environment.make, seed, member)
+    return Opening(env, limit("the first observation", settled, env.initial_observation))
+
+
+@attrs.frozen
+class Heard:
+    """What was sampled in a turn, and how the dialogue read it."""
+
+    completion: Completion
+    response: str
+    answer: Answer
+
+
+@attrs.frozen
+class Reply:
+    """The environment's reply to an action, or to a call."""
+
+    call: Call | None
+    """The call, unless an action was played."""
+    step: Step | None
+    """What the environment gave; ``None`` for a call that cannot be played, of which it never hears."""
+
 
 class Conversation:
     """An episode that is being played. Its ``prompt`` is the next turn's; :meth:`advance` takes what was sampled.
+
+    A turn has three parts, of which :meth:`play` asks nothing but the environment: any thread may run it, while other
+    conversations go on.
 
     A turn needs room for ``max_tokens`` after its prompt. An episode whose next turn could exceed ``max_context`` ends
     before it as truncated, so that no row is ever cut.
 
     Raises:
         RequestError: there is no room for the first turn.
-        RunError: the environment, or the dialogue for reading an answer, takes longer than ``rollout.step_timeout``,
-            here or in a later turn; or the environment has an action that the dialogue cannot name.
+        EpisodeLostError: the environment lost the episode or takes longer than ``rollout.step_timeout``, here or in a
+            later turn.
+        RunError: the dialogue takes that long to read an answer; or the environment has an action that the dialogue
+            cannot name.
     """
 
     def __init__(
-        self, environment: Environment, rollout: Rollout, template: Template, seed: int, member: int = 0
+        self,
+        environment: Environment,
+        rollout: Rollout,
+        template: Template,
+        seed: int,
+        member: int = 0,
+        opening: Opening | None = None,
     ) -> None:
         self.rollout = rollout
         self.template = template
@@ -41,13 +95,14 @@ class Conversation:
         self.reading = TimeLimit(name_of(self.dialogue), rollout.step_timeout, seed, member, "dialogue")
         setting = self.limit("its instruction", setting_of, environment, rollout)
         require_nameable(environment, self.dialogue, setting)
-        self.env = self.limit("a new episode", environment.make, seed, member)
+        opening = opening or open_episode(environment, rollout, seed, member)
+        self.env = opening.env
         instruction = "\n\n".join(filter(None, (self.env.system_text, setting.instruction)))
         self.setting = attrs.evolve(setting, instruction=instruction)
         self.system = self.dialogue.system(self.setting)
         self.reply = self.dialogue.reply(self.setting)
         self.tools = self.dialogue.tools(self.setting)
-        self.state = self.limit("the first observation", self.env.initial_observation).strip("\n")
+        self.state = opening.observation.strip("\n")
         self.stop: str | None = None
         """The reason why the episode has ended; ``None`` while it runs."""
         self.executed = 0
@@ -61,21 +116,69 @@ class Conversation:
         """The results of the calls in the last answer."""
         self.totals: dict[str, list[float]] = {}
         """The environment's metrics of each action, by name."""
-        self._ask()
-        if self._full():
+        if not self._endless():
+            self._ask()
+        if self._endless() or self._full():
+            size = (
+                f"an observation of {len(self.state)} characters" if self._endless() else f"{len(self.prompt)} tokens"
+            )
             raise RequestError(
-                f"the first prompt has {len(self.prompt)} tokens: no room for a turn of {rollout.max_tokens}",
+                f"the first prompt has {size}: no room for a turn of {rollout.max_tokens}",
                 f"rollout.max_context: {rollout.max_context}",
                 "raise rollout.max_context or lower rollout.max_tokens",
             )
 
     def advance(self, completion: Completion) -> None:
         """Take one sampled response: play its actions, and write the next prompt unless the episode is over."""
+        heard = self.hear(completion)
+        self.take(heard, self.play(heard))
+
+    def hear(self, completion: Completion) -> Heard:
+        """Read one sampled response."""
         response = self.template.decode(completion)
-        answer = self.reading(f"the answer of turn {len(self.turns) + 1}", self.dialogue.parse, response, self.setting)
-        observation = self.state
-        reward, executed, done = self._play(answer)
-        self.executed += executed
+        what = f"the answer of turn {len(self.turns) + 1}"
+        return Heard(completion, response, self.reading(what, self.dialogue.parse, response, self.setting))
+
+    def play(self, heard: Heard) -> list[Reply]:
+        """Let the environment play the actions or calls of an answer, until one ends the episode."""
+        left = self.rollout.max_actions - self.executed
+        replies: list[Reply] = []
+        played: tuple[str | Call, ...] = heard.answer.calls or heard.answer.actions
+        for each in played:
+            call = each if isinstance(each, Call) else None
+            if call and call.problem:
+                replies.append(Reply(call, None))
+                continue
+            if left == 0:
+                break
+            left -= 1
+            step = self._step(each)
+            replies.append(Reply(call, step))
+            if step.done:
+                break
+        return replies
+
+    def _step(self, played: str | Call) -> Step:
+        """Let the environment play an action or a call."""
+        what = f"a step in turn {len(self.turns) + 1}"
+        if isinstance(played, Call) and not played.action:
+            return self.limit(what, settled, self.env.call, played.name, json.loads(played.arguments))
+        return self.limit(what, settled, self.env.step, played.action if isinstance(played, Call) else played)
+
+    def take(self, heard: Heard, replies: Sequence[Reply]) -> None:
+        """Take the environment's replies, and write the next prompt unless the episode is over."""
+        completion, answer, observation = heard.completion, heard.answer, self.state
+        steps = [reply.step for reply in replies if reply.step]
+        results: list[Result] = []
+        for reply in replies:
+            if reply.step:
+                self._record(reply.step)
+            if call := reply.call:
+                text = self.state if reply.step else call.problem
+                results.append(Result(call.name, self.dialogue.result(call, text, self.setting)))
+        self.results = tuple(results)
+        done = ("success" if steps[-1].success else "done") if steps and steps[-1].done else None
+        self.executed += len(steps)
         self.turns.append(
             Turn(
                 prompt=self.prompt,
@@ -83,53 +186,21 @@ class Conversation:
                 logprobs=completion.logprobs,
                 stop_reason=completion.stop_reason,
                 user=self.user,
-                response=response,
+                response=heard.response,
                 answer=answer,
-                executed=executed,
-                reward=reward,
+                executed=len(steps),
+                reward=sum((step.reward for step in steps), 0.0),
                 penalty=0.0 if answer.valid else self.rollout.format_penalty,
                 observation=observation,
             )
         )
         self.stop = done or self._exhausted()
+        if self.stop is None and self._endless():
+            self.stop = "max_context"
         if self.stop is None:
             self._ask()
             if self._full():
                 self.stop = "max_context"
-
-    def _play(self, answer: Answer) -> tuple[float, int, str | None]:
-        """Play an answer; return the rewards, the number of actions, and how the episode has ended, if it has."""
-        reward = 0.0
-        executed = 0
-        results: list[Result] = []
-        played: tuple[str | Call, ...] = answer.calls or answer.actions
-        for each in played:
-            call = each if isinstance(each, Call) else None
-            observation = call.problem if call else ""
-            step: Step | None = None
-            if not observation:
-                if executed == self.rollout.max_actions - self.executed:
-                    break
-                step = self._step(each)
-                observation = self.state
-                reward += step.reward
-                executed += 1
-            if call:
-                results.append(Result(call.name, self.dialogue.result(call, observation, self.setting)))
-            if step and step.done:
-                return reward, executed, "success" if step.success else "done"
-        self.results = tuple(results)
-        return reward, executed, None
-
-    def _step(self, played: str | Call) -> Step:
-        """Play an action or a call."""
-        what = f"a step in turn {len(self.turns) + 1}"
-        if isinstance(played, Call) and not played.action:
-            step = self.limit(what, self.env.call, played.name, json.loads(played.arguments))
-        else:
-            step = self.limit(what, self.env.step, played.action if isinstance(played, Call) else played)
-        self._record(step)
-        return step
 
     def episode(self) -> Episode:
         """Return the finished episode. Raises ValueError while it still runs."""
@@ -147,6 +218,11 @@ class Conversation:
         if self.executed >= self.rollout.max_actions:
             return "max_actions"
         return "max_turns" if len(self.turns) >= self.rollout.max_turns else None
+
+    def _endless(self) -> bool:
+        """Say whether the observation, or what was called for, is too long however few tokens it takes."""
+        size = max(len(self.state), *(len(result.text) for result in self.results), 0)
+        return size > _LONGEST_TOKEN * self.rollout.max_context
 
     def _full(self) -> bool:
         return len(self.prompt) + self.rollout.max_tokens > self.rollout.max_context

@@ -28,7 +28,7 @@ from .sampler_state import from_plain, group_of, to_plain
 
 SEEDS = 2**63
 """The limit of environment seeds, since group ids are whole numbers of 64 bits."""
-OWN = ("filter_", "in_group_", "chosen_in_group_", "episode_", "logprob_gap")
+OWN = ("filter_", "in_group_", "chosen_in_group_", "episode_", "logprob_gap", "groups_lost")
 """First parts of names below ``rollout/`` that are the run's own."""
 
 

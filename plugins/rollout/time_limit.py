@@ -4,12 +4,14 @@ In the main thread a timer of the kernel sends a signal, whose handler raises. (
 and which is ignored by default: SIGALRM stays the environment's own.) That ends Python code, ``time.sleep``, regular
 expressions, powers of large numbers, and waiting for locks, files, sockets and processes. Where a call goes on
 nevertheless, a watching thread ends the process. Signals do not reach other threads, so their calls run in a helper
-thread, which is abandoned after the limit. A call that neither handles signals nor lets other threads run cannot be
-ended from here.
+thread, which is abandoned after the limit: Python code in it is interrupted, anything else goes on without anybody who
+waits for it, and does not keep the process from ending. A call that neither handles signals nor lets other threads run
+cannot be ended from here.
 """
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import math
 import os
@@ -25,7 +27,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ...core.errors import RESUME, RunError
+from ...core.errors import RESUME, EpisodeLostError, RunError
 from .kernel_timer import KernelTimer
 
 T = TypeVar("T")
@@ -62,7 +64,7 @@ class TimeLimit:
             arguments: its arguments.
 
         Raises:
-            RunError: it took longer than ``seconds``.
+            EpisodeLostError: it took longer than ``seconds``; RunError where it is no environment's.
         """
         if self.seconds is None:
             return function(*arguments)
@@ -70,8 +72,9 @@ class TimeLimit:
         return (_ALARM.call if main else _helper().call)(self, what, function, arguments)
 
     def exceeded(self, what: str) -> RunError:
-        """Return the error of a call that took too long."""
-        return RunError(
+        """Return the error of a call that took too long; an environment's costs its group, not the run."""
+        error = EpisodeLostError if self.kind == "environment" else RunError
+        return error(
             f"the {self.kind} {self.name} took more than {self.seconds:g} s for {what}",
             f"the group of seed {self.seed}, member {self.member}",
             f"mend the {self.kind}, or raise rollout.step_timeout (null: no limit), and continue with {RESUME}",
@@ -192,31 +195,87 @@ def last_words(say: Callable[[RunError], None]) -> Iterator[None]:
 
 
 class _Helper:
-    """A thread that makes calls for another thread, which can stop waiting for them."""
+    """A thread that makes calls for another thread, which can stop waiting for them.
+
+    A call that lets no other thread run, such as a regular expression, cannot be left alone. A timer of the thread's
+    processor time, which nobody then sets anew, ends the process by a signal (SIGVTALRM) after all lines were printed
+    at which its threads are.
+    """
 
     def __init__(self) -> None:
-        self.calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self.calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="environment", daemon=True).start()
+        self.timer: KernelTimer | None = None
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._serve, name="environment", daemon=True)
+        self.thread.start()
+        self.ready.wait()
 
     def call(self, limit: TimeLimit, what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        assert limit.seconds is not None
+        self._set_timer(limit.seconds + _GRACE_S)
         self.calls.put(lambda: function(*arguments))
         try:
-            answer, raised = self.answers.get(timeout=limit.seconds)
+            answer, raised = self._answer(limit.seconds)
         except queue.Empty:
-            del _HELPERS.of_thread  # a later answer must not be taken for that of another call
+            self._set_timer(0)
+            release_helper()  # a later answer must not be taken for that of another call
+            self._interrupt()
             raise limit.exceeded(what) from None
         if raised is not None:
             raise raised
         return answer
 
-    def _serve(self) -> None:
+    def _answer(self, seconds: float) -> tuple[Any, BaseException | None]:
+        """Wait for the answer. The whole time is given again after the process was suspended. Raises queue.Empty."""
+        left = seconds
         while True:
-            call = self.calls.get()
+            tick, started = min(left, _TICK_S), time.monotonic()
             try:
-                self.answers.put((call(), None))
-            except BaseException as error:
-                self.answers.put((None, error))
+                return self.answers.get(timeout=tick)
+            except queue.Empty:
+                slept = time.monotonic() - started
+                if slept > tick + _SUSPENDED_S:
+                    left = seconds
+                    self._set_timer(seconds + _GRACE_S)
+                elif (left := left - slept) <= 0:
+                    raise
+
+    def _set_timer(self, seconds: float) -> None:
+        if self.timer is not None:
+            self.timer.start(seconds)
+
+    def end(self) -> None:
+        """Let the thread end after the call that it makes, if it makes one."""
+        self.calls.put(None)
+
+    def _interrupt(self) -> None:
+        """Raise an exception in the thread, which it meets when it next computes in Python."""
+        number = ctypes.c_ulong(self.thread.ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(_Expired))
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Make the timer, which is that of the thread that makes it."""
+        with suppress(OSError, AttributeError):
+            if signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL:
+                faulthandler.register(signal.SIGVTALRM, file=2, all_threads=True, chain=True)
+                self.timer = KernelTimer(signal.SIGVTALRM, _TICK_S, of_thread=True)
+        self.ready.set()
+        try:
+            yield
+        finally:
+            timer, self.timer = self.timer, None
+            if timer is not None:
+                timer.close()
+
+    def _serve(self) -> None:
+        with suppress(_Expired), self._timed():  # it may come just after the call
+            while (call := self.calls.get()) is not None:
+                try:
+                    self.answers.put((call(), None))
+                except BaseException as error:
+                    self.answers.put((None, error))
 
 
 _ALARM = _Alarm()
@@ -228,3 +287,10 @@ def _helper() -> _Helper:
     if not hasattr(_HELPERS, "of_thread"):
         _HELPERS.of_thread = _Helper()
     return _HELPERS.of_thread
+
+
+def release_helper() -> None:
+    """End the helper of this thread, if it has one. A thread that ends must call it, or its helper would stay."""
+    helper: _Helper | None = vars(_HELPERS).pop("of_thread", None)
+    if helper is not None:
+        helper.end()

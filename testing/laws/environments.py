@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import attrs
@@ -78,6 +79,21 @@ def _keeps_episodes_apart(named: Named) -> None:
     require(named, "make", together == alone, "plays another episode while others are played: they share something")
 
 
+def _plays_in_threads(named: Named) -> None:
+    """An environment plays the same in threads, side by side, unless its ``concurrency`` is 1."""
+    if CheckedEnvironment(named).concurrency == 1:
+        return
+    alone = [_play(named, named.component, seed, 0) for seed in SEEDS]
+    fix = "give the class concurrency = 1 if its episodes cannot be played in threads"
+    with ThreadPoolExecutor(len(SEEDS)) as threads:
+        played = [threads.submit(_play, named, named.component, seed, 0) for seed in SEEDS]
+    try:
+        together = [each.result() for each in played]
+    except RunError as error:
+        raise RunError(f"{error.what} (in a thread)", error.where, fix) from error
+    require(named, "make", together == alone, "plays another episode in a thread, beside others", fix)
+
+
 def _works_after_a_pickle(named: Named) -> None:
     """An environment that was sent to another process plays the same."""
     # a class that no other process can import, as those of tests, cannot be sent to one
@@ -124,6 +140,7 @@ LAWS = {
         _answers,
         _repeats_itself,
         _keeps_episodes_apart,
+        _plays_in_threads,
         _works_after_a_pickle,
     )
 }

@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 from types import SimpleNamespace
 
 import attrs
@@ -683,6 +684,21 @@ class OneBoard(Environment):
 
 
 @attrs.frozen
+class SetsAlarms(Environment):
+    """An environment that sets an alarm, which only the main thread can, and does not say that it needs it."""
+
+    instruction = "Walk."
+    actions = ("Up",)
+
+    def make(self, seed, member=0):
+        def step(action):
+            signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+            return Step("there", 0.0, done=True)
+
+        return Episode(f"at {seed}", step)
+
+
+@attrs.frozen
 class RemembersTurns(ThinkAnswer):
     """A dialogue that says how often it was asked, over all episodes."""
 
@@ -861,7 +877,7 @@ SUBTLE = {
         "forever_batches": batches(ForeverBatches),
         "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
     },
-    "environment": {"dice": Dice, "one_board": OneBoard, "unsayable": Unsayable},
+    "environment": {"dice": Dice, "one_board": OneBoard, "sets_alarms": SetsAlarms, "unsayable": Unsayable},
     "dialogue": {
         "remembers_turns": RemembersTurns,
         "case_sensitive": CaseSensitive,

@@ -25,6 +25,7 @@ class Calculator(Environment):
 
     instruction = "Find the value. Write 'calc: EXPRESSION' to use the calculator, 'answer: NUMBER' when you know it."
     actions = None
+    concurrency = 1  # it only computes, so that threads would win nothing
 
     def make(self, seed: int, member: int = 0) -> Episode:
         """Make the task of a seed, so that all members of a group see the same one; there is no noise."""

@@ -154,5 +154,9 @@ class _Drawn(Environment):
     def actions(self) -> tuple[str, ...] | None:  # type: ignore[override]
         return self.environment.actions
 
+    @property
+    def concurrency(self) -> int:  # type: ignore[override]
+        return self.environment.concurrency
+
     def make(self, seed: int, member: int = 0) -> Env:
         return self.environment.make(self.units[seed], derived_seed(self.seed, "member", seed, member))

@@ -104,22 +104,27 @@ class VllmSession(RolloutEngineSession):
 
     def finished(self) -> list[tuple[int, Completion]]:
         """Wait until a request is done, and return all that are; the others go on meanwhile."""
+        while not (done := self.poll()):
+            pass
+        return done
+
+    def poll(self) -> list[tuple[int, Completion]]:
+        """Let the engine do one step, and return the requests that are done, if any."""
         done: list[tuple[int, Completion]] = []
-        while not done:
-            for output in self._call("step"):
-                name = output.request_id
-                sampled = output.outputs[0]
-                if name not in self._keys:  # a stop string has ended it, and it was aborted
-                    continue
-                end = self._stop_at(name, sampled.token_ids)
-                if end is None and not output.finished:
-                    continue
-                if end is not None and not output.finished:
-                    self._call("abort_request", [name])
-                elif sampled.finish_reason in ("abort", "error"):  # cut off, so that it is not what the policy samples
-                    raise died()
-                done.append((self._keys.pop(name), self._completion(sampled, end)))
-                self._stops.pop(name, None)
+        for output in self._call("step"):
+            name = output.request_id
+            sampled = output.outputs[0]
+            if name not in self._keys:  # a stop string has ended it, and it was aborted
+                continue
+            end = self._stop_at(name, sampled.token_ids)
+            if end is None and not output.finished:
+                continue
+            if end is not None and not output.finished:
+                self._call("abort_request", [name])
+            elif sampled.finish_reason in ("abort", "error"):  # cut off, so that it is not what the policy samples
+                raise died()
+            done.append((self._keys.pop(name), self._completion(sampled, end)))
+            self._stops.pop(name, None)
         return done
 
     def _stop_at(self, name: str, tokens: Sequence[int]) -> int | None:

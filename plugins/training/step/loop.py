@@ -59,6 +59,8 @@ class Loop:
         rollouts, greedy_rewards_P = self._sample()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
         metrics |= parts.sampler.batches.metrics()
+        if parts.sampler.groups_lost:
+            metrics["rollout/groups_lost"] = float(parts.sampler.groups_lost)
         # metrics of groups and detectors may read entropies, so that all rows are scored before the filter
         old: Scores | None = None
         if "entropies" in parts.needs:
@@ -92,9 +94,14 @@ class Loop:
             self._engine_weights.fresh()
         with self._clock.time("rollout"):
             groups = sampler.train(self.step)
+            greedy_rewards_P: Tensor | None = None
+            if "greedy_rewards" in self.parts.needs:
+                rewards_P = sampler.greedy_rewards(groups)
+                played_P = ~rewards_P.isnan()
+                groups = [group for group, played in zip(groups, played_P.tolist(), strict=True) if played]
+                greedy_rewards_P = rewards_P[played_P]
             self.episodes = [episode for group in groups for episode in group.episodes]
             rollouts = stages.to_rollouts(self.episodes, self.experiment, self.step)
-            greedy_rewards_P = sampler.greedy_rewards(groups) if "greedy_rewards" in self.parts.needs else None
         self.on_rollouts(rollouts)
         with self._clock.time("sync"):
             self._engine_weights.sleep()

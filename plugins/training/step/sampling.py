@@ -5,6 +5,8 @@ Each rank plays a share of the groups and is given all episodes, so that every r
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -21,6 +23,7 @@ from ...rollout.borders import CheckedEnvironment
 from ...rollout.collect import collect
 from ...rollout.dynamic import BEFORE_SCORING
 from ...rollout.episode import Episode
+from ...rollout.lost import LostGroup, require_few_lost
 from ...rollout.rows import in_order
 from ...rollout.sampler_borders import (
     CheckedBatchSampler,
@@ -45,6 +48,8 @@ class Sampler:
         self.environment = CheckedEnvironment(experiment.environment)
         self.stale = False
         """Whether the policy of an earlier step has sampled some of the last step's groups."""
+        self.groups_lost = 0
+        """The number of groups that the environment has lost in the last step."""
 
     # both are started on first use: a command that only validates starts neither
 
@@ -62,15 +67,17 @@ class Sampler:
 
     def train(self, step: int) -> list[Group]:
         """Sample the groups of training step ``step`` (from 0), ordered by their seeds."""
+        self.groups_lost = 0
         self.tasks.begin_step(step)
         groups = self.batches.collect(StepPool(self, step), step)
         self.stale = any(group.step < step for group in groups)
         return groups
 
     def greedy_rewards(self, groups: Sequence[Group]) -> Tensor:
-        """Play a greedy episode of each group's task and return its raw reward, [P], ordered by seeds."""
-        episodes = self.play(self.environment, [group.seed for group in groups], 1, 0, 0.0)
-        return torch.tensor([episode.reward for episode in episodes])
+        """Play a greedy episode of each group's task and return its raw reward, [P], ordered by seeds; NaN if lost."""
+        seeds = sorted(group.seed for group in groups)
+        rewards = {each.seed: each.reward for each in self.play(self.environment, seeds, 1, 0, 0.0)}
+        return torch.tensor([rewards.get(seed, math.nan) for seed in seeds])
 
     def validate(self, environment: Any) -> list[Episode]:
         """Play the validation groups: the same tasks with the same noise at every validation."""
@@ -84,10 +91,17 @@ class Sampler:
         )
 
     def play(self, environment: Any, seeds: Sequence[int], size: int, seed: int, temperature: float) -> list[Episode]:
-        """Play ``size`` episodes of each environment seed and return them in order; ``seed`` is that of their noise."""
+        """Play ``size`` episodes of each environment seed and return them in order; ``seed`` is that of their noise.
 
-        def play() -> list[Episode]:
-            return collect(
+        Groups that the environment loses have no episodes.
+
+        Raises:
+            RunError: it loses more groups than ``rollout.max_lost`` allows.
+        """
+
+        def play() -> tuple[list[Episode], list[LostGroup]]:
+            lost: list[LostGroup] = []
+            episodes = collect(
                 environment,
                 self.experiment.rollout,
                 self.engine,
@@ -96,9 +110,17 @@ class Sampler:
                 group_size=size,
                 seed=seed,
                 temperature=temperature,
+                lost=lost,
             )
+            return episodes, lost
 
-        return in_order(episode for of_rank in self.ranks.gather_work(play) for episode in of_rank)
+        of_ranks = self.ranks.gather_work(play)
+        lost = sorted((group for _, of_rank in of_ranks for group in of_rank), key=lambda group: group.seed)
+        self.groups_lost += len(lost)
+        warning = require_few_lost(lost, len(seeds), self.experiment.rollout.max_lost)
+        if warning and self.ranks.first:
+            sys.stderr.write(f"{warning}\n")
+        return in_order(episode for of_rank, _ in of_ranks for episode in of_rank)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of task sampler and batch sampler."""
@@ -140,8 +162,8 @@ class StepPool(GroupPool):
         played: dict[int, Group] = {}
         for seed, members in groupby(episodes, lambda episode: episode.seed):
             played[seed] = group_of(members, self.step)
-        sampler.tasks.learn([played[seed] for seed in seeds])
-        return [played[seed] for seed in sorted(seeds)]
+        sampler.tasks.learn([played[seed] for seed in seeds if seed in played])
+        return [played[seed] for seed in sorted(played)]
 
     def _agree(self, seeds: list[int]) -> None:
         """Check that all ranks have drawn the same seeds, of which each plays a share. Raises RunError if not."""

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pickle
 
+import attrs
 import pytest
-from rollout_worlds import Counter, Scripted, says, tokenizer
+from rollout_worlds import Counter, Scripted, Walk, says, tokenizer
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.errors import RequestError
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
@@ -168,3 +169,21 @@ def test_sampling_seeds_differ_by_step_turn_and_groups_and_are_fixed():
 def test_episodes_are_plain_data():
     episode = play(act("Up", "Up")).episode()
     assert pickle.loads(pickle.dumps(episode)) == episode
+
+
+@attrs.frozen
+class Floods(Counter):
+    def make(self, seed, member=0):
+        return Flood(self, seed)
+
+
+class Flood(Walk):
+    def step(self, action):
+        return attrs.evolve(super().step(action), observation="x" * 10_000_000)
+
+
+def test_an_observation_of_ten_megabytes_ends_the_episode_untokenised(monkeypatch):
+    conversation = play(world=Floods())
+    monkeypatch.setattr(conversation, "_ask", None)
+    conversation.advance(says(TEMPLATE, act("Up")))
+    assert (conversation.stop, conversation.episode().reward) == ("max_context", -0.1)

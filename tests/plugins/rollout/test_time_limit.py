@@ -215,13 +215,37 @@ def test_what_cannot_be_interrupted_ends_the_process():
     assert 'File "<string>", line 8 in <module>' in done.stderr
 
 
-def test_a_process_that_was_suspended_gets_its_time_anew():
+BLOCKS = """
+import re, threading
+from uncollapse.plugins.rollout import time_limit
+
+time_limit._GRACE_S = 0.3
+def match_for_ever():
+    time_limit.TimeLimit("World", 0.3, 10003, 2)("a step", re.match, r"(a+)+$", "a" * 60 + "b")
+thread = threading.Thread(target=match_for_ever)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_call_in_a_thread_that_lets_no_other_run_ends_the_process_and_says_where():
+    done = subprocess.run([sys.executable, "-c", BLOCKS], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGVTALRM
+    assert "re/__init__.py" in done.stderr
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_process_that_was_suspended_gets_its_time_anew(thread):
     program = (
-        "import time\n"
-        "from uncollapse.plugins.rollout.time_limit import TimeLimit\n"
+        "import threading, time\n"
+        "from uncollapse.plugins.rollout import time_limit\n"
+        "time_limit._SUSPENDED_S = 0.3\n"
+        "limit = time_limit.TimeLimit('World', 1.0, 10003, 2)\n"
+        "def play():\n"
+        "    limit('a step', lambda: [time.sleep(0.1) for _ in range(5)])\n"
+        "    print('done')\n"
         "print('ready', flush=True)\n"
-        "TimeLimit('World', 1.0, 10003, 2)('a step', lambda: [time.sleep(0.1) for _ in range(5)])\n"
-        "print('done')"
+        f"{'threading.Thread(target=play).start' if thread else 'play'}()"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"

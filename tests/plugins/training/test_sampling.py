@@ -43,7 +43,7 @@ def asked(monkeypatch):
     """What the sampler asks to be played: (group seeds, group size, seed, temperature). Rewards are seed x member."""
     calls = []
 
-    def collect(environment, rollout, engine, template, *, seeds, group_size, seed, temperature):
+    def collect(environment, rollout, engine, template, *, seeds, group_size, seed, temperature, lost):
         calls.append((list(seeds), group_size, seed, temperature))
         return [episode(group, member, float(group * member)) for group in seeds for member in range(group_size)]
 
