@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..runs.directory import RunDirectory
     from .data import Rollouts, Scores, TokenScores, Verdict, Wanted
     from .dialogue import Dialogue
+    from .environment import Environment
 
 
 class TokenHead(Component):

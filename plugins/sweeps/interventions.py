@@ -16,7 +16,7 @@ from ...core.compose.identity import config_hash
 from ...core.compose.overrides import settings
 from ...core.compose.problems import CompositionError
 from ...core.compose.spec import Spec, read_spec, split_list
-from ...core.errors import MissingExtraError, RequestError, nearest
+from ...core.errors import MissingExtraError, RequestError, in_python, nearest
 from ...core.registry import registry
 from .information import measuring
 from .variation import Case
@@ -95,7 +95,8 @@ class Interventions:
                 # the component that the experiment has anyway, or one that another kind gives as well
                 cases.setdefault(digest, case)
         if len(cases) == 1:
-            raise RequestError("there is nothing to compare", "; ".join(notices), "name other remedies: --only, --kind")
+            fix = f"name other remedies: {in_python('--only, --kind', 'only=..., kind=...')}"
+            raise RequestError("there is nothing to compare", "; ".join(notices), fix)
         return {
             "name": "interventions",
             "experiment": self.experiment,
@@ -113,12 +114,12 @@ class Interventions:
         kinds = [word.strip() for word in self.kind.split(",") if word.strip()] or list(BESIDE)
         for kind in kinds:
             if kind not in BESIDE:
-                raise RequestError(f"no remedy is of the kind {kind!r}", "--kind", nearest(kind, BESIDE))
+                raise RequestError(f"no remedy is of the kind {kind!r}", fix=nearest(kind, BESIDE))
         specs = [read_spec(word) for word in split_list(self.only)] if self.only else []
         for spec in specs:
             if not any(registry().has(kind, spec.name) for kind in kinds):
                 known = [entry.name for kind in kinds for entry in registry().entries(kind)]
-                raise RequestError(f"there is no remedy {spec.name!r}", "--only", nearest(spec.name, known))
+                raise RequestError(f"there is no remedy {spec.name!r}", fix=nearest(spec.name, known))
         for kind in kinds:
             for entry in registry().entries(kind):
                 asked = [spec for spec in specs if spec.name in (entry.name, *entry.aliases)]
