@@ -10,7 +10,7 @@ from uncollapse.core.compose.inner import named_of
 from uncollapse.core.registry import registry
 from uncollapse.testing import samples
 
-NUMBERS = [0, -1, 1, 2, 7, -0.5, 0.3, 1e-30, 1e30, -1e30, 10**9, math.inf, -math.inf, math.nan]
+NUMBERS = [0, -1, 1, 2, 7, -0.5, 0.3, 0.02, 1e-30, 1e30, -1e30, 10**9, math.inf, -math.inf, math.nan]
 VALUES = [*NUMBERS, True, False, "x", None, []]
 
 

@@ -130,7 +130,8 @@ def test_images_of_the_page_can_be_decoded(written):
 
 
 FINALS = ("final_filter.select", "final_kl.coef")
-PLOTS = (*FINALS, "success", "train_success", "reward", "group_reward_std", "entropy", "kept_ratio", "kl", "seconds")
+PLOTS = (*FINALS, "success", "train_success", "reward", "group_reward_std", "entropy", "information", "kept_ratio")
+PLOTS += ("kl", "seconds")
 
 
 def test_the_page_says_what_was_found(written):

@@ -11,9 +11,9 @@ from uncollapse.core.compose.combinations import needs
 from uncollapse.core.compose.config import compose
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
-from uncollapse.plugins.ragen import interventions
 from uncollapse.plugins.ragen import smoke as smoke_module
 from uncollapse.plugins.ragen.interventions import value_label
+from uncollapse.plugins.sweeps import information
 from uncollapse.plugins.sweeps.points import Case
 from uncollapse.plugins.sweeps.sweep import Sweep, load
 
@@ -473,7 +473,7 @@ def test_whoever_sets_the_detectors_of_a_sweep_has_these_alone(name):
 
 
 def test_a_blocked_detector_is_not_measured_and_the_sweep_says_so(monkeypatch):
-    monkeypatch.setattr(interventions, "registry", _NoDetectors)
+    monkeypatch.setattr(information, "registry", _NoDetectors)
     sweep = load("entropy")
     assert sweep.notices == ("mutual information is not measured: no detector mutual_information is installed",)
     assert "mutual_information" not in [named.name for named in sweep.points()[0].experiment.collapse]
