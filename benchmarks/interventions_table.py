@@ -95,12 +95,12 @@ def lines(rows: Iterable[Row], expected: Iterable[str]) -> Iterator[str]:
     yield from HEAD
     yield from map(_line, rows)
     yield ""
-    apart = [
+    told_apart = [
         f"`{row['remedy']}` ({', '.join(names)})"
         for row in compared
-        if (names := [name for name in MEASURES[:4] if _apart(row, name)])
+        if (names := [name for name in MEASURES[:4] if apart(row, name)])
     ]
-    yield f"Told apart from the baseline: {', '.join(apart) or 'none'}."
+    yield f"Told apart from the baseline: {', '.join(told_apart) or 'none'}."
     missing = [f"`{value}`" for value in expected if value not in known]
     if missing:
         yield ""
@@ -124,13 +124,14 @@ def _shown(row: Row, key: str, digits: str) -> str:
     return format(float(row[key]), digits).replace("-", "−") if row[key] else "–"
 
 
-def _apart(row: Row, measure: str) -> bool:
+def apart(row: Row, measure: str) -> bool:
+    """Say whether the remedy is told apart from the baseline in this measure."""
     corrected = row[f"{measure}_p_adjusted"]
     return corrected != "" and float(corrected) <= LEVEL
 
 
 def _star(row: Row, measure: str) -> str:
-    return " \\*" if _apart(row, measure) else ""
+    return " \\*" if apart(row, measure) else ""
 
 
 def with_part(page: str, part: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy import stats
 from uncollapse.plugins.sweeps.interventions import BESIDE
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,32 @@ def test_every_component_has_a_row_with_formula_source_and_what_it_is_held_to(ki
     named = [re.match(r"`(.+?)`", row[0])[1] for row in rows]
     assert sorted(named) == sorted(table.own(kind))
     assert [row for row in rows if len(row) != 4 or "" in row] == []
+
+
+def test_the_text_says_what_the_numbers_say(remedies):
+    """Whoever measures more has to read the text again."""
+    rows = table.read()
+    compared, text = len(rows) - 1, " ".join(PAGE.split())
+    least = [stats.t.isf(0.025 / number, 4) for number in (compared, len(remedies))]
+    assert f"with {compared} comparisons and 5 seeds, the largest t" in text
+    assert f"must exceed {least[0]:.1f}. With all {len(remedies)} it must exceed {least[1]:.1f}." in text
+    apart = {name: [row["remedy"] for row in rows if table.apart(row, name)] for name in table.MEASURES[:4]}
+    assert apart == {
+        "success": ["advantage pass_at_k"],
+        "area": ["advantage pass_at_k"],
+        "entropy": ["rollout_filter quantile", "rollout_filter top_f(0.25)", "advantage pass_at_k"],
+        "information": [],
+    }
+    by_name = {
+        row["remedy"]: [row[key] for key in row if key.endswith("_mean") and "seconds" not in key] for row in rows
+    }
+    for one, other in (
+        ("baseline", "task_sampler shuffled"),
+        ("baseline", "reward_shaping overlong"),
+        ("rollout_filter quantile", "rollout_filter top_f(0.25)"),
+        ("advantage gpg", "advantage dr_grpo"),
+    ):
+        assert by_name[one] == by_name[other]
 
 
 def estimates(p: float, mean: float = 0.5) -> dict:
