@@ -143,7 +143,9 @@ class M2po(Ppo):
         squares_B_T = log_ratio_of(attrs.evolve(batch, logprobs=batch.old_logprobs), batch.sampler_logprobs).square()
         ascending = squares_B_T[batch.mask].sort().values
         counts = torch.arange(1, len(ascending) + 1, device=ascending.device)
-        within = (ascending.cumsum(0) / counts < self.threshold).nonzero().flatten()
+        ends = torch.ones_like(ascending, dtype=torch.bool)  # of equal values: they leave together
+        ends[:-1] = ascending[1:] != ascending[:-1]
+        within = (ends & (ascending.cumsum(0) / counts < self.threshold)).nonzero().flatten()
         # at least the token that has moved least stays, as in AReaL
         largest = ascending[within[-1]] if len(within) else ascending[:1].sum()
         return {"kept": (squares_B_T <= largest) & batch.mask}

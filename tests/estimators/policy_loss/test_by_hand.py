@@ -58,3 +58,9 @@ def test_m2po_leaves_out_the_stalest_tokens_until_their_mean_square_is_below_the
     assert gradient == pytest.approx(expected)
     dropped, count = metrics["m2po_dropped"]
     assert (float(dropped), float(count)) == (4 - sum(kept), 4)
+
+
+def test_m2po_leaves_out_tokens_of_equal_value_together():
+    # squares .01, .0625, .0625: the mean of the first two is .036, of all three .045; one of two equals cannot stay
+    _, gradient, _ = of("m2po(threshold=0.04)", [-1.0] * 3, [0.0] * 3, [1, 2, 3], [0.1, 0.25, -0.25], [True] * 3)
+    assert gradient == pytest.approx([-1, 0, 0])
