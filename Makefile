@@ -38,7 +38,7 @@ test-slow: .venv/dev
 # PINS=/dev/null the newest.
 PINS ?= constraints.txt
 LIGHT := tests/core/test_registry.py tests/core/compose tests/core/runs tests/core/console tests/cli/test_doctor.py \
-	$(patsubst %,--ignore tests/core/compose/test_%.py,flat hub instances wrong_values)
+	$(patsubst %,--ignore tests/core/compose/test_%.py,flat hub instances objective wrong_values)
 test-light:
 	rm -rf .venv-light
 	$(PYTHON) -m venv .venv-light
