@@ -7,6 +7,7 @@ import json
 import math
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -38,7 +39,7 @@ Reading = tuple[str, list[Written]]
 """The text before the first call, and the calls."""
 
 
-class Format:
+class Format(ABC):
     """A format says how calls are spelled."""
 
     tags: tuple[str, ...] = ()
@@ -46,13 +47,13 @@ class Format:
     manual: str = ""
     """The words that explain the format, for models whose chat template does not."""
 
+    @abstractmethod
     def read(self, text: str) -> Reading:
         """Return the text before the first call, and all calls. It accepts any text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         """Return the text that makes these calls."""
-        raise NotImplementedError
 
 
 class Hermes(Format):

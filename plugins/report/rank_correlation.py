@@ -20,12 +20,12 @@ EXACT = 7
 
 
 def require_scipy() -> None:
-    """Raise MissingExtraError if scipy is not installed, which only the correlations of a report need."""
+    """Raise MissingExtraError if scipy is not installed, which only correlations and rankings of a report need."""
     try:
         import scipy.stats  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            "rank correlations need scipy", str(error), "pip install 'uncollapse[train]'"
+            "rank correlations need scipy, and so do rankings", str(error), "pip install 'uncollapse[train]'"
         ) from error
 
 

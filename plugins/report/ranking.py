@@ -13,10 +13,11 @@ import attrs
 from .data import SEED_AXIS, RunData, SweepData
 from .metrics import DETECTORS, INFORMATION, SUCCESS
 from .multiple import holm
+from .rank_correlation import require_scipy, student_p
+from .statistics import Pairs, at_one_step
 
 LEVEL = 0.05
 """Largest adjusted p-value at which a difference counts as one."""
-Pairs = list[tuple[RunData, RunData]]
 
 
 @attrs.frozen
@@ -29,6 +30,8 @@ class Measure:
     """The number of a run, or ``None`` if it was not measured."""
     error: Callable[[RunData], float | None] = lambda run: None
     """The standard error that the run itself gives for it, if there is one."""
+    last_of: str = ""
+    """The metric of which it is the last value: both runs of a pair must have measured it at the same step."""
     best: int = 1
     """1 if more is better, -1 if less is."""
 
@@ -110,18 +113,26 @@ MEASURES = (
     Measure("success", "final success", _last(SUCCESS), _last_error),
     Measure("area", "area under the curve", area),
     Measure("entropy", "entropy at the end", lambda run: run.tail("actor/entropy")),
-    Measure("information", "mutual information at the end", _last(INFORMATION)),
+    Measure("information", "mutual information at the end", _last(INFORMATION), last_of=INFORMATION),
     Measure("seconds", "seconds per step", step_seconds, best=-1),
 )
 """What a ranking compares. Paired runs start from the same model, so that what one has left is what it kept."""
 
 
-def rank(sweep: SweepData) -> Ranking:
+def rank(sweep: SweepData) -> Ranking | None:
     """Compare every value of the first axis with the first value, run by run at the same seed.
 
-    Only runs that used their whole budget count, as in every comparison of a report.
+    Only runs that used their whole budget count, as in every comparison of a report, and only where both of a pair were
+    last measured at the same step. ``None`` if nothing but seeds is varied.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
     """
-    axis, values = next((axis, values) for axis, values in sweep.axes.items() if axis != SEED_AXIS)
+    require_scipy()
+    varied = [axis for axis in sweep.axes if axis != SEED_AXIS]
+    if not varied:
+        return None
+    axis, values = varied[0], sweep.axes[varied[0]]
     baseline = values[0]
     at = {frozenset(run.point.items()): run for run in sweep.runs}
     pairs: dict[str, Pairs] = {value: [] for value in values}
@@ -133,6 +144,9 @@ def rank(sweep: SweepData) -> Ranking:
             left_out[value].append(f"{run.title}: {run.status_text}")
         elif partner and partner.status == "success":
             pairs[value].append((run, partner))
+    for value in values:
+        pairs[value], apart = at_one_step(pairs[value], SUCCESS)
+        left_out[value] += apart
     estimates = {measure.name: _estimates(measure, pairs, baseline) for measure in MEASURES}
     rows = [
         Row(value, len(pairs[value]), {name: each[value] for name, each in estimates.items()}, tuple(left_out[value]))
@@ -145,7 +159,7 @@ def _estimates(measure: Measure, pairs: Mapping[str, Pairs], baseline: str) -> d
     """Return the estimate of one measure for each value, corrected for their number."""
     estimates = {value: _estimate(measure, matched, value == baseline) for value, matched in pairs.items()}
     adjusted = holm([each.p for each in estimates.values()])
-    # a value whose difference is positive and one that has none share no rank: ties keep the order of the sweep
+    # sorting keeps equal ones in the order of the sweep
     measured = [value for value, each in estimates.items() if each.difference is not None]
     order = sorted(measured, key=lambda value: -measure.best * (estimates[value].difference or 0.0))
     ranks = {value: place for place, value in enumerate(order, 1)}
@@ -159,7 +173,7 @@ def _estimate(measure: Measure, pairs: Pairs, is_baseline: bool) -> Estimate:
     differences: dict[str, list[float]] = defaultdict(list)
     means: list[float] = []
     errors: list[float | None] = []
-    for run, partner in pairs:
+    for run, partner in at_one_step(pairs, measure.last_of)[0] if measure.last_of else pairs:
         value, other = measure.of(run), measure.of(partner)
         if value is not None and other is not None:
             means.append(value)
@@ -180,14 +194,12 @@ def _estimate(measure: Measure, pairs: Pairs, is_baseline: bool) -> Estimate:
 
 def _p_value(difference: float, se: float | None, seeds: int) -> float | None:
     """Return the two-sided p-value; ``None`` where nothing is known of the error, or chance gave it as 0."""
-    from scipy import stats
-
     if difference == 0:
         return 1.0
     if not se:
         return None
     ratio = abs(difference) / se
-    return float(2 * (stats.t.sf(ratio, seeds - 1) if seeds > 1 else stats.norm.sf(ratio)))
+    return student_p(ratio, seeds - 1) if seeds > 1 else math.erfc(ratio / math.sqrt(2))
 
 
 def _verdict(estimate: Estimate, p: float | None, is_baseline: bool) -> str:

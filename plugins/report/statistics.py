@@ -78,7 +78,7 @@ def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> 
     smaller rather than larger). *Seeds*, where there are at least two: the standard deviation (ddof 1) of the effects
     within each seed, over the square root of the number of seeds.
     """
-    pairs, apart = _at_one_step(pairs, metric)
+    pairs, apart = at_one_step(pairs, metric)
     final = {run.label: _final(run, metric) for pair in pairs for run in pair}
     measured = [(run, a, b) for run, base in pairs if (a := final[run.label]) and (b := final[base.label])]
     unmeasured = [run for pair in pairs for run in pair if not final[run.label]]
@@ -102,7 +102,7 @@ def compare(pairs: Pairs, metric: str, axis: str, value: str, baseline: str) -> 
     )
 
 
-def _at_one_step(pairs: Pairs, metric: str) -> tuple[Pairs, list[str]]:
+def at_one_step(pairs: Pairs, metric: str) -> tuple[Pairs, list[str]]:
     """Leave out pairs of one budget that were last measured at different steps; returns the others, and why.
 
     A last value that was not finite is none, and the one before it is no final value.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +111,22 @@ def test_every_measure_has_a_rank_of_its_own_and_less_time_is_better():
         "seconds": 1,
     }
     assert estimate(ranking, "fast", "seconds").difference == pytest.approx(-1.0)
+
+
+def test_runs_that_were_last_measured_at_different_steps_are_no_pair():
+    runs = [run("baseline", 0, 0.4), run("other", 0, 0.9, se=0.01), run("baseline", 1, 0.4), run("other", 1, 0.5)]
+    cut = {metric: [each for each in series if each[0] < 10] for metric, series in runs[1].logged.items()}
+    runs[1] = attrs.evolve(runs[1], logged=cut)  # its last validation was not finite: the one at step 0 is no final one
+    ranking = rank(SweepData("s", Path(), {"remedy": ["baseline", "other"], "seed": ["0", "1"]}, runs))
+    row = next(row for row in ranking.rows if row.value == "other")
+    assert row.estimates["success"].difference == pytest.approx(0.1)
+    assert row.estimates["area"].difference == pytest.approx(0.05)
+    assert row.pairs == 1
+    assert row.left_out == ("other-0: last measured at step 0, its partner at step 10",)
+
+
+def test_seeds_alone_are_not_ranked():
+    assert rank(SweepData("s", Path(), {"seed": ["0", "1"]}, [run("a", 0, 0.4), run("a", 1, 0.5)])) is None
 
 
 def test_the_area_is_the_mean_of_the_curve_over_the_steps():
