@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
@@ -153,6 +153,10 @@ class _Drawn(Environment):
     @property
     def actions(self) -> tuple[str, ...] | None:  # type: ignore[override]
         return self.environment.actions
+
+    @property
+    def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
+        return self.environment.tools
 
     @property
     def concurrency(self) -> int:  # type: ignore[override]

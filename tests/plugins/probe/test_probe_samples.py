@@ -18,9 +18,10 @@ from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
 from uncollapse.plugins.environments.sokoban import Sokoban
+from uncollapse.plugins.environments.tool_calculator import ToolCalculator
 from uncollapse.plugins.probe.sampling.prompts import PROMPT, PromptSource
 from uncollapse.plugins.probe.sampling.samples import draw, stream
-from uncollapse.plugins.probe.sampling.sources import EnvironmentSource
+from uncollapse.plugins.probe.sampling.sources import EnvironmentSource, _Drawn
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template
@@ -378,3 +379,10 @@ def run(directory, size):
         _, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors.decode()[-3000:]
     return [json.loads((directory / f"{rank}_of_{size}.out").read_text()) for rank in range(size)]
+
+
+@pytest.mark.parametrize("environment", [Bandit(), ToolCalculator()], ids=["actions", "tools"])
+def test_drawn_tasks_offer_all_that_the_environment_offers(environment):
+    drawn = _Drawn(environment, {0: 5}, 0)
+    for name in ("instruction", "actions", "tools", "concurrency"):
+        assert getattr(drawn, name) == getattr(environment, name)
