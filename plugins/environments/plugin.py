@@ -24,6 +24,11 @@ def register_environments(register: Register) -> None:
         "dataset", f"{_HERE}.dataset:Dataset", summary="answer the questions of a data set (file, hub, arithmetic)"
     )
     register(
+        "reasoning_gym",
+        f"{_HERE}.reasoning_gym:ReasoningGym",
+        summary="answer the questions that the package reasoning_gym generates, scored by it",
+    )
+    register(
         "tool_calculator",
         f"{_HERE}.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",
