@@ -29,6 +29,16 @@ def register_environments(register: Register) -> None:
         summary="answer the questions that the package reasoning_gym generates, scored by it",
     )
     register(
+        "gymnasium",
+        f"{_HERE}.gymnasium:Gymnasium",
+        summary="play FrozenLake, Taxi, CliffWalking, Blackjack and other discrete games of the package gymnasium",
+    )
+    register(
+        "minigrid",
+        f"{_HERE}.minigrid:MiniGrid",
+        summary="fulfil missions in the grid worlds of the package minigrid (MiniGrid, BabyAI)",
+    )
+    register(
         "tool_calculator",
         f"{_HERE}.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",

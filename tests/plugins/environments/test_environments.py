@@ -29,7 +29,15 @@ def registered():
 
 def test_names():
     targets = registered()
-    assert set(targets) == {*NAMES, "sokoban_coord", "dataset", "tool_calculator", "reasoning_gym"}
+    assert set(targets) == {
+        *NAMES,
+        "sokoban_coord",
+        "dataset",
+        "tool_calculator",
+        "reasoning_gym",
+        "gymnasium",
+        "minigrid",
+    }
     assert targets["sokoban"] is targets["sokoban_coord"] is Sokoban
 
 
