@@ -94,7 +94,8 @@ class GymEnv(Env):
     def step(self, action: str) -> Step:
         """Take an action. Raises ValueError on a text that is none of its names, RunError after the end."""
         refuse_after_end(self.done)
-        space, taken = self.env.action_space, action
+        space: Any = self.env.action_space
+        taken: Any = action
         if self.names is not None:
             taken = int(space.start) + self.names.index(action_named(action, self.names))
         elif not space.contains(action):
