@@ -28,6 +28,7 @@ EXTRAS = {
     "reasoning-gym": ("reasoning_gym",),
     "minigrid": ("minigrid",),
     "gymnasium": ("gymnasium",),
+    "textarena": ("textarena",),
     "train": (
         *("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
         *(

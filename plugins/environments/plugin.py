@@ -39,6 +39,11 @@ def register_environments(register: Register) -> None:
         summary="fulfil missions in the grid worlds of the package minigrid (MiniGrid, BabyAI)",
     )
     register(
+        "textarena",
+        f"{_HERE}.textarena:TextArena",
+        summary="play games of the package textarena, alone or against a random opponent",
+    )
+    register(
         "tool_calculator",
         f"{_HERE}.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",

@@ -37,6 +37,7 @@ def test_names():
         "reasoning_gym",
         "gymnasium",
         "minigrid",
+        "textarena",
     }
     assert targets["sokoban"] is targets["sokoban_coord"] is Sokoban
 
