@@ -11,7 +11,7 @@ from attrs.validators import ge, in_, optional
 
 from ...core.components import Environment
 from .common import Split
-from .gymnasium_game import Game
+from .gymnasium_game import Game, InValues
 from .gymnasium_play import (
     GymEnv,
     Maker,
@@ -77,7 +77,9 @@ class Gymnasium(Environment):
     def maker(self) -> Maker:
         """What makes the episodes."""
         toy = self._toy
-        game = toy if toy is not None and self.view != "values" else Game(toy.names if toy else ())
+        game = toy or Game()
+        if toy is not None and self.view == "values":
+            game = InValues(toy.names, toy.least_reward, toy)
         if self.names:
             game = attrs.evolve(game, names=tuple(self.names))
         return Maker(self.id, as_json(self.settings), self.max_steps, game)

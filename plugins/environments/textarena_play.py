@@ -146,7 +146,8 @@ def _is_invalid(state: Any, player: int) -> bool:
 @contextlib.contextmanager
 def own_random(state: Any) -> Iterator[list[Any]]:
     """Give the games, which draw from the random numbers of all modules, those of one episode; then what is left."""
-    others, after = random.getstate(), []
+    others = random.getstate()
+    after: list[Any] = []
     random.setstate(state)
     try:
         # games print hints for people

@@ -108,6 +108,13 @@ def test_a_cliff_is_walked_along_and_fallen_from():
 
 
 @installed
+def test_success_is_the_same_in_values():
+    steps = played(create("CliffWalking-v1", view="values").make(0), "Up", *["Right"] * 11, "Down")
+    assert [step.observation for step in steps[:2]] == ["24", "25"]
+    assert (steps[-1].observation, steps[-1].reward, steps[-1].success) == ("47", -1.0, True)
+
+
+@installed
 def test_cards_are_told_in_words_or_as_values():
     assert create("Blackjack-v1").make(3).initial_observation() == "You have 7. The dealer shows 10."
     assert create("Blackjack-v1", view="values").make(3).initial_observation() == "(7, 10, 0)"
