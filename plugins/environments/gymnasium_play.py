@@ -44,10 +44,13 @@ class Maker:
     def new(self) -> Any:
         """Make an environment. Raises RequestError with Gymnasium's reason if it does not take the settings."""
         import gymnasium
+        import numpy
 
         limit = {} if self.max_steps is None else {"max_episode_steps": self.max_steps}
         try:
-            return gymnasium.make(self.id, disable_env_checker=True, **limit, **json.loads(self.settings))
+            # a map without a start has probabilities that are no numbers
+            with numpy.errstate(invalid="raise"):
+                return gymnasium.make(self.id, disable_env_checker=True, **limit, **json.loads(self.settings))
         except Exception as error:  # an environment may raise anything on arguments that it does not expect
             raise RequestError(
                 f"gymnasium refuses the settings: {type(error).__name__}: {error}", self.where

@@ -207,6 +207,7 @@ def test_an_environment_and_its_episodes_are_picklable():
         ("CartPole-v1", {}, "the observations are no text: Box("),
         ("Pendulum-v1", {}, "the actions are neither a list nor a text: Box("),
         ("FrozenLake-v1", {"settings": {"slippery": 1}}, "unexpected keyword argument 'slippery'"),
+        ("FrozenLake-v1", {"settings": {"desc": ["FF", "FG"]}}, "FloatingPointError: invalid value"),
         ("FrozenLake-v1", {"settings": {"render_mode": "human"}}, "settings must not have render_mode"),
         ("FrozenLake-v1", {"settings": {"desc": {1}}}, "settings must be plain data"),
         ("FrozenLake-v1", {"settings": {"map_name": None}}, "two episodes of the same seed start differently"),
