@@ -25,6 +25,10 @@ EXTRAS = {
     "vllm": ("vllm",),
     "ray": ("ray",),
     "slurm": ("submitit",),
+    "reasoning-gym": ("reasoning_gym",),
+    "minigrid": ("minigrid",),
+    "gymnasium": ("gymnasium",),
+    "textarena": ("textarena",),
     "train": (
         *("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
         *(

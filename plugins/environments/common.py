@@ -12,6 +12,7 @@ from ...core.errors import RunError
 Split = Literal["all", "train", "validation"]
 
 _DRAWS = 2000
+_MORE_ROOM = "give it parameters that leave more room: a larger size, fewer boxes, longer solutions"
 
 T = TypeVar("T")
 
@@ -34,7 +35,9 @@ def split_of(key: str) -> Split:
     return "validation" if stable_hash(key) % 5 == 0 else "train"
 
 
-def draw_task(draw: Callable[[], T | None], key: Callable[[T], str], split: Split, what: str) -> T:
+def draw_task(
+    draw: Callable[[], T | None], key: Callable[[T], str], split: Split, what: str, fix: str = _MORE_ROOM
+) -> T:
     """Draw until there is a task (``draw`` may fail and return ``None``) and it belongs to ``split``.
 
     Raises:
@@ -44,11 +47,7 @@ def draw_task(draw: Callable[[], T | None], key: Callable[[T], str], split: Spli
         task = draw()
         if task is not None and split in ("all", split_of(key(task))):
             return task
-    raise RunError(
-        f"no task was found in {_DRAWS} draws",
-        f"{what}, split {split}",
-        "give it parameters that leave more room: a larger size, fewer boxes, longer solutions",
-    )
+    raise RunError(f"no task was found in {_DRAWS} draws", f"{what}, split {split}", fix)
 
 
 def action_named(action: str, names: tuple[str, ...]) -> str:
@@ -64,3 +63,12 @@ def refuse_after_end(done: bool) -> None:
     """Raise RunError if the episode is over."""
     if done:
         raise RunError("the episode is over", fix="an Env is used once: make a new one with environment.make(seed)")
+
+
+def feedback(score: float | None) -> str:
+    """Tell what a score says of an answer; ``None`` is an answer that has no score."""
+    if score is None:
+        return "The answer cannot be read."
+    if score == 1:
+        return "Correct."
+    return "Partly right." if score else "Wrong."

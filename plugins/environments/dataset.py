@@ -9,7 +9,7 @@ from attrs.validators import ge, optional
 
 from ...core.components import Env, Environment, Step, Verifier
 from ...core.compose.fields import component
-from .common import refuse_after_end
+from .common import feedback, refuse_after_end
 from .dataset_rows import Row, Rows, forget_changed, load, refuse_unverifiable
 from .metrics import ACCEPTED
 
@@ -133,17 +133,9 @@ class DatasetEnv(Env):
         self.done = True
         score = self.verifier.verify(action, self.row.answers)
         return Step(
-            _feedback(score),
+            feedback(score),
             float(score or 0.0),
             done=True,
             success=score == 1,
             metrics={ACCEPTED: float(score is not None)},
         )
-
-
-def _feedback(score: float | None) -> str:
-    if score is None:
-        return "The answer cannot be read."
-    if score == 1:
-        return "Correct."
-    return "Partly right." if score else "Wrong."

@@ -16,14 +16,13 @@ import sys
 from fractions import Fraction
 from typing import Any
 
+from .asked_process import READY
 from .numerals import close
 
 CPU_S = 3.0
 """Seconds of processor time for one question; with them, rewards do not depend on how busy the machine is."""
 MEMORY = 4 * 2**30
 """Largest address space in bytes."""
-READY = "ready"
-"""First line that the process writes."""
 _DIGITS = 30
 """Number of digits to which numbers that are no fractions are computed."""
 

@@ -24,6 +24,26 @@ def register_environments(register: Register) -> None:
         "dataset", f"{_HERE}.dataset:Dataset", summary="answer the questions of a data set (file, hub, arithmetic)"
     )
     register(
+        "reasoning_gym",
+        f"{_HERE}.reasoning_gym:ReasoningGym",
+        summary="answer the questions that the package reasoning_gym generates, scored by it",
+    )
+    register(
+        "gymnasium",
+        f"{_HERE}.gymnasium:Gymnasium",
+        summary="play FrozenLake, Taxi, CliffWalking, Blackjack and other discrete games of the package gymnasium",
+    )
+    register(
+        "minigrid",
+        f"{_HERE}.minigrid:MiniGrid",
+        summary="fulfil missions in the grid worlds of the package minigrid (MiniGrid, BabyAI)",
+    )
+    register(
+        "textarena",
+        f"{_HERE}.textarena:TextArena",
+        summary="play games of the package textarena, alone or against a random opponent",
+    )
+    register(
         "tool_calculator",
         f"{_HERE}.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",

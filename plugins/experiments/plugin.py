@@ -22,6 +22,16 @@ def register_experiments(register: Register) -> None:
         "uncollapse.plugins.experiments:sokoban_instruct.yaml",
         summary="sokoban from Qwen2.5-3B-Instruct",
     )
+    register(
+        "gym-frozenlake",
+        "uncollapse.plugins.experiments:gym_frozenlake.yaml",
+        summary="Gymnasium's FrozenLake with Qwen2.5-0.5B-Instruct (extra [gymnasium])",
+    )
+    register(
+        "reasoning-gym",
+        "uncollapse.plugins.experiments:reasoning_gym.yaml",
+        summary="four generators of reasoning_gym with Qwen2.5-1.5B-Instruct (extra [reasoning-gym])",
+    )
 
 
 @hookimpl

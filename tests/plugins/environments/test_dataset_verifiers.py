@@ -12,7 +12,7 @@ import uncollapse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uncollapse.core.errors import MissingExtraError
-from uncollapse.plugins.environments import math_process
+from uncollapse.plugins.environments import asked_process, math_process
 from uncollapse.plugins.environments.numerals import close, read_number
 from uncollapse.plugins.environments.verifiers import Math, choice, exact, math, tagged
 
@@ -231,7 +231,7 @@ def test_not_to_be_read(answer):
     "answer", ["9**9**9**9", "5^{5^{5^{5^5}}}", "10^{99999999}", "99999999!", "9!!!!", "2^{{3^{4^5}}}"]
 )
 def test_what_would_take_for_ever_is_not_even_tried(answer, monkeypatch):
-    monkeypatch.setattr(math_process.subprocess, "Popen", None)
+    monkeypatch.setattr(asked_process.subprocess, "Popen", None)
     assert math(answer, "7") is None
 
 
@@ -331,7 +331,7 @@ def test_the_process_ends_with_whoever_asks():
 
 
 def test_without_the_library(monkeypatch):
-    monkeypatch.setattr(math_process, "_ASKED", math_process._Asked())
+    monkeypatch.setattr(math_process, "_ASKED", asked_process.AskedProcess("math_worker", "verifier: math"))
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(MissingExtraError, match="math-verify is not installed"):
         math("x + 7 + y", "7 + x + y")

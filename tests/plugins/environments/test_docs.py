@@ -50,7 +50,8 @@ def test_the_example_is_described(guess):
 def test_every_built_in_and_its_parameters_are_in_the_guide():
     text = GUIDE.read_text(encoding="utf-8")
     registry = Registry(discover())
-    for name in ("sokoban", "sokoban_simple", "sokoban_larger", "frozen_lake", "bandit", "countdown", "dataset"):
+    names = ("sokoban", "sokoban_simple", "sokoban_larger", "frozen_lake", "bandit", "countdown", "dataset")
+    for name in (*names, "reasoning_gym", "gymnasium", "minigrid", "textarena"):
         assert f"`{name}`" in text
         for parameter in registry.describe("environment", name).parameters:
             assert f"| `{parameter.name}` |" in text, f"{name}: {parameter.name}"

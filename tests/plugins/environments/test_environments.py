@@ -29,7 +29,16 @@ def registered():
 
 def test_names():
     targets = registered()
-    assert set(targets) == {*NAMES, "sokoban_coord", "dataset", "tool_calculator"}
+    assert set(targets) == {
+        *NAMES,
+        "sokoban_coord",
+        "dataset",
+        "tool_calculator",
+        "reasoning_gym",
+        "gymnasium",
+        "minigrid",
+        "textarena",
+    }
     assert targets["sokoban"] is targets["sokoban_coord"] is Sokoban
 
 

@@ -1,0 +1,194 @@
+"""The environment reasoning_gym asks and scores as the package of that name does."""
+
+import importlib.util
+import json
+import pickle
+
+import pytest
+from uncollapse.core.errors import MissingExtraError, RequestError, RunError
+from uncollapse.core.registry import registry
+from uncollapse.testing import check
+
+NAME = "uncollapse.plugins.environments.reasoning_gym"
+installed = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning_gym")
+NO_SINGLE_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
+
+DEPENDS_ON_THE_PROCESS = {"list_functions", "polynomial_multiplication", "ransom_note"}
+"""Some generators that draw from the random numbers of all modules, or from sets in the order of their hashes."""
+
+
+def create(task, **parameters):
+    return registry().create("environment", "reasoning_gym", task=task, **parameters)
+
+
+def of_the_package(env):
+    """The data set and the item that an episode asks about, from the package itself."""
+    import reasoning_gym
+
+    item = env.item
+    dataset = reasoning_gym.create_dataset(item.task, seed=0, size=item.size, **json.loads(item.settings))
+    return dataset, dataset[item.index]
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(f"{NAME}.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError) as caught:
+        create("chain_sum")
+    assert "pip install 'uncollapse[reasoning-gym]'" in str(caught.value)
+
+
+@installed
+@pytest.mark.parametrize("spelling", ["chain_sum", "{list_functions: 3, graph_color: 1}, split=train"])
+def test_the_laws_of_environments_hold(spelling):
+    assert check("environment", f"reasoning_gym({spelling})") == []
+
+
+@installed
+@pytest.mark.parametrize("task", ["spiral_matrix", "fraction_simplification", "propositional_logic", "countdown"])
+def test_question_and_reward_are_those_of_the_package(task):
+    env = create(task).make(4)
+    dataset, entry = of_the_package(env)
+    assert env.initial_observation() == entry["question"]
+    right = entry["answer"] or "A"
+    answers = [right, f"The answer is {right}", f"{right} ", "[1, 2]", "", "no idea"]
+    rewards = [create(task).make(4).step(answer).reward for answer in answers]
+    assert rewards == [dataset.score_answer(answer, entry) for answer in answers]
+    assert rewards[0] == 1.0 or task == "propositional_logic"
+
+
+@installed
+def test_partial_credit_is_the_reward_and_the_threshold_decides_what_is_success():
+    steps = [create("fraction_simplification", **given).make(1).step("?") for given in ({}, {"threshold": 0.01})]
+    assert [(step.reward, step.success, step.observation) for step in steps] == [
+        (0.01, False, "Partly right."),
+        (0.01, True, "Partly right."),
+    ]
+
+
+@installed
+def test_a_task_without_a_single_answer_is_scored_by_the_package():
+    env = create("graph_color").make(2)
+    puzzle = of_the_package(env)[1]["metadata"]["puzzle"]
+    colours = {}
+    for vertex in puzzle["vertices"]:
+        near = {colours.get(b if a == vertex else a) for a, b in puzzle["edges"] if vertex in (a, b)}
+        colours[vertex] = min(set(puzzle["color_options"]) - near)
+    step = env.step(json.dumps({str(vertex): colour for vertex, colour in colours.items()}))
+    assert (step.reward, step.success) == (1.0, True)
+
+
+@installed
+@pytest.mark.parametrize("task", sorted(DEPENDS_ON_THE_PROCESS))
+def test_the_seed_names_the_question_for_all_members_in_every_process(task):
+    from uncollapse.plugins.environments import reasoning_gym
+
+    environment = create(task)
+    first = [environment.make(seed).key for seed in range(8)]
+    reasoning_gym._PACKAGE.end()
+    reasoning_gym.question.cache_clear()
+    copy = pickle.loads(pickle.dumps(environment))
+    assert [copy.make(seed, member=3).key for seed in reversed(range(8))] == first[::-1]
+    assert len(set(first)) == 8
+
+
+@installed
+def test_train_and_validation_share_no_question_also_where_questions_are_few():
+    splits = [
+        create("chain_sum", settings={"max_digits": 1, "max_terms": 2}, split=name) for name in ("train", "validation")
+    ]
+    train, validation = ({split.make(seed).key for seed in range(150)} for split in splits)
+    assert len(train) > 50
+    assert len(validation) > 15
+    assert not train & validation
+
+
+@installed
+def test_a_mixture_draws_its_tasks_by_weight_with_their_own_settings():
+    environment = create({"chain_sum": 3, "gcd": 1}, settings={"chain_sum": {"min_terms": 5, "max_terms": 5}})
+    episodes = [environment.make(seed) for seed in range(400)]
+    sums = [episode.question for episode in episodes if episode.item.task == "chain_sum"]
+    assert 270 <= len(sums) <= 330
+    assert {question.count(" + ") + question.count(" - ") for question in sums} == {4}
+
+
+@installed
+def test_a_long_question_is_left_out():
+    lengths, short = (
+        [len(create("chain_sum", longest=longest).make(seed).question) for seed in range(40)] for longest in (None, 90)
+    )
+    assert max(short) <= 90 < max(lengths)
+    with pytest.raises(RunError, match="longest 5"):
+        create("chain_sum", longest=5, size=20).make(0)
+
+
+@installed
+@pytest.mark.parametrize(
+    ("task", "parameters", "message"),
+    [
+        ("chain_sun", {}, "no task 'chain_sun'; did you mean 'chain_sum'?"),
+        ("chain_sum", {"settings": {"min_term": 2}}, "did you mean 'min_terms'?"),
+        ("chain_sum", {"settings": {"min_terms": 9}}, "max_terms must be >= min_terms"),
+        ("chain_sum", {"settings": {"min_terms": 2.5}}, "non-integer"),
+        ("chain_sum", {"settings": {"seed": 3}}, "the seeds of a run choose the items"),
+        ("chain_sum", {"settings": {"min_terms": {3}}}, "must be plain data"),
+        ("word_ladder", {"size": 30_000}, "Dataset size too large"),
+        ({"chain_sum": 0}, {}, "a number above 0, not 0"),
+        ({}, {}, "names no generator"),
+        ({"gcd": 1, "lcm": 1}, {"settings": {"gdc": {}}}, "did you mean 'gcd'?"),
+        ({"gcd": 1, "lcm": 1}, {"settings": {"gcd": 3}}, "must be a mapping, not 3"),
+        ("composite", {}, "written as a mixture"),
+    ],
+)
+def test_what_the_package_cannot_make_is_refused_with_the_reason(task, parameters, message):
+    with pytest.raises(RequestError) as caught:
+        create(task, **parameters)
+    assert message in str(caught.value)
+
+
+@installed
+@pytest.mark.parametrize("task", ["spiral_matrix", "simple_integration"])
+def test_an_answer_that_the_package_would_run_changes_nothing(task, tmp_path):
+    environment, file = create(task), tmp_path / "written"
+    for text in (f"open({str(file)!r}, 'w')", f"__import__('os').mkdir({str(file)!r})", "exit()", "input()"):
+        step = environment.make(0).step(text)
+        assert (step.reward, step.success) == (0.0, False)
+    assert not file.exists()
+    assert environment.make(0).step(of_the_package(environment.make(0))[1]["answer"]).reward == 1.0
+
+
+@installed
+def test_an_answer_on_which_the_scoring_fails_earns_nothing():
+    steps = [create("prime_factorization").make(0).step(text) for text in ("I do not know", "")]
+    assert steps[0].metrics == {"share_of_played_actions_accepted": 0.0}
+    assert (steps[0].observation, steps[0].reward) == ("The answer cannot be read.", 0.0)
+    env = create("gcd").make(0)
+    env.step("1")
+    with pytest.raises(RunError, match="the episode is over"):
+        env.step("1")
+
+
+@installed
+@pytest.mark.slow
+def test_an_answer_without_an_end_earns_nothing():
+    environment = create("spiral_matrix")
+    assert environment.make(0).step("9**9**9**9").metrics == {"share_of_played_actions_accepted": 0.0}
+    assert environment.make(0).step(of_the_package(environment.make(0))[1]["answer"]).reward == 1.0
+
+
+@installed
+@pytest.mark.slow
+def test_every_generator_asks_and_gives_its_own_answer_the_full_score():
+    from uncollapse.plugins.environments.reasoning_gym import names
+
+    without, others = set(), set()
+    for task in set(names()) - {"composite"}:
+        env = create(task, size=500).make(0)
+        entry = of_the_package(env)[1]
+        if entry["answer"] is None:
+            without.add(task)
+        elif entry["question"] != env.question:
+            others.add(task)
+        else:
+            assert env.step(entry["answer"]).reward == 1.0, task
+    assert without == NO_SINGLE_ANSWER
+    assert others <= {*DEPENDS_ON_THE_PROCESS, "isomorphic_strings", "knight_swap", "word_ladder"}
