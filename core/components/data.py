@@ -88,16 +88,12 @@ class Rollouts:
                 "rollouts.rewards off rollouts.mask",
                 "place rewards on sampled tokens: the last token of the turn or of the episode",
             )
-        if not bool(self.raw_rewards_E.isfinite().all()):
-            raise RunError(
-                "an episode reward is NaN or infinite",
-                f"rollouts.raw_rewards_E at {(~self.raw_rewards_E.isfinite()).nonzero().flatten().tolist()}",
-                "the environment must return finite rewards",
-            )
+        _require_finite("an episode reward", "raw_rewards_E", self.raw_rewards_E)
         for name, rewards_E in self.rewards_by_name.items():
             if rewards_E.shape != self.raw_rewards_E.shape:
                 shape, expected = tuple(rewards_E.shape), tuple(self.raw_rewards_E.shape)
                 raise RunError(f"rollouts.rewards_by_name[{name!r}] has shape {shape}, raw_rewards_E has {expected}")
+            _require_finite(f"a reward {name!r}", f"rewards_by_name[{name!r}]", rewards_E)
 
     def groups_of_episodes(self) -> Tensor:
         """Return the group id of each episode, [E] int64."""
@@ -137,6 +133,15 @@ class Rollouts:
         """Return those of the named fields that are set, with only their kept rows or episodes."""
         values = {name: getattr(self, name) for name in names}
         return {name: value[keep] for name, value in values.items() if value is not None}
+
+
+def _require_finite(what: str, field: str, rewards_E: Tensor) -> None:
+    if not bool(rewards_E.isfinite().all()):
+        raise RunError(
+            f"{what} is NaN or infinite",
+            f"rollouts.{field} at {(~rewards_E.isfinite()).nonzero().flatten().tolist()}",
+            "the environment must return finite rewards",
+        )
 
 
 @attrs.frozen
