@@ -25,6 +25,7 @@ EXTRAS = {
     "vllm": ("vllm",),
     "ray": ("ray",),
     "slurm": ("submitit",),
+    "json-schema": ("jsonschema", "referencing"),
     "train": (
         *("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
         *(
@@ -38,6 +39,7 @@ EXTRAS = {
             "pydantic",
             "psutil",
             "pandas",
+            "requests",
         ),
     ),
 }

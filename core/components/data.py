@@ -129,7 +129,7 @@ class Rollouts:
             group_ids_P=self.group_ids_P[keep_P],
         )
 
-    def _chosen(self, names: tuple[str, ...], keep: Tensor) -> dict[str, Tensor]:
+    def _chosen(self, names: tuple[str, ...], keep: Tensor) -> dict[str, Any]:
         """Return those of the named fields that are set, with only their kept rows or episodes."""
         values = {name: getattr(self, name) for name in names}
         return {name: value[keep] for name, value in values.items() if value is not None}

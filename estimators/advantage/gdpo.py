@@ -58,7 +58,7 @@ class Gdpo(AdvantageEstimator):
         episodes_B = torch.arange(len(batch.groups)) if batch.episodes is None else batch.episodes
         # of B' rows that have sampled tokens, and their E' episodes
         episodes_b = episodes_B[tokens.lengths_B > 0]
-        ids_e, index_b = episodes_b.unique(return_inverse=True)
+        ids_e, index_b = torch.unique(episodes_b, return_inverse=True)
         groups_e = torch.zeros_like(ids_e)
         groups_e[index_b] = batch.groups[tokens.lengths_B > 0]
         sums_e = self._sums({name: x_E[ids_e] for name, x_E in batch.rewards_by_name.items()}, groups_e, batch)

@@ -128,10 +128,10 @@ class DatasetEnv(Env):
         return self.row.question
 
     def step(self, action: str) -> Step:
-        """Check an answer. Raises RunError after the end."""
+        """Check an answer. Raises RunError after the end, and EpisodeLostError where the verifier has no verdict."""
         refuse_after_end(self.done)
         self.done = True
-        score = self.verifier.verify(action, self.row.answers)
+        score = self.verifier.grade(self.row.question, action, self.row.answers)
         return Step(
             _feedback(score),
             float(score or 0.0),

@@ -168,13 +168,20 @@ class CheckedVerifier(Verifier):
             return _text(self.named, "instruction", self.component.instruction)
 
     def verify(self, answer: str, golds: Sequence[str]) -> float | None:
-        with confined(self.named, "verify"):
-            score = self.component.verify(answer, golds)
+        return self._score("verify", "verify", answer, golds)
+
+    def grade(self, question: str, answer: str, golds: Sequence[str]) -> float | None:
+        own = type(self.component).grade is not Verifier.grade
+        return self._score("grade", "grade" if own else "verify", question, answer, golds)
+
+    def _score(self, called: str, method: str, *arguments: Any) -> float | None:
+        with confined(self.named, method):
+            score = getattr(self.component, called)(*arguments)
         if score is None:
             return None
-        number = _number(self.named, "verify", "a score", score)
+        number = _number(self.named, method, "a score", score)
         if not 0 <= number <= 1:
-            raise wrong(self.named, "verify", f"gave {score!r}, which is no score from 0 to 1")
+            raise wrong(self.named, method, f"gave {score!r}, which is no score from 0 to 1")
         return number
 
     def objection(self, question: str, golds: Sequence[str]) -> str:
