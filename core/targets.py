@@ -40,6 +40,7 @@ EXTRAS = {
             "psutil",
             "pandas",
             "requests",
+            "urllib3",
         ),
     ),
 }

@@ -15,6 +15,7 @@ import attrs
 import torch
 
 from ...core.errors import RequestError
+from ...core.tokenizers import stated_tokenizer
 from .judge_cache import Reply
 
 _WINDOW_S = 0.005
@@ -35,12 +36,12 @@ class LoadedJudge:
     """
 
     def __init__(self, path: str, device: str | None, batch: int) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         place = _device(device)
         dtype = torch.float32 if place == "cpu" else torch.bfloat16
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, padding_side="left")
+            self.tokenizer = stated_tokenizer(path)
             model: Any = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, dtype=dtype)
             self.model = model.to(place).eval()
         except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -59,12 +60,6 @@ class LoadedJudge:
     def ask(self, prompt: str, max_tokens: int) -> Reply:
         """Return the reply to a prompt, which waits for others to be answered with it."""
         asked = _Asked(self._written(prompt), max_tokens)
-        longest = getattr(self.model.config, "max_position_embeddings", None)
-        tokens = len(self.tokenizer(asked.prompt, add_special_tokens=False)["input_ids"])
-        if not tokens or (longest is not None and tokens + max_tokens > longest):
-            return Reply(
-                missing=f"the prompt has {tokens} tokens, and the context {longest}, {max_tokens} of the reply"
-            )
         self._asked.put(asked)
         return asked.reply.result()
 
@@ -101,13 +96,28 @@ class LoadedJudge:
                 break
         return asked
 
-    @torch.inference_mode()
     def _answer(self, prompts: list[str], max_tokens: int) -> list[Reply]:
-        self.sizes.append(len(prompts))
-        given = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        inputs = {name: given[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        """Return the replies to prompts; that of one which is too long is missing."""
+        # only this thread asks the tokenizer, which cannot be used by two at once
+        tokens = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        longest = getattr(self.model.config, "max_position_embeddings", None) or float("inf")
+        fitting = [number for number, ids in enumerate(tokens) if 0 < len(ids) <= longest - max_tokens]
+        missing = f"the prompt is empty, or leaves no room for {max_tokens} tokens in a context of {longest}"
+        replies = [Reply(missing=missing)] * len(prompts)
+        if fitting:
+            texts = self._generated([tokens[number] for number in fitting], max_tokens)
+            for number, text in zip(fitting, texts, strict=True):
+                replies[number] = Reply(text)
+        return replies
+
+    @torch.inference_mode()
+    def _generated(self, tokens: list[list[int]], max_tokens: int) -> list[str]:
+        """Return what the model says after each prompt."""
+        self.sizes.append(len(tokens))
+        inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt", padding_side="left")
         sampled = self.model.generate(
-            **inputs,
+            input_ids=inputs["input_ids"].to(self.model.device),
+            attention_mask=inputs["attention_mask"].to(self.model.device),
             max_new_tokens=max_tokens,
             do_sample=False,
             num_beams=1,
@@ -116,8 +126,10 @@ class LoadedJudge:
             top_k=None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        width = inputs["input_ids"].shape[1]
-        return [Reply(text) for text in self.tokenizer.batch_decode(sampled[:, width:], skip_special_tokens=True)]
+        texts: list[str] = self.tokenizer.batch_decode(
+            sampled[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        return texts
 
 
 def loaded(path: str, device: str | None, batch: int) -> LoadedJudge:

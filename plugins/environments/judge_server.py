@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from .judge_cache import Reply
 
@@ -66,9 +67,9 @@ def _asked_once(session: requests.Session, url: str, key: str, body: Any, deadli
             content = _content(response, deadline)
     except TimeoutError:
         return Reply(missing="the server has not answered in time"), False
-    except requests.Timeout:
+    except (requests.Timeout, ReadTimeoutError):
         return Reply(missing="the server has not answered in time"), True
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, HTTPError, OSError) as error:
         # not the text of the error, which may hold what was sent
         return Reply(missing=f"the server cannot be reached, or hangs up ({type(error).__name__})"), True
     return _reply(content), False
@@ -77,13 +78,11 @@ def _asked_once(session: requests.Session, url: str, key: str, body: Any, deadli
 def _content(response: requests.Response, deadline: float) -> bytes:
     """Return the body, and at most its beginning if it is too long. Raises TimeoutError after the deadline."""
     content = bytearray()
-    # byte by byte, since a larger part is waited for until it is whole, however slowly it comes
-    for part in response.iter_content(1):
+    # whatever has come: requests' own reading waits until a part is whole, however slowly it comes
+    while len(content) <= _LONGEST and (part := response.raw.read1(1 << 16, decode_content=True)):
         content += part
         if time.monotonic() > deadline:
             raise TimeoutError
-        if len(content) > _LONGEST:
-            break
     return bytes(content)
 
 
