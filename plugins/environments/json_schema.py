@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
 from jsonschema import validators
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.protocols import Validator
-from referencing import Registry
+from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from ...core.components import Verifier
+from ...core.errors import RequestError
 from ...core.paths import read_text
 
 _FENCE = "```"
@@ -42,7 +44,7 @@ class JsonSchema(Verifier):
     """Schema of all answers: a mapping, or the path of a JSON file."""
 
     def verify(self, answer: str, golds: Sequence[str]) -> bool | None:
-        """Return whether a schema accepts the answer. Raises RequestError if the file of the schema cannot be read."""
+        """Return whether a schema accepts the answer. Raises RequestError if the schema cannot be read or used."""
         try:
             value = _read(_unfenced(answer))
         except (ValueError, RecursionError):
@@ -52,14 +54,12 @@ class JsonSchema(Verifier):
     def objection(self, question: str, golds: Sequence[str]) -> str:
         for schema in self._schemas(golds):
             try:
-                validator = _validator(schema)
-                # whatever it refers to is looked up, since a reference may stand where this instance does not lead
-                for reference in _references(validator.schema):
-                    validator._resolver.lookup(reference)
+                _validator(schema)
+                lost = next(_lost_references(_read(schema)), None)
             except (ValueError, RecursionError) as error:
                 return f"is no JSON Schema: {str(error).partition(chr(10))[0]}"
-            except Unresolvable as error:
-                return f"refers to {error.ref!r}, which does not stand in the schema"
+            if lost is not None:
+                return f"refers to {lost!r}, which does not stand in the schema"
         return ""
 
     def _schemas(self, golds: Sequence[str]) -> list[str]:
@@ -93,15 +93,25 @@ def _accepts(schema: str, value: Any) -> bool:
         _validator(schema).validate(value)
     except (ValidationError, RecursionError):
         return False
+    except Unresolvable as error:
+        raise RequestError(f"a JSON Schema refers to {error.ref!r}, which does not stand in it") from error
     return True
 
 
-def _references(schema: Any) -> list[str]:
-    """Return all references in a schema."""
-    if isinstance(schema, dict):
-        own = [schema[name] for name in ("$ref", "$dynamicRef") if isinstance(schema.get(name), str)]
-        return own + [each for value in schema.values() for each in _references(value)]
-    return [each for value in schema for each in _references(value)] if isinstance(schema, list) else []
+def _lost_references(schema: Any) -> Iterator[str]:
+    """Yield the references that lead nowhere, wherever in the schema they stand."""
+    root = Resource.from_contents(schema, default_specification=DRAFT202012)
+    places = [(root, Registry().resolver_with_root(root))]
+    while places:
+        resource, resolver = places.pop()
+        for name in ("$ref", "$dynamicRef") if isinstance(resource.contents, dict) else ():
+            reference = resource.contents.get(name)
+            try:
+                if isinstance(reference, str):
+                    resolver.lookup(reference)
+            except Unresolvable:
+                yield reference
+        places += [(part, resolver.in_subresource(part)) for part in resource.subresources()]
 
 
 def _read(text: str) -> Any:
