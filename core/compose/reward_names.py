@@ -22,7 +22,7 @@ def reward_problems(experiment: Experiment, wants: Iterable[tuple[str, Named, fr
     """
     names, weights = experiment.environment.component.reward_names, experiment.reward.weights
     name = experiment.environment.name
-    if reason := _unusable(names):
+    if reason := unusable(names):
         yield Problem(f"{name}: reward_names {reason}", "environment", fix="a mistake in its plugin")
         return
     for each in weights:
@@ -62,7 +62,7 @@ def _of_estimator(experiment: Experiment, name: str) -> Iterator[Problem]:
         yield Problem(reason, "kl.placement", kl.placement, "set it to loss")
 
 
-def _unusable(names: object) -> str:
+def unusable(names: object) -> str:
     """Say what is wrong about the names that an environment declares; nothing if they can be used."""
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
         return f"must be a tuple of texts, not {names!r}"

@@ -17,6 +17,7 @@ from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
 from ...core.compose.named import Named
+from ...core.compose.reward_names import unusable
 from ...core.errors import EpisodeLostError
 from .awaiting import settled
 from .named_rewards import weighed
@@ -78,7 +79,10 @@ class CheckedEnvironment(Environment):
     @property
     def reward_names(self) -> tuple[str, ...]:  # type: ignore[override]
         with confined(self.named, "reward_names"):
-            return self.component.reward_names
+            names = self.component.reward_names
+        if reason := unusable(names):
+            raise wrong(self.named, "reward_names", reason)
+        return names
 
     @property
     def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
@@ -101,22 +105,15 @@ class CheckedEnvironment(Environment):
             raise wrong(self.named, "initial_observation", what)
         while len(self._first) > FIRST_PROMPTS:
             self._first.pop(next(iter(self._first)), None)
-        return CheckedEnv(self.named, env, observation, self.reward_names, self.weights)
+        return CheckedEnv(self, env, observation)
 
 
 class CheckedEnv(Env):
     """An episode of a :class:`CheckedEnvironment`."""
 
-    def __init__(
-        self,
-        named: Named,
-        env: Any,
-        observation: str,
-        reward_names: tuple[str, ...],
-        weights: Mapping[str, float] | None,
-    ) -> None:
-        self.named, self.env = named, env
-        self._observation, self._reward_names, self._weights = observation, reward_names, weights
+    def __init__(self, world: CheckedEnvironment, env: Any, observation: str) -> None:
+        self.named, self.env, self._observation = world.named, env, observation
+        self._reward_names, self._weights = world.reward_names, world.weights
         self.place = env.place
         self.system_text, self.earlier_turns = env.system_text, env.earlier_turns
 

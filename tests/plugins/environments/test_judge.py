@@ -20,6 +20,7 @@ from uncollapse.core.errors import EpisodeLostError, RequestError
 from uncollapse.plugins.environments import judge_model
 from uncollapse.plugins.environments.judge import PROMPT, Judge, read_verdict
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
+from uncollapse.testing import check
 
 KEY = "sk-secret-0123456789"
 
@@ -146,6 +147,10 @@ def test_an_answer_may_come_in_packed_chunks(judge):
 
 def test_nobody_at_the_address_is_missing(judge):
     assert judge(url="http://127.0.0.1:9/v1", tries=1).verify("42", ("42",)) is None
+
+
+def test_the_laws_of_verifiers_hold(server, tmp_path):
+    assert check("verifier", f"judge(lawful, url='{server}', cache='{tmp_path}')") == []
 
 
 def test_a_server_that_fails_is_asked_again_and_one_that_refuses_is_not(judge, server):
