@@ -44,7 +44,8 @@ class Dataset(Environment):
     """Column of the right answers: a value, or a list of values, each of which is right."""
     verifier: Any = component("verifier", "math")  # noqa: RUF009 - makes an attrs field
     """Verifier that decides which answers are right. ``math`` compares them as mathematics; ``exact`` as text, whatever
-    case and white space; ``choice`` as options of a multiple choice."""
+    case and white space; ``choice`` as options of a multiple choice; ``contains`` looks for the right one in the text;
+    ``json_schema`` checks JSON; ``judge`` asks a language model."""
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Largest length of a question in characters, with what a file says before it; rows with longer ones are left out.
     ``None`` keeps all."""
