@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ...core.components import Step
+from ...core.components import Rollouts, Step
 from ...core.compose.reward_names import FORMAT_PENALTY
 from ...core.errors import nearest
 from .episode import Episode
@@ -68,6 +68,24 @@ def by_name(episodes: Sequence[Episode], names: Sequence[str], penalised: bool) 
     if names and penalised:
         rewards[FORMAT_PENALTY] = torch.tensor([-sum(turn.penalty for turn in e.turns) for e in episodes])
     return rewards
+
+
+def with_names(
+    rollouts: Rollouts, episodes: Sequence[Episode], names: Sequence[str], weights: Mapping[str, float], penalty: float
+) -> Rollouts:
+    """Return the rollouts of these episodes with the rewards that their environment names.
+
+    Args:
+        rollouts: the rows of the episodes.
+        episodes: E episodes, in the order of the rows.
+        names: the names that the environment declares.
+        weights: the weights that are not 1.
+        penalty: ``rollout.format_penalty``.
+    """
+    rewards = by_name(episodes, names, penalty > 0)
+    return attrs.evolve(
+        rollouts, rewards_by_name=rewards, reward_weights={name: weights.get(name, 1.0) for name in rewards}
+    )
 
 
 def reward_metrics(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_
 from ....filters.metrics import RewardVariance
 from ....filters.report import selection_metrics
 from ...rollout.episode import Episode
-from ...rollout.named_rewards import by_name
+from ...rollout.named_rewards import with_names
 from ...rollout.rows import build, in_order, raw_rewards
 from ..processes.ranks import Ranks
 from .batch import Batch, parts, shares
@@ -47,9 +47,7 @@ def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int =
     rewards_E = normalize(shaped_E, raw_rewards(episodes)[1], reward.normalization, reward.over)
     rollouts = build(episodes, rollout, reward, rewards_E, shaped_E)
     names = experiment.environment.component.reward_names
-    rewards = by_name(in_order(episodes), names, rollout.format_penalty > 0)
-    weights = {name: reward.weights.get(name, 1.0) for name in rewards}
-    return attrs.evolve(rollouts, rewards_by_name=rewards, reward_weights=weights)
+    return with_names(rollouts, in_order(episodes), names, reward.weights, rollout.format_penalty)
 
 
 # --- scoring --------------------------------------------------------------------------------------------------------

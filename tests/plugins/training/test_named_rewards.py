@@ -1,6 +1,8 @@
 """Environments with several rewards: how they are weighed, logged apart, and handed to estimators that need them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
@@ -12,6 +14,10 @@ from uncollapse.core.compose.named import Named
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RunError
 from uncollapse.core.registry import registry
+from uncollapse.plugins.probe.next_step import with_step
+from uncollapse.plugins.probe.read_config import ConfigError, read_config
+from uncollapse.plugins.probe.sampling.samples import Sample
+from uncollapse.plugins.probe.sampling.sources import EnvironmentSource
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
 from uncollapse.plugins.rollout.named_rewards import by_name
 from uncollapse.plugins.rollout.sampler_state import from_plain, to_plain
@@ -266,3 +272,48 @@ def test_gdpo_trains_and_goes_on_after_a_resume(several, tmp_path):
         next(iter((tmp_path / run).glob("checkpoints/step_2/model/model.safetensors"))) for run in ("whole", "run")
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+# --- the probe ---
+
+
+def test_the_probe_weighs_the_rewards_of_its_samples(several):
+    experiment = uncollapse.compose(several)
+    source = EnvironmentSource(
+        experiment.environment.component, experiment.dialogue.component, experiment.rollout, experiment.reward
+    )
+    assert source._weighed().make(3, 0).step("on").reward == 1.0
+    assert source._weighed().make(2, 2).step("on").reward == 0.125
+    group = samples.group(5, 0, 2)
+    turns = tuple(attrs.evolve(turn, rewards={"right": 0.25}) for turn in group.episodes[0].turns)
+    episodes = [attrs.evolve(group.episodes[0], turns=turns), group.episodes[1]]
+    rollouts = Sample.of(episodes, (5,), source, 0.0).rollouts
+    assert {name: rewards_E.tolist() for name, rewards_E in rollouts.rewards_by_name.items()} == {
+        "right": [0.5, 0.0],
+        "brief": [0.0, 0.0],
+        "steps": [0.0, 0.0],
+    }
+    assert rollouts.reward_weights == {"right": 1.0, "brief": 0.5, "steps": 0.0}
+
+
+def test_the_probe_refuses_to_compare_rewards_that_nothing_names(several, tmp_path):
+    given = {"batch_config": {"B_E": 2, "B_U": 2, "G": 2}, "policy_gradient": {"advantage": "gdpo"}}
+    for environment, refuses in (("summed_rewards", True), ("named_rewards", False)):
+        given["batch_config"]["environment"] = environment
+        config = read_config(given).config
+        if refuses:
+            with pytest.raises(ConfigError, match="compares several rewards, which only environments name"):
+                with_step(config, None)
+        else:
+            assert str(with_step(config, None).policy_gradient.advantage) == "gdpo"
+
+
+@pytest.mark.slow
+def test_a_run_with_gdpo_is_probed(several, tmp_path):
+    uncollapse.train(several, tmp_path / "run")
+    words = ["probe", "single", "--checkpoint", "run", "--trust", "--runs", "1", "--results", str(tmp_path)]
+    words += ["--set", "batch_config={B_E: 2, B_U: 2, G: 2}"]
+    command = [sys.executable, "-m", "uncollapse.cli.main", "--plugin", str(PLUGIN), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "advantage gdpo" in done.stdout + done.stderr
