@@ -192,7 +192,7 @@ def test_names_that_cannot_be_used_are_refused(several, names, told):
 
 
 def test_rollouts_hold_the_rewards_by_name_and_keep_them_with_their_episodes():
-    sampled = samples.rollouts()
+    sampled = samples.rollouts({"rewards_by_name"})
     kept = sampled.select_episodes(torch.tensor([True, False, True, False, True, False, True, False]))
     for name, rewards_E in sampled.rewards_by_name.items():
         assert torch.equal(kept.rewards_by_name[name], rewards_E[::2])
