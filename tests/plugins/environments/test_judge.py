@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.compose.inner import named_of
 from uncollapse.core.compose.problems import CompositionError
-from uncollapse.core.errors import EpisodeLostError, RequestError
+from uncollapse.core.errors import EpisodeLostError, RequestError, RunError
 from uncollapse.plugins.environments import judge_model
 from uncollapse.plugins.environments.judge import PROMPT, Judge, read_verdict
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
@@ -292,6 +292,21 @@ def test_the_data_set_shows_the_question_and_loses_the_episode_without_a_verdict
     broken = uncollapse.compose(experiment, ["environment.verifier.model=words"]).environment
     with pytest.raises(EpisodeLostError, match="the judge words has given no verdict"):
         CheckedEnvironment(broken).make(0).step("fair enough")
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_verdicts_and_ends_where_there_are_none(experiment, tmp_path):
+    trainer = {**experiment["trainer"], "steps": 1}
+    experiment = {**experiment, "dialogue": "plain", "trainer": trainer}
+    experiment["environment"]["verifier"]["prompt"] = "fair {answer}"
+    uncollapse.train(experiment, tmp_path / "run")
+    *_, record = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert (record["train/reward"], record["train/success"]) == (0.75, 0.0)
+    experiment["environment"]["verifier"]["model"] = "words"
+    with pytest.raises(RunError) as caught:
+        uncollapse.train(experiment, tmp_path / "lost")
+    assert caught.value.what.startswith("4 of 4 groups were lost, more than rollout.max_lost, 0.1, allows: ")
+    assert "the judge words has given no verdict: the server's answer is no chat completion" in caught.value.what
 
 
 # --- a model that is loaded here ---
