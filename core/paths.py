@@ -33,6 +33,11 @@ def expanded(path: str | Path) -> Path:
     return Path(text).expanduser()
 
 
+def cache_directory() -> Path:
+    """The directory of what is made once and kept: ``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
+    return Path(os.environ.get("UNCOLLAPSE_CACHE") or Path.home() / ".cache" / "uncollapse")
+
+
 def unusable(text: str) -> str:
     """Say why a text can be no path at all; nothing if it can."""
     if not text:

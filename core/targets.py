@@ -29,6 +29,7 @@ EXTRAS = {
     "minigrid": ("minigrid",),
     "gymnasium": ("gymnasium",),
     "textarena": ("textarena",),
+    "json-schema": ("jsonschema", "referencing"),
     "train": (
         *("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),
         *(
@@ -42,6 +43,8 @@ EXTRAS = {
             "pydantic",
             "psutil",
             "pandas",
+            "requests",
+            "urllib3",
         ),
     ),
 }

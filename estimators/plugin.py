@@ -107,6 +107,9 @@ def register_advantage_estimators(register: Register) -> None:
     )
     register("grpo", f"{package}.outcome:Grpo", summary="episode score, standardised within its group")
     register("dr_grpo", f"{package}.outcome:DrGrpo", summary="episode score above the mean of its group")
+    register(
+        "gdpo", f"{package}.gdpo:Gdpo", summary="several rewards, each standardised within its group, summed, whitened"
+    )
     register("rloo", f"{package}.outcome:Rloo", summary="episode score above the mean of the others in its group")
     register("opo", f"{package}.outcome:Opo", summary="episode score above the length-weighted mean of its group")
     register("maxrl", f"{package}.sparse:MaxRl", summary="episode score above the mean of its group, over that mean")

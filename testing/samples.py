@@ -53,6 +53,8 @@ def rollouts(needs: Iterable[str] = ("entropies",)) -> Rollouts:
     mask, turns = masks()
     lengths = torch.tensor(LENGTHS)
     raw_rewards_E = torch.tensor([1.0, 0.0, 0.5, 0.5, -1.0, 2.0, 0.0, 0.0])
+    several = "rewards_by_name" in set(needs)
+    brief_E = torch.tensor([0.5, 0.0, 0.25, 0.75, 0.5, 0.5, 1.0, 0.0])
     rewards = torch.zeros(ROWS, TOKENS)
     last = mask.long().cumsum(1).argmax(1)
     rewards[torch.arange(ROWS), last] = raw_rewards_E
@@ -70,6 +72,8 @@ def rollouts(needs: Iterable[str] = ("entropies",)) -> Rollouts:
         lengths=lengths,
         success_E=raw_rewards_E > 0.9,
         truncated_E=raw_rewards_E < 0,
+        rewards_by_name={"right": raw_rewards_E - brief_E, "brief": 2 * brief_E} if several else {},
+        reward_weights={"right": 1.0, "brief": 0.5} if several else {},
     )
 
 
@@ -94,6 +98,7 @@ def reordered(sampled: Rollouts, order_P: Tensor) -> Rollouts:
     per_row |= {name: getattr(sampled, name) for name in ("entropies", "lengths")}
     moved: dict[str, Any] = {name: value if value is None else value[order] for name, value in per_row.items()}
     per_episode = {name: getattr(sampled, name)[order] for name in ("raw_rewards_E", "success_E", "truncated_E")}
+    per_episode["rewards_by_name"] = {name: rewards[order] for name, rewards in sampled.rewards_by_name.items()}
     return attrs.evolve(sampled, **moved, **per_episode, group_ids_P=sampled.group_ids_P[order_P])
 
 
@@ -123,7 +128,8 @@ def rows_of_shaping(inputs: ShapingInputs, order: Tensor) -> ShapingInputs:
 
 def credit(needs: Iterable[str]) -> CreditInputs:
     """Make the inputs of an advantage estimator from :func:`rollouts`, with the fields that it declares to need."""
-    sampled, needs = rollouts(), frozenset(needs)
+    needs = frozenset(needs)
+    sampled = rollouts(needs | {"entropies"})
     on = sampled.mask
     optional: dict[str, Any] = {
         "values": torch.where(on, log_probs(4), 0.0),
@@ -143,6 +149,8 @@ def credit(needs: Iterable[str]) -> CreditInputs:
         states=torch.where(on, sampled.turns * (1 + torch.arange(ROWS) % 2)[:, None], -1),
         episodes=sampled.episodes,
         success_E=sampled.success_E,
+        rewards_by_name=sampled.rewards_by_name,
+        reward_weights=sampled.reward_weights,
         step=3,
         steps=10,
         **given,
@@ -154,6 +162,7 @@ def rows_of(batch: CreditInputs, order: Tensor) -> CreditInputs:
     names = ("rewards", "mask", "groups", "values", "turns", "states", "greedy_rewards", "logprobs", "entropies")
     values = {name: getattr(batch, name) for name in (*names, "second_moments", "collision_probs", "success_E")}
     moved: dict[str, Any] = {name: None if value is None else value[order] for name, value in values.items()}
+    moved["rewards_by_name"] = {name: rewards[order] for name, rewards in batch.rewards_by_name.items()}
     return attrs.evolve(batch, **moved)
 
 

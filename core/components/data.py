@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NEEDS = frozenset(
     {
         *("values", "groups", "turns", "entropies", "logprobs", "second_moments", "collision_probs"),
-        *("sampler_logprobs", "reference", "greedy_rewards", "minibatch", "scorer"),
+        *("sampler_logprobs", "reference", "greedy_rewards", "rewards_by_name", "minibatch", "scorer"),
     }
 )
 """Names of the data that a component may ask for.
@@ -28,6 +28,7 @@ NEEDS = frozenset(
 * ``sampler_logprobs``: log-probs as the rollout engine itself reported them;
 * ``reference``: log-probs under the reference;
 * ``greedy_rewards``: the reward of one greedy episode for each group;
+* ``rewards_by_name``: at least two rewards that the environment names, apart;
 * ``minibatch``: the log-probs of a whole mini-batch just before its optimizer step;
 * ``scorer``: a function that scores any sequence of tokens with the policy.
 """
@@ -70,6 +71,11 @@ class Rollouts:
     """[E] bool: whether the episode succeeded."""
     truncated_E: Tensor | None = None
     """[E] bool: whether a limit of turns, actions or tokens ended the episode."""
+    rewards_by_name: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """Name -> [E] reward units: the rewards that the environment names (``Environment.reward_names``), as it gave them.
+    Where format penalties may be charged, they are another reward, ``format_penalty``, which is 0 or negative."""
+    reward_weights: Mapping[str, float] = attrs.field(factory=dict)
+    """Name -> the weight of each of ``rewards_by_name``, whose weighted sum is ``raw_rewards_E``."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("mask", "turns", "logprobs", "rewards"):
@@ -82,12 +88,12 @@ class Rollouts:
                 "rollouts.rewards off rollouts.mask",
                 "place rewards on sampled tokens: the last token of the turn or of the episode",
             )
-        if not bool(self.raw_rewards_E.isfinite().all()):
-            raise RunError(
-                "an episode reward is NaN or infinite",
-                f"rollouts.raw_rewards_E at {(~self.raw_rewards_E.isfinite()).nonzero().flatten().tolist()}",
-                "the environment must return finite rewards",
-            )
+        _require_finite("an episode reward", "raw_rewards_E", self.raw_rewards_E)
+        for name, rewards_E in self.rewards_by_name.items():
+            if rewards_E.shape != self.raw_rewards_E.shape:
+                shape, expected = tuple(rewards_E.shape), tuple(self.raw_rewards_E.shape)
+                raise RunError(f"rollouts.rewards_by_name[{name!r}] has shape {shape}, raw_rewards_E has {expected}")
+            _require_finite(f"a reward {name!r}", f"rewards_by_name[{name!r}]", rewards_E)
 
     def groups_of_episodes(self) -> Tensor:
         """Return the group id of each episode, [E] int64."""
@@ -118,14 +124,24 @@ class Rollouts:
             self,
             **self._chosen(per_row, keep_B),
             **self._chosen(per_episode, keep_E),
+            rewards_by_name={name: rewards_E[keep_E] for name, rewards_E in self.rewards_by_name.items()},
             episodes=new_index_E[self.episodes[keep_B]],
             group_ids_P=self.group_ids_P[keep_P],
         )
 
-    def _chosen(self, names: tuple[str, ...], keep: Tensor) -> dict[str, Tensor]:
+    def _chosen(self, names: tuple[str, ...], keep: Tensor) -> dict[str, Any]:
         """Return those of the named fields that are set, with only their kept rows or episodes."""
         values = {name: getattr(self, name) for name in names}
         return {name: value[keep] for name, value in values.items() if value is not None}
+
+
+def _require_finite(what: str, field: str, rewards_E: Tensor) -> None:
+    if not bool(rewards_E.isfinite().all()):
+        raise RunError(
+            f"{what} is NaN or infinite",
+            f"rollouts.{field} at {(~rewards_E.isfinite()).nonzero().flatten().tolist()}",
+            "the environment must return finite rewards",
+        )
 
 
 @attrs.frozen
@@ -181,14 +197,17 @@ class Step:
 
     observation: str
     """Text that the policy is shown next."""
-    reward: float
-    """The reward of this action."""
+    reward: float = 0.0
+    """The reward of this action; 0 where ``rewards`` are given."""
     done: bool = False
     """Whether the episode ends here."""
     success: bool = False
     """Whether the episode has reached its goal."""
     metrics: Mapping[str, float] = attrs.field(factory=dict)
     """Numbers about this action, e.g. ``{"tool_called": 1.0}``; an episode logs the mean over all its actions."""
+    rewards: Mapping[str, float] = attrs.field(factory=dict)
+    """The rewards of this action by their names in ``Environment.reward_names``; one that is left out is 0. Their sum,
+    weighted by ``reward.weights``, becomes the reward of the action."""
 
 
 @attrs.frozen

@@ -65,7 +65,10 @@ class Environment(Component):
     tasks: int | None = None
     """The number of distinct tasks: seeds are taken modulo it. ``None`` where every seed makes a new task."""
     least_reward: float | None = None
-    """The smallest sum of rewards of an episode, without format penalties; ``None`` where it is not known."""
+    """The smallest sum of rewards of an episode, without format penalties; ``None`` where it is not known. Named
+    rewards are summed with their weights, so that it is not known there."""
+    reward_names: tuple[str, ...] = ()
+    """The names of the rewards that ``Step.rewards`` gives; empty where ``Step.reward`` is the only one."""
     tools: tuple[Callable[..., Any], ...] = ()
     """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
     name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown."""

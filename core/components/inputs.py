@@ -39,8 +39,8 @@ class ShapingInputs:
 class CreditInputs:
     """The inputs of an advantage estimator: all rows of a step that train. Tensors are on the CPU.
 
-    Rewards, mask, groups, turns, states, episodes and ``success_E`` are always given. Any other field is ``None``
-    unless the estimator declares in ``needs`` that it needs it.
+    Rewards, mask, groups, turns, states, episodes and ``success_E`` are always given, and rewards by their names where
+    the environment names them. Any other field is ``None`` unless the estimator declares in ``needs`` that it needs it.
     """
 
     rewards: Tensor
@@ -69,6 +69,11 @@ class CreditInputs:
     """[B, T] 0 to 1: sum_v p_v^2 under the policy that sampled (need ``collision_probs``)."""
     success_E: Tensor | None = None
     """[E] bool: whether the episode succeeded."""
+    rewards_by_name: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """Name -> [E] reward units: the rewards that the environment names, as it gave them, and ``format_penalty`` where
+    format penalties may be charged. The need ``rewards_by_name`` says that there must be at least two."""
+    reward_weights: Mapping[str, float] = attrs.field(factory=dict)
+    """Name -> the weight of each of ``rewards_by_name``."""
     step: int = 0
     """The training step, from 0."""
     steps: int = 1

@@ -33,6 +33,20 @@ class Verifier(Component):
             golds: the right answers of the question; one of them is enough.
         """
 
+    def grade(self, question: str, answer: str, golds: Sequence[str]) -> float | bool | None:
+        """Return what :meth:`verify` says, for verifiers that also look at the question. Environments call this one.
+
+        Args:
+            question: the question, as the policy saw it; empty where it is not known.
+            answer: the policy's answer.
+            golds: the right answers of the question.
+
+        Raises:
+            EpisodeLostError: there is no verdict, by no fault of the answer: its group is dropped. It must never be
+                told as a wrong answer.
+        """
+        return self.verify(answer, golds)
+
     def objection(self, question: str, golds: Sequence[str]) -> str:
         """Return the reason why no answer to this question could be found right; empty where one could.
 

@@ -19,6 +19,7 @@ from .experiment import Critic, Experiment, keys
 from .named import Named
 from .objective import objective_problems
 from .problems import CompositionError, Problem, failure
+from .reward_names import reward_problems
 
 EPISODES = 1 << 18
 """Of one step, at most: with a few KiB each they fit any machine, and real steps have a tenth of them."""
@@ -30,7 +31,7 @@ GIVEN = {
     "group_metric": frozenset({"groups", "turns", "entropies", "sampler_logprobs"}),
     "advantage": frozenset(
         {
-            *("values", "groups", "turns", "greedy_rewards"),
+            *("values", "groups", "turns", "greedy_rewards", "rewards_by_name"),
             *("logprobs", "entropies", "second_moments", "collision_probs"),
         }
     ),
@@ -115,6 +116,7 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
         *_sampling(experiment),
         *_batches(experiment),
         *_training(experiment),
+        *reward_problems(experiment, wants(experiment)),
         *_reference(experiment),
         *_shared_critic(experiment),
         *objective_problems(experiment, needs(experiment)),
@@ -333,6 +335,8 @@ def _broken(experiment: Experiment) -> list[Problem]:
             needed = frozenset(named.component.needs)
             if odd := [need for need in needed if not isinstance(need, str)]:
                 raise TypeError(f"{odd[0]!r} is not the name of a need")
+            if named.kind == "environment":
+                _ = named.component.reward_names
             if named.kind in ("rollout_filter", "episode_filter"):
                 bool(named.component.keeps_all)
             if named.kind in ("reward_shaping", "entropy_controller"):

@@ -112,6 +112,9 @@ class Rollout:
 class Reward:
     """What advantages are made of: where the reward is put, how it is shaped and normalised (never for the filter)."""
 
+    weights: dict[str, float] = attrs.field(factory=dict)
+    """The weights of the rewards that the environment names, whose weighted sum is the reward of an action; by default
+    1 each."""
     shaping: Named = component("reward_shaping", "none")
     """What becomes of an episode's reward before it is normalised; filters, detectors and validation see it raw."""
     placement: Literal["episode", "turn"] = "episode"

@@ -32,6 +32,7 @@ class _Signed(AdvantageEstimator):
         """Yield why it cannot work: without an episode that is bad by itself there is nothing to learn from."""
         environment, reward = experiment.environment, experiment.reward
         as_earned = reward.shaping.component.idle and reward.normalization == "identity"
+        as_earned = as_earned and not environment.component.reward_names
         least = environment.component.least_reward if as_earned else None
         if least is not None and least >= self.threshold:
             yield (

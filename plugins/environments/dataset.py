@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 from attrs.validators import ge, optional
 
 from ...core.components import Env, Environment, Step, Verifier
-from ...core.compose.fields import component
+from ...core.compose.fields import component, components
 from .common import feedback, refuse_after_end
 from .dataset_rows import Row, Rows, forget_changed, load, refuse_unverifiable
 from .metrics import ACCEPTED
@@ -44,15 +45,24 @@ class Dataset(Environment):
     """Column of the right answers: a value, or a list of values, each of which is right."""
     verifier: Any = component("verifier", "math")  # noqa: RUF009 - makes an attrs field
     """Verifier that decides which answers are right. ``math`` compares them as mathematics; ``exact`` as text, whatever
-    case and white space; ``choice`` as options of a multiple choice."""
+    case and white space; ``choice`` as options of a multiple choice; ``contains`` looks for the right one in the text;
+    ``json_schema`` checks JSON; ``judge`` asks a language model."""
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Largest length of a question in characters, with what a file says before it; rows with longer ones are left out.
     ``None`` keeps all."""
     system: str | None = None
     """Column of system texts, which may be null; ``None`` for none. They stand before the verifier's instruction."""
+    beside: Any = components("verifier")  # noqa: RUF009 - makes an attrs field
+    """More verifiers, each of which gives a reward of its own. The rewards then have the verifiers' names, and
+    ``reward.weights`` weighs them; ``verifier`` alone decides about success."""
 
     actions = None
     least_reward = 0.0
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the verifiers, if there are several."""
+        return tuple(named.name for named in (self.verifier, *self.beside)) if self.beside else ()
 
     def __attrs_post_init__(self) -> None:
         forget_changed(self.path)
@@ -74,9 +84,8 @@ class Dataset(Environment):
 
     @property
     def concurrency(self) -> int:  # type: ignore[override]
-        """That of the verifier, which alone may take long."""
-        concurrency: int = self.verifier.component.concurrency
-        return concurrency
+        """That of the verifiers, which alone may take long."""
+        return max(int(named.component.concurrency) for named in (self.verifier, *self.beside))
 
     def row(self, index: int) -> Row:
         """Return row ``index`` modulo the number of rows. Raises RequestError if the data set cannot be loaded."""
@@ -84,12 +93,14 @@ class Dataset(Environment):
 
     def make(self, seed: int, member: int = 0) -> DatasetEnv:
         """Make an episode with the question of row ``seed``, the same for every member."""
-        return DatasetEnv(self.row(seed), self.verifier.component)
+        beside = {named.name: named.component for named in self.beside}
+        return DatasetEnv(self.row(seed), self.verifier.component, self.verifier.name, beside)
 
     @property
     def _loaded(self) -> Rows:
         rows = load(self.path, self.subset, self.split, self.question, self.answer, self.longest, self.system)
-        refuse_unverifiable(rows, self.verifier)
+        for named in (self.verifier, *self.beside):
+            refuse_unverifiable(rows, named)
         return rows
 
 
@@ -101,6 +112,10 @@ class DatasetEnv(Env):
     """The question with its right answers."""
     verifier: Verifier
     """What decides whether an answer is right."""
+    name: str = "verifier"
+    """The name of the verifier's reward, if it is not the only one."""
+    beside: Mapping[str, Verifier] = attrs.field(factory=dict)
+    """More verifiers, by the names of their rewards."""
     done: bool = False
     """Whether the question has been answered."""
 
@@ -128,14 +143,20 @@ class DatasetEnv(Env):
         return self.row.question
 
     def step(self, action: str) -> Step:
-        """Check an answer. Raises RunError after the end."""
+        """Check an answer. Raises RunError after the end, and EpisodeLostError where the verifier has no verdict."""
         refuse_after_end(self.done)
         self.done = True
-        score = self.verifier.verify(action, self.row.answers)
+        score = self.verifier.grade(self.row.question, action, self.row.answers)
+        reward, rewards = float(score or 0.0), dict[str, float]()
+        if self.beside:
+            reward, rewards = 0.0, {self.name: reward}
+        for name, verifier in self.beside.items():
+            rewards[name] = float(verifier.grade(self.row.question, action, self.row.answers) or 0.0)
         return Step(
             feedback(score),
-            float(score or 0.0),
+            reward,
             done=True,
             success=score == 1,
             metrics={ACCEPTED: float(score is not None)},
+            rewards=rewards,
         )

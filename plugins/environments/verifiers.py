@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 
 import attrs
+from attrs.validators import ge, optional
 
 from ...core.components import Verifier
 from .choices import choice, letters_for
-from .exact_text import exact
+from .exact_text import contains, exact, normal
 from .math_answers import math
 
-__all__ = ["Choice", "Exact", "Math", "choice", "exact", "math", "tagged"]
+__all__ = ["Choice", "Contains", "Exact", "Math", "choice", "exact", "math", "tagged"]
 
 
 @attrs.frozen
@@ -56,6 +57,28 @@ class Choice(Verifier):
 
     def objection(self, question: str, golds: Sequence[str]) -> str:
         return letters_for(question, golds)
+
+
+@attrs.frozen
+class Contains(Verifier):
+    """An answer is right if the right one stands in it as whole words; any text can be read.
+
+    Case, white space and full-width forms make no difference: "It is New  York." contains "new york", and "142" does
+    not contain "42". An answer that lists many possible ones is right as well, so ``longest`` may limit it.
+    """
+
+    instruction = "Answer the question."
+
+    longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    """Largest number of characters of an answer; a longer one is wrong. ``None`` sets no limit."""
+
+    def verify(self, answer: str, golds: Sequence[str]) -> bool | None:
+        if self.longest is not None and len(answer) > self.longest:
+            return False
+        return _any_of(contains, answer, golds)
+
+    def objection(self, question: str, golds: Sequence[str]) -> str:
+        return "" if any(map(normal, golds)) else "is empty, and every text would contain it"
 
 
 def _any_of(equal: Callable[[str, str], bool | None], answer: str, golds: Sequence[str]) -> bool | None:

@@ -22,7 +22,7 @@ from .estimation.update import aggregation
 from .own_run import OwnRun
 from .read_config import ConfigError
 
-HAD = frozenset({"values", "greedy_rewards", "logprobs", "entropies"})
+HAD = frozenset({"values", "greedy_rewards", "rewards_by_name", "logprobs", "entropies"})
 """Needs of an advantage estimator, beside rewards and groups, that the probe can meet where the run can."""
 
 
@@ -173,6 +173,10 @@ def _problems(config: ProbeConfig, gradient: PolicyGradient, run: OwnRun | None)
         yield Problem("needs values, and the checkpoint has no critic", key, named.name, fix)
     if "greedy_rewards" in needs and config.batch_config.dataset_name is not None:
         yield Problem("needs greedy rewards, which are played in environments only", key, named.name, fix)
+    environment = config.batch_config.environment
+    names = environment.component.reward_names if environment is not None else ()
+    if "rewards_by_name" in needs and len(names) < 2:
+        yield Problem("compares several rewards, which only environments name", key, named.name, "choose grpo")
     if unknown := sorted(needs - HAD - {"groups", "turns"}):
         lacking = " and ".join(unknown).replace("_", " ")
         yield Problem(f"needs {lacking}, which the probe does not give to it", key, named.name, fix)

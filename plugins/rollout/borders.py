@@ -17,8 +17,10 @@ from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
 from ...core.compose.named import Named
+from ...core.compose.reward_names import unusable
 from ...core.errors import EpisodeLostError
 from .awaiting import settled
+from .named_rewards import weighed
 
 ROUNDING = 1e-3
 """The largest log-prob in nats that still counts as 0, since bfloat16 logits are rounded."""
@@ -31,12 +33,15 @@ STOP_REASONS = ("eos", "stop", "length")
 class CheckedEnvironment(Environment):
     """An environment that is checked: texts are texts, rewards are finite, a group has one first prompt.
 
+    Given ``weights``, the reward of a step is the weighted sum of those that it names; an environment inside of another
+    one is given none.
+
     Raises:
         RunError: the environment raised an error or broke its contract; the message names it.
     """
 
-    def __init__(self, named: Named, component: Any = None) -> None:
-        self.named = named
+    def __init__(self, named: Named, component: Any = None, weights: Mapping[str, float] | None = None) -> None:
+        self.named, self.weights = named, weights
         self.component = checked_inner(named, named.component if component is None else component, CHECKED)
         self._first: dict[int, str] = {}
 
@@ -72,6 +77,14 @@ class CheckedEnvironment(Environment):
         return _names(self.named, tuple(_text(self.named, "actions", action) for action in actions))
 
     @property
+    def reward_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        with confined(self.named, "reward_names"):
+            names = self.component.reward_names
+        if reason := unusable(names):
+            raise wrong(self.named, "reward_names", reason)
+        return names
+
+    @property
     def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
         with confined(self.named, "tools"):
             tools = self.component.tools
@@ -92,16 +105,15 @@ class CheckedEnvironment(Environment):
             raise wrong(self.named, "initial_observation", what)
         while len(self._first) > FIRST_PROMPTS:
             self._first.pop(next(iter(self._first)), None)
-        return CheckedEnv(self.named, env, observation)
+        return CheckedEnv(self, env, observation)
 
 
 class CheckedEnv(Env):
     """An episode of a :class:`CheckedEnvironment`."""
 
-    def __init__(self, named: Named, env: Any, observation: str) -> None:
-        self.named = named
-        self.env = env
-        self._observation = observation
+    def __init__(self, world: CheckedEnvironment, env: Any, observation: str) -> None:
+        self.named, self.env, self._observation = world.named, env, observation
+        self._reward_names, self._weights = world.reward_names, world.weights
         self.place = env.place
         self.system_text, self.earlier_turns = env.system_text, env.earlier_turns
 
@@ -122,18 +134,18 @@ class CheckedEnv(Env):
         if not isinstance(step, Step):
             raise wrong(self.named, method, f"gave {type(step).__name__}, not a Step")
         _text(self.named, method, step.observation)
-        if not isinstance(step.metrics, Mapping):
-            raise wrong(self.named, method, f"gave metrics = {step.metrics!r}, which is not a mapping")
-        return attrs.evolve(
+        checked = attrs.evolve(
             step,
             reward=_number(self.named, method, "reward", step.reward),
             done=_truth(self.named, method, "done", step.done),
             success=_truth(self.named, method, "success", step.success),
-            metrics={
-                _text(self.named, method, name): _number(self.named, method, name, step.metrics[name])
-                for name in step.metrics
-            },
+            metrics=_numbers(self.named, method, "metrics", step.metrics),
+            rewards=_numbers(self.named, method, "rewards", step.rewards),
         )
+        try:
+            return weighed(checked, self._reward_names, self._weights)
+        except ValueError as error:
+            raise wrong(self.named, method, str(error)) from None
 
 
 class CheckedVerifier(Verifier):
@@ -153,13 +165,20 @@ class CheckedVerifier(Verifier):
             return _text(self.named, "instruction", self.component.instruction)
 
     def verify(self, answer: str, golds: Sequence[str]) -> float | None:
-        with confined(self.named, "verify"):
-            score = self.component.verify(answer, golds)
+        return self._score("verify", "verify", answer, golds)
+
+    def grade(self, question: str, answer: str, golds: Sequence[str]) -> float | None:
+        own = type(self.component).grade is not Verifier.grade
+        return self._score("grade", "grade" if own else "verify", question, answer, golds)
+
+    def _score(self, called: str, method: str, *arguments: Any) -> float | None:
+        with confined(self.named, method):
+            score = getattr(self.component, called)(*arguments)
         if score is None:
             return None
-        number = _number(self.named, "verify", "a score", score)
+        number = _number(self.named, method, "a score", score)
         if not 0 <= number <= 1:
-            raise wrong(self.named, "verify", f"gave {score!r}, which is no score from 0 to 1")
+            raise wrong(self.named, method, f"gave {score!r}, which is no score from 0 to 1")
         return number
 
     def objection(self, question: str, golds: Sequence[str]) -> str:
@@ -233,6 +252,13 @@ def _number(named: Named, method: str, name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise wrong(named, method, f"gave {name} = {value!r}, which is not a finite number")
     return number
+
+
+def _numbers(named: Named, method: str, what: str, values: Any) -> dict[str, float]:
+    """Return a mapping of names to finite numbers."""
+    if not isinstance(values, Mapping):
+        raise wrong(named, method, f"gave {what} = {values!r}, which is not a mapping")
+    return {_text(named, method, name): _number(named, method, name, values[name]) for name in values}
 
 
 def _truth(named: Named, method: str, name: str, value: Any) -> bool:

@@ -15,6 +15,7 @@ from .borders import name_of
 from .dialogue import require_nameable, setting_of
 from .episode import Episode, Turn
 from .messages import Result, Said, text_of
+from .named_rewards import summed
 from .template import Template
 from .time_limit import TimeLimit
 
@@ -192,6 +193,7 @@ class Conversation:
                 reward=sum((step.reward for step in steps), 0.0),
                 penalty=0.0 if answer.valid else self.rollout.format_penalty,
                 observation=observation,
+                rewards=summed(step.rewards for step in steps),
             )
         )
         self.stop = done or self._exhausted()

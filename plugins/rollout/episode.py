@@ -33,6 +33,8 @@ class Turn:
     """The format penalty, at least 0; part of the episode's reward, never shown to the model."""
     observation: str = ""
     """What the environment showed before the turn, as it is: without the number of the turn or the actions left."""
+    rewards: dict[str, float] = attrs.field(factory=dict)
+    """The sums of the rewards that the environment names, in this turn, without their weights."""
 
 
 @attrs.frozen

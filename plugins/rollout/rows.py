@@ -182,6 +182,7 @@ def transcript(episode: Episode) -> dict[str, Any]:
                 "actions": list(turn.answer.actions),
                 "valid": turn.answer.valid,
                 "reward": turn.reward,
+                **({"rewards": turn.rewards} if turn.rewards else {}),
                 "penalty": turn.penalty,
                 "tokens": len(turn.tokens),
                 "stop_reason": turn.stop_reason,

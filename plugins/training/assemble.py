@@ -91,7 +91,9 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
                 experiment.entropy.coef, experiment.trainer.steps
             ),
             detectors=Detectors(experiment.collapse if training else (), context),
-            validation_environment=CheckedEnvironment(experiment.environment, validation_environment(experiment)),
+            validation_environment=CheckedEnvironment(
+                experiment.environment, validation_environment(experiment), experiment.reward.weights
+            ),
             needs=models.needs,
             synced=experiment.rollout.engine.component.own_weights or models.sharded,
             notes=tuple(dict.fromkeys(models.notes)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -68,7 +69,7 @@ def _repeats_itself(named: Named) -> None:
 def _keeps_episodes_apart(named: Named) -> None:
     """An environment's episodes do not change each other, however their steps alternate."""
     alone = [_play(named, named.component, seed, 0) for seed in SEEDS]
-    world = CheckedEnvironment(named)
+    world = CheckedEnvironment(named, weights={})
     actions = world.actions or TEXTS
     episodes = [world.make(seed, 0) for seed in SEEDS]
     together: list[list[Any]] = [[env.initial_observation()] for env in episodes]
@@ -116,7 +117,7 @@ def _is_importable(cls: type) -> bool:
 
 def _play(named: Named, component: Any, seed: int, member: int, first: int = 0) -> list[Any]:
     """Play an episode by the same actions each time until it ends; return all that it says."""
-    world = CheckedEnvironment(named, component)
+    world = CheckedEnvironment(named, component, {})
     actions = world.actions or TEXTS
     env = world.make(seed, member)
     observed: list[Any] = [env.initial_observation()]
@@ -128,8 +129,8 @@ def _play(named: Named, component: Any, seed: int, member: int, first: int = 0) 
     return observed
 
 
-def _content(step: Step) -> tuple[str, float, bool, bool]:
-    return step.observation, step.reward, step.done, step.success
+def _content(step: Step) -> tuple[str, float, bool, bool, Mapping[str, float]]:
+    return step.observation, step.reward, step.done, step.success, step.rewards
 
 
 LAWS = {

@@ -19,6 +19,7 @@ def _judges(named: Named) -> None:
         verifier.objection("Which is it?\nA) one\nB) two", golds)
         for answer in ANSWERS:
             verifier.verify(answer, golds)
+            verifier.grade("Which is it?", answer, golds)
 
 
 def _repeats_itself(named: Named) -> None:

@@ -28,7 +28,11 @@ rows = st.lists(st.integers(1, 3), min_size=8, max_size=8).map(by_turns)
 
 
 def equal(one: Rollouts, other: Rollouts) -> bool:
-    pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in attrs.fields(Rollouts))
+    """Whether all tensors are equal, those by name too; both have the same names and weights."""
+    assert one.rewards_by_name.keys() == other.rewards_by_name.keys()
+    assert one.reward_weights == other.reward_weights
+    fields = [{**attrs.asdict(each, recurse=False), **each.rewards_by_name} for each in (one, other)]
+    pairs = ((fields[0][name], fields[1][name]) for name in fields[0] if not isinstance(fields[0][name], dict))
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 

@@ -472,6 +472,17 @@ class ByChance(Verifier):
 
 
 @attrs.frozen
+class GradesInPercent(Verifier):
+    """A verifier that looks at the question, too."""
+
+    def verify(self, answer, golds):
+        return answer in golds
+
+    def grade(self, question, answer, golds):
+        return 100.0 * (answer in golds)
+
+
+@attrs.frozen
 class Talks(Verifier):
     def verify(self, answer, golds):
         return "right" if answer in golds else "wrong"
@@ -698,6 +709,16 @@ class SetsAlarms(Environment):
         return Episode(f"at {seed}", step)
 
 
+def rewarding(names, **given):
+    """An environment that declares these names of rewards, and gives something else."""
+
+    def make(self, seed, member=0):
+        return Episode(f"at {seed}", lambda action: Step("there", done=True, **given))
+
+    methods = {"instruction": "Walk.", "actions": ("Up",), "reward_names": names, "make": make}
+    return attrs.frozen(type("Rewarding", (Environment,), {"__annotations__": {}, **methods}))
+
+
 @attrs.frozen
 class RemembersTurns(ThinkAnswer):
     """A dialogue that says how often it was asked, over all episodes."""
@@ -854,7 +875,7 @@ SUBTLE = {
         "first_rows_most": FirstRowsMost,
         "divides_by_nothing": DividesByNothing,
     },
-    "verifier": {"first_only": FirstOnly, "by_chance": ByChance, "talks": Talks},
+    "verifier": {"first_only": FirstOnly, "by_chance": ByChance, "talks": Talks, "in_percent": GradesInPercent},
     "collapse": {
         "without_state": WithoutState,
         "forgets": detector(verdict=after_three),
@@ -877,7 +898,16 @@ SUBTLE = {
         "forever_batches": batches(ForeverBatches),
         "draws_more": batches(DiceBatches, draws=lambda self, groups: groups),
     },
-    "environment": {"dice": Dice, "one_board": OneBoard, "sets_alarms": SetsAlarms, "unsayable": Unsayable},
+    "environment": {
+        "dice": Dice,
+        "one_board": OneBoard,
+        "sets_alarms": SetsAlarms,
+        "unsayable": Unsayable,
+        "forgets_the_names": rewarding((), rewards={"right": 1.0}),
+        "misspells_a_name": rewarding(("right", "brief"), rewards={"rigth": 1.0, "brief": 1.0}),
+        "adds_them_up_itself": rewarding(("right", "brief"), rewards={"right": 1.0, "brief": 1.0}, reward=2.0),
+        "names_one_twice": rewarding(("right", "right"), rewards={"right": 1.0}),
+    },
     "dialogue": {
         "remembers_turns": RemembersTurns,
         "case_sensitive": CaseSensitive,

@@ -61,6 +61,10 @@ class PromptSource:
         return Reward()
 
     @property
+    def reward_names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def shaping(self) -> None:
         """Shaping of the rewards: none, since a data set counts only whether a response is right."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ....core.components import RolloutEngineSession, Rollouts, Sampling
 from ....core.errors import RequestError
 from ...rollout.episode import Episode
+from ...rollout.named_rewards import with_names
 from ...rollout.rows import build, in_order, raw_rewards
 from ...training.processes.ranks import Ranks
 from ...training.step.rewards import normalize
@@ -53,6 +54,8 @@ class Sample:
         shaped_E = raw_E if source.shaping is None else source.shaping(episodes)
         rewards_E = normalize(shaped_E, groups_E, source.reward.normalization, source.reward.over)
         rollouts = build(episodes, source.rollout, source.reward, rewards_E, shaped_E)
+        weights, penalty = source.reward.weights, source.rollout.format_penalty
+        rollouts = with_names(rollouts, in_order(episodes), source.reward_names, weights, penalty)
         return cls(episodes, rollouts, tuple(tasks), time.perf_counter() - started)
 
     @property

@@ -10,6 +10,8 @@ import attrs
 
 from ....core.components import Dialogue, Env, Environment, RolloutEngineSession, Sampling
 from ....core.compose.experiment import Reward, Rollout
+from ....core.compose.named import Named
+from ...rollout.borders import CheckedEnvironment
 from ...rollout.collect import collect
 from ...rollout.dialogue import CheckedDialogue
 from ...rollout.episode import Episode
@@ -35,6 +37,11 @@ class Source(Protocol):
     @property
     def shaping(self) -> Shaping | None:
         """Shaping of the rewards before they are normalised; ``None`` where nothing shapes them."""
+        ...
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of the rewards, where there are several."""
         ...
 
     def check(self) -> None:
@@ -79,6 +86,10 @@ class EnvironmentSource:
     shaping: Shaping | None = None
     """Shaping of ``reward``, in the training step that is predicted; episodes are kept as they were rewarded."""
 
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        return self.environment.reward_names
+
     def check(self) -> None:
         self.pool(None)
 
@@ -100,7 +111,7 @@ class EnvironmentSource:
         seed: int,
     ) -> list[Episode]:
         return collect(
-            _Drawn(self.environment, units, seed),
+            _Drawn(self._weighed(), units, seed),
             attrs.evolve(self.rollout, max_tokens=sampling.max_tokens),
             engine,
             _template(tokenizer, self.dialogue, self.rollout.think),
@@ -109,6 +120,13 @@ class EnvironmentSource:
             seed=seed,
             temperature=sampling.temperature,
         )
+
+    def _weighed(self) -> Environment:
+        """Return the environment, with one reward where it names several."""
+        if not self.reward_names:
+            return self.environment
+        named = Named("environment", type(self.environment).__name__, {}, self.environment)
+        return CheckedEnvironment(named, weights=self.reward.weights)
 
     def describe(self) -> dict[str, Any]:
         dialogue = self.dialogue.component if isinstance(self.dialogue, CheckedDialogue) else self.dialogue

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ....core.errors import RequestError
+from ....core.tokenizers import stated_tokenizer
 from ..heads.torch_head import Torch
 from .adapters import add_adapter, load_adapter, require_used
 from .attention import fuse_fp32_attention
@@ -166,15 +167,8 @@ def load_tokenizer(path: str | Path, *, chat: bool = True) -> Any:
     Raises:
         RequestError: there is none, or ``chat`` is wanted and it has no chat template that can be read.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.models.auto.tokenization_auto import get_tokenizer_config
-
     with loading(path):
-        # AutoTokenizer goes by the model's type: a Qwen2 model with another tokenizer would get Qwen2's splitting.
-        stated = get_tokenizer_config(str(path)).get("tokenizer_class")
-        is_generic = stated in ("PreTrainedTokenizerFast", "TokenizersBackend")
-        tokenizer_class = PreTrainedTokenizerFast if is_generic else AutoTokenizer
-        tokenizer = tokenizer_class.from_pretrained(str(path), trust_remote_code=False)
+        tokenizer = stated_tokenizer(str(path))
     if chat:
         _check_template(tokenizer, path)
     return tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,17 +14,13 @@ import attrs
 from ....core.compose.blame import blaming
 from ....core.console.streams import say
 from ....core.errors import RequestError
+from ....core.paths import cache_directory
 from ....core.runs.locks import take
 from ...rollout.dialogue import CheckedDialogue
 from ..processes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from ....core.compose.experiment import Experiment
-
-
-def cache_directory() -> Path:
-    """Return the directory of built models: ``$UNCOLLAPSE_CACHE``, or ``~/.cache/uncollapse``."""
-    return Path(os.environ.get("UNCOLLAPSE_CACHE") or Path.home() / ".cache" / "uncollapse")
 
 
 def prepare_model(experiment: Experiment) -> Path | str:

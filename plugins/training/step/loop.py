@@ -12,6 +12,7 @@ from torch import Tensor
 from ....core.components import Rollouts, Scores, Verdict
 from ....core.compose.experiment import Experiment
 from ...rollout.episode import Episode
+from ...rollout.named_rewards import reward_metrics
 from ...rollout.rows import episode_metrics
 from ..processes.ranks import Ranks
 from ..weights.engine_weights import EngineWeights
@@ -58,6 +59,7 @@ class Loop:
         learning = Learning(experiment, parts, self.ranks, self._clock, self._engine_weights, self.step)
         rollouts, greedy_rewards_P = self._sample()
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
+        metrics |= reward_metrics(self.episodes)
         metrics |= parts.sampler.batches.metrics()
         if parts.sampler.groups_lost:
             metrics["rollout/groups_lost"] = float(parts.sampler.groups_lost)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ....core.components import Advantages
 from ...rollout.episode import Episode
+from ...rollout.named_rewards import reward_metrics
 from ...rollout.rows import episode_metrics
 
 
@@ -18,7 +19,7 @@ def validation_metrics(episodes: list[Episode]) -> dict[str, float]:
     clusters: dict[tuple[str, str], list[float]] = {}
     for episode in episodes:
         clusters.setdefault((episode.system, episode.turns[0].user), []).append(float(episode.success))
-    metrics = episode_metrics(episodes)
+    metrics = episode_metrics(episodes) | reward_metrics(episodes)
     residuals = [sum(cluster) - len(cluster) * metrics["success"] for cluster in clusters.values()]
     count = len(residuals)
     squares = count / (count - 1) * sum(residual**2 for residual in residuals) if count > 1 else float("nan")

@@ -45,7 +45,7 @@ class Sampler:
         self.engine = engine
         self.template = template
         self.ranks = ranks
-        self.environment = CheckedEnvironment(experiment.environment)
+        self.environment = CheckedEnvironment(experiment.environment, weights=experiment.reward.weights)
         self.stale = False
         """Whether the policy of an earlier step has sampled some of the last step's groups."""
         self.groups_lost = 0

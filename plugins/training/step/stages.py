@@ -22,7 +22,8 @@ from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_
 from ....filters.metrics import RewardVariance
 from ....filters.report import selection_metrics
 from ...rollout.episode import Episode
-from ...rollout.rows import build, raw_rewards
+from ...rollout.named_rewards import with_names
+from ...rollout.rows import build, in_order, raw_rewards
 from ..processes.ranks import Ranks
 from .batch import Batch, parts, shares
 from .budget import SCORE_FACTOR, by_tokens
@@ -44,7 +45,9 @@ def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int =
     rollout, reward = experiment.rollout, experiment.reward
     shaped_E = Shaping(reward.shaping.component, rollout.max_tokens, step, experiment.trainer.steps)(episodes)
     rewards_E = normalize(shaped_E, raw_rewards(episodes)[1], reward.normalization, reward.over)
-    return build(episodes, rollout, reward, rewards_E, shaped_E)
+    rollouts = build(episodes, rollout, reward, rewards_E, shaped_E)
+    names = experiment.environment.component.reward_names
+    return with_names(rollouts, in_order(episodes), names, reward.weights, rollout.format_penalty)
 
 
 # --- scoring --------------------------------------------------------------------------------------------------------
@@ -164,6 +167,8 @@ def credit_inputs(rollouts: Rollouts, **others: Any) -> CreditInputs:
         states=rollouts.states,
         episodes=rollouts.episodes,
         success_E=rollouts.success_E,
+        rewards_by_name=rollouts.rewards_by_name,
+        reward_weights=rollouts.reward_weights,
         **others,
     )
 

@@ -21,6 +21,7 @@ NEEDED = {
     "pass_at_k": {"groups"},
     "gpg": {"groups"},
     "otb": {"groups", "logprobs", "collision_probs"},
+    "gdpo": {"groups", "rewards_by_name"},
     "gigpo": {"groups", "turns"},
     "nsr": set(),
     "w_reinforce": set(),

@@ -14,6 +14,7 @@ from uncollapse.plugins.environments import word_problems
 from uncollapse.plugins.environments.dataset import Dataset, DatasetEnv
 from uncollapse.plugins.environments.dataset_rows import Row
 from uncollapse.plugins.environments.verifiers import Math
+from uncollapse.plugins.rollout.borders import CheckedEnvironment
 
 ROWS = [
     {"q": "What is 6 times 7?", "a": "6 * 7 = <<6*7=42>>42\n#### 42", "n": 1},
@@ -317,3 +318,50 @@ def test_the_generated_rows_do_not_depend_on_the_process():
         for seed in ("0", "12345")
     }
     assert digests == {Dataset("arithmetic").digest}
+
+
+# --- several verifiers ---
+
+
+@pytest.fixture
+def several(bandit, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"question": "6 x 7?", "answer": "42"}\n')
+    environment = {"name": "dataset", "path": str(tmp_path / "train.jsonl"), "beside": ["contains", "exact"]}
+    reward = {"weights": {"contains": 0.5, "exact": 0.25}}
+    return {**bandit, "environment": environment, "reward": reward, "validation": {"environment": None}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "rewards", "reward", "success"),
+    [
+        ("42", {"math": 1.0, "contains": 1.0, "exact": 1.0}, 1.75, True),
+        ("84/2", {"math": 1.0, "contains": 0.0, "exact": 0.0}, 1.0, True),
+        ("42 or 43", {"math": 0.0, "contains": 1.0, "exact": 0.0}, 0.5, False),
+        ("43", {"math": 0.0, "contains": 0.0, "exact": 0.0}, 0.0, False),
+    ],
+)
+def test_verifiers_beside_give_rewards_of_their_own_and_one_decides(several, answer, rewards, reward, success):
+    experiment = compose(several, ["advantage=gdpo"])
+    environment = CheckedEnvironment(experiment.environment, weights=experiment.reward.weights)
+    step = environment.make(0).step(answer)
+    assert (step.rewards, step.reward, step.success) == (rewards, reward, success)
+
+
+def test_without_verifiers_beside_there_is_one_reward(several):
+    del several["environment"]["beside"]
+    step = compose({**several, "reward": {}}).environment.component.make(0).step("42")
+    assert (step.reward, step.rewards) == (1.0, {})
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("environment.beside=[math]", "reward_names holds 'math' twice"),
+        ("environment.beside=[maths]", "maths"),
+        ("environment.beside=[choice]", "choice"),
+        ("reward.weights.judge=1", "has no reward 'judge'"),
+    ],
+)
+def test_verifiers_that_cannot_stand_beside_are_refused(several, override, told):
+    with pytest.raises(RequestError, match=told):
+        compose(several, [override]).environment.component.row(0)

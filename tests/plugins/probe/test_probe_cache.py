@@ -42,6 +42,9 @@ def test_episodes_and_rows_come_back_as_they_were(source, engine, tmp_path):
     for field in attrs.fields(type(first.rollouts)):
         one, other = getattr(first.rollouts, field.name), getattr(again.rollouts, field.name)
         assert (one is None) == (other is None)
+        if isinstance(one, dict):  # rewards by name, which these sources do not have
+            assert one == other == {}
+            continue
         assert one is None or (one.dtype == other.dtype and torch.equal(one, other)), field.name
 
 

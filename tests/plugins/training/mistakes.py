@@ -376,6 +376,7 @@ MISTAKES = {
         "actions_are_a_text": world(actions="Up"),
         "gives_a_pair": world(answer=lambda: ("ok", 1.0)),
         "reward_is_nan": world(answer=lambda: Step("ok", float("nan"), done=True)),
+        "gives_an_unnamed_reward": world(answer=lambda: Step("ok", rewards={"right": 1.0}, done=True)),
         "observes_a_number": world(observe=lambda member: 7),
         "members_differ": world(observe=lambda member: f"You are member {member}."),
         "reward_is_a_tensor": world(answer=lambda: Step("ok", torch.tensor(1.0), done=True)),

@@ -103,6 +103,7 @@ SAYS = {
     "environment_reward_is_nan": "step gave reward = nan, which is not a finite number",
     "environment_reward_is_a_tensor": "gave reward = tensor(1.), which is of the type Tensor and not a number",
     "environment_changes_the_directory": "changed the working directory (it was ",
+    "environment_gives_an_unnamed_reward": "step gave a reward 'right', which reward_names does not declare",
     "environment_observes_a_number": "initial_observation gave int 7, not a text",
     "environment_members_differ": "differs between the members of group 10000, which must see the same first prompt",
     "environment_breaks": "failed in step(",

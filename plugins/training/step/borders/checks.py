@@ -18,7 +18,7 @@ from .....core.compose.experiment import Experiment
 from .....core.compose.inner import checked_inner
 from .....core.compose.named import Named
 
-RESERVED = ("train", "validation", "actor", "critic", "rollout", "reference", "mismatch", "advantage")
+RESERVED = ("train", "validation", "actor", "critic", "rollout", "reference", "mismatch", "advantage", "reward")
 """First parts of names of metrics that are the run's own."""
 
 CHECKED: dict[str, Callable[[Named], Any]] = {}
@@ -84,7 +84,10 @@ def tensors(given: Rollouts | ShapingInputs | CreditInputs | LossInputs) -> dict
     """Return the tensors among the inputs of a component, by name."""
     prefix = "rollouts." if isinstance(given, Rollouts) else ""
     fields = attrs.asdict(given, recurse=False)
-    return {f"{prefix}{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
+    held = {f"{prefix}{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
+    if isinstance(given, Rollouts | CreditInputs):
+        held |= {f"{prefix}rewards_by_name[{name!r}]": value for name, value in given.rewards_by_name.items()}
+    return held
 
 
 def require_number(named: Named, method: str, name: Any, value: Any, finite: bool = True) -> None:
