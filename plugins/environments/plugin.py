@@ -25,37 +25,26 @@ def register_environments(register: Register) -> None:
     )
     register(
         "reasoning_gym",
-        f"{_HERE}.reasoning_gym:ReasoningGym",
+        f"{_HERE}.packages.reasoning_gym:ReasoningGym",
         summary="answer the questions that the package reasoning_gym generates, scored by it",
     )
     register(
         "gymnasium",
-        f"{_HERE}.gymnasium:Gymnasium",
+        f"{_HERE}.packages.gymnasium:Gymnasium",
         summary="play FrozenLake, Taxi, CliffWalking, Blackjack and other discrete games of the package gymnasium",
     )
     register(
         "minigrid",
-        f"{_HERE}.minigrid:MiniGrid",
+        f"{_HERE}.packages.minigrid:MiniGrid",
         summary="fulfil missions in the grid worlds of the package minigrid (MiniGrid, BabyAI)",
     )
     register(
         "textarena",
-        f"{_HERE}.textarena:TextArena",
+        f"{_HERE}.packages.textarena:TextArena",
         summary="play games of the package textarena, alone or against a random opponent",
     )
     register(
         "tool_calculator",
-        f"{_HERE}.tool_calculator:ToolCalculator",
+        f"{_HERE}.tools.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",
     )
-
-
-@hookimpl
-def register_verifiers(register: Register) -> None:
-    module = f"{_HERE}.verifiers"
-    register("math", f"{module}:Math", summary="equal as mathematics, or as text where it is none")
-    register("exact", f"{module}:Exact", summary="equal as text, but for case and white space")
-    register("choice", f"{module}:Choice", summary="the same option of a multiple choice")
-    register("contains", f"{module}:Contains", summary="the right answer stands somewhere in the text")
-    register("json_schema", f"{_HERE}.json_schema:JsonSchema", summary="JSON that a schema accepts (extra json-schema)")
-    register("judge", f"{_HERE}.judge:Judge", summary="a language model says how right: loaded here, or a server's")

@@ -15,9 +15,9 @@ from ....core.compose.plain_data import plain
 from ....core.errors import RequestError
 from ...environments.dataset import Dataset
 from ...environments.metrics import ACCEPTED
-from ...environments.verifiers import tagged
 from ...rollout.control_tokens import TextEncoder
 from ...rollout.episode import Episode, Turn
+from ...verifiers.verifiers import tagged
 
 PROMPT = (
     "Work out the problem below. Write your reasoning between <think> and </think>, "

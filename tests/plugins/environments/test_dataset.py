@@ -13,8 +13,8 @@ from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.plugins.environments import word_problems
 from uncollapse.plugins.environments.dataset import Dataset, DatasetEnv
 from uncollapse.plugins.environments.dataset_rows import Row
-from uncollapse.plugins.environments.verifiers import Math
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
+from uncollapse.plugins.verifiers.verifiers import Math
 
 ROWS = [
     {"q": "What is 6 times 7?", "a": "6 * 7 = <<6*7=42>>42\n#### 42", "n": 1},

@@ -9,7 +9,7 @@ from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.core.registry import registry
 from uncollapse.testing import check
 
-NAME = "uncollapse.plugins.environments.gymnasium_play"
+NAME = "uncollapse.plugins.environments.packages.gymnasium_play"
 installed = pytest.mark.skipif(importlib.util.find_spec("gymnasium") is None, reason="needs gymnasium")
 STILL = {"settings": {"is_slippery": False}}
 

@@ -17,7 +17,9 @@ def create(name, **parameters):
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("uncollapse.plugins.environments.gymnasium_play.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "uncollapse.plugins.environments.packages.gymnasium_play.importlib.util.find_spec", lambda name: None
+    )
     with pytest.raises(MissingExtraError) as caught:
         create(DOOR)
     assert "pip install 'uncollapse[minigrid]'" in str(caught.value)

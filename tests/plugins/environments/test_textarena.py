@@ -29,7 +29,9 @@ def play(env, moves):
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("uncollapse.plugins.environments.textarena.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "uncollapse.plugins.environments.packages.textarena.importlib.util.find_spec", lambda name: None
+    )
     with pytest.raises(MissingExtraError) as caught:
         create("TicTacToe-v0")
     assert "pip install 'uncollapse[textarena]'" in str(caught.value)

@@ -18,7 +18,7 @@ from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.environments.frozen_lake import FrozenLake
 from uncollapse.plugins.environments.sokoban import Sokoban
-from uncollapse.plugins.environments.tool_calculator import ToolCalculator
+from uncollapse.plugins.environments.tools.tool_calculator import ToolCalculator
 from uncollapse.plugins.probe.sampling.prompts import PROMPT, PromptSource
 from uncollapse.plugins.probe.sampling.samples import draw, stream
 from uncollapse.plugins.probe.sampling.sources import EnvironmentSource, _Drawn

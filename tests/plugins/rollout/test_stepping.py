@@ -18,12 +18,12 @@ from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import EpisodeLostError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
-from uncollapse.plugins.environments.verifiers import Exact
 from uncollapse.plugins.rollout.awaiting import settled
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template
+from uncollapse.plugins.verifiers.verifiers import Exact
 
 TEMPLATE = Template(tokenizer(), ThinkAnswer())
 UP = "on</think><answer>Up</answer>"

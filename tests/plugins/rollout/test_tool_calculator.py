@@ -10,7 +10,7 @@ from uncollapse.core.components import Completion, RolloutEngineSession
 from uncollapse.core.compose.config import problems
 from uncollapse.core.compose.experiment import Reward, Rollout
 from uncollapse.plugins.dialogue.tool_calls import ToolCalls
-from uncollapse.plugins.environments.tool_calculator import ToolCalculator
+from uncollapse.plugins.environments.tools.tool_calculator import ToolCalculator
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.rows import build, episode_metrics
 from uncollapse.plugins.rollout.sampler_state import from_plain, group_of, to_plain

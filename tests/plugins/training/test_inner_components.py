@@ -15,11 +15,11 @@ from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import RunError
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.plugins.environments.dataset import Dataset
-from uncollapse.plugins.environments.verifiers import Choice, Exact
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
 from uncollapse.plugins.training.step import stages
 from uncollapse.plugins.training.step.borders import CheckedLoss, guarded
 from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.verifiers.verifiers import Choice, Exact
 from uncollapse.testing import check
 
 GUIDE = Path(uncollapse.__file__).with_name("docs") / "plugins.md"

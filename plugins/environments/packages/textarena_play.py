@@ -13,10 +13,10 @@ from typing import Any
 
 import attrs
 
-from ...core.components import Env, Step
-from ...core.errors import RequestError, RunError
-from .common import Split, draw_task, refuse_after_end, seeded
-from .metrics import ACCEPTED
+from ....core.components import Env, Step
+from ....core.errors import RequestError, RunError
+from ..common import Split, draw_task, refuse_after_end, seeded
+from ..metrics import ACCEPTED
 
 _SEEDS = 64
 """Number of seeds that are tried in search of two tasks."""

@@ -1,4 +1,4 @@
-"""The process that asks math-verify is ``python -m uncollapse.plugins.environments.math_worker``.
+"""The process that asks math-verify is ``python -m uncollapse.plugins.verifiers.math_worker``.
 
 It reads ``[right, answer]`` in LaTeX, one line of JSON for each, and answers true, false, ``null`` (the answer cannot
 be read) or ``"right"`` (the right answer cannot be read). Texts come from a policy, and sympy may run out of time or
@@ -16,7 +16,7 @@ import sys
 from fractions import Fraction
 from typing import Any
 
-from .asked_process import READY
+from ...core.asked_process import READY
 from .numerals import close
 
 CPU_S = 3.0

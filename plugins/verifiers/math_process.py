@@ -6,10 +6,10 @@ import atexit
 import importlib.util
 from functools import lru_cache
 
+from ...core.asked_process import AskedProcess
 from ...core.errors import MissingExtraError
-from .asked_process import AskedProcess
 
-_ASKED = AskedProcess("math_worker", "verifier: math", wait=60.0)
+_ASKED = AskedProcess(f"{__package__}.math_worker", "verifier: math", wait=60.0)
 atexit.register(_ASKED.end)
 
 

@@ -11,10 +11,11 @@ import pytest
 import uncollapse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uncollapse.core import asked_process
 from uncollapse.core.errors import MissingExtraError
-from uncollapse.plugins.environments import asked_process, math_process
-from uncollapse.plugins.environments.numerals import close, read_number
-from uncollapse.plugins.environments.verifiers import Math, choice, exact, math, tagged
+from uncollapse.plugins.verifiers import math_process
+from uncollapse.plugins.verifiers.numerals import close, read_number
+from uncollapse.plugins.verifiers.verifiers import Math, choice, exact, math, tagged
 
 
 @pytest.mark.parametrize(

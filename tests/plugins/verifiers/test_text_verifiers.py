@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from uncollapse.core import targets
 from uncollapse.core.compose.inner import named_of
 from uncollapse.core.errors import RequestError
-from uncollapse.plugins.environments.json_schema import JsonSchema
-from uncollapse.plugins.environments.verifiers import Contains
+from uncollapse.plugins.verifiers.json_schema import JsonSchema
+from uncollapse.plugins.verifiers.verifiers import Contains
 
 SCHEMA = {
     "type": "object",

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ...core.errors import RunError
+from .errors import RunError
 
 READY = "ready"
 """First line that such a process writes."""
@@ -29,7 +29,7 @@ class AskedProcess:
     """
 
     module: str
-    """Name of the module that is run, in the package of this one."""
+    """Full name of the module that is run."""
     where: str
     """Setting that asks, for messages."""
     wait: float = 300.0
@@ -82,14 +82,13 @@ class AskedProcess:
         self.process = os.getpid()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        package = __name__.partition(".plugins.")[0]
+        package = __name__.partition(".")[0]
         root = Path(sys.modules[package].__path__[0])
         # this process may have found the package where a new one would not look
         roots = [os.environ.get("PYTHONPATH", ""), str(root.parent) if root.name == package else ""]
         path = os.pathsep.join(filter(None, roots))
-        name = f"{package}.plugins.environments.{self.module}"
         self.worker = subprocess.Popen(
-            [sys.executable, "-m", name],
+            [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -98,7 +97,7 @@ class AskedProcess:
         )
         if (_line(self.worker, _START_S) or b"").strip() != json.dumps(READY).encode():
             self.end()
-            raise RunError("a separate process does not start", self.where, f"see what `python -m {name}` says")
+            raise RunError("a separate process does not start", self.where, f"see what `python -m {self.module}` says")
         return self.worker
 
 

@@ -7,10 +7,10 @@ import random
 import attrs
 from attrs.validators import and_, ge, le
 
-from ...core.components import Env, Environment, Step
-from .arithmetic import parse
-from .common import refuse_after_end
-from .metrics import ACCEPTED
+from ....core.components import Env, Environment, Step
+from ..arithmetic import parse
+from ..common import refuse_after_end
+from ..metrics import ACCEPTED
 
 
 @attrs.define

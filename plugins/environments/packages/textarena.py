@@ -11,9 +11,9 @@ from typing import Any, get_args
 import attrs
 from attrs.validators import in_
 
-from ...core.components import Environment
-from ...core.errors import MissingExtraError, nearest
-from .common import Split
+from ....core.components import Environment
+from ....core.errors import MissingExtraError, nearest
+from ..common import Split
 from .textarena_play import Table, TextArenaEnv, prototype, refuse_unplayable
 
 _CELLS = tuple(f"[{number}]" for number in range(9))

@@ -1,0 +1,1 @@
+"""Environments of other packages, each played through the package itself."""

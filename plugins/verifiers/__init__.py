@@ -1,0 +1,1 @@
+"""Verifiers: how right an answer is, compared with right answers, a schema, or in the opinion of a judge."""
