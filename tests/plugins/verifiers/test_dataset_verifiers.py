@@ -318,7 +318,7 @@ def test_an_interrupted_question_does_not_answer_the_next_one():
 
 def test_the_process_ends_with_whoever_asks():
     program = (
-        "from uncollapse.plugins.environments import math_process, verifiers\n"
+        "from uncollapse.plugins.verifiers import math_process, verifiers\n"
         "assert verifiers.math('2 * 21', '42')\n"
         "print(math_process._ASKED.worker.pid, flush=True)\n"
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
