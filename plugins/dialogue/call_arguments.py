@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .call_schemas import is_plain, told_by_jsonschema
+
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -20,49 +22,70 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 def objection(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     """Return what is wrong with arguments, or an empty text.
 
+    The schema of a Python function is read here. One that says more, as those of MCP servers may, is also left to the
+    package ``jsonschema``, where it is installed. An argument that the schema does not name is refused, unless the
+    schema says that there may be others, or names none.
+
     Args:
         arguments: the arguments by their names.
-        parameters: a JSON schema; its keys ``type``, ``properties``, ``required``, ``items``, ``enum``, ``anyOf`` and
-            ``nullable`` are read.
+        parameters: a JSON schema; its keys ``type``, ``properties``, ``required``, ``items``, ``enum``, ``anyOf``,
+            ``additionalProperties`` and ``nullable`` are read here.
     """
-    properties: Mapping[str, Any] = parameters.get("properties", {})
-    if missing := [name for name in parameters.get("required", ()) if name not in arguments]:
+    found = _members(arguments, parameters)
+    return found if found or is_plain(parameters) else told_by_jsonschema(arguments, parameters)
+
+
+def _members(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """Return what is wrong with the members of an object, or an empty text."""
+    if missing := [name for name in _listed(schema.get("required")) if name not in arguments]:
         return f"the argument {missing[0]!r} is missing"
-    if extra := [name for name in arguments if name not in properties]:
-        known = ", ".join(map(repr, properties)) or "none"
-        return f"there is no argument {extra[0]!r}; the arguments are {known}"
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        properties = {}
+    others = schema.get("additionalProperties", "properties" not in schema)
+    is_open = others not in (False, None) or "patternProperties" in schema
     for name, value in arguments.items():
-        if not _fits(value, properties[name]):
-            return f"the argument {name!r} must be {_said(properties[name])}, not {json.dumps(value)[:80]}"
+        if name not in properties and not is_open:
+            known = ", ".join(map(repr, properties)) or "none"
+            return f"there is no argument {name!r}; the arguments are {known}"
+        member = properties.get(name, {} if "patternProperties" in schema else others)
+        if not _fits(value, member):
+            return f"the argument {name!r} must be {_said(member)}, not {json.dumps(value)[:80]}"
     return ""
 
 
-def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
+def _fits(value: Any, schema: Any) -> bool:
+    if not isinstance(schema, Mapping):
+        return schema is not False  # a schema may be true or false, too
     if value is None and schema.get("nullable"):
         return True
-    if "enum" in schema and not any(value == each and type(value) is type(each) for each in schema["enum"]):
+    if "enum" in schema and not any(value == each and type(value) is type(each) for each in _listed(schema["enum"])):
         return False
-    if "anyOf" in schema and not any(_fits(value, each) for each in schema["anyOf"]):
+    if "anyOf" in schema and not any(_fits(value, each) for each in _listed(schema["anyOf"])):
         return False
-    if (names := _types(schema)) and not any(_TYPES[name](value) for name in names if name in _TYPES):
+    if (names := _types(schema)) and not any(name not in _TYPES or _TYPES[name](value) for name in names):
         return False
     if isinstance(value, list):
-        return all(_fits(item, schema.get("items") or {}) for item in value)
-    if isinstance(value, Mapping) and "properties" in schema:
-        return not objection(value, schema)
-    if isinstance(value, Mapping) and isinstance(schema.get("additionalProperties"), Mapping):
-        return all(_fits(item, schema["additionalProperties"]) for item in value.values())
+        return all(_fits(item, schema.get("items", {})) for item in value)
+    if isinstance(value, Mapping) and ("properties" in schema or "additionalProperties" in schema):
+        return not _members(value, schema)
     return True
 
 
 def _types(schema: Mapping[str, Any]) -> Sequence[str]:
-    names = schema.get("type", ())
-    return [names] if isinstance(names, str) else list(names)
+    names = schema.get("type")
+    return [names] if isinstance(names, str) else _listed(names)
 
 
-def _said(schema: Mapping[str, Any]) -> str:
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _said(schema: Any) -> str:
+    if not isinstance(schema, Mapping):
+        return "left out"  # it is false
     if "enum" in schema:
-        return f"one of {', '.join(map(json.dumps, schema['enum']))}"
+        return f"one of {', '.join(map(json.dumps, _listed(schema['enum'])))}"
     if "anyOf" in schema:
-        return " or ".join(_said(each) for each in schema["anyOf"])
+        return " or ".join(_said(each) for each in _listed(schema["anyOf"]))
     return " or ".join(_types(schema)) or "something else"

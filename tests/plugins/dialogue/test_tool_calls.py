@@ -131,6 +131,64 @@ def test_arguments_are_held_to_the_schema(arguments, said):
     assert said in found if said else found == ""
 
 
+ITEM = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "part": {"$ref": "#/$defs/item"}},
+    "required": ["name"],
+}
+RICH = {
+    "type": "object",
+    "$defs": {"item": ITEM},
+    "properties": {
+        "items": {"type": "array", "items": {"$ref": "#/$defs/item"}, "minItems": 1},
+        "three": {"const": 3},
+        "either": {"oneOf": [{"type": "integer"}, {"type": "string", "pattern": "^a"}]},
+        "any": True,
+        "none": False,
+        "odd": {"type": "file"},
+        "elsewhere": {"$ref": "http://example.com/schema"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"items": [{"name": "x", "part": {"name": "y"}}], "three": 3, "either": "ab", "any": [1], "odd": 1}, ""),
+        ({}, ""),
+        ({"elsewhere": 1}, ""),
+        ({"items": 3}, "the argument 'items' must be array, not 3"),
+        ({"items": []}, "the argument 'items': [] should be non-empty"),
+        ({"items": [{"nme": "x"}]}, "the argument 'items[0]': 'name' is a required property"),
+        ({"items": [{"name": "x", "part": {"name": 3}}]}, "the argument 'items[0].part.name': 3 is not of type"),
+        ({"three": 4}, "the argument 'three': 3 was expected"),
+        ({"either": "b"}, "the argument 'either': 'b' does not match '^a'"),
+        ({"none": 1}, "the argument 'none' must be left out, not 1"),
+        ({"item": []}, "there is no argument 'item'; the arguments are 'items', 'three'"),
+    ],
+)
+def test_schemas_may_nest_refer_and_choose(arguments, said):
+    pytest.importorskip("jsonschema")
+    found = objection(arguments, RICH)
+    assert said in found if said else found == ""
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "object"}, ""),
+        ({"type": "object", "additionalProperties": False}, "there is no argument 'x'; the arguments are none"),
+        ({"type": "object", "properties": {}}, "there is no argument 'x'; the arguments are none"),
+        ({"type": "object", "properties": {}, "additionalProperties": True}, ""),
+        ({"type": "object", "properties": {}, "patternProperties": {"^x": {}}}, ""),
+        ({"additionalProperties": {"type": "integer"}}, "the argument 'x' must be integer, not \"1\""),
+        ({"additionalProperties": {"type": "string"}}, ""),
+    ],
+)
+def test_a_schema_says_whether_there_may_be_other_arguments(schema, said):
+    assert objection({"x": "1"}, schema) == said
+
+
 PIECES = [
     "<tool_call>",
     "</tool_call>",
