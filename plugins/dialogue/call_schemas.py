@@ -40,12 +40,12 @@ def told_by_jsonschema(arguments: Mapping[str, Any], parameters: Mapping[str, An
     """
     if find_spec("jsonschema") is None:
         return ""
-    from jsonschema.exceptions import ValidationError, best_match
+    from jsonschema.exceptions import UnknownType, ValidationError, best_match
     from referencing.exceptions import Unresolvable
 
     try:
         error = best_match(_validator(json.dumps(parameters)).iter_errors(dict(arguments)))
-    except (Unresolvable, RecursionError, TypeError, ValueError, AttributeError):
+    except (Unresolvable, UnknownType, RecursionError, TypeError, ValueError, AttributeError):
         return ""
     if not isinstance(error, ValidationError):
         return ""

@@ -49,19 +49,15 @@ class Program:
 
     @property
     def words(self) -> list[str]:
-        """The words that start it, tied to this process. Raises RequestError if there is no such program."""
-        found = shutil.which(self._command, path=self.environment.get("PATH"))
+        """The words that start it, tied to this process. Raises RequestError if there is no such program or folder."""
+        if self.directory is not None and not Path(self.directory).is_dir():
+            raise RequestError(f"there is no folder {self.directory!r}", self.where, "give an existing one")
+        command = Path(self.command).expanduser()
+        if len(command.parts) > 1:  # a path is relative to the folder in which the program runs
+            command = Path.cwd() / (self.directory or "") / command
+        found = shutil.which(command, path=self.environment.get("PATH"))
         if found is None:
             fix = "give the path of the program, or install it"
             raise RequestError(f"there is no program {self.command!r}", self.where, fix)
-        if self.directory is not None and not Path(self.directory).is_dir():
-            raise RequestError(f"there is no folder {self.directory!r}", self.where, "give an existing one")
         tied = str(Path(__file__).with_name("tied.py"))
         return [sys.executable, "-I", "-S", tied, str(os.getpid()), str(Path.cwd() / found), *self.args]
-
-    @property
-    def _command(self) -> str:
-        """The command; a path is relative to the folder in which the program runs."""
-        command = Path(self.command).expanduser()
-        has_folder = len(command.parts) > 1
-        return str(Path(self.directory or "") / command) if has_folder else self.command
