@@ -86,6 +86,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("variance", "register_variance_estimators", "standard errors of the entropy probe", "VarianceEstimator"),
         Kind("environment", "register_environments", "environments, which make tasks and play them", "Environment"),
+        Kind("toolset", "register_toolsets", "tool sets: tools that any environment can offer", "Toolset"),
         Kind("task_sampler", "register_task_samplers", "task samplers: which tasks come next", "TaskSampler"),
         Kind(
             "batch_sampler",

@@ -35,6 +35,7 @@ ROOMS = {
     "collapse": "detectors",
     "variance": "standard_errors",
     "environment": "environments",
+    "toolset": "toolsets",
     "task_sampler": "samplers",
     "batch_sampler": "samplers",
     "verifier": "verifiers",

@@ -26,7 +26,7 @@ from .engines import (
     TrainBackend,
     TrainEngine,
 )
-from .environment import Env, Environment
+from .environment import Env, Environment, reply_of
 from .estimators import (
     EntropyController,
     EntropyControllerSession,
@@ -45,7 +45,8 @@ from .estimators import (
 from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
 from .rollout_engine import EngineMemory, RolloutEngine, RolloutEngineSession, SamplingLoad, Shortage
 from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
-from .tools import Call, Tool
+from .tools import Call, Tool, text_of
+from .toolset import Toolset, ToolsetSession
 from .verifier import Verifier
 
 __all__ = [
@@ -100,6 +101,8 @@ __all__ = [
     "TokenHead",
     "TokenScores",
     "Tool",
+    "Toolset",
+    "ToolsetSession",
     "Tracker",
     "TrainBackend",
     "TrainEngine",
@@ -107,4 +110,6 @@ __all__ = [
     "Verdict",
     "Verifier",
     "Wanted",
+    "reply_of",
+    "text_of",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from .component import Component
 from .data import Step
+from .tools import Tool, text_of
 
 
 class Env(ABC):
@@ -40,17 +42,47 @@ class Env(ABC):
 
         By default this calls the episode's method of that name. What it returns is the reply: a :class:`Step`, or the
         observation, with no reward. A ValueError that it raises is told to the model, since what a tool refuses is the
-        caller's mistake; any other error ends the run.
+        caller's mistake. So is any other error, as a call that failed (``share_of_calls_failed``), but a tool that
+        fails again and again ends the run.
 
         Args:
             name: the name of the tool.
             arguments: its arguments, whose names and types are those of its schema.
         """
-        try:
-            reply = getattr(self, name)(**arguments)
-        except ValueError as error:
-            return Step(f"Error: {error}", 0.0, done=False)
-        return reply if isinstance(reply, Step) else Step(str(reply), 0.0, done=False)
+        return reply_of(getattr(self, name), **arguments)
+
+    def close(self) -> None:  # noqa: B027 - most episodes hold nothing
+        """Release what the episode holds: processes, files, connections. It is called once, after the last step.
+
+        It is called as well where the episode is lost or the run fails. It may be an ``async def``.
+        """
+
+
+def reply_of(tool: Callable[..., Any], *given: Any, **arguments: Any) -> Any:
+    """Call a tool and return its reply as a :class:`Step`, or as an awaitable of one where the tool is ``async``.
+
+    A ValueError is told as ``Error: ...``; anything else that the tool raises goes through.
+    """
+    try:
+        reply = tool(*given, **arguments)
+    except ValueError as error:
+        return _refused(error)
+    return _later(reply) if inspect.isawaitable(reply) else _step(reply)
+
+
+async def _later(reply: Awaitable[Any]) -> Step:
+    try:
+        return _step(await reply)
+    except ValueError as error:
+        return _refused(error)
+
+
+def _step(reply: Any) -> Step:
+    return reply if isinstance(reply, Step) else Step(text_of(reply), 0.0, done=False)
+
+
+def _refused(error: ValueError) -> Step:
+    return Step(text_of(f"Error: {error}"), 0.0, done=False)
 
 
 class Environment(Component):
@@ -69,9 +101,10 @@ class Environment(Component):
     rewards are summed with their weights, so that it is not known there."""
     reward_names: tuple[str, ...] = ()
     """The names of the rewards that ``Step.rewards`` gives; empty where ``Step.reward`` is the only one."""
-    tools: tuple[Callable[..., Any], ...] = ()
+    tools: tuple[Callable[..., Any] | Tool, ...] = ()
     """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
-    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown."""
+    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown; a :class:`Tool`
+    brings its schema."""
     concurrency: int = 128
     """The largest number of episodes that are made or stepped at the same time, each in a thread of its own. It is 1
     where episodes share what must not be used by two threads at once, or where they only compute, since Python computes

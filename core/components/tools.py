@@ -29,6 +29,13 @@ class Tool:
         return {"type": "function", "function": self.function}
 
 
+def text_of(result: object) -> str:
+    """Return what a tool gives as text that can be encoded: bytes are read as UTF-8, with marks for what is none."""
+    if isinstance(result, bytes | bytearray | memoryview):
+        return bytes(result).decode("utf-8", "replace")
+    return str(result).encode("utf-8", "replace").decode("utf-8")
+
+
 @attrs.frozen
 class Call:
     """A call of a tool, as a response makes it. A call with a ``problem`` is not played: the model is told of it."""

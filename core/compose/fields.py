@@ -32,14 +32,15 @@ def component(kind: str, default: str | None = None) -> Any:
     return attrs.field(default=default, metadata={"kind": kind}, converter=attrs.Converter(read, takes_field=True))
 
 
-def components(kind: str, *default: str) -> Any:
-    """A field that holds a list of components of ``kind``."""
+def components(kind: str, *default: str, alias: str | None = None) -> Any:
+    """A field that holds a list of components of ``kind``; ``alias`` is its parameter, if that has another name."""
 
     def read(values: object, attribute: attrs.Attribute[Any]) -> Any:
-        return all_named(kind, values, attribute.name)
+        return all_named(kind, values, attribute.alias)
 
     metadata = {"kind": kind, "many": True}
-    return attrs.field(default=default, metadata=metadata, converter=attrs.Converter(read, takes_field=True))
+    converter = attrs.Converter(read, takes_field=True)
+    return attrs.field(default=default, metadata=metadata, converter=converter, alias=alias)
 
 
 def section(cls: type) -> Any:

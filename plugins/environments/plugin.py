@@ -48,3 +48,13 @@ def register_environments(register: Register) -> None:
         f"{_HERE}.tools.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",
     )
+    register(
+        "with_tools",
+        f"{_HERE}.tools.with_tools:WithTools",
+        summary="any other environment, with tool sets that can be called: calculator, python, search",
+    )
+
+
+@hookimpl
+def register_toolsets(register: Register) -> None:
+    register("calculator", f"{_HERE}.tools.calculator:Calculator", summary="exact arithmetic")

@@ -1,18 +1,17 @@
-"""Wrappers check what environments, verifiers and engines return, since a wrong reward would train unnoticed."""
+"""Wrappers check what environments, tools and verifiers return, since a wrong reward would train unnoticed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from numbers import Real
 from reprlib import Repr
 from typing import Any
 
 import attrs
-from torch import Tensor
 
-from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Verifier
+from ...core.components import Env, Environment, Step, Tool, Toolset, ToolsetSession, Verifier, reply_of
 from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
@@ -21,13 +20,10 @@ from ...core.compose.reward_names import unusable
 from ...core.errors import EpisodeLostError
 from .awaiting import settled
 from .named_rewards import weighed
+from .tool_failures import Failures, lost_connection
 
-ROUNDING = 1e-3
-"""The largest log-prob in nats that still counts as 0, since bfloat16 logits are rounded."""
 FIRST_PROMPTS = 256
 """The number of groups whose first observation is remembered, more than are made at the same time."""
-STOP_REASONS = ("eos", "stop", "length")
-"""The reasons why a completion may end."""
 
 
 class CheckedEnvironment(Environment):
@@ -44,6 +40,7 @@ class CheckedEnvironment(Environment):
         self.named, self.weights = named, weights
         self.component = checked_inner(named, named.component if component is None else component, CHECKED)
         self._first: dict[int, str] = {}
+        self.failures = Failures(named)
 
     @property
     def concurrency(self) -> int:  # type: ignore[override]
@@ -85,17 +82,23 @@ class CheckedEnvironment(Environment):
         return names
 
     @property
-    def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
-        with confined(self.named, "tools"):
-            tools = self.component.tools
-        if not isinstance(tools, tuple) or not all(map(callable, tools)):
-            raise wrong(self.named, "tools", f"must be a tuple of functions, not {tools!r}")
-        return tools
+    def tools(self) -> tuple[Callable[..., Any] | Tool, ...]:  # type: ignore[override]
+        return _tools(self.named, self.component)
 
     def make(self, seed: int, member: int = 0) -> CheckedEnv:
         with confined(self.named, f"make({seed}, {member})"), _connected(self.named, "make"):
             env = settled(self.component.make, seed, member)
             require_session(self.named, "make", env, Env)
+        try:
+            return CheckedEnv(self, env, self._opened(env, seed, member))
+        except BaseException:
+            with suppress(Exception):  # what has happened is told, not what follows from it
+                settled(env.close)
+            raise
+
+    def _opened(self, env: Env, seed: int, member: int) -> str:
+        """Return the first observation of an episode."""
+        with confined(self.named, f"make({seed}, {member})"), _connected(self.named, "make"):
             observation = _text(self.named, "initial_observation", settled(env.initial_observation))
             system = _text(self.named, "system_text", env.system_text)
             earlier = _pairs(self.named, env.earlier_turns)
@@ -105,7 +108,7 @@ class CheckedEnvironment(Environment):
             raise wrong(self.named, "initial_observation", what)
         while len(self._first) > FIRST_PROMPTS:
             self._first.pop(next(iter(self._first)), None)
-        return CheckedEnv(self, env, observation)
+        return observation
 
 
 class CheckedEnv(Env):
@@ -114,6 +117,7 @@ class CheckedEnv(Env):
     def __init__(self, world: CheckedEnvironment, env: Any, observation: str) -> None:
         self.named, self.env, self._observation = world.named, env, observation
         self._reward_names, self._weights = world.reward_names, world.weights
+        self._failures = world.failures
         self.place = env.place
         self.system_text, self.earlier_turns = env.system_text, env.earlier_turns
 
@@ -126,9 +130,14 @@ class CheckedEnv(Env):
         return self._checked("step", step)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Step:
-        with confined(self.named, f"call({name!r})"), _connected(self.named, "call"):
+        called = f"call({name!r})"
+        with confined(self.named, called), _connected(self.named, "call"), self._failures.counted(name):
             step = settled(self.env.call, name, arguments)
         return self._checked("call", step)
+
+    def close(self) -> None:
+        with confined(self.named, "close"):
+            settled(self.env.close)
 
     def _checked(self, method: str, step: Any) -> Step:
         if not isinstance(step, Step):
@@ -146,6 +155,52 @@ class CheckedEnv(Env):
             return weighed(checked, self._reward_names, self._weights)
         except ValueError as error:
             raise wrong(self.named, method, str(error)) from None
+
+
+class CheckedToolset(Toolset):
+    """A tool set that is checked: it offers functions or schemas, and makes sessions.
+
+    Raises:
+        RunError: the tool set raised an error or broke its contract; the message names it.
+    """
+
+    def __init__(self, named: Named) -> None:
+        self.named, self.component = named, checked_inner(named, named.component, CHECKED)
+        self.concurrency, self.failures = self.component.concurrency, Failures(named)
+
+    @property
+    def tools(self) -> tuple[Callable[..., Any] | Tool, ...]:
+        return _tools(self.named, self.component)
+
+    @property
+    def digest(self) -> str | None:
+        with blaming(self.named, "digest"):
+            return self.component.digest
+
+    def start(self, seed: int, member: int) -> CheckedToolsetSession:
+        with confined(self.named, "start"), _connected(self.named, "start"):
+            session = settled(self.component.start, seed, member)
+        require_session(self.named, "start", session, ToolsetSession)
+        return CheckedToolsetSession(self, session)
+
+
+class CheckedToolsetSession(ToolsetSession):
+    """A session of a :class:`CheckedToolset`."""
+
+    def __init__(self, toolset: CheckedToolset, session: ToolsetSession) -> None:
+        self.toolset, self.session = toolset, session
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        named, failures = self.toolset.named, self.toolset.failures
+        with confined(named, f"call({name!r})"), _connected(named, "call"), failures.counted(name):
+            reply = settled(reply_of, self.session.call, name, arguments)
+        if reply != Step(reply.observation):
+            raise wrong(named, f"call({name!r})", "gave a Step with more than a text, as only an environment may")
+        return reply
+
+    def close(self) -> None:
+        with confined(self.toolset.named, "close"):
+            settled(self.session.close)
 
 
 class CheckedVerifier(Verifier):
@@ -186,7 +241,11 @@ class CheckedVerifier(Verifier):
             return _text(self.named, "objection", self.component.objection(question, golds))
 
 
-CHECKED: dict[str, Callable[[Named], Any]] = {"environment": CheckedEnvironment, "verifier": CheckedVerifier}
+CHECKED: dict[str, Callable[[Named], Any]] = {
+    "environment": CheckedEnvironment,
+    "toolset": CheckedToolset,
+    "verifier": CheckedVerifier,
+}
 """Kind -> the wrapper of its components where they are parts of others."""
 
 
@@ -207,10 +266,7 @@ def _connected(named: Named, method: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ConnectionError | TimeoutError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        if not lost_connection(error):
             raise
         raise EpisodeLostError(
             f"{named.described} has lost its connection in {method}: {told(error)}", fix="bring its server back"
@@ -228,6 +284,15 @@ def _text(named: Named, method: str, value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(named, method, f"gave {type(value).__name__} {_shown(value)}, not a text")
     return value
+
+
+def _tools(named: Named, component: Any) -> tuple[Callable[..., Any] | Tool, ...]:
+    """Return the tools that a component offers, or refuse what is none."""
+    with confined(named, "tools"):
+        tools = component.tools
+    if not isinstance(tools, tuple) or not all(callable(tool) or isinstance(tool, Tool) for tool in tools):
+        raise wrong(named, "tools", f"must be a tuple of functions, not {tools!r}")
+    return tools
 
 
 def _pairs(named: Named, turns: Any) -> tuple[tuple[str, str], ...]:
@@ -281,67 +346,3 @@ def _names(named: Named, actions: tuple[str, ...]) -> tuple[str, ...]:
     if len({action_key(action) for action in actions}) < len(actions):
         raise wrong(named, "actions", f"holds names that differ in case and white space alone: {', '.join(actions)}")
     return actions
-
-
-class CheckedEngine(RolloutEngineSession):
-    """An engine in a run that is checked: one completion per prompt, a log-prob per token, none too long.
-
-    Raises:
-        RunError: the engine raised an error or broke its contract; the message names it.
-    """
-
-    def __init__(self, named: Named, session: Any) -> None:
-        require_session(named, "start", session, RolloutEngineSession)
-        self.named, self.session = named, session
-        self.single_requests, self.adapter = session.single_requests, session.adapter
-        self._asked: dict[Any, Sampling] = {}
-
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
-        with blaming(self.named, "generate"):
-            completions = self.session.generate(prompts, sampling, seed)
-        if len(completions) != len(prompts):
-            raise wrong(self.named, "generate", f"gave {len(completions)} completions for {len(prompts)} prompts")
-        for completion in completions:
-            self._check("generate", completion, sampling)
-        return completions
-
-    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        self.session.sync(weights)
-
-    def sleep(self) -> bool:
-        return self.session.sleep()
-
-    def close(self) -> None:
-        self.session.close()
-
-    def submit(self, key: Any, prompt: Sequence[int], sampling: Sampling, seed: int) -> None:
-        self._asked[key] = sampling
-        with blaming(self.named, "submit"):
-            self.session.submit(key, prompt, sampling, seed)
-
-    def finished(self) -> list[tuple[Any, Completion]]:
-        return self._done("finished", self.session.finished)
-
-    def poll(self) -> list[tuple[Any, Completion]]:
-        return self._done("poll", self.session.poll)
-
-    def _done(self, method: str, wait: Callable[[], list[tuple[Any, Completion]]]) -> list[tuple[Any, Completion]]:
-        with blaming(self.named, method):
-            done = wait()
-        for key, completion in done:
-            self._check(method, completion, self._asked.pop(key))
-        return done
-
-    def _check(self, method: str, completion: Completion, sampling: Sampling) -> None:
-        tokens = completion.tokens
-        logprobs = completion.logprobs
-        if not 1 <= len(tokens) <= sampling.max_tokens:
-            what = f"gave {len(tokens)} tokens, where 1 to {sampling.max_tokens} were asked for"
-            raise wrong(self.named, method, what)
-        if len(logprobs) != len(tokens):
-            raise wrong(self.named, method, f"gave {len(logprobs)} log-probs for {len(tokens)} tokens")
-        if completion.stop_reason not in STOP_REASONS:
-            what = f"gave the stop reason {completion.stop_reason!r}; there are {', '.join(STOP_REASONS)}"
-            raise wrong(self.named, method, what)
-        if bad := [value for value in logprobs if not -math.inf < value <= ROUNDING]:
-            raise wrong(self.named, method, f"gave the log-prob {bad[0]}, which is no log-prob of a sampled token")

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from ...core.components import Completion, Environment, RolloutEngineSession, Sampling
+from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling
 from ...core.compose.experiment import Rollout
-from .conversation import Conversation, Heard, open_episode
+from ...core.errors import RunError
+from .conversation import Conversation, Heard, close_episode, open_episode
 from .episode import Episode
 from .lost import LostGroup
 from .stepping import Outcome, Pool, pool
@@ -54,10 +56,17 @@ def collect(
     places = [(group, member) for group in seeds for member in range(group_size)]
     with pool(environment.concurrency, len(places)) as works:
         table = _Table(environment, rollout, template, places, works)
-        if engine.single_requests:
-            _play_at_own_pace(table, engine, sampling, seed)
-        else:
-            _play_by_turns(table, engine, sampling, seed, seeds)
+        try:
+            if engine.single_requests:
+                _play_at_own_pace(table, engine, sampling, seed)
+            else:
+                _play_by_turns(table, engine, sampling, seed, seeds)
+        except BaseException:
+            with suppress(RunError):  # what has happened is told, not what follows from it
+                table.start_closing()
+            raise
+        table.start_closing()
+        works.all_done()
     gone = table.lost_groups()
     if gone and lost is None:
         raise gone[0].error
@@ -84,6 +93,7 @@ class _Table:
         self._heard: dict[int, Heard] = {}
         self._lost: dict[tuple[int, int], LostGroup] = {}
         self._lost_seeds: set[int] = set()
+        self._open: dict[int, Env] = {}
         for index, place in enumerate(places):
             works.start(index, open_episode, environment, rollout, *place)
 
@@ -104,8 +114,15 @@ class _Table:
             elif index in self.conversations:
                 self.conversations[index].take(self._heard.pop(index), outcome.result)
             else:
+                self._open[index] = outcome.result.env
                 self.conversations[index] = Conversation(*self._setting, seed, member, outcome.result)
         return [outcome.key for outcome in outcomes if self.goes_on(outcome.key)]
+
+    def start_closing(self) -> None:
+        """Let all episodes release what they hold, those of lost groups as well."""
+        while self._open:
+            index, env = self._open.popitem()
+            self.works.start(index, close_episode, *self._setting[:2], *self.places[index], env)
 
     def goes_on(self, index: int) -> bool:
         """Say whether a conversation has another turn; one of a lost group has none."""

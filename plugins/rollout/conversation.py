@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 
 import attrs
 
 from ...core.components import Answer, Call, Completion, Env, Environment, Step
 from ...core.compose.experiment import Rollout
-from ...core.errors import RequestError
+from ...core.errors import RequestError, RunError
 from .awaiting import settled
 from .borders import name_of
 from .dialogue import require_nameable, setting_of
@@ -18,6 +19,7 @@ from .messages import Result, Said, text_of
 from .named_rewards import summed
 from .template import Template
 from .time_limit import TimeLimit
+from .tool_failures import ToolFailedError
 
 _LONGEST_TOKEN = 512
 """The number of characters that a token has at most. A longer text than the context could hold is not tokenised."""
@@ -39,7 +41,21 @@ def open_episode(environment: Environment, rollout: Rollout, seed: int, member: 
     """
     limit = TimeLimit(name_of(environment), rollout.step_timeout, seed, member)
     env = limit("a new episode", settled, environment.make, seed, member)
-    return Opening(env, limit("the first observation", settled, env.initial_observation))
+    try:
+        return Opening(env, limit("the first observation", settled, env.initial_observation))
+    except BaseException:
+        with suppress(RunError):  # what has happened is told, not what follows from it
+            close_episode(environment, rollout, seed, member, env)
+        raise
+
+
+def close_episode(environment: Environment, rollout: Rollout, seed: int, member: int, env: Env) -> None:
+    """Let an episode release what it holds. Any thread may do it.
+
+    Raises:
+        EpisodeLostError: it takes longer than ``rollout.step_timeout``.
+    """
+    TimeLimit(name_of(environment), rollout.step_timeout, seed, member)("closing", settled, env.close)
 
 
 @attrs.frozen
@@ -59,6 +75,8 @@ class Reply:
     """The call, unless an action was played."""
     step: Step | None
     """What the environment gave; ``None`` for a call that cannot be played, of which it never hears."""
+    failed: bool = False
+    """Whether the tool that was called has failed."""
 
 
 class Conversation:
@@ -153,9 +171,11 @@ class Conversation:
             if left == 0:
                 break
             left -= 1
-            step = self._step(each)
-            replies.append(Reply(call, step))
-            if step.done:
+            try:
+                replies.append(Reply(call, self._step(each)))
+            except ToolFailedError as error:
+                replies.append(Reply(call, Step(f"Error: {error.what}"), failed=True))
+            if replies[-1].step.done:
                 break
         return replies
 
@@ -194,6 +214,7 @@ class Conversation:
                 penalty=0.0 if answer.valid else self.rollout.format_penalty,
                 observation=observation,
                 rewards=summed(step.rewards for step in steps),
+                failed=sum(reply.failed for reply in replies),
             )
         )
         self.stop = done or self._exhausted()

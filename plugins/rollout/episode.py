@@ -35,6 +35,8 @@ class Turn:
     """What the environment showed before the turn, as it is: without the number of the turn or the actions left."""
     rewards: dict[str, float] = attrs.field(factory=dict)
     """The sums of the rewards that the environment names, in this turn, without their weights."""
+    failed: int = 0
+    """The number of calls whose tool has failed."""
 
 
 @attrs.frozen

@@ -136,7 +136,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     * ``share_of_turns_cut``: turns that ended because of ``max_tokens``
     * ``share_of_named_actions_known``: named actions that exist
     * ``share_of_calls_broken``, ``..._unknown``, ``..._wrong``, where tools are called: calls that cannot be read, that
-      name no tool, or that have wrong arguments
+      name no tool, or that have wrong arguments; and ``..._failed``: calls whose tool has failed
     * the environment's own metrics, averaged over the episodes that have them; the names above win over these
     """
     turns = [turn for episode in episodes for turn in episode.turns]
@@ -160,10 +160,13 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def _call_metrics(turns: Sequence[Turn]) -> dict[str, float]:
-    """Return the shares of calls that could not be played; nothing where there are no calls."""
+    """Return the shares of calls that could not be played, or have failed; nothing where there are no calls."""
     calls = [call for turn in turns for call in turn.answer.calls if call.fault or not call.problem]
-    faults = ("broken", "unknown", "wrong") if calls else ()
-    return {f"share_of_calls_{fault}": fmean(call.fault == fault for call in calls) for fault in faults}
+    if not calls:
+        return {}
+    shares = {fault: fmean(call.fault == fault for call in calls) for fault in ("broken", "unknown", "wrong")}
+    shares["failed"] = sum(turn.failed for turn in turns) / len(calls)
+    return {f"share_of_calls_{fault}": share for fault, share in shares.items()}
 
 
 def transcript(episode: Episode) -> dict[str, Any]:

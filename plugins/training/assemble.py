@@ -14,8 +14,9 @@ from ...core.compose.blame import blaming, require_session
 from ...core.compose.combinations import check_ranks, needs
 from ...core.compose.config import validation_environment
 from ...core.compose.experiment import Critic, Experiment, Trainer
-from ..rollout.borders import CheckedEngine, CheckedEnvironment
+from ..rollout.borders import CheckedEnvironment
 from ..rollout.dialogue import CheckedDialogue
+from ..rollout.engine_borders import CheckedEngine
 from ..rollout.template import Template
 from .memory.model_shape import empty_policy
 from .networks import fused_layers

@@ -12,7 +12,7 @@ import torch
 from ...core.components import Sampling
 from ...core.compose.blame import confined
 from ...core.compose.named import Named
-from ...plugins.rollout.borders import CheckedEngine
+from ...plugins.rollout.engine_borders import CheckedEngine
 from ..problems import laws, require
 
 PROMPTS = ((5, 6, 7), (8, 9, 10, 11, 12), (5, 6, 7), (20,))

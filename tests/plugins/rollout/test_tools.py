@@ -6,9 +6,10 @@ import attrs
 import pytest
 from uncollapse.core.components import Env, Environment, Step
 from uncollapse.core.compose.named import Named
-from uncollapse.core.errors import RequestError, RunError
+from uncollapse.core.errors import EpisodeLostError, RequestError, RunError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
+from uncollapse.plugins.rollout.tool_failures import MOST, ToolFailedError
 from uncollapse.plugins.rollout.tools import tools_of
 
 
@@ -112,8 +113,70 @@ def test_a_tool_gives_a_text_or_a_step_and_a_value_error_is_told():
     assert env.call("buy", {"item": "tea", "count": 2}) == Step("2 tea", 0.0)
     assert env.call("buy", {"item": "milk"}) == Step("milk", 0.5, done=True)
     assert env.call("buy", {"item": "tea", "count": 10}) == Step("Error: there are 9", 0.0)
-    with pytest.raises(RunError, match=r"failed in call\('buy'\): KeyError: 'coffee'"):
+
+
+def test_a_tool_that_fails_is_told_and_a_person_hears_of_it_once(capsys):
+    env = checked().make(0)
+    for _ in range(3):
+        with pytest.raises(ToolFailedError) as raised:
+            env.call("buy", {"item": "coffee"})
+        assert raised.value.what == "KeyError: 'coffee'"
+    assert capsys.readouterr().err.count("the tool buy of environment 'bandit' failed: KeyError: 'coffee'") == 1
+
+
+def test_a_tool_that_fails_each_time_ends_the_run_and_one_that_works_again_does_not():
+    env = checked().make(0)
+
+    def fail(times):
+        for _ in range(times):
+            with pytest.raises(ToolFailedError):
+                env.call("buy", {"item": "coffee"})
+
+    fail(MOST - 1)
+    env.call("buy", {"item": "tea"})
+    fail(MOST - 1)
+    with pytest.raises(RunError, match=r"failed in call\('buy'\): KeyError: 'coffee'") as ended:
         env.call("buy", {"item": "coffee"})
+    assert not isinstance(ended.value, ToolFailedError)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionRefusedError("down"), EpisodeLostError),
+        (TimeoutError("slow"), EpisodeLostError),
+        (SystemExit(3), RunError),
+    ],
+)
+def test_a_lost_connection_or_an_exit_is_not_told_to_the_model(error, kind):
+    class Gone(Shop):
+        def buy(self, item):
+            raise error
+
+    with pytest.raises(kind) as raised:
+        checked(made=Gone).make(0).call("buy", {"item": "tea"})
+    assert not isinstance(raised.value, ToolFailedError)
+
+
+def test_bytes_and_what_cannot_be_encoded_become_text_and_async_tools_are_awaited():
+    class Odd(Shop):
+        def buy(self, item):
+            return {"bytes": b"tea \xff", "half": "tea \ud800", "none": None}[item]
+
+    env = checked(made=Odd).make(0)
+    assert env.call("buy", {"item": "bytes"}).observation == "tea \ufffd"
+    assert env.call("buy", {"item": "half"}).observation == "tea ?"
+    assert env.call("buy", {"item": "none"}).observation == "None"
+
+    class Later(Shop):
+        async def buy(self, item):
+            if item == "milk":
+                raise ValueError("no milk")
+            return f"{item}, later"
+
+    env = checked(made=Later).make(0)
+    assert env.call("buy", {"item": "tea"}).observation == "tea, later"
+    assert env.call("buy", {"item": "milk"}).observation == "Error: no milk"
 
 
 def test_what_a_call_may_not_hand_over_is_refused_by_name():
