@@ -17,6 +17,10 @@ class Component(ABC):  # noqa: B024 - its subclasses in this package have the ab
     target_entropies: ClassVar[tuple[float, ...]] = ()
     """Entropies (nats per token) that the component steers to. None can be above the log of the vocabulary's size."""
 
+    starts_programs: ClassVar[bool] = False
+    """Whether the component starts programs that its parameters name. Those of a run directory are then started only
+    for who trusts it, and never before the experiment is composed."""
+
     in_comparison: ClassVar[Mapping[str, Any]] = {}
     """What ``uncollapse sweep run interventions`` gives the component where its defaults are not enough: parameters by
     their names, and settings of the experiment by their dotted keys. Required parameters must stand here for the

@@ -179,7 +179,10 @@ def _needs(experiment: Experiment) -> Iterator[Problem]:
 
 def _tools(experiment: Experiment) -> Iterator[Problem]:
     environment, dialogue = experiment.environment, experiment.dialogue
-    if environment.component.tools and not dialogue.component.calls_tools:
+    if dialogue.component.calls_tools:
+        return
+    # a tool set has tools, which are not asked for here: some are started for it
+    if any(named.kind == "toolset" for _, named in environment.inner) or environment.component.tools:
         reason = f"calls no tools, which the environment {environment.name} offers"
         yield Problem(reason, "dialogue", dialogue.name, "set it to tool_calls")
 

@@ -13,6 +13,9 @@ from .status import Status
 
 ATTEMPTS = "attempts"
 """Key of a manifest: what each attempt after the first one was made with."""
+DATA = "data"
+"""Key of a manifest: hashes of data that no parameter determines, such as files and servers (``digest``), by the keys
+of the components that have them."""
 OWN = "uncollapse"
 """The distribution of the built-in plugins, whose components have hashes of their own."""
 
@@ -67,6 +70,15 @@ def changed(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What the last attempt of a run was made with that has another source ``now``; see :func:`sources`."""
     then, here = sources(attempts(manifest)[-1]), sources(now)
     return [what for what, digest in then.items() if here.get(what, digest) != digest]
+
+
+def other_data(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What the last attempt of a run had other data of than ``now``, in words; see :data:`DATA`."""
+    then, here = (dict(each.get(DATA) or {}) for each in (attempts(manifest)[-1], now))
+    others = [key for key, digest in then.items() if here.get(key, digest) != digest]
+    # what holds another component has a hash of its data, too
+    innermost = [key for key in others if not any(other.startswith(f"{key}.") for other in others)]
+    return [f"{key} has other data than before: {here[key]}, where it had {then[key]}" for key in innermost]
 
 
 def differing(manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, list[str]]]]:

@@ -58,3 +58,4 @@ def register_environments(register: Register) -> None:
 @hookimpl
 def register_toolsets(register: Register) -> None:
     register("calculator", f"{_HERE}.tools.calculator:Calculator", summary="exact arithmetic")
+    register("mcp", f"{_HERE}.tools.mcp.mcp:Mcp", summary="the tools of an MCP server, which is started here")

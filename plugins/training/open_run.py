@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from ...core.compose.blame import blaming
+from ...core.compose.combinations import components
 from ...core.compose.config import to_dict
 from ...core.compose.experiment import Experiment
 from ...core.compose.identity import STEPS
@@ -14,6 +17,7 @@ from ...core.runs.checkpoints import step_of
 from ...core.runs.directory import RunDirectory, build_manifest
 from ...core.runs.repair import mend, repair
 from ...core.runs.resumption import OVERRULE, STOPPED, Resumption, resumption
+from ...core.runs.sources import DATA, other_data
 from .processes.ranks import gpu_names
 from .prompts import require_rooms
 from .session import Outcome
@@ -22,7 +26,7 @@ from .step.stages import lr_scale
 
 def create_run(experiment: Experiment, path: Path) -> RunDirectory:
     """Create the directory of a new run. Raises RequestError if it holds a run."""
-    run = RunDirectory.create(path, to_dict(experiment), build_manifest(experiment, registry(), gpu_names()))
+    run = RunDirectory.create(path, to_dict(experiment), _made_with(experiment))
     run.remove_leftovers()
     return run
 
@@ -52,7 +56,10 @@ def resume_run(experiment: Experiment, path: Path, further: bool = False, overru
         require_rooms(experiment)
         for line in [*taken_up.words(), *_of_schedules(taken_up, experiment)]:
             tell(run, line)
-        taken_up.apply(build_manifest(experiment, registry(), gpu_names()))
+        made_with = _made_with(experiment)
+        for line in other_data(run.manifest(), made_with):
+            tell(run, line)
+        taken_up.apply(made_with)
     for broken, reason in run.broken_checkpoints():
         tell(run, f"checkpoint {broken.name} is damaged and is not used: {reason}")
     outcome = ended(run)
@@ -64,6 +71,17 @@ def resume_run(experiment: Experiment, path: Path, further: bool = False, overru
         latest = run.latest()
         tell(run, f"resuming from {latest.name}" if latest else "resuming from the start: there is no whole checkpoint")
     return run
+
+
+def _made_with(experiment: Experiment) -> dict[str, Any]:
+    """Return the manifest of a run that is trained here, with hashes of the data that it is trained on."""
+    digests = {}
+    for key, named in components(experiment):
+        if named.kind in ("environment", "toolset"):
+            with blaming(named, "digest"):
+                digests[key] = named.component.digest
+    data = {key: digest for key, digest in digests.items() if digest is not None}
+    return {**build_manifest(experiment, registry(), gpu_names()), DATA: data}
 
 
 def tell(run: RunDirectory, text: str) -> None:

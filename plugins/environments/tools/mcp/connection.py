@@ -179,7 +179,7 @@ class Connection:
         except TimeoutError:
             self._overdue += 1
             await self._require_answer()
-            raise TookTooLongError from None
+            raise TookTooLongError(f"the call took more than {seconds:g} s") from None
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
                 self._stop.set()

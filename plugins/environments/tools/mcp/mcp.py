@@ -10,7 +10,7 @@ from attrs.validators import ge, gt
 from mcp import MCPError
 
 from .....core.components import Tool, Toolset, ToolsetSession
-from .connection import Connection, TookTooLongError
+from .connection import Connection
 from .listing import Listing, refuse_unusable
 from .program import Program
 from .results import text_of
@@ -114,16 +114,18 @@ class McpSession(ToolsetSession):
     """Server that was running when the episode began."""
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Call a tool. Raises ValueError with what is told to the model, or EpisodeLostError."""
-        seconds = self.toolset.timeout
+        """Call a tool.
+
+        Raises:
+            ValueError: the server refuses the call, or says that it has failed.
+            TookTooLongError: there is no result in time.
+            RuntimeError: it is not one that the server has promised.
+            EpisodeLostError: the server has ended, or does not answer any more.
+        """
         try:
-            result = self._running.call(self.names[name], arguments, seconds)
-        except TookTooLongError:
-            raise ValueError(f"the call took more than {seconds:g} s") from None
+            result = self._running.call(self.names[name], arguments, self.toolset.timeout)
         except MCPError as error:
             raise ValueError(error.message) from error
-        except RuntimeError as error:  # the result is not what the server has promised
-            raise ValueError(str(error)) from error
         text = text_of(result)
         if result.is_error:
             raise ValueError(text.removeprefix("Error: ") or "the call has failed")
