@@ -65,6 +65,21 @@ def test_a_runs_plugin_files_are_not_executed_unasked(run, words):
     assert not (run.parent / "executed").exists()
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_a_runs_programs_are_not_started_unasked(run, words):
+    pytest.importorskip("mcp")
+    config = run.joinpath("config.yaml")
+    server = {"name": "mcp", "command": "sh", "args": ["-c", f"touch {run.parent / 'executed'}"]}
+    environment = {"name": "with_tools", "of": "tool_calculator", "tools": [server]}
+    config.write_text(dumps({"environment": environment, "dialogue": "tool_calls", "model": {"path": "nowhere"}}))
+    words = [str(run) if word == "RUN" else word for word in words]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2, result.output
+    assert "the run's configuration names programs, which would be started: mcp(sh, args=[-c, 'touch" in result.stderr
+    assert "look at them; then give --trust (registry().trusts_runs = True in Python)" in result.stderr
+    assert not (run.parent / "executed").exists()
+
+
 @pytest.mark.parametrize("how", [["--trust"], ["--plugin", "FILE"]], ids=lambda how: how[0])
 def test_a_runs_plugin_files_are_executed_for_who_trusts_them(run, how):
     how = [str(run.parent / "theirs.py") if word == "FILE" else word for word in how]

@@ -1,5 +1,8 @@
 """Every built-in component keeps the laws of its kind."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from uncollapse.core.errors import MissingExtraError
 from uncollapse.core.kinds import KINDS
@@ -7,6 +10,7 @@ from uncollapse.core.registry import registry
 from uncollapse.testing import NotExercisedError, check
 from uncollapse.testing.check import ROOMS
 
+SHOP = Path(__file__).parents[1] / "plugins" / "environments" / "mcp_shop.py"
 SPELLINGS = {
     ("rollout_filter", "top_p"): (
         "top_p(1)",
@@ -29,6 +33,7 @@ SPELLINGS = {
     ("advantage", "repo"): ("repo", "repo(0.01, target=0.6)", "repo(adapt=false)"),
     ("advantage", "entrocraft"): ("entrocraft", "entrocraft(of=rae)"),
     ("model_builder", "cloned_qwen2"): ("cloned_qwen2(steps=1)",),
+    ("toolset", "mcp"): (f"mcp({sys.executable}, [{SHOP}])", f"mcp({sys.executable}, [{SHOP}], per_episode=true)"),
     ("environment", "sokoban"): ("sokoban", "sokoban(view=grid)"),
 }
 ELSEWHERE = {

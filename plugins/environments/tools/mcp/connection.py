@@ -54,7 +54,7 @@ class Connection:
         self.info: Implementation | None = None
         """What it says of itself."""
         self.alive = True
-        """Whether it can be asked; a server that has ended may not yet be known to have."""
+        """Whether it goes on, as far as is known."""
         self._client: Client | None = None
         self._errors: deque[str] = deque(maxlen=_KEPT)
         self._ready = threading.Event()
@@ -66,13 +66,18 @@ class Connection:
         words, environment = program.words, program.environment
         # a line that is no message is told of with a traceback, which says nothing to who trains
         logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
-        self._thread = threading.Thread(target=self._run, args=(words, environment), name="MCP server", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, args=(words, environment), name="MCP server", daemon=True)
+        self.thread.start()
         while not self._ready.wait(_PATIENCE_S):
             pass
         if self._failure is not None:
-            self._thread.join(_END_S)
+            self.thread.join(_END_S)
             raise self._unusable(self._failure) from self._failure
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process may ask it, as far as is known."""
+        return self.alive and self.process == os.getpid()
 
     def call(self, name: str, arguments: Mapping[str, Any], seconds: float) -> CallToolResult:
         """Call a tool. If this thread is interrupted, the server is told that the call is cancelled.
@@ -115,7 +120,7 @@ class Connection:
         with suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._stop.set)
         if wait_s:
-            self._thread.join(wait_s)
+            self.thread.join(wait_s)
 
     # --- in the thread of the connection ----------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ import json
 import keyword
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
 from jsonschema import validators
@@ -73,20 +72,17 @@ def callable_name(name: str) -> str:
 
 
 def _tool(name: str, tool: ListedTool) -> Tool:
-    parameters: dict[str, Any] = {"type": "object", **tool.input_schema}
-    kept = {"name": name, "description": (tool.description or "").strip(), "parameters": parameters}
+    kept = {"name": name, "description": (tool.description or "").strip(), "parameters": tool.input_schema}
     return Tool(name, json.dumps(kept, ensure_ascii=False))
 
 
 def refuse_unusable(tools: Sequence[Tool], where: str) -> None:
-    """Raise RequestError for a tool whose parameters are no JSON Schema of an object."""
+    """Raise RequestError for a tool whose parameters are no JSON Schema."""
     for tool in tools:
         parameters = tool.function["parameters"]
         try:
             validators.validator_for(parameters, default=validators.Draft202012Validator).check_schema(parameters)
-            reason = "" if parameters["type"] == "object" else "it is not that of an object"
         except SchemaError as error:
-            reason = error.message
-        if reason:
             fix = "mend the server, or name the tools to use: only: [...]"
-            raise RequestError(f"the schema of the tool {tool.name} cannot be used: {reason}", where, fix)
+            what = f"the schema of the tool {tool.name} cannot be used: {error.message}"
+            raise RequestError(what, where, fix) from error

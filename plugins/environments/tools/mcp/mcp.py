@@ -134,7 +134,7 @@ class McpSession(ToolsetSession):
     @property
     def _running(self) -> Connection:
         """The server, or, where it has ended after another episode's call, the one that all now share."""
-        if self.connection.alive or self.toolset.per_episode:
+        if self.connection.usable or self.toolset.per_episode:
             return self.connection
         self.connection = connected(self.toolset.program)
         return self.connection

@@ -47,7 +47,7 @@ def connected(program: Program) -> Connection:
     with _LOCK:
         listing(program)
         running = _STARTED.get(program) if program.shared else _STARTED.pop(program, None)
-        if running is not None and running.alive:
+        if running is not None and running.usable:
             return running
         if program.shared:
             _STARTED[program] = running = _another(program)
