@@ -75,7 +75,7 @@ def test_a_runs_programs_are_not_started_unasked(run, words):
     words = [str(run) if word == "RUN" else word for word in words]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2, result.output
-    assert "the run's configuration names programs, which would be started: mcp(sh, args=[-c, 'touch" in result.stderr
+    assert "the run's configuration names programs, which would be started: mcp(command=sh, args=[-c, " in result.stderr
     assert "look at them; then give --trust (registry().trusts_runs = True in Python)" in result.stderr
     assert not (run.parent / "executed").exists()
 

@@ -33,7 +33,7 @@ SPELLINGS = {
     ("advantage", "repo"): ("repo", "repo(0.01, target=0.6)", "repo(adapt=false)"),
     ("advantage", "entrocraft"): ("entrocraft", "entrocraft(of=rae)"),
     ("model_builder", "cloned_qwen2"): ("cloned_qwen2(steps=1)",),
-    ("toolset", "mcp"): (f"mcp({sys.executable}, [{SHOP}])", f"mcp({sys.executable}, [{SHOP}], per_episode=true)"),
+    ("toolset", "mcp"): (f"mcp({sys.executable}, [{SHOP}])",),
     ("environment", "sokoban"): ("sokoban", "sokoban(view=grid)"),
 }
 ELSEWHERE = {
