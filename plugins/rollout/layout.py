@@ -187,7 +187,8 @@ class Layout:
             raise RunError(
                 f"the chat template fails on turn {len(said)} of a conversation: {reason}",
                 place(self.tokenizer),
-                "mend the template, or leave out the texts that it cannot write",
+                "mend the template, or leave out the texts that it cannot write"
+                + (" (of tools: with dialogue.listing: system)" if tools else ""),
             ) from reason
 
     def _open(self, prompt: str) -> str:

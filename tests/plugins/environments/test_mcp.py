@@ -238,9 +238,9 @@ def test_a_tool_whose_schema_cannot_be_used_may_be_left_out(by_hand):
     assert [tool.name for tool in by_hand(BAD, "b", only=("b",)).tools] == ["b"]
 
 
-def test_a_description_may_be_missing(by_hand):
+def test_a_description_and_parameters_may_be_missing(by_hand):
     (tool,) = by_hand({"name": "a", "inputSchema": {"type": "object"}}).tools
-    assert tool.function == {"name": "a", "description": "", "parameters": {"type": "object"}}
+    assert tool.function == {"name": "a", "description": "", "parameters": {"type": "object", "properties": {}}}
 
 
 WITH = ["environment.name=with_tools", "environment.of=tool_calculator", "validation.environment=null"]

@@ -17,6 +17,9 @@ from .....core.components import Tool
 from .....core.errors import RequestError, nearest
 from .connection import Connection
 
+_NO_PARAMETERS = {"type", "title", "description", "$schema"}
+"""The keys of a schema that says nothing of parameters, which is how some servers say that a tool has none."""
+
 
 @attrs.frozen
 class Listing:
@@ -72,7 +75,10 @@ def callable_name(name: str) -> str:
 
 
 def _tool(name: str, tool: ListedTool) -> Tool:
-    kept = {"name": name, "description": (tool.description or "").strip(), "parameters": tool.input_schema}
+    parameters = tool.input_schema
+    if parameters.keys() <= _NO_PARAMETERS:
+        parameters = {**parameters, "properties": {}}
+    kept = {"name": name, "description": (tool.description or "").strip(), "parameters": parameters}
     return Tool(name, json.dumps(kept, ensure_ascii=False))
 
 
