@@ -1,11 +1,13 @@
 """The plugins in the guide to agents do what it says."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from rollout_worlds import says, tokenizer
 from uncollapse.core.components import Setting
+from uncollapse.core.compose.config import compose
 from uncollapse.core.compose.experiment import Rollout
 from uncollapse.core.plugins import discover
 from uncollapse.core.registry import Registry
@@ -58,9 +60,24 @@ def test_a_tool_with_state_is_called_until_the_episode_ends(registry):
 
 
 def test_the_wording_of_the_guide_can_be_composed():
-    (block,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    block, *_ = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     spelled = dict(loads(block)["dialogue"])
     dialogue = Registry(discover()).create("dialogue", spelled.pop("name"), **spelled)
     setting = Setting("Push.", ("Left", "Right"), 3, 3, 2, 40, True)
     assert dialogue.system(setting).endswith("<answer>Left</answer>")
     assert dialogue.ask(1, "A box.", 2, setting) == "A box.\n2 moves are left."
+
+
+def test_the_server_of_the_guide_is_called_as_the_guide_composes_it(tmp_path, monkeypatch):
+    pytest.importorskip("mcp")
+    (code,) = re.findall(r"```py\n(.*?)```", GUIDE, re.DOTALL)
+    (tmp_path / "shop.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    section = GUIDE.partition("## Tools of an MCP server")[2]
+    (settings,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    experiment = loads(settings) | {"model": {"path": "nowhere"}}
+    (server,) = experiment["environment"]["tools"]
+    server["command"] = sys.executable  # a program `python` may be one without the package
+    env = compose(experiment).environment.component.make(0)
+    assert env.call("price", {"item": "rope", "count": 2}).observation == "2 x rope: 14 coins"
+    env.close()
