@@ -8,6 +8,7 @@ from typing import Any
 
 from .component import Component
 from .data import Step
+from .tools import Tool
 
 
 class Env(ABC):
@@ -69,9 +70,10 @@ class Environment(Component):
     rewards are summed with their weights, so that it is not known there."""
     reward_names: tuple[str, ...] = ()
     """The names of the rewards that ``Step.rewards`` gives; empty where ``Step.reward`` is the only one."""
-    tools: tuple[Callable[..., Any], ...] = ()
+    tools: tuple[Callable[..., Any] | Tool, ...] = ()
     """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
-    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown."""
+    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown. A :class:`Tool`
+    has its schema from elsewhere; ``Env.call`` must be able to play it."""
     concurrency: int = 128
     """The largest number of episodes that are made or stepped at the same time, each in a thread of its own. It is 1
     where episodes share what must not be used by two threads at once, or where they only compute, since Python computes

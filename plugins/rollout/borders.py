@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Verifier
+from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Tool, Verifier
 from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
@@ -85,10 +85,10 @@ class CheckedEnvironment(Environment):
         return names
 
     @property
-    def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
+    def tools(self) -> tuple[Callable[..., Any] | Tool, ...]:  # type: ignore[override]
         with confined(self.named, "tools"):
             tools = self.component.tools
-        if not isinstance(tools, tuple) or not all(map(callable, tools)):
+        if not isinstance(tools, tuple) or not all(isinstance(each, Tool) or callable(each) for each in tools):
             raise wrong(self.named, "tools", f"must be a tuple of functions, not {tools!r}")
         return tools
 

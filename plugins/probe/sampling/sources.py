@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 import attrs
 
-from ....core.components import Dialogue, Env, Environment, RolloutEngineSession, Sampling
+from ....core.components import Dialogue, Env, Environment, RolloutEngineSession, Sampling, Tool
 from ....core.compose.experiment import Reward, Rollout
 from ....core.compose.named import Named
 from ...rollout.borders import CheckedEnvironment
@@ -173,7 +173,7 @@ class _Drawn(Environment):
         return self.environment.actions
 
     @property
-    def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
+    def tools(self) -> tuple[Callable[..., Any] | Tool, ...]:  # type: ignore[override]
         return self.environment.tools
 
     @property
