@@ -16,7 +16,7 @@ from ....core.errors import EpisodeLostError, RequestError
 from ..common import Split
 from .openenv_fields import OWN
 from .openenv_play import Game
-from .openenv_server import CAPACITY, RefusedError, Reply, Server, Session, is_loopback
+from .openenv_server import CAPACITY, RefusedError, Reply, Server, Session, hung_up, is_loopback
 
 _SEEDS = 64
 """Number of seeds that are tried in search of two tasks."""
@@ -205,12 +205,19 @@ def _asked(server: Server, asking: Callable[[], Any]) -> Any:
     from openenv.core.utils import run_async_safely
 
     try:
-        return run_async_safely(asking())
+        return run_async_safely(_to_its_end(asking))
     except EpisodeLostError as error:
         raise RequestError(error.what, error.where, _START if "reached" in error.what else error.fix) from error
     except RefusedError as error:
         fix = "mend its environment, or the arguments in reset"
         raise RequestError(f"the server answers with an error: {error.reason}", server.where, fix) from error
+
+
+async def _to_its_end(asking: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await asking()
+    finally:
+        await hung_up()
 
 
 def _short(text: str) -> str:

@@ -21,7 +21,7 @@ CAPACITY, INVALID, FAILED = "CAPACITY_REACHED", "VALIDATION_ERROR", "EXECUTION_E
 _CONNECT_S = 10.0
 """Largest number of seconds in which a connection is opened, or closed."""
 _ERROR = re.compile(r"Server error: (.*) \(code: (\w+)\)", re.DOTALL)
-_UP = "bring the server back"
+_UP = "bring the server back, or mend it"
 
 T = TypeVar("T")
 
@@ -146,15 +146,16 @@ class Session:
         try:
             return await asked
         except TimeoutError as error:
-            raise self.server.lost(f"the server has not answered {what} in {self.server.timeout:g} s") from error
+            raise self._lost(f"the server has not answered {what} in {self.server.timeout:g} s") from error
+        except asyncio.CancelledError:  # nobody would read the answer that still comes
+            self.hang_up()
+            raise
         except Exception as error:  # the client raises whatever a broken answer leads to
             refused = _refusal(error) or await self._last_words(error)
             if refused is not None:
                 raise refused from error
             told = f"{type(error).__name__}: {error}"
-            raise self.server.lost(
-                f"the server has hung up, or its answer to {what} cannot be read ({told})"
-            ) from error
+            raise self._lost(f"the server has hung up, or its answer to {what} cannot be read ({told})") from error
 
     async def _last_words(self, error: Exception) -> RefusedError | None:
         """Return the error that the server sent before it closed the session, if it did."""
@@ -172,13 +173,18 @@ class Session:
         """Check an answer. Raises EpisodeLostError if it is none."""
         observation, reward, done = result.observation, result.reward, result.done
         if not isinstance(observation, Mapping):
-            raise self.server.lost(f"the server's answer has no observation, but {_short(observation)}")
+            raise self._lost(f"the server's answer has no observation, but {_short(observation)}")
         if not isinstance(done, bool):
-            raise self.server.lost(f"the server's answer has done = {_short(done)}, which is neither true nor false")
+            raise self._lost(f"the server's answer has done = {_short(done)}, which is neither true nor false")
         number = 0.0 if reward is None else reward
         if not isinstance(number, Real) or not math.isfinite(number):
-            raise self.server.lost(f"the server's answer has the reward {_short(reward)}, which is no finite number")
+            raise self._lost(f"the server's answer has the reward {_short(reward)}, which is no finite number")
         return Reply(observation, float(number), done)
+
+    def _lost(self, what: str) -> EpisodeLostError:
+        """Close the session, and return the error of an episode that cannot go on."""
+        self.hang_up()
+        return self.server.lost(what)
 
 
 def _refusal(error: Exception) -> RefusedError | None:
@@ -196,6 +202,13 @@ def _in_background(session: Session) -> None:
     closing = session.loop.create_task(session.close())
     _CLOSING.add(closing)
     closing.add_done_callback(_CLOSING.discard)
+
+
+async def hung_up() -> None:
+    """Wait for the sessions that are being closed on this event loop, which is about to end."""
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*[task for task in _CLOSING if task.get_loop() is loop])
 
 
 _CLOSING: set[asyncio.Task[None]] = set()

@@ -17,10 +17,8 @@ from fastmcp import FastMCP
 from openenv.core.env_server import Action, Environment, MCPEnvironment, Observation, State, create_app
 from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
 from openenv.core.env_server.types import EnvironmentMetadata
+from openenv_worlds import DIES, DRIFTS, HANGS, RAISES, RUBBISH
 from pydantic import Field
-
-HANGS, RAISES, RUBBISH, DIES = 10013, 10003, 10007, 10005
-"""Seeds whose first step goes wrong in the game ``faulty``."""
 
 
 class GuessAction(Action):
@@ -94,7 +92,7 @@ class Drifting(Guess):
     """A game whose start depends on the time for one seed only."""
 
     def reset(self, seed: int | None = None, episode_id: str | None = None) -> GuessObservation:  # type: ignore[override]
-        return super().reset(time.time_ns() if seed == HANGS else seed)
+        return super().reset(time.time_ns() if seed == DRIFTS else seed)
 
 
 class Faulty(Guess):
@@ -106,7 +104,7 @@ class Faulty(Guess):
             time.sleep(60)
         if self.seed == RAISES:
             raise ValueError("no such guess")
-        if self.seed == DIES:
+        if str(self.seed) == os.environ.get(DIES):
             os._exit(1)
         if self.seed == RUBBISH:
             return GuessObservation.model_construct(text="?", tries=0, reward="much", done=False, metadata={})
