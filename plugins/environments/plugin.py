@@ -44,6 +44,11 @@ def register_environments(register: Register) -> None:
         summary="play games of the package textarena, alone or against a random opponent",
     )
     register(
+        "openenv",
+        f"{_HERE}.packages.openenv:OpenEnv",
+        summary="play the environment of an OpenEnv server, with texts or with its tools",
+    )
+    register(
         "tool_calculator",
         f"{_HERE}.tools.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",

@@ -1,4 +1,4 @@
-"""The Python functions that an environment offers as tools become JSON schemas."""
+"""The Python functions that an environment offers as tools become JSON schemas, unless they have one."""
 
 from __future__ import annotations
 

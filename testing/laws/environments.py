@@ -15,6 +15,7 @@ from ...core.compose.experiment import Experiment, Rollout
 from ...core.compose.named import Named
 from ...core.errors import RunError
 from ...core.registry import registry
+from ...plugins.rollout.awaiting import settled
 from ...plugins.rollout.borders import CheckedEnvironment
 from ...plugins.rollout.dialogue import require_nameable, setting_of
 from ..problems import laws, require
@@ -39,8 +40,9 @@ def _can_be_played(named: Named) -> None:
     world, default = CheckedEnvironment(named), cast(str, attrs.fields(Experiment).dialogue.default)
     setting = setting_of(world, Rollout())
     require_nameable(world, registry().create("dialogue", "tool_calls" if setting.tools else default), setting)
-    if type(named.component.make(SEEDS[0])).call is Env.call:
-        missing = [tool.name for tool in setting.tools if not hasattr(named.component.make(SEEDS[0]), tool.name)]
+    env = settled(named.component.make, SEEDS[0])
+    if type(env).call is Env.call:
+        missing = [tool.name for tool in setting.tools if not hasattr(env, tool.name)]
         require(named, "tools", not missing, f"holds {missing[:1]}, which is no method of the episode")
 
 
