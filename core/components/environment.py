@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .component import Component
 from .data import Step
+from .tools import Tool
 
 
 class Env(ABC):
@@ -69,9 +71,12 @@ class Environment(Component):
     rewards are summed with their weights, so that it is not known there."""
     reward_names: tuple[str, ...] = ()
     """The names of the rewards that ``Step.rewards`` gives; empty where ``Step.reward`` is the only one."""
-    tools: tuple[Callable[..., Any], ...] = ()
+    reward_weights: Mapping[str, float] = MappingProxyType({})
+    """The weights of rewards that are not 1, unless ``reward.weights`` has others."""
+    tools: tuple[Callable[..., Any] | Tool, ...] = ()
     """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
-    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown."""
+    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown; a :class:`Tool`
+    brings its schema."""
     concurrency: int = 128
     """The largest number of episodes that are made or stepped at the same time, each in a thread of its own. It is 1
     where episodes share what must not be used by two threads at once, or where they only compute, since Python computes

@@ -44,6 +44,11 @@ def register_environments(register: Register) -> None:
         summary="play games of the package textarena, alone or against a random opponent",
     )
     register(
+        "verifiers",
+        f"{_HERE}.packages.verifiers:Verifiers",
+        summary="play environments of the package verifiers: their tasks, tools and rewards",
+    )
+    register(
         "tool_calculator",
         f"{_HERE}.tools.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",

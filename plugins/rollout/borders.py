@@ -12,12 +12,12 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Verifier
+from ...core.components import Completion, Env, Environment, RolloutEngineSession, Sampling, Step, Tool, Verifier
 from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
 from ...core.compose.named import Named
-from ...core.compose.reward_names import unusable
+from ...core.compose.reward_names import unusable, weights_of
 from ...core.errors import EpisodeLostError
 from .awaiting import settled
 from .named_rewards import weighed
@@ -41,8 +41,9 @@ class CheckedEnvironment(Environment):
     """
 
     def __init__(self, named: Named, component: Any = None, weights: Mapping[str, float] | None = None) -> None:
-        self.named, self.weights = named, weights
+        self.named = named
         self.component = checked_inner(named, named.component if component is None else component, CHECKED)
+        self.weights = None if weights is None else weights_of(self.component, weights)
         self._first: dict[int, str] = {}
 
     @property
@@ -85,10 +86,10 @@ class CheckedEnvironment(Environment):
         return names
 
     @property
-    def tools(self) -> tuple[Callable[..., Any], ...]:  # type: ignore[override]
+    def tools(self) -> tuple[Callable[..., Any] | Tool, ...]:  # type: ignore[override]
         with confined(self.named, "tools"):
             tools = self.component.tools
-        if not isinstance(tools, tuple) or not all(map(callable, tools)):
+        if not isinstance(tools, tuple) or not all(callable(tool) or isinstance(tool, Tool) for tool in tools):
             raise wrong(self.named, "tools", f"must be a tuple of functions, not {tools!r}")
         return tools
 

@@ -24,7 +24,7 @@ def tools_of(environment: Environment) -> tuple[Tool, ...]:
     if not offered:
         return ()
     where = f"environment {name_of(environment)}"
-    tools = tuple(_tool(function, where) for function in offered)
+    tools = tuple(each if isinstance(each, Tool) else _tool(each, where) for each in offered)
     names = [tool.name for tool in tools]
     if twice := [name for name in names if names.count(name) > 1]:
         raise RequestError(f"two tools have the name {twice[0]!r}", where, "rename one of them")
