@@ -98,7 +98,7 @@ class PolicyRollout(Rollout):
         try:
             async with asyncio.timeout(self._timeouts.setup), boundary(TaskError, "task setup"):
                 await invoke(self.task.setup, {"trace": self.trace, "runtime": self.runtime})
-            toolsets = [*self.task.toolsets(self.task.config), *self.shared()]
+            toolsets = [*self.shared(), *self.task.toolsets(self.task.config)]
             self.tools = await self._stack.enter_async_context(Tools.served(toolsets, self.trace))
         except TimeoutError:
             self.timeout("setup")

@@ -125,7 +125,7 @@ def _share_state(toolset: Any, trace: Any) -> None:
 def listed(loaded: Loaded, where: str) -> tuple[Tool, ...]:
     """Return the tools that the first task has. Raises RequestError if they cannot be served here."""
     task, loop = loaded.tasks[0], Loop()
-    toolsets = [*task.toolsets(task.config), *loaded.shared()]
+    toolsets = [*loaded.shared(), *task.toolsets(task.config)]
     if not toolsets:
         return ()
     trace: Any = Trace(
