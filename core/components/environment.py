@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .component import Component
@@ -101,6 +102,8 @@ class Environment(Component):
     rewards are summed with their weights, so that it is not known there."""
     reward_names: tuple[str, ...] = ()
     """The names of the rewards that ``Step.rewards`` gives; empty where ``Step.reward`` is the only one."""
+    reward_weights: Mapping[str, float] = MappingProxyType({})
+    """The weights of rewards that are not 1, unless ``reward.weights`` has others."""
     tools: tuple[Callable[..., Any] | Tool, ...] = ()
     """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
     name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown; a :class:`Tool`

@@ -340,6 +340,7 @@ def _broken(experiment: Experiment) -> list[Problem]:
                 raise TypeError(f"{odd[0]!r} is not the name of a need")
             if named.kind == "environment":
                 _ = named.component.reward_names
+                _ = {name: float(weight) for name, weight in named.component.reward_weights.items()}
             if named.kind in ("rollout_filter", "episode_filter"):
                 bool(named.component.keeps_all)
             if named.kind in ("reward_shaping", "entropy_controller"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 
+from ..components import Environment
 from ..errors import nearest
 from .experiment import Experiment
 from .named import Named
@@ -25,12 +27,17 @@ def reward_problems(experiment: Experiment, wants: Iterable[tuple[str, Named, fr
     if reason := unusable(names):
         yield Problem(f"{name}: reward_names {reason}", "environment", fix="a mistake in its plugin")
         return
+    own = experiment.environment.component.reward_weights
+    if odd := [each for each, weight in own.items() if each not in names or not math.isfinite(weight)]:
+        reason = f"holds {odd[0]!r}: {own[odd[0]]!r}, which is no finite weight of one of its rewards"
+        yield Problem(f"{name}: reward_weights {reason}", "environment", fix="a mistake in its plugin")
+        return
     for each in weights:
         if each not in names:
             has = f"has no reward {each!r}" if names else "has one reward, without a name"
             fix = nearest(each, names) if names else "leave it out"
             yield Problem(f"is a weight, and the environment {name} {has}", f"reward.weights.{each}", fix=fix)
-    weighed = [each for each in names if weights.get(each, 1.0)]
+    weighed = [each for each in names if {**own, **weights}.get(each, 1.0)]
     if names and not weighed:
         yield Problem("weighs every reward with 0, so that there is nothing to learn from", "reward.weights")
     for key, named, needed in wants:
@@ -60,6 +67,11 @@ def _of_estimator(experiment: Experiment, name: str) -> Iterator[Problem]:
     if kl.placement == "reward" and kl.coef > 0:
         reason = f"takes the KL off the sum of the rewards, {apart}"
         yield Problem(reason, "kl.placement", kl.placement, "set it to loss")
+
+
+def weights_of(environment: Environment, given: Mapping[str, float]) -> dict[str, float]:
+    """Return the weights of an environment's rewards that are not 1: those that are given, and else its own."""
+    return {**environment.reward_weights, **given}
 
 
 def unusable(names: object) -> str:

@@ -49,6 +49,11 @@ def register_environments(register: Register) -> None:
         summary="play the environment of an OpenEnv server, with texts or with its tools",
     )
     register(
+        "verifiers",
+        f"{_HERE}.packages.verifiers:Verifiers",
+        summary="play environments of the package verifiers: their tasks, tools and rewards",
+    )
+    register(
         "tool_calculator",
         f"{_HERE}.tools.tool_calculator:ToolCalculator",
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",

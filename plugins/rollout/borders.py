@@ -16,7 +16,7 @@ from ...core.components.dialogue import action_key
 from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
 from ...core.compose.named import Named
-from ...core.compose.reward_names import unusable
+from ...core.compose.reward_names import unusable, weights_of
 from ...core.errors import EpisodeLostError
 from .awaiting import settled
 from .named_rewards import weighed
@@ -37,8 +37,9 @@ class CheckedEnvironment(Environment):
     """
 
     def __init__(self, named: Named, component: Any = None, weights: Mapping[str, float] | None = None) -> None:
-        self.named, self.weights = named, weights
+        self.named = named
         self.component = checked_inner(named, named.component if component is None else component, CHECKED)
+        self.weights = None if weights is None else weights_of(self.component, weights)
         self._first: dict[int, str] = {}
         self.failures = Failures(named)
 

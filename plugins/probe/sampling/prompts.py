@@ -65,6 +65,10 @@ class PromptSource:
         return ()
 
     @property
+    def reward_weights(self) -> dict[str, float]:
+        return {}
+
+    @property
     def shaping(self) -> None:
         """Shaping of the rewards: none, since a data set counts only whether a response is right."""
 

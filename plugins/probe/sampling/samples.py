@@ -54,7 +54,7 @@ class Sample:
         shaped_E = raw_E if source.shaping is None else source.shaping(episodes)
         rewards_E = normalize(shaped_E, groups_E, source.reward.normalization, source.reward.over)
         rollouts = build(episodes, source.rollout, source.reward, rewards_E, shaped_E)
-        weights, penalty = source.reward.weights, source.rollout.format_penalty
+        weights, penalty = source.reward_weights, source.rollout.format_penalty
         rollouts = with_names(rollouts, in_order(episodes), source.reward_names, weights, penalty)
         return cls(episodes, rollouts, tuple(tasks), time.perf_counter() - started)
 

@@ -11,6 +11,7 @@ import attrs
 from ....core.components import Dialogue, Env, Environment, RolloutEngineSession, Sampling, Tool
 from ....core.compose.experiment import Reward, Rollout
 from ....core.compose.named import Named
+from ....core.compose.reward_names import weights_of
 from ...rollout.borders import CheckedEnvironment
 from ...rollout.collect import collect
 from ...rollout.dialogue import CheckedDialogue
@@ -42,6 +43,11 @@ class Source(Protocol):
     @property
     def reward_names(self) -> tuple[str, ...]:
         """Names of the rewards, where there are several."""
+        ...
+
+    @property
+    def reward_weights(self) -> Mapping[str, float]:
+        """Weights of these rewards that are not 1."""
         ...
 
     def check(self) -> None:
@@ -89,6 +95,10 @@ class EnvironmentSource:
     @property
     def reward_names(self) -> tuple[str, ...]:
         return self.environment.reward_names
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        return weights_of(self.environment, self.reward.weights)
 
     def check(self) -> None:
         self.pool(None)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ....core.components import AdvantageEstimatorSession, Advantages, CreditInputs, Rollouts, Scores
 from ....core.compose.experiment import Experiment
 from ....core.compose.named import Named
+from ....core.compose.reward_names import weights_of
 from ....estimators.advantage.reweight import filter_loss_scale, soft_advantage_reweight
 from ....filters.metrics import RewardVariance
 from ....filters.report import selection_metrics
@@ -46,8 +47,9 @@ def to_rollouts(episodes: Sequence[Episode], experiment: Experiment, step: int =
     shaped_E = Shaping(reward.shaping.component, rollout.max_tokens, step, experiment.trainer.steps)(episodes)
     rewards_E = normalize(shaped_E, raw_rewards(episodes)[1], reward.normalization, reward.over)
     rollouts = build(episodes, rollout, reward, rewards_E, shaped_E)
-    names = experiment.environment.component.reward_names
-    return with_names(rollouts, in_order(episodes), names, reward.weights, rollout.format_penalty)
+    environment = experiment.environment.component
+    weights = weights_of(environment, reward.weights)
+    return with_names(rollouts, in_order(episodes), environment.reward_names, weights, rollout.format_penalty)
 
 
 # --- scoring --------------------------------------------------------------------------------------------------------
