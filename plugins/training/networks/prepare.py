@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def prepare_model(experiment: Experiment) -> Path | str:
     """Return the start model: ``model.path`` as it is, or the directory of the built one, which may be made first.
 
-    A build is kept under a hash of the parameters of builder, environment and dialogue and of the source of their
-    packages, and is made by one process at a time.
+    A build is kept under a hash of the parameters of builder, environment and dialogue, of the source of their
+    packages and of the files that the builder reads, and is made by one process at a time.
 
     Raises:
         RequestError: the builder wrote no model, or the cache cannot be written.
@@ -38,11 +38,11 @@ def prepare_model(experiment: Experiment) -> Path | str:
         assert model.path is not None
         return model.path
     builder, environment = model.build.component, experiment.environment.component
+    parts = [model.build] if builder.for_any_task else [model.build, experiment.environment, experiment.dialogue]
     parameters = {
-        "builder": [model.build.name, attrs.asdict(builder)],
-        "environment": [experiment.environment.name, attrs.asdict(environment)],
-        "dialogue": [experiment.dialogue.name, attrs.asdict(experiment.dialogue.component)],
-        "source": [_source_hash(part) for part in (builder, environment, experiment.dialogue.component)],
+        **{part.kind: [part.name, attrs.asdict(part.component)] for part in parts},
+        "source": [_source_hash(part.component) for part in parts],
+        "files": [_file_hash(file) for file in builder.sources()],
     }
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:12]
     directory = cache_directory() / "models" / f"{model.build.name}-{digest}"
@@ -74,3 +74,12 @@ def _source_hash(component: object) -> str:
     module = sys.modules[type(component).__module__]
     files = sorted(Path(module.__file__ or "").parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _file_hash(file: Path) -> str:
+    """Hash a file that a model is made from, by its content: it may be another one under the same name."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise RequestError(f"cannot read what the model is made from: {error.strerror}", str(file)) from error
