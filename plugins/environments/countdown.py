@@ -152,14 +152,6 @@ class CountdownEnv(Env):
         shown = "undefined" if answer.value is None else answer.value
         return self._end(f"The expression is {shown}, not {self.puzzle.target}.", 0.1)
 
-    def demonstrate(self, most: int, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:
-        """Return the expression that the puzzle was made from. A mistake joins the numbers at random."""
-        if rng.random() >= noise:
-            return f"{self.puzzle.solution} = {self.puzzle.target}", (self.puzzle.solution,)
-        first, *others = rng.sample(self.puzzle.numbers, len(self.puzzle.numbers))
-        guess = str(first) + "".join(f" {rng.choice('+-*/')} {number}" for number in others)
-        return f"{guess} = {self.puzzle.target}", (guess,)
-
     def _end(self, text: str, reward: float) -> Step:
         return Step(text, reward, done=True, success=reward == 1.0, metrics={ACCEPTED: float(reward > 0)})
 

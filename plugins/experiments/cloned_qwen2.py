@@ -18,11 +18,11 @@ from ...core.compose.experiment import Experiment, Reward, Rollout
 from ...core.errors import RequestError
 from ..rollout import rows
 from ..rollout.borders import name_of
+from ..rollout.demonstrations import demonstrations, demonstrator_of, everything_said
 from ..rollout.episode import Episode
 from ..rollout.template import Template
 from .cloning import clone
 from .conversations import conversations
-from .demonstrations import demonstrations, demonstrator_of, everything_said
 from .pieces import build_pieces
 from .qwen2 import multiple_of_8, random_qwen2
 from .tokenizer import build_tokenizer

@@ -11,8 +11,8 @@ from ...core.components import Dialogue, Environment
 from ...core.compose.experiment import Rollout
 from ...core.compose.fields import TOKENS
 from ..rollout.conversation import Conversation
+from ..rollout.demonstrations import demonstrations
 from ..rollout.template import Template
-from .demonstrations import demonstrations
 from .pieces import build_pieces
 
 _NOISE = 0.5

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 
 from ....core.compose.experiment import Reward, Rollout
@@ -46,8 +47,8 @@ def learn(
     losses = []
     policy.train()
     for step in range(settings.steps):
-        rollouts = rows.build((_numbered(episodes[index], place) for place, index in enumerate(next(draw))), rollout, Reward())
-        batch = to_batch(rollouts)
+        chosen = [attrs.evolve(episodes[index], seed=place, member=0) for place, index in enumerate(next(draw))]
+        batch = to_batch(rows.build(chosen, rollout, Reward()))
         count, total = int(batch.mask.sum()), 0.0
         cut = shares(batch, range(len(batch)), 1, trainer.micro_batch, trainer.token_budget if packed else 0)[0]
         for part in cut:
@@ -88,10 +89,3 @@ def _orders(episodes: int, settings: WarmStart) -> Any:
             queue += rng.sample(range(episodes), episodes)
         yield queue[: settings.batch]
         del queue[: settings.batch]
-
-
-def _numbered(episode: Episode, place: int) -> Episode:
-    """The episode as the only one of its group: a step may have a demonstration twice, where there are few."""
-    import attrs
-
-    return attrs.evolve(episode, seed=place, member=0)

@@ -17,7 +17,7 @@ from ....core.files import replace_text
 from ....core.paths import expanded
 from ...rollout.borders import CheckedEnvironment
 from ...rollout.collect import collect
-from ...rollout.demonstrations import demonstrations, demonstrator_of
+from ...rollout.demonstrations import demonstrations
 from ...rollout.dialogue import CheckedDialogue
 from ...rollout.engine_hf import HfEngine
 from ...rollout.rows import episode_metrics
@@ -38,7 +38,15 @@ def identity(experiment: Experiment, base: str) -> dict[str, Any]:
     """Return all that a warmed model depends on, as data that JSON can hold."""
     model, rollout, warm = experiment.model, experiment.rollout, experiment.model.warm_start
     assert warm is not None
-    limits = ("max_turns", "max_actions_per_turn", "max_actions", "max_tokens", "max_context", "think", "context_window")
+    limits = (
+        "max_turns",
+        "max_actions_per_turn",
+        "max_actions",
+        "max_tokens",
+        "max_context",
+        "think",
+        "context_window",
+    )
     return {
         "base": base,
         "warm_start": attrs.asdict(warm),
@@ -85,8 +93,7 @@ def _demonstrations(experiment: Experiment, template: Template) -> list[Episode]
     assert settings is not None
     if settings.file is not None:
         return read_chats(settings.file, template, rollout.max_context)
-    environment = CheckedEnvironment(experiment.environment, demonstrator_of(experiment.environment.component))
-    played = demonstrations(environment, rollout, template, settings.seed, settings.noise)
+    played = demonstrations(experiment.environment.component, rollout, template, settings.seed, settings.noise)
     return list(islice(played, settings.demonstrations))
 
 

@@ -11,12 +11,12 @@ from itertools import count
 from ...core.components import Answer, Completion, Dialogue, Env, Environment, Setting
 from ...core.compose.experiment import Rollout
 from ...core.errors import RequestError, RunError
-from ..environments.common import seeded
-from ..rollout.borders import name_of
-from ..rollout.conversation import Conversation
-from ..rollout.dialogue import setting_of
-from ..rollout.episode import Episode
-from ..rollout.template import Template
+from ...core.stable_random import seeded
+from .borders import name_of
+from .conversation import Conversation
+from .dialogue import setting_of
+from .episode import Episode
+from .template import Template
 
 
 def demonstrator_of(environment: Environment) -> Environment:
