@@ -15,6 +15,7 @@ import attrs
 from ....core.compose.blame import blaming
 from ....core.console.streams import say
 from ....core.errors import RequestError
+from ....core.files import content_sha256
 from ....core.paths import cache_directory
 from ....core.runs.locks import take
 from ...rollout.dialogue import CheckedDialogue
@@ -63,7 +64,7 @@ def _built(experiment: Experiment) -> Path:
     parameters = {
         **{part.kind: [part.name, attrs.asdict(part.component)] for part in parts},
         "source": [_source_hash(part.component) for part in parts],
-        "files": [_file_hash(file) for file in builder.sources()],
+        "files": [content_sha256(file) for file in builder.sources()],
     }
 
     def make(directory: Path) -> None:
@@ -125,12 +126,3 @@ def _source_hash(component: object) -> str:
     module = sys.modules[type(component).__module__]
     files = sorted(Path(module.__file__ or "").parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _file_hash(file: Path) -> str:
-    """Hash a file that a model is made from, by its content: it may be another one under the same name."""
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise RequestError(f"cannot read what the model is made from: {error.strerror}", str(file)) from error

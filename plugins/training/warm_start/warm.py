@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from ....core.console.streams import say
 from ....core.errors import RequestError
-from ....core.files import replace_text
+from ....core.files import content_sha256, replace_text
 from ....core.paths import expanded
 from ...rollout.borders import CheckedEnvironment
 from ...rollout.collect import collect
@@ -55,7 +54,7 @@ def identity(experiment: Experiment, base: str) -> dict[str, Any]:
         "environment": [experiment.environment.name, attrs.asdict(experiment.environment.component)],
         "dialogue": [experiment.dialogue.name, attrs.asdict(experiment.dialogue.component)],
         "rollout": {name: getattr(rollout, name) for name in limits},
-        "file": warm.file and hashlib.sha256(expanded(warm.file).read_bytes()).hexdigest(),
+        "file": warm.file and content_sha256(expanded(warm.file)),
     }
 
 
