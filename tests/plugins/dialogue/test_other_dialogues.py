@@ -19,8 +19,8 @@ from uncollapse.core.plugins import discover
 from uncollapse.core.registry import Registry
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.sokoban import Sokoban
-from uncollapse.plugins.experiments.demonstrations import demonstrations, everything_said
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
+from uncollapse.plugins.rollout.demonstrations import demonstrations, everything_said
 from uncollapse.plugins.rollout.dialogue import setting_of
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.testing import check

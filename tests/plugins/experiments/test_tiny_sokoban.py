@@ -17,11 +17,11 @@ from uncollapse.plugins.environments.common import seeded, split_of
 from uncollapse.plugins.environments.sokoban_demonstrator import think
 from uncollapse.plugins.environments.sokoban_rules import parse as board_of
 from uncollapse.plugins.experiments.cloned_qwen2 import ClonedQwen2
-from uncollapse.plugins.experiments.demonstrations import demonstrations, everything_said
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.conversation import Conversation
+from uncollapse.plugins.rollout.demonstrations import demonstrations, everything_said
 from uncollapse.plugins.rollout.dialogue import setting_of
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.rows import episode_metrics
