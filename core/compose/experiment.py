@@ -48,11 +48,42 @@ class Lora:
 
 
 @attrs.frozen
+class WarmStart:
+    """Supervised steps on demonstrations before reinforcement learning; the result is the run's start model.
+
+    It is made once, and kept. With ``model.lora`` the adapter of the warm start is merged into the start model.
+    """
+
+    file: str | None = None
+    """A .jsonl file of chats (``messages`` with roles and contents), whose assistant is learnt from; ``null`` has the
+    environment demonstrate its own tasks."""
+    demonstrations: int = count(480)
+    """Number of episodes that the environment demonstrates."""
+    noise: float = number(0.0, 0, 1)
+    """Share of the demonstrated actions that are mistakes."""
+    steps: int = count(60)
+    """Optimizer steps."""
+    batch: int = count(8)
+    """Demonstrations of a step."""
+    lr: float = number(5e-5, 0, 1, above=True)
+    """Peak learning rate of AdamW; it rises over a tenth of the steps and falls to a tenth of itself."""
+    tested: int = count(64, minimum=0)
+    """Training tasks that the model plays afterwards, to see what it has learnt; 0 plays none."""
+    min_valid: float = number(0.0, 0, 1)
+    """Share of the turns in these tasks that must have a valid answer."""
+    if_missed: Literal["go_on", "stop"] = "go_on"
+    """What happens if they have not: the run goes on with a warning, or stops before its first step."""
+    seed: int = seed(0)
+    """Seed of the demonstrations, of their order and of these tasks' sampling."""
+
+
+@attrs.frozen
 class Model:
     """Exactly one of ``path`` (a Hugging Face name or directory) and ``build`` (a local model builder)."""
 
     path: str | None = directory()
     build: Named | None = component("model_builder")
+    warm_start: WarmStart | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What the forward pass computes in; the optimizer's master weights are always fp32."""
     lora: Lora | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from ...core.errors import RunError
+from ...core.stable_random import seeded as seeded
+from ...core.stable_random import stable_hash as stable_hash
 
 Split = Literal["all", "train", "validation"]
 
@@ -15,16 +15,6 @@ _DRAWS = 2000
 _MORE_ROOM = "give it parameters that leave more room: a larger size, fewer boxes, longer solutions"
 
 T = TypeVar("T")
-
-
-def stable_hash(text: str) -> int:
-    """Hash a text to 64 bits that depend on it alone: not on the process, the platform or PYTHONHASHSEED."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def seeded(*parts: object) -> random.Random:
-    """Make a random generator that depends on the text of ``parts`` alone."""
-    return random.Random(stable_hash(":".join(map(str, parts))))
 
 
 def split_of(key: str) -> Split:

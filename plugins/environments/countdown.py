@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import get_args
 
@@ -13,6 +15,10 @@ from ...core.components import Env, Environment, Step
 from .arithmetic import parse
 from .common import Split, draw_task, refuse_after_end, seeded
 from .metrics import ACCEPTED
+
+_INNERMOST = re.compile(r"\((-?\d+) ([-+*/]) (-?\d+)\)")
+"""An operation in parentheses whose operands are numbers."""
+_LAST = re.compile(r"(-?\d+) ([-+*/]) (-?\d+)")
 
 
 @attrs.frozen
@@ -106,6 +112,11 @@ class Countdown(Environment):
             "Answer with the expression alone, for example (1 + 2) * 3."
         )
 
+    @property
+    def demonstrated(self) -> Countdown:  # type: ignore[override]
+        """The environment itself."""
+        return self
+
     def make(self, seed: int, member: int = 0) -> CountdownEnv:
         """Make an episode with the puzzle of ``seed``, the same for every member."""
         return CountdownEnv(puzzle(self.min_numbers, self.max_numbers, self.largest, self.split, seed))
@@ -143,3 +154,40 @@ class CountdownEnv(Env):
 
     def _end(self, text: str, reward: float) -> Step:
         return Step(text, reward, done=True, success=reward == 1.0, metrics={ACCEPTED: float(reward > 0)})
+
+    def demonstrate(self, most: int, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+        """Return the steps of the solution as the thought, and the solution. A mistake joins the numbers at random."""
+        wrong = rng.random() < noise
+        expression = _any_expression(self.puzzle.numbers, rng) if wrong else self.puzzle.solution
+        return ", ".join(worked(expression)), (expression,)
+
+
+def worked(expression: str) -> list[str]:
+    """Work an expression out step by step: ``(1 + 2) * 3`` is ``1 + 2 = 3`` and ``3 * 3 = 9``.
+
+    It ends before a step whose value is no whole number.
+    """
+    steps, left = [], expression
+    while (step := _INNERMOST.search(left) or _LAST.fullmatch(left)) and (
+        value := parse_signed(*step.groups())
+    ) is not None:
+        steps.append(f"{step[1]} {step[2]} {step[3]} = {value}")
+        left = f"{left[: step.start()]}{value}{left[step.end() :]}"
+    return steps
+
+
+def parse_signed(a: str, operation: str, b: str) -> int | None:
+    """Calculate with two whole numbers, which may be negative; ``None`` if the value is no whole number."""
+    left, right = int(a), int(b)
+    if operation == "/":
+        return left // right if right and left % right == 0 else None
+    return {"+": left + right, "-": left - right, "*": left * right}[operation]
+
+
+def _any_expression(numbers: Sequence[int], rng: random.Random) -> str:
+    """Join all numbers in a random order by random operations."""
+    terms = [str(number) for number in rng.sample(numbers, len(numbers))]
+    while len(terms) > 1:
+        a, b = terms.pop(rng.randrange(len(terms))), terms.pop(rng.randrange(len(terms)))
+        terms.append(f"({a} {rng.choice('+-*/')} {b})")
+    return terms[0][1:-1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -87,6 +88,11 @@ class Dataset(Environment):
         """That of the verifiers, which alone may take long."""
         return max(int(named.component.concurrency) for named in (self.verifier, *self.beside))
 
+    @property
+    def demonstrated(self) -> Dataset:  # type: ignore[override]
+        """The data set itself: its right answers, with the reasoning before them if it has some."""
+        return self
+
     def row(self, index: int) -> Row:
         """Return row ``index`` modulo the number of rows. Raises RequestError if the data set cannot be loaded."""
         return self._loaded.rows[index % self.tasks]
@@ -94,7 +100,7 @@ class Dataset(Environment):
     def make(self, seed: int, member: int = 0) -> DatasetEnv:
         """Make an episode with the question of row ``seed``, the same for every member."""
         beside = {named.name: named.component for named in self.beside}
-        return DatasetEnv(self.row(seed), self.verifier.component, self.verifier.name, beside)
+        return DatasetEnv(self.row(seed), self.verifier.component, self.verifier.name, beside, rows=self._loaded.rows)
 
     @property
     def _loaded(self) -> Rows:
@@ -118,6 +124,8 @@ class DatasetEnv(Env):
     """More verifiers, by the names of their rewards."""
     done: bool = False
     """Whether the question has been answered."""
+    rows: Sequence[Row] = attrs.field(default=(), repr=False)
+    """All rows, in whose answers a demonstrator finds mistakes."""
 
     @property
     def key(self) -> str:
@@ -160,3 +168,8 @@ class DatasetEnv(Env):
             metrics={ACCEPTED: float(score is not None)},
             rewards=rewards,
         )
+
+    def demonstrate(self, most: int, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+        """Return the row's reasoning, and its first right answer; a mistake gives those of another row."""
+        row = rng.choice(self.rows) if self.rows and rng.random() < noise else self.row
+        return row.reasoning, (row.answer,)

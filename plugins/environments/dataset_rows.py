@@ -18,7 +18,7 @@ from ...core.paths import expanded
 from . import word_problems
 from .dataset_arrow import is_time, read_batches, read_parquet, tops
 from .dataset_json import read_file, read_lines
-from .dataset_values import Question, answer_texts, question_of, system_of
+from .dataset_values import Question, answer_texts, question_of, reasoning_of, system_of
 
 GENERATED = "arithmetic"
 _FORMATS = (".jsonl", ".json", ".parquet")
@@ -44,6 +44,8 @@ class Row:
     """System text of the row."""
     earlier: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     """Texts of the user before the question, each with the answer to it."""
+    reasoning: str = attrs.field(default="", eq=False, repr=False)
+    """Text that leads to the first right answer; only demonstrations show it."""
 
     @property
     def answer(self) -> str:
@@ -145,7 +147,8 @@ def _row(place: str, values: Mapping[str, Any], columns: tuple[str, ...], where:
             raise RequestError(f"{place}, column {column!r}: {error}", where, _fix(value, column)) from error
     question: Question = read[0]
     system = "\n\n".join(filter(None, (*read[2:], question.system)))
-    return Row(question.text, read[1], place, system, question.earlier)
+    reasoning = reasoning_of(_cell(values, columns[1], place, where))
+    return Row(question.text, read[1], place, system, question.earlier, reasoning)
 
 
 def _cell(values: Mapping[str, Any], column: str, place: str, where: str) -> Any:

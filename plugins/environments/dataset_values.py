@@ -69,6 +69,10 @@ def system_of(value: Any) -> str:
     return "" if value is None else _scalar(value)
 
 
+REASONED = "####"
+"""Mark between the reasoning and the answer, as GSM8K has it."""
+
+
 def answer_texts(value: Any) -> tuple[str, ...]:
     """Turn a value into the right answers: it is one, a list of them, or one message of the assistant.
 
@@ -77,6 +81,20 @@ def answer_texts(value: Any) -> tuple[str, ...]:
     Raises:
         ValueError: the value is no answer, and the message says what it is.
     """
+    return tuple(_scalar(text.rpartition(REASONED)[2]) for text in _written(value))
+
+
+def reasoning_of(value: Any) -> str:
+    """Return what stands before ``####`` in the first right answer; nothing if it has no such mark.
+
+    Raises:
+        ValueError: as :func:`answer_texts` does.
+    """
+    return _written(value)[0].rpartition(REASONED)[0].strip()
+
+
+def _written(value: Any) -> list[str]:
+    """Return the right answers as they are written. Raises ValueError if there is none."""
     if isinstance(value, Mapping) and _is_message(value):
         value = [value]
     if _is_chat(value):
@@ -87,7 +105,7 @@ def answer_texts(value: Any) -> tuple[str, ...]:
     values = value if _is_list(value) else [value]
     if not values:
         raise ValueError("it is an empty list")
-    return tuple(_scalar(_scalar(item).rpartition("####")[2]) for item in values)
+    return [_scalar(item) for item in values]
 
 
 def _scalar(value: Any) -> str:

@@ -11,73 +11,14 @@ from attrs.validators import and_, ge, gt, in_, le
 
 from ...core.components import Env, Environment, Step
 from .common import Split, action_named, draw_task, refuse_after_end, seeded
+from .frozen_lake_demonstrator import demonstrate
+from .frozen_lake_rules import ACTIONS, Lake, slips
 from .metrics import ACCEPTED, EFFECTIVE
-from .views import coordinates, legend, observation
+from .views import legend, observation
 
 View = Literal["grid", "coord", "grid_coord"]
 
-ACTIONS = ("Left", "Down", "Right", "Up")
-"""Actions in turning order: the two neighbours of an action are perpendicular to it."""
-_STEPS = ((0, -1), (1, 0), (0, 1), (-1, 0))
 _MEANINGS = {"P": "player", "_": "ice", "O": "hole", "G": "goal", "X": "player in a hole", "√": "player on the goal"}
-
-
-@attrs.frozen
-class Lake:
-    """A lake is a square of ice; cells are row-major numbers."""
-
-    size: int
-    """Number of rows, and of columns."""
-    start: int
-    """Cell on which the player begins."""
-    goal: int
-    """Cell that the player must reach."""
-    holes: frozenset[int]
-    """Cells that end the episode without success."""
-
-    @property
-    def key(self) -> str:
-        """Content as text, rows joined by ``/``: equal for equal lakes only."""
-        return self.grid(self.start).replace("\n", "/")
-
-    def move(self, player: int, direction: int) -> int:
-        """Return the cell after a step towards ``ACTIONS[direction]``; the edge of the lake holds the player back."""
-        row, column = divmod(player, self.size)
-        down, right = _STEPS[direction]
-        row = min(max(row + down, 0), self.size - 1)
-        column = min(max(column + right, 0), self.size - 1)
-        return row * self.size + column
-
-    def reachable(self) -> bool:
-        """Say whether a path leads from the start to the goal around the holes."""
-        visited = {self.start}
-        frontier = [self.start]
-        while frontier:
-            player = frontier.pop()
-            new = {self.move(player, direction) for direction in range(4)} - self.holes - visited
-            visited |= new
-            frontier.extend(new)
-        return self.goal in visited
-
-    def grid(self, player: int) -> str:
-        """Show the lake as a map of symbols."""
-        symbols = ["O" if cell in self.holes else "_" for cell in range(self.size**2)]
-        symbols[self.goal] = "G"
-        if player in self.holes:
-            symbols[player] = "X"
-        else:
-            symbols[player] = "√" if player == self.goal else "P"
-        return "\n".join(["".join(symbols[row * self.size : (row + 1) * self.size]) for row in range(self.size)])
-
-    def coord(self, player: int) -> str:
-        """Show the lake as lists of coordinates."""
-        label_of_player = "Player"
-        if player in self.holes:
-            label_of_player = "Player in hole"
-        elif player == self.goal:
-            label_of_player = "Player on goal"
-        lines = {"Start": [self.start], "Goal": [self.goal], label_of_player: [player], "Holes": sorted(self.holes)}
-        return "\n".join([f"{label}: {coordinates(cells, self.size)}" for label, cells in lines.items() if cells])
 
 
 @lru_cache(maxsize=8192)
@@ -133,6 +74,11 @@ class FrozenLake(Environment):
         task = f"You cross a frozen lake: reach the goal and do not fall into a hole.{slips}"
         return f"{task}\n{legend(self.view, _MEANINGS, self.size, self.size)}"
 
+    @property
+    def demonstrated(self) -> FrozenLake:  # type: ignore[override]
+        """The environment itself."""
+        return self
+
     def make(self, seed: int, member: int = 0) -> FrozenLakeEnv:
         """Make an episode on the lake of ``seed``, with the slips of ``member``."""
         drawn = lake(self.size, self.frozen, self.split, seed)
@@ -164,8 +110,8 @@ class FrozenLakeEnv(Env):
         """Take a step: Left, Down, Right or Up. Raises ValueError on any other text, RunError after the end."""
         refuse_after_end(self.done)
         direction = ACTIONS.index(action_named(action, ACTIONS))
-        slip = (1 - self.task.success_rate) / 2
-        turn = self.rng.choices((0, -1, 1), (self.task.success_rate, slip, slip))[0]
+        turns, chances = zip(*slips(self.task.success_rate), strict=True)
+        turn = self.rng.choices(turns, chances)[0]
         before = self.player
         self.player = self.lake.move(before, (direction + turn) % 4)
         success = self.player == self.lake.goal
@@ -176,3 +122,7 @@ class FrozenLakeEnv(Env):
             success=success,
             metrics={EFFECTIVE: float(self.player != before), ACCEPTED: 1.0},
         )
+
+    def demonstrate(self, most: int, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+        """Return where the goal is, and the steps that reach it most probably; mistakes are random steps."""
+        return demonstrate(self.lake, self.player, self.task.success_rate, most, noise, rng)

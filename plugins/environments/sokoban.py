@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from attrs.validators import and_, ge, in_, le, optional
 from ...core.components import Env, Environment, Step
 from .common import Split, action_named, refuse_after_end
 from .metrics import ACCEPTED, EFFECTIVE
+from .sokoban_demonstrator import demonstrate, random_start
 from .sokoban_rooms import room
 from .sokoban_rules import (
     ACTIONS,
@@ -115,6 +117,11 @@ class Sokoban(Environment):
         meanings = dict(zip(self.symbols, _MEANINGS, strict=True))
         return f"{task}\n{legend(self.view, meanings, self.size, self.columns)}"
 
+    @property
+    def demonstrated(self) -> RandomStarts:  # type: ignore[override]
+        """Every solvable board of the split."""
+        return RandomStarts(self)
+
     def make(self, seed: int, member: int = 0) -> SokobanEnv:
         """Make an episode in the room of ``seed``, the same for every member: no action has a random effect."""
         return SokobanEnv(self, room(self.size, self.columns, self.boxes, self.max_solution, self.split, seed))
@@ -147,6 +154,31 @@ class SokobanLarger(Sokoban):
     """Play RAGEN's LargerSokoban: :class:`Sokoban`, 8x8, two boxes, shown as a grid."""
 
 
+@attrs.frozen
+class RandomStarts(Environment):
+    """Play every solvable board of a split, not only the rooms that Sokoban's generator makes.
+
+    A model that will play unseen rooms must see more boards than the generator has.
+    """
+
+    environment: Sokoban
+    """The Sokoban whose size, boxes and split the boards have."""
+
+    @property
+    def instruction(self) -> str:  # type: ignore[override]
+        return self.environment.instruction
+
+    @property
+    def actions(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.environment.actions
+
+    def make(self, seed: int, member: int = 0) -> SokobanEnv:
+        """Make an episode on the board of ``seed``."""
+        task = self.environment
+        board = random_start(task.size, task.columns, task.boxes, task.max_solution, task.split, seed)
+        return SokobanEnv(task, board)
+
+
 @attrs.define
 class SokobanEnv(Env):
     """The environment of one episode of :class:`Sokoban`."""
@@ -177,6 +209,10 @@ class SokobanEnv(Env):
             success=after.solved,
             metrics={EFFECTIVE: float(after is not before), ACCEPTED: 1.0},
         )
+
+    def demonstrate(self, most: int, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+        """Return a thought about where things are, and the next actions of a shortest solution; mistakes are random."""
+        return demonstrate(self.board, most, noise, rng)
 
 
 def coord(board: Board) -> str:

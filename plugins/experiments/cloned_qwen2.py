@@ -1,4 +1,4 @@
-"""The model builder ``cloned_qwen2`` makes a tiny Qwen2 that has half learnt Sokoban."""
+"""The model builder ``cloned_qwen2`` makes a tiny Qwen2 that has half learnt to play an environment."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from typing import Any, Literal
 import attrs
 import torch
 from attrs.validators import and_, ge, gt, in_, le
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from ...core.components import Dialogue, Environment, ModelBuilder, Rollouts
 from ...core.compose.experiment import Experiment, Reward, Rollout
 from ...core.errors import RequestError
-from ..environments.sokoban import Sokoban
 from ..rollout import rows
+from ..rollout.borders import name_of
+from ..rollout.demonstrations import demonstrations, demonstrator_of, everything_said
 from ..rollout.episode import Episode
 from ..rollout.template import Template
 from .cloning import clone
-from .demonstrations import demonstrations, everything_said
+from .conversations import conversations
+from .pieces import build_pieces
+from .qwen2 import multiple_of_8, random_qwen2
 from .tokenizer import build_tokenizer
 
 share: Any = and_(ge(0), le(1))
-
-
-def _multiple_of_8(_: object, attribute: attrs.Attribute, value: int) -> None:
-    if value % 8:
-        raise ValueError(f"{attribute.name} must be a multiple of 8 (four heads of an even size), not {value}")
+_OTHERS = "set model.build=tiny_qwen2, which has learnt nothing, or give model.path instead"
+_PIECES = "set model.build.tokenizer=pieces"
 
 
 @attrs.frozen
 class ClonedQwen2(ModelBuilder):
-    """A Qwen2 of about 0.1M parameters with a word-level tokenizer, warm-started by cloning a Sokoban solver.
+    """A Qwen2 of about 0.1M parameters with a tokenizer of its own, warm-started by cloning a demonstrator.
 
-    The demonstrator plays the same conversations that training samples. First nearly all of its actions are those of a
-    shortest solution; in the last ``noisy_share`` of the steps a share ``noise`` of them is random. The model then
-    often succeeds when it decodes greedily, and seldom when it samples. Reinforcement learning can close that gap; a
-    model without it would have nothing to gain.
+    It needs an environment that demonstrates (``Environment.demonstrated``). The demonstrator plays the same
+    conversations that training samples. First nearly all of its actions are right; in the last ``noisy_share`` of the
+    steps a share ``noise`` of them are mistakes. The model then often succeeds when it decodes greedily, and seldom
+    when it samples. Reinforcement learning can close that gap; a model without it would have nothing to gain.
 
-    The same parameters give the same weights on the same machine. The model sees rooms of the environment's split only.
+    The same parameters give the same weights on the same machine. The model sees tasks of the environment's split only.
     """
 
     steps: int = attrs.field(default=1000, validator=and_(ge(1), le(10**6)))
@@ -53,10 +53,15 @@ class ClonedQwen2(ModelBuilder):
     noisy_share: float = attrs.field(default=0.2, validator=share)
     """Share of the steps at the end whose demonstrator is noisy."""
     noise: float = attrs.field(default=0.7, validator=share)
-    """Share of the noisy demonstrator's actions that are random."""
+    """Share of the noisy demonstrator's actions that are mistakes."""
     clean_noise: float = attrs.field(default=0.05, validator=share)
-    """Share of random actions before that: a few mistakes show how to recover."""
-    hidden: int = attrs.field(default=64, validator=[ge(8), le(4096), _multiple_of_8])
+    """Share of mistakes before that: a few mistakes show how to recover."""
+    tokenizer: Literal["words", "pieces"] = attrs.field(default="words", validator=in_(("words", "pieces")))
+    """Tokenizer: ``words``, one token a word, without white space, for actions with names; or ``pieces``, a byte-level
+    BPE that keeps every text as it is, for all dialogues."""
+    pieces: int = attrs.field(default=512, validator=and_(ge(300), le(10**5)))
+    """Largest number of tokens of ``tokenizer: pieces``."""
+    hidden: int = attrs.field(default=64, validator=[ge(8), le(4096), multiple_of_8])
     """Hidden size of the model, which has four heads, two key-value heads, and an MLP twice as wide."""
     layers: int = attrs.field(default=2, validator=and_(ge(1), le(128)))
     """Number of layers."""
@@ -77,23 +82,31 @@ class ClonedQwen2(ModelBuilder):
     """Seed of the first weights and of the demonstrations."""
 
     def check(self, experiment: Experiment) -> Iterator[str]:
-        """Yield the reason why it cannot be built for an experiment."""
-        environment = experiment.environment
-        if not isinstance(environment.component, Sokoban):
-            yield f"clones a solver of Sokoban, and the environment is {environment.name}: give model.path instead"
+        """Yield the reasons why it cannot be built for an experiment."""
+        environment, dialogue = experiment.environment, experiment.dialogue
+        if environment.component.demonstrated is None:
+            yield f"clones a demonstrator, and the environment {environment.name} has none: {_OTHERS}"
+        elif reason := self._unspeakable(environment.component, dialogue.component, dialogue.name):
+            yield reason
+
+    def _unspeakable(self, environment: Environment, dialogue: Dialogue, name: str) -> str:
+        """Return the reason why words cannot spell responses; empty where they can."""
+        if self.tokenizer == "words" and dialogue.calls_tools:
+            return f"spells responses in words without white space, and the dialogue {name} needs it: {_PIECES}"
+        if self.tokenizer == "words" and environment.actions is None:
+            return f"spells responses in words without white space, and answers here are free text: {_PIECES}"
+        return ""
 
     def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
         """Build the model and its tokenizer.
 
         Raises:
-            RequestError: the environment is not Sokoban, or there is no GPU where one is asked for.
+            RequestError: nobody demonstrates the environment; its answers cannot be spelled in words; or there is no
+                GPU where one is asked for.
         """
-        if not isinstance(environment, Sokoban):
-            raise RequestError(
-                f"cloned_qwen2 needs a solver, and {type(environment).__name__} has none",
-                "model.build",
-                "choose the environment sokoban, or give model.path",
-            )
+        demonstrator_of(environment)
+        if reason := self._unspeakable(environment, dialogue, name_of(dialogue)):
+            raise RequestError(f"cloned_qwen2 {reason}", "model.build", _PIECES)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise RequestError("there is no GPU to clone on", "model.build.device", "set it to cpu")
         rollout = Rollout(
@@ -102,7 +115,7 @@ class ClonedQwen2(ModelBuilder):
             max_actions=self.max_actions,
             max_tokens=self.max_tokens,
         )
-        tokenizer = build_tokenizer(everything_said(environment, rollout, dialogue, self.seed), dialogue.tags)
+        tokenizer = self._tokenizer(environment, rollout, dialogue)
         model: Any = self._model(tokenizer)
         model.to(self.device)
         threads = torch.get_num_threads()
@@ -114,26 +127,15 @@ class ClonedQwen2(ModelBuilder):
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
 
-    def _model(self, tokenizer: Any) -> Qwen2ForCausalLM:
-        config = Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=self.hidden,
-            intermediate_size=2 * self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            initializer_range=self.initializer,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return Qwen2ForCausalLM(config)
+    def _tokenizer(self, environment: Environment, rollout: Rollout, dialogue: Dialogue) -> Any:
+        if self.tokenizer == "words":
+            return build_tokenizer(everything_said(environment, rollout, dialogue, self.seed), dialogue.tags)
+        return build_pieces(conversations(environment, rollout, dialogue, self.seed), dialogue.tags, self.pieces)
 
-    def _batches(self, environment: Sokoban, rollout: Rollout, template: Template) -> Iterator[Rollouts]:
+    def _model(self, tokenizer: Any) -> Qwen2ForCausalLM:
+        return random_qwen2(tokenizer, self.hidden, self.layers, self.initializer, self.seed)
+
+    def _batches(self, environment: Environment, rollout: Rollout, template: Template) -> Iterator[Rollouts]:
         """Yield a batch for each step, of episodes of similar length; padding would otherwise be half of the work."""
         noisy = round(self.steps * self.noisy_share)
         rng = random.Random(self.seed)

@@ -224,7 +224,7 @@ def _build_models(points: Sequence[Prepared], console: Console) -> None:
         return
     from ..training.networks.prepare import prepare_model
 
-    for path in dict.fromkeys(str(prepare_model(experiment)) for experiment in built):
+    for path in dict.fromkeys(str(prepare_model(experiment, warmed=False)) for experiment in built):
         console.print(f"start model: {path}")
 
 

@@ -32,7 +32,9 @@ def require_rooms(experiment: Experiment) -> None:
     validation = experiment.validation
     if training.tasks is None:
         return
-    template = Template(load_tokenizer(prepare_model(experiment)), CheckedDialogue(experiment.dialogue), rollout.think)
+    template = Template(
+        load_tokenizer(prepare_model(experiment, warmed=False)), CheckedDialogue(experiment.dialogue), rollout.think
+    )
     seeds = training_seeds(experiment)
     require_room(training, rollout, template, range(min(training.tasks, MEASURED)) if seeds is None else seeds)
     if validation.every:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import attrs
 
 from ...core.components import Env, Step
-from ...core.compose.blame import told
+from ...core.compose.blame import blaming, told
 from ...core.compose.experiment import Experiment, Rollout
 from ...core.compose.named import Named
 from ...core.errors import RunError
@@ -110,6 +110,20 @@ def _works_after_a_pickle(named: Named) -> None:
     require(named, "pickle", same, "plays another episode after it was pickled")
 
 
+def _demonstrates(named: Named) -> None:
+    """An environment that demonstrates says actions that it has, which the dialogues read as they are meant."""
+    world = named.component
+    if world.demonstrated is None:
+        return
+    from ...plugins.experiments.conversations import conversations
+
+    default = cast(str, attrs.fields(Experiment).dialogue.default)
+    dialogue = registry().create("dialogue", "tool_calls" if world.tools else default)
+    with blaming(named, "demonstrate"):
+        for _ in conversations(world, Rollout(), dialogue, 0, len(SEEDS)):
+            pass
+
+
 def _is_importable(cls: type) -> bool:
     """Say whether a class stands in its module under its name."""
     import sys
@@ -145,5 +159,6 @@ LAWS = {
         _keeps_episodes_apart,
         _plays_in_threads,
         _works_after_a_pickle,
+        _demonstrates,
     )
 }

@@ -709,6 +709,23 @@ class SetsAlarms(Environment):
         return Episode(f"at {seed}", step)
 
 
+@attrs.frozen
+class DemonstratesAnother(Environment):
+    """An environment whose demonstrator shows an action that it does not have."""
+
+    instruction = "Walk."
+    actions = ("Up",)
+
+    @property
+    def demonstrated(self):
+        return self
+
+    def make(self, seed, member=0):
+        episode = Episode(f"at {seed}", lambda action: Step("there", 0.0, done=True))
+        episode.demonstrate = lambda most, noise, rng: ("I walk", ("Left",))
+        return episode
+
+
 def rewarding(names, **given):
     """An environment that declares these names of rewards, and gives something else."""
 
@@ -902,6 +919,7 @@ SUBTLE = {
         "dice": Dice,
         "one_board": OneBoard,
         "sets_alarms": SetsAlarms,
+        "demonstrates_another": DemonstratesAnother,
         "unsayable": Unsayable,
         "forgets_the_names": rewarding((), rewards={"right": 1.0}),
         "misspells_a_name": rewarding(("right", "brief"), rewards={"rigth": 1.0, "brief": 1.0}),

@@ -58,7 +58,7 @@ def read_shapes(experiment: Experiment) -> tuple[Shape, Shape | None]:
     Raises:
         RequestError: there is no model of that name or in that directory.
     """
-    path, critic = str(prepare_model(experiment)), experiment.critic
+    path, critic = str(prepare_model(experiment, warmed=False)), experiment.critic
     longest = experiment.rollout.max_context
     policy = _policy(path, experiment.model.lora)
     check_positions(read_config(path), longest, path)

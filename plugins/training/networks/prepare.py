@@ -6,14 +6,16 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ....core.compose.blame import blaming
 from ....core.console.streams import say
 from ....core.errors import RequestError
+from ....core.files import content_sha256
 from ....core.paths import cache_directory
 from ....core.runs.locks import take
 from ...rollout.dialogue import CheckedDialogue
@@ -22,30 +24,64 @@ from ..processes.quiet import quiet_libraries
 if TYPE_CHECKING:
     from ....core.compose.experiment import Experiment
 
+PART = 1 << 16
+"""Bytes of a part of a file that is hashed."""
 
-def prepare_model(experiment: Experiment) -> Path | str:
-    """Return the start model: ``model.path`` as it is, or the directory of the built one, which may be made first.
 
-    A build is kept under a hash of the parameters of builder, environment and dialogue and of the source of their
-    packages, and is made by one process at a time.
+def prepare_model(experiment: Experiment, *, warmed: bool = True) -> Path | str:
+    """Return the start model: ``model.path`` as it is, or the directory of one that is made first, once.
+
+    A built model is kept under a hash of the parameters of builder, environment and dialogue, of the source of their
+    packages and of the files that the builder reads. A warmed one is kept under a hash of the model before it, of
+    ``model.warm_start`` and of all that shapes demonstrations. Each is made by one process at a time.
+
+    Args:
+        warmed: ``False`` leaves out the warm start, for those who only want sizes and texts.
 
     Raises:
-        RequestError: the builder wrote no model, or the cache cannot be written.
-        RunError: the builder failed; names it.
+        RequestError: the builder wrote no model, the warm start cannot be made, or the cache cannot be written.
+        RunError: the builder failed, and it is named; or the warm start diverged.
     """
     model = experiment.model
-    if model.build is None:
-        assert model.path is not None
-        return model.path
-    builder, environment = model.build.component, experiment.environment.component
+    path: Path | str = model.path if model.path is not None else _built(experiment)
+    if model.warm_start is None or not warmed:
+        return path
+    from ..warm_start.warm import identity, warm
+
+    base = path.name if isinstance(path, Path) else model_digest(path)
+
+    def make(directory: Path) -> None:
+        warm(experiment, path, directory)
+
+    return _kept("warm", identity(experiment, base), make, "warming the start model up")
+
+
+def _built(experiment: Experiment) -> Path:
+    build, environment, dialogue = experiment.model.build, experiment.environment, experiment.dialogue
+    assert build is not None
+    builder = build.component
+    parts = [build] if builder.for_any_task else [build, environment, dialogue]
     parameters = {
-        "builder": [model.build.name, attrs.asdict(builder)],
-        "environment": [experiment.environment.name, attrs.asdict(environment)],
-        "dialogue": [experiment.dialogue.name, attrs.asdict(experiment.dialogue.component)],
-        "source": [_source_hash(part) for part in (builder, environment, experiment.dialogue.component)],
+        **{part.kind: [part.name, attrs.asdict(part.component)] for part in parts},
+        "source": [_source_hash(part.component) for part in parts],
+        "files": [content_sha256(file) for file in builder.sources()],
     }
+
+    def make(directory: Path) -> None:
+        with blaming(build, "build"):
+            builder.build(directory, environment.component, CheckedDialogue(dialogue))
+        if not (directory / "config.json").exists():
+            raise RequestError(
+                f"model builder {build.name!r} wrote no model", str(directory), "see the plugin's author"
+            )
+
+    return _kept(build.name, parameters, make, f"building the start model {build.name}")
+
+
+def _kept(name: str, parameters: Mapping[str, Any], make: Callable[[Path], None], what: str) -> Path:
+    """Return the directory of the model that ``make`` writes for these parameters, from the cache if it is there."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    directory = cache_directory() / "models" / f"{model.build.name}-{digest}"
+    directory = cache_directory() / "models" / f"{name}-{digest}"
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -58,15 +94,31 @@ def prepare_model(experiment: Experiment) -> Path | str:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             quiet_libraries()
-            say(f"building the start model {model.build.name} in {directory} (once; it is kept there)")
-            with blaming(model.build, "build"):
-                builder.build(partial, environment, CheckedDialogue(experiment.dialogue))
-            if not (partial / "config.json").exists():
-                raise RequestError(
-                    f"model builder {model.build.name!r} wrote no model", str(partial), "see the plugin's author"
-                )
+            say(f"{what} in {directory} (once; it is kept there)")
+            make(partial)
             partial.rename(directory)
     return directory
+
+
+def model_digest(path: str) -> str:
+    """Hash what a model is, by its files' names, sizes and the first, middle and last 64 KiB of each.
+
+    A name of the hub stands for itself, with the commit that is in the local cache.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        return f"{path} {try_to_load_from_cache(path, 'config.json')}"
+    digest = hashlib.sha256()
+    for file in sorted(each for each in folder.iterdir() if each.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for start in (0, size // 2, max(0, size - PART)):
+                opened.seek(start)
+                digest.update(opened.read(PART))
+    return digest.hexdigest()
 
 
 def _source_hash(component: object) -> str:

@@ -229,7 +229,9 @@ def test_plain_data_has_every_key():
             if isinstance(value, dict) and "name" not in value:
                 yield from flat(value, f"{prefix}{key}.")
 
-    assert set(flat(to_dict(make(model={"path": "m", "lora": {}})))) == set(keys())
+    assert set(flat(to_dict(make(model={"path": "m", "lora": {}, "warm_start": {"file": "chats.jsonl"}})))) == set(
+        keys()
+    )
 
 
 def test_experiments_are_picklable_values():
@@ -246,7 +248,7 @@ def test_experiments_are_picklable_values():
     [
         ("kl.ceof=1", "kl.ceof", "kl.ceof = 1: unknown key; did you mean 'coef'?"),
         ("fliter.select=x", "fliter", "fliter = {select: x}: unknown key; did you mean 'filter'?"),
-        ("lr=1e-6", "lr", "lr = 1e-06: unknown key; did you mean critic.lr or trainer.lr?"),
+        ("lr=1e-6", "lr", "lr = 1e-06: unknown key; did you mean model.warm_start.lr or critic.lr or trainer.lr?"),
         ("model.lora.rnak=3", "model.lora.rnak", "model.lora.rnak = 3: unknown key; did you mean 'rank'?"),
         ("rollout.groups='4'", "rollout.groups", "rollout.groups = '4': must be a whole number; write 4"),
         ("rollout.groups=3.9", "rollout.groups", "rollout.groups = 3.9: must be a whole number"),

@@ -19,8 +19,8 @@ from uncollapse.core.plugins import discover
 from uncollapse.core.registry import Registry
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.sokoban import Sokoban
-from uncollapse.plugins.experiments.demonstrations import demonstrations, everything_said, respond
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
+from uncollapse.plugins.rollout.demonstrations import demonstrations, everything_said
 from uncollapse.plugins.rollout.dialogue import setting_of
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.testing import check
@@ -75,8 +75,10 @@ def test_a_dialogue_whose_answers_are_lost_in_words_is_not_cloned(orders):
 
 
 def test_a_solver_says_the_same_in_any_dialogue(orders):
-    setting, board = setting_of(WORLD, ROLLOUT), WORLD.make(3).board
-    said = {dialogue: respond(board, dialogue, setting, 0.0, Random(0)) for dialogue in (ThinkAnswer(), orders)}
+    setting, env = setting_of(WORLD, ROLLOUT), WORLD.make(3)
+    said = {
+        dialogue: dialogue.respond(*env.demonstrate(2, 0.0, Random(0)), setting) for dialogue in (ThinkAnswer(), orders)
+    }
     one, two = (dialogue.parse(text, setting).actions for dialogue, text in said.items())
     assert one == two != ()
 

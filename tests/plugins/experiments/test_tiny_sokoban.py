@@ -14,13 +14,14 @@ from uncollapse.core.errors import RequestError
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.bandit import Bandit
 from uncollapse.plugins.environments.common import seeded, split_of
+from uncollapse.plugins.environments.sokoban_demonstrator import think
 from uncollapse.plugins.environments.sokoban_rules import parse as board_of
 from uncollapse.plugins.experiments.cloned_qwen2 import ClonedQwen2
-from uncollapse.plugins.experiments.demonstrations import demonstrations, everything_said, respond, think
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
 from uncollapse.plugins.rollout.conversation import Conversation
+from uncollapse.plugins.rollout.demonstrations import demonstrations, everything_said
 from uncollapse.plugins.rollout.dialogue import setting_of
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.rows import episode_metrics
@@ -99,8 +100,8 @@ def test_equal_parameters_give_equal_weights(built, tmp_path, environment):
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_only_sokoban_has_a_solver(tmp_path):
-    with pytest.raises(RequestError, match="needs a solver"):
+def test_an_environment_that_nobody_demonstrates_is_not_cloned(tmp_path):
+    with pytest.raises(RequestError, match=r"(?s)nobody demonstrates the environment Bandit.*tiny_qwen2"):
         ClonedQwen2(steps=1).build(tmp_path, Bandit(), ThinkAnswer())
 
 
@@ -149,7 +150,7 @@ def test_decoding_keeps_what_answers_are_read_from(tokenizer, environment, exper
     dialogue, setting = ThinkAnswer(), setting_of(environment, experiment.rollout)
     for number in range(100):
         rng = seeded("test", number)
-        text = respond(environment.make(number).board, dialogue, setting, 0.5, rng)
+        text = dialogue.respond(*environment.make(number).demonstrate(2, 0.5, rng), setting)
         decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
         assert dialogue.parse(decoded, setting) == dialogue.parse(text, setting)
         assert dialogue.parse(text, setting).valid
@@ -240,5 +241,7 @@ def test_the_warm_start_leaves_something_to_learn(tmp_path, experiment, environm
 
 
 def test_a_model_that_is_cloned_from_a_solver_is_refused_without_one():
-    with pytest.raises(CompositionError, match=r"clones a solver of Sokoban, and the environment is bandit"):
+    with pytest.raises(
+        CompositionError, match=r"clones a demonstrator, and the environment bandit has none: .*tiny_qwen2"
+    ):
         uncollapse.compose("tiny-sokoban", ("environment=bandit", "validation.environment=null"))

@@ -1,0 +1,1 @@
+"""Pretrained language models from files: GGUF, and the one that a Python package brings."""

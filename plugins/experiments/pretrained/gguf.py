@@ -1,0 +1,117 @@
+"""The model builder ``gguf`` turns a GGUF file, as llama.cpp runs it, into a Hugging Face model that can be trained."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import attrs
+from attrs.validators import in_
+
+from ....core.components import Dialogue, Environment, ModelBuilder
+from ....core.errors import MissingExtraError, RequestError, UncollapseError
+from ....core.paths import expanded, read_text
+from .gguf_header import Header, read_header
+from .pre_tokenizers import split_as_trained
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@attrs.frozen
+class Gguf(ModelBuilder):
+    """A pretrained model from a GGUF file: its weights, dequantised, its tokenizer and its chat template.
+
+    The file is read by transformers, once; the model is then kept in the cache for all experiments, in ``dtype``.
+    Quantised weights stay as coarse as they were: the model starts where the quantised one is, and is trained from
+    there in full precision.
+
+    Architectures are those that transformers reads from GGUF. The tokenizer splits text as ``tokenizer.ggml.pre`` of
+    the file says, which transformers 5.19 does not read.
+    """
+
+    for_any_task: ClassVar[bool] = True
+
+    path: str
+    """The GGUF file."""
+    chat_template: str | None = None
+    """A file with the chat template (Jinja), for a GGUF file without one, or in place of its own."""
+    dtype: Literal["float32", "bfloat16", "float16"] = attrs.field(default="float32", validator=in_(DTYPES))
+    """Type in which the weights are kept. float32 holds every quantised weight exactly, and needs twice the room."""
+
+    def check(self, experiment: Any) -> Iterator[str]:
+        """Yield the reason why the file cannot be trained from."""
+        try:
+            self._header()
+        except UncollapseError as error:
+            yield f"{error.what} ({error.where}): {error.fix}"
+
+    def sources(self) -> Sequence[Path]:
+        return [expanded(name) for name in (self.path, self.chat_template) if name is not None]
+
+    def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
+        """Write the dequantised model.
+
+        Raises:
+            MissingExtraError: the package gguf is not installed.
+            RequestError: the file is none, is damaged, or holds a model that cannot be read, or none that can chat.
+        """
+        header = self._header()
+        save(expanded(self.path), header, directory, self.dtype, self._template())
+
+    def _template(self) -> str | None:
+        return None if self.chat_template is None else read_text(self.chat_template)
+
+    def _header(self) -> Header:
+        require_gguf()
+        header = read_header(expanded(self.path))
+        if not (header.chat_template or self._template()):
+            raise RequestError(
+                "the GGUF file has no chat template, so it is no model that answers",
+                self.path,
+                "give chat_template=FILE with one, or the GGUF file of an instruction model",
+            )
+        return header
+
+
+def require_gguf() -> None:
+    """Raise MissingExtraError if the package that reads GGUF files is not installed."""
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("the package gguf is not installed", "model.build", "pip install 'uncollapse[gguf]'")
+
+
+def save(file: Path, header: Header, directory: Path, dtype: str, template: str | None) -> None:
+    """Write the model of a GGUF file as a Hugging Face model with tokenizer and chat template.
+
+    Raises:
+        RequestError: transformers cannot read the weights or the tokenizer.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+    from transformers.utils.quantization_config import GgufConfig
+
+    logging.disable_progress_bar()
+    folder, name = str(file.parent), file.name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=name,
+            dtype=getattr(torch, dtype),
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    except Exception as error:  # a damaged file can fail anywhere in the libraries that read it
+        raise RequestError(
+            f"transformers cannot read this GGUF file: {type(error).__name__}: {error}",
+            str(file),
+            "give another file of the model, for example one with Q8_0 or F16 weights",
+        ) from error
+    split_as_trained(tokenizer, header.pre)
+    if template:
+        tokenizer.chat_template = template
+    # a model that says what it was made from would be sought there
+    model.config._name_or_path = ""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -1,0 +1,1 @@
+"""A warm start: supervised steps on demonstrations before reinforcement learning."""
