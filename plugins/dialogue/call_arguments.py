@@ -15,6 +15,13 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, Mapping),
     "null": lambda value: value is None,
 }
+_LONGEST = 64
+"""The number of characters of a name, or of a value, that a message repeats to the model."""
+
+
+def short(text: str) -> str:
+    """Return the beginning of what a model wrote, which may be of any length."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def objection(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
@@ -30,10 +37,10 @@ def objection(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> st
         return f"the argument {missing[0]!r} is missing"
     if extra := [name for name in arguments if name not in properties]:
         known = ", ".join(map(repr, properties)) or "none"
-        return f"there is no argument {extra[0]!r}; the arguments are {known}"
+        return f"there is no argument {short(extra[0])!r}; the arguments are {known}"
     for name, value in arguments.items():
         if not _fits(value, properties[name]):
-            return f"the argument {name!r} must be {_said(properties[name])}, not {json.dumps(value)[:80]}"
+            return f"the argument {name!r} must be {_said(properties[name])}, not {short(json.dumps(value))}"
     return ""
 
 
