@@ -1,11 +1,10 @@
-"""Episodes become rows of :class:`Rollouts`, metrics, and transcripts."""
+"""Episodes become rows of :class:`Rollouts`, and metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,29 +163,3 @@ def _call_metrics(turns: Sequence[Turn]) -> dict[str, float]:
     calls = [call for turn in turns for call in turn.answer.calls if call.fault or not call.problem]
     faults = ("broken", "unknown", "wrong") if calls else ()
     return {f"share_of_calls_{fault}": fmean(call.fault == fault for call in calls) for fault in faults}
-
-
-def transcript(episode: Episode) -> dict[str, Any]:
-    """Return the episode as text, for ``rollouts/step_N.jsonl``; ``group`` is the group's environment seed."""
-    return {
-        "group": episode.seed,
-        "member": episode.member,
-        "reward": episode.reward,
-        "success": episode.success,
-        "stop": episode.stop,
-        "system": episode.system,
-        "turns": [
-            {
-                "user": turn.user,
-                "response": turn.response,
-                "actions": list(turn.answer.actions),
-                "valid": turn.answer.valid,
-                "reward": turn.reward,
-                **({"rewards": turn.rewards} if turn.rewards else {}),
-                "penalty": turn.penalty,
-                "tokens": len(turn.tokens),
-                "stop_reason": turn.stop_reason,
-            }
-            for turn in episode.turns
-        ],
-    }
