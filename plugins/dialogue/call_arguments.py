@@ -17,6 +17,13 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, Mapping),
     "null": lambda value: value is None,
 }
+_LONGEST = 64
+"""The number of characters of a name, or of a value, that a message repeats to the model."""
+
+
+def short(text: str) -> str:
+    """Return the beginning of what a model wrote, which may be of any length."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def objection(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
@@ -47,10 +54,10 @@ def _members(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     for name, value in arguments.items():
         if name not in properties and not is_open:
             known = ", ".join(map(repr, properties)) or "none"
-            return f"there is no argument {name!r}; the arguments are {known}"
+            return f"there is no argument {short(name)!r}; the arguments are {known}"
         member = properties.get(name, {} if "patternProperties" in schema else others)
         if not _fits(value, member):
-            return f"the argument {name!r} must be {_said(member)}, not {json.dumps(value)[:80]}"
+            return f"the argument {short(name)!r} must be {_said(member)}, not {short(json.dumps(value))}"
     return ""
 
 

@@ -15,6 +15,8 @@ import attrs
 
 PYTHON_TAG = "<|python_tag|>"
 _TOO_DEEP = "it is nested too deeply"
+_DEEPEST = 64
+"""The largest number of lists and objects inside of each other; what checks arguments goes down to each of them."""
 _TRIES = 20
 """The number of braces at which a text is tried as JSON, since each try may read it to its end."""
 
@@ -116,19 +118,12 @@ class Listed(Format):
 
     mark: str
 
-    def read(self, text: str) -> Reading:
-        before, *parts = text.split(self.mark)
-        return before, [call for part in parts for call in self._part(part)]
-
-    def _part(self, part: str) -> list[Written]:
-        return _objects(part)
-
     def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         return f"{self.mark}[{', '.join(_object(*call) for call in calls)}]"
 
 
 class Granite(Listed):
-    """``<|tool_call|>[{"name": ..., "arguments": {...}}]`` (Granite 3, Phi 4 mini)."""
+    """``<|tool_call|>[{"name": ..., "arguments": {...}}]`` (Granite 3, Phi 4 mini); ``<tool_call>`` in Granite 3.1."""
 
     mark = "<|tool_call|>"
     tags = ("<|tool_call|>",)
@@ -137,8 +132,9 @@ class Granite(Listed):
         "with an object for each call, and nothing else. You will be told their results."
     )
 
-    def _part(self, part: str) -> list[Written]:
-        return _objects(part.partition("<|/tool_call|>")[0])
+    def read(self, text: str) -> Reading:
+        before, *parts = re.split(r"<\|?tool_call\|?>", text)
+        return before, [call for part in parts for call in _objects(re.split(r"<\|?/tool_call\|?>", part)[0])]
 
 
 class Mistral(Listed):
@@ -150,7 +146,12 @@ class Mistral(Listed):
         'To call tools, write [TOOL_CALLS][{"name": "its name", "arguments": {"parameter": "value"}}], '
         "with an object for each call, and nothing else. You will be told their results."
     )
-    _NAMED = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
+    # nothing is tried twice, since the time would grow with the square of the text's length
+    _NAMED = re.compile(r"[\s,;]*+([\w.-]++)\s*+(?:\[CALL_ID\]\s*+\w++\s*+)?+(?:\[ARGS\]\s*+)?+(?=\{)")
+
+    def read(self, text: str) -> Reading:
+        before, *parts = text.split(self.mark)
+        return before, [call for part in parts for call in self._part(part)]
 
     def _part(self, part: str) -> list[Written]:
         calls: list[Written] = []
@@ -161,7 +162,6 @@ class Mistral(Listed):
             except BrokenError as error:
                 return [*calls, Written(broken=str(error))]
             calls.append(Written(match[1], arguments))
-            position += len(part[position:]) - len(part[position:].lstrip(" \n,;"))
         return calls or _objects(part)
 
 
@@ -231,13 +231,16 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False)
 
 
 def _decoded(text: str, start: int) -> tuple[Any, int]:
     """Return the JSON value that begins at ``start``, and where it ends. Raises BrokenError if there is none."""
     try:
         value, end = _DECODER.raw_decode(text, start)
-        json.dumps(value, ensure_ascii=False).encode()
+        if _is_too_deep(value):
+            raise BrokenError(_TOO_DEEP)
+        _ENCODER.encode(value).encode()
     except json.JSONDecodeError as error:
         raise BrokenError(f"it is no JSON: {error.msg}") from error
     except UnicodeEncodeError as error:
@@ -247,6 +250,16 @@ def _decoded(text: str, start: int) -> tuple[Any, int]:
     except RecursionError as error:
         raise BrokenError(_TOO_DEEP) from error
     return value, end
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        nested = [each for each in level if isinstance(each, dict | list)]
+        if not nested:
+            return False
+        level = [inner for each in nested for inner in (each.values() if isinstance(each, dict) else each)]
+    return True
 
 
 def _objects(text: str) -> list[Written]:

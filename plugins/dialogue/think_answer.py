@@ -14,8 +14,7 @@ import attrs
 from ...core.components import Answer, Setting
 from .wording import Worded, wording
 
-_THOUGHT_AND_ANSWER = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.DOTALL)
-_ANSWER = re.compile(r"()<answer>(.*?)</answer>", re.DOTALL)
+_BORDER = re.compile(r"</think>\s*+<answer>")
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +48,7 @@ class ThinkAnswer(Worded):
 
     def check(self, experiment: Any) -> Iterator[str]:
         """Yield the reason why the example cannot be one."""
-        if self.example and not (_THOUGHT_AND_ANSWER if experiment.rollout.think else _ANSWER).search(self.example):
+        if self.example and _parts(self.example, experiment.rollout.think) is None:
             form = _envelope("...", "...", experiment.rollout.think)
             yield f"has an example in which no answer is read, since it has no {form}"
 
@@ -66,11 +65,11 @@ class ThinkAnswer(Worded):
 
     def parse(self, response: str, setting: Setting) -> Answer:
         """Read the first thought (only with ``think``) that an answer follows after nothing but white space."""
-        match = (_THOUGHT_AND_ANSWER if setting.think else _ANSWER).search(response)
-        if match is None:
+        parts = _parts(response, setting.think)
+        if parts is None:
             return Answer()
-        thought, answer = (part.strip() for part in match.groups())
-        return self._named(answer, setting, thought)
+        thought, answer = parts
+        return self._named(answer.strip(), setting, thought.strip())
 
     def respond(self, thought: str, actions: tuple[str, ...], setting: Setting) -> str:
         return _envelope(thought, self._joined(actions), setting.think)
@@ -79,3 +78,16 @@ class ThinkAnswer(Worded):
 def _envelope(thought: str, answer: str, think: bool) -> str:
     opened = f"<think>{thought}</think>" if think else ""
     return f"{opened}<answer>{answer}</answer>"
+
+
+def _parts(text: str, think: bool) -> tuple[str, str] | None:
+    """Return the thought and the answer, or ``None`` where a tag is missing. Every character is looked at once."""
+    opening = "<think>" if think else "<answer>"
+    opened = text.find(opening)
+    begins = opened + len(opening)
+    border = _BORDER.search(text, begins) if think else None
+    if opened < 0 or (think and border is None):
+        return None
+    thought, start = (text[begins : border.start()], border.end()) if border else ("", begins)
+    end = text.find("</answer>", start)
+    return None if end < 0 else (thought, text[start:end])

@@ -11,7 +11,7 @@ import attrs
 from ...core.components import Answer, Call, Dialogue, Setting, Tool
 from ...core.components.dialogue import action_key
 from ...core.errors import RequestError
-from .call_arguments import objection
+from .call_arguments import objection, short
 from .call_formats import FORMATS, Format, Written, format_of
 from .wording import after_thought, wording
 
@@ -156,8 +156,9 @@ def _checked(written: Written, offered: dict[str, Tool], setting: Setting) -> Ca
         return Call(problem=f"Error: the call cannot be read: {written.broken}", fault="broken")
     tool = offered.get(written.name)
     if tool is None:
-        problem = f"Error: there is no tool {written.name!r}; the tools are {', '.join(offered)}"
-        return Call(written.name, arguments, problem=problem, fault="unknown")
+        name = short(written.name)
+        problem = f"Error: there is no tool {name!r}; the tools are {', '.join(offered)}"
+        return Call(name, arguments, problem=problem, fault="unknown")
     given, action = dict(written.arguments), ""
     is_act = setting.actions is not None and written.name == _act(setting)
     if is_act and isinstance(given.get("action"), str):

@@ -18,6 +18,11 @@ import attrs
 from ...core.errors import MissingExtraError
 from .plots import Plot
 
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+"""Pattern of what a page cannot hold, or would not show: control characters, those that turn the direction of a text,
+and halves of surrogate pairs."""
 NUMBERS = re.compile(r"(?:[−–+\d.:e±()% /→-]|nan|inf|days?,)*")
 """Pattern of the cells of a column that is aligned at the right."""
 WRAPPED = {"left out", "why", "evidence", "runs", "explanation", "estimand", "reason", "error"}
@@ -57,11 +62,34 @@ Cell = str | Chip | Interval
 
 
 @attrs.frozen
+class Message:
+    """A message is a part of an episode."""
+
+    who: str
+    """Class in the page: ``system``, ``user``, ``assistant``, ``call``, ``result``, ``environment`` or ``sampled``."""
+    text: str
+    note: str = ""
+    """The words beside ``who``."""
+    chips: Sequence[Chip] = ()
+    outcome: str = ""
+    """Second class in the page: ``failed``, or none."""
+    rest: str = ""
+    """What follows the text, and is shown when it is unfolded."""
+    folded: bool = False
+    """Whether all of it is shown when it is unfolded."""
+    cut: bool = False
+    """Whether the end of the text is left out."""
+    keep: bool = False
+    """Whether it is shown without a text."""
+
+
+@attrs.frozen
 class Episode:
-    """An episode is shown by facts, (who, text) of its turns, and the number of characters that were left out."""
+    """An episode is shown by facts, chips, its messages, and the number of characters that were left out."""
 
     facts: str
-    turns: Sequence[tuple[str, str]]
+    chips: Sequence[Chip]
+    messages: Sequence[Message]
     left_out: int
 
 
@@ -111,6 +139,17 @@ def render(title: str, subtitle: str, cards: Sequence[Card], sections: Sequence[
     return _template().render(title=title, subtitle=subtitle, cards=cards, sections=[s for s in sections if s])
 
 
+def visible(text: str) -> str:
+    """Return the text with signs for characters that would not be seen; tabs and ends of lines stay."""
+    return UNSEEN.sub(_sign, text.replace("\r\n", "\n"))
+
+
+def _sign(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    pictures = chr(0x2400 + code) if code < 0x20 else "\u2421"
+    return pictures if code < 0x80 else f"\\u{code:04x}"
+
+
 def require_libraries() -> None:
     """Raise MissingExtraError if a library of the pages is not installed."""
     for name in ("matplotlib", "jinja2"):
@@ -128,7 +167,12 @@ def _template() -> Any:
 
     files = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=files,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # parts that are HTML are no plain str
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     return environment.get_template("report.html")

@@ -1,4 +1,4 @@
-"""The page has some episodes as text, of few enough runs and short enough that the page can still be mailed."""
+"""The page has some episodes as chats, of few enough runs and short enough that the page can still be mailed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 from ...core.errors import UncollapseError
 from ...core.runs.directory import RunDirectory
+from .chat import episode_of
 from .data import RunData
-from .page import Episode, Fold, Section
+from .page import Fold, Section
 
 NAME = re.compile(r"step_([0-9]+)\.jsonl")
 RUNS = 24
 """Largest number of runs whose episodes are shown."""
 EPISODES = 3
-"""Number of episodes of each run."""
-LETTERS = 12_000
-"""Largest number of characters of an episode, over all its turns."""
+"""Number of episodes of each run; of lost groups there may be as many."""
 
 
 def transcripts(runs: Sequence[RunData]) -> Section:
@@ -39,21 +38,13 @@ def transcripts(runs: Sequence[RunData]) -> Section:
 
 def _run(run: RunData, step: int) -> Fold:
     try:
-        episodes = [_episode(episode) for episode in RunDirectory(run.path).read_rollouts(step)[:EPISODES]]
+        episodes = [episode_of(record) for record in _some(RunDirectory(run.path).read_rollouts(step))]
     except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return Fold(run.title, f"step {step}", damage=str(error) or type(error).__name__)
     return Fold(run.title, f"step {step}", episodes=episodes)
 
 
-def _episode(episode: Mapping[str, Any]) -> Episode:
-    facts = [f"{key} {episode[key]}" for key in ("group", "member", "stop") if key in episode]
-    facts.append(f"reward {float(episode['reward']):.2f}")
-    texts = [("system", episode["system"])]
-    for turn in episode["turns"]:
-        texts += [("user", turn["user"]), ("policy", turn["response"])]
-    turns, room = [], LETTERS
-    for who, text in texts:
-        if text and room > 0:
-            turns.append((who, text if len(text) <= room else f"{text[:room]} …"))
-        room -= len(text)
-    return Episode(", ".join(facts), turns, max(0, -room))
+def _some(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the first episodes, then the first lost groups."""
+    played = [record for record in records if "lost" not in record]
+    return [*played[:EPISODES], *[record for record in records if "lost" in record][:EPISODES]]

@@ -14,7 +14,7 @@ from ...core.errors import RequestError, RunError
 from .awaiting import settled
 from .borders import name_of
 from .dialogue import require_nameable, setting_of
-from .episode import Episode, Turn
+from .episode import Episode, Told, Turn
 from .messages import Result, Said, text_of
 from .named_rewards import summed
 from .template import Template
@@ -215,6 +215,7 @@ class Conversation:
                 observation=observation,
                 rewards=summed(step.rewards for step in steps),
                 failed=sum(reply.failed for reply in replies),
+                results=tuple(Told.of(result.text) for result in results),
             )
         )
         self.stop = done or self._exhausted()
@@ -230,7 +231,18 @@ class Conversation:
         if self.stop is None:
             raise ValueError("the episode has not ended")
         metrics = {name: sum(values) / len(values) for name, values in self.totals.items()}
-        return Episode(self.seed, self.member, self.system, tuple(self.turns), self.stop, metrics)
+        last = self.turns[-1]
+        ending = Told.of(self.state) if last.executed and not last.results else Told()
+        return Episode(
+            self.seed,
+            self.member,
+            self.system,
+            tuple(self.turns),
+            self.stop,
+            metrics,
+            tuple((asked, answer) for asked, answer in self.env.earlier_turns),
+            ending,
+        )
 
     def _record(self, step: Step) -> None:
         self.state = step.observation.strip("\n")

@@ -6,6 +6,22 @@ import attrs
 
 from ...core.components import Answer
 
+LONGEST_TOLD = 4_000
+"""The number of characters of a :class:`Told` that are kept, since what ends an episode may be of any length."""
+
+
+@attrs.frozen
+class Told:
+    """The beginning of a text of the environment, kept for transcripts alone."""
+
+    text: str = ""
+    left_out: int = 0
+    """The number of characters that are not kept."""
+
+    @classmethod
+    def of(cls, text: str) -> Told:
+        return cls(text[:LONGEST_TOLD], max(0, len(text) - LONGEST_TOLD))
+
 
 @attrs.frozen
 class Turn:
@@ -37,6 +53,8 @@ class Turn:
     """The sums of the rewards that the environment names, in this turn, without their weights."""
     failed: int = 0
     """The number of calls whose tool has failed."""
+    results: tuple[Told, ...] = ()
+    """The results of the answer's calls, in their order; there are fewer where the episode or its limit ended."""
 
 
 @attrs.frozen
@@ -56,6 +74,10 @@ class Episode:
     ``max_turns``, ``max_actions`` or ``max_context``."""
     metrics: dict[str, float]
     """The environment's metrics, averaged over the executed actions."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """The texts of a user, each with its answer, that stand before the first turn."""
+    ending: Told = Told()
+    """What the environment showed after the last action; empty where the last turn calls tools, or plays nothing."""
 
     @property
     def response(self) -> str:

@@ -1,11 +1,10 @@
-"""Episodes become rows of :class:`Rollouts`, metrics, and transcripts."""
+"""Episodes become rows of :class:`Rollouts`, and metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -167,29 +166,3 @@ def _call_metrics(turns: Sequence[Turn]) -> dict[str, float]:
     shares = {fault: fmean(call.fault == fault for call in calls) for fault in ("broken", "unknown", "wrong")}
     shares["failed"] = sum(turn.failed for turn in turns) / len(calls)
     return {f"share_of_calls_{fault}": share for fault, share in shares.items()}
-
-
-def transcript(episode: Episode) -> dict[str, Any]:
-    """Return the episode as text, for ``rollouts/step_N.jsonl``; ``group`` is the group's environment seed."""
-    return {
-        "group": episode.seed,
-        "member": episode.member,
-        "reward": episode.reward,
-        "success": episode.success,
-        "stop": episode.stop,
-        "system": episode.system,
-        "turns": [
-            {
-                "user": turn.user,
-                "response": turn.response,
-                "actions": list(turn.answer.actions),
-                "valid": turn.answer.valid,
-                "reward": turn.reward,
-                **({"rewards": turn.rewards} if turn.rewards else {}),
-                "penalty": turn.penalty,
-                "tokens": len(turn.tokens),
-                "stop_reason": turn.stop_reason,
-            }
-            for turn in episode.turns
-        ],
-    }

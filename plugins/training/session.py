@@ -18,7 +18,7 @@ from ...core.errors import RESUME
 from ...core.runs.directory import RunDirectory
 from ...core.runs.repair import rewind
 from ...core.runs.status import Status, stopped_by
-from ..rollout.rows import transcript
+from ..rollout.transcript import lost_transcript, transcript
 from .assemble import assemble
 from .listeners import Listeners
 from .processes.ranks import Ranks, gpu_label, gpu_names
@@ -188,7 +188,8 @@ class Session:
         if not trainer.log_rollouts or loop.step % trainer.log_rollouts_every:
             return []
         shown = loop.episodes[:: max(1, len(loop.episodes) // trainer.log_rollouts)]
-        return [transcript(episode) for episode in shown[: trainer.log_rollouts]]
+        lost = [lost_transcript(group) for group in loop.lost[: trainer.log_rollouts]]
+        return [*(transcript(episode) for episode in shown[: trainer.log_rollouts]), *lost]
 
     def _mark_whole(self, finished: FinishedStep) -> None:
         self.whole = WholeState.of(self._running(), finished)

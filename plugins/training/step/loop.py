@@ -12,6 +12,7 @@ from torch import Tensor
 from ....core.components import Rollouts, Scores, Verdict
 from ....core.compose.experiment import Experiment
 from ...rollout.episode import Episode
+from ...rollout.lost import LostGroup
 from ...rollout.named_rewards import reward_metrics
 from ...rollout.rows import episode_metrics
 from ..processes.ranks import Ranks
@@ -42,6 +43,8 @@ class Loop:
         """A function that is called with the rollouts of each step once they are collected, on all ranks."""
         self.episodes: list[Episode] = []
         """The episodes of the last step, for transcripts."""
+        self.lost: list[LostGroup] = []
+        """The groups that the environment has lost in the last step, for transcripts."""
         self._clock = StageClock()
         self._engine_weights = EngineWeights(parts.sampler.engine, parts.policy, parts.synced)
 
@@ -61,8 +64,9 @@ class Loop:
         metrics = {f"train/{name}": value for name, value in episode_metrics(self.episodes).items()}
         metrics |= reward_metrics(self.episodes)
         metrics |= parts.sampler.batches.metrics()
-        if parts.sampler.groups_lost:
-            metrics["rollout/groups_lost"] = float(parts.sampler.groups_lost)
+        self.lost = list(parts.sampler.lost)
+        if self.lost:
+            metrics["rollout/groups_lost"] = float(len(self.lost))
         # metrics of groups and detectors may read entropies, so that all rows are scored before the filter
         old: Scores | None = None
         if "entropies" in parts.needs:

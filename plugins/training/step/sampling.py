@@ -48,8 +48,8 @@ class Sampler:
         self.environment = CheckedEnvironment(experiment.environment, weights=experiment.reward.weights)
         self.stale = False
         """Whether the policy of an earlier step has sampled some of the last step's groups."""
-        self.groups_lost = 0
-        """The number of groups that the environment has lost in the last step."""
+        self.lost: list[LostGroup] = []
+        """The groups that the environment has lost in the last step."""
 
     # both are started on first use: a command that only validates starts neither
 
@@ -67,7 +67,7 @@ class Sampler:
 
     def train(self, step: int) -> list[Group]:
         """Sample the groups of training step ``step`` (from 0), ordered by their seeds."""
-        self.groups_lost = 0
+        self.lost = []
         self.tasks.begin_step(step)
         groups = self.batches.collect(StepPool(self, step), step)
         self.stale = any(group.step < step for group in groups)
@@ -116,7 +116,7 @@ class Sampler:
 
         of_ranks = self.ranks.gather_work(play)
         lost = sorted((group for _, of_rank in of_ranks for group in of_rank), key=lambda group: group.seed)
-        self.groups_lost += len(lost)
+        self.lost += lost
         warning = require_few_lost(lost, len(seeds), self.experiment.rollout.max_lost)
         if warning and self.ranks.first:
             sys.stderr.write(f"{warning}\n")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -221,7 +220,7 @@ def test_the_same_member_twice_is_an_error():
         rows.build([*episodes, *episodes], rollout, Reward())
 
 
-# --- metrics and transcripts ----------------------------------------------------------------------------------------
+# --- metrics ----------------------------------------------------------------------------------------------------
 
 
 def test_metrics():
@@ -253,23 +252,3 @@ def test_metrics_when_no_action_was_ever_read():
     assert metrics["share_of_named_actions_known"] == 0.0
     assert metrics["pass@1"] == 0.0
     assert "up" not in metrics
-
-
-def test_a_transcript_is_json():
-    _, (episode,) = scripted(BAD, "a</think><answer>Up||Up</answer>", seeds=(8,))
-    transcript = json.loads(json.dumps(rows.transcript(episode)))
-    assert (transcript["group"], transcript["member"], transcript["success"], transcript["stop"]) == (
-        8,
-        0,
-        True,
-        "success",
-    )
-    assert transcript["reward"] == pytest.approx(9.7)
-    first, second = transcript["turns"]
-    assert (first["response"], first["valid"], first["penalty"], first["stop_reason"]) == (
-        "<think>?",
-        False,
-        0.1,
-        "eos",
-    )
-    assert (second["actions"], second["reward"]) == (["Up", "Up"], pytest.approx(9.8))
