@@ -15,7 +15,7 @@ from attrs.validators import and_, ge, gt, instance_of, le, lt, optional
 from ...core.components import Verifier
 from ...core.errors import EpisodeLostError, RequestError
 from ...core.paths import cache_directory, expanded
-from .judge_cache import Reply, cached, identity
+from ..models.replies import Reply, cached, identity
 
 PROMPT = """You judge an answer to a question.
 
@@ -135,7 +135,7 @@ class Judge(Verifier):
 
     def _ask(self, prompt: str) -> Reply:
         if self.url is None:
-            from .judge_model import loaded  # it imports torch
+            from ..models.loaded import loaded  # it imports torch
 
             return loaded(self.model, self.device, self.concurrency).ask([prompt], self.max_tokens)
         from .judge_server import ask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import product
 
@@ -9,10 +10,10 @@ import attrs
 
 from ....core.errors import RequestError, RunError
 from ....core.paths import cache_directory
-from ...verifiers.judge_cache import Reply, cached, identity
-from ...verifiers.verifiers import tagged
+from ...models.replies import Reply, cached, identity
 from .textarena_games import where
 
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 START = "start"
 """The name of the start model of the run, in place of a path."""
 
@@ -24,7 +25,6 @@ def _texts(*parts: Sequence[object]) -> tuple[str, ...]:
 TEXTS: dict[str, tuple[str, ...]] = {
     "TicTacToe": _texts(range(9)),
     "WildTicTacToe": _texts("XO", range(9)),
-    "UltimateTicTacToe": _texts(range(9), range(9)),
     "QuantumTicTacToe": tuple(f"[{one},{other}]" for other in range(9) for one in range(other)),
     "ConnectFour": _texts(range(12)),
     "Othello": _texts(range(14), range(14)),
@@ -82,7 +82,7 @@ class FrozenModel:
 
     def _said(self, texts: list[str]) -> Reply:
         def ask() -> Reply:
-            from ...verifiers.judge_model import loaded  # it imports torch
+            from ...models.loaded import loaded  # it imports torch
 
             model = loaded(self.path, self.device, self.batch, "an opponent", "opponent_model")
             return model.ask(texts, self.max_tokens)
@@ -96,4 +96,5 @@ def move_in(reply: str) -> str:
     said = reply.rpartition("</think>")[2].strip()
     if said.startswith("<think>"):
         return ""  # it has not come to an end
-    return said if (answer := tagged(said)) is None else answer
+    answers = _ANSWER.findall(said)
+    return answers[0].strip() if len(answers) == 1 else said

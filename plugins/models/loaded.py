@@ -18,7 +18,7 @@ import torch
 from ...core.control_tokens import TextEncoder
 from ...core.errors import RequestError
 from ...core.tokenizers import stated_tokenizer
-from .judge_cache import Reply
+from .replies import Reply
 
 _WINDOW_S = 0.005
 """The time in seconds for which a batch waits for more prompts after its first one."""
