@@ -156,7 +156,6 @@ def test_a_text_on_which_the_game_fails_changes_nothing(monkeypatch):
         ("TicTacToe-v0", {"opponent": ("[1]",), "opponent_model": "start"}, "not both"),
         ("Battleship-v0", {}, "a model, opponent_model=PATH"),
         ("SecretMafia-v0", {}, "neither for one player nor for two: AssertionError: Player count must be between 5"),
-        ("GuessWho-v0", {}, "asks a language model of the service OpenRouter"),
         ("ScorableGames-v0", {}, "this release of textarena lacks files of the game"),
         pytest.param("Chess-v0", {}, "the game needs Python 3.12, and this is 3.11.", marks=before_312),
     ],
@@ -374,6 +373,7 @@ def test_only_a_run_knows_its_start_model():
 
 
 @installed
+@pytest.mark.slow
 def test_a_run_plays_against_its_start_model(bandit, tmp_path, monkeypatch):
     asked = []
     answer = models_here.LoadedModel.ask
