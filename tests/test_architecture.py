@@ -15,7 +15,7 @@ LAYERS = (
     {"core.compose"},
     {"core.runs"},
     {"estimators"},
-    {"filters"},
+    {"filters", "plugins.models"},
     {
         *("plugins.dialogue", "plugins.environments", "plugins.launch"),
         *("plugins.report", "plugins.rollout", "plugins.tracking", "plugins.verifiers"),

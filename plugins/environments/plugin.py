@@ -41,7 +41,7 @@ def register_environments(register: Register) -> None:
     register(
         "textarena",
         f"{_HERE}.packages.textarena:TextArena",
-        summary="play games of the package textarena, alone or against a random opponent",
+        summary="play games of the package textarena, alone, against chance or a frozen model",
     )
     register(
         "openenv",

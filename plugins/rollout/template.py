@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 
 from ...core.components import Completion, Dialogue, Tool
+from ...core.control_tokens import TextEncoder
 from ...core.errors import RequestError
-from .control_tokens import TextEncoder
 from .layout import CLOSES, OPENS, Layout, place
 from .messages import Result, Said
 

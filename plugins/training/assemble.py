@@ -26,7 +26,7 @@ from .networks.model_folder import check_vocabulary, loading, read_config, requi
 from .networks.models import REFERENCE_HEAD, Policy, load_critic, load_policy, load_reference, load_tokenizer
 from .networks.packing import enable_packing
 from .networks.positions import check_positions
-from .networks.prepare import prepare_model
+from .networks.prepare import prepare_model, with_start_model
 from .networks.shared_critic import HEAD, with_value_head
 from .step.borders import CheckedAdvantage, CheckedController, CheckedEntropyController
 from .step.detectors import Detectors
@@ -71,6 +71,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     _check_machine(experiment, ranks, training)
     models = _Models(experiment, ranks, checkpoint, training)
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random; building a model draws as well
+    experiment = with_start_model(experiment, models.path)
     tokenizer = models.tokenizer()
     template = Template(tokenizer, CheckedDialogue(experiment.dialogue), experiment.rollout.think)
     policy = models.policy(tokenizer)
@@ -121,6 +122,11 @@ class _Models:
         self._path = ranks.broadcast(prepare_model(experiment) if ranks.first else "")
         self._saved_policy = checkpoint / "model" if checkpoint else None
         self._saved_critic = checkpoint / "critic" if checkpoint else None
+
+    @property
+    def path(self) -> str:
+        """The start model: a name, or a directory."""
+        return str(self._path)
 
     def tokenizer(self) -> Any:
         """Return the policy's tokenizer. What the model's configuration rules out is refused before weights load."""

@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +15,7 @@ from attrs.validators import and_, ge, gt, instance_of, le, lt, optional
 from ...core.components import Verifier
 from ...core.errors import EpisodeLostError, RequestError
 from ...core.paths import cache_directory, expanded
-from .judge_cache import Reply, cached
+from ..models.replies import Reply, cached, identity
 
 PROMPT = """You judge an answer to a question.
 
@@ -130,22 +129,15 @@ class Judge(Verifier):
         # in one pass, so that an answer cannot bring a place of its own
         prompt = _PLACES.sub(lambda place: texts[place[1]], self.prompt)
         folder = cache_directory() / "judge" if self.cache is None else expanded(self.cache)
-        content = [self.url, self._identity(), self.max_tokens, prompt]
+        model = [self.model] if self.url is not None else identity(self.model)
+        content = [self.url, model, self.max_tokens, prompt]
         return cached(folder, content, lambda: self._ask(prompt), lambda reply: read_verdict(reply.text) is not None)
-
-    def _identity(self) -> list[Any]:
-        """Return what tells the model from others: its name, and the sizes and times of its files."""
-        folder = Path(self.model).expanduser()
-        if self.url is not None or not folder.is_dir():
-            return [self.model]
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        return [str(folder.resolve()), [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]]
 
     def _ask(self, prompt: str) -> Reply:
         if self.url is None:
-            from .judge_model import loaded  # it imports torch
+            from ..models.loaded import loaded  # it imports torch
 
-            return loaded(self.model, self.device, self.concurrency).ask(prompt, self.max_tokens)
+            return loaded(self.model, self.device, self.concurrency).ask([prompt], self.max_tokens)
         from .judge_server import ask
 
         key, reason = self._key()

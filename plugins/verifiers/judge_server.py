@@ -12,7 +12,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from .judge_cache import Reply
+from ..models.replies import Reply
 
 _LONGEST = 1 << 20
 """The largest number of bytes of an answer of the server."""

@@ -7,7 +7,8 @@ import importlib.util
 import io
 import itertools
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -49,12 +50,19 @@ class Maker:
         limit = {} if self.max_steps is None else {"max_episode_steps": self.max_steps}
         try:
             # a map without a start has probabilities that are no numbers
-            with numpy.errstate(invalid="raise"):
+            with numpy.errstate(invalid="raise"), quiet():
                 return gymnasium.make(self.id, disable_env_checker=True, **limit, **json.loads(self.settings))
         except Exception as error:  # an environment may raise anything on arguments that it does not expect
-            raise RequestError(
-                f"gymnasium refuses the settings: {type(error).__name__}: {error}", self.where
-            ) from error
+            raise RequestError(*self._reason(error)) from error
+
+    def _reason(self, error: Exception) -> tuple[str, str, str]:
+        """Return what is wrong with an environment that cannot be made, where, and how to mend it."""
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) or type(error).__name__ == "DependencyNotInstalled":
+            return f"the environment needs a package: {said}", self.where, "install it, or choose another id"
+        if self.settings == "{}":
+            return f"the environment cannot be made: {said}", self.where, "give it settings, or choose another id"
+        return f"gymnasium refuses the settings: {said}", self.where, "give it settings that it knows"
 
     def play(self, seed: int, member: int, split: Split) -> GymEnv:
         """Make an episode that starts as ``reset(seed=seed)`` does, or as the first other seed of the split does."""
@@ -65,7 +73,11 @@ class Maker:
             return started(env, next(seeds))
 
         fix = "use split all, and other seeds for validation"
-        observed = draw_task(draw, lambda drawn: self.game.key(env, drawn), split, self.where, fix)
+        try:
+            observed = draw_task(draw, lambda drawn: self.game.key(env, drawn), split, self.where, fix)
+        except BaseException:
+            env.close()
+            raise
         key = self.game.key(env, observed)
         # members start alike, and what happens by chance afterwards is their own
         env.unwrapped.np_random = _generator(self.id, seed, member)
@@ -105,7 +117,8 @@ class GymEnv(Env):
             return Step(
                 "This text cannot be played: it is too long, or has other characters.", 0.0, metrics={ACCEPTED: 0.0}
             )
-        observed, reward, terminated, truncated, _ = self.env.step(taken)
+        with quiet():
+            observed, reward, terminated, truncated, _ = self.env.step(taken)
         self.done = bool(terminated or truncated)
         text, won = self.game.show(self.env, observed), bool(terminated) and self.game.won(self.env, float(reward))
         if truncated and not terminated:
@@ -127,9 +140,16 @@ class GymEnv(Env):
 
 def started(env: Any, seed: int) -> Any:
     """Reset an environment, and return its first observation."""
-    # some worlds print how they search for one
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         return env.reset(seed=seed)[0]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what environments print for people, and warnings that an id is old or a value of another type."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @lru_cache(maxsize=256)
@@ -143,7 +163,8 @@ def names_of(maker: Maker) -> tuple[str, ...] | None:
     if isinstance(space, spaces.Text) and not names:
         return None
     if not isinstance(space, spaces.Discrete):
-        raise RequestError(f"the actions are neither a list nor a text: {space}", maker.where, "choose a discrete one")
+        fix = "choose an environment with Discrete or Text actions"
+        raise RequestError(f"the actions are neither a list nor a text: {space}", maker.where, fix)
     if names and len(names) != space.n:
         raise RequestError(f"there are {space.n} actions, and {len(names)} names", maker.where, "name each action")
     if not names:

@@ -21,6 +21,11 @@ from ..metrics import ACCEPTED
 
 _PACKAGE = AskedProcess(f"{__package__}.reasoning_gym_worker", "environment: reasoning_gym")
 atexit.register(_PACKAGE.end)
+_FIXES = {
+    "composite": "give its parts, settings={datasets: [{name: gcd, weight: 2, config: {}}]}, or write a mixture, "
+    "task={gcd: 2, lcm: 1}"
+}
+"""How to mend the settings of a task, where the package does not say."""
 
 
 @attrs.frozen
@@ -98,8 +103,6 @@ class ReasoningGym(Environment):
         for name, weight in self.weights.items():
             if not isinstance(name, str) or name not in names():
                 raise ValueError(f"reasoning_gym has no task {name!r}; {nearest(str(name), names())}")
-            if name == "composite":
-                raise ValueError("composite is written as a mixture: task={chain_sum: 2, leg_counting: 1}")
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
                 raise ValueError(f"the weight of {name} must be a number above 0, not {weight!r}")
         if not self.weights:
@@ -202,7 +205,7 @@ def refuse_settings(item: Item) -> None:
             fix = "size is a parameter of the environment, and the seeds of a run choose the items"
         raise RequestError(what, where, fix)
     if "refused" in reply:
-        raise RequestError(f"reasoning_gym refuses the settings: {reply['refused']}", where)
+        raise RequestError(f"reasoning_gym refuses the settings: {reply['refused']}", where, _FIXES.get(item.task, ""))
 
 
 def require_package() -> None:

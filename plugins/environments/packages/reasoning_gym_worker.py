@@ -90,8 +90,12 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _dataset(task: str, settings: str, size: int) -> Any:
     from reasoning_gym import create_dataset
+    from reasoning_gym.composite import DatasetSpec
 
-    return create_dataset(task, seed=0, size=size, **json.loads(settings))
+    given = json.loads(settings)
+    if task == "composite" and isinstance(given.get("datasets"), list):
+        given["datasets"] = [DatasetSpec(**{"weight": 1, "config": {}, **part}) for part in given["datasets"]]
+    return create_dataset(task, seed=0, size=size, **given)
 
 
 @lru_cache(maxsize=2048)

@@ -1,14 +1,11 @@
-"""Games of TextArena are made, seeded, and played against an opponent that chooses among texts at random."""
+"""Episodes of TextArena's games, against an opponent if there are two players."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import json
 import random
-from collections.abc import Iterator
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import attrs
@@ -17,6 +14,8 @@ from ....core.components import Env, Step
 from ....core.errors import RequestError, RunError
 from ..common import Split, draw_task, refuse_after_end, seeded
 from ..metrics import ACCEPTED
+from .textarena_games import formatted, opened, own_random, where
+from .textarena_opponents import FrozenModel
 
 _SEEDS = 64
 """Number of seeds that are tried in search of two tasks."""
@@ -33,20 +32,20 @@ class Table:
     settings: str
     """Arguments of the game, as JSON."""
     replies: tuple[str, ...]
-    """Texts that the opponent plays; empty for a game of one player."""
+    """Texts of a random opponent; empty without one."""
+    model: FrozenModel | None
+    """Model that plays the opponent, if one does."""
     player: int
     """Number of the player that the policy is."""
 
     @property
-    def where(self) -> str:
-        """Place for messages."""
-        return f"environment: textarena, game {self.game}"
+    def players(self) -> int:
+        """Number of players."""
+        return 2 if self.replies or self.model else 1
 
     def start(self, seed: int, member: int) -> TextArenaEnv:
         """Start the game of a seed. Members see the same first observation; chances afterwards are their own."""
-        with own_random(seeded("textarena", self.game, seed).getstate()):
-            game = copy.deepcopy(prototype(self.game, self.settings))
-            game.reset(num_players=2 if self.replies else 1, seed=seed)
+        game = copy.deepcopy(opened(self.game, self.settings, self.players, seed))
         opening, later = seeded("textarena opening", seed), seeded("textarena member", seed, member)
         env = TextArenaEnv(self, game, opening)
         env.first = env.others_play()
@@ -61,7 +60,7 @@ class Table:
             return self.start(next(seeds, rng.randrange(2**32)), member)
 
         fix = "use split all, and other seeds for validation"
-        return draw_task(draw, lambda env: env.first, split, self.where, fix)
+        return draw_task(draw, lambda env: env.first, split, where(self.game), fix)
 
 
 @attrs.define
@@ -78,6 +77,8 @@ class TextArenaEnv(Env):
     """Text of the first observation."""
     done: bool = False
     """Whether the game is over."""
+    talk: tuple[tuple[str, str], ...] = ()
+    """What a model that plays the opponent was told at each of its turns, and its move."""
 
     @property
     def key(self) -> str:
@@ -93,30 +94,42 @@ class TextArenaEnv(Env):
         if not self._play(action):
             return Step("The game cannot read this text.", 0.0, metrics={ACCEPTED: 0.0})
         state = self.game.state
-        accepted = not _is_invalid(state, self.table.player)
+        metrics = {ACCEPTED: float(not _is_invalid(state, self.table.player))}
         text = self.others_play()
         if not state.done:
-            return Step(text, 0.0, metrics={ACCEPTED: float(accepted)})
+            return Step(text, 0.0, metrics=metrics)
         self.done = True
-        rewards, info = self.game.close()
-        reward = float((rewards or {}).get(self.table.player, 0.0))
-        reason = str(info[self.table.player].get("reason") or "")
+        reward, reason = result(self.game, self.table.player)
         shown = "\n".join(filter(None, (text, reason))) or "The game is over."
-        return Step(shown, reward, done=True, success=reward >= 1, metrics={ACCEPTED: float(accepted)})
+        return Step(shown, reward, done=True, success=reward >= 1, metrics=metrics)
 
     def others_play(self) -> str:
         """Let the opponent play until it is the policy's turn, and return what the policy has been told since."""
         turns = 0
         while not self.game.state.done and self.game.state.current_player_id != self.table.player:
             turns += 1
-            if turns > _OWN_TURNS or not self._play(self._reply()):
-                fix = f"give the opponent texts that the game takes, not {', '.join(self.table.replies)}"
-                raise RunError("the opponent cannot play", self.table.where, fix)
+            # a text on which the game fails is no move at all, as an empty one
+            if turns > _OWN_TURNS or not (self._play(self._reply()) or self._play("")):
+                fix = "give it other texts, or another model"
+                raise RunError("the opponent cannot play", where(self.table.game), fix)
+        return self._told(self.table.player)
+
+    def _told(self, player: int) -> str:
+        """Return what a player has been told since it was last asked for."""
         state = self.game.state
-        told, state.observations[self.table.player] = state.observations[self.table.player], []
-        return "\n".join(str(message).strip() for speaker, message, _ in told if speaker != self.table.player)
+        told, state.observations[player] = state.observations[player], []
+        return "\n".join(str(message).strip() for speaker, message, _ in told if speaker != player)
 
     def _reply(self) -> str:
+        """Return the opponent's text."""
+        if self.table.model is None:
+            return self._chance()
+        told = self._told(1 - self.table.player) or "It is your turn."
+        reply = self.table.model.reply(self.table.game, self.talk, told)
+        self.talk = (*self.talk, (told, reply))
+        return reply
+
+    def _chance(self) -> str:
         """Choose a text that the game accepts; any, if it accepts none, which loses the game."""
         replies = self.rng.sample(self.table.replies, len(self.table.replies))
         for reply in replies:
@@ -127,15 +140,26 @@ class TextArenaEnv(Env):
 
     def _play(self, text: str) -> bool:
         """Play a text; return False, with the game as it was, if the game fails on it."""
-        before = copy.deepcopy(self.game)
-        with own_random(self.rng.getstate()) as after:
-            try:
+        before = copy.deepcopy(self.game), self.rng.getstate()
+        try:
+            with own_random(self.rng):
                 self.game.step(formatted(self.table.game, text))
-            except Exception:  # games raise anything on texts that they do not expect
-                self.game = before
-                return False
-        self.rng.setstate(after[0])
+        except Exception:  # games raise anything on texts that they do not expect
+            self.game = before[0]
+            self.rng.setstate(before[1])
+            return False
         return True
+
+
+def result(game: Any, player: int) -> tuple[float, str]:
+    """Return the reward of a player at the end of a game, and the reason that the game gives."""
+    rewards, info = game.close()
+    reward, reason = (rewards or {}).get(player, 0.0), str(info[player].get("reason") or "")
+    if isinstance(reward, str):
+        # three games of 0.7.4 give reward and reason of a refused move in the wrong order
+        number = reason.rpartition(" ")[2]
+        reward, reason = float(number) if number.replace(".", "", 1).isdigit() else 0.0, reward
+    return (float(reward) if isinstance(reward, Real) else 0.0), reason
 
 
 def _is_invalid(state: Any, player: int) -> bool:
@@ -143,79 +167,15 @@ def _is_invalid(state: Any, player: int) -> bool:
     return bool(getattr(state, "error_count", 0) or state.game_info[player]["invalid_move"])
 
 
-@contextlib.contextmanager
-def own_random(state: Any) -> Iterator[list[Any]]:
-    """Give the games, which draw from the random numbers of all modules, those of one episode; then what is left."""
-    others = random.getstate()
-    after: list[Any] = []
-    random.setstate(state)
-    try:
-        # games print hints for people
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield after
-    finally:
-        after.append(random.getstate())
-        random.setstate(others)
-
-
 @lru_cache(maxsize=64)
-def prototype(game: str, settings: str) -> Any:
-    """Make a game, once: some read word lists. Raises RequestError if the package cannot make it."""
-    import textarena
-
-    quiet = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-            return textarena.make(f"{game}-raw", **json.loads(settings))
-    except Exception as error:
-        raise RequestError(*_reason(game, error)) from error
-
-
-def _reason(game: str, error: Exception) -> tuple[str, str, str]:
-    where = f"environment: textarena, game {game}"
-    if isinstance(error, LookupError) and "nltk" in str(error).lower():
-        return (
-            "the game needs word lists of nltk",
-            where,
-            "python -m nltk.downloader words averaged_perceptron_tagger_eng",
-        )
-    return (
-        f"textarena cannot make the game: {type(error).__name__}: {error}",
-        where,
-        "choose another game or other settings",
-    )
-
-
-@lru_cache(maxsize=64)
-def _formats(game: str) -> bool:
-    from textarena.envs.registration import ENV_REGISTRY
-    from textarena.wrappers import ActionFormattingWrapper
-
-    return ActionFormattingWrapper in (ENV_REGISTRY[game].default_wrappers or ())
-
-
-def formatted(game: str, text: str) -> str:
-    """Put a text in square brackets if it has none, where the package does so for the game."""
-    return text if not _formats(game) or "[" in text or "]" in text else f"[{text}]"
-
-
-@lru_cache(maxsize=64)
-def refuse_unplayable(table: Table, split: Split) -> None:
-    """Raise RequestError for a game that has another number of players, or that cannot be split."""
-    try:
-        first = table.start(0, 0).first
-    except (RequestError, RunError):
-        raise
-    except Exception as error:
-        players = "two players" if table.replies else "one player"
-        raise RequestError(
-            f"the game does not start with {players}: {type(error).__name__}: {error}",
-            table.where,
-            "give the opponent's texts for a game of two players, opponent=['[0]', '[1]'], and none for one",
-        ) from error
-    if not table.replies and type(table.start(0, 0).game.state).__name__ != "SinglePlayerState":
-        fix = "give the texts among which the opponent chooses: opponent=['[0]', '[1]']"
-        raise RequestError("the game needs an opponent", table.where, fix)
-    if split != "all" and all(table.start(seed, 0).first == first for seed in range(1, _SEEDS)):
+def refuse_unsplit(table: Table, split: Split) -> None:
+    """Raise RequestError for a split of a game whose seeds all start alike."""
+    if split == "all":
+        return
+    # a model that plays first says the same to games that start alike
+    silent = attrs.evolve(table, model=None, player=0, replies=table.replies or ("",))
+    table = silent if table.model else table
+    first = table.start(0, 0).first
+    if all(table.start(seed, 0).first == first for seed in range(1, _SEEDS)):
         fix = "use split all: training and validation have the same start and different seeds"
-        raise RequestError(f"all seeds start alike, so there is no split {split}", table.where, fix)
+        raise RequestError(f"all seeds start alike, so there is no split {split}", where(table.game), fix)

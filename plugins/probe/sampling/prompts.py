@@ -12,10 +12,10 @@ from attrs.validators import ge
 from ....core.components import Answer, Completion, RolloutEngineSession, Sampling
 from ....core.compose.experiment import Reward, Rollout
 from ....core.compose.plain_data import plain
+from ....core.control_tokens import TextEncoder
 from ....core.errors import RequestError
 from ...environments.dataset import Dataset
 from ...environments.metrics import ACCEPTED
-from ...rollout.control_tokens import TextEncoder
 from ...rollout.episode import Episode, Turn
 from ...verifiers.verifiers import tagged
 

@@ -121,6 +121,16 @@ def model_digest(path: str) -> str:
     return digest.hexdigest()
 
 
+def with_start_model(experiment: Experiment, path: str) -> Experiment:
+    """Return the experiment whose environment is given the start model's path where it asks for ``start``."""
+    named = experiment.environment
+    asked = {name: path for name in named.component.model_parameters if named.params.get(name) == "start"}
+    if not asked:
+        return experiment
+    placed = attrs.evolve(named, params={**named.params, **asked}, component=attrs.evolve(named.component, **asked))
+    return attrs.evolve(experiment, environment=placed)
+
+
 def _source_hash(component: object) -> str:
     """Hash every module of the package that defines the component: the built model may depend on any of them."""
     module = sys.modules[type(component).__module__]

@@ -3,10 +3,12 @@
 import gc
 import importlib.util
 import pickle
+import warnings
 
 import pytest
 from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.core.registry import registry
+from uncollapse.plugins.environments.common import split_of
 from uncollapse.testing import check
 
 NAME = "uncollapse.plugins.environments.packages.gymnasium_play"
@@ -183,6 +185,29 @@ def test_texts_are_played_and_each_environment_is_closed_once(counted):
 
 
 @installed
+def test_what_an_environment_prints_and_warns_of_is_left_out(counted, monkeypatch, capfd, recwarn):
+    def step(self, action):
+        print("a message for people")
+        warnings.warn("an old name", DeprecationWarning, stacklevel=1)
+        return action, 0.0, False, False, {}
+
+    monkeypatch.setattr(counted, "step", step)
+    assert create("Echo-v0").make(0).step("a").observation == "a"
+    with pytest.raises(RequestError):
+        create("CartPole-v0")  # of which Gymnasium says that it is out of date
+    assert (capfd.readouterr(), len(recwarn)) == (("", ""), 0)
+
+
+@installed
+def test_an_environment_is_closed_where_no_task_is_found(counted):
+    echo = create("Echo-v0")
+    made = counted.closed
+    with pytest.raises(RunError, match="no task was found in 2000 draws"):
+        echo.maker.play(0, 0, "train" if split_of("say abc") == "validation" else "validation")
+    assert counted.closed == made + 1
+
+
+@installed
 def test_names_and_description_may_be_given():
     named = create("Blackjack-v1", names=("Stay", "Card"), description="Win.")
     assert (named.instruction, named.actions) == ("Win.", ("Stay", "Card"))
@@ -205,6 +230,7 @@ def test_an_environment_and_its_episodes_are_picklable():
         ("FrozenLake-v2", {}, "did you mean 'FrozenLake-v1'?"),
         ("os:FrozenLake-v1", {}, "names a module to import"),
         ("CartPole-v1", {}, "the observations are no text: Box("),
+        ("Reacher-v2", {}, "the environment needs a package: ImportError: The mujoco v2"),
         ("Pendulum-v1", {}, "the actions are neither a list nor a text: Box("),
         ("FrozenLake-v1", {"settings": {"slippery": 1}}, "unexpected keyword argument 'slippery'"),
         ("FrozenLake-v1", {"settings": {"desc": ["FF", "FG"]}}, "FloatingPointError: invalid value"),

@@ -112,6 +112,25 @@ def test_a_mixture_draws_its_tasks_by_weight_with_their_own_settings():
 
 
 @installed
+def test_composite_asks_its_parts_as_the_package_does():
+    import reasoning_gym
+    from reasoning_gym.composite import DatasetSpec
+
+    parts = [{"name": "gcd", "weight": 3}, {"name": "chain_sum", "config": {"min_terms": 5, "max_terms": 5}}]
+    environment = create("composite", settings={"datasets": parts}, size=200)
+    specs = [DatasetSpec("gcd", 3, {}), DatasetSpec("chain_sum", 1, {"min_terms": 5, "max_terms": 5})]
+    dataset = reasoning_gym.create_dataset("composite", seed=0, size=200, datasets=specs)
+    asked = set()
+    for seed in range(60):
+        env = environment.make(seed)
+        entry = dataset[env.item.index]
+        assert env.question == entry["question"]
+        assert env.step(entry["answer"]).reward == 1.0
+        asked.add(entry["metadata"]["source_dataset"])
+    assert asked == {"gcd", "chain_sum"}
+
+
+@installed
 def test_a_long_question_is_left_out():
     lengths, short = (
         [len(create("chain_sum", longest=longest).make(seed).question) for seed in range(40)] for longest in (None, 90)
@@ -136,7 +155,14 @@ def test_a_long_question_is_left_out():
         ({}, {}, "names no generator"),
         ({"gcd": 1, "lcm": 1}, {"settings": {"gdc": {}}}, "did you mean 'gcd'?"),
         ({"gcd": 1, "lcm": 1}, {"settings": {"gcd": 3}}, "must be a mapping, not 3"),
-        ("composite", {}, "written as a mixture"),
+        ("composite", {}, "Must specify at least one dataset"),
+        ("composite", {}, "give its parts, settings={datasets: ["),
+        ("composite", {"settings": {"datasets": [{"name": "gdc"}]}}, "Dataset 'gdc' not registered"),
+        ("composite", {"settings": {"datasets": [{"nam": "gcd"}]}}, "unexpected keyword argument 'nam'"),
+        ("composite", {"settings": {"datasets": [{"name": "gcd", "config": {"a": 1}}]}}, "keyword argument 'a'"),
+        ("composite", {"settings": {"datasets": [{"name": "gcd", "weight": 0}]}}, "Weight must be positive"),
+        ("composite", {"settings": {"datasets": ["gcd"]}}, "reasoning_gym refuses the settings: TypeError"),
+        ("composite", {"settings": {"datasets": "gcd"}}, "reasoning_gym refuses the settings: AttributeError"),
     ],
 )
 def test_what_the_package_cannot_make_is_refused_with_the_reason(task, parameters, message):

@@ -13,11 +13,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from uncollapse.core.components import Completion, RolloutEngineSession, Sampling
 from uncollapse.core.compose.experiment import Rollout
+from uncollapse.core.control_tokens import TextEncoder
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
 from uncollapse.plugins.environments.dataset import Dataset
 from uncollapse.plugins.probe.sampling.prompts import PROMPT, PromptSource
 from uncollapse.plugins.rollout.collect import collect
-from uncollapse.plugins.rollout.control_tokens import TextEncoder
 from uncollapse.plugins.rollout.conversation import Conversation
 from uncollapse.plugins.rollout.engine_hf import HfEngine
 from uncollapse.plugins.rollout.template import Template

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from uncollapse.core.compose.inner import named_of
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import EpisodeLostError, RequestError, RunError
+from uncollapse.plugins.models import loaded as judge_model
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
-from uncollapse.plugins.verifiers import judge_model
 from uncollapse.plugins.verifiers.judge import PROMPT, Judge, read_verdict
 from uncollapse.testing import check
 

@@ -1,4 +1,4 @@
-"""What a judge has said is kept on disk under a hash of all that it was asked, and nothing is asked twice at once."""
+"""What a model has said is kept on disk under a hash of all that it was asked, and nothing is asked twice at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST = 1 << 20
 
 @attrs.frozen
 class Reply:
-    """What a judge says; or why it says nothing, which is then ``missing``."""
+    """What a model says; or why it says nothing, which is then ``missing``."""
 
     text: str = ""
     missing: str = ""
@@ -62,6 +62,15 @@ def cached(folder: Path, content: Sequence[Any], ask: Callable[[], Reply], count
     finally:
         with _LOCK:
             del _ASKED[file]
+
+
+def identity(model: str) -> list[Any]:
+    """Return what tells a model from others: its name; of a directory, also the sizes and times of its files."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return [model]
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [str(folder.resolve()), [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]]
 
 
 def _read(file: Path) -> Reply | None:

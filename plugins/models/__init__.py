@@ -1,0 +1,1 @@
+"""Language models that stay as they are: they judge answers and play opponents."""
