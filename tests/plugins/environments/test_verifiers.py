@@ -6,7 +6,6 @@ import json
 import logging
 import pickle
 import random
-import sys
 import textwrap
 from pathlib import Path
 
@@ -371,7 +370,9 @@ def test_unknown_names_are_refused_with_the_nearest(written, tmp_path):
     with pytest.raises(RequestError, match="the judge reference asks a paid service"):
         create(SUMS, settings={"task": {"judges": [judge]}})
     (tmp_path / "old.py").write_text("def load_environment(**arguments):\n    return None\n")
-    with pytest.raises(RequestError, match=r"has no taskset(.|\n)*modules with load_environment are those of verifiers"):
+    with pytest.raises(
+        RequestError, match=r"has no taskset(.|\n)*modules with load_environment are those of verifiers"
+    ):
         create(tmp_path / "old.py")
 
 
