@@ -9,20 +9,17 @@ says in ``check(experiment) -> Iterable[str]``: reasons why it cannot work in th
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 
 from ..components import NEEDS, AdvantageEstimator
 from ..components.estimators import MOVES
 from ..errors import MissingExtraError, nearest
+from .batch_sizes import batch_problems, not_multiple
 from .experiment import Critic, Experiment, keys
 from .named import Named
 from .objective import objective_problems
 from .problems import CompositionError, Problem, failure
 from .reward_names import reward_problems
-
-EPISODES = 1 << 18
-"""Of one step, at most: with a few KiB each they fit any machine, and real steps have a tenth of them."""
 
 GIVEN = {
     "episode_filter": frozenset({"groups", "turns", "entropies", "sampler_logprobs"}),
@@ -115,7 +112,7 @@ def combination_problems(experiment: Experiment) -> list[Problem]:
         *_tools(experiment),
         *_warm_start(experiment),
         *_sampling(experiment),
-        *_batches(experiment),
+        *batch_problems(experiment),
         *_training(experiment),
         *reward_problems(experiment, wants(experiment)),
         *_reference(experiment),
@@ -130,7 +127,7 @@ def check_ranks(experiment: Experiment, ranks: int) -> None:
     rollout, trainer = experiment.rollout, experiment.trainer
     problems = []
     if rollout.groups % ranks:
-        problems.append(_not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
+        problems.append(not_multiple("rollout.groups", rollout.groups, ranks, f"the {ranks} processes"))
     if trainer.token_budget:
         if trainer.mini_batch < ranks:
             reason = f"leaves some of the {ranks} processes without a row"
@@ -138,15 +135,9 @@ def check_ranks(experiment: Experiment, ranks: int) -> None:
     elif trainer.mini_batch % (trainer.micro_batch * ranks):
         each = trainer.micro_batch * ranks
         meaning = f"micro_batch on each of {ranks} processes"
-        problems.append(_not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
+        problems.append(not_multiple("trainer.mini_batch", trainer.mini_batch, each, meaning))
     if problems:
         raise CompositionError(problems)
-
-
-def _not_multiple(key: str, value: int, of: int, meaning: str) -> Problem:
-    below, above = value - value % of, value + -value % of
-    fix = f"the nearest are {below} and {above}" if below else f"the nearest is {above}"
-    return Problem(f"must be a multiple of {of}, {meaning}", key, value, fix)
 
 
 def _needs(experiment: Experiment) -> Iterator[Problem]:
@@ -207,46 +198,6 @@ def _sampling(experiment: Experiment) -> Iterator[Problem]:
                 value,
                 f"leave it at {whole} and lower rollout.temperature, which the trainer applies too",
             )
-
-
-def _batches(experiment: Experiment) -> Iterator[Problem]:
-    rollout, trainer = experiment.rollout, experiment.trainer
-    mini, micro, budget = trainer.mini_batch, trainer.micro_batch, trainer.token_budget
-    if 0 < budget < rollout.max_context:
-        reason = f"cannot hold a row of rollout.max_context = {rollout.max_context} tokens"
-        yield Problem(reason, "trainer.token_budget", budget, f"0, or at least {rollout.max_context}")
-    if mini % micro and not budget:
-        yield _not_multiple("trainer.mini_batch", mini, micro, "trainer.micro_batch")
-    yield from _episodes(experiment)
-    episodes = rollout.groups * rollout.group_size
-    full = rollout.context_window == "full"
-    rows = episodes if full else episodes * rollout.max_turns
-    if mini > rows:
-        counted = "rollout.groups * rollout.group_size" + ("" if full else " * rollout.max_turns")
-        yield Problem(
-            f"is more than the {rows} rows of a step ({counted})", "trainer.mini_batch", mini, f"at most {rows}"
-        )
-    elif full and rows % mini:
-        near = min(_divisors(rows), key=lambda size: (abs(size - mini), size))
-        yield Problem(
-            f"does not divide the {rows} rows of a step (rollout.groups * rollout.group_size)",
-            "trainer.mini_batch",
-            mini,
-            f"the nearest that does is {near}",
-        )
-
-
-def _episodes(experiment: Experiment) -> Iterator[Problem]:
-    """All episodes of a step are held at once."""
-    for name, section in (("rollout", experiment.rollout), ("validation", experiment.validation)):
-        if (episodes := section.groups * section.group_size) > EPISODES:
-            reason = f"times {name}.group_size = {section.group_size} is {episodes} episodes, which are held at once"
-            yield Problem(reason, f"{name}.groups", section.groups, f"at most {EPISODES} episodes are")
-
-
-def _divisors(number: int) -> list[int]:
-    low = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
-    return [*low, *(number // size for size in low)]
 
 
 def _training(experiment: Experiment) -> Iterator[Problem]:

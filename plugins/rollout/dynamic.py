@@ -9,7 +9,7 @@ import attrs
 from attrs import validators
 
 from ...core.components import BatchSampler, BatchSamplerSession, Group, GroupPool
-from ...core.compose.combinations import EPISODES
+from ...core.compose.batch_sizes import EPISODES
 from ...core.compose.experiment import Experiment
 
 BEFORE_SCORING = frozenset({"groups", "turns", "sampler_logprobs"})
