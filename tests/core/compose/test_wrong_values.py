@@ -85,7 +85,7 @@ def test_a_parameter_takes_a_value_or_refuses_it(kind, name, parameter, required
     others = dict.fromkeys(required, 1)
 
     with suppress(Invalid):  # what a package takes to be imported is not counted
-        structure_component(converter, registry(), kind, {"name": name, **others})
+        structure_component(converter, registry(), kind, {"name": name, **dict.fromkeys(required, "x")})
 
     def taken(value):
         started, made, reasons = time.process_time(), None, []
