@@ -122,6 +122,12 @@ def test_what_the_server_calls_an_error_is_told_to_the_model(shop, name, argumen
         call(shop, name, **arguments)
 
 
+def test_a_result_that_is_none_counts_as_a_tool_that_failed(by_hand):
+    toolset = by_hand("look", more={"result": {"content": 3}})
+    with pytest.raises(RuntimeError, match="the server has given what is no result"):
+        call(toolset, "look")
+
+
 def test_calls_are_made_side_by_side(shop):
     said = []
     threads = [threading.Thread(target=lambda: said.append(call(shop, "meet"))) for _ in range(2)]
@@ -332,6 +338,21 @@ def test_a_server_that_comes_back_with_other_tools_ends_the_run(by_hand):
         session.call("die", {})
     with pytest.raises(RunError, match="the server is another one than before: MCP server by hand 1, tools "):
         toolset.start(1, 0)
+
+
+def test_an_interrupted_start_leaves_no_server(by_hand, tmp_path):
+    def interrupt(number, frame):
+        raise InterruptedError
+
+    toolset = Mcp("sh", ("-c", f"echo $$ > {tmp_path}/process; exec {sys.executable} {SHOP}"))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(InterruptedError):
+            _ = toolset.tools
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert ends((tmp_path / "process").read_text())
 
 
 def test_an_interrupted_call_leaves_the_server_usable(shop):

@@ -46,6 +46,7 @@ class Connection:
     """
 
     def __init__(self, program: Program) -> None:
+        words, environment = program.words, program.environment
         self.program = program
         self.process = os.getpid()
         """The id of the process that has started it; a fork must not use it."""
@@ -61,15 +62,19 @@ class Connection:
         self._failure: BaseException | None = None
         self._junk = ""
         self._overdue = 0
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
-        words, environment = program.words, program.environment
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._stop = asyncio.Event()
         # a line that is no message is told of with a traceback, which says nothing to who trains
         logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
         self.thread = threading.Thread(target=self._run, args=(words, environment), name="MCP server", daemon=True)
         self.thread.start()
-        while not self._ready.wait(_PATIENCE_S):
-            pass
+        try:
+            while not self._ready.wait(_PATIENCE_S):
+                pass
+        except BaseException:
+            self.end()
+            raise
         if self._failure is not None:
             self.thread.join(_END_S)
             raise self._unusable(self._failure) from self._failure
@@ -85,7 +90,7 @@ class Connection:
         Raises:
             TookTooLongError: there is no result after this many seconds, and the server goes on.
             EpisodeLostError: the server has ended, or does not answer any more.
-            MCPError: it refuses the call. RuntimeError, ValueError: its result is not what it has promised.
+            MCPError: it refuses the call. RuntimeError: its result is not what it has promised.
         """
         if self.process != os.getpid():
             raise self._lost("belongs to another process")
@@ -126,9 +131,8 @@ class Connection:
 
     def _run(self, words: list[str], environment: dict[str, str]) -> None:
         try:
-            with asyncio.Runner() as runner:  # its end cancels the calls that still wait
-                self._loop = runner.get_loop()
-                runner.run(self._serve(words, environment))
+            with self._runner:  # its end cancels the calls that still wait
+                self._runner.run(self._serve(words, environment))
         except BaseException as error:  # it is raised in the thread that waits for the start
             self._failure = error
         finally:
@@ -136,7 +140,6 @@ class Connection:
             self._ready.set()
 
     async def _serve(self, words: list[str], environment: dict[str, str]) -> None:
-        self._stop = asyncio.Event()
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         self._loop.add_reader(reading, self._hear, reading)
@@ -190,6 +193,8 @@ class Connection:
                 self._stop.set()
                 raise self._lost() from error
             raise
+        except ValidationError as error:
+            raise RuntimeError("the server has given what is no result") from error
 
     async def _require_answer(self) -> None:
         """End the server if it does not answer any more. Raises EpisodeLostError then."""
