@@ -58,3 +58,4 @@ def register_environments(register: Register) -> None:
 @hookimpl
 def register_toolsets(register: Register) -> None:
     register("calculator", f"{_HERE}.tools.calculator:Calculator", summary="exact arithmetic")
+    register("python", f"{_HERE}.tools.python:Python", summary="run Python programs in a process that is shut in")
