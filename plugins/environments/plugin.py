@@ -69,4 +69,4 @@ def register_toolsets(register: Register) -> None:
         summary="find passages of a local corpus by their words, BM25 (extra search)",
     )
     register("python", f"{_HERE}.tools.python:Python", summary="run Python programs in a process that is shut in")
-    register("mcp", f"{_HERE}.tools.mcp.mcp:Mcp", summary="the tools of an MCP server, which is started here")
+    register("mcp", f"{_HERE}.tools.mcp.mcp:Mcp", summary="the tools of an MCP server")

@@ -4,12 +4,14 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 
 pytest.importorskip("mcp")
@@ -418,6 +420,49 @@ def test_a_fork_has_a_server_of_its_own(by_hand):
 def test_a_pickled_tool_set_uses_the_same_server(by_hand):
     toolset = by_hand("look")
     assert call(pickle.loads(pickle.dumps(toolset)), "look") == call(toolset, "look")
+
+
+@pytest.mark.slow
+def test_a_server_that_runs_already_is_called_at_its_address(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    toolset = Mcp(url=f"http://127.0.0.1:{port}/mcp", timeout=10)
+    with pytest.raises(RequestError, match=r"http://127.*/mcp cannot be used: ConnectError: .*\n.*start the server"):
+        _ = toolset.tools
+    words = [sys.executable, str(SHOP), str(tmp_path / "started"), str(port)]
+
+    def serve():
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                break
+        return process
+
+    with serve() as process:
+        session = toolset.start(0, 0)
+        assert session.call("add", {"a": 1, "b": 2}) == "3"
+        with pytest.raises(TookTooLongError):
+            attrs.evolve(toolset, timeout=0.2).start(0, 0).call("wait", {"seconds": 100})
+        process.kill()
+        process.wait()
+        with pytest.raises(EpisodeLostError, match="has ended"):
+            session.call("add", {"a": 1, "b": 2})
+    with pytest.raises(EpisodeLostError, match="ConnectError"):
+        toolset.start(0, 0)
+    with serve() as process:
+        assert toolset.start(0, 0).call("add", {"a": 1, "b": 2}) == "3"
+        process.kill()
+
+
+@pytest.mark.parametrize("parameters", [{}, {"command": "cat", "url": "http://127.0.0.1:1/mcp"}])
+def test_a_server_has_a_command_or_an_address(parameters):
+    with pytest.raises(ValueError, match="give either a command or the url"):
+        Mcp(**parameters)
 
 
 KILLED = """

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -39,14 +39,15 @@ class TookTooLongError(Exception):
 
 
 class Connection:
-    """A running server. It has a thread with an event loop of its own, in which its process is spoken to.
+    """A connection to a running server. It has a thread with an event loop, in which the server is spoken to.
 
     Raises:
         RequestError: the program does not start, or does not list its tools.
     """
 
     def __init__(self, program: Program) -> None:
-        words, environment = program.words, program.environment
+        words = [] if program.url else program.words
+        environment = program.environment
         self.program = program
         self.process = os.getpid()
         """The id of the process that has started it; a fork must not use it."""
@@ -66,7 +67,7 @@ class Connection:
         self._loop = self._runner.get_loop()
         self._stop = asyncio.Event()
         # a line that is no message is told of with a traceback, which says nothing to who trains
-        logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
+        logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
         self.thread = threading.Thread(target=self._run, args=(words, environment), name="MCP server", daemon=True)
         self.thread.start()
         try:
@@ -140,6 +141,9 @@ class Connection:
             self._ready.set()
 
     async def _serve(self, words: list[str], environment: dict[str, str]) -> None:
+        if not words:
+            await self._speak(Client(self.program.url, cache=None))
+            return
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         self._loop.add_reader(reading, self._hear, reading)
@@ -153,20 +157,24 @@ class Connection:
         try:
             with os.fdopen(writing, "w") as errors:
                 client = Client(stdio_client(parameters, errors), cache=None, message_handler=self._take)
-                async with asyncio.timeout(self.program.start_timeout) as limit, client:
-                    errors.close()
-                    await self._list(client)
-                    limit.reschedule(None)
-                    self._client = client
-                    self._ready.set()
-                    try:
-                        await self._stop.wait()
-                    finally:
-                        self._client = None
+                await self._speak(client, errors.close)
         finally:
             self._hear(reading)
             self._loop.remove_reader(reading)
             os.close(reading)
+
+    async def _speak(self, client: Client, started: Callable[[], None] = lambda: None) -> None:
+        """Connect, list the tools, and let calls be made until the connection is to end, or is lost."""
+        async with asyncio.timeout(self.program.start_timeout) as limit, client:
+            started()
+            await self._list(client)
+            limit.reschedule(None)
+            self._client = client
+            self._ready.set()
+            try:
+                await self._stop.wait()
+            finally:
+                self._client = None
 
     async def _list(self, client: Client) -> None:
         self.info = client.server_info
@@ -237,6 +245,9 @@ class Connection:
     def _unusable(self, failure: BaseException) -> RequestError:
         while isinstance(failure, BaseExceptionGroup):
             failure = failure.exceptions[0]
+        fix = "run the command by hand: it must speak the Model Context Protocol on its standard output"
+        if self.program.url:
+            fix = "start the server, or mend the address: it is that of the protocol, such as http://localhost:8000/mcp"
         if isinstance(failure, TimeoutError):
             what = f"does not list its tools in {self.program.start_timeout:g} s"
         elif isinstance(failure, MCPError) and failure.code == CONNECTION_CLOSED:
@@ -247,5 +258,4 @@ class Connection:
             what += f"; its standard output holds what is no message of the protocol: {self._junk!r}"
         if text := "".join(self._errors).strip():
             what += f"; it says:\n{text}"
-        fix = "run the command by hand: it must speak the Model Context Protocol on its standard output"
         return RequestError(f"{self.program.where} {what}", "", fix)
