@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from ....core.components import text_of
+from ....core.components.tools import text_of
 from ....core.errors import RequestError, nearest
 from ....core.paths import expanded
 from ..dataset_json import read_lines
