@@ -69,7 +69,7 @@ def test_a_tool_set_of_ten_lines_is_called_in_a_data_set(registry, tmp_path, mon
     assert digits.start(0, 0).call("add_digits", {"number": -742}) == "13"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "questions.jsonl").write_text('{"question": "What?", "answer": "4"}\n')
-    (block,) = [each for each in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL) if "with_tools" in each]
+    block, *_ = [each for each in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL) if "with_tools" in each]
     experiment = compose({"model": {"path": str(tmp_path)}, **loads(block)})
     world = experiment.environment.component
     assert [tool.name for tool in tools_of(world)] == ["calculator", "python"]
