@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("mcp")
 
+from uncollapse.core import targets
 from uncollapse.core.components import Setting
 from uncollapse.core.compose.config import compose, problems
 from uncollapse.core.errors import EpisodeLostError, RequestError, RunError
@@ -108,6 +109,10 @@ def test_a_server_says_what_its_tools_are(shop):
 )
 def test_a_result_is_text(shop, name, arguments, said):
     assert call(shop, name, **arguments) == said
+
+
+def test_a_result_without_content_is_not_an_empty_message(by_hand):
+    assert call(by_hand("look", more={"result": {"content": []}}), "look") == "(nothing)"
 
 
 def test_structured_content_alone_is_json(by_hand):
@@ -216,6 +221,7 @@ def test_a_program_that_is_no_server_is_refused_with_what_it_says(command, what)
     [
         ({"command": "no-such-program"}, "there is no program 'no-such-program'"),
         ({"command": "./no-such-program"}, "there is no program './no-such-program'"),
+        ({"command": "python shop.py"}, r"there is no program 'python shop.py'\n.*\n.* its arguments as args: \["),
         ({"command": "cat", "directory": "/no/such/folder"}, "there is no folder '/no/such/folder'"),
     ],
 )
@@ -459,10 +465,23 @@ def test_a_server_that_runs_already_is_called_at_its_address(tmp_path):
         process.kill()
 
 
-@pytest.mark.parametrize("parameters", [{}, {"command": "cat", "url": "http://127.0.0.1:1/mcp"}])
-def test_a_server_has_a_command_or_an_address(parameters):
-    with pytest.raises(ValueError, match="give either a command or the url"):
+@pytest.mark.parametrize(
+    ("parameters", "what"),
+    [
+        ({}, "give either a command or the url"),
+        ({"command": "cat", "url": "http://127.0.0.1:1/mcp"}, "give either a command or the url"),
+        ({"url": "localhost:1/mcp"}, "the url begins with http:// or https://, not 'localhost:1/mcp'"),
+    ],
+)
+def test_a_server_has_a_command_or_an_address(parameters, what):
+    with pytest.raises(ValueError, match=what):
         Mcp(**parameters)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(targets, "find_spec", lambda name: None)
+    error = targets.missing_extra(ImportError(name="mcp"), "the toolset mcp")
+    assert error.fix == "pip install 'uncollapse[mcp]'"
 
 
 KILLED = """

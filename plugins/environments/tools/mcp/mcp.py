@@ -17,11 +17,6 @@ from .results import text_of
 from .servers import connected, listing
 
 
-def _texts(toolset: Mcp, attribute: attrs.Attribute[Any], env: Mapping[str, Any]) -> None:
-    if odd := [name for name, value in env.items() if not isinstance(value, str)]:
-        raise ValueError(f"{attribute.name}: {odd[0]} must be a text, not {env[odd[0]]!r}: write it in quotes")
-
-
 @attrs.frozen
 class Mcp(Toolset):
     """Call the tools of an MCP server: a program that is started here and spoken to through pipes, or one at a ``url``.
@@ -43,7 +38,7 @@ class Mcp(Toolset):
     """Program that is started: a name, looked for in ``PATH``, or a path."""
     args: tuple[str, ...] = ()
     """Its arguments."""
-    env: Mapping[str, str] = attrs.field(factory=dict, validator=_texts)
+    env: Mapping[str, str] = attrs.field(factory=dict)
     """Environment variables that the server gets, beside ``HOME``, ``LOGNAME``, ``PATH``, ``SHELL``, ``TERM`` and
     ``USER``. They stand in the configuration of the run."""
     inherit: tuple[str, ...] = ()
@@ -66,6 +61,8 @@ class Mcp(Toolset):
     def __attrs_post_init__(self) -> None:
         if bool(self.command) == bool(self.url):
             raise ValueError("give either a command or the url of a server that runs already")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"the url begins with http:// or https://, not {self.url!r}")
         if self.command:
             _ = self.program.words  # without starting it
 

@@ -60,6 +60,8 @@ class Program:
         found = shutil.which(command, path=self.environment.get("PATH"))
         if found is None:
             fix = "give the path of the program, or install it"
+            if " " in self.command.strip():
+                fix = "give the name of the program alone, and its arguments as args: [...]"
             raise RequestError(f"there is no program {self.command!r}", self.where, fix)
         tied = str(Path(__file__).with_name("tied.py"))
         return [sys.executable, "-I", "-S", tied, str(os.getpid()), str(Path.cwd() / found), *self.args]
