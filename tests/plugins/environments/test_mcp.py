@@ -292,6 +292,7 @@ def test_a_server_that_answers_nothing_any_more_is_ended_and_started_again(by_ha
     assert call(toolset, "look") != process
 
 
+@pytest.mark.slow
 def test_a_server_whose_calls_all_take_too_long_is_ended(shop, monkeypatch):
     monkeypatch.setattr(connection, "_OVERDUE", 3)
     session = Mcp(shop.command, (str(SHOP),), per_episode=True, timeout=0.05).start(0, 0)
@@ -348,6 +349,7 @@ def test_a_server_that_comes_back_with_other_tools_ends_the_run(by_hand):
         toolset.start(1, 0)
 
 
+@pytest.mark.slow
 def test_an_interrupted_start_leaves_no_server(by_hand, tmp_path):
     def interrupt(number, frame):
         raise InterruptedError
