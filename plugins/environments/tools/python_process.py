@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -65,6 +66,7 @@ class PythonProcess:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.folder = tempfile.mkdtemp(prefix="python-")
+        self._remove = weakref.finalize(self, _remove_own, self.folder, os.getpid())
         control, theirs = os.pipe()
         self._control: int | None = control
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,7 +107,7 @@ class PythonProcess:
                 if pipe is not None:
                     with suppress(OSError):
                         pipe.close()
-        _remove(self.folder)
+        self._remove()
 
     def _begin(self, control: int) -> None:
         """Send the settings, and wait until the process has shut itself in."""
@@ -188,6 +190,8 @@ class PythonProcess:
 @cache
 def obstacle(packages: bool) -> str:
     """Return the reason why programs cannot be shut in on this machine; empty if they can. It is tried out."""
+    if sys.platform != "linux":
+        return "it does not run Linux"
     with tempfile.NamedTemporaryFile() as outside:
         try:
             process = PythonProcess(Limits(_START_S, 0, 1024, packages, isolated=True))
@@ -290,6 +294,12 @@ def _is_full(folder: str) -> bool:
         if count > FOLDER_FILES or size > FOLDER_MB << 20:
             return True
     return False
+
+
+def _remove_own(folder: str, process: int) -> None:
+    """Remove a folder in the process that has made it: a fork of it has the folder's name, too."""
+    if os.getpid() == process:
+        _remove(folder)
 
 
 def _remove(folder: str) -> None:

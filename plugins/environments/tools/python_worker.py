@@ -142,10 +142,15 @@ def _limit(settings: dict[str, Any]) -> None:
     cpu, memory, size = settings["cpu_s"], settings["memory_mb"] << 20, settings["file_mb"] << 20
     limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_FSIZE: size, resource.RLIMIT_NOFILE: 64}
     limits[resource.RLIMIT_CORE] = 0
-    for which, most in limits.items():
-        resource.setrlimit(which, (most, most))
     if cpu:
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+        limits[resource.RLIMIT_CPU] = cpu
+    for which, most in limits.items():
+        # the lower limit of processor time is told by a signal of its own
+        pair = (most, most + 1 if which == resource.RLIMIT_CPU else most)
+        highest = resource.getrlimit(which)[1]
+        if highest != resource.RLIM_INFINITY:
+            pair = (min(pair[0], highest), min(pair[1], highest))
+        resource.setrlimit(which, pair)
     # a file that grows too large raises OSError
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 

@@ -175,8 +175,8 @@ def test_a_program_that_goes_too_far_is_ended_and_the_model_is_told(code, settin
 
 
 def test_ten_megabytes_are_cut_and_too_much_memory_is_an_error():
-    told = run("print('a' * 10**7)")
-    assert MOST_OUTPUT <= len(told) < MOST_OUTPUT + 200
+    for code in ("print('a' * 10**7)", "'a' * 10**7"):
+        assert MOST_OUTPUT <= len(run(code)) < MOST_OUTPUT + 200
     assert run("x = [0] * 10**9") == "MemoryError: a program may use 512 MB"
     assert run("x = []\nwhile True: x.append(bytes(10**7))", memory_mb=100) == "MemoryError: a program may use 100 MB"
     assert "Error: the program has 1048577 characters" not in run("1")
@@ -238,6 +238,22 @@ def test_a_program_ends_with_the_process_that_runs_it(tmp_path):
             break
         time.sleep(0.02)
     assert not alive(pid)
+
+
+def test_a_process_that_nobody_has_ended_leaves_no_folder(tmp_path):
+    script = (
+        "from uncollapse.plugins.environments.tools.python import Python\n"
+        "session = Python(keep=True).start(0, 0)\n"
+        "print(session.python('import os; print(os.getpid(), os.getcwd())'), flush=True)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    pid, folder = said.split()
+    assert not Path(folder).exists()
+    for _ in range(200):
+        if not alive(int(pid)):
+            break
+        time.sleep(0.02)
+    assert not alive(int(pid))
 
 
 def test_programs_run_side_by_side_in_threads():
