@@ -99,7 +99,8 @@ class Connection:
         try:
             # a lock that waits without end would keep an exception of another thread from being raised here
             while not wait([future], _PATIENCE_S).done:
-                pass
+                if not self.thread.is_alive():  # it has ended before it could begin the call
+                    raise self._lost()
         except BaseException:
             future.cancel()
             with suppress(EpisodeLostError):
