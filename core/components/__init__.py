@@ -26,7 +26,7 @@ from .engines import (
     TrainBackend,
     TrainEngine,
 )
-from .environment import Env, Environment, reply_of
+from .environment import Env, Environment
 from .estimators import (
     EntropyController,
     EntropyControllerSession,
@@ -45,7 +45,7 @@ from .estimators import (
 from .inputs import CreditInputs, LossInputs, LossOutput, ShapingInputs
 from .rollout_engine import EngineMemory, RolloutEngine, RolloutEngineSession, SamplingLoad, Shortage
 from .samplers import BatchSampler, BatchSamplerSession, GroupPool, TaskSampler, TaskSamplerSession
-from .tools import Call, Tool, text_of
+from .tools import Call, Tool
 from .toolset import Toolset, ToolsetSession
 from .verifier import Verifier
 
@@ -110,6 +110,4 @@ __all__ = [
     "Verdict",
     "Verifier",
     "Wanted",
-    "reply_of",
-    "text_of",
 ]

@@ -51,7 +51,8 @@ class Env(ABC):
             name: the name of the tool.
             arguments: its arguments, whose names and types are those of its schema.
         """
-        return reply_of(getattr(self, name), **arguments)
+        reply: Step = reply_of(getattr(self, name), **arguments)
+        return reply
 
     def close(self) -> None:  # noqa: B027 - most episodes hold nothing
         """Release what the episode holds: processes, files, connections. It is called once, after the last step.

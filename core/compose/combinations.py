@@ -174,7 +174,8 @@ def _tools(experiment: Experiment) -> Iterator[Problem]:
     if dialogue.component.calls_tools:
         return
     # a tool set has tools, which are not asked for here: some are started for it
-    if any(named.kind == "toolset" for _, named in environment.inner) or environment.component.tools:
+    held = any(named.kind == "toolset" for _, named in _named("environment", environment))
+    if held or environment.component.tools:
         reason = f"calls no tools, which the environment {environment.name} offers"
         yield Problem(reason, "dialogue", dialogue.name, "set it to tool_calls")
 

@@ -36,7 +36,7 @@ def components(kind: str, *default: str, alias: str | None = None) -> Any:
     """A field that holds a list of components of ``kind``; ``alias`` is its parameter, if that has another name."""
 
     def read(values: object, attribute: attrs.Attribute[Any]) -> Any:
-        return all_named(kind, values, attribute.alias)
+        return all_named(kind, values, attribute.alias or attribute.name)
 
     metadata = {"kind": kind, "many": True}
     converter = attrs.Converter(read, takes_field=True)

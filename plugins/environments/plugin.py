@@ -59,6 +59,11 @@ def register_environments(register: Register) -> None:
         summary="calculate with a tool that must be called twice (dialogue tool_calls)",
     )
     register(
+        "tool_lookup",
+        f"{_HERE}.tools.tool_lookup:ToolLookup",
+        summary="look numbers up in notes, then calculate with them: two tools in turn (extra search)",
+    )
+    register(
         "with_tools",
         f"{_HERE}.tools.with_tools:WithTools",
         summary="any other environment, with tool sets that can be called: calculator, python, search",
@@ -68,4 +73,10 @@ def register_environments(register: Register) -> None:
 @hookimpl
 def register_toolsets(register: Register) -> None:
     register("calculator", f"{_HERE}.tools.calculator:Calculator", summary="exact arithmetic")
-    register("mcp", f"{_HERE}.tools.mcp.mcp:Mcp", summary="the tools of an MCP server, which is started here")
+    register(
+        "search",
+        f"{_HERE}.tools.search:Search",
+        summary="find passages of a local corpus by their words, BM25 (extra search)",
+    )
+    register("python", f"{_HERE}.tools.python:Python", summary="run Python programs in a process that is shut in")
+    register("mcp", f"{_HERE}.tools.mcp.mcp:Mcp", summary="the tools of an MCP server")

@@ -11,8 +11,9 @@ from typing import Any
 
 import attrs
 
-from ...core.components import Env, Environment, Step, Tool, Toolset, ToolsetSession, Verifier, reply_of
+from ...core.components import Env, Environment, Step, Tool, Toolset, ToolsetSession, Verifier
 from ...core.components.dialogue import action_key
+from ...core.components.environment import reply_of
 from ...core.compose.blame import blaming, confined, require_session, told, wrong
 from ...core.compose.inner import checked_inner
 from ...core.compose.named import Named

@@ -172,10 +172,11 @@ class Conversation:
                 break
             left -= 1
             try:
-                replies.append(Reply(call, self._step(each)))
+                step, failed = self._step(each), False
             except ToolFailedError as error:
-                replies.append(Reply(call, Step(f"Error: {error.what}"), failed=True))
-            if replies[-1].step.done:
+                step, failed = Step(f"Error: {error.what}"), True
+            replies.append(Reply(call, step, failed))
+            if step.done:
                 break
         return replies
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...core.components import text_of
+from ...core.components.tools import text_of
 from ...core.compose.blame import is_foreign, told
 from ...core.compose.named import Named
 from ...core.console.streams import say

@@ -32,7 +32,7 @@ def _makes_episodes(named: Named) -> None:
     require(named, "instruction", bool(world.instruction), "is empty: it tells the model its task")
     _ = world.actions
     for seed in SEEDS:
-        world.make(seed)
+        world.make(seed).close()
 
 
 def _can_be_played(named: Named) -> None:
@@ -51,7 +51,7 @@ def _members_share_the_prompt(named: Named) -> None:
     world = CheckedEnvironment(named)
     for seed in SEEDS:
         for member in range(4):
-            world.make(seed, member)
+            world.make(seed, member).close()
 
 
 def _answers(named: Named) -> None:
@@ -79,6 +79,8 @@ def _keeps_episodes_apart(named: Named) -> None:
         for env, observed in zip(episodes, together, strict=True):
             if number == 0 or not observed[-1][2]:
                 observed.append(_content(env.step(actions[number % len(actions)])))
+    for env in episodes:
+        env.close()
     require(named, "make", together == alone, "plays another episode while others are played: they share something")
 
 
@@ -142,6 +144,7 @@ def _play(named: Named, component: Any, seed: int, member: int, first: int = 0) 
         observed.append(_content(step))
         if step.done:
             break
+    env.close()
     return observed
 
 

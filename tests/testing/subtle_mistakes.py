@@ -37,6 +37,7 @@ from uncollapse.core.components import (
     TaskSamplerSession,
     TokenHead,
     TokenScores,
+    Toolset,
     VarianceEstimator,
     Verdict,
     Verifier,
@@ -488,6 +489,46 @@ class Talks(Verifier):
         return "right" if answer in golds else "wrong"
 
 
+def without_types(number):
+    """Do something.
+
+    Args:
+        number: A number.
+    """
+    return str(number)
+
+
+def doubled(number: int) -> str:
+    """Double a number.
+
+    Args:
+        number: A number.
+    """
+    return str(2 * number)
+
+
+@attrs.frozen
+class WithoutTypes(Toolset):
+    """Offers a tool whose parameter has no type."""
+
+    tools = (without_types,)
+
+
+@attrs.frozen
+class OffersNothing(Toolset):
+    tools = ()
+
+
+@attrs.frozen
+class OneSession(Toolset):
+    """Gives what is no session."""
+
+    tools = (doubled,)
+
+    def start(self, seed, member):
+        return {"double": doubled}
+
+
 class Session(CollapseSession):
     def __init__(self, measured=None, verdict=None):
         self.seen, self.measured, self.verdict = 0, measured or {}, verdict
@@ -892,6 +933,7 @@ SUBTLE = {
         "first_rows_most": FirstRowsMost,
         "divides_by_nothing": DividesByNothing,
     },
+    "toolset": {"without_types": WithoutTypes, "offers_nothing": OffersNothing, "one_session": OneSession},
     "verifier": {"first_only": FirstOnly, "by_chance": ByChance, "talks": Talks, "in_percent": GradesInPercent},
     "collapse": {
         "without_state": WithoutState,
@@ -963,6 +1005,7 @@ HOOKS = {
     "policy_loss": "policy_losses",
     "sampler_correction": "sampler_corrections",
     "loss_aggregation": "loss_aggregations",
+    "toolset": "toolsets",
     "verifier": "verifiers",
     "collapse": "collapse_detectors",
     "task_sampler": "task_samplers",

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import uncollapse
 from uncollapse.core.errors import MissingExtraError
 from uncollapse.core.kinds import KINDS
 from uncollapse.core.registry import registry
@@ -28,6 +29,8 @@ SPELLINGS = {
     ("advantage", "rae"): ("rae", "rae(0.5)"),
     ("advantage", "entropic"): ("entropic(0.5)", "entropic(0.5, of=rae)", "entropic(0.5, of=repo(of=rae))"),
     ("advantage", "gdpo"): ("gdpo", "gdpo(over=tokens)"),
+    ("environment", "with_tools"): ("with_tools(dataset(arithmetic), [calculator])",),
+    ("toolset", "search"): (f"search({Path(uncollapse.__file__).parent / 'docs' / 'agents.md'})",),
     ("verifier", "contains"): ("contains", "contains(longest=30)"),
     ("verifier", "json_schema"): ("json_schema({type: integer})",),
     ("advantage", "repo"): ("repo", "repo(0.01, target=0.6)", "repo(adapt=false)"),

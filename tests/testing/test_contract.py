@@ -43,7 +43,7 @@ def test_the_objects_that_a_kind_is_given_are_shown_with_their_fields():
     assert (fields["logprobs"]["type"], fields["logprobs"]["required"]) == ("Tensor", True)
     assert {"CreditInputs", "Advantages", "AdvantageEstimatorSession"} == set(objects("advantage"))
     assert {"CollapseSession", "Rollouts", "Verdict"} <= set(objects("collapse"))
-    assert {"Env", "Step"} == set(objects("environment"))
+    assert {"Env", "Step", "Tool"} == set(objects("environment"))
     memory = {"SamplingLoad", "EngineMemory", "Shortage"}
     assert {"RolloutEngineSession", "Sampling", "Completion", *memory} == set(objects("rollout_engine"))
     assert "Job" in objects("launcher")

@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 from attrs.validators import ge
 
-from ....core.components import Env, Environment, Step, Tool, Toolset, ToolsetSession, reply_of
+from ....core.components import Env, Environment, Step, Tool, Toolset, ToolsetSession
+from ....core.components.environment import reply_of
 from ....core.compose.fields import component, components
 from ....core.compose.named import Named
 

@@ -96,4 +96,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         with Path(sys.argv[1]).open("a") as file:
             file.write(f"{os.getpid()}\n")
+    if len(sys.argv) > 2:
+        server.run("streamable-http", port=int(sys.argv[2]))
     server.run()

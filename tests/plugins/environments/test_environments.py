@@ -34,6 +34,8 @@ def test_names():
         "sokoban_coord",
         "dataset",
         "tool_calculator",
+        "tool_lookup",
+        "with_tools",
         "reasoning_gym",
         "gymnasium",
         "minigrid",

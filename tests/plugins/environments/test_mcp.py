@@ -4,16 +4,19 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 
 pytest.importorskip("mcp")
 
+from uncollapse.core import targets
 from uncollapse.core.components import Setting
 from uncollapse.core.compose.config import compose, problems
 from uncollapse.core.errors import EpisodeLostError, RequestError, RunError
@@ -108,6 +111,10 @@ def test_a_result_is_text(shop, name, arguments, said):
     assert call(shop, name, **arguments) == said
 
 
+def test_a_result_without_content_is_not_an_empty_message(by_hand):
+    assert call(by_hand("look", more={"result": {"content": []}}), "look") == "(nothing)"
+
+
 def test_structured_content_alone_is_json(by_hand):
     toolset = by_hand("look", more={"result": {"content": [], "structuredContent": {"rope": [1, None]}}})
     assert call(toolset, "look") == '{"rope": [1, null]}'
@@ -120,6 +127,12 @@ def test_structured_content_alone_is_json(by_hand):
 def test_what_the_server_calls_an_error_is_told_to_the_model(shop, name, arguments, said):
     with pytest.raises(ValueError, match=said):
         call(shop, name, **arguments)
+
+
+def test_a_result_that_is_none_counts_as_a_tool_that_failed(by_hand):
+    toolset = by_hand("look", more={"result": {"content": 3}})
+    with pytest.raises(RuntimeError, match="the server has given what is no result"):
+        call(toolset, "look")
 
 
 def test_calls_are_made_side_by_side(shop):
@@ -208,6 +221,7 @@ def test_a_program_that_is_no_server_is_refused_with_what_it_says(command, what)
     [
         ({"command": "no-such-program"}, "there is no program 'no-such-program'"),
         ({"command": "./no-such-program"}, "there is no program './no-such-program'"),
+        ({"command": "python shop.py"}, r"there is no program 'python shop.py'\n.*\n.* its arguments as args: \["),
         ({"command": "cat", "directory": "/no/such/folder"}, "there is no folder '/no/such/folder'"),
     ],
 )
@@ -278,6 +292,7 @@ def test_a_server_that_answers_nothing_any_more_is_ended_and_started_again(by_ha
     assert call(toolset, "look") != process
 
 
+@pytest.mark.slow
 def test_a_server_whose_calls_all_take_too_long_is_ended(shop, monkeypatch):
     monkeypatch.setattr(connection, "_OVERDUE", 3)
     session = Mcp(shop.command, (str(SHOP),), per_episode=True, timeout=0.05).start(0, 0)
@@ -332,6 +347,22 @@ def test_a_server_that_comes_back_with_other_tools_ends_the_run(by_hand):
         session.call("die", {})
     with pytest.raises(RunError, match="the server is another one than before: MCP server by hand 1, tools "):
         toolset.start(1, 0)
+
+
+@pytest.mark.slow
+def test_an_interrupted_start_leaves_no_server(by_hand, tmp_path):
+    def interrupt(number, frame):
+        raise InterruptedError
+
+    toolset = Mcp("sh", ("-c", f"echo $$ > {tmp_path}/process; exec {sys.executable} {SHOP}"))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(InterruptedError):
+            _ = toolset.tools
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert ends((tmp_path / "process").read_text())
 
 
 def test_an_interrupted_call_leaves_the_server_usable(shop):
@@ -397,6 +428,62 @@ def test_a_fork_has_a_server_of_its_own(by_hand):
 def test_a_pickled_tool_set_uses_the_same_server(by_hand):
     toolset = by_hand("look")
     assert call(pickle.loads(pickle.dumps(toolset)), "look") == call(toolset, "look")
+
+
+@pytest.mark.slow
+def test_a_server_that_runs_already_is_called_at_its_address(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    toolset = Mcp(url=f"http://127.0.0.1:{port}/mcp", timeout=10)
+    with pytest.raises(RequestError, match=r"http://127.*/mcp cannot be used: ConnectError: .*\n.*start the server"):
+        _ = toolset.tools
+    words = [sys.executable, str(SHOP), str(tmp_path / "started"), str(port)]
+
+    def serve():
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                break
+        return process
+
+    with serve() as process:
+        session = toolset.start(0, 0)
+        assert session.call("add", {"a": 1, "b": 2}) == "3"
+        with pytest.raises(TookTooLongError):
+            attrs.evolve(toolset, timeout=0.2).start(0, 0).call("wait", {"seconds": 100})
+        process.kill()
+        process.wait()
+        with pytest.raises(EpisodeLostError, match="has ended"):
+            session.call("add", {"a": 1, "b": 2})
+    with pytest.raises(EpisodeLostError, match="ConnectError"):
+        toolset.start(0, 0)
+    with serve() as process:
+        assert toolset.start(0, 0).call("add", {"a": 1, "b": 2}) == "3"
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "what"),
+    [
+        ({}, "give either a command or the url"),
+        ({"command": "cat", "url": "http://127.0.0.1:1/mcp"}, "give either a command or the url"),
+        ({"url": "localhost:1/mcp"}, "the url begins with http:// or https://, not 'localhost:1/mcp'"),
+    ],
+)
+def test_a_server_has_a_command_or_an_address(parameters, what):
+    with pytest.raises(ValueError, match=what):
+        Mcp(**parameters)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(targets, "find_spec", lambda name: None)
+    error = targets.missing_extra(ImportError(name="mcp"), "the toolset mcp")
+    assert error.fix == "pip install 'uncollapse[mcp]'"
 
 
 KILLED = """

@@ -15,6 +15,7 @@ from uncollapse.core.yaml import loads
 from uncollapse.plugins.dialogue.tool_calls import ToolCalls
 from uncollapse.plugins.rollout.conversation import Conversation
 from uncollapse.plugins.rollout.template import Template
+from uncollapse.plugins.rollout.tools import tools_of
 from uncollapse.testing import check
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "agents.md").read_text("utf-8")
@@ -31,7 +32,7 @@ def registry(tmp_path):
 
 
 def test_a_dialogue_of_fifteen_lines_keeps_the_laws(registry):
-    (code, _) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     body = [line for line in code.splitlines() if not line.startswith(("import", "from"))]
     assert len(list(filter(None, body))) <= 15
     shout = registry.create("dialogue", "shout")
@@ -57,6 +58,25 @@ def test_a_tool_with_state_is_called_until_the_episode_ends(registry):
         "lower",
     ]
     assert (conversation.stop, conversation.env.tries, conversation.turns[-1].reward) == ("success", 4, 1.0)
+
+
+def test_a_tool_set_of_ten_lines_is_called_in_a_data_set(registry, tmp_path, monkeypatch):
+    (code,) = [each for each in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "Toolset" in each]
+    body = re.sub(r'""".*?"""', "", code, flags=re.DOTALL).splitlines()
+    assert len([line for line in body if line.strip() and not line.startswith(("import", "from"))]) <= 10
+    digits = registry.create("toolset", "digits")
+    assert check("toolset", digits) == []
+    assert digits.start(0, 0).call("add_digits", {"number": -742}) == "13"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.jsonl").write_text('{"question": "What?", "answer": "4"}\n')
+    block, *_ = [each for each in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL) if "with_tools" in each]
+    experiment = compose({"model": {"path": str(tmp_path)}, **loads(block)})
+    world = experiment.environment.component
+    assert [tool.name for tool in tools_of(world)] == ["calculator", "python"]
+    env = world.make(0)
+    assert env.call("python", {"code": "6 * 7"}).observation == "42"
+    assert env.step("4").success
+    env.close()
 
 
 def test_the_wording_of_the_guide_can_be_composed():

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -39,13 +39,15 @@ class TookTooLongError(Exception):
 
 
 class Connection:
-    """A running server. It has a thread with an event loop of its own, in which its process is spoken to.
+    """A connection to a running server. It has a thread with an event loop, in which the server is spoken to.
 
     Raises:
         RequestError: the program does not start, or does not list its tools.
     """
 
     def __init__(self, program: Program) -> None:
+        words = [] if program.url else program.words
+        environment = program.environment
         self.program = program
         self.process = os.getpid()
         """The id of the process that has started it; a fork must not use it."""
@@ -61,15 +63,19 @@ class Connection:
         self._failure: BaseException | None = None
         self._junk = ""
         self._overdue = 0
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
-        words, environment = program.words, program.environment
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._stop = asyncio.Event()
         # a line that is no message is told of with a traceback, which says nothing to who trains
-        logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
+        logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
         self.thread = threading.Thread(target=self._run, args=(words, environment), name="MCP server", daemon=True)
         self.thread.start()
-        while not self._ready.wait(_PATIENCE_S):
-            pass
+        try:
+            while not self._ready.wait(_PATIENCE_S):
+                pass
+        except BaseException:
+            self.end()
+            raise
         if self._failure is not None:
             self.thread.join(_END_S)
             raise self._unusable(self._failure) from self._failure
@@ -85,7 +91,7 @@ class Connection:
         Raises:
             TookTooLongError: there is no result after this many seconds, and the server goes on.
             EpisodeLostError: the server has ended, or does not answer any more.
-            MCPError: it refuses the call. RuntimeError, ValueError: its result is not what it has promised.
+            MCPError: it refuses the call. RuntimeError: its result is not what it has promised.
         """
         if self.process != os.getpid():
             raise self._lost("belongs to another process")
@@ -93,7 +99,8 @@ class Connection:
         try:
             # a lock that waits without end would keep an exception of another thread from being raised here
             while not wait([future], _PATIENCE_S).done:
-                pass
+                if not self.thread.is_alive():  # it has ended before it could begin the call
+                    raise self._lost()
         except BaseException:
             future.cancel()
             with suppress(EpisodeLostError):
@@ -126,9 +133,8 @@ class Connection:
 
     def _run(self, words: list[str], environment: dict[str, str]) -> None:
         try:
-            with asyncio.Runner() as runner:  # its end cancels the calls that still wait
-                self._loop = runner.get_loop()
-                runner.run(self._serve(words, environment))
+            with self._runner:  # its end cancels the calls that still wait
+                self._runner.run(self._serve(words, environment))
         except BaseException as error:  # it is raised in the thread that waits for the start
             self._failure = error
         finally:
@@ -136,7 +142,9 @@ class Connection:
             self._ready.set()
 
     async def _serve(self, words: list[str], environment: dict[str, str]) -> None:
-        self._stop = asyncio.Event()
+        if not words:
+            await self._speak(Client(self.program.url, cache=None))
+            return
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         self._loop.add_reader(reading, self._hear, reading)
@@ -150,20 +158,24 @@ class Connection:
         try:
             with os.fdopen(writing, "w") as errors:
                 client = Client(stdio_client(parameters, errors), cache=None, message_handler=self._take)
-                async with asyncio.timeout(self.program.start_timeout) as limit, client:
-                    errors.close()
-                    await self._list(client)
-                    limit.reschedule(None)
-                    self._client = client
-                    self._ready.set()
-                    try:
-                        await self._stop.wait()
-                    finally:
-                        self._client = None
+                await self._speak(client, errors.close)
         finally:
             self._hear(reading)
             self._loop.remove_reader(reading)
             os.close(reading)
+
+    async def _speak(self, client: Client, started: Callable[[], None] = lambda: None) -> None:
+        """Connect, list the tools, and let calls be made until the connection is to end, or is lost."""
+        async with asyncio.timeout(self.program.start_timeout) as limit, client:
+            started()
+            await self._list(client)
+            limit.reschedule(None)
+            self._client = client
+            self._ready.set()
+            try:
+                await self._stop.wait()
+            finally:
+                self._client = None
 
     async def _list(self, client: Client) -> None:
         self.info = client.server_info
@@ -190,6 +202,8 @@ class Connection:
                 self._stop.set()
                 raise self._lost() from error
             raise
+        except ValidationError as error:
+            raise RuntimeError("the server has given what is no result") from error
 
     async def _require_answer(self) -> None:
         """End the server if it does not answer any more. Raises EpisodeLostError then."""
@@ -232,6 +246,9 @@ class Connection:
     def _unusable(self, failure: BaseException) -> RequestError:
         while isinstance(failure, BaseExceptionGroup):
             failure = failure.exceptions[0]
+        fix = "run the command by hand: it must speak the Model Context Protocol on its standard output"
+        if self.program.url:
+            fix = "start the server, or mend the address: it is that of the protocol, such as http://localhost:8000/mcp"
         if isinstance(failure, TimeoutError):
             what = f"does not list its tools in {self.program.start_timeout:g} s"
         elif isinstance(failure, MCPError) and failure.code == CONNECTION_CLOSED:
@@ -242,5 +259,4 @@ class Connection:
             what += f"; its standard output holds what is no message of the protocol: {self._junk!r}"
         if text := "".join(self._errors).strip():
             what += f"; it says:\n{text}"
-        fix = "run the command by hand: it must speak the Model Context Protocol on its standard output"
         return RequestError(f"{self.program.where} {what}", "", fix)

@@ -17,17 +17,12 @@ from .results import text_of
 from .servers import connected, listing
 
 
-def _texts(toolset: Mcp, attribute: attrs.Attribute[Any], env: Mapping[str, Any]) -> None:
-    if odd := [name for name, value in env.items() if not isinstance(value, str)]:
-        raise ValueError(f"{attribute.name}: {odd[0]} must be a text, not {env[odd[0]]!r}: write it in quotes")
-
-
 @attrs.frozen
 class Mcp(Toolset):
-    """Call the tools of an MCP server, which is a program that is started here and spoken to through pipes.
+    """Call the tools of an MCP server: a program that is started here and spoken to through pipes, or one at a ``url``.
 
     The server is started when its tools are first asked for, once for each process of a run, and ends with it. All
-    episodes share it; with ``per_episode`` each one has a server of its own, from the beginning to the end. A server
+    episodes share it; with ``per_episode`` each one has a server (at a ``url``, a connection) of its own. A server
     that has ended is started again for the next episode, and must have the same tools.
 
     Of a result the model reads the texts; images and other data are named with their size. What the server says of a
@@ -39,17 +34,19 @@ class Mcp(Toolset):
     Source: Model Context Protocol (modelcontextprotocol.io), through its Python package.
     """
 
-    command: str
+    command: str = ""
     """Program that is started: a name, looked for in ``PATH``, or a path."""
     args: tuple[str, ...] = ()
     """Its arguments."""
-    env: Mapping[str, str] = attrs.field(factory=dict, validator=_texts)
+    env: Mapping[str, str] = attrs.field(factory=dict)
     """Environment variables that the server gets, beside ``HOME``, ``LOGNAME``, ``PATH``, ``SHELL``, ``TERM`` and
     ``USER``. They stand in the configuration of the run."""
     inherit: tuple[str, ...] = ()
     """Names of further variables that it gets from the run's own environment, such as keys, which stand nowhere."""
     directory: str | None = None
     """Folder in which it runs; ``None`` for that in which the run is started."""
+    url: str = ""
+    """Address of a server that runs already (streamable HTTP, without login), in place of ``command``."""
     only: tuple[str, ...] = ()
     """Names of the tools to offer; all, if there are none."""
     per_episode: bool = False
@@ -61,10 +58,18 @@ class Mcp(Toolset):
     concurrency: int = attrs.field(default=16, validator=ge(1))
     """Largest number of calls at the same time."""
 
-    starts_programs = True
-
     def __attrs_post_init__(self) -> None:
-        _ = self.program.words  # without starting it
+        if bool(self.command) == bool(self.url):
+            raise ValueError("give either a command or the url of a server that runs already")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"the url begins with http:// or https://, not {self.url!r}")
+        if self.command:
+            _ = self.program.words  # without starting it
+
+    @property
+    def starts_programs(self) -> bool:  # type: ignore[override]
+        """Whether there is a command."""
+        return bool(self.command)
 
     @property
     def program(self) -> Program:
@@ -75,6 +80,7 @@ class Mcp(Toolset):
             tuple(sorted(self.env.items())),
             tuple(self.inherit),
             self.directory,
+            self.url,
             not self.per_episode,
             self.start_timeout,
         )

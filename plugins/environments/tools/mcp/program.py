@@ -1,4 +1,4 @@
-"""The program of an MCP server, as an experiment names it."""
+"""The MCP server that an experiment names: a program, or an address."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PASSED_ON = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
 
 @attrs.frozen
 class Program:
-    """A program with its arguments. Two that are equal may share one process."""
+    """A program with its arguments, or the address of one that runs. Two that are equal may share one process."""
 
-    command: str
-    """Name or path of the program."""
+    command: str = ""
+    """Name or path of the program; empty for a server at an address."""
     args: tuple[str, ...] = ()
     """Its arguments."""
     env: tuple[tuple[str, str], ...] = ()
@@ -29,6 +29,8 @@ class Program:
     """Names of the run's own environment variables that it gets."""
     directory: str | None = None
     """Folder in which it runs; ``None`` for that of the run."""
+    url: str = ""
+    """Address of a server that runs already."""
     shared: bool = True
     """Whether all episodes share one process."""
     start_timeout: float = 60.0
@@ -37,7 +39,7 @@ class Program:
     @property
     def where(self) -> str:
         """The words that name it in messages."""
-        return f"the MCP server `{' '.join((self.command, *self.args))[:200]}`"
+        return f"the MCP server {self.url or '`' + ' '.join((self.command, *self.args))[:200] + '`'}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,6 +60,8 @@ class Program:
         found = shutil.which(command, path=self.environment.get("PATH"))
         if found is None:
             fix = "give the path of the program, or install it"
+            if " " in self.command.strip():
+                fix = "give the name of the program alone, and its arguments as args: [...]"
             raise RequestError(f"there is no program {self.command!r}", self.where, fix)
         tied = str(Path(__file__).with_name("tied.py"))
         return [sys.executable, "-I", "-S", tied, str(os.getpid()), str(Path.cwd() / found), *self.args]

@@ -21,7 +21,7 @@ def text_of(result: CallToolResult) -> str:
     The structured content is shown, as JSON, where there is nothing else; servers also give it as text.
     """
     if result.content or result.structured_content is None:
-        return "\n".join(_shown(block) for block in result.content)
+        return "\n".join(_shown(block) for block in result.content) or "(nothing)"
     return json.dumps(result.structured_content, ensure_ascii=False)
 
 
