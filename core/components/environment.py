@@ -72,8 +72,8 @@ class Environment(Component):
     """The names of the rewards that ``Step.rewards`` gives; empty where ``Step.reward`` is the only one."""
     tools: tuple[Callable[..., Any] | Tool, ...] = ()
     """The tools that a response may call: functions, or methods of the :class:`Env`, which must have a method of each
-    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown. A :class:`Tool`
-    has its schema from elsewhere; ``Env.call`` must be able to play it."""
+    name. Types of the parameters and docstring (``Args:``) become the schema that the model is shown; a :class:`Tool`
+    brings its schema."""
     concurrency: int = 128
     """The largest number of episodes that are made or stepped at the same time, each in a thread of its own. It is 1
     where episodes share what must not be used by two threads at once, or where they only compute, since Python computes

@@ -38,6 +38,7 @@ def test_names():
         "gymnasium",
         "minigrid",
         "textarena",
+        "openenv",
     }
     assert targets["sokoban"] is targets["sokoban_coord"] is Sokoban
 
