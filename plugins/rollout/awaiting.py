@@ -29,9 +29,7 @@ def settled(function: Callable[..., Any], *arguments: Any) -> Any:
         return value
     with _LOCK:
         loop = _loop(os.getpid())
-    # a future refers to itself, and would keep an episode, with its connections, long after its end
-    results: list[Any] = []
-    future = asyncio.run_coroutine_threadsafe(_awaited(value, results), loop)
+    future = asyncio.run_coroutine_threadsafe(_awaited(value), loop)
     try:
         # a lock that waits without end would keep an exception of another thread from being raised here
         while not wait([future], _PATIENCE_S).done:
@@ -39,12 +37,11 @@ def settled(function: Callable[..., Any], *arguments: Any) -> Any:
     except BaseException:
         future.cancel()
         raise
-    future.result()
-    return results.pop()
+    return future.result()
 
 
-async def _awaited(value: Awaitable[Any], results: list[Any]) -> None:
-    results.append(await value)
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
 
 
 @lru_cache(1)

@@ -1,4 +1,4 @@
-"""The Python functions that an environment offers as tools become JSON schemas, unless they have one."""
+"""The Python functions that an environment offers as tools become JSON schemas."""
 
 from __future__ import annotations
 

@@ -86,10 +86,18 @@ def _page(server: Server, name: str) -> dict[str, Any]:
     except requests.JSONDecodeError as error:
         raise RequestError(f"no server of OpenEnv: {address} is no JSON", server.where, _START) from error
     except requests.RequestException as error:
-        raise RequestError(f"the server cannot be asked for {address}: {error}", server.where, _START) from error
+        what = f"the server cannot be asked for {address}: {_reason(error)}"
+        raise RequestError(what, server.where, _START) from error
     if not isinstance(page, dict):
         raise RequestError(f"no server of OpenEnv: {address} is no object", server.where, _START)
     return page
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first of the exceptions that led to each other, without the words that each library adds."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error)
 
 
 def _tools(server: Server, reply: Reply) -> tuple[Tool, ...]:

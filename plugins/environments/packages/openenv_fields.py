@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -60,8 +60,9 @@ class ActionForm:
 
 
 def _value(text: str, form: Form) -> Any:
+    reads: dict[str, Callable[[str], Any]] = {"whole number": int, "number": float, "JSON": json.loads}
     try:
-        value: Any = {"whole number": int, "number": float, "JSON": json.loads}[form](text)
+        value = reads[form](text)
     except (ValueError, RecursionError):
         value = math.nan
     if isinstance(value, float) and not math.isfinite(value):

@@ -148,13 +148,13 @@ class OpenEnvEnv(Env):
         text = f"Error: {error.get('message')}" if error else result_text(reply.observation, self.game.shown)
         return self._step(text, reply, {})
 
-    def close(self) -> None:
-        """Close the session with the server."""
-        self.session.hang_up()
+    async def close(self) -> None:
+        """Close the session with the server. It may be closed already."""
+        await self.session.close()
 
     def __del__(self) -> None:
-        # an episode that runs out of turns is not told so
-        self.close()
+        # an episode that runs out of turns may not be told so
+        self.session.hang_up()
 
     async def _played(self, fields: Mapping[str, Any]) -> Reply | str:
         """Play an action; return what the model is told where the server refuses it."""
@@ -171,12 +171,12 @@ class OpenEnvEnv(Env):
     def _step(self, text: str, reply: Reply, metrics: Mapping[str, float]) -> Step:
         self.done = reply.done
         if self.done:
-            self.close()
+            self.session.hang_up()
         won = reply.done and reply.reward >= self.game.threshold
         return Step(text, reply.reward, done=reply.done, success=won, metrics=metrics)
 
     def _lost(self, what: str, fix: str = "mend the server's environment") -> Exception:
-        self.close()
+        self.session.hang_up()
         return self.game.server.lost(what, fix)
 
 

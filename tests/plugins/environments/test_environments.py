@@ -41,6 +41,7 @@ def test_names():
         "minigrid",
         "textarena",
         "verifiers",
+        "openenv",
     }
     assert targets["sokoban"] is targets["sokoban_coord"] is Sokoban
 
