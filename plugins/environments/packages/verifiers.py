@@ -39,7 +39,7 @@ class Verifiers(Environment):
     env: str = attrs.field(validator=instance_of(str))
     """Name of an installed environment, as for ``vf-eval``; or a .py file or a folder with ``__init__.py`` that exports
     a Taskset."""
-    settings: Mapping[str, Any] = attrs.field(factory=dict, validator=instance_of(Mapping))
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
     """Settings of the taskset, by its own names; ``task`` holds those of its tasks."""
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
     """Set of tasks: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
@@ -73,6 +73,8 @@ class Verifiers(Environment):
 
     @property
     def _source(self) -> Source:
+        if not isinstance(self.settings, Mapping):
+            raise ValueError(f"settings must be a mapping, not {self.settings!r}")
         try:
             settings = json.dumps(dict(self.settings), sort_keys=True)
         except TypeError as error:

@@ -12,9 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def completion(said):
-    """A chat completion, as one chunk of a stream: a text, or the calls of a response."""
+    """A chat completion, as one chunk of a stream: a text, or a call."""
     calls = [
-        {"index": n, "id": f"c{id(said)}{n}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        {
+            "index": n,
+            "id": f"c{id(said)}{n}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(given)},
+        }
         for n, (name, given) in enumerate([said] if isinstance(said, tuple) else [])
     ]
     delta = {"role": "assistant", **({"tool_calls": calls} if calls else {"content": said})}
