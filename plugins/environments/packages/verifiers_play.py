@@ -60,7 +60,7 @@ class VerifiersEnv(Env):
     """Whether the episode is over."""
 
     def __attrs_post_init__(self) -> None:
-        self.loop, self.exchange = Loop(), Exchange()
+        self.loop, self.exchange = Loop.of_thread(), Exchange()
         self.task: asyncio.Task[Any] | None = None
         spec = next(iter(self.about.env._agent_specs.values()))
         self.player = Player(spec, self.exchange, self.about.shared, self.about.where)
@@ -125,9 +125,7 @@ class VerifiersEnv(Env):
         if self.exchange.asked is not None:
             return Step(_text(self.exchange.asked, self.about.where), 0.0)
         self.done = True
-        step = _scored(self._result(), self.about)
-        self.close()
-        return step
+        return _scored(self._result(), self.about)
 
     def _go_on(self, chances: Chances) -> None:
         """Let the program run until it asks something or ends."""
@@ -159,8 +157,9 @@ class VerifiersEnv(Env):
         return self.task.result()
 
     def close(self) -> None:
-        """End the program, once."""
-        self.loop.close(self.task)
+        """End the program, if it has not ended."""
+        if self.task is not None:
+            self.loop.end(self.task)
 
     def __del__(self) -> None:
         # an episode that runs out of turns is not told so

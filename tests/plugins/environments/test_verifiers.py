@@ -298,6 +298,14 @@ def test_an_episode_that_is_given_up_ends_its_program(written, tmp_path):
 
 
 @installed
+def test_many_episodes_at_once_hold_few_files():
+    environment, before = create(SUMS), len(list(Path("/proc/self/fd").iterdir()))
+    episodes = [environment.make(seed) for seed in range(50)]
+    assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
+    assert [episode.step(str(2 * (seed % 20))).success for seed, episode in enumerate(episodes)] == [True] * 50
+
+
+@installed
 def test_log_messages_of_the_process_stay_where_they_were():
     root = logging.getLogger()
     before = (root.handlers[:], root.level)
@@ -419,6 +427,11 @@ def test_an_environment_that_runs_its_agent_twice_ends_the_run(written):
 def test_unknown_names_are_refused_with_the_nearest(written, tmp_path):
     with pytest.raises(RequestError, match=r"there is no environment 'textarina'\n.*\n.*did you mean 'textarena'"):
         create("textarina")
+    with pytest.raises(RequestError, match=r"there is no environment 'os\.path'"):
+        create("os.path")
+    with pytest.raises(RequestError, match=r"its module has no taskset.*\n.*env numpy\n.*export one Taskset") as caught:
+        create("numpy")
+    assert len(str(caught.value)) < 600
     with pytest.raises(RequestError, match=r"taks: Extra inputs are not permitted\n.*\n.*did you mean 'tasks'"):
         create(SUMS, settings={"taks": 3})
     with pytest.raises(RequestError, match="there is no file"):
