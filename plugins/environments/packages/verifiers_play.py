@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from traceback import walk_tb
 from typing import Any
 
 import attrs
@@ -215,11 +216,19 @@ def _failure(error: BaseException, where: str) -> BaseException:
     for each in chain:
         if isinstance(each, UncollapseError) or not isinstance(each, Exception):
             return each
+    if any(map(_is_of_judge, chain)):
+        return EpisodeLostError(f"a judge gives no verdict: {_told(chain[-1])}", where, "look at what it answers")
     if waited := [each for each in chain if _is_elsewhere(each)]:
         what = f"the environment has lost its connection: {_told(waited[-1])}"
         return EpisodeLostError(what, where, "bring its server back")
     fix = "mend the environment, and try one of its episodes"
     return RunError(f"the environment raised {_told(error)}", where, fix)
+
+
+def _is_of_judge(error: BaseException) -> bool:
+    """Say whether an error came through a judge of the package: its verdict is then missing, and never 0."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    return any(name.startswith("verifiers.v1.judge") for name in modules)
 
 
 def _is_elsewhere(error: BaseException) -> bool:

@@ -348,6 +348,26 @@ def test_a_reward_that_fails_ends_the_run_and_a_server_that_is_gone_costs_the_gr
 
 
 @installed
+def test_a_judge_of_ones_own_is_asked_and_a_missing_verdict_costs_the_group():
+    from verifiers_own import served
+
+    def judged(address):
+        judge = {"id": "reference", "name": "judged", "base_url": address, "api_key_var": "NO_KEY", "weight": 2}
+        environment = create(SUMS, settings={"task": {"judges": [judge]}})
+        assert environment.reward_weights == {"brief": 0.5, "right": 1.0, "judged": 2.0}
+        return environment.make(1)
+
+    with served(["yes", "no", "perhaps"]) as (address, requests):
+        assert judged(address).step("2").rewards == {"brief": 0.5, "right": 1.0, "judged": 1.0}
+        assert judged(address).step("two").rewards["judged"] == 0.0
+        assert "two" in requests[1]["messages"][0]["content"]
+        with pytest.raises(EpisodeLostError, match=r"a judge gives no verdict: ValueError: .*perhaps"):
+            judged(address).step("2")
+    with pytest.raises(EpisodeLostError, match="a judge gives no verdict: "):
+        judged(address).step("2")
+
+
+@installed
 @pytest.mark.parametrize("wait", ["time.sleep(60)", "await asyncio.sleep(60)", "while True: pass"])
 def test_a_reward_that_hangs_is_interrupted(written, wait):
     task = f"""
