@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
-from attrs.validators import ge, in_, instance_of, optional
+from attrs.validators import and_, ge, in_, instance_of, min_len, optional
 
 from ....core.components import Environment, Tool
 from ....core.errors import MissingExtraError
@@ -36,10 +36,10 @@ class Verifiers(Environment):
     Source: https://github.com/PrimeIntellect-ai/verifiers.
     """
 
-    env: str = attrs.field(validator=instance_of(str))
-    """Name of an installed environment, as for ``vf-eval``; or a .py file or a folder with ``__init__.py`` that exports
-    a Taskset."""
-    settings: Mapping[str, Any] = attrs.field(factory=dict, validator=instance_of(Mapping))
+    env: str = attrs.field(validator=and_(instance_of(str), min_len(1)))
+    """Name of an installed environment, as for ``vf-eval``; or a .py file or a folder with ``__init__.py`` (a path with
+    a slash) that exports a Taskset."""
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
     """Settings of the taskset, by its own names; ``task`` holds those of its tasks."""
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
     """Set of tasks: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
@@ -73,6 +73,8 @@ class Verifiers(Environment):
 
     @property
     def _source(self) -> Source:
+        if not isinstance(self.settings, Mapping):
+            raise ValueError(f"settings must be a mapping, not {self.settings!r}")
         try:
             settings = json.dumps(dict(self.settings), sort_keys=True)
         except TypeError as error:

@@ -1,11 +1,13 @@
-"""An episode of the package verifiers has an event loop and random numbers of its own."""
+"""Episodes of the package verifiers have an event loop, and random numbers of their own."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -39,36 +41,51 @@ class Chances:
 
 
 class Loop:
-    """The event loop of one episode, which runs only while the episode is asked something."""
+    """An event loop, which runs only while one of its episodes is asked something."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._held = threading.RLock()
+
+    @classmethod
+    def of_thread(cls) -> Loop:
+        """Return the loop of this thread: one for all its episodes, since each loop holds open files."""
+        if getattr(_OWN, "process", None) != os.getpid():
+            _OWN.process, _OWN.loop = os.getpid(), cls()
+        loop: Loop = _OWN.loop
+        return loop
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end, also where another loop runs, such as that of a notebook."""
-        outer = asyncio._get_running_loop()
-        asyncio._set_running_loop(None)
-        try:
-            return self.loop.run_until_complete(coroutine)
-        finally:
-            asyncio._set_running_loop(outer)
+        with self._held:
+            outer = asyncio._get_running_loop()
+            asyncio._set_running_loop(None)
+            try:
+                return self.loop.run_until_complete(coroutine)
+            finally:
+                asyncio._set_running_loop(outer)
 
-    def close(self, task: asyncio.Task[Any] | None) -> None:
-        """End what still runs, and the loop."""
-        if self.loop.is_closed():
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task and let it tidy up; any thread may do so."""
+        if task.done():
             return
-        with suppress(Exception):
-            self.run(_ended(task))
-        self.loop.close()
+        if self._held.acquire(blocking=False):
+            try:
+                if not self.loop.is_running():
+                    self.run(_ended(task))
+                    return
+            finally:
+                self._held.release()
+        self.loop.call_soon_threadsafe(task.cancel)
+
+    def __del__(self) -> None:
+        if not self.loop.is_running():
+            self.loop.close()
 
 
-async def _ended(task: asyncio.Task[Any] | None) -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if task is not None:
-        # the package tidies up after a run that is cancelled
-        task.cancel()
-    for other in others:
-        other.cancel()
-    if others:
-        await asyncio.wait(others, timeout=_GOODBYE_S)
-    await asyncio.get_running_loop().shutdown_asyncgens()
+async def _ended(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=_GOODBYE_S)
+
+
+_OWN = threading.local()

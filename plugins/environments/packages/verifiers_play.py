@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from traceback import walk_tb
 from typing import Any
 
 import attrs
@@ -59,8 +61,8 @@ class VerifiersEnv(Env):
     """Whether the episode is over."""
 
     def __attrs_post_init__(self) -> None:
-        self.loop, self.task = Loop(), None
-        self.exchange = Exchange()
+        self.loop, self.exchange = Loop.of_thread(), Exchange()
+        self.task: asyncio.Task[Any] | None = None
         spec = next(iter(self.about.env._agent_specs.values()))
         self.player = Player(spec, self.exchange, self.about.shared, self.about.where)
 
@@ -76,7 +78,7 @@ class VerifiersEnv(Env):
         try:
             env._go_on(chances[0])
             if env.exchange.asked is None:
-                env._require_sound()
+                env._result()
                 raise RunError("the episode ends before the policy is asked", about.where)
             env.first = _question(env.exchange.asked, about.where)
         except BaseException:
@@ -124,10 +126,7 @@ class VerifiersEnv(Env):
         if self.exchange.asked is not None:
             return Step(_text(self.exchange.asked, self.about.where), 0.0)
         self.done = True
-        self._require_sound()
-        step = _scored(self.task.result(), self.about)
-        self.close()
-        return step
+        return _scored(self._result(), self.about)
 
     def _go_on(self, chances: Chances) -> None:
         """Let the program run until it asks something or ends."""
@@ -138,15 +137,15 @@ class VerifiersEnv(Env):
             self.loop.run(self._until_asked())
 
     async def _until_asked(self) -> None:
-        if self.task is None:
-            about = self.about
-            self.task = asyncio.ensure_future(play(about.env, about.task, self.player))
-        asked = asyncio.ensure_future(self.exchange.changed.wait())
+        about = self.about
+        self.task = self.task or asyncio.ensure_future(play(about.env, about.task, self.player))
+        asked: asyncio.Task[Any] = asyncio.ensure_future(self.exchange.changed.wait())
         await asyncio.wait({self.task, asked}, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
 
-    def _require_sound(self) -> None:
-        """Raise what the program has failed with."""
+    def _result(self) -> Any:
+        """Return the trace of a program that has ended, or raise what it has failed with."""
+        assert self.task is not None
         about, error = self.about, self.task.exception()
         rollout = self.player.rollout
         if error is None and rollout is not None:
@@ -156,14 +155,16 @@ class VerifiersEnv(Env):
                 raise EpisodeLostError(what, f"{about.where}, {self.place}")
         if error is not None:
             raise _failure(error, f"{about.where}, {self.place}") from error
+        return self.task.result()
 
     def close(self) -> None:
-        """End the program, once."""
-        self.loop.close(self.task)
+        """End the program, if it has not ended."""
+        if self.task is not None:
+            self.loop.end(self.task)
 
     def __del__(self) -> None:
         # an episode that runs out of turns is not told so
-        if hasattr(self, "loop"):
+        with suppress(Exception):
             self.close()
 
 
@@ -215,11 +216,19 @@ def _failure(error: BaseException, where: str) -> BaseException:
     for each in chain:
         if isinstance(each, UncollapseError) or not isinstance(each, Exception):
             return each
+    if any(map(_is_of_judge, chain)):
+        return EpisodeLostError(f"a judge gives no verdict: {_told(chain[-1])}", where, "look at what it answers")
     if waited := [each for each in chain if _is_elsewhere(each)]:
         what = f"the environment has lost its connection: {_told(waited[-1])}"
         return EpisodeLostError(what, where, "bring its server back")
     fix = "mend the environment, and try one of its episodes"
     return RunError(f"the environment raised {_told(error)}", where, fix)
+
+
+def _is_of_judge(error: BaseException) -> bool:
+    """Say whether an error came through a judge of the package: its verdict is then missing, and never 0."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    return any(name.startswith("verifiers.v1.judge") for name in modules)
 
 
 def _is_elsewhere(error: BaseException) -> bool:

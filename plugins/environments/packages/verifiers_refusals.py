@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 from ....core.errors import RequestError
@@ -64,6 +65,6 @@ def _refuse_task(task: Any, single: bool, where: str) -> None:
 
 
 def told(error: BaseException) -> str:
-    """Return the type and the first lines of an exception."""
-    lines = str(error).strip().splitlines()
-    return ": ".join(filter(None, (type(error).__name__, " ".join(line.strip() for line in lines[:3]))))
+    """Return the type of an exception and the beginning of what it says."""
+    words = [word for word in str(error).split() if word.strip("*")]
+    return shorten(": ".join(filter(None, (type(error).__name__, " ".join(words)))), 300)

@@ -10,6 +10,7 @@ import json
 import pkgutil
 import re
 import sys
+import threading
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..common import Split, split_of
 from .verifiers_refusals import refuse_env, refuse_tasks, told
 
 _OLD = "port it to verifiers.v1 (a Taskset in __all__); modules with load_environment are those of verifiers before 0.4"
+_LOADING = threading.Lock()
 
 
 @attrs.frozen
@@ -69,13 +71,18 @@ class Source:
         return f"environment: verifiers, env {self.env}"
 
 
-@lru_cache(maxsize=32)
 def load(source: Source) -> Loaded:
-    """Load an environment with its tasks.
+    """Load an environment with its tasks, once.
 
     Raises:
         RequestError: there is no such environment, its settings are refused, or it cannot be played here.
     """
+    with _LOADING:
+        return _load(source)
+
+
+@lru_cache(maxsize=32)
+def _load(source: Source) -> Loaded:
     from verifiers.v1.envs.single_agent import SingleAgentEnv
     from verifiers.v1.utils.loaders import load_environment
 
@@ -113,8 +120,8 @@ def _module(source: Source) -> str:
     except UncollapseError:
         raise
     except Exception as error:  # a module raises anything while it is imported
-        missing = isinstance(error, ModuleNotFoundError) and f"{source.env!r} not found" in str(error)
-        if missing:
+        tried = getattr(error, "name", None) or ""
+        if f"{source.env!r} not found" in str(error) or tried.startswith("verifiers.v1.tasksets."):
             fix = f"install it; {nearest(source.env, installed())}"
             raise RequestError(f"there is no environment {source.env!r}", source.where, fix) from error
         raise RequestError(f"its module cannot be imported: {told(error)}", source.where) from error
@@ -124,7 +131,7 @@ def _module(source: Source) -> str:
         old = hasattr(module, "load_environment") and not hasattr(module, "__all__")
         old = old or _exports_old(module, Taskset)
         fix = _OLD if old else "export one Taskset in __all__"
-        raise RequestError(f"its module has no taskset: {error}", source.where, fix) from error
+        raise RequestError(f"its module has no taskset: {told(error)}", source.where, fix) from error
     return name
 
 
@@ -136,7 +143,7 @@ def _exports_old(module: ModuleType, taskset: type) -> bool:
 
 
 def _is_path(env: str) -> bool:
-    return env.endswith(".py") or Path(env).expanduser().is_dir()
+    return env.endswith(".py") or ("/" in env and Path(env).expanduser().is_dir())
 
 
 def stamp(env: str) -> str:
@@ -204,7 +211,8 @@ def _config(name: str, settings: dict[str, Any], source: Source) -> Any:
         if first["type"] == "extra_forbidden" and "." not in key:
             known = set(taskset_config_type(name).model_fields) - {"id"}
             fix = nearest(key, known)
-        raise RequestError(f"its settings are refused: {key}: {first['msg']}", source.where, fix) from error
+        reason = ": ".join(filter(None, (key, first["msg"])))
+        raise RequestError(f"its settings are refused: {reason}", source.where, fix) from error
 
 
 def _tasks(taskset: Any, source: Source) -> list[Any]:

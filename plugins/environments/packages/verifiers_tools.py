@@ -124,7 +124,7 @@ def _share_state(toolset: Any, trace: Any) -> None:
 
 def listed(loaded: Loaded, where: str) -> tuple[Tool, ...]:
     """Return the tools that the first task has. Raises RequestError if they cannot be served here."""
-    task, loop = loaded.tasks[0], Loop()
+    task = loaded.tasks[0]
     toolsets = [*loaded.shared(), *task.toolsets(task.config)]
     if not toolsets:
         return ()
@@ -139,8 +139,6 @@ def listed(loaded: Loaded, where: str) -> tuple[Tool, ...]:
             return tuple(served.tools())
 
     try:
-        return loop.run(tools())  # type: ignore[no-any-return]
+        return Loop.of_thread().run(tools())  # type: ignore[no-any-return]
     except Exception as error:  # the setup of tools runs the environment's own code
         raise RequestError(f"its tools cannot be served: {told(error)}", where) from error
-    finally:
-        loop.close(None)

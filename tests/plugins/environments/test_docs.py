@@ -51,7 +51,7 @@ def test_every_built_in_and_its_parameters_are_in_the_guide():
     text = GUIDE.read_text(encoding="utf-8")
     registry = Registry(discover())
     names = ("sokoban", "sokoban_simple", "sokoban_larger", "frozen_lake", "bandit", "countdown", "dataset")
-    for name in (*names, "reasoning_gym", "gymnasium", "minigrid", "textarena", "openenv"):
+    for name in (*names, "reasoning_gym", "gymnasium", "minigrid", "textarena", "openenv", "verifiers"):
         assert f"`{name}`" in text
         for parameter in registry.describe("environment", name).parameters:
             assert f"| `{parameter.name}` |" in text, f"{name}: {parameter.name}"

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def completion(said):
-    """A chat completion, as one chunk of a stream: a text, or the calls of a response."""
+    """A chat completion, as one chunk of a stream: a text, or a call."""
     calls = [
         {
             "index": n,
@@ -36,10 +36,16 @@ def served(script):
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            events = [json.dumps(completion(left.pop(0))), "[DONE]"]
-            body = "".join(f"data: {event}\n\n" for event in events).encode()
+            answer = completion(left.pop(0))
+            streams = bool(requests[-1].get("stream"))
+            if streams:
+                body = f"data: {json.dumps(answer)}\n\ndata: [DONE]\n\n".encode()
+            else:
+                choice = answer["choices"][0]
+                whole = {**choice, "message": choice["delta"]}
+                body = json.dumps({**answer, "object": "chat.completion", "choices": [whole]}).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

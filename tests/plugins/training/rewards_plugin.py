@@ -52,10 +52,15 @@ class Odd(Named):
     """Declares whatever ``names`` spells."""
 
     names: str = "()"
+    weights: str = "{}"
 
     @property
     def reward_names(self):
         return ast.literal_eval(self.names)
+
+    @property
+    def reward_weights(self):
+        return ast.literal_eval(self.weights)
 
 
 class Talks(ThinkAnswer):

@@ -49,6 +49,13 @@ class One(World):
     reward_names = ()
 
 
+@attrs.frozen
+class Weighed(World):
+    """Has weights of its own."""
+
+    reward_weights = {"brief": 0.25}
+
+
 class Player(Env):
     def __init__(self, given):
         self.given = given
@@ -73,6 +80,13 @@ def test_the_reward_of_a_step_is_the_weighted_sum_of_its_rewards():
     assert play(given).reward == 0.5
     assert play(given, {"brief": 0.25, "right": 2.0}).reward == 1.875
     assert play(given, {"brief": 0.0}).reward == 1.0
+
+
+def test_an_environments_own_weights_hold_where_none_are_given():
+    given = Step("on", rewards={"right": 1, "brief": -1})
+    assert play(given, world=Weighed).reward == 0.75
+    assert play(given, {"right": 2.0}, Weighed).reward == 1.75
+    assert play(given, {"brief": 1.0}, Weighed).reward == 0.0
 
 
 def test_a_reward_that_is_left_out_is_0():
@@ -185,6 +199,21 @@ def test_overrides_reach_a_weight(several):
 )
 def test_names_that_cannot_be_used_are_refused(several, names, told):
     world = {"name": "odd_rewards", "names": repr(names)}
+    assert told in refused({**several, "environment": world, "reward": {}, "advantage": "grpo"})
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ("{'b': 1.0}", "reward_weights holds 'b': 1.0"),
+        ("{'a': 1e999}", "reward_weights holds 'a': inf"),
+        ("{'a': 'much'}", "could not convert string to float"),
+        ("{'a': 0}", "weighs every reward with 0"),
+        ("[1]", "has no attribute 'items'"),
+    ],
+)
+def test_own_weights_that_cannot_be_used_are_refused(several, weights, told):
+    world = {"name": "odd_rewards", "names": "('a',)", "weights": weights}
     assert told in refused({**several, "environment": world, "reward": {}, "advantage": "grpo"})
 
 
