@@ -19,8 +19,8 @@ from .qwen2 import multiple_of_8, random_qwen2
 class TinyQwen2(ModelBuilder):
     """A Qwen2 of about 0.1M parameters with random weights and a byte-level tokenizer, for any environment.
 
-    It learns little, since it hardly ever gets a reward. It is there to try an experiment without a download: whether it
-    runs, what its prompts say, what is logged. ``cloned_qwen2`` makes a model that has learnt something.
+    It learns little, since it hardly ever gets a reward. It is there to try an experiment without a download:
+    whether it runs, what its prompts say, what is logged. ``cloned_qwen2`` makes a model that has learnt something.
     """
 
     hidden: int = attrs.field(default=64, validator=[ge(8), le(4096), multiple_of_8])
