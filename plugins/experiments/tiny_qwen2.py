@@ -14,6 +14,9 @@ from .conversations import conversations
 from .pieces import build_pieces
 from .qwen2 import multiple_of_8, random_qwen2
 
+_POSITIONS = 32768
+"""As many as usual models have, so that no context of an experiment is too long."""
+
 
 @attrs.frozen
 class TinyQwen2(ModelBuilder):
@@ -40,6 +43,6 @@ class TinyQwen2(ModelBuilder):
         """Build the model and its tokenizer."""
         texts = conversations(environment, Rollout(), dialogue, self.seed, self.episodes)
         tokenizer = build_pieces(texts, dialogue.tags, self.pieces)
-        model: Any = random_qwen2(tokenizer, self.hidden, self.layers, self.initializer, self.seed)
+        model: Any = random_qwen2(tokenizer, self.hidden, self.layers, self.initializer, self.seed, _POSITIONS)
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)

@@ -55,7 +55,7 @@ def own_cache(tmp_path, monkeypatch):
             None,
             "Target: ",
         ),
-        ("gym-frozenlake", {**TINY, "advantage": "grpo", "critic": None}, "gymnasium", "FrozenLake"),
+        ("gym-frozenlake", TINY, "gymnasium", "hole"),
         ("reasoning-gym", TINY, "reasoning_gym", ""),
     ],
 )
