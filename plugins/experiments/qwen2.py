@@ -15,7 +15,9 @@ def multiple_of_8(_: object, attribute: attrs.Attribute, value: int) -> None:
         raise ValueError(f"{attribute.name} must be a multiple of 8 (four heads of an even size), not {value}")
 
 
-def random_qwen2(tokenizer: Any, hidden: int, layers: int, initializer: float, seed: int) -> Qwen2ForCausalLM:
+def random_qwen2(
+    tokenizer: Any, hidden: int, layers: int, initializer: float, seed: int, positions: int = 2048
+) -> Qwen2ForCausalLM:
     """Return a Qwen2 with four heads, two key-value heads, an MLP twice as wide as ``hidden``, and tied embeddings.
 
     The global random generator is left as it is.
@@ -23,6 +25,7 @@ def random_qwen2(tokenizer: Any, hidden: int, layers: int, initializer: float, s
     Args:
         initializer: the standard deviation of the weights.
         seed: the seed of the weights.
+        positions: the longest context that the configuration states.
     """
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -31,7 +34,7 @@ def random_qwen2(tokenizer: Any, hidden: int, layers: int, initializer: float, s
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=2048,
+        max_position_embeddings=positions,
         initializer_range=initializer,
         tie_word_embeddings=True,
         bos_token_id=None,

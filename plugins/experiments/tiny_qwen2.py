@@ -14,13 +14,16 @@ from .conversations import conversations
 from .pieces import build_pieces
 from .qwen2 import multiple_of_8, random_qwen2
 
+_POSITIONS = 32768
+"""As many as usual models have, so that no context of an experiment is too long."""
+
 
 @attrs.frozen
 class TinyQwen2(ModelBuilder):
     """A Qwen2 of about 0.1M parameters with random weights and a byte-level tokenizer, for any environment.
 
-    It learns little, since it hardly ever gets a reward. It is there to try an experiment without a download: whether it
-    runs, what its prompts say, what is logged. ``cloned_qwen2`` makes a model that has learnt something.
+    It learns little, since it hardly ever gets a reward. It is there to try an experiment without a download:
+    whether it runs, what its prompts say, what is logged. ``cloned_qwen2`` makes a model that has learnt something.
     """
 
     hidden: int = attrs.field(default=64, validator=[ge(8), le(4096), multiple_of_8])
@@ -40,6 +43,6 @@ class TinyQwen2(ModelBuilder):
         """Build the model and its tokenizer."""
         texts = conversations(environment, Rollout(), dialogue, self.seed, self.episodes)
         tokenizer = build_pieces(texts, dialogue.tags, self.pieces)
-        model: Any = random_qwen2(tokenizer, self.hidden, self.layers, self.initializer, self.seed)
+        model: Any = random_qwen2(tokenizer, self.hidden, self.layers, self.initializer, self.seed, _POSITIONS)
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
