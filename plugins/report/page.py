@@ -102,6 +102,8 @@ class Fold:
     text: str = ""
     damage: str = ""
     episodes: Sequence[Episode] = ()
+    is_open: bool = False
+    """Whether it is open at first."""
 
 
 @attrs.frozen
