@@ -70,7 +70,10 @@ def chats(records: Sequence[Mapping[str, Any]], where: str) -> list[Episode]:
 def transcript_page(run: str, step: int, episodes: Sequence[Episode]) -> str:
     """Return the page of a step's episodes as text. Raises MissingExtraError without jinja2."""
     many = f"{len(episodes)} episode" + ("" if len(episodes) == 1 else "s")
-    folds = [Fold(episode.facts or "episode", episodes=[episode], is_open=True) for episode in episodes]
+    folds = [
+        Fold(f"Episode {number}", ", ".join(chip.text for chip in episode.chips), episodes=[episode], is_open=True)
+        for number, episode in enumerate(episodes, 1)
+    ]
     return render(f"Step {step} of {run}", many, [], [Section("What the policy wrote", folds=folds)])
 
 

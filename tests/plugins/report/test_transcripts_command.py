@@ -68,7 +68,7 @@ def test_a_page_is_written(run, tmp_path):
     assert answer.output == f"page: {tmp_path / 'page.html'}\n"
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "<h1>Step 10 of run</h1>" in text
-    assert text.count("<details open><summary>group ") == 2
+    assert text.count("<details open><summary><b>Episode ") == 2
     assert "the server is down" in text
     assert "&lt;b&gt;" in text
 
