@@ -44,10 +44,5 @@ def register_commands(register: Register) -> None:
     register("train", f"{commands}.train:command", summary="Train an experiment.")
     register("eval", f"{commands}.eval:command", summary="Measure the success of a checkpoint.")
     register(
-        "transcripts",
-        f"{commands}.transcripts:command",
-        summary="Show episodes of a run, with their calls and results.",
-    )
-    register(
         "export", f"{commands}.export:command", summary="Write a checkpoint as a plain Hugging Face model or adapter."
     )
