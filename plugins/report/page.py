@@ -102,6 +102,8 @@ class Fold:
     text: str = ""
     damage: str = ""
     episodes: Sequence[Episode] = ()
+    is_open: bool = False
+    """Whether it is open at first."""
 
 
 @attrs.frozen
@@ -140,14 +142,8 @@ def render(title: str, subtitle: str, cards: Sequence[Card], sections: Sequence[
 
 
 def visible(text: str) -> str:
-    """Return the text with signs for characters that would not be seen; tabs and ends of lines stay."""
-    return UNSEEN.sub(_sign, text.replace("\r\n", "\n"))
-
-
-def _sign(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    pictures = chr(0x2400 + code) if code < 0x20 else "\u2421"
-    return pictures if code < 0x80 else f"\\u{code:04x}"
+    """Return the text with escapes for characters that would not be seen; tabs and ends of lines stay."""
+    return UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
 def require_libraries() -> None:

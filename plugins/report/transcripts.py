@@ -1,22 +1,23 @@
-"""The page has some episodes as chats, of few enough runs and short enough that the page can still be mailed."""
+"""Pages have some episodes as chats, of few enough runs and short enough that a page can still be mailed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ...core.errors import UncollapseError
+from ...core.errors import RequestError, RunError, UncollapseError
 from ...core.runs.directory import RunDirectory
 from .chat import episode_of
 from .data import RunData
-from .page import Fold, Section
+from .page import Episode, Fold, Section, render
 
 NAME = re.compile(r"step_([0-9]+)\.jsonl")
 RUNS = 24
 """Largest number of runs whose episodes are shown."""
 EPISODES = 3
-"""Number of episodes of each run; of lost groups there may be as many."""
+"""Number of episodes of each run in the page of a sweep; of lost groups there may be as many."""
 
 
 def transcripts(runs: Sequence[RunData]) -> Section:
@@ -24,10 +25,9 @@ def transcripts(runs: Sequence[RunData]) -> Section:
     shown: list[Fold] = []
     left = 0
     for run in runs:
-        names = [file.name for file in (run.path / "rollouts").glob("step_*.jsonl")]
-        steps = [int(match[1]) for match in map(NAME.fullmatch, names) if match]
+        steps = recorded_steps(run.path)
         if steps and len(shown) < RUNS:
-            shown.append(_run(run, max(steps)))
+            shown.append(_run(run, steps[-1]))
         else:
             left += bool(steps)
     note = "A few episodes of the last step that was written down."
@@ -36,10 +36,51 @@ def transcripts(runs: Sequence[RunData]) -> Section:
     return Section("What the policies wrote", note, folds=shown)
 
 
+def recorded_steps(run: Path) -> list[int]:
+    """Return the steps whose episodes a run has recorded, in order."""
+    return sorted(int(match[1]) for file in (run / "rollouts").glob("*") if (match := NAME.fullmatch(file.name)))
+
+
+def records_of(run: RunDirectory, step: int | None) -> tuple[int, list[dict[str, Any]]]:
+    """Return a step, the last one unless it is given, and the records of its episodes.
+
+    Raises:
+        RequestError: the step is not recorded.
+        RunError: its file is damaged.
+    """
+    steps = recorded_steps(run.path)
+    if not steps:
+        fix = "train with trainer.log_rollouts above 0"
+        raise RequestError("the run has recorded no episodes", str(run.path / "rollouts"), fix)
+    if step is not None and step not in steps:
+        known = ", ".join(map(str, steps if len(steps) < 9 else [*steps[:4], "...", *steps[-4:]]))
+        raise RequestError(f"no episodes of step {step} are recorded", str(run.path), f"give one of {known}")
+    chosen = steps[-1] if step is None else step
+    return chosen, run.read_rollouts(chosen)
+
+
+def chats(records: Sequence[Mapping[str, Any]], where: str) -> list[Episode]:
+    """Return what is shown of records. Raises RunError if one is none; ``where`` is the file."""
+    try:
+        return [episode_of(record) for record in records]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"an episode is damaged: {type(error).__name__}: {error}", where) from error
+
+
+def transcript_page(run: str, step: int, episodes: Sequence[Episode]) -> str:
+    """Return the page of a step's episodes as text. Raises MissingExtraError without jinja2."""
+    many = f"{len(episodes)} episode" + ("" if len(episodes) == 1 else "s")
+    folds = [
+        Fold(f"Episode {number}", ", ".join(chip.text for chip in episode.chips), episodes=[episode], is_open=True)
+        for number, episode in enumerate(episodes, 1)
+    ]
+    return render(f"Step {step} of {run}", many, [], [Section("What the policy wrote", folds=folds)])
+
+
 def _run(run: RunData, step: int) -> Fold:
     try:
-        episodes = [episode_of(record) for record in _some(RunDirectory(run.path).read_rollouts(step))]
-    except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        episodes = chats(_some(RunDirectory(run.path).read_rollouts(step)), f"step_{step}.jsonl")
+    except (UncollapseError, OSError) as error:
         return Fold(run.title, f"step {step}", damage=str(error) or type(error).__name__)
     return Fold(run.title, f"step {step}", episodes=episodes)
 

@@ -1,4 +1,4 @@
-"""Registers the sweeps ``demo``, ``interventions`` and ``custom``, and the command ``sweep``."""
+"""Registers the sweeps ``demo``, ``interventions`` and ``custom``, and the commands ``sweep`` and ``transcripts``."""
 
 from __future__ import annotations
 
@@ -17,3 +17,5 @@ def register_sweeps(register: Register) -> None:
 @hookimpl
 def register_commands(register: Register) -> None:
     register("sweep", f"{SWEEPS}.commands.command:command", summary="Run, resume and report sweeps.")
+    summary = "Show episodes of a run, with their calls and results."
+    register("transcripts", f"{SWEEPS}.commands.transcripts:command", summary=summary)

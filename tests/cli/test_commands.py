@@ -23,7 +23,7 @@ def greet(name, times):
 def register_commands(register):
     register("greet", greet, summary="Say hello.", aliases=("hail",))
 """
-OURS = ("detect", "eval", "export", "probe", "sweep", "train")
+OURS = ("detect", "eval", "export", "probe", "sweep", "train", "transcripts")
 
 
 def run(*arguments, **environment):

@@ -130,6 +130,9 @@ def test_a_lost_group_is_dropped_and_named_and_the_run_goes_on(remote, server, t
     records = steps_of(tmp_path / "run")
     assert [record.get("rollout/groups_lost", 0) for record in records] == [0, 1]
     assert [record["train/rows"] for record in records] == [20, 18]
+    episodes = [RunDirectory.open(tmp_path / "run").read_rollouts(step) for step in (1, 2)]
+    assert [[each["group"] for each in of_step if "lost" in each] for of_step in episodes] == [[], [10013]]
+    assert "has lost its connection in step" in episodes[1][-1]["lost"]
     told = capsys.readouterr().err
     assert (
         "warning: 1 of 10 groups were lost and are dropped:\n  the group of seed 10013, member 1: environment" in told
