@@ -467,7 +467,7 @@ def test_the_guide_tells_the_counts():
 @before_312
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_the_games_that_can_be_played_are_those_that_the_guide_counts(monkeypatch):
+def test_the_games_that_can_be_played_are_those_that_the_guide_counts(monkeypatch, capfd):
     from textarena.envs.registration import ENV_REGISTRY
     from uncollapse.plugins.environments.packages import textarena_games
 
@@ -484,6 +484,7 @@ def test_the_games_that_can_be_played_are_those_that_the_guide_counts(monkeypatc
     kinds = [kind_of(game) for game in games]
     assert (len(ENV_REGISTRY), len(games)) == (712, 237)
     assert {kind: kinds.count(kind) for kind in kinds} == COUNTS
+    assert capfd.readouterr() == ("", "")  # nltk tells of failed downloads, and games greet
 
 
 @installed
