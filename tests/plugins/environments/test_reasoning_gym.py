@@ -78,6 +78,17 @@ def test_a_task_without_a_single_answer_is_scored_by_the_package():
 
 
 @installed
+@pytest.mark.parametrize(
+    ("task", "example"), [("rubiks_cube", "example_correct_answer"), ("propositional_logic", "example_answer")]
+)
+def test_an_example_of_a_right_answer_earns_the_full_score(task, example):
+    env = create(task).make(2)
+    entry = of_the_package(env)[1]
+    assert entry["answer"] is None
+    assert [create(task).make(2).step(text).success for text in (entry["metadata"][example], "R")] == [True, False]
+
+
+@installed
 @pytest.mark.parametrize("task", sorted(DEPENDS_ON_THE_PROCESS))
 def test_the_seed_names_the_question_for_all_members_in_every_process(task):
     from uncollapse.plugins.environments.packages import reasoning_gym
