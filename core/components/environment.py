@@ -7,7 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from .component import Component
 from .data import Step
@@ -129,7 +129,7 @@ class Environment(Component):
     """The largest number of episodes that are made or stepped at the same time, each in a thread of its own. It is 1
     where episodes share what must not be used by two threads at once, or where they only compute, since Python computes
     in one thread at a time; they are then played in turn, in the run's own thread."""
-    model_parameters: ClassVar[tuple[str, ...]] = ()
+    model_parameters: tuple[str, ...] = ()
     """The names of parameters that hold the path of a model, such as an opponent's. Where one of them is ``start``, a
     run puts the path of its start model there."""
 

@@ -71,7 +71,11 @@ class JsonSchema(Verifier):
 
 @functools.lru_cache(64)
 def _file(path: str) -> str:
-    return read_text(path)
+    try:
+        return read_text(path)
+    except RequestError as error:
+        fix = error.fix or "give the path of a JSON file, or the schema itself"
+        raise RequestError(error.what, "the parameter schema of the verifier json_schema", fix) from error
 
 
 @functools.lru_cache(4096)

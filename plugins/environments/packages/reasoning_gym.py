@@ -21,6 +21,8 @@ from ..metrics import ACCEPTED
 
 _PACKAGE = AskedProcess(f"{__package__}.reasoning_gym_worker", "environment: reasoning_gym")
 atexit.register(_PACKAGE.end)
+_TRIED = 8
+"""Number of items on which settings are tried."""
 _FIXES = {
     "composite": "give its parts, settings={datasets: [{name: gcd, weight: 2, config: {}}]}, or write a mixture, "
     "task={gcd: 2, lcm: 1}"
@@ -195,10 +197,19 @@ def names() -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def refuse_settings(item: Item) -> None:
-    """Raise RequestError if the package does not take the settings of an item's task, or cannot make the item."""
+    """Raise RequestError if the package does not take the settings of an item's task, or cannot make the items.
+
+    Settings that are given are tried on some items, since many generators check nothing before.
+    """
+    for number in range(1 if item.settings == "{}" else min(_TRIED, item.size)):
+        _refuse_item(attrs.evolve(item, index=number))
+
+
+def _refuse_item(item: Item) -> None:
     reply, where = item.ask(), f"environment: reasoning_gym, task {item.task}"
     if reply is None:
-        raise RequestError("the data set needs too much time or memory", f"{where}, size {item.size}", "lower size")
+        fix = "give it other settings, or a lower size"
+        raise RequestError("the data set needs too much time or memory", f"{where}, size {item.size}", fix)
     if "unknown" in reply:
         what, fix = f"{item.task} has no setting {reply['unknown']!r}", nearest(reply["unknown"], reply["known"])
         if reply["unknown"] in ("seed", "size"):

@@ -18,6 +18,7 @@ import random
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -80,7 +81,9 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         item = _item(task, settings, size, index)
     except Exception as error:
-        return {"refused": f"{type(error).__name__}: {error}".removesuffix(": ")}
+        # many assertions of the package have no words but their own
+        said = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or ""
+        return {"refused": f"{type(error).__name__}: {said}".removesuffix(": ")}
     if "answer" not in request:
         return {"question": item["question"]}
     signal.setitimer(signal.ITIMER_PROF, SCORE_CPU_S)

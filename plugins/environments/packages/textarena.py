@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import attrs
@@ -13,6 +13,7 @@ from attrs.validators import ge, in_, instance_of, optional
 
 from ....core.components import Environment
 from ....core.errors import MissingExtraError, RequestError, nearest
+from ....core.paths import expanded
 from ..common import Split
 from .textarena_games import players_of, where
 from .textarena_opponents import FrozenModel, texts_for
@@ -73,6 +74,12 @@ class TextArena(Environment):
         self._refuse_players()
         refuse_unsplit(self.table, self.split)
 
+    def check(self, experiment: Any) -> Iterator[str]:
+        """Yield that the opponent's directory is missing, if it is."""
+        model = self.opponent_model or ""
+        if model.startswith(("/", ".", "~")) and not expanded(model).is_dir():
+            yield f"there is no directory {model} of a model, which opponent_model names"
+
     def _refuse_players(self) -> None:
         """Raise for a game of another number of players than these."""
         if self.opponent and self.opponent_model is not None:
@@ -111,4 +118,7 @@ class TextArena(Environment):
 
     def make(self, seed: int, member: int = 0) -> TextArenaEnv:
         """Make an episode of the game of ``seed``, with the chances of ``member``."""
-        return self.table.start_in(self.split, seed, member)
+        table = self.table
+        if table.model is not None:
+            table.model.require(self.game)  # the game may end before the opponent is asked
+        return table.start_in(self.split, seed, member)

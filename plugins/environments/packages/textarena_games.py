@@ -133,7 +133,7 @@ def players_of(game: str, settings: str) -> int:
             if players == 2 or type(state).__name__ == "SinglePlayerState":
                 return players
     if "player" in str(refused).lower() and isinstance(refused, AssertionError | ValueError):
-        what = f"the game is neither for one player nor for two: {type(refused).__name__}: {refused}"
+        what = f"the game is neither for one player nor for two: {type(refused).__name__}: {refused}".removesuffix(".")
         raise RequestError(what, where(game), "choose a game of one or two players") from refused
     raise RequestError(*reason(game, refused)) from refused
 

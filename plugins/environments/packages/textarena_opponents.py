@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,6 +13,9 @@ from ....core.errors import RequestError, RunError
 from ....core.paths import cache_directory
 from ...models.replies import Reply, cached, identity
 from .textarena_games import where
+
+if TYPE_CHECKING:
+    from ...models.loaded import LoadedModel
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 START = "start"
@@ -57,6 +61,18 @@ class FrozenModel:
     batch: int
     """Largest number of games that ask it at the same time."""
 
+    def require(self, game: str) -> None:
+        """Load the model, if it is not. Raises RequestError if it cannot be, or if no run has given its start model."""
+        if self.path == START:
+            fix = "give the path of a model to play outside of a run"
+            raise RequestError("only a run knows its start model", f"{where(game)}, opponent_model start", fix)
+        self._model()
+
+    def _model(self) -> LoadedModel:
+        from ...models.loaded import loaded  # it imports torch
+
+        return loaded(self.path, self.device, self.batch, "an opponent", "opponent_model")
+
     def reply(self, game: str, earlier: Sequence[tuple[str, str]], told: str) -> str:
         """Return its move.
 
@@ -66,12 +82,9 @@ class FrozenModel:
             told: what it is told now.
 
         Raises:
-            RequestError: the model cannot be loaded, or there is no run that knows its start model.
+            RequestError: the model cannot be loaded.
             RunError: the game leaves no room in the model's context.
         """
-        if self.path == START:
-            fix = "give the path of a model to play outside of a run"
-            raise RequestError("only a run knows its start model", f"{where(game)}, opponent_model start", fix)
         talk = [text for pair in earlier for text in pair]
         while missing := (reply := self._said([*talk, told])).missing:
             if len(talk) <= 2:
@@ -82,10 +95,7 @@ class FrozenModel:
 
     def _said(self, texts: list[str]) -> Reply:
         def ask() -> Reply:
-            from ...models.loaded import loaded  # it imports torch
-
-            model = loaded(self.path, self.device, self.batch, "an opponent", "opponent_model")
-            return model.ask(texts, self.max_tokens)
+            return self._model().ask(texts, self.max_tokens)
 
         content = ["opponent", identity(self.path), self.max_tokens, texts]
         return cached(cache_directory() / "opponents", content, ask, lambda reply: not reply.missing)

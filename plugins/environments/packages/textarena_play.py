@@ -158,7 +158,7 @@ def result(game: Any, player: int) -> tuple[float, str]:
     if isinstance(reward, str):
         # three games of 0.7.4 give reward and reason of a refused move in the wrong order
         number = reason.rpartition(" ")[2]
-        reward, reason = float(number) if number.replace(".", "", 1).isdigit() else 0.0, reward
+        return (float(number) if number.replace(".", "", 1).isdigit() else 0.0), reward
     return (float(reward) if isinstance(reward, Real) else 0.0), reason
 
 

@@ -78,6 +78,17 @@ def test_a_task_without_a_single_answer_is_scored_by_the_package():
 
 
 @installed
+@pytest.mark.parametrize(
+    ("task", "example"), [("rubiks_cube", "example_correct_answer"), ("propositional_logic", "example_answer")]
+)
+def test_an_example_of_a_right_answer_earns_the_full_score(task, example):
+    env = create(task).make(2)
+    entry = of_the_package(env)[1]
+    assert entry["answer"] is None
+    assert [create(task).make(2).step(text).success for text in (entry["metadata"][example], "R")] == [True, False]
+
+
+@installed
 @pytest.mark.parametrize("task", sorted(DEPENDS_ON_THE_PROCESS))
 def test_the_seed_names_the_question_for_all_members_in_every_process(task):
     from uncollapse.plugins.environments.packages import reasoning_gym
@@ -148,6 +159,9 @@ def test_a_long_question_is_left_out():
         ("chain_sum", {"settings": {"min_term": 2}}, "did you mean 'min_terms'?"),
         ("chain_sum", {"settings": {"min_terms": 9}}, "max_terms must be >= min_terms"),
         ("chain_sum", {"settings": {"min_terms": 2.5}}, "non-integer"),
+        ("number_sequence", {"settings": {"max_terms": -1}}, "AssertionError: assert self.max_terms >= self.min_terms"),
+        ("decimal_arithmetic", {"settings": {"min_num_decimal_places": -1}}, "ValueError: invalid format string"),
+        ("calendar_arithmetic", {"settings": {"offset_upper_bound": "x"}}, "TypeError: unsupported type"),
         ("chain_sum", {"settings": {"seed": 3}}, "the seeds of a run choose the items"),
         ("chain_sum", {"settings": {"min_terms": {3}}}, "must be plain data"),
         ("word_ladder", {"size": 30_000}, "Dataset size too large"),

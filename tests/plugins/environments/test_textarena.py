@@ -15,6 +15,8 @@ import torch
 import uncollapse
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from uncollapse.core.compose.config import compose
+from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.core.registry import registry
 from uncollapse.plugins.environments.packages.textarena_opponents import TEXTS, move_in
@@ -319,7 +321,7 @@ def test_members_meet_the_same_model_and_its_replies_are_kept(against, monkeypat
     def gone(*arguments):
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(models_here, "loaded", gone)
+    monkeypatch.setattr(models_here.LoadedModel, "ask", gone)
     assert play(against().make(2), ["[0]", "[1]", "[2]"]) == games[0]
 
 
@@ -369,7 +371,16 @@ def test_a_long_game_is_shortened_and_one_without_room_is_an_error(against, fold
 def test_only_a_run_knows_its_start_model():
     world = create("TicTacToe-v0", opponent_model="start")
     with pytest.raises(RequestError, match="only a run knows its start model"):
-        world.make(0).step("[4]")
+        world.make(0)
+
+
+@installed
+def test_an_opponent_that_is_not_there_is_refused_before_the_first_move(bandit, tmp_path):
+    game = {"name": "textarena", "game": "TicTacToe-v0", "opponent_model": "./nowhere"}
+    with pytest.raises(CompositionError, match=r"there is no directory \./nowhere of a model, which opponent_model"):
+        compose({**bandit, "environment": game, "dialogue": "plain", "validation": {"groups": 4, "every": 2}})
+    with pytest.raises(RequestError, match=r"the model .* of an opponent cannot be loaded"):
+        create("TicTacToe-v0", opponent_model=str(tmp_path)).make(0)
 
 
 @installed
@@ -456,7 +467,7 @@ def test_the_guide_tells_the_counts():
 @before_312
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_the_games_that_can_be_played_are_those_that_the_guide_counts(monkeypatch):
+def test_the_games_that_can_be_played_are_those_that_the_guide_counts(monkeypatch, capfd):
     from textarena.envs.registration import ENV_REGISTRY
     from uncollapse.plugins.environments.packages import textarena_games
 
@@ -473,6 +484,7 @@ def test_the_games_that_can_be_played_are_those_that_the_guide_counts(monkeypatc
     kinds = [kind_of(game) for game in games]
     assert (len(ENV_REGISTRY), len(games)) == (712, 237)
     assert {kind: kinds.count(kind) for kind in kinds} == COUNTS
+    assert capfd.readouterr() == ("", "")  # nltk tells of failed downloads, and games greet
 
 
 @installed

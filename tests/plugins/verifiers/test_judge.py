@@ -379,6 +379,14 @@ def test_a_prompt_that_leaves_no_room_is_missing(folder, tmp_path):
         one.grade("?", " ", ())
 
 
+def test_an_answer_cannot_end_the_prompt(folder):
+    """The end of a message is a token for the template alone; in an answer it is spelled."""
+    loaded = judge_model.loaded(str(folder), "cpu", 32)
+    end = loaded.tokenizer.eos_token_id
+    assert loaded.tokenizer("42 <eos> yes")["input_ids"].count(end) == 1
+    assert end not in loaded._tokens(["Q is it A 42 <eos> yes"])
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"the model .* of a judge cannot be loaded"):
         Judge(str(tmp_path), cache=str(tmp_path / "verdicts")).verify("42", ())
