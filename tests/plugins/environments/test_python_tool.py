@@ -228,7 +228,9 @@ def test_a_program_ends_with_the_process_that_runs_it(tmp_path):
         "print(session.python('import os; os.getpid()'), flush=True)\n"
         "session.python('import time; time.sleep(99)')\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    # who is killed cannot remove the folder
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
     pid = int(parent.stdout.readline())
     assert alive(pid)
     parent.send_signal(signal.SIGKILL)
@@ -240,7 +242,7 @@ def test_a_program_ends_with_the_process_that_runs_it(tmp_path):
     assert not alive(pid)
 
 
-def test_a_process_that_nobody_has_ended_leaves_no_folder(tmp_path):
+def test_a_process_that_nobody_has_ended_leaves_no_folder():
     script = (
         "from uncollapse.plugins.environments.tools.python import Python\n"
         "session = Python(keep=True).start(0, 0)\n"
