@@ -303,17 +303,19 @@ def _remove_own(folder: str, process: int) -> None:
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder, even if it is locked or holds folders that are."""
+    """Remove a folder, even if it is locked or holds folders that are, and whatever a program has put in its place."""
 
     def unlock(function: Callable[..., Any], path: str, error: object) -> None:
         place = Path(path)
         with suppress(OSError):
-            place.parent.chmod(0o700)
-            if place.is_dir() and not place.is_symlink():
-                place.chmod(0o700)
-                shutil.rmtree(place, onerror=unlock if os.access(place, os.R_OK | os.W_OK | os.X_OK) else None)
-            else:
+            # never the folder that it stands in, which is everybody's
+            if place != Path(folder):
+                place.parent.chmod(0o700)
+            if place.is_symlink() or not place.is_dir():
                 place.unlink()
+                return
+            place.chmod(0o700)
+            shutil.rmtree(place, onerror=unlock if os.access(place, os.R_OK | os.W_OK | os.X_OK) else None)
 
     shutil.rmtree(folder, onerror=unlock)
 

@@ -153,6 +153,7 @@ def _limit(settings: dict[str, Any]) -> None:
         resource.setrlimit(which, pair)
     # a file that grows too large raises OSError
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
 
 
 def _close_files(system: Any, readable: list[str], folder: str) -> None:

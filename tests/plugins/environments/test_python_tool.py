@@ -221,6 +221,26 @@ def test_no_process_and_no_folder_is_left(isolation):
     assert not Path(folder).exists()
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os, shutil; shutil.rmtree(os.getcwd())",
+        "import os\nhere = os.getcwd()\nos.rmdir(here)\nos.symlink(os.path.dirname(here) + '/kept', here)",
+        "import os\nos.chmod(os.getcwd(), 0)",
+        "import os\nos.symlink('../kept', 'link')\nos.mkdir('a')\nopen('a/file', 'w').close()\nos.chmod('a', 0)",
+    ],
+)
+def test_what_a_program_does_to_its_folder_changes_nothing_around_it(code, tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("kept")
+    tmp_path.chmod(0o1755)
+    monkeypatch.setattr(python_process.tempfile, "tempdir", str(tmp_path))
+    assert run(code, isolation="none") == "(nothing was printed)"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "file").read_text() == "kept"
+    assert (tmp_path.stat().st_mode & 0o7777, (tmp_path / "kept").stat().st_mode & 0o777) == (0o1755, 0o755)
+
+
 def test_a_program_ends_with_the_process_that_runs_it(tmp_path):
     script = (
         "from uncollapse.plugins.environments.tools.python import Python\n"
@@ -228,7 +248,9 @@ def test_a_program_ends_with_the_process_that_runs_it(tmp_path):
         "print(session.python('import os; os.getpid()'), flush=True)\n"
         "session.python('import time; time.sleep(99)')\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    # who is killed cannot remove the folder
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
     pid = int(parent.stdout.readline())
     assert alive(pid)
     parent.send_signal(signal.SIGKILL)
@@ -240,7 +262,7 @@ def test_a_program_ends_with_the_process_that_runs_it(tmp_path):
     assert not alive(pid)
 
 
-def test_a_process_that_nobody_has_ended_leaves_no_folder(tmp_path):
+def test_a_process_that_nobody_has_ended_leaves_no_folder():
     script = (
         "from uncollapse.plugins.environments.tools.python import Python\n"
         "session = Python(keep=True).start(0, 0)\n"
