@@ -54,7 +54,7 @@ class Env(ABC):
         reply: Step = reply_of(getattr(self, name), **arguments)
         return reply
 
-    def close(self) -> None:  # noqa: B027 - most episodes hold nothing
+    def close(self) -> Awaitable[None] | None:  # noqa: B027 - most episodes hold nothing
         """Release what the episode holds: processes, files, connections. It is called once, after the last step.
 
         It is called as well where the episode is lost or the run fails. It may be an ``async def``.
