@@ -29,7 +29,7 @@ EXTRAS = {
     "minigrid": ("minigrid",),
     "gymnasium": ("gymnasium",),
     "textarena": ("textarena",),
-    "openenv": ("openenv",),
+    "openenv": ("openenv", "websockets"),
     "verifiers": ("verifiers",),
     "mcp": ("mcp",),
     "search": ("bm25s",),

@@ -177,20 +177,19 @@ def too_few_sessions(server: Server, sessions: int) -> str:
 async def _too_few(server: Server, sessions: int) -> str:
     opened: list[Session] = []
 
-    async def refused() -> RefusedError | None:
+    async def enter() -> None:
         session = await server.connect()
         opened.append(session)
-        try:
-            await session.state()
-        except RefusedError as error:
-            return error
-        return None
+        await session.state()
 
     try:
-        errors = await asyncio.gather(*(refused() for _ in range(sessions)))
+        # each of them ends before the first error is raised, so that none is left open
+        errors = await asyncio.gather(*(enter() for _ in range(sessions)), return_exceptions=True)
     finally:
         await asyncio.gather(*(session.close() for session in opened))
     for error in errors:
+        if error is not None and not isinstance(error, RefusedError):
+            raise error
         # one that is busy with others has the room later on
         room = re.search(r"\d+/(\d+)", error.reason) if error and error.code == CAPACITY else None
         if room and int(room[1]) < sessions:

@@ -256,13 +256,13 @@ def test_a_server_with_too_few_sessions_is_refused_when_composed(server):
 def test_episodes_are_played_side_by_side_and_leave_the_process_as_it_was(create):
     environment = create("guess")
     before = dict(os.environ)
+    copied = settled(pickle.loads(pickle.dumps(environment)).make, 3).initial_observation()
     with ThreadPoolExecutor(SESSIONS) as threads:
         episodes = list(threads.map(lambda seed: settled(environment.make, seed), range(SESSIONS)))
         steps = list(threads.map(lambda env: settled(env.step, "-1"), episodes))
     assert [step.observation for step in steps] == ["text: higher\ntries: 1"] * SESSIONS
     assert dict(os.environ) == before
-    copy = pickle.loads(pickle.dumps(environment))
-    assert settled(copy.make, 3).initial_observation() == episodes[3].initial_observation()
+    assert copied == episodes[3].initial_observation()
 
 
 def test_a_server_that_is_down_is_named():
