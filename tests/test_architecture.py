@@ -16,10 +16,9 @@ LAYERS = (
     {"core.runs"},
     {"estimators"},
     {"filters"},
-    {"plugins.verifiers"},
     {
         *("plugins.dialogue", "plugins.environments", "plugins.launch"),
-        *("plugins.report", "plugins.rollout", "plugins.tracking"),
+        *("plugins.report", "plugins.rollout", "plugins.tracking", "plugins.verifiers"),
     },
     {"plugins.experiments", "plugins.training"},
     {"plugins.collapse", "plugins.sweeps"},

@@ -54,7 +54,7 @@ def test_the_text_says_what_the_numbers_say(remedies):
     apart = {name: [row["remedy"] for row in rows if table.apart(row, name)] for name in table.MEASURES[:4]}
     assert apart == {
         "success": ["advantage pass_at_k"],
-        "area": ["advantage pass_at_k"],
+        "area": ["policy_loss luspo", "advantage pass_at_k"],
         "entropy": ["rollout_filter quantile", "rollout_filter top_f(0.25)", "advantage pass_at_k"],
         "information": [],
     }
@@ -66,6 +66,10 @@ def test_the_text_says_what_the_numbers_say(remedies):
         ("baseline", "reward_shaping overlong"),
         ("rollout_filter quantile", "rollout_filter top_f(0.25)"),
         ("advantage gpg", "advantage dr_grpo"),
+        ("policy_loss gpg", "policy_loss reinforce"),
+        ("sampler_correction sequence_mask", "sampler_correction icepop"),
+        *(("baseline", f"policy_loss {name}") for name in ("m2po", "off_policy_mask")),
+        ("baseline", "sampler_correction sequence_divergence"),
     ):
         assert by_name[one] == by_name[other]
 

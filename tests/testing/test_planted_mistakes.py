@@ -39,7 +39,7 @@ def test_every_mistake_that_a_run_would_refuse_is_found_without_one(reported):
 
 def test_every_mistake_that_would_train_in_silence_is_found(reported):
     registered, messages = reported["subtle_mistakes"]
-    assert len(registered) == 77
+    assert len(registered) == 82
     assert missed(registered, messages) == []
 
 
