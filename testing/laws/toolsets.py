@@ -42,9 +42,6 @@ def _has_schemas(named: Named) -> None:
 def _begins_and_ends(named: Named) -> None:
     """A tool set begins sessions of several episodes at the same time, and each can be closed."""
     toolset = CheckedToolset(named)
-    concurrency = toolset.concurrency
-    counts = isinstance(concurrency, int) and not isinstance(concurrency, bool) and concurrency >= 1
-    require(named, "concurrency", counts, f"is {concurrency!r}, which is no number of calls from 1")
     sessions = [toolset.start(seed, member) for seed in (0, 1) for member in (0, 1)]
     for session in sessions:
         session.close()
