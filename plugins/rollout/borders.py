@@ -155,7 +155,7 @@ class CheckedEnv(Env):
 
 
 class CheckedToolset(Toolset):
-    """A tool set that is checked: it offers functions or schemas, and makes sessions; errors are those of the others."""
+    """A tool set that is checked: it offers functions or schemas, and makes sessions that are checked, too."""
 
     def __init__(self, named: Named) -> None:
         self.named, self.component = named, checked_inner(named, named.component, CHECKED)
