@@ -8,7 +8,6 @@ from ...core.components import Env, Environment
 from ...core.compose.blame import told
 from ...core.compose.named import Named
 from ...core.errors import RunError
-from ...plugins.dialogue.call_arguments import objection
 from ...plugins.rollout.borders import CheckedToolset
 from ...plugins.rollout.tools import tools_of
 from ..problems import laws, require
@@ -36,7 +35,9 @@ def _has_schemas(named: Named) -> None:
         keys = {"name", "description", "parameters"}
         require(named, f"the tool {tool.name}", keys <= set(function), f"has a schema without {keys - set(function)}")
         require(named, f"the tool {tool.name}", function["name"] == tool.name, "has another name in its schema")
-        objection({}, function["parameters"])
+        parameters = function["parameters"]
+        is_object = isinstance(parameters, dict) and parameters.get("type") == "object"
+        require(named, f"the tool {tool.name}", is_object, 'has parameters that are no JSON schema of type "object"')
 
 
 def _begins_and_ends(named: Named) -> None:
