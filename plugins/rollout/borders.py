@@ -46,11 +46,7 @@ class CheckedEnvironment(Environment):
 
     @property
     def concurrency(self) -> int:  # type: ignore[override]
-        with confined(self.named, "concurrency"):
-            concurrency = self.component.concurrency
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise wrong(self.named, "concurrency", f"is {concurrency!r}, which is no number of episodes from 1")
-        return concurrency
+        return _concurrency(self.named, self.component)
 
     @property
     def tasks(self) -> int | None:  # type: ignore[override]
@@ -160,15 +156,11 @@ class CheckedEnv(Env):
 
 
 class CheckedToolset(Toolset):
-    """A tool set that is checked: it offers functions or schemas, and makes sessions.
-
-    Raises:
-        RunError: the tool set raised an error or broke its contract; the message names it.
-    """
+    """A tool set that is checked: it offers functions or schemas, and makes sessions that are checked, too."""
 
     def __init__(self, named: Named) -> None:
         self.named, self.component = named, checked_inner(named, named.component, CHECKED)
-        self.concurrency, self.failures = self.component.concurrency, Failures(named)
+        self.concurrency, self.failures = _concurrency(named, self.component), Failures(named)
 
     @property
     def tools(self) -> tuple[Callable[..., Any] | Tool, ...]:
@@ -176,8 +168,7 @@ class CheckedToolset(Toolset):
 
     @property
     def digest(self) -> str | None:
-        with blaming(self.named, "digest"):
-            return self.component.digest
+        return self.component.digest
 
     def start(self, seed: int, member: int) -> CheckedToolsetSession:
         with confined(self.named, "start"), _connected(self.named, "start"):
@@ -286,6 +277,15 @@ def _text(named: Named, method: str, value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(named, method, f"gave {type(value).__name__} {_shown(value)}, not a text")
     return value
+
+
+def _concurrency(named: Named, component: Any) -> int:
+    """Return how many episodes may work at the same time, or refuse what is no such number."""
+    with confined(named, "concurrency"):
+        concurrency = component.concurrency
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise wrong(named, "concurrency", f"is {concurrency!r}, which is no number of episodes from 1")
+    return concurrency
 
 
 def _tools(named: Named, component: Any) -> tuple[Callable[..., Any] | Tool, ...]:

@@ -8,7 +8,6 @@ from ...core.components import Env, Environment
 from ...core.compose.blame import told
 from ...core.compose.named import Named
 from ...core.errors import RunError
-from ...plugins.dialogue.call_arguments import objection
 from ...plugins.rollout.borders import CheckedToolset
 from ...plugins.rollout.tools import tools_of
 from ..problems import laws, require
@@ -36,15 +35,14 @@ def _has_schemas(named: Named) -> None:
         keys = {"name", "description", "parameters"}
         require(named, f"the tool {tool.name}", keys <= set(function), f"has a schema without {keys - set(function)}")
         require(named, f"the tool {tool.name}", function["name"] == tool.name, "has another name in its schema")
-        objection({}, function["parameters"])
+        parameters = function["parameters"]
+        is_object = isinstance(parameters, dict) and parameters.get("type") == "object"
+        require(named, f"the tool {tool.name}", is_object, 'has parameters that are no JSON schema of type "object"')
 
 
 def _begins_and_ends(named: Named) -> None:
     """A tool set begins sessions of several episodes at the same time, and each can be closed."""
     toolset = CheckedToolset(named)
-    concurrency = toolset.concurrency
-    counts = isinstance(concurrency, int) and not isinstance(concurrency, bool) and concurrency >= 1
-    require(named, "concurrency", counts, f"is {concurrency!r}, which is no number of calls from 1")
     sessions = [toolset.start(seed, member) for seed in (0, 1) for member in (0, 1)]
     for session in sessions:
         session.close()

@@ -399,6 +399,11 @@ def test_what_is_no_tool_is_refused_and_names_the_tool_set(given):
         tools_of(environment)
 
 
+def test_a_tool_set_that_no_thread_may_use_is_refused():
+    with pytest.raises(RunError, match=r"toolset 'Noted'.*concurrency is 0, which is no number of episodes from 1"):
+        checked(WithTools(Closing(), [Noted(concurrency=0)]))
+
+
 def test_a_step_with_a_reward_is_no_text():
     environment = checked(WithTools(Closing(), [Noted(play=lambda word: Step("x", 1.0))]))
     with pytest.raises(RunError, match="gave a Step with more than a text"):
