@@ -1,6 +1,6 @@
 """Responses may be long and without any sense: they are read once, in a time that grows with their length.
 
-A reader that looks at the rest of the text from each of its places needs minutes for 200,000 characters and hours for a
+A reader that looks at the rest of the text from each of its places needs minutes for 120,000 characters and hours for a
 million. Here it would end by the limit of a test, which none of ours comes near.
 """
 
@@ -31,7 +31,7 @@ OPENINGS = ("", "<tool_call>", "[TOOL_CALLS]a", '{"name": "f", "parameters": {"a
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("characters", [200_000, pytest.param(10**6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("characters", [120_000, pytest.param(10**6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", DIALOGUES)
 def test_a_long_response_is_read_in_a_time_that_grows_with_its_length(name, characters):
     setting = NAMED if name == "think_answer" else FREE

@@ -96,7 +96,12 @@ def test_a_dialogue_of_fifteen_lines_keeps_the_laws(registry):
 
 
 @pytest.mark.parametrize(
-    ("code", "dialogue"), [(ENVIRONMENT, "plain"), (WITH_TOOLS, "tool_calls"), (ENVIRONMENT, "shout")]
+    ("code", "dialogue"),
+    [
+        pytest.param(ENVIRONMENT, "plain", marks=pytest.mark.slow),
+        (WITH_TOOLS, "tool_calls"),
+        (ENVIRONMENT, "shout"),
+    ],
 )
 def test_two_steps_are_trained_with_each(code, dialogue, bandit, tmp_path):
     plugins = {"guess": code, **({"shout": WORDING} if dialogue == "shout" else {})}
