@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 
 from ....core.errors import RequestError, UncollapseError, nearest
+from ....core.paths import expanded
 from ..common import Split, split_of
 from .verifiers_refusals import refuse_env, refuse_tasks, told
 
@@ -115,7 +116,7 @@ def _module(source: Source) -> str:
     name = source.env
     try:
         if _is_path(source.env):
-            name = _from_path(Path(source.env).expanduser(), source)
+            name = _from_path(expanded(source.env), source)
         module = import_taskset(name)
     except UncollapseError:
         raise
@@ -143,12 +144,12 @@ def _exports_old(module: ModuleType, taskset: type) -> bool:
 
 
 def _is_path(env: str) -> bool:
-    return env.endswith(".py") or ("/" in env and Path(env).expanduser().is_dir())
+    return env.endswith(".py") or ("/" in env and expanded(env).is_dir())
 
 
 def stamp(env: str) -> str:
     """Return what changes when the file of an environment does; an empty text for a package."""
-    path = Path(env).expanduser()
+    path = expanded(env)
     return f"{path.resolve()}:{path.stat().st_mtime_ns}" if env.endswith(".py") and path.is_file() else ""
 
 

@@ -93,6 +93,11 @@ class Python(Toolset):
             )
 
     @property
+    def starts_programs(self) -> bool:  # type: ignore[override]
+        """Whether programs of the model can do whatever the user can do."""
+        return self.isolation == "none"
+
+    @property
     def concurrency(self) -> int:  # type: ignore[override]
         """Number of processors, since programs compute."""
         return max(2, os.cpu_count() or 1)

@@ -61,6 +61,10 @@ class WithTools(Environment):
         return self._inner.reward_names
 
     @property
+    def reward_weights(self) -> Mapping[str, float]:  # type: ignore[override]
+        return self._inner.reward_weights
+
+    @property
     def tools(self) -> tuple[Callable[..., Any] | Tool, ...]:  # type: ignore[override]
         """Tools of the environment, then those of each tool set."""
         return sum((named.component.tools for named in self.toolsets), self._inner.tools)
