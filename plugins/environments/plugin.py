@@ -25,32 +25,32 @@ def register_environments(register: Register) -> None:
     )
     register(
         "reasoning_gym",
-        f"{_HERE}.packages.reasoning_gym:ReasoningGym",
+        f"{_HERE}.packages.reasoning_gym.environment:ReasoningGym",
         summary="answer the questions that the package reasoning_gym generates, scored by it",
     )
     register(
         "gymnasium",
-        f"{_HERE}.packages.gymnasium:Gymnasium",
+        f"{_HERE}.packages.gymnasium.environment:Gymnasium",
         summary="play FrozenLake, Taxi, CliffWalking, Blackjack and other discrete games of the package gymnasium",
     )
     register(
         "minigrid",
-        f"{_HERE}.packages.minigrid:MiniGrid",
+        f"{_HERE}.packages.gymnasium.minigrid:MiniGrid",
         summary="fulfil missions in the grid worlds of the package minigrid (MiniGrid, BabyAI)",
     )
     register(
         "textarena",
-        f"{_HERE}.packages.textarena:TextArena",
+        f"{_HERE}.packages.textarena.environment:TextArena",
         summary="play games of the package textarena, alone, against chance or a frozen model",
     )
     register(
         "openenv",
-        f"{_HERE}.packages.openenv:OpenEnv",
+        f"{_HERE}.packages.openenv.environment:OpenEnv",
         summary="play the environment of an OpenEnv server, with texts or with its tools",
     )
     register(
         "verifiers",
-        f"{_HERE}.packages.verifiers:Verifiers",
+        f"{_HERE}.packages.verifiers.environment:Verifiers",
         summary="play environments of the package verifiers: their tasks, tools and rewards",
     )
     register(

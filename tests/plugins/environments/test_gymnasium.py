@@ -11,7 +11,7 @@ from uncollapse.core.registry import registry
 from uncollapse.plugins.environments.common import split_of
 from uncollapse.testing import check
 
-NAME = "uncollapse.plugins.environments.packages.gymnasium_play"
+NAME = "uncollapse.plugins.environments.packages.gymnasium.play"
 installed = pytest.mark.skipif(importlib.util.find_spec("gymnasium") is None, reason="needs gymnasium")
 STILL = {"settings": {"is_slippery": False}}
 

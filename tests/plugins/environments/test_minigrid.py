@@ -18,7 +18,7 @@ def create(name, **parameters):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(
-        "uncollapse.plugins.environments.packages.gymnasium_play.importlib.util.find_spec", lambda name: None
+        "uncollapse.plugins.environments.packages.gymnasium.play.importlib.util.find_spec", lambda name: None
     )
     with pytest.raises(MissingExtraError) as caught:
         create(DOOR)

@@ -17,9 +17,9 @@ from uncollapse.core.compose.config import compose
 from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import EpisodeLostError, MissingExtraError, RequestError, RunError
 from uncollapse.core.registry import registry
-from uncollapse.plugins.environments.packages.openenv_fields import action_form
-from uncollapse.plugins.environments.packages.openenv_play import Game
-from uncollapse.plugins.environments.packages.openenv_server import Server
+from uncollapse.plugins.environments.packages.openenv.fields import action_form
+from uncollapse.plugins.environments.packages.openenv.play import Game
+from uncollapse.plugins.environments.packages.openenv.server import Server
 from uncollapse.plugins.rollout.awaiting import settled
 from uncollapse.plugins.rollout.borders import CheckedEnvironment
 
@@ -276,7 +276,8 @@ def test_a_server_that_is_down_is_named():
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("uncollapse.plugins.environments.packages.openenv.importlib.util.find_spec", lambda name: None)
+    module = "uncollapse.plugins.environments.packages.openenv.environment"
+    monkeypatch.setattr(f"{module}.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as caught:
         registry().create("environment", "openenv", "http://localhost:1")
     assert "pip install 'uncollapse[openenv]'" in str(caught.value)

@@ -4,10 +4,10 @@ import re
 
 import pytest
 from uncollapse.core.errors import EpisodeLostError
-from uncollapse.plugins.environments.packages.openenv import refuse_address
-from uncollapse.plugins.environments.packages.openenv_fields import UnreadableError, action_form, shown_text
-from uncollapse.plugins.environments.packages.openenv_play import result_text
-from uncollapse.plugins.environments.packages.openenv_server import Server
+from uncollapse.plugins.environments.packages.openenv.environment import refuse_address
+from uncollapse.plugins.environments.packages.openenv.fields import UnreadableError, action_form, shown_text
+from uncollapse.plugins.environments.packages.openenv.play import result_text
+from uncollapse.plugins.environments.packages.openenv.server import Server
 
 
 def schema(**fields):

@@ -9,7 +9,7 @@ from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.core.registry import registry
 from uncollapse.testing import check
 
-NAME = "uncollapse.plugins.environments.packages.reasoning_gym"
+NAME = "uncollapse.plugins.environments.packages.reasoning_gym.environment"
 installed = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning_gym")
 NO_SINGLE_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
 
@@ -91,7 +91,7 @@ def test_an_example_of_a_right_answer_earns_the_full_score(task, example):
 @installed
 @pytest.mark.parametrize("task", sorted(DEPENDS_ON_THE_PROCESS))
 def test_the_seed_names_the_question_for_all_members_in_every_process(task):
-    from uncollapse.plugins.environments.packages import reasoning_gym
+    from uncollapse.plugins.environments.packages.reasoning_gym import environment as reasoning_gym
 
     environment = create(task)
     first = [environment.make(seed).key for seed in range(8)]
@@ -218,7 +218,7 @@ def test_an_answer_without_an_end_earns_nothing():
 @installed
 @pytest.mark.slow
 def test_every_generator_asks_and_gives_its_own_answer_the_full_score():
-    from uncollapse.plugins.environments.packages.reasoning_gym import names
+    from uncollapse.plugins.environments.packages.reasoning_gym.environment import names
 
     without, others = set(), set()
     for task in set(names()) - {"composite"}:

@@ -19,7 +19,7 @@ from uncollapse.core.compose.config import compose
 from uncollapse.core.compose.problems import CompositionError
 from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.core.registry import registry
-from uncollapse.plugins.environments.packages.textarena_opponents import TEXTS, move_in
+from uncollapse.plugins.environments.packages.textarena.opponents import TEXTS, move_in
 from uncollapse.plugins.models import loaded as models_here
 from uncollapse.testing import check
 
@@ -45,7 +45,7 @@ def play(env, moves):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(
-        "uncollapse.plugins.environments.packages.textarena.importlib.util.find_spec", lambda name: None
+        "uncollapse.plugins.environments.packages.textarena.environment.importlib.util.find_spec", lambda name: None
     )
     with pytest.raises(MissingExtraError) as caught:
         create("TicTacToe-v0")
@@ -355,7 +355,7 @@ def test_the_laws_of_environments_hold_against_a_model(folder, tmp_path, monkeyp
 
 @installed
 def test_a_long_game_is_shortened_and_one_without_room_is_an_error(against, folder):
-    from uncollapse.plugins.environments.packages.textarena_opponents import FrozenModel
+    from uncollapse.plugins.environments.packages.textarena.opponents import FrozenModel
 
     model = FrozenModel(str(folder), 1, "cpu", 32)
     against()  # sets the cache
@@ -469,7 +469,7 @@ def test_the_guide_tells_the_counts():
 @pytest.mark.timeout(240)
 def test_the_games_that_can_be_played_are_those_that_the_guide_counts(monkeypatch, capfd):
     from textarena.envs.registration import ENV_REGISTRY
-    from uncollapse.plugins.environments.packages import textarena_games
+    from uncollapse.plugins.environments.packages.textarena import games as textarena_games
 
     def refuse(*arguments, **keywords):
         raise OSError("no network")

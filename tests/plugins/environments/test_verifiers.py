@@ -80,7 +80,7 @@ async def right(self, trace) -> float:
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(
-        "uncollapse.plugins.environments.packages.verifiers.importlib.util.find_spec", lambda name: None
+        "uncollapse.plugins.environments.packages.verifiers.environment.importlib.util.find_spec", lambda name: None
     )
     with pytest.raises(MissingExtraError) as caught:
         create("gsm8k")

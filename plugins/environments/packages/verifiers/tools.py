@@ -18,11 +18,11 @@ from verifiers.v1.runtimes import SubprocessConfig
 from verifiers.v1.state import state_cls
 from verifiers.v1.trace import AgentInfo, Trace, TraceTask
 
-from ....core.components import Tool
-from ....core.errors import RequestError
-from .verifiers_loop import Loop
-from .verifiers_refusals import told
-from .verifiers_tasks import Loaded
+from .....core.components import Tool
+from .....core.errors import RequestError
+from .loop import Loop
+from .refusals import told
+from .tasks import Loaded
 
 
 class Tools:

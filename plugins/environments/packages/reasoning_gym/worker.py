@@ -1,6 +1,6 @@
 """The process that asks the package reasoning_gym.
 
-``python -m uncollapse.plugins.environments.packages.reasoning_gym_worker`` starts it.
+``python -m uncollapse.plugins.environments.packages.reasoning_gym.worker`` starts it.
 
 It makes questions and scores answers. The package evaluates some answers, which are texts of a policy, as Python or
 with sympy. Therefore the process has limits of processor time and memory, and while it scores it may neither write
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from ....core.asked_process import READY
+from .....core.asked_process import READY
 
 QUESTION_CPU_S = 120.0
 """Seconds of processor time for a data set and one of its questions."""

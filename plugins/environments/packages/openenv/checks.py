@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ....core.components import Tool
-from ....core.errors import EpisodeLostError, RequestError
-from ..common import Split
-from .openenv_fields import OWN
-from .openenv_play import Game
-from .openenv_server import CAPACITY, RefusedError, Reply, Server, Session, hung_up, is_loopback
+from .....core.components import Tool
+from .....core.errors import EpisodeLostError, RequestError
+from ...common import Split
+from .fields import OWN
+from .play import Game
+from .server import CAPACITY, RefusedError, Reply, Server, Session, hung_up, is_loopback
 
 _SEEDS = 64
 """Number of seeds that are tried in search of two tasks."""

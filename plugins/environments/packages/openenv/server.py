@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ....core.errors import EpisodeLostError
+from .....core.errors import EpisodeLostError
 
 CAPACITY, INVALID, FAILED = "CAPACITY_REACHED", "VALIDATION_ERROR", "EXECUTION_ERROR"
 """Codes of the server's errors: no room for a session, an action that is none, an exception in the environment."""

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 import attrs
 from attrs.validators import ge, in_, optional
 
-from ....core.components import Environment
-from ..common import Split
-from .gymnasium_game import Game, InValues
-from .gymnasium_play import GymEnv, Maker, as_json, description, names_of, refuse_unknown, refuse_unplayable, registered
-from .gymnasium_toys import TOYS
+from .....core.components import Environment
+from ...common import Split
+from .game import Game, InValues
+from .play import GymEnv, Maker, as_json, description, names_of, refuse_unknown, refuse_unplayable, registered
+from .toys import TOYS
 
 View = Literal["auto", "words", "values"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import attrs
 
-from ....core.components import Env, Step
-from ....core.errors import MissingExtraError, RequestError, nearest
-from ..common import Split, action_named, draw_task, refuse_after_end, seeded
-from ..metrics import ACCEPTED
-from .gymnasium_game import Game
+from .....core.components import Env, Step
+from .....core.errors import MissingExtraError, RequestError, nearest
+from ...common import Split, action_named, draw_task, refuse_after_end, seeded
+from ...metrics import ACCEPTED
+from .game import Game
 
 _SEEDS = 64
 """Number of seeds that are tried in search of two tasks."""

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from ....core.errors import RequestError
-from ..common import seeded
+from .....core.errors import RequestError
+from ...common import seeded
 
 _OTHER = "choose another game or other settings"
 

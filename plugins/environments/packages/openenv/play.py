@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import attrs
 
-from ....core.components import Env, Step
-from ....core.errors import RunError
-from ..common import Split, refuse_after_end, seeded, split_of
-from ..metrics import ACCEPTED
-from .openenv_fields import ActionForm, UnreadableError, shown_text
-from .openenv_server import FAILED, INVALID, RefusedError, Reply, Server, Session
+from .....core.components import Env, Step
+from .....core.errors import RunError
+from ...common import Split, refuse_after_end, seeded, split_of
+from ...metrics import ACCEPTED
+from .fields import ActionForm, UnreadableError, shown_text
+from .server import FAILED, INVALID, RefusedError, Reply, Server, Session
 
 _DRAWS = 200
 """Largest number of starts that are tried in search of one that belongs to a split."""

@@ -11,13 +11,13 @@ from typing import Any, get_args
 import attrs
 from attrs.validators import ge, in_, instance_of, optional
 
-from ....core.components import Environment
-from ....core.errors import MissingExtraError, RequestError, nearest
-from ....core.paths import expanded
-from ..common import Split
-from .textarena_games import players_of, where
-from .textarena_opponents import FrozenModel, texts_for
-from .textarena_play import Table, TextArenaEnv, refuse_unsplit
+from .....core.components import Environment
+from .....core.errors import MissingExtraError, RequestError, nearest
+from .....core.paths import expanded
+from ...common import Split
+from .games import players_of, where
+from .opponents import FrozenModel, texts_for
+from .play import Table, TextArenaEnv, refuse_unsplit
 
 _AT_ONCE = 32
 """Largest number of games whose opponents are asked at the same time."""

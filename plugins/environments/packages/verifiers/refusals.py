@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from textwrap import shorten
 from typing import Any
 
-from ....core.errors import RequestError
-from ..dataset_values import question_of
+from .....core.errors import RequestError
+from ...dataset_values import question_of
 
 
 def refuse_env(env: Any, where: str) -> None:

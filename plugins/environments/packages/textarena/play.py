@@ -10,12 +10,12 @@ from typing import Any
 
 import attrs
 
-from ....core.components import Env, Step
-from ....core.errors import RequestError, RunError
-from ..common import Split, draw_task, refuse_after_end, seeded
-from ..metrics import ACCEPTED
-from .textarena_games import formatted, opened, own_random, where
-from .textarena_opponents import FrozenModel
+from .....core.components import Env, Step
+from .....core.errors import RequestError, RunError
+from ...common import Split, draw_task, refuse_after_end, seeded
+from ...metrics import ACCEPTED
+from .games import formatted, opened, own_random, where
+from .opponents import FrozenModel
 
 _SEEDS = 64
 """Number of seeds that are tried in search of two tasks."""

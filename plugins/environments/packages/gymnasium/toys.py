@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from .gymnasium_game import Game
+from .game import Game
 
 
 def _map(rows: Sequence[str], row: int, column: int) -> str:

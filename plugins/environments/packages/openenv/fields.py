@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import attrs
 
-from ....core.errors import nearest
-from ..common import action_named
+from .....core.errors import nearest
+from ...common import action_named
 
 OWN = frozenset({"done", "reward", "metadata"})
 """Fields of every observation and action that are not a part of the game."""

@@ -13,12 +13,12 @@ import attrs
 from verifiers.v1.errors import ProviderError
 from verifiers.v1.types import AssistantMessage, ToolCall
 
-from ....core.components import Env, Step
-from ....core.errors import EpisodeLostError, RunError, UncollapseError
-from ..common import refuse_after_end
-from ..dataset_values import Question, question_of
-from .verifiers_loop import Chances, Loop
-from .verifiers_rollout import Exchange, Player, play
+from .....core.components import Env, Step
+from .....core.errors import EpisodeLostError, RunError, UncollapseError
+from ...common import refuse_after_end
+from ...dataset_values import Question, question_of
+from .loop import Chances, Loop
+from .rollout import Exchange, Player, play
 
 
 @attrs.frozen

@@ -19,10 +19,10 @@ from typing import Any
 
 import attrs
 
-from ....core.errors import RequestError, UncollapseError, nearest
-from ....core.paths import expanded
-from ..common import Split, split_of
-from .verifiers_refusals import refuse_env, refuse_tasks, told
+from .....core.errors import RequestError, UncollapseError, nearest
+from .....core.paths import expanded
+from ...common import Split, split_of
+from .refusals import refuse_env, refuse_tasks, told
 
 _OLD = "port it to verifiers.v1 (a Taskset in __all__); modules with load_environment are those of verifiers before 0.4"
 _LOADING = threading.Lock()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ....core.errors import RequestError, RunError
-from ....core.paths import cache_directory
-from ...models.replies import Reply, cached, identity
-from .textarena_games import where
+from .....core.errors import RequestError, RunError
+from .....core.paths import cache_directory
+from ....models.replies import Reply, cached, identity
+from .games import where
 
 if TYPE_CHECKING:
-    from ...models.loaded import LoadedModel
+    from ....models.loaded import LoadedModel
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 START = "start"
@@ -69,7 +69,7 @@ class FrozenModel:
         self._model()
 
     def _model(self) -> LoadedModel:
-        from ...models.loaded import loaded  # it imports torch
+        from ....models.loaded import loaded  # it imports torch
 
         return loaded(self.path, self.device, self.batch, "an opponent", "opponent_model")
 

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 import attrs
 from attrs.validators import ge, in_, optional
 
-from ....core.components import Environment
-from ..common import Split
-from .gymnasium_game import Game
-from .gymnasium_play import GymEnv, Maker, as_json, description, names_of, refuse_unknown, refuse_unplayable, registered
+from .....core.components import Environment
+from ...common import Split
+from .game import Game
+from .play import GymEnv, Maker, as_json, description, names_of, refuse_unknown, refuse_unplayable, registered
 
 View = Literal["agent", "full"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy
 
-from ..common import seeded
+from ...common import seeded
 
 _GOODBYE_S = 2.0
 """Seconds that an episode which is given up may take to tidy up."""

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 import attrs
 from attrs.validators import gt, in_
 
-from ....core.components import Environment, Tool
-from ....core.errors import MissingExtraError
-from ..common import Split, stable_hash
-from .openenv_checks import Described, described, refuse_unplayable, too_few_sessions
-from .openenv_fields import action_form, as_json
-from .openenv_play import Game, OpenEnvEnv
-from .openenv_server import Server
+from .....core.components import Environment, Tool
+from .....core.errors import MissingExtraError
+from ...common import Split, stable_hash
+from .checks import Described, described, refuse_unplayable, too_few_sessions
+from .fields import action_form, as_json
+from .play import Game, OpenEnvEnv
+from .server import Server
 
 
 @attrs.frozen

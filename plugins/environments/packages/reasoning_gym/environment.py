@@ -13,13 +13,13 @@ from typing import Any, get_args
 import attrs
 from attrs.validators import and_, ge, gt, in_, instance_of, le, optional
 
-from ....core.asked_process import AskedProcess
-from ....core.components import Env, Environment, Step
-from ....core.errors import EpisodeLostError, MissingExtraError, RequestError, RunError, nearest
-from ..common import Split, draw_task, feedback, refuse_after_end, seeded
-from ..metrics import ACCEPTED
+from .....core.asked_process import AskedProcess
+from .....core.components import Env, Environment, Step
+from .....core.errors import EpisodeLostError, MissingExtraError, RequestError, RunError, nearest
+from ...common import Split, draw_task, feedback, refuse_after_end, seeded
+from ...metrics import ACCEPTED
 
-_PACKAGE = AskedProcess(f"{__package__}.reasoning_gym_worker", "environment: reasoning_gym")
+_PACKAGE = AskedProcess(f"{__package__}.worker", "environment: reasoning_gym")
 atexit.register(_PACKAGE.end)
 _TRIED = 8
 """Number of items on which settings are tried."""

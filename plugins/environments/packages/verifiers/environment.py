@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import attrs
 from attrs.validators import and_, ge, in_, instance_of, min_len, optional
 
-from ....core.components import Environment, Tool
-from ....core.errors import MissingExtraError
-from ..common import Split
-from .verifiers_tasks import Loaded, Source, load, stamp
+from .....core.components import Environment, Tool
+from .....core.errors import MissingExtraError
+from ...common import Split
+from .tasks import Loaded, Source, load, stamp
 
 if TYPE_CHECKING:
-    from .verifiers_play import VerifiersEnv
+    from .play import VerifiersEnv
 
 
 @attrs.frozen
@@ -114,8 +114,8 @@ class Verifiers(Environment):
 
     def make(self, seed: int, member: int = 0) -> VerifiersEnv:
         """Make an episode with the task of ``seed``, the same for every member."""
-        from .verifiers_loop import Chances
-        from .verifiers_play import Place, VerifiersEnv
+        from .loop import Chances
+        from .play import Place, VerifiersEnv
 
         loaded, source = self._loaded, self._source
         number = seed % len(loaded.tasks)
@@ -137,6 +137,6 @@ class Verifiers(Environment):
 @lru_cache(maxsize=32)
 def tools_of(source: Source) -> tuple[Tool, ...]:
     """Return the tools of an environment. Raises RequestError if they cannot be served here."""
-    from .verifiers_tools import listed
+    from .tools import listed
 
     return listed(load(source), source.where)

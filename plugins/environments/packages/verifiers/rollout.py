@@ -23,8 +23,8 @@ from verifiers.v1.types import AssistantMessage, Request, Response, SystemMessag
 from verifiers.v1.utils.decorators import invoke
 from verifiers.v1.utils.loaders import load_harness
 
-from ....core.errors import RunError
-from .verifiers_tools import Tools
+from .....core.errors import RunError
+from .tools import Tools
 
 MODEL = "policy"
 """Name of the model in traces."""

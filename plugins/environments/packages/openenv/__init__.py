@@ -1,0 +1,1 @@
+"""The environments that servers of OpenEnv offer."""
