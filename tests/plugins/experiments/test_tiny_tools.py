@@ -23,9 +23,9 @@ from uncollapse.plugins.environments.countdown import Countdown
 from uncollapse.plugins.environments.tools.tool_calculator import ToolCalculator
 from uncollapse.plugins.experiments.cloned_qwen2 import ClonedQwen2
 from uncollapse.plugins.experiments.conversations import conversations
-from uncollapse.plugins.experiments.demonstrations import demonstrations
 from uncollapse.plugins.experiments.pieces import build_pieces
 from uncollapse.plugins.experiments.tiny_qwen2 import TinyQwen2
+from uncollapse.plugins.rollout.demonstrations import demonstrations
 from uncollapse.plugins.rollout.rows import episode_metrics
 from uncollapse.plugins.rollout.template import Template
 from uncollapse.plugins.training.networks.models import load_tokenizer
