@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -c tests/pytest.ini --rootdir tests
 export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-training test-others test-slow test-light test-vllm mutants lint types clean
+.PHONY: help demo test test-training test-others test-slow test-slow-training test-slow-others test-light test-vllm mutants lint types clean
 
 help:
 	@echo "make demo       install, train the 2x2 sweep on a tiny Sokoban policy, write the report"
@@ -32,7 +32,11 @@ test-others: .venv/dev
 	$(PYTEST) -m "not slow and not vllm" $(HEAVY:%=--ignore=%) tests
 
 test-slow: .venv/dev
-	$(PYTEST) -m "slow and not vllm" tests
+	$(MAKE) --no-print-directory -j 2 test-slow-training test-slow-others
+test-slow-training: .venv/dev
+	$(PYTEST) -m "slow and not vllm" $(HEAVY)
+test-slow-others: .venv/dev
+	$(PYTEST) -m "slow and not vllm" $(HEAVY:%=--ignore=%) tests
 
 # What there is without torch, always installed anew: PINS=constraints-lowest.txt takes the oldest releases that are allowed,
 # PINS=/dev/null the newest.
