@@ -44,14 +44,16 @@ ELSEWHERE = {
     "sweep": "their points are those that tests of the seeds' sweeps count",
 }
 UNSUITED = {("tracker", "wandb"): "writes into the working directory", ("launcher", "ray"): "starts a cluster"}
+SLOW = {("model_builder", "smollm2")}
 
 
 def names():
     for kind in registry().kinds():
         for entry in registry().entries(kind) if kind not in ELSEWHERE else ():
             if entry.distribution == "uncollapse" and (kind, entry.name) not in UNSUITED:
+                marks = [pytest.mark.slow] if (kind, entry.name) in SLOW else []
                 for spelling in SPELLINGS.get((kind, entry.name), (entry.name,)):
-                    yield kind, spelling
+                    yield pytest.param(kind, spelling, marks=marks)
 
 
 @pytest.mark.parametrize(("kind", "name"), names(), ids=str)
