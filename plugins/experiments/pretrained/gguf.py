@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -89,19 +91,19 @@ def save(file: Path, header: Header, directory: Path, dtype: str, template: str 
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
     from transformers.utils.quantization_config import GgufConfig
 
-    logging.disable_progress_bar()
     folder, name = str(file.parent), file.name
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=name,
-            dtype=getattr(torch, dtype),
-            quantization_config=GgufConfig(dequantize=True),
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        # the bars that it draws meanwhile cannot be switched off
+        with redirect_stderr(StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=name,
+                dtype=getattr(torch, dtype),
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     except Exception as error:  # a damaged file can fail anywhere in the libraries that read it
         raise RequestError(
             f"transformers cannot read this GGUF file: {type(error).__name__}: {error}",
