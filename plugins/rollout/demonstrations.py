@@ -92,11 +92,11 @@ def _require_read(conversation: Conversation, text: str, completion: Completion)
     understood = meant.valid or meant.calls
     if not understood or (read.valid, read.actions) != (meant.valid, meant.actions):
         raise RequestError(
-            f"the dialogue {name_of(dialogue)} does not read {response!r}, spelled in words, as the demonstrator "
+            f"the dialogue {name_of(dialogue)} does not read {response!r}, spelled in tokens, as the demonstrator "
             "meant it",
             "dialogue",
-            "set model.build's tokenizer to pieces; or read answers without regard to white space, and list in tags "
-            "what is one word",
+            "choose another dialogue; with the tokenizer of words of cloned_qwen2 set it to pieces, or read answers "
+            "without regard to white space and list in tags what is one word",
         )
 
 

@@ -47,8 +47,7 @@ def _answers(line: str, place: str, template: Template, first: int) -> Iterator[
     for number, (asked, answer) in enumerate(zip(said[::2], said[1::2], strict=True)):
         prompt = template.first(system, asked, earlier=tuple(earlier))
         text = answer.removeprefix(template.tag)
-        tokens = tuple(template.tokenizer.encode(text, add_special_tokens=False))
-        tokens += () if template.end_of_turn is None else (template.end_of_turn,)
+        tokens = (*template.tokenizer.encode(text, add_special_tokens=False), template.end_of_turn)
         turn = Turn(prompt, tokens, (0.0,) * len(tokens), "eos", asked, answer, Answer(), 0, 0.0, 0.0)
         yield Episode(first + number, 0, system, (turn,), "done", {})
         earlier.append((asked, answer))

@@ -90,10 +90,21 @@ def warm(experiment: Experiment, base: Path | str, directory: Path) -> None:
 def _demonstrations(experiment: Experiment, template: Template) -> list[Episode]:
     settings, rollout = experiment.model.warm_start, experiment.rollout
     assert settings is not None
+    if template.end_of_turn is None:
+        what = "the chat template writes no token after an answer, so that no model can learn where to stop"
+        raise RequestError(what, "model.warm_start", "use a model with another chat template, or no warm start")
     if settings.file is not None:
         return read_chats(settings.file, template, rollout.max_context)
     played = demonstrations(experiment.environment.component, rollout, template, settings.seed, settings.noise)
-    return list(islice(played, settings.demonstrations))
+    shown = list(islice(played, settings.demonstrations))
+    longest = max(len(turn.tokens) for episode in shown for turn in episode.turns)
+    if longest > rollout.max_tokens:
+        raise RequestError(
+            f"a demonstrated response has {longest} tokens, and the run cuts responses after {rollout.max_tokens}",
+            "rollout.max_tokens",
+            f"set it to {longest} or more",
+        )
+    return shown
 
 
 def _tested(experiment: Experiment, policy: Any, tokenizer: Any, template: Template) -> dict[str, float]:

@@ -135,6 +135,14 @@ def test_an_aim_that_is_missed_stops_the_run_or_is_told(start, capsys):
     assert "warning: the warm start missed its aim" in capsys.readouterr().err
 
 
+def test_a_demonstration_that_the_run_would_cut_is_refused():
+    settings = {**TINY, "rollout.max_tokens": 4, "model.warm_start": {"steps": 1}}
+    with pytest.raises(
+        RequestError, match=r"a demonstrated response has \d+ tokens, and the run cuts responses after 4"
+    ):
+        prepare_model(uncollapse.compose("tiny-sokoban", settings))
+
+
 def test_an_environment_that_nobody_demonstrates_is_refused():
     with pytest.raises(RequestError, match="nobody demonstrates the environment bandit"):
         uncollapse.compose("tiny-sokoban", {"environment": "bandit", "model.warm_start": {}})
