@@ -70,7 +70,7 @@ def test_a_dialogue_whose_answers_are_lost_in_words_is_not_cloned(orders):
             return Answer.naming(re.findall(r"^DO:(.*)", response, re.MULTILINE), setting)
 
     tokenizer = build_tokenizer(everything_said(WORLD, ROLLOUT, Lines(), seed=0, episodes=20), orders.tags)
-    with pytest.raises(RequestError, match=r"does not read 'box is .* spelled in words, as the demonstrator meant it"):
+    with pytest.raises(RequestError, match=r"does not read 'box is .* spelled in tokens, as the demonstrator meant it"):
         next(demonstrations(WORLD, ROLLOUT, Template(tokenizer, Lines()), seed=0, noise=0.0))
 
 
