@@ -87,7 +87,7 @@ def losses_by_hand(base, shown, warm):
         for group in optimizer.param_groups:
             group["lr"] = warm.lr * min(1.0, step + 1) * (1 - 0.9 * step / warm.steps)
         optimizer.step()
-        losses.append(float(total / count))
+        losses.append((total / count).item())
     return losses
 
 
