@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import torch
 
 from ....core.compose.blame import blaming
 from ....core.console.streams import say
@@ -52,8 +54,14 @@ def prepare_model(experiment: Experiment, *, warmed: bool = True) -> Path | str:
 
     def make(directory: Path) -> None:
         warm(experiment, path, directory)
+        # what the warm start has held on a GPU is the engine's and the trainer's now
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
-    return _kept("warm", identity(experiment, base), make, "warming the start model up")
+    parts = (experiment.environment, experiment.dialogue)
+    sources = {"source": [_source_hash(part.component) for part in parts]}
+    return _kept("warm", identity(experiment, base) | sources, make, "warming the start model up")
 
 
 def _built(experiment: Experiment) -> Path:

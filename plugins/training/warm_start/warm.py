@@ -52,6 +52,7 @@ def identity(experiment: Experiment, base: str) -> dict[str, Any]:
         "lora": model.lora and attrs.asdict(model.lora),
         "dtype": model.dtype,
         "environment": [experiment.environment.name, attrs.asdict(experiment.environment.component)],
+        "data": experiment.environment.component.digest,
         "dialogue": [experiment.dialogue.name, attrs.asdict(experiment.dialogue.component)],
         "rollout": {name: getattr(rollout, name) for name in limits},
         "file": warm.file and content_sha256(expanded(warm.file)),

@@ -113,6 +113,18 @@ def test_it_happens_once_and_again_for_other_settings(start, base, monkeypatch):
         prepare_model(experiment(seed=1))
 
 
+def test_it_happens_again_when_the_rows_of_the_data_set_have_changed(start, base, tmp_path):
+    file = tmp_path / "rows.jsonl"
+
+    def warmed(answer):
+        file.write_text(json.dumps({"question": "2 + 2?", "answer": answer}) + "\n")
+        asked = {"environment": {"name": "dataset", "path": str(file)}, "validation.environment": {"split": "train"}}
+        settings = {**TINY, **asked, "model.warm_start": {"steps": 1, "tested": 0, "demonstrations": 2}}
+        return prepare_model(uncollapse.compose("tiny-sokoban", settings))
+
+    assert warmed("4") != warmed("22")
+
+
 def test_an_adapter_of_the_warm_start_is_merged(start, base, shown):
     lora = uncollapse.compose(
         "tiny-sokoban",
