@@ -159,7 +159,8 @@ def exact_gradients(policy, low, high):
     return found
 
 
-def test_the_squared_norm_is_unbiased_in_every_bucket_and_the_norm_is_not():
+@pytest.mark.slow
+def test_batches_of_sampled_groups_have_the_expected_squares_in_every_bucket():
     """Against the enumerated expectation of each bucket, over many batches of few groups."""
     policy, edges = ExactPolicy(), (0.1, 1.0)
     bounds = list(itertools.pairwise((-1.0, *edges, 9.0)))
@@ -187,6 +188,51 @@ def test_the_squared_norm_is_unbiased_in_every_bucket_and_the_norm_is_not():
         se = float(found.std()) / len(values) ** 0.5
         assert abs(float(found.mean()) - true) < 3.5 * se
         assert float(torch.tensor(norms[number, term]).mean()) - true > 3.5 * se
+
+
+def test_the_squared_norm_is_unbiased_in_every_bucket_and_the_norm_is_not():
+    """The same expectations, over many more draws: gradients of pairs are put together from those of sequences."""
+    policy, bounds = ExactPolicy(), ((-1.0, 0.1), (0.1, 1.0), (1.0, 9.0))
+    exact = [exact_gradients(policy, *bound) for bound in bounds]
+    logp, entropies, _ = Exact(policy).tables()
+    rewards = torch.tensor([reward(sequence) for sequence in SEQUENCES], dtype=torch.float64)
+    of_logp, of_entropy = _rows(policy, logp[0]), _rows(policy, entropies[0])
+    generator = torch.Generator().manual_seed(6)
+    for number, (low, high) in enumerate(bounds):
+        found = {"task": [], "entropy": []}
+        while len(found["task"]) < 800:
+            pairs = torch.multinomial(logp[0].exp().detach(), 40, replacement=True, generator=generator).reshape(20, 2)
+            spread = rewards[pairs].std(1)
+            pairs = pairs[(spread >= low) & (spread < high)][:5]
+            if (n := len(pairs)) < 3:
+                continue
+            advantages = rewards[pairs] - rewards[pairs].mean(1, keepdim=True)
+            task = -(advantages[..., None] * of_logp[pairs]).mean(1) / n
+            entropy = -COEFFICIENTS["entropy"] * of_entropy[pairs].mean(1) / n
+            for term, g in (("task", task), ("entropy", entropy)):
+                rescaled = torch.full((n,), n / (n - 1), dtype=torch.float64)
+                found[term].append(norm_of(g.square().sum(1), g @ g.sum(0), rescaled))
+        for term, norms in found.items():
+            true = inner(exact[number][term], exact[number][term])
+            square, plain = (torch.tensor(x) for x in zip(*((x.square, x.norm**2) for x in norms), strict=True))
+            if (number, term) == (0, "task"):  # equal rewards teach nothing, exactly
+                assert true == 0 and not square.any() and not plain.any()
+                continue
+            se = float(square.std()) / len(square) ** 0.5
+            assert abs(float(square.mean()) - true) < 3.5 * se
+            assert float(plain.mean()) - true > 5 * se
+            z = (square - true) / torch.tensor([x.square_se for x in norms])
+            assert float((z.abs() < 1.959964).double().mean()) > 0.88
+
+
+def _rows(policy, values):
+    """The gradient of each value: [N, D]."""
+    rows = [
+        torch.autograd.grad(x, list(trained(policy).values()), retain_graph=True, allow_unused=True) for x in values
+    ]
+    shapes = list(trained(policy).values())
+    filled = [[torch.zeros_like(p) if g is None else g for g, p in zip(row, shapes, strict=True)] for row in rows]
+    return torch.stack([torch.cat([g.flatten() for g in row]) for row in filled])
 
 
 def test_jackknife_errors_are_the_spread_over_draws():
