@@ -42,7 +42,7 @@ def setting(rollouts, weighting="token-mean", size=3, of=None, policy=None):
     return Gradients(policy or ExactPolicy(), update, weighting, None, ONE, size)
 
 
-def drawn(prompts=7, responses=4, seed=0):
+def drawn(prompts=7, responses=3, seed=0):
     return sample(ExactPolicy(), prompts, responses, torch.Generator().manual_seed(seed))
 
 
@@ -79,7 +79,7 @@ def by_hand(policy, update, weighting, groups, term):
 def test_norms_are_those_of_a_batch_of_the_bucket_by_autograd(weighting):
     found = setting(drawn(), weighting)
     policy, update = found.policy, found.update
-    for groups in ((0, 2, 3, 6), tuple(range(7))):
+    for groups in ((0, 2, 3, 6), tuple(range(6))):
         measured = found.on(groups)
         assert list(measured.norms) == ["task", "entropy", "kl"]
         for term, norm in measured.norms.items():
@@ -92,16 +92,16 @@ def test_norms_are_those_of_a_batch_of_the_bucket_by_autograd(weighting):
             n = len(groups)
             assert norm.square == pytest.approx(n / (n - 1) * pairs, rel=1e-5)
             sizes = torch.tensor([n * inner(part, part) ** 0.5 for part in parts])
-            torch.testing.assert_close(measured.parts[term], sizes.double(), rtol=1e-5, atol=0)
+            torch.testing.assert_close(measured.parts[term], sizes.double(), rtol=1e-5, atol=1e-6)
             # the jackknife leaves a group out of the bucket, with the weights of what is left
             without = [by_hand(policy, update, weighting, others[n], term) for n in groups]
             lengths = torch.tensor([inner(one, one) ** 0.5 for one in without], dtype=torch.float64)
             if weighting == "token-sum":
                 lengths *= n / (n - 1)
             se = math.sqrt((n - 1) * float(lengths.var(correction=0)))
-            t = {4: 3.182446, 7: 2.446912}[n] / 1.959964
+            t = {4: 3.182446, 6: 2.570582}[n] / 1.959964
             assert norm.norm_se == pytest.approx(t * se, rel=0.02)
-    assert (measured.sequences, measured.tokens) == (28, int(update.rollouts.mask.sum()))
+    assert (measured.sequences, measured.tokens) == (18, int(update.rollouts.mask[:18].sum()))
 
 
 def _difference(policy, update, weighting, groups, group, others, term):
@@ -116,12 +116,12 @@ def _difference(policy, update, weighting, groups, group, others, term):
 
 def test_micro_batches_and_the_order_of_rows_change_nothing():
     rollouts = drawn()
-    shuffled = torch.randperm(28, generator=torch.Generator().manual_seed(1))
+    shuffled = torch.randperm(21, generator=torch.Generator().manual_seed(1))
     per_row = ("tokens", "mask", "turns", "logprobs", "rewards", "episodes", "groups", "lengths")
     other = attrs.evolve(rollouts, **{name: getattr(rollouts, name)[shuffled] for name in per_row})
     of = objective(kl=0.0)
     norms = [
-        setting(r, size=size, of=of).on((1, 4, 5)).norms for r, size in ((rollouts, 1), (rollouts, 28), (other, 5))
+        setting(r, size=size, of=of).on((1, 4, 5)).norms for r, size in ((rollouts, 1), (rollouts, 21), (other, 5))
     ]
     for norm in norms[1:]:
         for term in ("task", "entropy"):
@@ -200,7 +200,7 @@ def test_the_squared_norm_is_unbiased_in_every_bucket_and_the_norm_is_not():
     generator = torch.Generator().manual_seed(6)
     for number, (low, high) in enumerate(bounds):
         found = {"task": [], "entropy": []}
-        while len(found["task"]) < 800:
+        while len(found["task"]) < 400:
             pairs = torch.multinomial(logp[0].exp().detach(), 40, replacement=True, generator=generator).reshape(20, 2)
             spread = rewards[pairs].std(1)
             pairs = pairs[(spread >= low) & (spread < high)][:5]
@@ -278,7 +278,7 @@ def test_few_groups_give_what_they_can():
         assert {norm.norm is None for norm in measured.norms.values()} == {not groups}
         assert {norm.square is None for norm in measured.norms.values()} == {len(groups) < 2}
         assert {norm.square_se for norm in measured.norms.values()} == {None}
-        assert measured.sequences == 4 * len(groups)
+        assert measured.sequences == 3 * len(groups)
 
 
 def test_a_term_without_a_coefficient_is_not_there():
@@ -347,14 +347,14 @@ def invoke(*arguments):
 
 
 def test_the_command(checkpoint, tmp_path):
-    given = (checkpoint, "--bu", 9, "--buckets", 3, "--results", tmp_path, "--set", "batch_config.G=3")
+    given = (checkpoint, "--bu", 7, "--buckets", 2, "--results", tmp_path, "--set", "batch_config.G=3")
     outcome = invoke(*given, "--label", "mine")
     assert outcome.exit_code == 0, outcome.output
     (directory,) = (tmp_path / "gradients").iterdir()
     assert directory.name.startswith("mine_")
     found = json.loads((directory / "gradients.json").read_text())
-    assert [record["bucket"] for record in found["buckets"]] == ["all", "bucket_1", "bucket_2", "bucket_3"]
-    assert [record["groups"] for record in found["buckets"]] == [9, 3, 3, 3]
+    assert [record["bucket"] for record in found["buckets"]] == ["all", "bucket_1", "bucket_2"]
+    assert [record["groups"] for record in found["buckets"]] == [7, 3, 4]
     assert (found["by"], found["mode"], found["run_step"], found["G"]) == ("reward_variance", "quantile", 2, 3)
     assert found["terms"] == {
         "task": {"coefficient": 1.0}, "entropy": {"coefficient": 0.01}, "kl": {"coefficient": 0.1}
@@ -364,11 +364,11 @@ def test_the_command(checkpoint, tmp_path):
     assert all(record["gradients"]["entropy"]["norm"] > 0 for record in found["buckets"])
     assert all(record["gradients"]["kl"]["square_se"] is not None for record in found["buckets"])
     rows = list(csv.DictReader((directory / "gradients.csv").open()))
-    assert len(rows) == 12
+    assert len(rows) == 9
     assert float(rows[0]["norm"]) == found["buckets"][0]["gradients"]["task"]["norm"]
     assert (directory / "gradients.png").read_bytes().startswith(b"\x89PNG")
-    assert "B_U: 9" in (directory / "config.yaml").read_text()
-    for text in ("9 x 3 sequences of U, groups by reward_variance", "task gradient", "kl gradient, coefficient 0.1"):
+    assert "B_U: 7" in (directory / "config.yaml").read_text()
+    for text in ("7 x 3 sequences of U, groups by reward_variance", "task gradient", "kl gradient, coefficient 0.1"):
         assert text in outcome.output
 
     again = invoke(*given, "--json", "--step", 1, "--by", "entropy(  )".replace("(  )", ""), "--edges", "0.001,900")
