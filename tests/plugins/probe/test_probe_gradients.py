@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import attrs
 import pytest
 import torch
 import uncollapse
+import yaml
 from click.testing import CliRunner
 from uncollapse.core.components import Scores
 from uncollapse.core.errors import RequestError
@@ -18,14 +20,19 @@ from uncollapse.estimators.kl.variants import K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.filters.metrics import RewardVariance
 from uncollapse.plugins.probe.commands.gradients import command
-from uncollapse.plugins.probe.estimation.passes import inner, trained
+from uncollapse.plugins.probe.estimation.passes import Passes, inner, trained
+from uncollapse.plugins.probe.estimation.passes import norm as length
 from uncollapse.plugins.probe.gradients.buckets import by_edges, by_quantile, edges_problem, everything
 from uncollapse.plugins.probe.gradients.measure import Gradients
 from uncollapse.plugins.probe.gradients.norms import Norm, norm_of
+from uncollapse.plugins.probe.gradients.run import _notes
+from uncollapse.plugins.probe.read_config import read_config
+from uncollapse.plugins.probe.session import Session
 from uncollapse.plugins.training.step.losses import PolicyObjective
 
 sys.path.insert(0, str(Path(__file__).parent))
 from exact_model import ONE, SEQUENCES, Exact, ExactPolicy, reward, rollouts_of, sample, update_of
+from probe_ranks_script import rewarded
 
 WEIGHTINGS = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "dr_grpo", "per_token_avg"]
 COEFFICIENTS = {"task": 1.0, "entropy": 0.3, "kl": 0.7}
@@ -396,6 +403,65 @@ def test_a_bucket_of_one_group_and_terms_that_are_not_there(checkpoint, tmp_path
     ):
         assert text in outcome.output
     assert "kl gradient" not in outcome.output and "±" not in outcome.output
+
+
+def test_all_groups_together_have_the_gradient_of_the_step_and_equal_rewards_teach_nothing(checkpoint):
+    config = read_config({}, {"checkpoint.checkpoint_path": str(checkpoint), "batch_config.B_U": 4}).config
+    session = Session(config, ranks=ONE)
+    U = rewarded(session.draw_U())
+    still = U.rollouts.group_ids_P[1]
+    equal = torch.where(U.rollouts.groups_of_episodes() == still, 2.0, U.rollouts.raw_rewards_E)
+    last = U.rollouts.rewards != 0
+    last[U.rollouts.groups == still] = False
+    rewards = torch.where(last, U.rollouts.rewards, 0.0)
+    U = attrs.evolve(U, rollouts=attrs.evolve(U.rollouts, raw_rewards_E=equal, rewards=rewards))
+    sizes = config.memory_config.sizes
+    found = Gradients(session.policy, session.update(U), session.weighting, session.rollout.max_context, ONE, **sizes)
+    measured, step = found.on(range(4)), session.step(U)
+    assert list(measured.norms) == ["task", "entropy", "kl"]
+    assert measured.norms["task"].norm > 0 and measured.parts["task"][1] == 0
+    assert (measured.parts["entropy"] > 0).all()
+    # three gradients that add up to that of the step: the triangle holds, and the sum is the same by products
+    together = length(step.gradient)
+    sides = [one.norm for one in measured.norms.values()]
+    assert abs(sides[0] - sides[1] - sides[2]) <= together * (1 + 1e-6) <= sum(sides) * (1 + 1e-5)
+    alone = PolicyObjective(session.update(U).objective.policy_loss)
+    update = attrs.evolve(session.update(U), objective=alone)
+    task = Gradients(session.policy, update, session.weighting, session.rollout.max_context, ONE, **sizes)
+    passes = Passes(session.policy, update.batch, ranks=ONE, **sizes)
+    assert task.on(range(4)).norms["task"].norm == pytest.approx(length(passes.loss_gradient(update.loss)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "notes"),
+    [
+        (("kl_placement=reward", "entropy_coeff=0"), ["a part of the task's", "no entropy bonus"]),
+        (("kl_coef=0",), ["no KL term: the run's coefficient is 0"]),
+        ((), []),
+    ],
+)
+def test_terms_that_have_no_gradient_of_their_own_are_noted(checkpoint, changes, notes):
+    changed = dict(change.split("=") for change in changes)
+    values = {f"policy_gradient.{key}": yaml.safe_load(value) for key, value in changed.items()}
+    config = read_config({}, {"checkpoint.checkpoint_path": str(checkpoint), **values}).config
+    found = list(_notes(Session(config, ranks=ONE)))
+    assert len(found) == len(notes)
+    assert all(note in line for note, line in zip(notes, found, strict=True))
+
+
+@pytest.mark.slow
+def test_two_ranks_find_what_one_does(checkpoint, tmp_path):
+    found = []
+    for ranks in ("1", "2"):
+        command = [sys.executable, "-m", "uncollapse.cli.main", "probe", "gradients", str(checkpoint), "--bu", "4"]
+        command += ["--ranks", ranks, "--edges", "0.5", "--json", "--results", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((max((tmp_path / "gradients").iterdir()) / "gradients.json").read_text()))
+    for one, two in zip(found[0]["buckets"], found[1]["buckets"], strict=True):
+        assert (one["groups"], one["score"]) == (two["groups"], two["score"])
+        for term, norms in one["gradients"].items():
+            assert two["gradients"][term] == pytest.approx(norms, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.parametrize(
