@@ -454,14 +454,16 @@ def test_two_ranks_find_what_one_does(checkpoint, tmp_path):
     found = []
     for ranks in ("1", "2"):
         command = [sys.executable, "-m", "uncollapse.cli.main", "probe", "gradients", str(checkpoint), "--bu", "4"]
-        command += ["--ranks", ranks, "--edges", "0.5", "--json", "--results", str(tmp_path)]
+        command += ["--ranks", ranks, "--edges", "900", "--json", "--results", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=250)
         assert done.returncode == 0, done.stderr
         found.append(json.loads((max((tmp_path / "gradients").iterdir()) / "gradients.json").read_text()))
     for one, two in zip(found[0]["buckets"], found[1]["buckets"], strict=True):
         assert (one["groups"], one["score"]) == (two["groups"], two["score"])
         for term, norms in one["gradients"].items():
-            assert two["gradients"][term] == pytest.approx(norms, rel=1e-4, abs=1e-9)
+            known = {name: value for name, value in norms.items() if value is not None}
+            other = {name: value for name, value in two["gradients"][term].items() if value is not None}
+            assert other == pytest.approx(known, rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize(
