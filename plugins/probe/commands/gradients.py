@@ -115,8 +115,9 @@ def _checkpoint(run: Path, step: int | None) -> Path:
     directory = RunDirectory.open(run)
     saved = {step_of(path): path for path in directory.checkpoints()}
     if step not in saved:
-        there = ", ".join(map(str, saved)) or "none"
-        raise RequestError(f"the run has no checkpoint of step {step}", str(run), f"checkpoints of steps: {there}")
+        there = ", ".join(map(str, saved))
+        fix = f"choose a step that is saved: {there}" if saved else "train it first: no checkpoint of it is complete"
+        raise RequestError(f"the run has no checkpoint of step {step}", str(run), fix)
     return saved[step]
 
 

@@ -469,7 +469,7 @@ def test_two_ranks_find_what_one_does(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--step", 9), "the run has no checkpoint of step 9"),
+        (("--step", 9), "choose a step that is saved: 1, 2"),
         (("--by", "reward_varianse"), "reward_variance"),
         (("--by", "reward_variance(ddof=3)"), "--by"),
         (("--set", "batch_config.G=1"), "compares the responses to one prompt"),
