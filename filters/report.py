@@ -20,6 +20,10 @@ def selection_metrics(scores_P: Tensor, keep_P: Tensor, rollouts: Rollouts) -> d
     the rollouts carry entropies, ``rollout/in_group_entropy_{std,max,mean}``, whatever metric the filter ranks by;
     ``rollout/chosen_in_group_...`` are the same over the kept groups, 0 where none is kept. Units: reward units,
     tokens, nats. Deviations divide by G - 1.
+
+    ``rollout/in_group_reward_std_cv`` is the deviation of the in-group reward deviation over all P groups (divided by
+    P - 1), over its mean: Std/Mean of the reward variance in RAGEN-2 (arXiv 2604.06268, Table 8), whose code calls the
+    deviation variance. It is left out where it is not defined, with one group or without any spread of rewards.
     """
     index_E, P = episode_groups(rollouts)
     kept_P = keep_P.to(rollouts.raw_rewards_E.device)
@@ -42,6 +46,9 @@ def selection_metrics(scores_P: Tensor, keep_P: Tensor, rollouts: Rollouts) -> d
         for statistic, x_P in statistics_P.items():
             metrics[f"rollout/in_group_{quantity}_{statistic}"] = _mean(x_P)
             metrics[f"rollout/chosen_in_group_{quantity}_{statistic}"] = _mean(x_P[kept_P])
+    spread_P = group_std(rollouts.raw_rewards_E, index_E, P)
+    if P > 1 and float(mean := spread_P.mean()) > ZERO:
+        metrics["rollout/in_group_reward_std_cv"] = float(spread_P.std() / mean)
     return metrics
 
 

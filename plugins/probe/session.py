@@ -11,7 +11,7 @@ from .estimation.directions import AdamW, PreconditionedGradient, UpdateRule
 from .estimation.measurement import Measurement
 from .estimation.passes import trained
 from .estimation.step import Step
-from .estimation.update import make_update
+from .estimation.update import Update, make_update
 from .next_step import left_out, objective, what_was_learnt
 from .sampler import CLOCK, Sampler
 from .sampling.samples import Sample
@@ -22,38 +22,48 @@ class Session(Sampler):
 
     def step(self, sample: Sample, clock: Clock = CLOCK) -> Step:
         """Return the step that this sample of U makes; its gradient and direction are computed here."""
-        config, gradient = self.config, self.config.policy_gradient
-        # the configuration in use has all of these: see used()
-        assert gradient.advantage is not None and gradient.policy_loss is not None
-        assert config.probe_rework.weighting_mode is not None
-        kl = gradient.kl.component if gradient.kl is not None else None
-        in_loss = gradient.kl_placement == "loss"
         with clock("phase2_sum_Y"):
-            rollouts = sample.rollouts
-            ref_logprobs = reference_logprobs(self, rollouts) if kl is not None else None
-            if ref_logprobs is not None and not in_loss:
-                rollouts = pay_kl(self, rollouts, ref_logprobs)
-            loss = PolicyObjective(
-                gradient.policy_loss.component,
-                gradient.entropy_coeff or 0.0,
-                kl if in_loss else None,
-                gradient.kl_coef or 0.0,
-                gradient.kl_weight or "none",
-            )
-            update = make_update(
-                rollouts,
-                advantage=estimator(self),
-                objective=loss,
-                weighting=config.probe_rework.weighting_mode,
-                max_length=self.rollout.max_context,
-                ref_logprobs=ref_logprobs,
-                reweight=bool(gradient.soft_advantage_reweight),
-                without_task=bool(gradient.zero_task_advantage),
-                **credit(self, sample),
-            )
-            step = Step(self.policy, update, self.rule(), ranks=self.ranks, **config.memory_config.sizes)
+            update = self.update(sample)
+            step = Step(self.policy, update, self.rule(), ranks=self.ranks, **self.config.memory_config.sizes)
             step.direction  # noqa: B018 - so that its time is counted here
         return step
+
+    def update(self, sample: Sample) -> Update:
+        """Return the rows of this sample of U with all that the loss of the step needs."""
+        gradient = self.config.policy_gradient
+        # the configuration in use has all of these: see used()
+        assert gradient.advantage is not None and gradient.policy_loss is not None
+        kl = gradient.kl.component if gradient.kl is not None else None
+        in_loss = gradient.kl_placement == "loss"
+        rollouts = sample.rollouts
+        ref_logprobs = reference_logprobs(self, rollouts) if kl is not None else None
+        if ref_logprobs is not None and not in_loss:
+            rollouts = pay_kl(self, rollouts, ref_logprobs)
+        loss = PolicyObjective(
+            gradient.policy_loss.component,
+            gradient.entropy_coeff or 0.0,
+            kl if in_loss else None,
+            gradient.kl_coef or 0.0,
+            gradient.kl_weight or "none",
+        )
+        return make_update(
+            rollouts,
+            advantage=estimator(self),
+            objective=loss,
+            weighting=self.weighting,
+            max_length=self.rollout.max_context,
+            ref_logprobs=ref_logprobs,
+            reweight=bool(gradient.soft_advantage_reweight),
+            without_task=bool(gradient.zero_task_advantage),
+            **credit(self, sample),
+        )
+
+    @property
+    def weighting(self) -> str:
+        """Weights of the tokens of U; see :func:`.estimation.update.weights`."""
+        weighting = self.config.probe_rework.weighting_mode
+        assert weighting is not None
+        return weighting
 
     def predicted_step(self) -> dict[str, Any]:
         """Describe the step that is predicted, as plain data: optimizer, loss, who says so, and what it leaves out."""

@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 import torch
 from uncollapse.core.components import Rollouts
@@ -49,6 +50,8 @@ def test_by_hand():
             "rollout/filter_zero_count": 1.0,
             **within("in_group_reward", math.sqrt(7) / 3, (6 - 1 + 4) / 3, (3 - 1 + 4) / 3),
             "rollout/in_group_reward_sum": (9 - 2 + 4) / 3,
+            # deviations of root 7, 0 and 0: of the mean a third, of the deviation a third times root 3
+            "rollout/in_group_reward_std_cv": math.sqrt(3),
             **within("in_group_length", (1 + math.sqrt(2)) / 3, (3 + 3 + 2) / 3, (2 + 2 + 2) / 3),
             **within("in_group_entropy", (ENTROPY_STD + math.sqrt(0.5)) / 3, (1 + 2 + 3) / 3, (7 / 12 + 1.5 + 3) / 3),
             **within("chosen_in_group_reward", math.sqrt(7) / 2, (6 + 4) / 2, (3 + 4) / 2),
@@ -73,3 +76,23 @@ def test_without_groups_all_is_0():
     none = rollouts(GROUPS[:0], ())
     found = selection_metrics(torch.zeros(0), torch.zeros(0, dtype=torch.bool), none)
     assert set(found.values()) == {0.0}
+
+
+def test_the_spread_over_groups_of_the_spread_within_is_relative_to_its_mean():
+    rewards = torch.tensor([0.0, 2.0, 1.0, 5.0, 3.0, 3.0])
+    pairs = attrs.evolve(rollouts(torch.tensor([7, 7, 2, 2, 5, 5])), raw_rewards_E=rewards)
+    found = selection_metrics(torch.ones(3), torch.ones(3, dtype=torch.bool), pairs)
+    # deviations of root 2 times 1, 2 and 0: mean 1 and deviation 1, in units of root 2
+    assert found["rollout/in_group_reward_std_cv"] == pytest.approx(1.0)
+    larger = attrs.evolve(pairs, raw_rewards_E=10 * rewards - 4)
+    found = selection_metrics(torch.ones(3), torch.ones(3, dtype=torch.bool), larger)
+    assert found["rollout/in_group_reward_std_cv"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("groups", [[7] * 6, [7, 7, 2, 2, 5, 5]])
+def test_without_two_groups_or_any_spread_there_is_no_relative_spread(groups):
+    rewards = REWARDS if len(set(groups)) == 1 else torch.tensor([1.0, 1.0, 2.0, 2.0, 0.0, 0.0])
+    some = attrs.evolve(rollouts(torch.tensor(groups), tuple(dict.fromkeys(groups))), raw_rewards_E=rewards)
+    P = len(some.group_ids_P)
+    found = selection_metrics(torch.ones(P), torch.ones(P, dtype=torch.bool), some)
+    assert "rollout/in_group_reward_std" in found and "rollout/in_group_reward_std_cv" not in found

@@ -25,6 +25,10 @@ COMMANDS = {
         "uncollapse.plugins.probe.commands.influence:command",
         "Which sequences of the update drive the change?",
     ),
+    "gradients": (
+        "uncollapse.plugins.probe.commands.gradients:command",
+        "How large are task, KL and entropy gradients, by reward variance?",
+    ),
     "report": (
         "uncollapse.plugins.probe.commands.run:report",
         "Tables and plots of an experiment directory as a page.",

@@ -51,6 +51,24 @@ class PolicyObjective:
 
     def tokens(self, scores: Scores, batch: Batch) -> tuple[Tensor, Metrics]:
         """Return what each token contributes to the loss, [B, T], zero where nothing trains, and the metrics."""
+        terms, metrics = self._terms(scores, batch)
+        loss_B_T, *others = terms.values()
+        for term_B_T in others:
+            loss_B_T = loss_B_T + term_B_T
+        return _weighed(loss_B_T, batch), metrics
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms that the objective has: ``task`` (the policy loss), and ``entropy`` and ``kl`` if any."""
+        entropy = ("entropy",) if self.entropy_coef else ()
+        return ("task", *entropy, *(("kl",) if self.kl is not None else ()))
+
+    def term(self, name: str, scores: Scores, batch: Batch) -> Tensor:
+        """Return what one of :attr:`terms` contributes to the loss at each token: they add up to :meth:`tokens`."""
+        return _weighed(self._terms(scores, batch)[0][name], batch)
+
+    def _terms(self, scores: Scores, batch: Batch) -> tuple[dict[str, Tensor], Metrics]:
+        """Return each of :attr:`terms` at each token, [B, T], before weights, and the metrics."""
         assert scores.logprobs is not None and scores.entropies is not None and batch.weights is not None
         assert batch.advantages is not None
         trains = batch.mask & (batch.weights > 0)
@@ -66,16 +84,16 @@ class PolicyObjective:
             "pg_loss": _mean(loss_B_T, trains),
             "entropy": _mean(scores.entropies, trains),
         }
+        terms = {"task": loss_B_T}
         if self.entropy_coef:
-            loss_B_T = loss_B_T - self.entropy_coef * scores.entropies
+            terms["entropy"] = -self.entropy_coef * scores.entropies
         if self.kl is not None:
             assert batch.ref_logprobs is not None
             kl_B_T = self.kl(logprobs, batch.ref_logprobs)
             metrics["kl"] = _mean(kl_B_T, trains)
             weight_B_T = importance_weight(logprobs, old, self.kl_weight)
-            loss_B_T = loss_B_T + self.kl_coef * (kl_B_T if weight_B_T is None else weight_B_T * kl_B_T)
-        # a where, not a product: a token that does not train must not spread its NaN
-        return torch.where(trains, batch.weights * loss_B_T, 0.0), metrics
+            terms["kl"] = self.kl_coef * (kl_B_T if weight_B_T is None else weight_B_T * kl_B_T)
+        return terms, metrics
 
     def inputs(
         self, batch: Batch, logprobs: Tensor, old_logprobs: Tensor, entropies: Tensor | None, trains: Tensor
@@ -202,6 +220,14 @@ class JointObjective:
     def prepare(self, batch: Batch, current: Scores | None) -> Batch:
         """Return the batch with what the policy loss prepares; see :meth:`PolicyObjective.prepare`."""
         return batch if self.policy is None else self.policy.prepare(batch, current)
+
+
+def _weighed(loss_B_T: Tensor, batch: Batch) -> Tensor:
+    """Return the loss of each token times its weight, zero where nothing trains."""
+    assert batch.weights is not None
+    trains = batch.mask & (batch.weights > 0)
+    # a where, not a product: a token that does not train must not spread its NaN
+    return torch.where(trains, batch.weights * loss_B_T, 0.0)
 
 
 def _mean(values_B_T: Tensor, mask_B_T: Tensor) -> Any:
