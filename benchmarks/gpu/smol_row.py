@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 import common
-import torch
 
 MI = "collapse_first_turn_sample/mi_estimate"
 
@@ -108,7 +107,6 @@ def main() -> None:
     import uncollapse
 
     kind, source, result, run = sys.argv[1:]
-    torch.set_float32_matmul_precision("high")
     experiment = uncollapse.compose(Path(source))
     found = measured_start(experiment) if kind == "start" else measured_training(experiment, Path(run))
     Path(result).write_text(json.dumps(found))

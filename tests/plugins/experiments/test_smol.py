@@ -2,7 +2,11 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import attrs
 import pytest
@@ -12,6 +16,7 @@ from uncollapse.plugins.experiments.pieces import build_pieces
 from uncollapse.plugins.rollout.demonstrations import demonstrations
 from uncollapse.plugins.rollout.template import Template
 
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu" / "smol.py"
 NAMES = ("smol-arithmetic", "smol-countdown", "smol-sokoban", "smol-reasoning")
 TINY = {
     "model.build": "tiny_qwen2(episodes=4, hidden=16, layers=1)",
@@ -99,3 +104,35 @@ def test_two_steps_run_from_a_warm_start_with_a_forecast(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_two_steps_run_with_every_other_task(tmp_path, monkeypatch, name):
     assert "forecast/realised" in trained(name, tmp_path, monkeypatch)[2]
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_row_once(tmp_path):
+    """On a tiny model: a start and a short run, and in a second call nothing."""
+
+    def called():
+        command = [sys.executable, str(SCRIPT), "--quick", "--only", "arithmetic", "--runs", str(tmp_path)]
+        environment = {**os.environ, "UNCOLLAPSE_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=300)
+        assert "in the aim: none" in done.stdout, done.stdout
+        return [json.loads(line) for line in (tmp_path / "smol.jsonl").read_text("utf-8").splitlines()]
+
+    rows = called()
+    assert [(row["kind"], row["steps"], row["episodes"]) for row in rows] == [("start", 2, 8), ("train", 2, 8)]
+    assert rows[0]["tasks"] == 8
+    assert 0 <= rows[0]["valid"] <= 1
+    assert min(rows[1][name] for name in ("step_s", "for_200_s", "host_gib", "entropy_first")) > 0
+    assert called() == rows
+
+
+@pytest.mark.slow
+def test_every_setting_of_the_benchmark_is_an_experiment_of_its_own(monkeypatch):
+    pytest.importorskip("reasoning_gym")
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--set", "model.build=tiny_qwen2"])
+    import smol
+
+    options = smol.arguments()
+    for name, settings in smol.GRID.items():
+        points = smol.points(name, options)
+        assert len({smol.config_hash(point.start) for point in points}) == len(settings)
