@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from ...core.hookspecs import Register, hookimpl
 
+_SMOL = {
+    "arithmetic": "word problems with thoughts, for SmolLM2-135M after a warm start",
+    "countdown": "countdown with two or three numbers, for SmolLM2-135M after a warm start",
+    "sokoban": "5x5 Sokoban over several turns, for SmolLM2-135M after a warm start",
+    "reasoning": "four generators of reasoning_gym, for SmolLM2-135M after a warm start (extra [reasoning-gym])",
+}
+
 
 @hookimpl
 def register_experiments(register: Register) -> None:
@@ -47,6 +54,8 @@ def register_experiments(register: Register) -> None:
         "uncollapse.plugins.experiments:reasoning_gym.yaml",
         summary="four generators of reasoning_gym with Qwen2.5-1.5B-Instruct (extra [reasoning-gym])",
     )
+    for task, summary in _SMOL.items():
+        register(f"smol-{task}", f"uncollapse.plugins.experiments:smol_{task}.yaml", summary=f"{summary}: GRPO")
 
 
 @hookimpl

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import pickle
+import random
 
 import pytest
+from uncollapse.core.compose.config import problems
 from uncollapse.core.errors import MissingExtraError, RequestError, RunError
 from uncollapse.core.registry import registry
 from uncollapse.testing import check
@@ -96,7 +98,7 @@ def test_the_seed_names_the_question_for_all_members_in_every_process(task):
     environment = create(task)
     first = [environment.make(seed).key for seed in range(8)]
     reasoning_gym._PACKAGE.end()
-    reasoning_gym.question.cache_clear()
+    reasoning_gym.asked.cache_clear()
     copy = pickle.loads(pickle.dumps(environment))
     assert [copy.make(seed, member=3).key for seed in reversed(range(8))] == first[::-1]
     assert len(set(first)) == 8
@@ -217,18 +219,71 @@ def test_an_answer_without_an_end_earns_nothing():
 
 @installed
 @pytest.mark.slow
-def test_every_generator_asks_and_gives_its_own_answer_the_full_score():
+def test_every_generator_asks_and_demonstrates_its_own_answer_with_the_full_score():
     from uncollapse.plugins.environments.packages.reasoning_gym.environment import names
 
     without, others = set(), set()
     for task in set(names()) - {"composite"}:
-        env = create(task, size=500).make(0)
+        environment = create(task, size=500)
+        env = environment.make(0)
         entry = of_the_package(env)[1]
-        if entry["answer"] is None:
+        if environment.demonstrated is None:
+            assert entry["answer"] is None
             without.add(task)
-        elif entry["question"] != env.question:
+            continue
+        assert demonstrated(environment, 0, noise=0.0)[-1].success, task
+        if entry["question"] != env.question:
             others.add(task)
         else:
             assert env.step(entry["answer"]).reward == 1.0, task
     assert without == NO_SINGLE_ANSWER
     assert others <= {*DEPENDS_ON_THE_PROCESS, "isomorphic_strings", "knight_swap", "word_ladder"}
+
+
+def demonstrated(environment, seed, noise):
+    """The demonstrator's thought and answer in a new episode, and the step that the answer makes."""
+    env = environment.make(seed)
+    thought, (answer,) = env.demonstrate(1, noise, random.Random(seed))
+    return env, thought, answer, env.step(answer)
+
+
+@installed
+@pytest.mark.parametrize(
+    "task", ["chain_sum", "jugs", "knights_knaves", "string_manipulation", "arc_1d", "dice", "fraction_simplification"]
+)
+def test_the_packages_own_answer_is_demonstrated_and_right(task):
+    environment = create(task)
+    assert environment.demonstrated is environment
+    for seed in range(6):
+        env, thought, answer, step = demonstrated(environment, seed, noise=0.0)
+        assert (thought, answer) == ("", of_the_package(env)[1]["answer"])
+        assert (step.reward, step.success) == (1.0, True)
+
+
+@installed
+def test_a_mistake_is_the_answer_to_another_question_of_the_same_task():
+    environment = create({"spell_backward": 1, "chain_sum": 1}, split="train")
+    shown = [demonstrated(environment, seed, noise=1.0) for seed in range(40)]
+    assert not any(step.success for *_, step in shown)
+    assert {env.item.task for env, *_ in shown} == {"spell_backward", "chain_sum"}
+    assert all(answer.isalpha() == (env.item.task == "spell_backward") for env, _, answer, _ in shown)
+    mixed = [demonstrated(environment, seed, noise=0.5)[-1].success for seed in range(80)]
+    assert 25 <= sum(mixed) <= 55
+
+
+@installed
+def test_of_a_single_question_the_answer_is_never_a_mistake():
+    assert demonstrated(create("gcd", size=1), 0, noise=1.0)[-1].success
+
+
+@installed
+@pytest.mark.parametrize("task", ["graph_color", {"chain_sum": 1, "rush_hour": 1}])
+def test_where_the_package_knows_no_answer_nobody_demonstrates(task):
+    environment = create(task)
+    assert environment.demonstrated is None
+    unanswered = next(env for env in map(environment.make, range(20)) if env.item.task != "chain_sum")
+    with pytest.raises(RunError, match="knows no answer"):
+        unanswered.demonstrate(1, 0.0, random.Random(0))
+    experiment = {"environment": {"name": "reasoning_gym", "task": task}, "model": {"path": "x", "warm_start": {}}}
+    (problem,) = problems(experiment)
+    assert (problem.key, "nobody demonstrates" in problem.reason) == ("model.warm_start", True)

@@ -6,6 +6,7 @@ import atexit
 import importlib.metadata
 import importlib.util
 import json
+import random
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, get_args
@@ -44,14 +45,27 @@ class Item:
     """Number of the item in the data set."""
 
     def ask(self, **more: object) -> dict[str, Any] | None:
-        """Ask the package about the item: its question, or the score of an ``answer``; ``None`` if it found no end."""
+        """Ask the package about the item: question and own answer, or the score of an ``answer``.
+
+        ``None`` says that it found no end.
+        """
         reply: dict[str, Any] | None = _PACKAGE.ask({**attrs.asdict(self), **more})
         return reply
 
 
+@attrs.frozen
+class Asked:
+    """What the package says about an item."""
+
+    question: str
+    """Its question."""
+    answer: str | None
+    """An answer that the package knows to be right; ``None`` where it knows none."""
+
+
 @lru_cache(maxsize=8192)
-def question(item: Item) -> str:
-    """Return the question of an item.
+def asked(item: Item) -> Asked:
+    """Return the question of an item, and the package's own answer.
 
     Raises:
         EpisodeLostError: the generator needs more processor time or memory than the separate process may use.
@@ -62,8 +76,7 @@ def question(item: Item) -> str:
         raise EpisodeLostError("the generator needs too much time or memory for an item", where)
     if "question" not in reply:
         raise RunError(f"the generator fails: {reply['refused']}", where, "give it other settings")
-    text: str = reply["question"]
-    return text
+    return Asked(reply["question"], reply["own"])
 
 
 @attrs.frozen
@@ -126,6 +139,12 @@ class ReasoningGym(Environment):
         """Version of the package, whose releases generate different questions."""
         return f"reasoning_gym {importlib.metadata.version('reasoning_gym')}"
 
+    @property
+    def demonstrated(self) -> ReasoningGym | None:  # type: ignore[override]
+        """The environment itself, with the package's own answers; ``None`` if it has none to a task of it."""
+        first = (Item(name, self.settings_of(name), self.size, 0) for name in self.weights)
+        return self if all(asked(item).answer for item in first) else None
+
     def settings_of(self, task: str) -> str:
         """Return the settings of a task as JSON. Raises ValueError if they are no mapping of plain data."""
         settings = self.settings if isinstance(self.task, str) else self.settings.get(task, {})
@@ -144,12 +163,12 @@ class ReasoningGym(Environment):
 
         def draw() -> Item | None:
             item = Item(task, settings, self.size, rng.randrange(self.size))
-            return item if self.longest is None or len(question(item)) <= self.longest else None
+            return item if self.longest is None or len(asked(item).question) <= self.longest else None
 
         what = f"environment: reasoning_gym, task {task}, longest {self.longest}"
         fix = "give it a larger size, a larger longest, or settings with more questions"
-        item = draw_task(draw, lambda drawn: f"{task}\n{question(drawn)}", self.split, what, fix)
-        return ReasoningGymEnv(item, question(item), self.threshold)
+        item = draw_task(draw, lambda drawn: f"{task}\n{asked(drawn).question}", self.split, what, fix)
+        return ReasoningGymEnv(item, asked(item).question, self.threshold)
 
 
 @attrs.define
@@ -187,6 +206,21 @@ class ReasoningGymEnv(Env):
         reward = float(score or 0.0)
         metrics = {ACCEPTED: float(score is not None)}
         return Step(feedback(score), reward, done=True, success=reward >= self.threshold, metrics=metrics)
+
+    def demonstrate(self, most: int, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+        """Return no thought, and the package's own answer; a mistake is its answer to another question of the task.
+
+        Raises:
+            RunError: the package has no answer to the question.
+        """
+        item = self.item
+        if item.size > 1 and rng.random() < noise:
+            item = attrs.evolve(item, index=(item.index + rng.randrange(1, item.size)) % item.size)
+        answer = asked(item).answer
+        if not answer:
+            where = f"environment: reasoning_gym, task {item.task}, item {item.index}"
+            raise RunError("the package knows no answer", where, "leave out model.warm_start, or choose another task")
+        return "", (answer,)
 
 
 @lru_cache(maxsize=1)

@@ -66,7 +66,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Answer a request.
 
     Without a task: ``names`` of all tasks. With one: ``unknown`` with the names that are known, or ``refused`` with the
-    package's reason, if it does not take the settings; else the ``question`` of an index, and the ``score`` of a text.
+    package's reason, if it does not take the settings; else the ``question`` of an index with the package's ``own``
+    answer, which is none where it has none, or the ``score`` of a text.
     """
     from reasoning_gym.factory import DATASETS
 
@@ -85,7 +86,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         said = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or ""
         return {"refused": f"{type(error).__name__}: {said}".removesuffix(": ")}
     if "answer" not in request:
-        return {"question": item["question"]}
+        own = item.get("answer")
+        return {"question": item["question"], "own": own if isinstance(own, str) else None}
     signal.setitimer(signal.ITIMER_PROF, SCORE_CPU_S)
     return {"score": _score(_dataset(task, settings, size), request["answer"], item)}
 
