@@ -12,13 +12,13 @@ import attrs
 
 from ...core.compose.config import compose
 from ...core.compose.experiment import Experiment
-from ...core.compose.spec import read_spec
+from ...core.compose.spec import split_list
 from ...core.errors import RequestError, nearest
 from ...core.registry import registry
 from ..report.claim import Claim, Term
 from ..sweeps.information import INFORMATION, measuring
 from ..sweeps.variation import Case
-from .interventions import listed, softmax_top_p
+from .interventions import softmax_top_p
 
 PAPER = "RAGEN-2 (arXiv 2604.06268)"
 CLIPPED = "ppo(clip_low=0.2, clip_high=0.28)"
@@ -74,35 +74,30 @@ class Reproduction:
         """Return the sweep of the cases, for each model; ``claims`` gives those of a model of the paper."""
         base = self._testable(compose(self.experiment, settings))
         measured, notices = measuring(base) if self.mutual_information else ({}, [])
-        if not measured and all(named.name != INFORMATION for named in base.collapse):
-            if any(claim.measure == "information" for claim in claims(PAPERS_OWN)):
-                notices.append("claims about mutual information cannot be told, as it is not measured")
-        models = [(word, _model(word)) for word in listed(self.models, "--models")] if self.models else []
-        if len({word for word, _ in models}) < len(models):
-            raise RequestError(f"--models names a model twice: {self.models}", fix="drop one of them")
-        all_cases = [
-            Case(f"{word}-{case.label}", {**model, **case.overrides}, {"model": word, **case.values})
-            for word, model in models
-            for case in cases
-        ]
-        own = next((size for size, path in SIZES.items() if path == base.model.path), PAPERS_OWN)
+        models = self._models(base)
+        all_claims = [_of_model(claim, word) if word else claim for word, size, _ in models for claim in claims(size)]
+        is_measured = measured or any(named.name == INFORMATION for named in base.collapse)
+        if not is_measured and any(claim.measure == "information" for claim in all_claims):
+            notices.append("claims about mutual information cannot be told, as it is not measured")
         return {
             "name": name,
             "experiment": self.experiment,
             "set": {**measured, **settings},
-            "cases": [attrs.asdict(case) for case in all_cases or cases],
-            "claims": [
-                attrs.asdict(claim)
-                for claim in (
-                    [_of_model(claim, word) for word, _ in models for claim in claims(_size(word))]
-                    if models
-                    else claims(own)
-                )
-            ],
+            "cases": [attrs.asdict(_with_model(case, word, model)) for word, _, model in models for case in cases],
+            "claims": [attrs.asdict(claim) for claim in all_claims],
             "notices": notices,
             **parts,
             "options": {"model.path": "--models", "model.build": "--models", **parts.get("options", {})},
         }
+
+    def _models(self, base: Experiment) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return each start model as it was typed, with its row in the paper and its settings; none is the own one."""
+        if not self.models:
+            return [("", _row(base.model.path or ""), {})]
+        words = [word.strip() for word in split_list(self.models)]
+        if len(set(words)) < len(words):
+            raise RequestError(f"--models names a model twice: {self.models}", fix="drop one of them")
+        return [(word, _row(word), _model(word)) for word in words]
 
     def _testable(self, experiment: Experiment) -> Experiment:
         """Return the experiment. Raises RequestError if none of the claims can be tested with it."""
@@ -156,19 +151,25 @@ def gain(percent: float, gained: float) -> tuple[float, float]:
     return round((percent + gained) / 100, 6), round(percent / 100, 6)
 
 
-def _size(word: str) -> str:
+def _row(word: str) -> str:
     """Return the row of the paper for a model: its own where there is one, else that of the paper's own model."""
     return next((size for size, path in SIZES.items() if word in (size, path)), PAPERS_OWN)
 
 
 def _model(word: str) -> dict[str, Any]:
     """Return the settings of a start model. Raises RequestError if there is none of the name."""
+    builders = registry().names("model_builder")
+    if word.partition("(")[0] in builders:
+        return {"model.path": None, "model.build": word}
     if word in SIZES or "/" in word:
         return {"model.path": SIZES.get(word, word), "model.build": None}
-    builders = registry().names("model_builder")
-    if read_spec(word).name in builders:
-        return {"model.path": None, "model.build": word}
     raise RequestError(f"--models has no model {word!r}", fix=f"{nearest(word, [*SIZES, *builders])}; or write a path")
+
+
+def _with_model(case: Case, word: str, model: Mapping[str, Any]) -> Case:
+    if not word:
+        return case
+    return Case(f"{word}-{case.label}", {**model, **case.overrides}, {"model": word, **case.values})
 
 
 def _of_model(claim: Claim, word: str) -> Claim:
