@@ -42,7 +42,7 @@ class Budget(Filtering):
         if len({groups * size for groups, size in shapes.values()}) > 1:
             counts = ", ".join(f"{word} = {groups * size}" for word, (groups, size) in shapes.items())
             raise RequestError(f"the shapes have different numbers of episodes: {counts}", fix="give all the same")
-        selects = {"top_p": self._filter(), "none": "nofilter"}
+        selects = {"none": "nofilter", "top_p": self._filter()}
         cases = [
             Case(
                 f"{word}-{'filter' if name == 'top_p' else 'nofilter'}",

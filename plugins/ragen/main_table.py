@@ -70,7 +70,7 @@ class MainTable(Filtering):
                 raise RequestError(what, "--algorithms", "write ppo: its runs are beside the row of DAPO as well")
             if word not in ALGORITHMS:
                 raise RequestError(f"--algorithms has no {word!r}", fix=nearest(word, ALGORITHMS))
-        selects = {"top_p": self._filter(), "none": "nofilter"}
+        selects = {"none": "nofilter", "top_p": self._filter()}
         cases = [
             Case(
                 f"{algorithm}-{'filter' if name == 'top_p' else 'nofilter'}",

@@ -49,7 +49,7 @@ class Slip(Filtering):
         if not claims:
             what = f"no claim is about slips above {SURE} % and below {RANDOM} % alone"
             raise RequestError(what, f"--slips {self.slips}", "add slips at one of the ends")
-        selects = {"top_p": self._filter(include_zero=False), "none": "nofilter"}
+        selects = {"none": "nofilter", "top_p": self._filter(include_zero=False)}
         cases = [
             Case(
                 f"slip{word}-{'filter' if name == 'top_p' else 'nofilter'}",
