@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..report.claim import Claim, Term
+from ..report.claim import Claim, MeasureName, Term
 from ..sweeps.variation import Case
 from .reproduction import PAPER, Algorithm, Reproduction, base_settings
 
@@ -42,8 +42,11 @@ class Quartiles(Reproduction):
 
 
 def _claims() -> Iterator[Claim]:
-    wordings = {"success is higher": ("peak", SUCCESS), "more mutual information is left": ("information", INFORMATION)}
-    for what, (measure, figures) in wordings.items():
+    measures: list[tuple[MeasureName, str, tuple[float, ...]]] = [
+        ("peak", "success is higher", SUCCESS),
+        ("information", "more mutual information is left", INFORMATION),
+    ]
+    for measure, what, figures in measures:
         for where, weights in (
             ("for the half with the larger reward variance", HALVES),
             ("for the first quarter than for the last one", OUTER),

@@ -76,11 +76,15 @@ def peak_error(run: RunData) -> float | None:
     return max(run.measured(SUCCESS), key=lambda measured: measured[1], default=(0, 0.0, None))[2]
 
 
+def last_information(run: RunData) -> float | None:
+    """Return the mutual information that was measured last."""
+    measured = run.series(INFORMATION)
+    return measured[-1][1] if measured else None
+
+
 CLAIMED: Mapping[str, Measure] = {
     "peak": Measure("peak", "peak success", peak, peak_error),
-    "information": Measure(
-        "information", "mutual information at the end", lambda run: (run.series(INFORMATION) or [(0, None)])[-1][1]
-    ),
+    "information": Measure("information", "mutual information at the end", last_information),
     "seconds": Measure("seconds", "seconds per step", step_seconds, best=-1),
 }
 """Measures of a run that claims may be about."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+import uncollapse
 from click.testing import CliRunner
 from sweep_help import Launcher
 from uncollapse.cli.main import main
@@ -320,3 +323,16 @@ def test_a_tiny_main_table_runs_and_tells_what_it_cannot_tell(tmp_path, monkeypa
     assert (claim["verdict"], claim["seeds"]) == ("cannot be told", ["0", "1"])
     assert claim["source_contrast"] == pytest.approx(0.09)
     assert [setting["seeds"] for setting in data["claims"]["settings"]] == [2, 2]
+
+
+def test_the_guides_claims_are_read_and_checked_against_points(tmp_path):
+    guide = Path(uncollapse.__file__).parent / "docs" / "ragen-claims.md"
+    (text,) = re.findall(r"```yaml\n(.*?)```", guide.read_text("utf-8"), flags=re.DOTALL)
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    sweep = load(file)
+    assert len(sweep.points()) == 10
+    assert sweep.claims[0].claimed == pytest.approx(0.16)
+    file.write_text(text.replace("at: {filter.select: nofilter}", "at: {filter.select: off}"))
+    with pytest.raises(RequestError, match=r"a claim is about filter\.select off"):
+        load(file).points()
