@@ -243,6 +243,16 @@ def test_keys_that_a_sweep_varies_are_refused_with_its_option():
         assert option in str(refused.value)
 
 
+def test_show_lists_the_claims_with_their_sources():
+    done = CliRunner().invoke(main, ["sweep", "show", "quartiles"])
+    lines = [" ".join(line.split()) for line in done.output.splitlines()]
+    first = lines[lines.index("claims that its report checks") + 1]
+    assert first == (
+        "success is higher for the half with the larger reward variance "
+        "RAGEN-2 (arXiv 2604.06268), table 6: Sokoban, PPO, 3B"
+    )
+
+
 def test_a_claim_about_no_point_is_refused():
     claim = load("quartiles").claims[0]
     with pytest.raises(RequestError, match="a claim is about quartile Q1, of which the sweep has no point"):
