@@ -35,6 +35,11 @@ def register_experiments(register: Register) -> None:
         summary="sokoban from Qwen2.5-3B-Instruct",
     )
     register(
+        "frozen-lake",
+        "uncollapse.plugins.experiments:frozen_lake.yaml",
+        summary="4x4 FrozenLake without slips, otherwise as sokoban",
+    )
+    register(
         "tool-calculator",
         "uncollapse.plugins.experiments:tool_calculator.yaml",
         summary="two calls of a calculator in turn with Qwen2.5-0.5B-Instruct: GRPO with tools",

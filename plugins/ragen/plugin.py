@@ -14,6 +14,11 @@ def register_sweeps(register: Register) -> None:
     register("entropy", f"{RAGEN}.interventions:EntropySweep", summary="strength of the entropy bonus (RAGEN-2)")
     register("smoke", f"{RAGEN}.smoke:Smoke", summary="KL x entropy x filter in five groups (RAGEN-2)")
     register("smoke-all", f"{RAGEN}.smoke:SmokeAll", summary="the smoke test for three KL estimates: 164 runs")
+    register("main-table", f"{RAGEN}.main_table:MainTable", summary="algorithms x filter (RAGEN-2, table 4)")
+    register("budget", f"{RAGEN}.budget:Budget", summary="groups x group size at equal cost (RAGEN-2, table 5)")
+    register("quartiles", f"{RAGEN}.quartiles:Quartiles", summary="quarters by reward variance (RAGEN-2, table 6)")
+    register("filters", f"{RAGEN}.filter_levels:FilterLevels", summary="no, group, episode filter (RAGEN-2, table 7)")
+    register("slip", f"{RAGEN}.slip:Slip", summary="random outcomes of actions x filter (RAGEN-2, figure 9)")
 
 
 @hookimpl

@@ -14,6 +14,7 @@ from ...core.files import read_bytes
 from ...core.runs.directory import RunDirectory
 from ...core.runs.sources import differing
 from ...core.runs.timings import timings
+from .claim import Claim
 from .following import Course, Target, follow
 from .metrics import SHOWN, STAGES, TAIL
 from .run_status import RunStatus, damaged, read_run_status
@@ -117,6 +118,8 @@ class SweepData:
     runs: Sequence[RunData]
     ranked: bool = False
     """Whether its points are ranked against the first one."""
+    claims: Sequence[Claim] = ()
+    """Claims to check against its runs."""
 
     @classmethod
     def read(cls, root: Path, target: Target | None = None) -> SweepData:
@@ -129,7 +132,7 @@ class SweepData:
         """
         file = SweepFile.read(root)
         points = [_read_run(point, target) for point in file.points]
-        return cls(file.name, root, file.axes, points, file.ranked)
+        return cls(file.name, root, file.axes, points, file.ranked, file.claims)
 
     def commands(self) -> list[str]:
         """Return the commands that do all of it again."""

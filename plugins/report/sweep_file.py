@@ -8,11 +8,15 @@ from typing import Any
 
 import attrs
 
+from ...core.compose.converter import make_converter
+from ...core.compose.problems import Invalid
 from ...core.errors import RequestError
 from ...core.files import read_bytes
+from ...core.registry import registry
 from ...core.runs.directory import RunDirectory
 from ...core.runs.labels import titles
 from ...core.runs.sweep_record import loads
+from .claim import Claim
 
 
 @attrs.frozen
@@ -44,6 +48,8 @@ class SweepFile:
     points: Sequence[PointFile]
     ranked: bool = False
     """Whether reports rank the points against the first one."""
+    claims: Sequence[Claim] = ()
+    """Claims that reports check."""
 
     @property
     def scheduled(self) -> bool:
@@ -75,14 +81,14 @@ class SweepFile:
         try:
             points = [_point(root, point) for point in record["points"]]
             name, ranked = str(record["name"]), record.get("ranked") is True
-        except (KeyError, TypeError, AttributeError) as error:
-            raise _damaged(file, "name and points are not there, or not as a sweep writes them") from error
+            claims = make_converter(registry()).structure(record.get("claims", []), tuple[Claim, ...])
+        except (KeyError, TypeError, AttributeError, Invalid) as error:
+            raise _damaged(file, "name, points or claims are not there, or not as a sweep writes them") from error
         if not points:
             raise _damaged(file, "it has no points")
         names = titles([point.label for point in points], [point.values for point in points])
-        return cls(
-            name, root, [attrs.evolve(each, title=title) for each, title in zip(points, names, strict=True)], ranked
-        )
+        titled = [attrs.evolve(each, title=title) for each, title in zip(points, names, strict=True)]
+        return cls(name, root, titled, ranked, claims)
 
 
 def _point(root: Path, point: Mapping[str, Any]) -> PointFile:

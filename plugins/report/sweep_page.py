@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from . import correlation_table
+from . import claim_table, correlation_table
+from .claim_check import Checked, Claims
 from .correlation import Correlations
 from .data import RunData, SweepData
 from .page import Card, Cell, Chip, Fold, Interval, Section, render
@@ -65,6 +66,7 @@ def page(
     points: Sequence[Difference],
     plots: Sequence[Plot],
     ranking: Ranking | None = None,
+    claims: Claims | None = None,
     correlations: Correlations | None = None,
 ) -> str:
     """Return the page as text. Raises MissingExtraError without jinja2."""
@@ -77,6 +79,7 @@ def page(
     settings = [Fold(f"All settings of {run.title}", text=run.config) for run in runs if run.config][:1]
     sections = [
         *([Section("Ranking", ranking_note(ranking), _ranked(ranking))] if ranking else []),
+        *_claimed(claims),
         Section("Runs", NOTE, _rows(map(run_cells, runs))),
         Section("What each setting changes", EFFECTS, _differences(effects)),
         Section("Every point against the first", POINTS, _differences(points)),
@@ -94,7 +97,7 @@ def page(
     axes = "; ".join(f"{axis}: {', '.join(values)}" for axis, values in sweep.axes.items())
     cards = [
         *(_best(ranking) if ranking else ()),
-        *map(_finding, _shown(effects)),
+        *(map(_claim, claims.checked[:CARDS]) if claims else map(_finding, _shown(effects))),
         *_failed_regimes(runs),
         *_left_out(sweep),
     ]
@@ -159,6 +162,19 @@ def _left_out(sweep: SweepData) -> Iterator[Card]:
     if damaged := sweep.left_out():
         names = "; ".join(damaged[:CARDS]) + (f"; and {len(damaged) - CARDS} more" if len(damaged) > CARDS else "")
         yield Card("in no comparison", f"{len(damaged)} damaged", f"{names}. {REPAIR}", "damaged")
+
+
+def _claimed(claims: Claims | None) -> Iterator[Section]:
+    if claims:
+        rows = _rows(map(claim_table.claim_cells, claims.checked))
+        yield Section(claim_table.CLAIMS, claim_table.note(claims), rows)
+        rows = _rows(map(claim_table.setting_cells, claims.settings))
+        yield Section(claim_table.SETTINGS, claim_table.SETTINGS_NOTE, rows)
+
+
+def _claim(checked: Checked) -> Card:
+    figure, verdict = claim_table.claim_cells(checked)["ours"], checked.verdict
+    return Card(checked.claim.text, figure, f"{verdict}: {checked.why}", _first_word(verdict))
 
 
 def _correlated(correlations: Correlations | None) -> Iterator[Section]:

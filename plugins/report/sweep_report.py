@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 from rich.console import Console
 
-from . import correlation_table
+from . import claim_table, correlation_table
+from .claim_check import Claims, check
 from .correlation import Correlations, correlate
 from .data import SweepData
 from .following import Target
@@ -50,6 +51,8 @@ class Report:
     """Differences of each point from the first one; empty where a single axis makes that the same comparison."""
     ranking: Ranking | None = None
     """The values of the first axis in order, in a sweep that asks for it; their differences are then here alone."""
+    claims: Claims | None = None
+    """The claims of the sweep, checked, in a sweep that has some."""
     correlations: Correlations | None = None
     """Every metric against what follows on it, where that was asked for."""
 
@@ -68,6 +71,8 @@ class Report:
         if self.ranking:
             print_table(f"\nRanking by {self.ranking.axis}", ranking_cells(self.ranking), console)
             console.print(ranking_note(self.ranking), style="dim", highlight=False)
+        if self.claims:
+            claim_table.print_claims(self.claims, console)
         for what, effects in (("each setting", self.effects), ("each point", self.points)):
             print_table(
                 f"\nValidation success: {what}", [difference_cells(effect) for effect in effects[:MANY]], console
@@ -91,6 +96,7 @@ class Report:
             "effects": [attrs.asdict(effect) for effect in self.effects],
             "points": [attrs.asdict(effect) for effect in self.points],
             **({"ranking": attrs.asdict(self.ranking)} if self.ranking else {}),
+            **({"claims": claim_table.to_dict(self.claims)} if self.claims else {}),
             **({"correlations": correlation_table.to_dict(self.correlations)} if self.correlations else {}),
         }
 
@@ -110,7 +116,7 @@ class Report:
         if self.correlations:
             correlation_table.write_csv(directory / "correlations.csv", self.correlations)
         file = directory / "report.html"
-        text = page(self.sweep, self.effects, self.points, drawn, self.ranking, self.correlations)
+        text = page(self.sweep, self.effects, self.points, drawn, self.ranking, self.claims, self.correlations)
         file.write_text(text, encoding="utf-8")
         return file
 
@@ -132,4 +138,5 @@ def read_report(root: str | Path, target: Target | None = None) -> Report:
     points = against_first(sweep.runs, SUCCESS)
     several = len({effect.axis for effect in effects}) > 1
     correlations = correlate(sweep.runs, target, sweep.root) if target else None
-    return Report(sweep, effects, points if several and not ranking else [], ranking, correlations)
+    claims = check(sweep.runs, sweep.claims) if sweep.claims else None
+    return Report(sweep, effects, points if several and not ranking else [], ranking, claims, correlations)

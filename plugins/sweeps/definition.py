@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from ...core.compose.config import Source
+from ..report.claim import Claim
 from .layout import Layout
 from .variation import Case
 
@@ -44,6 +45,8 @@ class Definition:
     """Keys that names and files tell of -> why they cannot be changed from outside."""
     ranked: bool = False
     """Whether the report ranks the points of the sweep against the first one."""
+    claims: Sequence[Claim] = ()
+    """Claims that the report checks."""
     options: Mapping[str, str] = attrs.field(factory=dict)
     """Keys that the sweep has an option for -> the option, for messages."""
 

@@ -26,6 +26,7 @@ from ...core.registry import registry
 from ...core.runs.labels import titles
 from ...core.runs.sweep_record import LONGEST, loads
 from ...core.yaml import SyntaxProblem
+from ..report.claim import Claim, without_points
 from .changes import changed, refuse_idle
 from .definition import Definition
 from .layout import Layout, check_name
@@ -56,6 +57,7 @@ class _File:
     missing: str = ""
     fixed: dict[str, str] = attrs.field(factory=dict)
     ranked: bool = False
+    claims: tuple[Claim, ...] = ()
     options: dict[str, str] = attrs.field(factory=dict)
     points: Any = None
     """Points that a sweep directory's own ``sweep.yaml`` adds; they follow from the rest."""
@@ -80,7 +82,12 @@ class Sweep(Definition):
         check_name(self.title)
         base = compose(self.experiment, self.overrides)
         refuse_idle(self)
-        return expand(base, self.axes, self.exclude, cases=self.cases)
+        points = expand(base, self.axes, self.exclude, cases=self.cases)
+        for claim, term in without_points(self.claims, [point.values for point in points])[:1]:
+            place = ", ".join(f"{axis} {value}" for axis, value in term.at.items())
+            fix = "write the values of axes as sweep show prints them"
+            raise RequestError(f"a claim is about {place}, of which the sweep has no point", claim.text, fix)
+        return points
 
     def prepared(self, root: str | Path | None = None, ranks: int = 1) -> list[Prepared]:
         """Return every point with its place below ``root`` and with what the sweep says of trackers and resources.
@@ -143,6 +150,7 @@ class Sweep(Definition):
             **({"engine": dict(self.engine)} if self.engine else {}),
             **({"fixed": dict(self.fixed)} if self.fixed else {}),
             **({"ranked": True} if self.ranked else {}),
+            **({"claims": plain(tuple(self.claims))} if self.claims else {}),
             "points": [
                 {
                     "label": point.label,

@@ -48,6 +48,9 @@ def _show_points(context: click.Context, root: Path | None, as_json: bool, style
     print_notices(sweep)
     if keys_set := dict.fromkeys([*sweep.overrides, *(key for case in sweep.cases for key in case.overrides)]):
         click.echo(f"whatever the experiment says, the sweep sets {', '.join(keys_set)}")
+    if sweep.claims:
+        click.echo("claims that its report checks")
+        print_columns([(claim.text, claim.source) for claim in sweep.claims], "  ")
     shared = dict.fromkeys(set.intersection(*(set(s.items()) for s in settings.values())))
     if len(points) > 1:
         click.echo("all points")
