@@ -57,6 +57,8 @@ def experiment(options: argparse.Namespace) -> Any:
         ],
         **{f"model.warm_start.{key}": value for key, value in warm.items()},
     }  # fmt: skip
+    if options.groups * options.group_size < 256:  # four optimizer steps, as with all rows
+        layers["trainer.mini_batch"] = max(1, options.groups * options.group_size // 4)
     if options.quick:
         layers = {name: value for name, value in layers.items() if not name.startswith("model.warm_start")} | QUICK
     return uncollapse.compose(uncollapse.compose(options.experiment, layers), options.set)

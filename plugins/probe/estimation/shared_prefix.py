@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from ...training.networks.models import Policy
 from ...training.step.batch import Batch
-from ...training.step.pairwise import Prefix, shares_prompts
+from ...training.step.prefix import Prefix, shares_prompts
 
 WORTH = 16
 """Tokens that a common beginning must have: reading a shorter one apart costs more than it saves."""
@@ -30,8 +30,8 @@ def score(policy: nn.Module, call: Call, part: Batch, **options: Any) -> dict[st
         return call(part, **options)
     prefix = Prefix()
     call(_cut(part.take([0]), 0, shared), entropy="none", cache=prefix)
-    prefix.grows = False
-    scores = call(_cut(part, shared, part.tokens.shape[1]), cache=prefix, **options)
+    with prefix.continued():
+        scores = call(_cut(part, shared, part.tokens.shape[1]), cache=prefix, **options)
     return {name: pad(value, (shared, 0)) for name, value in scores.items()}
 
 

@@ -74,7 +74,7 @@ class Policy(nn.Module):
         All but log-probs are computed where they are wanted. Only positions on the mask reach the head.
 
         Args:
-            cache: keys and values of tokens that the rows continue.
+            cache: keys and values of tokens that the rows continue, a :class:`~..step.prefix.Prefix`.
             packed: whether rows go through the model without padding; :func:`.packing.enable_packing` comes first.
         """
         hidden_N_H = self.hidden_states(batch, cache, packed)
@@ -148,7 +148,8 @@ def _hidden(decoder: Any, batch: Batch, cache: Any = None, packed: bool = False)
         rows = Packed.of(batch)
         return packed_hidden(decoder, rows)[rows.predicts]
     # Rows are right padded and attention is causal: no real token can see the padding, so no mask is needed.
-    output = decoder(input_ids=batch.tokens, past_key_values=cache, use_cache=cache is not None)
+    options = {} if cache is None else {"past_key_values": cache, **cache.inputs(batch.tokens.shape[1])}
+    output = decoder(input_ids=batch.tokens, use_cache=cache is not None, **options)
     hidden_B_T_H = output.last_hidden_state
     return hidden_B_T_H[:, :-1][batch.mask[:, 1:]]
 

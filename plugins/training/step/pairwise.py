@@ -1,7 +1,9 @@
 """A scorer gives the log-prob of every continuation after every prompt, and reads each prompt only once.
 
-Prompts are taken in lexicographic order. The keys and values of one prompt are cut to the beginning that the next one
-shares, so that a common system prompt, or a conversation that another one continues, is read once as well.
+Without a token budget, prompts are taken one after the other in lexicographic order. The keys and values of one are cut
+to the beginning that the next one shares, so that a common system prompt, or a conversation that another one continues,
+is read once as well. With a budget, as many prompts are read in one pass, and as many pairs scored in one, as it holds:
+on a GPU a pass of few tokens takes as long as one of many.
 """
 
 from __future__ import annotations
@@ -10,18 +12,23 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ....core.components import Scores
 from ....core.errors import RequestError
 from ..processes.ranks import Ranks
 from .batch import Batch, parts
+from .prefix import Prefix, unshared
 from .stages import score
 
 Tokens = tuple[int, ...]
+Pair = tuple[int, int]
+"""Number of a prompt in its block, and of a continuation."""
+KEPT = 4
+"""Number of kept tokens of a prompt that take as much memory in a pass as one that is read: they have keys and values
+of one layer at a time, and no hidden states."""
 
 
 class Scorer:
@@ -60,7 +67,7 @@ class Scorer:
         Args:
             prompts: token ids, at least one each. Equal ones are read once.
             continuations: token ids. Equal ones are scored once.
-            micro_batch: continuations per forward pass.
+            micro_batch: continuations per forward pass, where the scorer has no token budget.
 
         Returns:
             [prompts, continuations] float64, on the CPU.
@@ -91,78 +98,106 @@ class Scorer:
 
     def _fill(self, logprobs: Tensor, prompts: list[Tokens], continuations: list[Tokens], micro_batch: int) -> None:
         """Fill in this rank's rows of ``logprobs``, in as many forward passes as every other rank makes."""
-        batches = []
-        for part in parts(range(len(continuations)), micro_batch):
-            padded = _batch([(0, *continuations[column]) for column in part])
-            batches.append((part, padded.to(self._ranks.device)))
+        lengths = [len(continuation) for continuation in continuations]
+        table = _batch([(0, *continuation) for continuation in continuations]).to(self._ranks.device)
         size = self._ranks.size
         bounds = [len(prompts) * rank // size for rank in range(size + 1)]
-        plans = [_plan(prompts[start:end]) for start, end in pairwise(bounds)]
-        passes = [sum(bool(new) + len(batches) for _, new in plan) for plan in plans]
-        rank = self._ranks.rank
+        plans = []
+        for start, end in pairwise(bounds):
+            blocks = _blocks(prompts, range(start, end), self._budget)
+            plans.append([(block, block.passes(lengths, micro_batch, self._budget)) for block in blocks])
+        passes = [sum((block.longest > 0) + len(scored) for block, scored in plan) for plan in plans]
         prefix = Prefix()
-        for row, (shared, new) in enumerate(plans[rank], bounds[rank]):
-            prefix.cut(shared)
-            if new:
-                self._engine.score(_batch([new], scored=False), entropy="none", cache=prefix)
-            if prefix.get_seq_length() != shared + len(new):
+        for block, scored in plans[self._ranks.rank]:
+            prefix = prefix if block.shared else Prefix()
+            self._read(prefix, block)
+            if prefix.get_seq_length() != block.shared + block.longest:
                 raise _refusal(self._engine.module.language_model.config, "no keys and values")
-            prefix.grows = False
-            for part, batch in batches:
-                batch.tokens[:, 0] = prompts[row][-1]  # its hidden state predicts the first token of each continuation
-                scores = self._engine.score(batch, entropy="none", cache=prefix)
-                logprobs[row, part] = scores.logprobs.double().sum(1)
-            prefix.grows = True
-        for _ in range(max(passes) - passes[rank]):
+            last = torch.tensor([prompts[row][-1] for row in block.rows], device=table.tokens.device)
+            for pairs in scored:
+                self._score(logprobs, prefix, block, pairs, table, last)
+        for _ in range(max(passes) - passes[self._ranks.rank]):
             # a sharded model is gathered by all ranks together, so that none may stop early
-            self._engine.score(batches[0][1], entropy="none", cache=Prefix())
+            self._engine.score(table.take([0]), entropy="none", cache=Prefix())
+
+    def _read(self, prefix: Prefix, block: Block) -> None:
+        """Read the prompts of a block, less their last tokens, of which each continuation's row begins with one."""
+        prefix.cut(block.shared)
+        if block.longest:
+            self._engine.score(_batch(block.heads, scored=False), entropy="none", cache=prefix)
+            prefix.align([len(head) for head in block.heads])
+
+    def _score(
+        self, logprobs: Tensor, prefix: Prefix, block: Block, pairs: Sequence[Pair], table: Batch, last: Tensor
+    ) -> None:
+        """Score pairs of the prompts that ``prefix`` holds and of rows of ``table``."""
+        number, column = torch.tensor(pairs).to(table.tokens.device).unbind(1)
+        batch = table.take(column)
+        batch.tokens[:, 0] = last[number]  # its hidden state predicts the first token of the continuation
+        with prefix.continued(number if len(block.rows) > 1 else None):
+            scores = self._engine.score(batch, entropy="none", cache=prefix)
+        rows = torch.tensor(block.rows, device=number.device)[number]
+        logprobs[rows, column] = scores.logprobs.double().sum(1)
 
 
-class Prefix(Cache):
-    """The keys and values of one row of tokens, which any number of rows may continue."""
+@attrs.frozen
+class Block:
+    """A block is the prompts that are read in one pass, and what of it is known already."""
 
-    def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=DynamicLayer)
-        self.grows = True
-        """Whether the keys and values of continuing rows are kept."""
+    rows: list[int]
+    """Numbers of the prompts."""
+    shared: int
+    """Tokens that stay of the block before."""
+    heads: list[Tokens]
+    """Tokens that are read of each prompt: all after these but the last."""
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Return the prefix with the new states of every row. Copies for many rows live as long as needed."""
-        while len(self.layers) <= layer_idx:
-            self.layers.append(DynamicLayer())
-        layer: Any = self.layers[layer_idx]
-        keys, values = (
-            new if old is None else torch.cat([old.expand(len(new), -1, -1, -1), new], dim=-2)
-            for old, new in ((layer.keys, key_states), (layer.values, value_states))
-        )
-        if self.grows:
-            layer.keys, layer.values = keys, values
-            layer.is_initialized = True
-        return keys, values
+    @property
+    def longest(self) -> int:
+        """Most tokens that are read of a prompt."""
+        return max(map(len, self.heads))
 
-    def cut(self, length: int) -> None:
-        """Drop all but the first ``length`` tokens."""
-        layer: Any
-        for layer in self.layers:
-            if layer.is_initialized:
-                layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+    def passes(self, lengths: Sequence[int], micro_batch: int, budget: int) -> list[list[Pair]]:
+        """Cut the pairs of all prompts with continuations of these ``lengths``, which rise, into forward passes.
+
+        A pass has ``micro_batch`` pairs at most, or as many as a ``budget`` of tokens holds, padding included.
+        """
+        pairs = [(number, column) for column in range(len(lengths)) for number in range(len(self.rows))]
+        if not budget:
+            return parts(pairs, micro_batch)
+        cut: list[list[Pair]] = [[]]
+        for pair in pairs:
+            # the first token of a row is the last one of its prompt
+            tokens = 1 + lengths[pair[1]] + -(-self.longest // KEPT)
+            if cut[-1] and (len(cut[-1]) + 1) * tokens > budget:
+                cut.append([])
+            cut[-1].append(pair)
+        return cut
 
 
-def _plan(prompts: Sequence[Tokens]) -> list[tuple[int, Tokens]]:
-    """Return for each prompt how many tokens of the one before it stay, and which tokens are read after these.
+def _blocks(prompts: Sequence[Tokens], rows: Sequence[int], budget: int) -> list[Block]:
+    """Return blocks of one prompt that share a beginning with the one before, or those that a budget of tokens holds.
 
-    The last token of a prompt is never read here: it is the first one of each continuation's row.
+    Args:
+        prompts: in lexicographic order.
+        rows: the numbers of those that are read.
+        budget: tokens of a pass, padding included; 0 makes blocks of one.
     """
-    cached: Tokens = ()
-    plan = []
-    for prompt in prompts:
-        pairs = enumerate(zip(cached, prompt[:-1], strict=False))
-        shared = next((index for index, (old, new) in pairs if old != new), min(len(cached), len(prompt) - 1))
-        cached = prompt[:-1]
-        plan.append((shared, cached[shared:]))
-    return plan
+    if not budget:
+        cached: Tokens = ()
+        blocks = []
+        for row in rows:
+            head = prompts[row][:-1]
+            pairs = enumerate(zip(cached, head, strict=False))
+            shared = next((index for index, (old, new) in pairs if old != new), min(len(cached), len(head)))
+            blocks.append(Block([row], shared, [head[shared:]]))
+            cached = head
+        return blocks
+    together: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: len(prompts[row])):
+        if not together or (len(together[-1]) + 1) * len(prompts[row]) > budget:
+            together.append([])
+        together[-1].append(row)
+    return [Block(block, 0, [prompts[row][:-1] for row in block]) for block in together]
 
 
 def _batch(rows: Sequence[Tokens], scored: bool = True) -> Batch:
@@ -176,18 +211,8 @@ def _batch(rows: Sequence[Tokens], scored: bool = True) -> Batch:
     return Batch(tokens=tokens, mask=mask, lengths=lengths)
 
 
-def shares_prompts(config: Any) -> bool:
-    """Return whether the cache of a model can be cut to a prefix and continued by many rows."""
-    return not _unshared(config)
-
-
-def _unshared(config: Any) -> list[str]:
-    layers = {type(layer) for layer in DynamicCache(config=config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}
-    return sorted(layer.__name__ for layer in layers)
-
-
 def _check(config: Any) -> None:
-    if layers := _unshared(config):
+    if layers := unshared(config):
         raise _refusal(config, layers[0])
 
 

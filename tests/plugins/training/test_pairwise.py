@@ -48,8 +48,8 @@ class Engine:
         return Scores(**self.module(batch, **options))
 
 
-def scorer(model, temperature=1.0):
-    return Scorer(Engine(Policy(model, temperature)), 4, ALONE)
+def scorer(model, temperature=1.0, budget=0):
+    return Scorer(Engine(Policy(model, temperature)), 4, ALONE, budget)
 
 
 @torch.no_grad()
@@ -68,10 +68,10 @@ def brute_force(model, prompts, continuations, temperature=1.0):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 100])
+@pytest.mark.parametrize(("micro_batch", "budget"), [(1, 0), (2, 0), (100, 0), (2, 1), (2, 25), (2, 1000)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_equals_full_sequences(model, micro_batch, temperature):
-    found = scorer(model, temperature).pairwise(PROMPTS, CONTINUATIONS, micro_batch)
+def test_equals_full_sequences(model, micro_batch, budget, temperature):
+    found = scorer(model, temperature, budget).pairwise(PROMPTS, CONTINUATIONS, micro_batch)
     assert found.shape == (7, 6)
     assert found.dtype == torch.float64
     assert not found.requires_grad
@@ -86,10 +86,11 @@ tokens = st.integers(0, 4)  # few tokens: many common prefixes
     prompts=st.lists(st.lists(tokens, min_size=1, max_size=7), min_size=1, max_size=6),
     continuations=st.lists(st.lists(tokens, min_size=1, max_size=4), min_size=1, max_size=4),
     micro_batch=st.integers(1, 4),
+    budget=st.sampled_from([0, 5, 20, 100]),
 )
-def test_any_prompts_and_continuations(models, prompts, continuations, micro_batch):
+def test_any_prompts_and_continuations(models, prompts, continuations, micro_batch, budget):
     model = models()
-    found = scorer(model).pairwise(prompts, continuations, micro_batch)
+    found = scorer(model, budget=budget).pairwise(prompts, continuations, micro_batch)
     assert torch.allclose(found, brute_force(model, prompts, continuations), rtol=0, atol=1e-4)
 
 
@@ -149,8 +150,10 @@ def test_other_architectures(name, config):
     model = getattr(transformers, f"{name}ForCausalLM" if name != "GPT2" else "GPT2LMHeadModel")(
         getattr(transformers, f"{name}Config")(**config)
     )
-    found = scorer(model).pairwise(PROMPTS, CONTINUATIONS, 2)
-    assert torch.allclose(found, brute_force(model, PROMPTS, CONTINUATIONS), rtol=0, atol=1e-4)
+    expected = brute_force(model, PROMPTS, CONTINUATIONS)
+    for budget in (0, 30, 1000):
+        found = scorer(model, budget=budget).pairwise(PROMPTS, CONTINUATIONS, 2)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +185,23 @@ def test_each_token_is_read_once_and_only_continuations_reach_the_head(model):
     assert {entropy for *_, entropy in calls} == {"none"}
 
 
+def test_with_a_token_budget_prompts_and_pairs_go_together(model):
+    own = scorer(model, budget=1000)
+    own.pairwise(PROMPTS, CONTINUATIONS, 1)
+    # the heads of the six distinct prompts, of twelve tokens at most; then all pairs, of up to eight tokens
+    assert [(shape, reading) for shape, reading, _, _ in own._engine.calls] == [((6, 12), True), ((30, 8), False)]
+    assert [positions for _, _, positions, _ in own._engine.calls] == [0, 6 * (1 + 7 + 2 + 3 + 2)]
+
+
+@pytest.mark.parametrize("budget", [1, 20, 40, 70])
+def test_no_pass_exceeds_the_token_budget_but_for_single_rows(model, budget):
+    own = scorer(model, budget=budget)
+    own.pairwise(PROMPTS, CONTINUATIONS, 1)
+    shapes = [shape for shape, *_ in own._engine.calls]
+    assert all(rows == 1 or rows * width <= budget for rows, width in shapes)
+    assert sum(rows for (rows, _), reading, *_ in own._engine.calls if not reading) == 30
+
+
 def test_nothing_to_score(model):
     own = scorer(model)
     assert own.pairwise([], CONTINUATIONS).shape == (0, 6)
@@ -202,7 +222,7 @@ def test_called_on_a_batch_it_scores_rows(model, batch):
 
 
 def on_ranks(directory, stage):
-    """What one of several ranks computes: all prompts; one prompt, so that the other ranks have none."""
+    """What one of several ranks computes: all prompts; one, so that the other ranks have none; all with a budget."""
     ranks = start_ranks()
     policy = Policy(Qwen2ForCausalLM.from_pretrained(f"{directory}/model", dtype=torch.float32), 1.0)
     # at stage 3 even the smallest weight is gathered in each pass, as those of a large model are
@@ -212,6 +232,7 @@ def on_ranks(directory, stage):
     engine.module.train()
     own = Scorer(engine, 2, ranks)
     results = [own.pairwise(PROMPTS, CONTINUATIONS, 2), own.pairwise(PROMPTS[:1], CONTINUATIONS, 4)]
+    results.append(Scorer(engine, 2, ranks, 40).pairwise(PROMPTS, CONTINUATIONS))
     assert engine.module.training
     # a pass of the usual kind still works afterwards
     mask = torch.tensor([[False, True, True]])
@@ -223,9 +244,10 @@ def on_ranks(directory, stage):
 def test_deepspeed(models, tmp_path, stage):
     model = models()
     model.save_pretrained(tmp_path / "model")
-    _, (everything, one) = on_ranks(tmp_path, stage)
+    _, (everything, one, in_blocks) = on_ranks(tmp_path, stage)
     expected = brute_force(model, PROMPTS, CONTINUATIONS)
     assert torch.allclose(everything, expected, rtol=0, atol=1e-4)
+    assert torch.allclose(in_blocks, expected, rtol=0, atol=1e-4)
     assert torch.allclose(one, expected[:1], rtol=0, atol=1e-4)
 
 
@@ -251,7 +273,7 @@ def test_two_ranks_share_the_prompts(models, tmp_path, stage):
         assert process.returncode == 0, errors.decode()[-3000:]
     first, second = (torch.load(tmp_path / f"out_{rank}.pt", weights_only=True) for rank in range(2))
     expected = brute_force(model, PROMPTS, CONTINUATIONS)
-    for ours, theirs, right in zip(first, second, (expected, expected[:1]), strict=True):
+    for ours, theirs, right in zip(first, second, (expected, expected[:1], expected), strict=True):
         assert torch.equal(ours, theirs)
         assert torch.allclose(ours, right, rtol=0, atol=1e-4)
 
