@@ -138,7 +138,7 @@ def phases(loop: Any) -> list[tuple[Any, str, str]]:
     from uncollapse.plugins.probe.forecast.response import Before
 
     return [
-        (loop.parts.policy, "optimizer_state", "forecast_state"), (Folds, "displacements", "forecast_planned"),
+        (loop.parts.policy, "live_optimizer_state", "forecast_state"), (Folds, "displacements", "forecast_planned"),
         (Passes, "loss_gradient", "forecast_gradients"), (Walk, "step", "forecast_walks"),
         (Before, "response", "forecast_response"), (Passes, "forward_mode", "forecast_forward_mode"),
         (Passes, "forward", "forecast_forward"), (forecast, "predicted_change", "forecast_change"),

@@ -156,6 +156,13 @@ class TrainEngine(ABC):
         It is ``{state: {parameter name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``.
         """
 
+    def live_optimizer_state(self) -> dict[str, Any]:
+        """Return the same for those who only read it before the next step: tensors may be the optimizer's own.
+
+        They lie on the device where that saves a copy; by default they are those of :meth:`optimizer_state`.
+        """
+        return self.optimizer_state()
+
     @abstractmethod
     def load_optimizer_state(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`optimizer_state` returned."""

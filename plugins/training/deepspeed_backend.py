@@ -291,6 +291,10 @@ class DeepSpeedEngine(TrainEngine):
         """Return what a checkpoint keeps of the optimizer (:meth:`OptimizerState.full`)."""
         return self._state.full()
 
+    def live_optimizer_state(self) -> dict[str, Any]:
+        """Return the same on the device, as it is until the next step (:meth:`OptimizerState.full`)."""
+        return self._state.full(live=True)
+
     def load_optimizer_state(self, saved: dict[str, Any]) -> None:
         """Load a saved state. Raises RunError if it does not cover exactly the parameters that train."""
         self._state.load(saved)

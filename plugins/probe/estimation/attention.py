@@ -17,7 +17,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 BLOCK = 64
-"""Number of queries whose scores exist at once."""
+"""Number of queries whose scores exist at once; on a GPU more, where their scores are few."""
+SCORES = 2**26
+"""Number of scores up to which a GPU computes more queries at once: it takes as long for one block as for another."""
 
 
 class DifferentiableAttention(TorchFunctionMode):
@@ -56,8 +58,11 @@ def in_blocks(
     # the scale goes into the queries, which are smaller than the scores
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     results = []
-    for start in range(0, query.shape[-2], BLOCK):
-        rows = query[..., start : start + BLOCK, :]
+    block = BLOCK
+    if query.is_cuda:
+        block = max(BLOCK, SCORES // (query[..., 0, 0].numel() * key.shape[-2]))
+    for start in range(0, query.shape[-2], block):
+        rows = query[..., start : start + block, :]
         stop = start + rows.shape[-2]
         hidden, bias = None, None
         seen = key.shape[-2]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from torch.func import functional_call
 
 from ...training.networks.models import REFERENCE_HEAD, Policy
 from ...training.processes.ranks import Ranks
-from ...training.step.batch import Batch, parts
+from ...training.step.batch import Batch
 from . import shared_prefix
 from .attention import DifferentiableAttention
+from .cuts import Cuts
 
 Direction = Mapping[str, Tensor]
 """Tensors by name of a parameter, each of its parameter's shape: a direction of what trains, or a gradient."""
@@ -41,23 +42,33 @@ class Passes:
         size: rows per pass that keeps what a gradient needs.
         ranks: the processes that share the rows.
         forward_size: rows per pass without gradients, which takes less memory; by default ``size``.
+        budget: tokens per pass that keeps what a gradient needs, in place of both sizes, unless it is 0; a pass without
+            takes as many more as the trainer's. Rows are packed, which the policy must be able to do.
     """
 
     def __init__(
-        self, policy: nn.Module, batch: Batch, size: int, ranks: Ranks, forward_size: int | None = None
+        self,
+        policy: nn.Module,
+        batch: Batch,
+        size: int,
+        ranks: Ranks,
+        forward_size: int | None = None,
+        budget: int = 0,
     ) -> None:
         self.policy = policy
         self.batch = batch
         self.ranks = ranks
-        # rows of about the same length stand together, so that little of a micro-batch is padding
-        by_length = sorted(range(len(batch)), key=lambda row: int(batch.lengths[row]))
-        self._forward_parts = parts(by_length, forward_size or size)[ranks.rank :: ranks.size]
-        self._gradient_parts = parts(by_length, size)[ranks.rank :: ranks.size]
+        self._packed: dict[str, bool] = {"packed": True} if budget else {}
+        lengths: list[int] = batch.lengths.tolist()
+        if budget:
+            self._cuts = Cuts.by_budget(lengths, budget, ranks)
+        else:
+            self._cuts = Cuts.by_rows(lengths, size, forward_size or size, ranks)
 
     def forward(self, step: Direction | None = None, eta: float = 0.0) -> Outputs:
         """Return ``logprobs`` and ``entropies`` ([B, T] float64, nats) at theta + eta * step, or at theta itself."""
         moved = {name: p + eta * step[name].to(p) for name, p in trained(self.policy).items()} if step else {}
-        return self._collect(lambda part: self._scores(moved, part))
+        return self._collect(self._cuts.forward, lambda part: self._scores(moved, part, **self._packed))
 
     def forward_mode(self, along: Direction, parameters: Direction | None = None) -> Outputs:
         """Compute log-probs, entropies and their derivatives along a direction in one pass; at theta by default.
@@ -66,14 +77,16 @@ class Passes:
             [B, T] float64: ``logprobs`` and ``entropies`` in nats, ``logprobs_rate`` and ``entropies_rate`` in nats per
             unit of the direction.
         """
-        return self._collect(lambda part: self._dual(part, along, lambda scores: scores, parameters))
+        return self._collect(self._cuts.dual, lambda part: self._dual(part, along, lambda scores: scores, parameters))
 
     def loss_rates(self, loss: TokenLoss, along: Direction) -> Tensor:
         """Return the derivative of each token's loss along a direction ([B, T] float64), in one forward-mode pass.
 
         Summed over some tokens, it is the inner product of the direction with the gradient of their loss.
         """
-        outputs = self._collect(lambda part: self._dual(part, along, lambda scores: {"loss": loss(scores, part)}))
+        outputs = self._collect(
+            self._cuts.dual, lambda part: self._dual(part, along, lambda scores: {"loss": loss(scores, part)})
+        )
         return outputs["loss_rate"]
 
     def loss_gradient(self, loss: TokenLoss) -> dict[str, Tensor]:
@@ -93,19 +106,26 @@ class Passes:
 
     def _gradient(self, loss: Callable[[Outputs, Batch, list[int]], Tensor]) -> dict[str, Tensor]:
         parameters = trained(self.policy)
-        total = {name: torch.zeros_like(p, dtype=_at_least_fp32(p.dtype)) for name, p in parameters.items()}
+        total: dict[str, Tensor] = {}
         with _evaluating(self.policy):
-            for rows in self._gradient_parts:
+            for rows in self._cuts.gradient:
                 part = self.batch.take(rows).to(self.ranks.device)
-                value = loss(self._scores({}, part, entropy="gradient"), part, rows).sum()
+                value = loss(self._scores({}, part, entropy="gradient", **self._packed), part, rows).sum()
                 gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
                 for name, gradient in zip(parameters, gradients, strict=True):
-                    if gradient is not None:
+                    if gradient is not None and name in total:
                         total[name] += gradient
-        return {name: self.ranks.sum(gradient) for name, gradient in total.items()}
+                    elif gradient is not None:  # a copy, since two parameters may be given one tensor
+                        total[name] = gradient.to(_at_least_fp32(gradient.dtype), copy=True).contiguous()
+        for name, p in parameters.items():
+            if name not in total:
+                total[name] = torch.zeros_like(p, dtype=_at_least_fp32(p.dtype))
+        return {name: self.ranks.sum(total[name]) for name in parameters}
 
     def _scores(self, parameters: Mapping[str, Tensor], part: Batch, **options: Any) -> Outputs:
         def call(rows: Batch, **more: Any) -> Outputs:
+            if not parameters:
+                return cast(Outputs, self.policy(rows, **more))
             return functional_call(self.policy, dict(parameters), (rows,), more)
 
         return shared_prefix.score(self.policy, call, part, **options)
@@ -127,11 +147,11 @@ class Passes:
         return result
 
     @torch.no_grad()
-    def _collect(self, compute: Callable[[Batch], Outputs]) -> Outputs:
+    def _collect(self, cut: list[list[int]], compute: Callable[[Batch], Outputs]) -> Outputs:
         """Return the outputs of all micro-batches of all ranks in one [B, T] table each, in float64 on the CPU."""
         computed = []
         with _evaluating(self.policy):
-            for rows in self._forward_parts:
+            for rows in cut:
                 outputs = compute(self.batch.take(rows).to(self.ranks.device))
                 computed.append((rows, {name: value.double().cpu() for name, value in outputs.items()}))
         tables: Outputs = {}

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import attrs
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from ....core.components import Scores
 from ...training.step.batch import Batch
 from ...training.step.losses import PolicyObjective
 from ...training.step.pending import PendingUpdate
 from ..checkpoint.adam_state import AdamSettings, AdamState, Coverage
-from ..estimation.directions import AdamW
-from ..estimation.passes import Outputs, Passes, norm, trained
+from ..estimation.passes import Outputs, Passes, trained
 
 Gradient = dict[str, Tensor]
 """Tensors by name of a parameter, or laid out flat."""
@@ -56,14 +55,14 @@ class Folds:
             moving = [row for row in rows if moving_B[row]]
             of_folds = [layout.flat(self._gradient(batch, self._rows(moving, fold))) for fold in range(self.count)]
             gradient = _sum(of_folds)
-            whole.step(gradient)
             weights_B = _weights(batch)
             for fold, walk in enumerate(others):
                 rest = float(weights_B[self._fold_B != fold].sum() / weights_B.sum())
                 if walk is None or rest <= 1e-6:
                     others[fold] = None
                     continue
-                walk.step({name: (g - of_folds[fold][name]) / rest for name, g in gradient.items()})
+                walk.step({name: (g - of_folds[fold][name]).div_(rest) for name, g in gradient.items()})
+            whole.step(gradient)
         return layout.by_name(whole.moved), [layout.by_name(walk.moved) if walk else None for walk in others]
 
     def _rows(self, rows: Sequence[int], fold: int) -> list[int]:
@@ -91,20 +90,43 @@ class Folds:
 
 
 class Walk:
-    """A walk makes AdamW's steps from a state, without the rounding of the parameters."""
+    """A walk makes AdamW's steps from a state, without the rounding of the parameters.
+
+    Weight decay is that of the weights before the first step.
+    """
 
     def __init__(self, update: PendingUpdate, state: AdamState, weights: Gradient) -> None:
         self._lr, self._max_norm = update.lr, update.experiment.trainer.grad_clip
-        self._state, self._weights = state, weights
+        self._settings, self._weights = state.settings, weights
+        # torch's own AdamW steps these in place, in one pass over them
+        self._first = {name: m.clone() for name, m in state.exp_avg.items()}
+        self._second = {name: s.clone() for name, s in state.exp_avg_sq.items()}
+        self._steps = {
+            name: torch.tensor(state.step[name], dtype=torch.float32, device=p.device) for name, p in weights.items()
+        }
         self.moved = {name: torch.zeros_like(p) for name, p in weights.items()}
         """Displacement of theta from where it began."""
 
     def step(self, gradient: Gradient) -> None:
-        factor = min(1.0, self._max_norm / (norm(gradient) + 1e-6)) if self._max_norm else 1.0
-        clipped = {name: factor * g for name, g in gradient.items()}
-        for name, v in AdamW(self._state, self._weights).direction(clipped).items():
-            self.moved[name] += self._lr * v
-        self._state = _advanced(self._state, clipped)
+        """Take a step on a gradient, which is clipped in place."""
+        if self._max_norm:
+            factor = (self._max_norm / (_norm(gradient) + 1e-6)).clamp(max=1.0)
+            for g in gradient.values():
+                g.mul_(factor)
+        for name, g in gradient.items():
+            settings = self._settings[name]
+            self.moved[name].sub_(self._weights[name], alpha=self._lr * settings.weight_decay)
+            adamw(
+                [self.moved[name]], [g], [self._first[name]], [self._second[name]], [], [self._steps[name]],
+                fused=True, amsgrad=False, beta1=settings.betas[0], beta2=settings.betas[1], lr=self._lr,
+                weight_decay=0.0, eps=settings.eps, maximize=False,
+            )  # fmt: skip
+
+
+def _norm(gradient: Gradient) -> Tensor:
+    """Return the Euclidean norm over all tensors, accumulated in float64: []; nothing waits for the device."""
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradient.values()]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 class Layout:
@@ -137,9 +159,18 @@ class Layout:
 
 
 def passes_over(update: PendingUpdate, batch: Batch, size: int | None = None) -> Passes:
-    """Return passes over some rows, cut so that every rank has a share; ``size`` rows at once, else a micro-batch."""
-    ranks, size = update.ranks, size or update.experiment.trainer.micro_batch
-    return Passes(update.policy.module, batch, min(size, -(-len(batch) // ranks.size)), ranks)
+    """Return passes over some rows, cut so that every rank has a share, as the trainer cuts its own.
+
+    Args:
+        update: what is trained, and how.
+        batch: the rows.
+        size: rows at once where the trainer has no token budget; by default those of a micro-batch.
+    """
+    ranks, experiment = update.ranks, update.experiment
+    rows = min(size or experiment.trainer.micro_batch, -(-len(batch) // ranks.size))
+    # a budget that counts on activations being computed again is too large: in evaluation mode all are kept
+    budget = 0 if experiment.model.gradient_checkpointing else experiment.trainer.token_budget
+    return Passes(update.policy.module, batch, rows, ranks, budget=budget)
 
 
 def _adam(update: PendingUpdate) -> tuple[Layout, AdamState, Gradient]:
@@ -147,7 +178,7 @@ def _adam(update: PendingUpdate) -> tuple[Layout, AdamState, Gradient]:
 
     Behind a bfloat16 model the weights are the fp32 ones.
     """
-    saved, parameters = update.policy.optimizer_state(), trained(update.policy.module)
+    saved, parameters = update.policy.live_optimizer_state(), trained(update.policy.module)
     group, device = saved["param_groups"][0], update.ranks.device
     settings = AdamSettings(tuple(group["betas"]), float(group["eps"]), float(group["weight_decay"]))
     states = saved["state"]  # there is none before the first optimizer step
@@ -176,21 +207,11 @@ def _adam(update: PendingUpdate) -> tuple[Layout, AdamState, Gradient]:
     return layout, state, layout.flat({name: p.to(_fp32(p)) for name, p in masters.items()})
 
 
-def _advanced(state: AdamState, gradient: Gradient) -> AdamState:
-    """Return Adam's state after a step on this gradient."""
-    first, second = {}, {}
-    for name, g in gradient.items():
-        beta_1, beta_2 = state.settings[name].betas
-        first[name] = beta_1 * state.exp_avg[name] + (1 - beta_1) * g
-        second[name] = beta_2 * state.exp_avg_sq[name] + (1 - beta_2) * g**2
-    steps = {name: step + 1 for name, step in state.step.items()}
-    return attrs.evolve(state, step=steps, exp_avg=first, exp_avg_sq=second)
-
-
 def _sum(gradients: list[Gradient]) -> Gradient:
-    sums = {}
-    for name in gradients[0]:
-        sums[name] = torch.stack([gradient[name] for gradient in gradients]).sum(0)
+    sums = {name: g.clone() for name, g in gradients[0].items()}
+    for gradient in gradients[1:]:
+        for name, g in gradient.items():
+            sums[name] += g
     return sums
 
 

@@ -35,7 +35,7 @@ class Before:
     rows: list[Tensor]
     """Rows of each fold, and at last those of no fold."""
     parameters: Gradient | None
-    """Copies of what trains, on the CPU, where changes of the outputs are below their rounding; else ``None``."""
+    """Copies of what trains, where changes of the outputs are below their rounding; else ``None``."""
 
     @classmethod
     def of(cls, update: PendingUpdate, sampled: Rollouts, base: Outputs, folds: int) -> Before:
@@ -51,7 +51,7 @@ class Before:
         rows = [(fold_B == fold).nonzero()[:, 0] for fold in range(split.count + 1)]
         parameters = trained(update.policy.module)
         exact = all(p.dtype in (torch.float32, torch.float64) for p in update.policy.module.parameters())
-        copies = None if exact else {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+        copies = None if exact else {name: p.detach().clone() for name, p in parameters.items()}
         return cls(update, sampled, base, [*corrections, {}], rows, copies)
 
     def response(self) -> tuple[Outputs, Tensor]:
@@ -62,22 +62,25 @@ class Before:
         tables: Outputs = dict(self.base)
         seen_B = torch.zeros(len(self.sampled.tokens), dtype=torch.bool)
         batch = to_batch(self.sampled)
+        moved = {}
+        if self.parameters is not None:
+            now = trained(self.update.policy.module)
+            moved = {name: (now[name].detach() - before).float() for name, before in self.parameters.items()}
         for rows, correction in zip(self.rows, self.corrections, strict=True):
             if correction is None or not len(rows):
                 continue
             seen_B[rows] = True
-            for name, change in self._changes(batch.take(rows.tolist()), rows, correction).items():
+            for name, change in self._changes(batch.take(rows.tolist()), rows, correction, moved).items():
                 table = tables.setdefault(f"{name}_rate", torch.zeros(batch.mask.shape, dtype=torch.float64))
                 table[rows, : change.shape[1]] = change
         return tables, seen_B
 
-    def _changes(self, batch: Batch, rows: Tensor, correction: Mapping[str, Tensor]) -> Outputs:
-        trainer = self.update.experiment.trainer
+    def _changes(
+        self, batch: Batch, rows: Tensor, correction: Mapping[str, Tensor], moved: Mapping[str, Tensor]
+    ) -> Outputs:
         if self.parameters is None:
-            moved = passes_over(self.update, batch, trainer.score_batch).forward(correction, 1.0)
-            return {name: moved[name] - table[rows, : batch.mask.shape[1]] for name, table in self.base.items()}
-        now = trained(self.update.policy.module)
-        before = {name: value.to(now[name].device) for name, value in self.parameters.items()}
-        along = {name: (p.detach() - before[name]).float() + correction.get(name, 0.0) for name, p in now.items()}
-        outputs = passes_over(self.update, batch).forward_mode(along, before)
+            now = passes_over(self.update, batch, self.update.experiment.trainer.score_batch).forward(correction, 1.0)
+            return {name: now[name] - table[rows, : batch.mask.shape[1]] for name, table in self.base.items()}
+        along = {name: change + correction.get(name, 0.0) for name, change in moved.items()}
+        outputs = passes_over(self.update, batch).forward_mode(along, self.parameters)
         return {name: outputs[f"{name}_rate"] for name in self.base}

@@ -57,23 +57,26 @@ class OptimizerState:
         self.parameters = parameters
         self.device = device
 
-    def full(self) -> dict[str, Any]:
+    def full(self, *, live: bool = False) -> dict[str, Any]:
         """Return ``{state: {name: {step, exp_avg, exp_avg_sq}}, param_groups, master}``, full tensors on the CPU.
 
         ``param_groups`` hold base learning rates and names; ``master`` the fp32 weights behind a bf16 model.
+
+        Args:
+            live: leave the tensors where they are, which may be the optimizer's own.
         """
         inner = self.adamw.param_groups[0]
-        state = {name: self._state_of(name, p) for name, p in self.parameters.items()}
+        state = {name: self._state_of(name, p, live) for name, p in self.parameters.items()}
         settings = {key: inner[key] for key in ("betas", "eps", "weight_decay")}
         return {
             "state": {name: values for name, values in state.items() if values},
             "param_groups": [{"lr": group.lr, **settings, "params": list(group.names)} for group in self.groups],
-            "master": dict(self.masters()),
+            "master": dict(self.masters(live=live)),
         }
 
-    def masters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the fp32 weights behind each parameter of 16 bits with its name, in full on the CPU."""
-        return ((name, self._master(p)) for name, p in self.parameters.items() if p.dtype != torch.float32)
+    def masters(self, *, live: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Yield the fp32 weights behind each parameter of 16 bits with its name, in full on the CPU, or where it is."""
+        return ((name, self._master(p, live)) for name, p in self.parameters.items() if p.dtype != torch.float32)
 
     def load(self, saved: dict[str, Any]) -> None:
         """Load a saved state. Raises RunError if it does not cover exactly the parameters that train."""
@@ -113,23 +116,24 @@ class OptimizerState:
         partitions = enumerate(zero.fp32_partitioned_groups_flat)
         return [flat for part, flat in partitions if zero.sub_group_to_group_id[part] == index]
 
-    def _state_of(self, name: str, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+    def _state_of(self, name: str, parameter: torch.nn.Parameter, live: bool) -> dict[str, Tensor]:
         """Gather the state of one parameter; empty before the first step."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         if self.stage == 0 and parameter.dtype == torch.float32:
-            return {key: value.detach().cpu().clone() for key, value in self.adamw.state.get(parameter, {}).items()}
+            own = {key: value.detach() for key, value in self.adamw.state.get(parameter, {}).items()}
+            return own if live else {key: value.cpu().clone() for key, value in own.items()}
         states = [self.adamw.state[flat] for flat in self._flats(name) if self.adamw.state.get(flat)]
         if not states:
             return {}
-        moments = {key: safe_get_full_optimizer_state(parameter, key).cpu() for key in STATES}
+        moments = {key: _at(safe_get_full_optimizer_state(parameter, key), live) for key in STATES}
         return {"step": states[0]["step"].cpu().clone(), **moments}
 
-    def _master(self, parameter: torch.nn.Parameter) -> Tensor:
+    def _master(self, parameter: torch.nn.Parameter, live: bool) -> Tensor:
         """Gather the fp32 weights behind a parameter of 16 bits."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return safe_get_full_fp32_param(parameter).cpu()
+        return _at(safe_get_full_fp32_param(parameter), live)
 
     def _load_state(self, parameter: torch.nn.Parameter, values: dict[str, Tensor], master: Tensor | None) -> None:
         """Load the state of one parameter, and its fp32 weights."""
@@ -161,3 +165,8 @@ class OptimizerState:
         shard.data[: len(part)].copy_(part)
         if zero._swappable_optimizer_subgroup(group):
             zero._optimizer_states_and_gradient_swap_out(group)
+
+
+def _at(tensor: Tensor, live: bool) -> Tensor:
+    """Return the tensor where it is, or on the CPU."""
+    return tensor if live else tensor.cpu()

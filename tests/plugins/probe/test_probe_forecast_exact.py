@@ -49,7 +49,7 @@ def pending(policy, rollouts, steps=2):
     rewards = rollouts.raw_rewards_E.reshape(GROUPS, SIZE)
     advantages = (rewards - rewards.mean(1, keepdim=True)).reshape(-1, 1).expand(rollouts.mask.shape)
     batch = attrs.evolve(to_batch(rollouts), advantages=advantages.clone(), sampler_logprobs=rollouts.logprobs)
-    trainer = SimpleNamespace(lr=LR, grad_clip=0.0, micro_batch=64, score_batch=64)
+    trainer = SimpleNamespace(lr=LR, grad_clip=0.0, micro_batch=64, score_batch=64, token_budget=0)
     trainer.loss_aggregation = SimpleNamespace(component=TokenMean())
     # a second moment of the size of these gradients, and little momentum: it is the batch that moves the policy
     state = {
@@ -59,12 +59,16 @@ def pending(policy, rollouts, steps=2):
     saved = {"state": state, "master": {}, "param_groups": [{"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01}]}
     return PendingUpdate(
         step=1,
-        policy=SimpleNamespace(module=policy, optimizer_state=lambda: saved),
+        policy=SimpleNamespace(module=policy, live_optimizer_state=lambda: saved),
         rollouts=rollouts,
         batch=batch,
         optimizer_steps=[list(range(k, len(batch), steps)) for k in range(steps)],
         objective=PolicyObjective(Ppo()),
-        experiment=SimpleNamespace(trainer=trainer, rollout=SimpleNamespace(max_context=10)),
+        experiment=SimpleNamespace(
+            trainer=trainer,
+            rollout=SimpleNamespace(max_context=10),
+            model=SimpleNamespace(gradient_checkpointing=False),
+        ),
         lr_scale=1.0,
         ranks=exact.ONE,
     )
@@ -72,7 +76,7 @@ def pending(policy, rollouts, steps=2):
 
 def make(update):
     """The update, by torch's own AdamW on the policy itself, each optimizer step at the parameters of its time."""
-    policy, saved = update.policy.module, update.policy.optimizer_state()
+    policy, saved = update.policy.module, update.policy.live_optimizer_state()
     parameters = trained(policy)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LR, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01)
     for name, parameter in parameters.items():

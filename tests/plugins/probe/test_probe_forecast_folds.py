@@ -25,12 +25,14 @@ from uncollapse.plugins.training.step.batch import Batch
 def test_every_rank_has_a_share_of_the_rows(rows, ranks, size, expected):
     update = SimpleNamespace(
         ranks=Ranks(0, ranks, torch.device("cpu")),
-        experiment=SimpleNamespace(trainer=SimpleNamespace(micro_batch=4)),
+        experiment=SimpleNamespace(
+            trainer=SimpleNamespace(micro_batch=4, token_budget=0), model=SimpleNamespace(gradient_checkpointing=False)
+        ),
         policy=SimpleNamespace(module=nn.Linear(1, 1)),
     )
     ones = torch.ones(rows, 2, dtype=torch.long)
     passes = passes_over(update, Batch(tokens=ones, mask=ones > 0, lengths=ones.sum(1)), size)
-    assert [list(part) for part in passes._forward_parts] == expected
+    assert [list(part) for part in passes._cuts.forward] == expected
 
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 1 / (5 + 1e-6)), (6.0, 1.0), (0.0, 1.0)])
