@@ -34,15 +34,14 @@ from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.memory.fitting import Change, Request, smaller_engine
 from uncollapse.plugins.training.memory.model_shape import Shape, critic_shape, policy_shape
-from uncollapse.plugins.training.memory.planner import (
-    Trained,
+from uncollapse.plugins.training.memory.planner import CONTEXT, Trained, plan
+from uncollapse.plugins.training.memory.rows import (
     activations,
     head_scoring,
     head_training,
     kv_row,
     layer_saved,
     layer_working,
-    plan,
 )
 from uncollapse.plugins.training.networks import attention
 from uncollapse.plugins.training.networks.models import Policy, load_critic, load_policy
@@ -361,7 +360,7 @@ def test_activations_of_a_training_pass(checkpointing, layers):
 @pytest.mark.parametrize("chunk", [2**25, 150_000])
 def test_the_token_head(monkeypatch, dtype, b, chunk):
     shape, kind = policy_shape(config()), getattr(torch, dtype)
-    monkeypatch.setattr("uncollapse.plugins.training.memory.planner.CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr("uncollapse.plugins.training.memory.rows.CHUNK_ELEMENTS", chunk)
     hidden = torch.randn(900, 256, dtype=kind, requires_grad=True)
     weight = torch.randn(1000, 256, dtype=kind, requires_grad=True)
     targets = torch.randint(0, 1000, (900,))
