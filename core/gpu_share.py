@@ -33,7 +33,7 @@ def gpu_share() -> int | None:
         raise RequestError(
             f"{VARIABLE} is {text[:40]!r}, and not GiB", "the environment", f"write {VARIABLE}=24, or {ALL}"
         )
-    return max(1, int(gib * GIB))
+    return max(1, round(gib * GIB))
 
 
 def overfills() -> bool:
@@ -43,4 +43,4 @@ def overfills() -> bool:
 
 def variables(share: int) -> dict[str, str]:
     """Return the environment of a run that may take ``share`` bytes of each GPU."""
-    return {VARIABLE: f"{math.floor(share / GIB * 1000) / 1000:.3f}"}
+    return {VARIABLE: f"{share / GIB:.12g}"}

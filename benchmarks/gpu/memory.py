@@ -141,15 +141,14 @@ def least_share(request: Request) -> int:
 def side_by_side(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run a sweep of as many seeds as run at a time, and one that cannot fit; return a row for each."""
     composed = experiment("forecast", options)
-    source, root = options.runs / "side-by-side.yaml", options.runs / f"side-by-side-{time.time():.0f}"
-    sweep = {
-        "name": "side-by-side", "experiment": json.loads(json.dumps(uncollapse.to_dict(composed), default=str)),
-        "axes": {"seed": list(range(options.per_gpu))},
-        # each fold of the forecast holds four copies of what trains
-        "set": {"collapse.entropy_forecast.folds": 2},
-    }  # fmt: skip
-    source.write_text(json.dumps(sweep))  # JSON is YAML
-    command = [sys.executable, "-m", "uncollapse.cli.main", "sweep", "run", str(source), "--output-root", str(root)]
+    root = options.runs / f"side-by-side-{time.time():.0f}"
+    source, sweep_file = options.runs / "experiment.yaml", options.runs / "side-by-side.yaml"
+    source.write_text(dump_yaml(composed))
+    # each fold of the forecast holds four copies of what trains
+    few_folds = {"collapse.entropy_forecast.folds": 2}
+    sweep = {"experiment": str(source), "set": few_folds, "axes": {"seed": list(range(options.per_gpu))}}
+    sweep_file.write_text(json.dumps(sweep))  # JSON is YAML
+    command = [sys.executable, "-m", "uncollapse.cli.main", "sweep", "run", str(sweep_file), "--output-root", str(root)]
     how = ["--gpus", "0", "--per-gpu", str(options.per_gpu)] if options.gpu else ["--slots", str(options.per_gpu)]
     before, started = used_gib(), time.perf_counter()
     with watched() as seen:
@@ -158,14 +157,13 @@ def side_by_side(options: argparse.Namespace) -> list[dict[str, Any]]:
     statuses = [json.loads(file.read_text())["status"] for file in sorted(root.rglob("status.json"))]
     if set(statuses) != {"success"}:
         print(done.stdout[-3000:], done.stderr[-3000:], sep="\n", flush=True)
-    shares = [
-        float(line.split(", ")[-1].split()[0]) for line in done.stdout.splitlines() if "at a time on each" in line
-    ]
+    said = [line for line in done.stdout.splitlines() if "at a time on each GPU" in line]
     row = {
         "benchmark": "memory", "case": "side by side", "runs": options.per_gpu, "steps": options.steps,
         "ended_well": done.returncode == 0 and statuses == ["success"] * options.per_gpu, "exit_code": done.returncode,
         "statuses": " ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses))) or "none",
-        "share_gib": shares[0] if shares else None, "gpu_gib": max(seen, default=0.0) - before if options.gpu else None,
+        "share_gib": float(said[0].split(", ")[-1].split()[0]) if said else None,
+        "gpu_gib": max(seen, default=0.0) - before if options.gpu else None,
         "used_before_gib": before, "seconds": seconds, **common.setting(),
     }  # fmt: skip
     return [row, refused([*command, "--per-gpu", str(TIMES_LARGER)], root)]

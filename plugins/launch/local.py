@@ -25,10 +25,10 @@ class Local(Launcher):
 
     Each job is one process group with its output in its own log. Where there are GPUs, consecutive ones form slots of
     ``gpus_per_job``, and a job sees those of its slot alone (``per_gpu`` jobs share them, or more slots than that in
-    turn). Numeric libraries get ``cores // slots`` threads that sleep while they wait, so that jobs side by side do not slow each
-    other down. Interrupting or terminating the launcher sends every job SIGINT, then SIGTERM, then SIGKILL, ``grace_s``
-    seconds apart (interrupting again moves on at once). No process of a job outlives the launcher, even if that is
-    killed. Where no GPU is used, jobs that say what to preload are forks of one process that has imported it.
+    turn). Numeric libraries get ``cores // slots`` threads that sleep while they wait, so that jobs side by side do not
+    slow each other down. Interrupting or terminating the launcher sends every job SIGINT, then SIGTERM, then SIGKILL,
+    ``grace_s`` seconds apart (interrupting again moves on at once). No process of a job outlives the launcher, even if
+    that is killed. Where no GPU is used, jobs that say what to preload are forks of one process that has imported it.
     """
 
     slots: int | Literal["auto"] = attrs.field(default="auto", validator=_check_slots)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from ....core.errors import RequestError
 from .fitting import GIB, Request, describe, fixes, suggestions
 
+MIB = 2**20
 MOST = 64
 """Most runs on one GPU that are tried."""
 
 
 def share_of(memory: int, runs: int) -> int:
-    """Return the bytes of a GPU of ``memory`` bytes that each of ``runs`` runs may take."""
-    return memory // runs
+    """Return the bytes that each of ``runs`` runs may take of a GPU of ``memory`` bytes, in whole MiB if possible."""
+    share = memory // runs
+    return share // MIB * MIB or share
 
 
 def most_runs(requests: Sequence[Request], memory: int) -> int:
