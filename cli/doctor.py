@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
-from ..core.console.options import FiniteRange, plugin_option, print_columns, set_option
+from ..core.console.options import FiniteRange, per_gpu_option, plugin_option, print_columns, set_option
 from ..plugins.rollout.engine_vllm import installed
 
 GIB = 2**30
@@ -27,21 +27,29 @@ ENOUGH = (8, 0)
 @click.option("-e", "--experiment", metavar="NAME|FILE", help="Plan the memory of this experiment instead.")
 @set_option
 @click.option("--ranks", type=click.IntRange(1), help="With -e: on how many GPUs it trains. [default: 1]")
-@click.option("--gpu-memory", type=FiniteRange(0.001, 10_000), metavar="GIB", help="With -e: of each GPU.")
+@click.option("--gpu-memory", "--gpu-gib", type=FiniteRange(0.001, 10_000), metavar="GIB", help="With -e: of each GPU.")
+@per_gpu_option("With -e: runs side by side on each GPU, or auto for as many as fit.")
 @plugin_option
-def command(experiment: str | None, overrides: tuple[str, ...], ranks: int | None, gpu_memory: float | None) -> None:
+def command(
+    experiment: str | None,
+    overrides: tuple[str, ...],
+    ranks: int | None,
+    gpu_memory: float | None,
+    per_gpu: int | str | None,
+) -> None:
     """What this machine can run: Python, cores, memory, torch, GPUs, DeepSpeed, vLLM, compilers, extras.
 
     With -e, what that experiment will hold on each GPU in each phase of a step, before anything is loaded, and
-    whether it fits (docs/memory.md). Exit code 2 if it does not, with settings that would.
+    whether it fits (docs/memory.md), alone and side by side with others like it. Exit code 2 if it does not, with
+    settings that would.
     """
     if experiment is not None:
         from .memory_plan import print_plan
 
-        print_plan(experiment, overrides, ranks or 1, gpu_memory)
+        print_plan(experiment, overrides, ranks or 1, gpu_memory, per_gpu)
         return
-    if overrides or ranks or gpu_memory:
-        raise click.UsageError("--set, --ranks and --gpu-memory are about an experiment: name one with -e")
+    if overrides or ranks or gpu_memory or per_gpu:
+        raise click.UsageError("--set, --ranks, --gpu-memory and --per-gpu are about an experiment: name one with -e")
     extras = {extra: _missing(extra) for extra in ("train", "vllm", "ray")}
     gpus = list(_gpus())
     print_columns(

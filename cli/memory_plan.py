@@ -7,20 +7,33 @@ import click
 from ..core.console.options import print_columns
 
 
-def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: float | None) -> None:
+def print_plan(
+    source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: float | None, per_gpu: int | str | None
+) -> None:
     """The plan as a table, and a verdict where the memory of the GPU is known.
 
+    Args:
+        source: the experiment.
+        overrides: changes of it.
+        ranks: the number of GPUs that it trains on.
+        gpu_memory: GiB of each GPU; ``None``: of those that are here.
+        per_gpu: runs side by side on each GPU, each in an equal share; ``auto`` for as many as fit.
+
     Raises:
-        RequestError: it cannot fit; the message names settings that would.
+        RequestError: it cannot fit, or not so often; the message names settings with which it would.
     """
     from ..core.compose.combinations import check_ranks
     from ..core.compose.config import compose
     from ..plugins.training.memory.fitting import GIB, USABLE, Request, require
+    from ..plugins.training.memory.side_by_side import most_runs, require_runs, share_of
 
     experiment = compose(source, overrides)
     check_ranks(experiment, ranks)
-    memory = _gpu_memory() if gpu_memory is None else max(1, int(gpu_memory * GIB))  # bytes
+    gpu = _gpu_memory() if gpu_memory is None else max(1, int(gpu_memory * GIB))  # bytes
     request = Request(experiment, ranks)
+    most = most_runs([request], gpu) if gpu else 0
+    runs = max(1, most) if per_gpu == "auto" else int(per_gpu or 1)
+    memory = share_of(gpu, runs)
     plan, policy = request.plan(memory), request.shapes[0]
     trainer, rollout = experiment.trainer, experiment.rollout
     trained = "" if policy.trained == policy.parameters else f", {policy.trained:.3g} of them train"
@@ -41,13 +54,21 @@ def print_plan(source: str, overrides: tuple[str, ...], ranks: int, gpu_memory: 
     if not memory:
         click.echo("\nno GPU here: --gpu-memory GIB says whether it fits one")
         return
-    require(request, memory)
+    if runs == 1:
+        require(request, memory)
+    require_runs([("", request)], runs, gpu)
     fullest = plan.fullest
     verdict = "fits at least without what is not counted" if plan.unclear else "fits"
+    of = "the GPU's" if runs == 1 else f"each of {runs} shares of {_gib(gpu)} GiB:"
     click.echo(
         f"\n{verdict}: {_gib(fullest.total)} GiB ({fullest.name}) of {_gib(int(USABLE * memory))} GiB, "
-        f"{USABLE:.0%} of the GPU's {_gib(memory)} GiB"
+        f"{USABLE:.0%} of {of} {_gib(memory)} GiB"
     )
+    click.echo(f"side by side: {most} such runs fit a GPU of {_gib(gpu)} GiB{_how(most)}")
+
+
+def _how(most: int) -> str:
+    return f" (uncollapse sweep run ... --per-gpu {most})" if most > 1 else ""
 
 
 def _gib(size: int) -> str:
@@ -56,7 +77,6 @@ def _gib(size: int) -> str:
 
 def _gpu_memory() -> int:
     """The memory of this machine's smallest GPU; 0 if there is none."""
-    import torch
+    from ..plugins.training.memory import cards
 
-    sizes = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
-    return min(sizes, default=0)
+    return min((card.total for card in cards.visible_cards()), default=0)

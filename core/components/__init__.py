@@ -14,6 +14,7 @@ before it): nothing is stored shifted by one token.
 from .advantages import AdvantageEstimator, AdvantageEstimatorSession
 from .component import Component
 from .data import NEEDS, Advantages, Completion, Group, Rollouts, Sampling, Scores, Step, TokenScores, Verdict, Wanted
+from .detector_memory import DetectorLoad, DetectorMemory
 from .dialogue import Answer, Dialogue, Setting
 from .engines import (
     CollapseDetector,
@@ -63,6 +64,8 @@ __all__ = [
     "Completion",
     "Component",
     "CreditInputs",
+    "DetectorLoad",
+    "DetectorMemory",
     "Dialect",
     "Dialogue",
     "EngineMemory",

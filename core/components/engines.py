@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .component import Component
+from .detector_memory import DetectorLoad, DetectorMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,6 +189,14 @@ class CollapseDetector(Component):
         latter is ``None`` where ``uncollapse detect`` replays detectors over a finished run.
         """
 
+    def memory(self, load: DetectorLoad) -> DetectorMemory:
+        """Return at least the memory that it takes of each GPU, for the check before a run. By default none."""
+        return DetectorMemory()
+
+    def smaller(self) -> Iterator[Mapping[str, Any]]:
+        """Yield values of its parameters with which it takes less memory, smallest change first; by default none."""
+        yield from ()
+
 
 class CollapseSession(ABC):
     """A detector in a run."""
@@ -255,6 +264,17 @@ class Launcher(Component):
 
     gpus_per_job: int = 1
     """GPUs, and so processes, of each job."""
+
+    per_gpu: int | None = None
+    """Jobs that share a GPU; ``None`` where each job has GPUs of its own, and none can be shared."""
+
+    def gpus_here(self) -> list[str] | None:
+        """Return the ids of the GPUs that it uses on this machine; ``None`` if jobs run on other machines.
+
+        Raises:
+            RequestError: as :meth:`describe`.
+        """
+        return None
 
     @abstractmethod
     def run(

@@ -33,7 +33,11 @@ class SamplingLoad:
     sharded: bool = False
     """Whether no rank holds a whole model, so that the engine is given one (ZeRO 3)."""
     gpu: int = 0
-    """The memory of one GPU; 0 where it is not known."""
+    """The memory of one GPU that the run may take, all of it or its share; 0 where it is not known."""
+    token_pass: int = 0
+    """The memory of a forward pass for each of its tokens."""
+    draw: int = 0
+    """The memory that drawing the next token takes for each conversation."""
 
 
 @attrs.frozen
@@ -64,6 +68,8 @@ class EngineMemory:
     """Keys and values of a rollout, where the engine counts them on their own."""
     passes: int = 0
     """Activations of its forward passes, where the engine counts them on their own."""
+    process: int = 0
+    """Memory that a process of its own holds from start to end, asleep or not: the CUDA context, captured graphs."""
     shortage: Shortage | None = None
     """The memory that it lacks, if any."""
 
@@ -120,6 +126,14 @@ class RolloutEngine(Component):
             cache=load.rows * load.row,
             passes=load.rows * load.row_pass,
         )
+
+    def within(self, load: SamplingLoad, card: int) -> RolloutEngine:
+        """Return the engine with which a run stays within ``load.gpu`` bytes of a GPU that has ``card`` bytes.
+
+        A run trains with what this returns, and is recorded with the engine that it was asked for: the two must sample
+        the same. By default it is the engine itself.
+        """
+        return self
 
     def smaller(self) -> Iterator[Mapping[str, Any]]:
         """Yield values of its parameters with which it takes less memory, smallest change first; by default none."""

@@ -45,6 +45,22 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class Runs(click.ParamType):
+    """A number of runs, or ``auto`` for as many as fit."""
+
+    name = "runs"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return "auto"
+        return int(click.IntRange(1, 64).convert(value, param, ctx))
+
+
+def per_gpu_option(words: str) -> Callable[..., Any]:
+    """``--per-gpu N|auto``."""
+    return click.option("--per-gpu", type=Runs(), metavar="N|auto", help=words)
+
+
 def load_plugin_files(paths: tuple[str, ...]) -> None:
     """Load plugin files into the registry of this process. Raises RequestError if one cannot be loaded."""
     if paths:

@@ -12,7 +12,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from ...core.components import CollapseDetector, CollapseSession, Rollouts
+from ...core.components import CollapseDetector, CollapseSession, DetectorLoad, DetectorMemory, Rollouts
 from . import mutual_information_estimates as estimates
 from .mutual_information_samples import Pairs, Turn, first_turns, identical, trajectories, turns_of, uniform_turns
 
@@ -62,6 +62,10 @@ class MutualInformation(CollapseDetector):
             yield "measures thoughts, and rollout.think is false: there are none; take it out of collapse"
         elif not experiment.dialogue.component.thought_end:
             yield f"measures thoughts, and the dialogue {experiment.dialogue.name} does not say where one ends"
+
+    def memory(self, load: DetectorLoad) -> DetectorMemory:
+        """Return the pass of ``micro_batch`` reasonings, as if each had its own prompt."""
+        return DetectorMemory(peak=self.micro_batch * load.tokens * load.token_pass)
 
     def start(self, context: Any) -> _Session:
         return _Session(self, context)

@@ -24,11 +24,11 @@ class Local(Launcher):
     """Run jobs on the slots of this machine from one queue: a free slot never waits while a job is queued.
 
     Each job is one process group with its output in its own log. Where there are GPUs, consecutive ones form slots of
-    ``gpus_per_job``, and a job sees those of its slot alone (more slots than that share them in turn). Numeric
-    libraries get ``cores // slots`` threads that sleep while they wait, so that jobs side by side do not slow each
-    other down. Interrupting or terminating the launcher sends every job SIGINT, then SIGTERM, then SIGKILL, ``grace_s``
-    seconds apart (interrupting again moves on at once). No process of a job outlives the launcher, even if that is
-    killed. Where no GPU is used, jobs that say what to preload are forks of one process that has imported it.
+    ``gpus_per_job``, and a job sees those of its slot alone (``per_gpu`` jobs share them, or more slots than that in
+    turn). Numeric libraries get ``cores // slots`` threads that sleep while they wait, so that jobs side by side do not
+    slow each other down. Interrupting or terminating the launcher sends every job SIGINT, then SIGTERM, then SIGKILL,
+    ``grace_s`` seconds apart (interrupting again moves on at once). No process of a job outlives the launcher, even if
+    that is killed. Where no GPU is used, jobs that say what to preload are forks of one process that has imported it.
     """
 
     slots: int | Literal["auto"] = attrs.field(default="auto", validator=_check_slots)
@@ -37,6 +37,8 @@ class Local(Launcher):
     """Device ids, also as text: ``"0,1"``; ``None``: those of CUDA_VISIBLE_DEVICES, or all."""
     gpus_per_job: int = attrs.field(default=1, validator=check_count)
     """GPUs of a slot, and so of a job."""
+    per_gpu: int = attrs.field(default=1, validator=check_count)
+    """Jobs at a time on each GPU, which they share; a sweep gives each of them an equal part of the memory."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
     """Number of jobs at a time, at most."""
     cooldown_s: float = attrs.field(default=0.0, validator=check_seconds)
@@ -47,6 +49,10 @@ class Local(Launcher):
     def describe(self) -> list[str]:
         """Return one line per slot. Raises RequestError as :meth:`run` does."""
         return [f"slot {index}: {slot}" for index, slot in enumerate(self._slots())]
+
+    def gpus_here(self) -> list[str]:
+        """Return the ids of the GPUs of all slots. Raises RequestError as :meth:`run` does."""
+        return list(dict.fromkeys(gpu for slot in self._slots() for gpu in slot.gpus))
 
     def run(
         self,
@@ -81,4 +87,4 @@ class Local(Launcher):
             processes.close()
 
     def _slots(self) -> list[Slot]:
-        return make_slots(self.slots, self.gpus, self.gpus_per_job, self.max_parallel)
+        return make_slots(self.slots, self.gpus, self.gpus_per_job, self.max_parallel, self.per_gpu)

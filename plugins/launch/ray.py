@@ -17,7 +17,7 @@ from ...core.errors import MissingExtraError, RequestError, in_python
 from .job import Job
 from .queue import run_queue
 from .remote import KILLED, run_here, with_whole_path
-from .slots import check_count, check_seconds, check_text, job_environment
+from .slots import check_count, check_seconds, check_text, job_environment, visible_gpus
 
 POLL_S = 0.1
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing but exit codes passes through it
@@ -36,6 +36,8 @@ class Ray(Launcher):
     """Address of a running cluster (``auto`` finds one); ``None`` starts Ray on this machine, with all that it has."""
     gpus_per_job: int = attrs.field(default=1, validator=check_count)
     """GPUs that a job reserves."""
+    per_gpu: int = attrs.field(default=1, validator=check_count)
+    """Jobs that share a GPU, each of which reserves a part of it; only where ``gpus_per_job`` is 1."""
     cpus_per_job: int = attrs.field(default=16, validator=check_count)
     """Cores that a job reserves, and threads of its numeric libraries."""
     max_parallel: int | None = attrs.field(default=None, validator=attrs.validators.optional(check_count))
@@ -70,7 +72,7 @@ class Ray(Launcher):
             KeyboardInterrupt: the launcher was interrupted or terminated; all jobs have ended.
         """
         with self._cluster() as ray:
-            options = {"num_gpus": self._gpus(ray), "num_cpus": self.cpus_per_job, "max_retries": 0}
+            options = {"num_gpus": self._part(self._gpus(ray)), "num_cpus": self.cpus_per_job, "max_retries": 0}
             task = ray.remote(**options)(_task)
             environment, directory = job_environment(self.cpus_per_job), str(Path.cwd())
 
@@ -114,8 +116,15 @@ class Ray(Launcher):
         finally:
             ray.shutdown()
 
+    def gpus_here(self) -> list[str] | None:
+        """Return the ids of this machine's GPUs where Ray is started here; of a cluster nothing is known before."""
+        return visible_gpus() if self.address is None else None
+
     def _gpus(self, ray: Any) -> int:
         """Say how many GPUs a task asks for. Raises RequestError if no node holds a job."""
+        if self.per_gpu > 1 and self.gpus_per_job > 1:
+            what = f"Ray shares out single GPUs, and {self.per_gpu} jobs are to share {self.gpus_per_job} each"
+            raise RequestError(what, "launcher ray", "ask for 1 GPU per job, or take the launcher local")
         resources = [resources for _, resources in _nodes(ray)]
         most_gpus = max((int(each.get("GPU", 0)) for each in resources), default=0)
         most_cpus = max((int(each.get("CPU", 0)) for each in resources), default=0)
@@ -143,7 +152,11 @@ class Ray(Launcher):
     def _fitting(self, resources: dict[str, float], gpus: int) -> int:
         """Say how many jobs a node holds at a time."""
         by_cpus = int(resources.get("CPU", 0) // self.cpus_per_job)
-        return min(by_cpus, int(resources.get("GPU", 0) // gpus)) if gpus else by_cpus
+        return min(by_cpus, self.per_gpu * int(resources.get("GPU", 0) // gpus)) if gpus else by_cpus
+
+    def _part(self, gpus: int) -> float:
+        """Return what a task reserves of ``gpus`` GPUs, in the ten-thousandths that Ray counts in."""
+        return gpus if self.per_gpu == 1 else gpus * (10_000 // self.per_gpu) / 10_000
 
 
 class _Task:

@@ -74,12 +74,18 @@ def job_environment(threads: int) -> dict[str, str]:
 
 
 def make_slots(
-    count: int | Literal["auto"], gpus: Sequence[str] | None, gpus_per_job: int, max_parallel: int | None
+    count: int | Literal["auto"],
+    gpus: Sequence[str] | None,
+    gpus_per_job: int,
+    max_parallel: int | None,
+    per_gpu: int = 1,
 ) -> list[Slot]:
-    """Return one slot per ``gpus_per_job`` consecutive GPUs, or per core without one; ``count`` of them if it is given.
+    """Return ``per_gpu`` slots per ``gpus_per_job`` consecutive GPUs, or one per core without any; or ``count`` slots.
 
     Raises RequestError if the GPUs cannot be had, or not be shared out.
     """
+    if per_gpu > 1 and count != "auto":
+        raise RequestError("slots and jobs per GPU are given, and each says how many there are", fix="drop one of them")
     devices = visible_gpus() if gpus is None else list(gpus)
     if gpus is not None:
         _check_ids(devices)
@@ -97,7 +103,7 @@ def make_slots(
         )
     groups = [tuple(devices[i : i + gpus_per_job]) for i in range(0, len(devices), gpus_per_job)] or [()]
     cores = len(os.sched_getaffinity(0))
-    number = count if count != "auto" else len(groups) if devices else cores
+    number = count if count != "auto" else per_gpu * len(groups) if devices else cores
     if max_parallel is not None:
         number = min(number, max_parallel)
     return [Slot(groups[i % len(groups)], max(1, cores // number)) for i in range(number)]

@@ -28,6 +28,7 @@ from ..tracking.wandb_sync import Syncer
 from . import summary
 from .aside import move_aside
 from .result import INTERRUPTED, Result
+from .side_by_side import PerGpu, Sharing, sharing
 from .skip_or_resume import WAIT_S, Prepared, held, in_a_line, prepare_alone, refuse_stale, repair
 
 OTHER_ROOT = in_python("--output-root", "root=...")
@@ -62,10 +63,16 @@ class Options:
     """Time at which W&B runs that were recorded offline are uploaded."""
     progress: Literal["stdout", "stderr"] = "stdout"
     """Stream on which the sweep says how it goes."""
+    per_gpu: PerGpu = None
+    """Runs at a time on each GPU, which share its memory equally; ``auto``: as many as fit."""
+    gpu_gib: float | None = None
+    """GiB of the smallest GPU that ``per_gpu`` shares out; ``None``: what is free on the GPUs of this machine."""
 
 
 def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: Any, options: Options) -> Result:
     """Write ``sweep.yaml`` and run every point that is not to be skipped; see :meth:`.sweep.Sweep.run`."""
+    shared = sharing(points, launcher, options.per_gpu, options.gpu_gib)
+    launcher = shared.launcher
     launcher.describe()  # raises what run would raise, before anything is written
     home = points[0].place.home
     make_directory(home)
@@ -74,16 +81,16 @@ def run_points(record: Mapping[str, Any], points: Sequence[Prepared], launcher: 
         if options.stale == "ask":
             refuse_stale(points, options.skip_statuses)
         _write_record(home / "sweep.yaml", record)
-        statuses = _Running(points, launcher, options).run()
+        statuses = _Running(points, shared, options).run()
     return Result(home, statuses)
 
 
 class _Running:
     """A pass over the points of a sweep, which runs those that are to be run."""
 
-    def __init__(self, points: Sequence[Prepared], launcher: Any, options: Options) -> None:
+    def __init__(self, points: Sequence[Prepared], shared: Sharing, options: Options) -> None:
         self.console = Console(soft_wrap=True, highlight=False, markup=False, stderr=options.progress == "stderr")
-        self.launcher, self.options = launcher, options
+        self.launcher, self.shared, self.options = shared.launcher, shared, options
         patience = time.monotonic() + WAIT_S
         self.points = {
             point.label: prepare_alone(
@@ -100,6 +107,8 @@ class _Running:
         """Run what is to be run; label -> status."""
         todo = [point for point in self.points.values() if point.todo]
         self.console.print(f"{len(self.points)} points, {len(todo)} to run")
+        if self.shared.words:
+            self.console.print(self.shared.words)
         self._announce(todo)
         _build_models(todo, self.console)
         home = next(iter(self.points.values())).place.home
@@ -152,7 +161,8 @@ class _Running:
             self._append(file, f"{title}: {sum(point.todo for point in points)} of {len(points)} runs", *skipped)
 
     def _job(self, point: Prepared) -> Job:
-        return Job(point.label, command_of(point, self.launcher), point.run.path / "log.txt", preload=IMPORTS)
+        log = point.run.path / "log.txt"
+        return Job(point.label, command_of(point, self.launcher), log, self.shared.environment, preload=IMPORTS)
 
     def _start(self, job: Job) -> None:
         point = self.points[job.name]

@@ -19,6 +19,7 @@ from ..rollout.dialogue import CheckedDialogue
 from ..rollout.engine_borders import CheckedEngine
 from ..rollout.template import Template
 from .memory.model_shape import empty_policy
+from .memory.own_place import engine_within
 from .networks import fused_layers
 from .networks.adapters import require_mergeable
 from .networks.entropies import check_entropies
@@ -37,6 +38,7 @@ from .weights import start_model
 from .weights.reference import Reference, ReferenceAdapter, ReferenceModel, saved
 
 if TYPE_CHECKING:
+    from ...core.compose.named import Named
     from ..rollout.fingerprint import Fingerprint
     from .processes.ranks import Ranks
 
@@ -71,13 +73,14 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
     _check_machine(experiment, ranks, training)
     models = _Models(experiment, ranks, checkpoint, training)
     torch.manual_seed(derived_seed(experiment.seed, "init"))  # adapters start at random; building a model draws as well
+    engine_here, notes = engine_within(experiment, ranks)
     experiment = with_start_model(experiment, models.path)
     tokenizer = models.tokenizer()
     template = Template(tokenizer, CheckedDialogue(experiment.dialogue), experiment.rollout.think)
     policy = models.policy(tokenizer)
     sampled = models.sampled(policy)
     with ExitStack() as undo:
-        engine = _start_engine(experiment, sampled, tokenizer, undo)
+        engine = _start_engine(engine_here, experiment.rollout.max_context, sampled, tokenizer, undo)
         reference = models.reference(policy)
         models.require_same_start()
         trained, critic = _start_training(models, policy, undo)
@@ -98,7 +101,7 @@ def assemble(experiment: Experiment, ranks: Ranks, checkpoint: Path | None = Non
             ),
             needs=models.needs,
             synced=experiment.rollout.engine.component.own_weights or models.sharded,
-            notes=tuple(dict.fromkeys(models.notes)),
+            notes=tuple(dict.fromkeys([*models.notes, *notes])),
             start_sums=models.start_sums,
             close=undo.pop_all().close,
         )
@@ -201,11 +204,10 @@ class _Models:
             enable_packing(model)
 
 
-def _start_engine(experiment: Experiment, sampled: Policy, tokenizer: Any, undo: ExitStack) -> CheckedEngine:
+def _start_engine(named: Named, max_context: int, sampled: Policy, tokenizer: Any, undo: ExitStack) -> CheckedEngine:
     """The engine, asleep: the optimizer is about to want the memory."""
-    named = experiment.rollout.engine
     with blaming(named, "start"):
-        session = named.component.start(sampled.model, tokenizer, max_context=experiment.rollout.max_context)
+        session = named.component.start(sampled.model, tokenizer, max_context=max_context)
     engine = CheckedEngine(named, session)
     undo.callback(engine.close)
     engine.sleep()

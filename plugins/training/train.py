@@ -17,8 +17,8 @@ from ...core.runs.directory import RunDirectory
 from ...core.runs.status import Status
 from ..rollout.time_limit import last_words
 from .assemble import check_models
-from .memory.fitting import Request, require
 from .memory.out_of_memory import out_of_memory
+from .memory.own_place import require_memory
 from .open_run import create_run, ended, resume_run
 from .processes.ranks import start_ranks
 from .processes.stop import StopRequest, stop_request
@@ -67,8 +67,7 @@ def train(
         experiment = compose(experiment)
     ranks = start_ranks()
     if ranks.device.type == "cuda" and experiment.trainer.backend.name == "deepspeed":
-        memory = torch.cuda.get_device_properties(ranks.device).total_memory
-        require(Request(experiment, ranks.size), memory, certain=True)
+        require_memory(experiment, ranks)
     path = Path(run_dir)
     with ExitStack() as held:
         run = refusal = None

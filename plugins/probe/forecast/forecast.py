@@ -11,7 +11,7 @@ import attrs
 import torch
 from attrs import validators
 
-from ....core.components import CollapseDetector, Rollouts, Verdict
+from ....core.components import CollapseDetector, DetectorLoad, DetectorMemory, Rollouts, Verdict
 from ...collapse.session import MetricSession
 from ...training.step.pending import PendingUpdate
 from ...training.step.stages import to_batch
@@ -69,6 +69,25 @@ class EntropyForecast(CollapseDetector):
             yield "looks at whole parameters, and ZeRO 3 leaves no rank with them; set trainer.zero_stage to 2 or less"
         if experiment.rollout.groups < 2:
             yield "sets each group against the others, and rollout.groups is 1"
+
+    def memory(self, load: DetectorLoad) -> DetectorMemory:
+        """Return the copies of what trains, in float32, with the pass for its gradient.
+
+        Before the update these are weights and moments (3), the whole update with its own moments (3), and the same and
+        a gradient of each fold; then either a sum over the folds, or the gradient of one more fold while it is
+        computed. Until the update is made, the correction of each fold is kept.
+        """
+        copy, folds = 4 * load.trained, self.folds
+        standing = (6 + 4 * folds) * copy
+        return DetectorMemory(
+            peak=standing + max((folds + 2) * copy, 2 * copy + load.gradient_pass),
+            kept=folds * copy,
+        )
+
+    def smaller(self) -> Iterator[Mapping[str, Any]]:
+        """Yield fewer folds."""
+        for folds in range(self.folds - 1, 1, -1):
+            yield {"folds": folds}
 
     def start(self, context: Any) -> _Session:
         return _Session(self)

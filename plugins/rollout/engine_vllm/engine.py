@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from .session import VllmSession
 
 
+PROCESS = 3 * 2**28
+"""Most bytes that the engine's process holds for its CUDA context and the kernels that it loads (0.75 GiB)."""
+GRAPHS = 3 * 2**29
+"""Most bytes of captured graphs and of what vLLM keeps beside its share of the GPU, also while it sleeps (1.5 GiB)."""
+BATCHED_TOKENS = 16_384
+"""Most tokens that vLLM reads in one pass, of all of its defaults."""
+
+
 def _share(instance: object, attribute: Any, value: float) -> None:
     if not 0 < value <= 1:
         raise ValueError(f"{attribute.name} is a share of the GPU's memory, above 0 and at most 1, got {value}")
@@ -117,24 +125,51 @@ class VllmEngine(RolloutEngine):
             )
 
     def memory(self, load: SamplingLoad) -> EngineMemory:
-        """Return its share of the GPU, which holds weights, cache and passes.
+        """Return its share of the GPU, which holds weights, cache and passes, and what its process holds beside it.
 
-        Where the size of the GPU is not known, it is the least that the engine needs: its weights and one row.
+        Where the size of the GPU is not known, it is the least that the engine needs: its weights, passes and one row.
         """
-        if self.gpus and not set(self.gpus) & set(range(load.ranks)):  # no trainer uses its GPUs
+        if not self._beside_trainer(load):
             return EngineMemory(whole=True)
-        weights = math.ceil(load.weights / self.tensor_parallel)
-        least = weights + math.ceil(load.row / self.tensor_parallel)
+        weights, passes, row = self._parts(load)
+        least = weights + passes + row
         taken = int(self.gpu_memory_utilization * load.gpu) or least
         if self.kv_cache_gib:
-            taken = max(least, weights + int(self.kv_cache_gib * 2**30))
+            taken = max(least, weights + passes + int(self.kv_cache_gib * 2**30))
         return EngineMemory(
             whole=True,
             loading=weights,
             resting=0 if self.sleep else max(taken, least),
             working=max(taken, least),
+            process=PROCESS + (0 if self.enforce_eager else GRAPHS),
             shortage=self._shortage(least, load.gpu) if taken < least else None,
         )
+
+    def within(self, load: SamplingLoad, card: int) -> VllmEngine:
+        """Return the engine with a cache of a size that is known, in place of a share of the whole GPU.
+
+        vLLM sizes its cache by what it finds free while it starts, which says nothing where other runs start or end on
+        the same GPU; and it refuses to start where its share is not free, also if it needs less. Neither is so with an
+        explicit cache and a share that is no larger than what it needs. The cache is ``kv_cache_gib``, or else what
+        weights and passes leave of ``gpu_memory_utilization`` of ``load.gpu``.
+        """
+        if not self._beside_trainer(load) or (self.kv_cache_gib is None and load.gpu >= card):
+            return self
+        weights, passes, row = self._parts(load)
+        share = int(self.gpu_memory_utilization * load.gpu)
+        cache = int(self.kv_cache_gib * 2**30) if self.kv_cache_gib else max(row, share - weights - passes)
+        needed = (weights + passes + cache) / card
+        return attrs.evolve(self, kv_cache_gib=cache / 2**30, gpu_memory_utilization=min(needed, 1.0))
+
+    def _beside_trainer(self, load: SamplingLoad) -> bool:
+        """Return whether it runs on a GPU that a trainer uses."""
+        return not self.gpus or bool(set(self.gpus) & set(range(load.ranks)))
+
+    def _parts(self, load: SamplingLoad) -> tuple[int, int, int]:
+        """Return the bytes on each GPU of the weights, of the largest pass that vLLM tries out, and of one row."""
+        passes = BATCHED_TOKENS * load.token_pass + self.max_num_seqs * load.draw
+        weights, row = (math.ceil(size / self.tensor_parallel) for size in (load.weights, load.row))
+        return weights, passes, row
 
     def _shortage(self, least: int, gpu: int) -> Shortage:
         share = least / gpu + 0.05

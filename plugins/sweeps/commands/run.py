@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ....core.console.options import FiniteRange, json_option, print_json
+from ....core.console.options import FiniteRange, json_option, per_gpu_option, print_json
 from ....core.console.streams import never_fail
 from ....core.errors import RequestError, UncollapseError
 from ....core.terminal import escaped
@@ -69,6 +69,10 @@ def run_command(command: click.Command) -> click.Command:
         click.option("--slots", metavar="N", help="Slots of this machine (default: as many as there are)."),
         click.option("--ray-num-cpus", type=click.IntRange(1), help="CPUs of a run, where Ray or Slurm gives them."),
         click.option("--gpus-per-exp", type=click.IntRange(1), help="GPUs of a run (default: 1)."),
+        click.option(
+            "--gpu-gib", type=FiniteRange(0.001, 10_000), metavar="GIB", help="With --per-gpu: of the smallest GPU."
+        ),
+        per_gpu_option("Runs at a time on each GPU, each in its share of the memory; auto: as many as fit."),
         click.option("--gpus", metavar="0,1", help="Which GPUs (default: all)."),
         click.option("--launcher", default="local", show_default=True, help="What runs them."),
     ):
@@ -92,6 +96,8 @@ def _run_points(
         stale=options.pop("stale"),
         wandb_sync=options.pop("wandb_sync"),
         progress="stderr" if as_json else "stdout",
+        per_gpu=options.pop("per_gpu"),
+        gpu_gib=options.pop("gpu_gib"),
     )
     sweep = sweep_of(context, options)
     made = make_launcher(launcher, **_resources(launcher, resources))
@@ -148,8 +154,11 @@ def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
 def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
     from ..foreseen import foreseen
     from ..run import command_of
+    from ..side_by_side import sharing
     from ..skip_or_resume import refuse_stale
 
+    shared = sharing(points, launcher, how.per_gpu, how.gpu_gib)
+    launcher = shared.launcher
     slots = launcher.describe()
     if how.stale == "ask":
         refuse_stale(points, how.skip_statuses)
@@ -158,7 +167,10 @@ def _dry_run(points: list[Prepared], launcher: Any, how: Options) -> None:
         click.echo(f"{point.place.name}  {point.place.run}")
         for line in foreseen(point, how.skip_statuses, how.stale):
             click.echo(f"    {escaped(line)}")
-        click.echo(f"    {shlex.join(command_of(point, launcher))}")
+        variables = [f"{name}={value} " for name, value in shared.environment.items()]
+        click.echo(f"    {''.join(variables)}{shlex.join(command_of(point, launcher))}")
     click.echo("slots")
+    if shared.words:
+        click.echo(f"    {shared.words}")
     for line in slots:
         click.echo(f"    {line}")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 USABLE = 0.95
-"""The share of a GPU that a plan may fill. The rest is for the CUDA context, the libraries' workspaces and
-fragmentation."""
+"""The share of a GPU, or of a run's own part of one, that a plan may fill. The rest is for fragmentation and the
+libraries' workspaces."""
 MORE_RANKS = (2, 4, 8, 16, 32, 64)
 """Numbers of GPUs that are suggested."""
 
@@ -46,6 +46,8 @@ class Request:
 
     experiment: Experiment
     ranks: int = 1
+    free: int | None = None
+    """Bytes of each GPU that no other process holds; ``None`` if that is not known."""
 
     @property
     def shapes(self) -> tuple[Shape, Shape | None]:
@@ -62,6 +64,16 @@ class Request:
         self.experiment.rollout.engine.component.check_spread(shapes[0].heads, self.ranks)
         return plan(*shapes, self.experiment, self.ranks, memory)
 
+    def usable(self, memory: int) -> int:
+        """Return the bytes that a plan may fill where the run may take ``memory`` bytes of each GPU."""
+        usable = int(USABLE * memory)
+        return usable if self.free is None else min(usable, self.free)
+
+    def holds(self, memory: int) -> bool:
+        """Return whether ``memory`` bytes of each GPU are enough, with rows as long as they may become."""
+        memory_plan = self.plan(memory)
+        return memory_plan.shortage is None and memory_plan.fullest.total <= self.usable(memory)
+
     def fits(self, memory: int, *changes: Change) -> bool:
         """Return whether the experiment fits after ``changes``, with rows as long as they may become.
 
@@ -71,21 +83,20 @@ class Request:
         try:
             experiment = compose(self.experiment, [text for change in changes for text in change.overrides])
             check_ranks(experiment, ranks)
-            memory_plan = Request(experiment, ranks).plan(memory)
+            return Request(experiment, ranks, self.free).holds(memory)
         except RequestError:
             return False
-        return memory_plan.shortage is None and memory_plan.fullest.total <= USABLE * memory
 
 
 Step = Callable[[Request], Iterator[Change]]
 
 
-def require(request: Request, memory: int, certain: bool = False) -> None:
-    """Check that the experiment fits GPUs of ``memory`` bytes.
+def require(request: Request, memory: int, certain: bool = False) -> Plan:
+    """Return the plan on GPUs of which the run may take ``memory`` bytes, if it fits.
 
     Args:
         request: the experiment and its number of GPUs.
-        memory: the memory of one GPU in bytes.
+        memory: the bytes of one GPU that the run may take.
         certain: whether to refuse only what cannot fit even with the shortest rows.
 
     Raises:
@@ -100,19 +111,22 @@ def require(request: Request, memory: int, certain: bool = False) -> None:
         need, available = phase.least, memory
     else:
         phase = memory_plan.fullest
-        need, available = phase.total, int(USABLE * memory)
+        need, available = phase.total, request.usable(memory)
     if need <= available:
-        return
-    settings = suggestions(request, memory)
-    python = "(each KEY=VALUE is an override of compose() in Python)"
-    none = ["a GPU with more memory, or a smaller model: no setting suffices"]
-    fix = "\n         ".join([*settings, python] if settings else none)
+        return memory_plan
     raise RequestError(
         f"the experiment needs {'at least ' if certain else ''}{need / GIB:.1f} GiB per GPU and "
-        f"{available / GIB:.1f} GiB are there",
+        f"{available / GIB:.1f} GiB are {'there' if available != request.free else 'free'}",
         f"{phase.name} on {request.ranks} GPU{'s' if request.ranks > 1 else ''}: {describe(phase)}",
-        fix,
+        fixes(suggestions(request, memory)),
     )
+
+
+def fixes(settings: Sequence[str], *others: str) -> str:
+    """Return the fix of an error: settings with which an experiment fits, one a line, and other ways."""
+    python = "(each KEY=VALUE is an override of compose() in Python)"
+    none = ["a GPU with more memory, or a smaller model: no setting suffices"]
+    return "\n         ".join([*others, *([*settings, python] if settings else none)])
 
 
 def describe(phase: Phase) -> str:
@@ -214,4 +228,23 @@ def smaller_engine(request: Request) -> Iterator[Change]:
             yield Change(tuple(f"rollout.engine.{key}={format_value(value)}" for key, value in parameters.items()))
 
 
-LADDER: tuple[Step, ...] = (checkpointing, smaller_micro_batches, offload, more_ranks, adapter, smaller_engine)
+def smaller_detectors(request: Request) -> Iterator[Change]:
+    """Yield less of one detector, then of two, and so on."""
+    taken: dict[str, str] = {}
+    for detector in request.experiment.collapse:
+        with blaming(detector, "smaller"):
+            for parameters in detector.component.smaller():
+                for key, value in parameters.items():
+                    taken[f"collapse.{detector.name}.{key}"] = format_value(value)
+                yield Change(tuple(f"{key}={value}" for key, value in taken.items()))
+
+
+LADDER: tuple[Step, ...] = (
+    checkpointing,
+    smaller_micro_batches,
+    smaller_detectors,
+    offload,
+    more_ranks,
+    adapter,
+    smaller_engine,
+)

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ....core.components import EngineMemory, SamplingLoad, Shortage
-from ....core.compose.blame import blaming
-from ....core.compose.combinations import needs
+from ....core.components import Shortage
 from ..deepspeed_backend import stage_in_effect
-from ..networks.token_head import CHUNK_ELEMENTS
 from ..step.budget import SCORE_FACTOR
+from .beside import detector_memory, engine_memory, reference_memory
+from .rows import WIDTH, activations, head_scoring, head_training, layer_working, share
 
 if TYPE_CHECKING:
     from ....core.compose.experiment import Experiment
     from .model_shape import Shape
 
-WIDTH = {"float32": 4, "bfloat16": 2}
 BUCKET = 500_000_000
 """DeepSpeed's default of reduce_bucket_size, in elements."""
 LIVE = 1_000_000_000
 """DeepSpeed's default of stage3_max_live_parameters, in elements."""
 SUB_GROUP = 1_000_000_000
 """DeepSpeed's default of sub_group_size, in elements."""
-UNCERTAIN = frozenset({"activations", "token head", "KV cache", "gathered"})
+CONTEXT = 3 * 2**28
+"""Most bytes that the trainer's process holds beside its tensors: the CUDA context and loaded kernels (0.75 GiB)."""
+UNCERTAIN = frozenset({"activations", "token head", "KV cache", "gathered", "detectors", "processes"})
 """Names of items that grow with the length of the rows, or are only bounded from above."""
 
 
@@ -63,6 +63,8 @@ class Plan:
     unclear: str = ""
     """The reason why the models' layers cannot be counted. Activations and KV cache are then left out, and sums are
     lower bounds."""
+    beside: int = 0
+    """Bytes of each GPU that other processes than the trainer hold while it works, and its own CUDA context."""
 
     @property
     def fullest(self) -> Phase:
@@ -109,22 +111,22 @@ class Trained:
         if self.offload == "none":
             return 0
         weights = self._weights if self.offload == "all" else 0
-        return weights + self._optimizer + 4 * _share(self.shape.trained, self._over)
+        return weights + self._optimizer + 4 * share(self.shape.trained, self._over)
 
     @property
     def _weights(self) -> int:
         whole = self.shape.parameters * self.b
-        return _share(whole, self.ranks) if self.stage == 3 else whole
+        return share(whole, self.ranks) if self.stage == 3 else whole
 
     @property
     def _optimizer(self) -> int:
-        return _share(self.shape.trained, self._over) * (8 if self.stage == 0 else 12)
+        return share(self.shape.trained, self._over) * (8 if self.stage == 0 else 12)
 
     def standing(self) -> int:
         """Return the bytes of the gradient shard and the bucket that ZeRO 3 holds from the start."""
         if self.stage < 3:
             return 0
-        shard = _share(self.shape.trained, self.ranks) if self.offload == "none" else 0
+        shard = share(self.shape.trained, self.ranks) if self.offload == "none" else 0
         return (self.bucket + shard) * self.b
 
     def gathered(self) -> int:
@@ -140,7 +142,7 @@ class Trained:
         if self.stage < 2:
             return self.shape.trained * self.b + bucket
         # those of earlier micro-batches stand beside those of this one
-        shard = _share(self.shape.trained, self.ranks) * self.b if self.offload == "none" else 0
+        shard = share(self.shape.trained, self.ranks) * self.b if self.offload == "none" else 0
         return bucket + shard * (1 + self.accumulates)
 
     def step(self) -> int:
@@ -151,64 +153,13 @@ class Trained:
         """
         if self.offload != "none":
             return 0
-        elements = _share(self.shape.trained, self._over)
+        elements = share(self.shape.trained, self._over)
         return 8 * (min(elements, SUB_GROUP) if self.stage == 3 else elements)
 
     @property
     def _over(self) -> int:
         """The number of ranks that share the optimizer."""
         return self.ranks if self.stage else 1
-
-
-def _share(whole: int, ranks: int) -> int:
-    return -(-whole // ranks)
-
-
-# --- what rows need -------------------------------------------------------------------------------------------------
-
-
-def layer_saved(shape: Shape, b: int) -> int:
-    """Return the bytes per token that autograd keeps of a layer (RMSNorm in fp32, fused attention, gated MLP)."""
-    norm = (4 + 2 * b) * shape.hidden + 4  # fp32 input, normalised, scaled, 1 / rms
-    kv_heads = shape.kv_heads if b == 2 else shape.heads  # in fp32 they are repeated for each head
-    attention = b * (2 * shape.heads + 2 * kv_heads) * shape.head_dim + 4 * shape.heads
-    return 2 * norm + attention + 4 * b * shape.intermediate
-
-
-def layer_working(shape: Shape, b: int) -> int:
-    """Return the bytes per token that one layer needs while it runs."""
-    return b * (3 * shape.intermediate + 4 * shape.hidden)
-
-
-def activations(shape: Shape, tokens: int, b: int, checkpointing: bool) -> int:
-    """Return the bytes of the forward and backward pass of one micro-batch, without the token head."""
-    gradients = b * (2 * shape.intermediate + shape.hidden)
-    final_norm = (4 + 2 * b) * shape.hidden
-    if checkpointing:  # the input of each layer, and one layer that is computed again
-        return tokens * (shape.layers * b * shape.hidden + layer_saved(shape, b) + gradients)
-    return tokens * (shape.layers * layer_saved(shape, b) + final_norm + gradients)
-
-
-def head_scoring(shape: Shape, tokens: int, b: int) -> int:
-    """Return the bytes of three fp32 copies of a chunk of logits (the head ``torch``; ``triton`` takes less)."""
-    return 12 * _chunk(shape, tokens) + tokens * b * shape.hidden
-
-
-def head_training(shape: Shape, tokens: int, b: int, trains: bool) -> int:
-    """Return the bytes of a chunk of logits with gradients (20 each), and of the output embedding's gradient."""
-    chunk = _chunk(shape, tokens)
-    embedding = b * shape.vocabulary * shape.hidden if trains else 0
-    return max(20 * chunk + embedding, 3 * embedding + b * chunk) + tokens * b * shape.hidden
-
-
-def _chunk(shape: Shape, tokens: int) -> int:
-    return min(tokens * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
-
-
-def kv_row(shape: Shape, tokens: int, b: int) -> int:
-    """Return the bytes of keys and values of all layers for a row; a sliding layer holds at most its window."""
-    cached = (shape.layers - shape.sliding) * tokens + shape.sliding * min(tokens, shape.window or tokens)
-    return 2 * cached * shape.kv_heads * shape.head_dim * b
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -232,11 +183,14 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
     scored = SCORE_FACTOR * trainer.token_budget or trainer.score_batch * width
     models = [_trained(shape, experiment, ranks) for shape in (policy, critic) if shape is not None]
     names = ("policy", "critic")[: len(models)]
-    reference, reference_on_host = _reference(experiment, policy, b)
-    engine = _engine(experiment, policy, b, ranks, memory)
+    reference, reference_on_host = reference_memory(experiment, policy)
+    engine = engine_memory(experiment, policy, ranks, memory)
+
+    detectors = detector_memory(experiment, policy, tokens=width)
+    processes = {"processes": CONTEXT + engine.process}
 
     loading = {f"{name} weights": model.shape.parameters * b for name, model in zip(names, models, strict=True)}
-    loading |= {"reference weights": reference, "engine": engine.loading}
+    loading |= {"reference weights": reference, "engine": engine.loading, **processes}
     # what every phase after loading holds
     always = {f"{name} weights": model.weights() for name, model in zip(names, models, strict=True)}
     always |= {
@@ -244,6 +198,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
         "engine": engine.resting,
         "optimizer": sum(model.optimizer() for model in models),
         "ZeRO buffers": sum(model.standing() for model in models),
+        **processes,
     }
 
     def phase(name: str, **items: int) -> Phase:
@@ -251,7 +206,7 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
         return Phase(name, {key: value for key, value in {**always, **named}.items() if value and key not in omitted})
 
     unclear = next((shape.unclear for shape in (policy, critic) if shape is not None and shape.unclear), "")
-    omitted = {"activations", "KV cache"} if unclear else ()
+    omitted = {"activations", "KV cache", "detectors"} if unclear else ()
     gathered = max(model.gathered() for model in models)
     sampling = {"engine": engine.working, "kv_cache": engine.cache, "activations": engine.passes}
     phases = [
@@ -264,15 +219,19 @@ def plan(policy: Shape, critic: Shape | None, experiment: Experiment, ranks: int
             token_head=head_scoring(policy, scored, b),
         ),
     ]
+    if detectors.peak:
+        phases.append(phase("detectors", detectors=detectors.peak))
     for name, model in reversed(list(zip(names, models, strict=True))):
         shape = model.shape
         passes = {"activations": activations(shape, tokens, b, settings.gradient_checkpointing)}
         if name == "policy":
             passes["token_head"] = head_training(shape, tokens, b, trains=settings.lora is None)
-        phases.append(phase(f"{name} backward", gradients=model.gradients(), gathered=model.gathered(), **passes))
-        phases.append(phase(f"{name} step", gradients=model.step()))
+        kept = detectors.kept if name == "policy" else 0
+        passes |= {"gradients": model.gradients(), "gathered": model.gathered(), "detectors": kept}
+        phases.append(phase(f"{name} backward", **passes))
+        phases.append(phase(f"{name} step", gradients=model.step(), detectors=kept))
     host = sum(model.host() for model in models) + reference_on_host
-    return Plan(tuple(phases), host, engine.shortage, unclear)
+    return Plan(tuple(phases), host, engine.shortage, unclear, CONTEXT + engine.process + engine.resting)
 
 
 def _trained(shape: Shape, experiment: Experiment, ranks: int) -> Trained:
@@ -288,32 +247,3 @@ def _trained(shape: Shape, experiment: Experiment, ranks: int) -> Trained:
         offload=trainer.offload,
         accumulates=bool(trainer.token_budget) or trainer.mini_batch > trainer.micro_batch * ranks,
     )
-
-
-def _reference(experiment: Experiment, policy: Shape, b: int) -> tuple[int, int]:
-    """Return the bytes of the reference on a GPU, and in the machine's memory: fp32 weights that bfloat16 rounds."""
-    move = experiment.kl.controller.component.moves_reference
-    if "reference" not in needs(experiment):
-        return 0, 0
-    if experiment.model.lora is not None:
-        return 0 if move == "never" else policy.trained * b, 0
-    return policy.parameters * b, 4 * policy.parameters if move == "towards_policy" and b < 4 else 0
-
-
-def _engine(experiment: Experiment, shape: Shape, b: int, ranks: int, gpu: int) -> EngineMemory:
-    """Return the memory that sampling takes, as the engine states it."""
-    rollout, validation = experiment.rollout, experiment.validation
-    episodes = max(rollout.groups * rollout.group_size, validation.every and validation.groups * validation.group_size)
-    drawn = 24 * shape.vocabulary  # log-softmax in fp32 and its running sum in fp64
-    load = SamplingLoad(
-        weights=shape.parameters * b,
-        row=0 if shape.unclear else kv_row(shape, rollout.max_context, b),
-        row_pass=rollout.max_context * layer_working(shape, b) + drawn,
-        rows=_share(episodes, ranks),
-        ranks=ranks,
-        sharded=experiment.trainer.zero_stage == 3,
-        gpu=gpu,
-    )
-    with blaming(rollout.engine, "memory"):
-        memory: EngineMemory = rollout.engine.component.memory(load)
-    return memory
