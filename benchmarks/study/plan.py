@@ -1,7 +1,8 @@
 """The plan of the study: which runs it has, and in which order they are worth having.
 
-The study is one sweep. Each of its cases is a remedy, on a task, with an algorithm; seeds are its axis. Remedies have the
-settings of ``uncollapse sweep run interventions``. The baseline is PPO's symmetric clip, so that clip-higher is a remedy.
+The study is one sweep. Each of its cases is a remedy, on a task, with an algorithm; seeds are its axis. Remedies have
+the settings of ``uncollapse sweep run interventions``. The baseline has PPO's symmetric clip, so that clip-higher is a
+remedy.
 """
 
 from __future__ import annotations

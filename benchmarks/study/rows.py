@@ -1,19 +1,23 @@
 """The rows of the study: every run that has ended, whole, in a file that only grows.
 
-A row is one line of JSON in an xz stream of its own; streams follow each other in ``NAME.jsonl.xz``. What a kill leaves of
-the last one is not read. A row has the files of a run directory as texts: configuration, status, manifest, metrics, and
-the transcripts of its first and its last step. It has no checkpoint and no log.
+A row is one line of JSON in an xz stream of its own; streams follow each other in ``NAME.jsonl.xz``. What a kill
+leaves of the last one is not read. A row has the files of a run directory as texts: configuration, status, manifest,
+metrics, and the transcripts of its first and its last step. It has no checkpoint and no log.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from uncollapse.core.compose.config import compose
+from uncollapse.core.compose.identity import config_hash
+from uncollapse.core.errors import UncollapseError
 from uncollapse.core.runs.directory import RunDirectory
+from uncollapse.core.yaml import loads
 
 ENDING = ".jsonl.xz"
 FILES = ("config.yaml", "status.json", "manifest.json", "metrics.jsonl")
@@ -70,9 +74,23 @@ def read(directory: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
 
 
-def newest(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the rows by the hash of their experiment; of two with one hash, the first."""
+def by_hash(rows: Iterable[Mapping[str, Any]], planned: Container[str]) -> dict[str, dict[str, Any]]:
+    """Return the rows by the hash of their experiment; of two with one hash, the first.
+
+    An experiment that an older version of the project has written is what today's version reads of it: settings that
+    are new have their defaults. So rows stay, and only those whose experiment is no longer the planned one are stale.
+    """
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        found.setdefault(row["hash"], dict(row))
+        digest = row["hash"] if row["hash"] in planned else _hash_today(row)
+        found.setdefault(digest, dict(row))
     return found
+
+
+def _hash_today(row: Mapping[str, Any]) -> str:
+    """Return the hash of the experiment as it is read now; that of the row if it cannot be read any more."""
+    config = row.get("config") or loads(row["files"]["config.yaml"])
+    try:
+        return config_hash(compose(config))
+    except UncollapseError:
+        return str(row["hash"])

@@ -1,14 +1,14 @@
 """Run what is missing of the study, for some minutes.
 
     python benchmarks/study/run.py --rows DIR --minutes 9 --gpus 2 --per-gpu 8     # again and again, until all is there
-    python benchmarks/study/run.py --rows DIR --list                               # what is there, and what would come next
-    python benchmarks/study/run.py --rows DIR --quick                              # a tiny model on a CPU, to try it out
+    python benchmarks/study/run.py --rows DIR --list                               # what is there, what comes next
+    python benchmarks/study/run.py --rows DIR --quick                              # a tiny model on a CPU, to try it
 
 ``plan.py`` says which runs there are, and in which order. Each run that ends is added, as a whole, to
-``DIR/rows-*.jsonl.xz`` at once (``rows.py``). The next call, on this machine or another one, finds all rows in DIR and in
-```benchmarks/study/results``, and repeats none. A row belongs to the hash of its whole experiment, its seed included; a
-row of another hash than the plan has is said to be stale, and counts for nothing. A run begins only if it is expected to
-end in time, by the rows and by the runs of this call; what runs when the time is up is ended, and leaves no row.
+``DIR/rows-*.jsonl.xz`` at once (``rows.py``). The next call, on this machine or another one, finds all rows in DIR and
+in ``benchmarks/study/results``, and repeats none. A row belongs to the hash of its whole experiment, its seed included;
+a row of another hash than the plan has is said to be stale, and counts for nothing. A run begins only if it is expected
+to end in time, by the rows and by the runs of this call; what runs when the time is up is ended, and leaves no row.
 
 Runs are trained by the sweep machinery of the project, as ``uncollapse sweep run`` trains them, below ``--runs`` (by
 default a temporary directory). Their checkpoints stay there.
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Driver:
         self.deadline = time.monotonic() + 60 * options.minutes - ENDING_S
         options.rows.mkdir(parents=True, exist_ok=True)
         archives = [row for directory in (options.rows, *options.have) for row in rows.read(directory)]
-        self.rows = rows.newest([*archives, *thin.read(RESULTS)])
+        self.rows = rows.by_hash([*archives, *thin.read(RESULTS)], {point.hash for point in self.points})
         self.seconds = [(row["values"], float(row["seconds"])) for row in self._like(self.rows.values())]
         self.values = {point.label: point.values for point in self.points}
         self.name = f"rows-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -134,8 +134,8 @@ class Driver:
     def account(self, names: bool = False) -> None:
         """Say what is there, what is stale, and what comes next."""
         hashes = {point.hash for point in self.points}
-        kinds = [row for row in self.rows.values() if bool(row.get("quick")) == bool(self.options.quick)]
-        stale = sorted(row["label"] for row in kinds if row["hash"] not in hashes)
+        kinds = [pair for pair in self.rows.items() if pair[1]["quick"] == self.options.quick]
+        stale = sorted(row["label"] for digest, row in kinds if digest not in hashes)
         missing = self.missing()
         print(f"{len(self.points) - len(missing)} of {len(self.points)} runs are there, {len(missing)} are missing")
         if stale:
