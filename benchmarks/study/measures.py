@@ -50,7 +50,7 @@ def course(row: Row) -> Course:
 
 
 @attrs.frozen
-class Warning:
+class Alarms:
     """What one detector was worth over some runs."""
 
     detector: str
@@ -76,7 +76,7 @@ class Warning:
         return mean_and_error(self.leads)
 
 
-def warnings(rows: Sequence[Row], detectors: Sequence[str]) -> list[Warning]:
+def alarms(rows: Sequence[Row], detectors: Sequence[str]) -> list[Alarms]:
     """Hold the first verdict of each detector against the fall of success, run by run."""
     courses = [(row, course(row)) for row in rows]
     found = []
@@ -89,8 +89,8 @@ def warnings(rows: Sequence[Row], detectors: Sequence[str]) -> list[Warning]:
         falls, holds = by_fate.get("falls", []), by_fate.get("holds", [])
         leads = tuple(fell - step for step, fell in falls if step is not None and fell is not None)
         lost = sum(step is not None for step, _ in by_fate.get("nothing to lose", []))
-        alarms = sum(step is not None for step, _ in holds)
-        found.append(Warning(detector, leads, len(falls) - len(leads), alarms, len(holds) - alarms, lost))
+        false = sum(step is not None for step, _ in holds)
+        found.append(Alarms(detector, leads, len(falls) - len(leads), false, len(holds) - false, lost))
     return found
 
 

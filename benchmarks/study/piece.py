@@ -1,4 +1,4 @@
-"""A piece of the study: the slots of this machine for some minutes. Only runs begin that are expected to end in them."""
+"""A piece of the study: the slots of this machine for some minutes, in which only runs begin that should also end."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ STEPS = 100
 SEEDS = (0, 1, 2)
 NONE, COLD = "none", "no warm start"
 CONTROLS = (NONE, COLD)
+SIDE_BY_SIDE = ("top_p(0.9)", "KL")
+"""Remedies that the figure and the texts show beside the untreated runs."""
 ALGORITHMS: dict[str, dict[str, Any]] = {"grpo": {"advantage": "grpo"}, "ppo": {"advantage": "gae(gamma=1.0, lam=1.0)"}}
 CLIP = "ppo(clip_low=0.2, clip_high=0.2)"
 """The loss of the baseline."""
@@ -43,7 +45,6 @@ NAMES = {
     "policy_loss ppo(clip_low=0.2, clip_high=0.28)": "clip-higher",
 }
 """Names of remedies that say more than their components; all others are called by the component."""
-PAPER = "RAGEN-2 (arXiv 2604.06268)"
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """Thin rows are what the repository keeps of the study: the courses that the page needs, in ``results/*.jsonl``.
 
-A thin row has every value of a few metrics (:data:`COURSES`), and of every other metric the mean over the steps from one
-validation up to the next one. These are the means that ``sweep report --correlate`` takes, so that its correlations
+A thin row has every value of a few metrics (:data:`COURSES`), and of every other metric the mean over the steps from
+one validation up to the next one. These are the means that ``sweep report --correlate`` takes, so that its correlations
 follow from thin rows as well as from whole ones. Numbers have four digits.
 """
 
