@@ -22,6 +22,8 @@ import plan
 import rows
 import tables
 import thin
+from uncollapse.plugins.sweeps.points import Point
+from uncollapse.plugins.sweeps.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/study.md"
@@ -70,10 +72,9 @@ def keep(directory: Path, results: Path, quick: bool) -> list[Path]:
     return [file]
 
 
-def study_of(size: plan.Size, found: Sequence[Mapping[str, Any]]) -> tables.Study:
+def study_of(sweep: Sweep, points: Sequence[Point], found: Sequence[Mapping[str, Any]]) -> tables.Study:
     """Return the study of thin rows."""
-    hashes = {point.hash for point in plan.study(size).points()}
-    return tables.Study.of(size, rows.by_hash(found, hashes))
+    return tables.Study.of(sweep, points, rows.by_hash(found, {point.hash for point in points}))
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -90,7 +91,8 @@ def main(words: Sequence[str] | None = None) -> None:
             print(f"kept in {file.relative_to(ROOT)}")
     whole = [row for directory in options.rows for row in rows.read(directory) if row["quick"] == options.quick]
     found = [*(() if options.quick else thin.read(RESULTS)), *map(thin.thin, whole)]
-    study = study_of(plan.QUICK if options.quick else plan.FULL, found)
+    sweep = plan.study(plan.QUICK if options.quick else plan.FULL)
+    study = study_of(sweep, sweep.points(), found)
     if options.page != PAGE:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PAGE, options.page)

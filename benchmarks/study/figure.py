@@ -25,11 +25,11 @@ from uncollapse.plugins.sweeps.interventions import AXIS
 
 LINES = {
     plan.NONE: ("untreated", COLOURS[1], "-"),
-    plan.COLD: ("untreated, without warm start", COLOURS[6], "--"),
+    plan.COLD: ("untreated, without warm start", "", "--"),
     plan.SIDE_BY_SIDE[0]: ("filter top_p(0.9)", COLOURS[0], "-"),
     plan.SIDE_BY_SIDE[1]: ("KL 0.01", COLOURS[2], "-"),
 }
-"""Name, colour and line of each setting that is drawn."""
+"""Name, colour and line of each setting that is drawn; without a colour, that of soft ink."""
 WIDTH = 430
 """Width in pixels at which a figure is shown; it is drawn at twice that."""
 HEIGHT = 470
@@ -53,10 +53,10 @@ LOOKS = (
 
 
 def drawn(study: Study) -> dict[str, list[RunData]]:
-    """Return the runs of each task of GRPO that has untreated runs, those of the drawn settings."""
+    """Return the runs of GRPO of the drawn settings that used their budget, of each task with untreated ones."""
     found: dict[str, list[RunData]] = {}
     for run in study.runs:
-        if run.point["algorithm"] == "grpo" and run.point[AXIS] in LINES:
+        if run.point["algorithm"] == "grpo" and run.point[AXIS] in LINES and run.status == "success":
             found.setdefault(run.point["task"], []).append(run)
     return {task: runs for task, runs in found.items() if any(run.point[AXIS] == plan.NONE for run in runs)}
 
@@ -78,12 +78,13 @@ def png(task: str, runs: Sequence[RunData], look: Look) -> bytes:
     settings = {name: [run for run in runs if run.point[AXIS] == name] for name in LINES}
     for name, own in settings.items():
         if own:
-            _draw(above, own, SUCCESS, smooth=False, look=LINES[name])
-            _draw(below, own, ENTROPY, smooth=True, look=LINES[name])
+            _draw(above, own, SUCCESS, look)
+            _draw(below, own, ENTROPY, look)
     _finish(above, "Success on unseen tasks", look)
     _finish(below, "Entropy of the policy, nats per token", look)
     above.set_ylim(bottom=0)
     below.set_yscale("log")
+    below.yaxis.set_major_formatter("{x:g}")
     below.set_xlabel("training step", fontsize=9, color=look.ink)
     handles, names = above.get_legend_handles_labels()
     figure.legend(
@@ -98,10 +99,11 @@ def png(task: str, runs: Sequence[RunData], look: Look) -> bytes:
     return stream.getvalue()
 
 
-def _draw(axes: Axes, runs: Sequence[RunData], metric: str, smooth: bool, look: tuple[str, str, str]) -> None:
-    name, colour, style = look
-    steps, table = values(runs, metric)
-    mean = line(steps, table, standard_error, smooth)
+def _draw(axes: Axes, runs: Sequence[RunData], metric: str, look: Look) -> None:
+    name, own_colour, style = LINES[runs[0].point[AXIS]]
+    colour = own_colour or look.soft
+    # single validations are few, and of many tasks each
+    mean = line(*values(runs, metric), standard_error, smooth=metric != SUCCESS)
     axes.plot(mean.steps, mean.mean, color=colour, linestyle=style, linewidth=2, label=name, solid_capstyle="round")
     if len(runs) > 1:
         axes.fill_between(mean.steps, mean.low, mean.high, color=colour, alpha=0.22, linewidth=0)

@@ -34,9 +34,12 @@ from piece import Piece
 from uncollapse.core.errors import UncollapseError
 from uncollapse.core.runs.status import seconds
 from uncollapse.plugins.launch.slots import visible_gpus
+from uncollapse.plugins.sweeps.aside import matches
 from uncollapse.plugins.sweeps.run import Options, run_points
 from uncollapse.plugins.sweeps.skip_or_resume import Prepared
 
+ENDED = ("success", "stopped")
+"""Statuses of runs that have ended: they used their budget, or a detector stopped them."""
 EXPECTED_S = 300.0
 """Seconds of a run, as long as none like it has ended."""
 GRACE_S = 4.0
@@ -89,7 +92,8 @@ class Driver:
         """Train what is missing until the time is up. Raises RequestError if it cannot be trained here."""
         prepared = {point.label: point for point in self.sweep.prepared(self.options.runs)}
         for point in prepared.values():
-            if point.hash not in self.rows and point.record().get("status") == "success":  # a kill came before its row
+            if point.hash not in self.rows and matches(point.record().get("status", ""), ENDED):
+                # a kill came before its row
                 self._ended(point, 0, seconds(point.record()) or 0.0)
         todo = [point.label for point in self.missing()][:MOST]
         if not todo:
@@ -104,7 +108,7 @@ class Driver:
         alarm.start()
         chosen = [prepared[label] for label in todo]
         try:
-            run_points(self.sweep.record(list(prepared.values())), chosen, launcher, Options(stale="keep"))
+            run_points(self.sweep.record(list(prepared.values())), chosen, launcher, Options(ENDED, stale="keep"))
         except KeyboardInterrupt:
             print("the time is up, or the call was interrupted: what still ran leaves no row")
         finally:
@@ -115,7 +119,7 @@ class Driver:
     def _ended(self, point: Prepared, code: int, took: float) -> None:
         """Keep the row of a run that has ended; one that failed says so, and is tried again by the next call."""
         status = point.run.status()
-        if code or status.get("status") != "success":
+        if not matches(status.get("status", ""), ENDED):
             print(f"{point.title}: no row ({status.get('status')}, exit code {code})", flush=True)
             log = point.run.path / "log.txt"
             lines = log.read_text(errors="replace").splitlines() if log.exists() else []

@@ -19,6 +19,7 @@ from uncollapse.plugins.report.following import Target
 from uncollapse.plugins.report.metrics import INFORMATION, SUCCESS
 from uncollapse.plugins.report.ranking import Estimate, Ranking, rank
 from uncollapse.plugins.sweeps.interventions import AXIS
+from uncollapse.plugins.sweeps.points import Point
 from uncollapse.plugins.sweeps.sweep import Sweep
 
 NOT_YET = "Not yet run."
@@ -26,6 +27,8 @@ Row = Mapping[str, Any]
 Lines = list[str]
 SHOWN = ("actor/entropy", INFORMATION, thin.INVALID, "rollout/in_group_reward_std")
 """Metrics whose correlations are shown whatever they are."""
+SPEAKING = ("entropy_collapse", "format_collapse", "no_signal", "template_collapse")
+"""Detectors of the experiments that give verdicts; the others measure."""
 STRONGEST = 6
 """Other metrics whose correlations are shown, the strongest ones."""
 
@@ -40,10 +43,8 @@ class Study:
     runs: Sequence[RunData]
 
     @classmethod
-    def of(cls, size: plan.Size, rows: Mapping[str, Row]) -> Study:
-        """Return the study of the rows, by their hash; rows that are not planned are left out."""
-        sweep = plan.study(size)
-        points = sweep.points()
+    def of(cls, sweep: Sweep, points: Sequence[Point], rows: Mapping[str, Row]) -> Study:
+        """Return the study of the rows, by their hash; rows that are no point of the sweep are left out."""
         known = [rows[point.hash] for point in points if point.hash in rows]
         return cls(sweep, len(points), known, [thin.run_data(row) for row in known])
 
@@ -119,6 +120,7 @@ def what_was_run(study: Study) -> Iterator[str]:
                 "task": task,
                 "algorithm": algorithm,
                 "runs": str(len(rows)),
+                "stopped": str(sum(row["status"] != "success" for row in rows)),
                 "settings by seeds": ", ".join(f"{count} with {number}" for number, count in sorted(seeds.items())),
                 "steps": _one(row["steps"] for row in rows),
                 "minutes of a run": f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f}",
@@ -176,7 +178,7 @@ def _success(rows: Sequence[Row]) -> str:
 
 def detectors(study: Study) -> Iterator[str]:
     """Yield what the verdicts of each detector were worth, over all runs and over those without a remedy."""
-    names = sorted({verdict["detector"] for row in study.rows for verdict in row["verdicts"]})
+    names = sorted({verdict["detector"] for row in study.rows for verdict in row["verdicts"]}.union(SPEAKING))
     untreated = [row for row in study.rows if row["values"][AXIS] in plan.CONTROLS]
     for title, rows in (("All runs", study.rows), ("Without a remedy", untreated)):
         if not rows:
@@ -188,8 +190,7 @@ def detectors(study: Study) -> Iterator[str]:
             + "."
         )
         yield ""
-        lines = [_alarms(each) for each in measures.alarms(rows, names)]
-        yield from table(lines) if lines else ["No detector has spoken."]
+        yield from table([_alarms(each) for each in measures.alarms(rows, names)])
         yield ""
 
 
@@ -259,8 +260,8 @@ def correlations(study: Study) -> Iterator[str]:
     lines = [correlation_table.cells(row) for row in chosen]
     yield from table([{"metric": f"`{line['metric']}`"} | {name: line[name] for name in columns} for line in lines])
     yield ""
-    yield f"{found.runs} runs, {len(found.known)} metrics with a correlation, {found.tested} of them with an error"
-    yield f"within runs; {found.above} are above two standard errors, and up to {found.by_chance:.1f} would be by chance."
+    yield f"{found.runs} runs, {len(found.known)} metrics with a correlation, {found.tested} with an error within runs."
+    yield f"{found.above} of these are above two standard errors, and up to {found.by_chance:.1f} would be by chance."
 
 
 def forecast(study: Study) -> Iterator[str]:
