@@ -75,9 +75,8 @@ def png(task: str, runs: Sequence[RunData], look: Look) -> bytes:
     """Return the figure of a task: success above, entropy below, a line with a band of one standard error each."""
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=200, facecolor=look.page)
     above, below = figure.subplots(2, 1, sharex=True)
-    settings = {name: [run for run in runs if run.point[AXIS] == name] for name in LINES}
-    for name, own in settings.items():
-        if own:
+    for name in LINES:
+        if own := [run for run in runs if run.point[AXIS] == name]:
             _draw(above, own, SUCCESS, look)
             _draw(below, own, ENTROPY, look)
     _finish(above, "Success on unseen tasks", look)
