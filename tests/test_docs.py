@@ -21,7 +21,8 @@ TEXTS = {guide: guide.read_text("utf-8") for guide in GUIDES}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 FOLDERS = "benchmarks|cli|core|docs|estimators|examples|filters|plugins|tests"
 OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef", "--rootdir", "--no-deps"}
-"""Of no command of ours: an example of a spelling, a benchmark's, those of a guide's own sweep, pytest's, pip's."""
+OPTIONS_OF_OTHERS |= {"--rows", "--minutes", "--per-gpu", "--page", "--thin"}
+"""Of no command of ours: an example of a spelling, a benchmark's, those of a guide's own sweep, pytest's, pip's, the study's."""
 
 
 def prose(text: str) -> str:

@@ -82,9 +82,13 @@ class Local(Launcher):
             stop(running, self.grace_s, hurry)
 
         try:
-            return run_queue(jobs, slots, start, end, on_finish, self.cooldown_s)
+            return run_queue(jobs, slots, start, end, on_finish, self.cooldown_s, admit=self.admits)
         finally:
             processes.close()
+
+    def admits(self, job: Job) -> bool:
+        """Say whether a job that is next may begin; launchers that derive from this one may refuse it."""
+        return True
 
     def _slots(self) -> list[Slot]:
         return make_slots(self.slots, self.gpus, self.gpus_per_job, self.max_parallel, self.per_gpu)

@@ -37,6 +37,7 @@ def run_queue(
     on_finish: Callable[[Job, int], Job | None] | None = None,
     cooldown_s: float = 0.0,
     poll_s: float = POLL_S,
+    admit: Callable[[Job], bool] | None = None,
 ) -> list[int]:
     """Run the jobs and return the last exit code of each, in order.
 
@@ -47,6 +48,7 @@ def run_queue(
         on_finish: a job that it returns takes the place of the one that has ended, at the end of the queue.
         cooldown_s: how long a slot rests after a job before it takes the next one.
         poll_s: seconds between two looks for jobs that have ended.
+        admit: asked when a job is next; one that it refuses never starts, and its code is 0.
 
     Raises:
         KeyboardInterrupt: interrupted or terminated. The jobs have ended, without ``on_finish`` for those that ran.
@@ -61,7 +63,10 @@ def run_queue(
                 while resting and resting[0][0] <= time.monotonic():
                     free.append(resting.popleft()[1])
                 while queue and free:
-                    (position, job), slot = queue.popleft(), free.popleft()
+                    position, job = queue.popleft()
+                    if admit and not admit(job):
+                        continue
+                    slot = free.popleft()
                     running.append((position, job, slot, start(job, slot)))
                 polled = [(entry, entry[-1].poll()) for entry in running]
                 running = [entry for entry, code in polled if code is None]
