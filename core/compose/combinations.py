@@ -182,9 +182,17 @@ def _tools(experiment: Experiment) -> Iterator[Problem]:
 
 def _warm_start(experiment: Experiment) -> Iterator[Problem]:
     warm, named = experiment.model.warm_start, experiment.environment
-    if warm is not None and warm.file is None and named.component.demonstrated is None:
+    if warm is None:
+        return
+    if warm.file is None and named.component.demonstrated is None:
         reason = f"has nothing to learn from: nobody demonstrates the environment {named.name}"
         yield Problem(reason, "model.warm_start", fix="give model.warm_start.file a .jsonl file of chats")
+    if warm.file is not None and warm.noise:
+        reason = "is the share of mistakes of a demonstrator, and the chats of model.warm_start.file have none"
+        yield Problem(reason, "model.warm_start.noise", warm.noise, "set it to 0, or leave the file out")
+    if warm.min_valid and not warm.tested:
+        reason = "is never compared with anything, since model.warm_start.tested is 0"
+        yield Problem(reason, "model.warm_start.min_valid", warm.min_valid, "set tested to 64, or min_valid to 0")
 
 
 def _sampling(experiment: Experiment) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from ..rollout.borders import name_of
 from ..rollout.demonstrations import demonstrations, demonstrator_of, everything_said
 from ..rollout.episode import Episode
 from ..rollout.template import Template
+from ..training.warm_start import supervised
 from .cloning import clone
 from .conversations import conversations
 from .pieces import build_pieces
@@ -41,11 +42,14 @@ class ClonedQwen2(ModelBuilder):
     steps a share ``noise`` of them are mistakes. The model then often succeeds when it decodes greedily, and seldom
     when it samples. Reinforcement learning can close that gap; a model without it would have nothing to gain.
 
+    It is a random model and a warm start of its own: the supervised steps are those of ``model.warm_start``, with fresh
+    demonstrations in each and noise that changes. ``steps=0`` leaves them out, and ``model.warm_start`` may follow.
+
     The same parameters give the same weights on the same machine. The model sees tasks of the environment's split only.
     """
 
-    steps: int = attrs.field(default=1000, validator=and_(ge(1), le(10**6)))
-    """Number of optimizer steps."""
+    steps: int = attrs.field(default=1000, validator=and_(ge(0), le(10**6)))
+    """Number of optimizer steps; 0 leaves the model as random as it begins."""
     batch: int = attrs.field(default=16, validator=and_(ge(1), le(4096)))
     """Number of episodes in a step."""
     lr: float = attrs.field(default=4e-3, validator=and_(gt(0), le(1)))
@@ -96,6 +100,10 @@ class ClonedQwen2(ModelBuilder):
         if self.tokenizer == "words" and environment.actions is None:
             return f"spells responses in words without white space, and answers here are free text: {_PIECES}"
         return ""
+
+    def sources(self) -> Sequence[Path]:
+        # a model of other steps is another model
+        return [Path(supervised.__file__)]
 
     def build(self, directory: Path, environment: Environment, dialogue: Dialogue) -> None:
         """Build the model and its tokenizer.

@@ -11,6 +11,8 @@ from ....core.errors import RequestError
 from .pre_tokenizers import RULES
 
 MAGIC = b"GGUF"
+ENCODERS = ("t5", "t5encoder", "umt5")
+"""Architectures that transformers reads, and that are no causal language models."""
 HOW = "give the path of a .gguf file"
 
 
@@ -22,6 +24,8 @@ class Header:
     pre: str
     """Name of the rule by which text is split before it is encoded; empty if the file names none."""
     chat_template: str
+    numbers: int
+    """How many numbers its weights have, but for those that are computed from its settings."""
 
 
 def read_header(file: Path) -> Header:
@@ -46,6 +50,7 @@ def read_header(file: Path) -> Header:
         architecture=_text(reader, "general.architecture"),
         pre=_text(reader, "tokenizer.ggml.pre"),
         chat_template=_text(reader, "tokenizer.chat_template"),
+        numbers=sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_")),
     )
     _require_known(header, reader, file)
     return header
@@ -76,7 +81,7 @@ def _require_known(header: Header, reader: Any, file: Path) -> None:
     from gguf.quants import _type_traits
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    known = set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer"}
+    known = set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer", *ENCODERS}
     if header.architecture not in known:
         raise RequestError(
             f"transformers reads no GGUF file of the architecture {header.architecture or '(none)'!r}",

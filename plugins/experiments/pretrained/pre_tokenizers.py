@@ -1,15 +1,16 @@
 """How text is split before byte-pair encoding, by the names that GGUF files have for it (``tokenizer.ggml.pre``).
 
-Transformers 5.19 gives every GPT-2-like tokenizer of a GGUF file the split of GPT-2. A model that was trained with
-another split would read some texts in tokens that it has never seen together. Source of the rules: the table of
-pre-tokenizers of llama.cpp (``src/llama-vocab.cpp``), and the tokenizer.json of the models.
+Transformers 5.19 knows only some of these names, and gives other tokenizers like GPT-2's the split of GPT-2. A model
+that was trained with another split would read some texts in tokens that it has never seen together. Source of the
+rules: the table of pre-tokenizers of llama.cpp (``src/llama-vocab.cpp``), and the tokenizer.json of the models.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from tokenizers import Regex
+from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
 DIGIT = "one digit"
@@ -36,6 +37,17 @@ def split_as_trained(tokenizer: Any, pre: str) -> None:
     backend = tokenizer.backend_tokenizer
     if "ByteLevel" in repr(backend.pre_tokenizer):
         backend.pre_tokenizer = Sequence(_parts(RULES[pre]))
+
+
+def keep_tokens(tokenizer: Any, size: int) -> None:
+    """Drop tokens from ``size`` on, which transformers adds to those of the file: no embedding belongs to them.
+
+    A class of tokenizers has special tokens of its own (``<|endoftext|>``), which the models of others, such as Llama
+    3, do not know.
+    """
+    spelled = json.loads(tokenizer.backend_tokenizer.to_str())
+    spelled["added_tokens"] = [token for token in spelled["added_tokens"] if token["id"] < size]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(spelled))
 
 
 def _parts(rule: str | None) -> list[PreTokenizer]:

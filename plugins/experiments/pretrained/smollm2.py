@@ -49,7 +49,7 @@ class SmolLM2(ModelBuilder):
         """Write the dequantised model. Raises MissingExtraError if a package is missing."""
         require_gguf()
         file = packaged_file()
-        save(file, read_header(file), directory, self.dtype, template=None)
+        save(file, read_header(file), directory, self.dtype)
 
 
 def packaged_file() -> Path:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PART = 1 << 16
 """Bytes of a part of a file that is hashed."""
+ROLLOUT = Path(__file__).parents[2] / "rollout"
+WARM_START = Path(__file__).parents[1] / "warm_start"
 
 
 def prepare_model(experiment: Experiment, *, warmed: bool = True) -> Path | str:
@@ -35,20 +37,22 @@ def prepare_model(experiment: Experiment, *, warmed: bool = True) -> Path | str:
 
     A built model is kept under a hash of the parameters of builder, environment and dialogue, of the source of their
     packages and of the files that the builder reads. A warmed one is kept under a hash of the model before it, of
-    ``model.warm_start`` and of all that shapes demonstrations. Each is made by one process at a time.
+    ``model.warm_start`` and of all that shapes demonstrations, the source that plays and learns them included. Each is
+    made by one process at a time.
 
     Args:
         warmed: ``False`` leaves out the warm start, for those who only want sizes and texts.
 
     Raises:
-        RequestError: the builder wrote no model, the warm start cannot be made, or the cache cannot be written.
+        RequestError: the builder wrote no model, the warm start cannot be made or misses its aim and
+            ``model.warm_start.if_missed`` is ``stop``, or the cache cannot be written.
         RunError: the builder failed, and it is named; or the warm start diverged.
     """
     model = experiment.model
     path: Path | str = model.path if model.path is not None else _built(experiment)
     if model.warm_start is None or not warmed:
         return path
-    from ..warm_start.warm import identity, warm
+    from ..warm_start.warm import identity, require_aim, warm
 
     base = path.name if isinstance(path, Path) else model_digest(path)
 
@@ -60,8 +64,10 @@ def prepare_model(experiment: Experiment, *, warmed: bool = True) -> Path | str:
             torch.cuda.empty_cache()
 
     parts = (experiment.environment, experiment.dialogue)
-    sources = {"source": [_source_hash(part.component) for part in parts]}
-    return _kept("warm", identity(experiment, base) | sources, make, "warming the start model up")
+    sources = [*(_source_hash(part.component) for part in parts), _folder_hash(ROLLOUT), _folder_hash(WARM_START)]
+    directory = _kept("warm", identity(experiment, base) | {"source": sources}, make, "warming the start model up")
+    require_aim(experiment, directory)
+    return directory
 
 
 def _built(experiment: Experiment) -> Path:
@@ -71,7 +77,11 @@ def _built(experiment: Experiment) -> Path:
     parts = [build] if builder.for_any_task else [build, environment, dialogue]
     parameters = {
         **{part.kind: [part.name, attrs.asdict(part.component)] for part in parts},
-        "source": [_source_hash(part.component) for part in parts],
+        "source": [
+            *(_source_hash(part.component) for part in parts),
+            # conversations are what a model or its tokenizer is made from
+            *([] if builder.for_any_task else [_folder_hash(ROLLOUT)]),
+        ],
         "files": [content_sha256(file) for file in builder.sources()],
     }
 
@@ -142,5 +152,9 @@ def with_start_model(experiment: Experiment, path: str) -> Experiment:
 def _source_hash(component: object) -> str:
     """Hash every module of the package that defines the component: the built model may depend on any of them."""
     module = sys.modules[type(component).__module__]
-    files = sorted(Path(module.__file__ or "").parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return _folder_hash(Path(module.__file__ or "").parent)
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash the modules in a folder."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -13,7 +15,7 @@ from ....core.compose.experiment import Reward, Rollout
 from ....core.errors import RequestError, RunError
 from ...rollout import rows
 from ..networks.packing import enable_packing
-from ..step.batch import shares
+from ..step.batch import Batch, shares
 from ..step.stages import to_batch
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from ..networks.models import Policy
 
 WARMUP = 0.1
-"""Share of the steps in which the learning rate rises; then it falls linearly to a tenth."""
+"""Share of the steps in which the learning rate rises."""
 GRAD_CLIP = 1.0
 
 
@@ -31,33 +33,60 @@ def learn(
 ) -> list[float]:
     """Train ``policy`` in place, on the device that it is on, and return the loss of each step in nats per token.
 
-    A step's loss is the mean of -log p over all tokens of its demonstrations that a policy would have sampled, at
-    temperature 1. Rows go through the policy as those of a training step do: packed where ``trainer.token_budget`` is
-    set, otherwise ``trainer.micro_batch`` at a time. Each demonstration occurs once before any occurs again.
+    Rows go through the policy as those of a training step do: packed where ``trainer.token_budget`` is set, otherwise
+    ``trainer.micro_batch`` at a time. Each demonstration occurs once before any occurs again.
 
     Raises:
         RunError: a loss is not finite.
     """
     packed = bool(trainer.token_budget) and _packs(policy)
+    budget = trainer.token_budget if packed else 0
+    steps = (
+        shares(batch, range(len(batch)), 1, trainer.micro_batch, budget)[0]
+        for batch in islice(_batches(episodes, settings, rollout), settings.steps)
+    )
+    warmup = max(1, round(WARMUP * settings.steps))
+    return take_steps(policy, steps, steps=settings.steps, lr=settings.lr, warmup=warmup, packed=packed)
+
+
+def take_steps(
+    policy: Policy,
+    batches: Iterable[Sequence[Batch]],
+    *,
+    steps: int,
+    lr: float,
+    warmup: int,
+    packed: bool = False,
+    where: str = "model.warm_start",
+) -> list[float]:
+    """Take an AdamW step on each of ``steps`` batches, in place, and return the losses in nats per token.
+
+    A step's loss is the mean of -log p over all tokens of its demonstrations that a policy would have sampled, at the
+    temperature of ``policy``. The learning rate rises to ``lr`` over ``warmup`` steps and falls linearly to a tenth.
+
+    Args:
+        batches: the micro-batches of each step, on any device.
+        packed: whether the rows of a micro-batch go through the policy without padding.
+        where: what the request calls these steps.
+
+    Raises:
+        RunError: a loss is not finite.
+    """
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(settings.steps))
-    device = weights[0].device
-    draw = _orders(len(episodes), settings)
+    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * (1 - 0.9 * step / max(1, steps))
+    )
     losses = []
     policy.train()
-    for step in range(settings.steps):
-        chosen = [attrs.evolve(episodes[index], seed=place, member=0) for place, index in enumerate(next(draw))]
-        batch = to_batch(rows.build(chosen, rollout, Reward()))
-        count, total = int(batch.mask.sum()), 0.0
-        cut = shares(batch, range(len(batch)), 1, trainer.micro_batch, trainer.token_budget if packed else 0)[0]
-        for part in cut:
-            part = part.to(device)
-            loss = -policy(part, "none", packed=packed)["logprobs"].sum() / count
+    for micro_batches in batches:
+        count, total = sum(int(part.mask.sum()) for part in micro_batches), 0.0
+        for part in micro_batches:
+            loss = -policy(part.to(weights[0].device), "none", packed=packed)["logprobs"].sum() / count
             loss.backward()
             total += loss.item()
-        if not torch.isfinite(torch.tensor(total)):
-            raise RunError(f"the loss of step {step + 1} is {total}", "model.warm_start", "lower model.warm_start.lr")
+        if not math.isfinite(total):
+            raise RunError(f"the loss of step {len(losses) + 1} is {total}", where, f"lower {where}.lr")
         torch.nn.utils.clip_grad_norm_(weights, GRAD_CLIP)
         optimizer.step()
         optimizer.zero_grad()
@@ -65,11 +94,6 @@ def learn(
         losses.append(total)
     policy.eval()
     return losses
-
-
-def _rate(steps: int) -> Any:
-    rising = max(1, round(WARMUP * steps))
-    return lambda step: min(1.0, (step + 1) / rising) * (1 - 0.9 * step / steps)
 
 
 def _packs(policy: Policy) -> bool:
@@ -81,11 +105,13 @@ def _packs(policy: Policy) -> bool:
     return True
 
 
-def _orders(episodes: int, settings: WarmStart) -> Any:
-    """Yield the demonstrations of each step, by number."""
+def _batches(episodes: Sequence[Episode], settings: WarmStart, rollout: Rollout) -> Iterator[Batch]:
+    """Yield the demonstrations of each step, without end."""
     rng, queue = random.Random(settings.seed), list[int]()
     while True:
         while len(queue) < settings.batch:
-            queue += rng.sample(range(episodes), episodes)
-        yield queue[: settings.batch]
+            queue += rng.sample(range(len(episodes)), len(episodes))
+        # a demonstration that occurs twice in a step is two rows
+        chosen = [attrs.evolve(episodes[index], seed=row) for row, index in enumerate(queue[: settings.batch])]
+        yield to_batch(rows.build(chosen, rollout, Reward()))
         del queue[: settings.batch]

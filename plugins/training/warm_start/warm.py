@@ -34,9 +34,9 @@ RECORD = "warm_start.json"
 
 
 def identity(experiment: Experiment, base: str) -> dict[str, Any]:
-    """Return all that a warmed model depends on, as data that JSON can hold."""
-    model, rollout, warm = experiment.model, experiment.rollout, experiment.model.warm_start
-    assert warm is not None
+    """Return all that a warmed model and its record depend on, as data that JSON can hold."""
+    model, rollout, settings = experiment.model, experiment.rollout, experiment.model.warm_start
+    assert settings is not None
     limits = (
         "max_turns",
         "max_actions_per_turn",
@@ -45,17 +45,21 @@ def identity(experiment: Experiment, base: str) -> dict[str, Any]:
         "max_context",
         "think",
         "context_window",
+        "window_turns",
+        "temperature",
     )
+    aim = ("min_valid", "if_missed")
     return {
         "base": base,
-        "warm_start": attrs.asdict(warm),
+        "warm_start": {name: value for name, value in attrs.asdict(settings).items() if name not in aim},
         "lora": model.lora and attrs.asdict(model.lora),
         "dtype": model.dtype,
+        "dropout": model.dropout,
         "environment": [experiment.environment.name, attrs.asdict(experiment.environment.component)],
         "data": experiment.environment.component.digest,
         "dialogue": [experiment.dialogue.name, attrs.asdict(experiment.dialogue.component)],
         "rollout": {name: getattr(rollout, name) for name in limits},
-        "file": warm.file and content_sha256(expanded(warm.file)),
+        "file": settings.file and content_sha256(expanded(settings.file)),
     }
 
 
@@ -66,7 +70,7 @@ def warm(experiment: Experiment, base: Path | str, directory: Path) -> None:
 
     Raises:
         RequestError: nobody demonstrates the environment, its dialogue cannot say a demonstration, or the file of
-            demonstrations holds none; or the model misses ``min_valid`` and ``if_missed`` is ``stop``.
+            demonstrations holds none.
         RunError: a loss is not finite.
     """
     settings, rollout = experiment.model.warm_start, experiment.rollout
@@ -81,7 +85,6 @@ def warm(experiment: Experiment, base: Path | str, directory: Path) -> None:
         losses = learn(policy, shown, settings, rollout, experiment.trainer)
     record = {"demonstrations": len(shown), "losses": losses, **_tested(experiment, policy, tokenizer, template)}
     say(f"warm start: loss {losses[0]:.3f} to {losses[-1]:.3f} nats per token; {_told(record)}")
-    _require_aim(experiment, record)
     merged: Any = policy.model if experiment.model.lora is None else policy.model.merge_and_unload()
     merged.to(getattr(torch, experiment.model.dtype)).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -131,9 +134,15 @@ def _told(record: dict[str, Any]) -> str:
     )
 
 
-def _require_aim(experiment: Experiment, record: dict[str, Any]) -> None:
+def require_aim(experiment: Experiment, directory: Path) -> None:
+    """Compare the record of a warmed model with the aim, and warn if it was missed.
+
+    Raises:
+        RequestError: it was missed, and ``if_missed`` is ``stop``.
+    """
     settings = experiment.model.warm_start
     assert settings is not None
+    record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
     if record.get("valid", 1.0) >= settings.min_valid:
         return
     what = f"the warm start missed its aim: {_told(record)}; model.warm_start.min_valid is {settings.min_valid}"

@@ -11,11 +11,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from uncollapse.core.errors import MissingExtraError, RequestError
 from uncollapse.plugins.experiments.pretrained.gguf import Gguf
 from uncollapse.plugins.experiments.pretrained.smollm2 import SmolLM2
+from uncollapse.plugins.training.networks.models import load_tokenizer
 from uncollapse.plugins.training.networks.prepare import prepare_model
 
 gguf = pytest.importorskip("gguf", reason="needs gguf")
 HIDDEN, HEADS, LAYERS, MIDDLE = 32, 4, 2, 64
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MINE = TEMPLATE.replace("im_start", "im_end")
 
 
 def vocabulary():
@@ -23,7 +28,7 @@ def vocabulary():
     return [*sorted(ByteLevel.alphabet()), "Ġ1", "12", "ĠĠ", "<|im_start|>", "<|im_end|>"]
 
 
-def write(file, pre="smollm", architecture="llama", template=TEMPLATE, quantised=None):
+def write(file, pre="smollm", architecture="llama", template=TEMPLATE, quantised=None, shapes_of=lambda shapes: shapes):
     """Write a tiny Llama with random weights, and return the weights of its layers by their names there."""
     numbers = numpy.random.default_rng(0)
     writer = gguf.GGUFWriter(file, architecture)
@@ -56,7 +61,7 @@ def write(file, pre="smollm", architecture="llama", template=TEMPLATE, quantised
         shapes |= {f"{block}ffn_gate": (MIDDLE, HIDDEN), f"{block}ffn_up": (MIDDLE, HIDDEN)}
         shapes |= {f"{block}ffn_down": (HIDDEN, MIDDLE)}
     weights = {}
-    for name, shape in shapes.items():
+    for name, shape in shapes_of(shapes).items():
         weight = numbers.normal(0, 0.3, shape).astype(numpy.float32)
         if quantised and len(shape) == 2:
             packed = gguf.quants.quantize(weight, quantised)
@@ -116,9 +121,9 @@ def test_text_is_split_as_the_model_was_trained(tmp_path, pre, text, words):
 def test_the_template_of_the_file_is_kept_and_can_be_replaced(tmp_path):
     write(tmp_path / "tiny.gguf")
     assert AutoTokenizer.from_pretrained(built(tmp_path, tmp_path / "tiny.gguf")).chat_template == TEMPLATE
-    (tmp_path / "mine.jinja").write_text("{{ messages[0]['content'] }}")
+    (tmp_path / "mine.jinja").write_text(MINE)
     folder = built(tmp_path, tmp_path / "tiny.gguf", chat_template=str(tmp_path / "mine.jinja"))
-    assert AutoTokenizer.from_pretrained(folder).chat_template == "{{ messages[0]['content'] }}"
+    assert AutoTokenizer.from_pretrained(folder).chat_template == MINE
 
 
 def test_the_model_is_kept_once_for_all_tasks_and_made_anew_for_another_file(tmp_path, monkeypatch):
@@ -161,6 +166,47 @@ def test_a_file_that_cannot_be_trained_from_is_refused_when_the_experiment_is_co
     file = make(tmp_path)
     with pytest.raises(RequestError, match=what):
         uncollapse.compose("tiny-sokoban", {"model.build": {"name": "gguf", "path": str(file)}})
+
+
+def without(name):
+    return lambda shapes: {other: shape for other, shape in shapes.items() if other != name}
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (
+            {"shapes_of": without("blk.1.attn_v")},
+            r"no weights for 1 parameters, e\.g\. model\.layers\.1\.self_attn\.v_",
+        ),
+        ({"shapes_of": lambda shapes: {**shapes, "blk.0.attn_q_norm": (8,)}}, r"all but 8 of the 37,352 numbers"),
+        ({"template": "{% for m in %}"}, "the chat template cannot be used: TemplateSyntaxError"),
+        ({"template": "{{ raise_exception('never') }}"}, "the chat template cannot be used: TemplateError: never"),
+    ],
+)
+def test_a_file_that_makes_another_model_or_cannot_chat_is_not_kept(tmp_path, options, what):
+    """Transformers fills weights that are missing in at random, and drops those that it does not know."""
+    write(tmp_path / "tiny.gguf", **options)
+    with pytest.raises(RequestError, match=what) as caught:
+        built(tmp_path, tmp_path / "tiny.gguf")
+    assert caught.value.where == str(tmp_path / "tiny.gguf")
+    assert not list((tmp_path / "model").iterdir())
+
+
+def test_a_template_that_is_given_is_the_one_that_is_blamed(tmp_path):
+    write(tmp_path / "tiny.gguf", template=None)
+    (tmp_path / "mine.jinja").write_text("{% for")
+    with pytest.raises(RequestError, match="TemplateSyntaxError") as caught:
+        built(tmp_path, tmp_path / "tiny.gguf", chat_template=str(tmp_path / "mine.jinja"))
+    assert caught.value.where == str(tmp_path / "mine.jinja")
+
+
+def test_no_token_lacks_an_embedding(tmp_path):
+    """Transformers adds ``<|endoftext|>`` to vocabularies that end their texts otherwise, as that of Llama 3 does."""
+    write(tmp_path / "tiny.gguf")
+    folder = built(tmp_path, tmp_path / "tiny.gguf")
+    assert set(AutoTokenizer.from_pretrained(folder).get_vocab().values()) == set(range(len(vocabulary())))
+    assert load_tokenizer(folder).encode("<|im_end|>", add_special_tokens=False) == [260]
 
 
 def test_missing_packages_are_named_with_the_way_to_get_them(tmp_path, monkeypatch):

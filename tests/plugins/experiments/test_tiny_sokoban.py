@@ -17,6 +17,7 @@ from uncollapse.plugins.environments.common import seeded, split_of
 from uncollapse.plugins.environments.sokoban_demonstrator import think
 from uncollapse.plugins.environments.sokoban_rules import parse as board_of
 from uncollapse.plugins.experiments.cloned_qwen2 import ClonedQwen2
+from uncollapse.plugins.experiments.cloning import clone
 from uncollapse.plugins.experiments.tokenizer import build_tokenizer
 from uncollapse.plugins.rollout import rows
 from uncollapse.plugins.rollout.collect import collect
@@ -98,6 +99,37 @@ def test_equal_parameters_give_equal_weights(built, tmp_path, environment):
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(("hidden", "layers"), [(64, 2), (128, 3)])
+def test_cloning_gives_the_weights_of_plain_pytorch_bit_for_bit(tokenizer, environment, experiment, hidden, layers):
+    """The documentation's figures were measured on start models that these lines made."""
+    steps, lr = 4, 4e-3
+    builder = ClonedQwen2(steps=steps, batch=4, hidden=hidden, layers=layers, noisy_share=0.5)
+    template = Template(tokenizer, ThinkAnswer())
+    cloned, plain = (builder._model(tokenizer) for _ in range(2))
+    losses = clone(cloned, builder._batches(environment, experiment.rollout, template), steps, lr)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=lr, weight_decay=0.0)
+    for step, batch in enumerate(builder._batches(environment, experiment.rollout, template)):
+        optimizer.param_groups[0]["lr"] = lr * (min(1.0, (step + 1) / 20) * (1 - 0.9 * step / steps))
+        predicts = batch.mask[:, 1:]
+        hidden = plain.get_decoder()(batch.tokens, use_cache=False).last_hidden_state
+        logits = plain.get_output_embeddings()(hidden[:, :-1][predicts])
+        loss = torch.nn.functional.cross_entropy(logits, batch.tokens[:, 1:][predicts])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
+    expected = plain.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in cloned.state_dict().items())
+
+
+def test_a_model_that_is_not_cloned_is_the_random_one(tmp_path, environment, tokenizer):
+    ClonedQwen2(steps=0).build(tmp_path, environment, ThinkAnswer())
+    built = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    random = ClonedQwen2()._model(tokenizer).state_dict()
+    assert all(torch.equal(tensor, random[name]) for name, tensor in built.items())
 
 
 def test_an_environment_that_nobody_demonstrates_is_not_cloned(tmp_path):

@@ -140,11 +140,15 @@ def test_an_adapter_of_the_warm_start_is_merged(start, base, shown):
     assert torch.linalg.matrix_rank(change.float(), rtol=1e-3) == 2
 
 
-def test_an_aim_that_is_missed_stops_the_run_or_is_told(start, capsys):
+def test_an_aim_that_is_missed_stops_each_run_or_is_told_to_each(start, capsys, monkeypatch):
     with pytest.raises(RequestError, match="missed its aim"):
         prepare_model(experiment(min_valid=1.0, if_missed="stop", steps=1))
-    prepare_model(experiment(min_valid=1.0, steps=1))
-    assert "warning: the warm start missed its aim" in capsys.readouterr().err
+    monkeypatch.setattr("uncollapse.plugins.training.warm_start.warm.warm", None)  # the model is there
+    for _ in range(2):
+        prepare_model(experiment(min_valid=1.0, steps=1))
+        assert "warning: the warm start missed its aim" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="missed its aim"):
+        prepare_model(experiment(min_valid=0.99, if_missed="stop", steps=1))
 
 
 def test_a_demonstration_that_the_run_would_cut_is_refused():
