@@ -54,7 +54,8 @@ class MutualInformation(CollapseDetector):
     bootstrap: int = attrs.field(default=200, validator=[validators.ge(20), validators.le(100_000)])
     """Number of bootstrap replicates for the standard errors ``mi_estimate_se`` and ``mi_seq_estimate_se``."""
     micro_batch: int = attrs.field(default=32, validator=validators.ge(1))
-    """Number of reasonings per forward pass; each holds the keys and values of a prompt, one layer at a time."""
+    """Number of reasonings per forward pass; each holds the keys and values of a prompt, one layer at a time. With
+    ``trainer.token_budget`` a pass has as many as twice that budget holds, for any number of prompts."""
 
     def check(self, experiment: Any) -> Iterator[str]:
         """Yield the reasons why it cannot measure this experiment."""

@@ -122,7 +122,9 @@ def _places(episode_N: Tensor, turn_N: Tensor) -> Tensor:
     _, lengths = torch.unique_consecutive(torch.stack([episode_N, turn_N]), dim=1, return_counts=True)
     starts = lengths.cumsum(0) - lengths
     position_N = torch.arange(len(turn_N)) - starts.repeat_interleave(lengths)
-    return torch.stack([turn_N, position_N]).unique(dim=1, return_inverse=True)[1]
+    # one number for each pair, since sorting numbers takes far less time than sorting pairs
+    pair_N = turn_N * int(lengths.max()) + position_N
+    return pair_N.unique(return_inverse=True)[1]
 
 
 def _of_others(x_N: Tensor, group_N: Tensor, place_N: Tensor) -> Tensor:

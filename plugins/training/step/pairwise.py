@@ -163,7 +163,7 @@ class Block:
         """
         pairs = [(number, column) for column in range(len(lengths)) for number in range(len(self.rows))]
         if not budget:
-            return parts(pairs, micro_batch)
+            return [[pairs[index] for index in part] for part in parts(range(len(pairs)), micro_batch)]
         cut: list[list[Pair]] = [[]]
         for pair in pairs:
             # the first token of a row is the last one of its prompt

@@ -64,11 +64,11 @@ class Prefix(Cache):
         longest = max(lengths)
         if min(lengths) == longest:
             return
-        device = self.layers[0].keys.device
-        padding = torch.tensor([longest - length for length in lengths], device=device)
+        padding = torch.tensor([longest - length for length in lengths])
         # padding goes round to the front, where no row looks
-        columns = (torch.arange(longest, device=device) - padding[:, None]) % longest
-        layer: Any
+        columns = (torch.arange(longest) - padding[:, None]) % longest
+        layer: Any = self.layers[0]
+        padding, columns = padding.to(layer.keys.device), columns.to(layer.keys.device)
         for layer in self.layers:
             layer.keys, layer.values = (
                 states.take_along_dim(columns[:, None, :, None], dim=-2) for states in (layer.keys, layer.values)

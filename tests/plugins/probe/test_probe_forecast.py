@@ -18,12 +18,14 @@ from uncollapse.core.components import Scores
 from uncollapse.core.errors import UncollapseError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.plugins.collapse.replay import replay_all
+from uncollapse.plugins.probe.estimation import shared_prefix
 from uncollapse.plugins.probe.estimation.passes import Passes, trained
 from uncollapse.plugins.probe.forecast import forecast
 from uncollapse.plugins.probe.forecast.change import Change, degrees_of_freedom, error
 from uncollapse.plugins.probe.forecast.folds import Folds
 from uncollapse.plugins.probe.forecast.forecast import EntropyForecast
 from uncollapse.plugins.probe.forecast.response import Before
+from uncollapse.plugins.training.networks.models import Policy
 
 EVERY = "collapse=[entropy_forecast(every=1)]"
 
@@ -274,6 +276,38 @@ def test_rows_that_move_nothing_need_no_pass(bandit, tmp_path, captured, monkeyp
     for a, b in zip([one, *others], [all_rows, *all_others], strict=True):
         for name in a:
             torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_with_a_token_budget_few_packed_passes_plan_the_same(bandit, tmp_path, monkeypatch, dtype):
+    passes, of, forward = [], Before.of.__func__, Policy.forward
+
+    def counted(self, batch, *arguments, **options):
+        passes.append((len(batch), options.get("packed", False)))
+        return forward(self, batch, *arguments, **options)
+
+    def planned(cls, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Policy, "forward", counted)
+            return of(cls, *arguments)
+
+    monkeypatch.setattr(shared_prefix, "WORTH", 10**9)
+    monkeypatch.setattr(Before, "of", classmethod(planned))
+    own = ("advantage=grpo", "entropy_coeff=0.01", "rollout.group_size=4", "trainer.steps=1", f"model.dtype={dtype}")
+    rows = ("trainer.mini_batch=8", "trainer.micro_batch=1", f"trainer.zero_stage={int(dtype == 'bfloat16')}")
+    found, plans = [], []
+    for budget in (0, 4000):
+        found.append(train(bandit, tmp_path / str(budget), *own, *rows, f"trainer.token_budget={budget}")[1])
+        plans.append(list(passes))
+        passes.clear()
+    assert plans[0] == [(1, False)] * 16
+    # two optimizer steps of four folds at most
+    assert len(plans[1]) <= 8
+    assert sum(rows for rows, _ in plans[1]) == 16
+    assert all(packed for _, packed in plans[1])
+    for name in ("forecast/predicted", "forecast/predicted_se"):
+        assert found[0][name] != 0
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-3 if dtype == "float32" else 0.1)
 
 
 def test_the_plan_is_where_the_trainer_goes(bandit, tmp_path, captured):

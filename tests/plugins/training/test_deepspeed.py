@@ -277,6 +277,11 @@ def test_a_restored_optimizer_continues_bitwise(models, batches, dtype, stage, o
     for _ in range(2):
         first.update(parts, objective, entropy="gradient")
     saved, weights = first.optimizer_state(), {name: tensor.clone() for name, tensor in first.weights()}
+    live = first.live_optimizer_state()
+    assert live.keys() == saved.keys()
+    assert live["param_groups"] == saved["param_groups"]
+    for part in ("state", "master"):
+        torch.testing.assert_close(live[part], saved[part], rtol=0, atol=0)
     policy = Policy(models(getattr(torch, dtype), seed=5), 1.0)
     policy.load_state_dict(weights, strict=False)
     second = start(policy)
