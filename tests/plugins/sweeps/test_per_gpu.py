@@ -114,9 +114,9 @@ def test_as_many_as_fit_have_a_core_each_and_are_there(machine):
 
 
 def test_a_sweep_whose_runs_do_not_fit_is_refused_and_writes_nothing(machine, tmp_path):
-    machine(3 * GIB, 4 * GIB)
+    machine(4 * GIB, 5 * GIB)
     experiment = Sweep(EXPERIMENT, axes={"seed": [0]}).points()[0].experiment
-    most = most_runs([Request(experiment)], 3 * GIB)
+    most = most_runs([Request(experiment)], 4 * GIB)
     assert most == 2
     (tmp_path / "sweep.yaml").write_text(json.dumps({"experiment": EXPERIMENT, "axes": {"seed": [0, 1]}}))
     words = ["sweep", "run", "sweep.yaml", "--output-root", "out", "--per-gpu", "9"]
@@ -124,7 +124,7 @@ def test_a_sweep_whose_runs_do_not_fit_is_refused_and_writes_nothing(machine, tm
         refused = CliRunner().invoke(main, [*words, *more])
         assert refused.exit_code == 2
         assert (
-            "error: 9 runs side by side do not fit a GPU with 3.0 GiB: the share of each is 0.3 GiB" in refused.stderr
+            "error: 9 runs side by side do not fit a GPU with 4.0 GiB: the share of each is 0.4 GiB" in refused.stderr
         )
         assert "where: seed 0, and 1 more of 2: " in refused.stderr
         assert f"fix:   --per-gpu (per_gpu in Python) {most}, the most that fit" in refused.stderr
@@ -133,8 +133,8 @@ def test_a_sweep_whose_runs_do_not_fit_is_refused_and_writes_nothing(machine, tm
     assert stated.exit_code == 2 and "1 run does not fit a GPU with 0.1 GiB" in stated.stderr
     fits = CliRunner().invoke(main, [*words[:-1], "2", "--dry-run"])
     assert fits.exit_code == 0, fits.output
-    assert fits.stdout.count(f"    {VARIABLE}=1.5 {sys.executable} -m uncollapse.cli.main train ") == 2
-    assert "    2 runs at a time on each GPU, 1.5 GiB for each" in fits.stdout.splitlines()
+    assert fits.stdout.count(f"    {VARIABLE}=2 {sys.executable} -m uncollapse.cli.main train ") == 2
+    assert "    2 runs at a time on each GPU, 2.0 GiB for each" in fits.stdout.splitlines()
     assert [line.split(": ")[1] for line in fits.stdout.splitlines() if "slot " in line] == ["GPU 3", "GPU 5"] * 2
     assert not (tmp_path / "out").exists()
 
