@@ -30,9 +30,8 @@ def gpu_share() -> int | None:
     except ValueError:
         gib = math.nan
     if not 0 < gib <= 10_000:
-        raise RequestError(
-            f"{VARIABLE} is {text[:40]!r}, and not GiB", "the environment", f"write {VARIABLE}=24, or {ALL}"
-        )
+        fix = f"write {VARIABLE}=24, or {VARIABLE}={ALL}"
+        raise RequestError(f"{VARIABLE} is {text[:40]!r}, which is no number of GiB", "the environment", fix)
     return max(1, round(gib * GIB))
 
 
@@ -43,4 +42,4 @@ def overfills() -> bool:
 
 def variables(share: int) -> dict[str, str]:
     """Return the environment of a run that may take ``share`` bytes of each GPU."""
-    return {VARIABLE: f"{share / GIB:.12g}"}
+    return {VARIABLE: f"{share / GIB:.15g}"}

@@ -45,7 +45,7 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class Runs(click.ParamType):
+class Runs(click.ParamType):  # type: ignore[type-arg]
     """A number of runs, or ``auto`` for as many as fit."""
 
     name = "runs"

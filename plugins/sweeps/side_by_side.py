@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -59,7 +59,8 @@ def sharing(points: Sequence[Prepared], launcher: Launcher, per_gpu: PerGpu, gpu
     require_runs(named, runs, memory, OPTION)
     share = share_of(memory, runs)
     words = f"{runs} run{'s' if runs > 1 else ''} at a time on each GPU{why}, {share / GIB:.1f} GiB for each"
-    return Sharing(attrs.evolve(launcher, per_gpu=runs), variables(share), words)
+    made: Any = launcher
+    return Sharing(attrs.evolve(made, per_gpu=runs), variables(share), words)
 
 
 def _gpus(launcher: Launcher, gpu_gib: float | None) -> tuple[int | None, int]:

@@ -74,13 +74,12 @@ class EntropyForecast(CollapseDetector):
         """Return the copies of what trains, in float32, with the pass for its gradient.
 
         Before the update these are weights and moments (3), the whole update with its own moments (3), and the same and
-        a gradient of each fold; then either a sum over the folds, or the gradient of one more fold while it is
-        computed. Until the update is made, the correction of each fold is kept.
+        a gradient of each fold; then a step of Adam (11), or a sum over the folds, or the gradient of one more fold
+        while it is computed. Until the update is made, the correction of each fold is kept.
         """
         copy, folds = 4 * load.trained, self.folds
-        standing = (6 + 4 * folds) * copy
         return DetectorMemory(
-            peak=standing + max((folds + 2) * copy, 2 * copy + load.gradient_pass),
+            peak=(6 + 4 * folds) * copy + max(11 * copy, (folds + 1) * copy, 2 * copy + load.gradient_pass),
             kept=folds * copy,
         )
 

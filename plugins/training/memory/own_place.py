@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ....core.compose.named import Named
     from ..processes.ranks import Ranks
 
+OTHERS = "end what else runs on the GPU (nvidia-smi lists it)"
 SHORTER = f"rows that stay shorter than rollout.max_context need less: {VARIABLE}={ALL} trains all the same"
 
 
@@ -42,7 +43,10 @@ def require_memory(experiment: Experiment, ranks: Ranks) -> None:
         plan = require(request, memory)
     except RequestError as error:
         of = f"its share of {memory / GIB:.1f} GiB" if share else f"a GPU of {card.total / GIB:.1f} GiB"
-        raise RequestError(error.what, f"{error.where}, in {of}", f"{error.fix}\n         {SHORTER}") from error
+        ways = [OTHERS] if error.what.endswith("free") else []
+        raise RequestError(
+            error.what, f"{error.where}, in {of}", "\n         ".join([*ways, error.fix, SHORTER])
+        ) from error
     if share:
         torch.cuda.set_per_process_memory_fraction((memory - plan.beside) / card.total, ranks.device)
 

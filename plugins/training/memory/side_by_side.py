@@ -21,13 +21,20 @@ def share_of(memory: int, runs: int) -> int:
 def most_runs(requests: Sequence[Request], memory: int) -> int:
     """Return how many runs fit side by side on a GPU of ``memory`` bytes, any of ``requests``; 0 if not even one.
 
-    It is the largest number with which each fits its share. A smaller one fits as well: an engine takes a part of the
-    share, and all else is the same.
+    Fewer fit as well: an engine takes a part of the share, and all else is the same in a larger one.
     """
-    count = 0
-    while count < MOST and all(request.holds(share_of(memory, count + 1)) for request in requests):
-        count += 1
-    return count
+    most = MOST
+    for request in requests:
+        low, high = 0, most + 1  # low fits, and high does not
+        tried = most
+        while high - low > 1:
+            if request.holds(share_of(memory, tried)):
+                low = tried
+            else:
+                high = tried
+            tried = (low + high) // 2
+        most = low
+    return most
 
 
 def require_runs(named: Sequence[tuple[str, Request]], runs: int, memory: int, option: str = "--per-gpu") -> None:

@@ -541,7 +541,12 @@ def test_the_forecast_is_planned_with_its_copies_of_what_trains(tmp_path, folds)
     phases = {phase.name: phase.items for phase in made.phases}
     copy = 4 * 1000
     gradient = copy * 2 + activations(SMALL, 200, 2, False) + head_training(SMALL, 200, 2, True)
-    assert phases["detectors"]["detectors"] == (6 + 4 * folds) * copy + max((folds + 2) * copy, gradient)
+    assert gradient > 11 * copy
+    assert phases["detectors"]["detectors"] == (6 + 4 * folds) * copy + gradient
+    wide = attrs.evolve(SMALL, trained=10**9)
+    made = plan(wide, None, experiment(tmp_path, "advantage=grpo", detectors), memory=GPU)
+    most = {phase.name: phase.items for phase in made.phases}["detectors"]["detectors"]
+    assert most == (17 + 4 * folds) * 4 * 10**9
     assert phases["policy step"]["detectors"] == phases["policy backward"]["detectors"] == folds * copy
     assert "detectors" not in phases["scoring"]
 
