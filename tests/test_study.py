@@ -163,7 +163,7 @@ def test_thin_rows_survive_a_file_and_give_the_correlations_of_whole_ones(points
     whole_course, thin_course = follow(records, Target(SUCCESS)), thin.run_data(kept).course
     for metric in ("actor/entropy", "train/share_of_turns_invalid", "actor/grad_norm", MI):
         assert thin_course.metrics[metric].rho == pytest.approx(whole_course.metrics[metric].rho), metric
-        assert thin_course.metrics[metric].last == pytest.approx(whole_course.metrics[metric].last, rel=1e-3)
+        assert thin_course.metrics[metric].last == pytest.approx(whole_course.metrics[metric].last, rel=5e-3)
     assert thin.run_data(kept).seconds_of("step") == 2.0
     assert thin.run_data(kept).tail("actor/entropy") == pytest.approx(
         sum(2 / (1 + n / 4) for n in range(36, 41)) / 5, 1e-3
