@@ -64,7 +64,8 @@ FULL = Size(
     {"arithmetic": "smol-arithmetic", "sokoban": "smol-sokoban", "countdown": "smol-countdown"},
     settings={
         "trainer.steps": STEPS,
-        # one process cannot share its optimizer's states with others; nothing is resumed on another machine
+        # for a second call on the same machine; no checkpoint leaves it
+        "trainer.save_every": 20,
         "trainer.save_last": False,
         "rollout.engine": "vllm(kv_cache_gib=2.0, gpu_memory_utilization=0.1, sleep=false)",
         "trackers": ["jsonl"],
@@ -88,6 +89,7 @@ QUICK = Size(
         "trainer.micro_batch": 4,
         "trainer.zero_stage": 0,
         "trainer.steps": 3,
+        "trainer.save_every": 1,
         "trainer.save_last": False,
         "validation.groups": 4,
         "validation.every": 1,
