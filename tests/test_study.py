@@ -116,6 +116,15 @@ def test_the_plan_has_every_remedy_on_every_task_with_every_seed(points):
     assert of(points, "no warm start")[0].experiment.model.warm_start is None
     assert of(points, "clip-higher")[0].experiment.policy_loss.component.clip_high == 0.28
     assert of(points, "KL")[0].experiment.kl.coef == 0.01
+    forecasted = {
+        point.values["remedy"]
+        for point in points
+        if any(detector.name == "entropy_forecast" for detector in point.experiment.collapse)
+    }
+    assert forecasted == {"none", "top_p(0.9)", "KL"}
+    kept = [str(detector) for detector in of(points, plan.NONE, "sokoban")[0].experiment.collapse]
+    others = [str(detector) for detector in of(points, "gspo", "sokoban")[0].experiment.collapse]
+    assert [detector for detector in kept if not detector.startswith("entropy_forecast")] == others
 
 
 def test_any_beginning_of_the_order_is_of_use(points):

@@ -25,6 +25,8 @@ NONE, COLD = "none", "no warm start"
 CONTROLS = (NONE, COLD)
 SIDE_BY_SIDE = ("top_p(0.9)", "KL")
 """Remedies that the figure and the texts show beside the untreated runs."""
+FORECAST, FORECASTED = "entropy_forecast", (NONE, *SIDE_BY_SIDE)
+"""The detector that takes most of the memory, for a moment, and the settings that have it."""
 ALGORITHMS: dict[str, dict[str, Any]] = {"grpo": {"advantage": "grpo"}, "ppo": {"advantage": "gae(gamma=1.0, lam=1.0)"}}
 CLIP = "ppo(clip_low=0.2, clip_high=0.2)"
 """The loss of the baseline."""
@@ -117,23 +119,28 @@ def _cases(size: Size, base: Experiment, task: str, algorithm: str) -> Iterator[
     """Yield the untreated run, the one without a warm start, and one for each remedy."""
     shared = {**changes(base, compose(size.tasks[task], size.settings)), **ALGORITHMS[algorithm]}
     untreated = compose(base, shared)
-    yield _case(NONE, {}, shared, task, algorithm)
-    yield _case(COLD, {"model.warm_start": None}, shared, task, algorithm)
+
+    def case(remedy: str, overrides: dict[str, Any]) -> Case:
+        label = f"{task}-{algorithm}-{remedy.replace(' ', '_')}"
+        detectors = {} if remedy in FORECASTED else _without_forecast(untreated)
+        place = {AXIS: remedy, "task": task, "algorithm": algorithm}
+        return Case(label, {**shared, **detectors, **overrides}, place)
+
+    yield case(NONE, {})
+    yield case(COLD, {"model.warm_start": None})
     for kind, names in size.remedies:
         if kind == "advantage" and algorithm != "grpo":  # it would not be that algorithm any more
             continue
         record = Interventions(experiment=untreated, kind=kind, only=names).record()
-        for case in record["cases"][1:]:
-            word = case["values"][AXIS]
-            yield _case(NAMES.get(word, word.partition(" ")[2]), case["overrides"], shared, task, algorithm)
+        for each in record["cases"][1:]:
+            word = each["values"][AXIS]
+            yield case(NAMES.get(word, word.partition(" ")[2]), each["overrides"])
 
 
-def _case(remedy: str, overrides: dict[str, Any], shared: dict[str, Any], task: str, algorithm: str) -> Case:
-    return Case(
-        f"{task}-{algorithm}-{remedy.replace(' ', '_')}",
-        {**shared, **overrides},
-        {AXIS: remedy, "task": task, "algorithm": algorithm},
-    )
+def _without_forecast(experiment: Experiment) -> dict[str, Any]:
+    """Return the setting that takes the forecast from the detectors of an experiment that has it."""
+    detectors = [detector for detector in experiment.collapse if detector.name != FORECAST]
+    return {"collapse": list(map(str, detectors))} if len(detectors) < len(experiment.collapse) else {}
 
 
 def changes(base: Experiment, other: Experiment) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def in_order(points: Sequence[Point], size: Size) -> list[Point]:
         task, algorithm = tasks.index(point.values["task"]), algorithms.index(point.values["algorithm"])
         seed = size.seeds.index(int(point.values["seed"]))
         if point.values[AXIS] in CONTROLS and algorithm == 0 and task < 2:
-            return (0, task, seed, place[point.label])
+            return (0, task, CONTROLS.index(point.values[AXIS]), seed)
         # every remedy has a seed on the first two tasks before the next seed; what is left of tasks comes last
         return (1 if task < 2 else 2, seed, algorithm, task, place[point.label])
 
