@@ -127,6 +127,11 @@ def test_the_plan_has_every_remedy_on_every_task_with_every_seed(points):
     assert [detector for detector in kept if not detector.startswith("entropy_forecast")] == others
 
 
+def test_the_claims_have_the_figures_of_the_paper(sweep):
+    claimed = [(claim.measure, round(claim.claimed, 3), claim.terms[0].at["algorithm"]) for claim in sweep.claims]
+    assert claimed == [("peak", 0.16, "ppo"), ("peak", 0.09, "grpo"), ("information", 0.97, "ppo")]
+
+
 def test_any_beginning_of_the_order_is_of_use(points):
     order = plan.in_order(points, plan.FULL)
     assert sorted(point.label for point in order) == sorted(point.label for point in points)
