@@ -22,6 +22,7 @@ import run  # noqa: E402
 import tables  # noqa: E402
 import thin  # noqa: E402
 
+ASKED = "Turn 1:\nState:\n1 + 1\nActions left: 1"
 SUCCESS, MI = "validation/success", "collapse_first_turn_sample/mi_seq_estimate"
 
 
@@ -58,7 +59,7 @@ def whole(point, success, entropy=2.0, verdicts=(), steps=40, every=10, forecast
         "manifest.json": json.dumps({"versions": {"python": "3.12", "torch": "2.11", "transformers": "5.17"}}),
         "config.yaml": dumps(to_dict(point.experiment)),
         "rollouts/step_10.jsonl": json.dumps(
-            {"group": 3, "success": False, "turns": [{"user": "State:\n1 + 1", "response": "a ``` | b"}]}
+            {"group": 3, "success": success[-1] > 0.5, "turns": [{"user": ASKED, "response": "a ``` | b"}]}
         ),
     }
     about = {"seconds": 120.0, "side_by_side": 8, "gpus": 1, "quick": False}
@@ -242,7 +243,14 @@ def test_tables_of_some_rows(sweep, points):
     assert "| `format_collapse` | 0 | 0 | 3 | – | 0 | 3 | 0 |" in made["detectors"]
     ranked = next(line for line in made["remedies"] if line.startswith("| KL |"))
     assert ranked.startswith("| KL | 3 | 0.610 | +0.510 ± 0.016 | 0.00 | higher |")
-    assert "    a ` ` ` | b" in made["texts"]
+    assert made["texts"] == [
+        "**arithmetic, GRPO, step 10**",
+        "",
+        "| task | none | KL |",
+        "|---|---|---|",
+        "| 1 + 1 | `a ''' \\| b` | `a ''' \\| b` (right) |",
+        "",
+    ]
     light, dark = (figure.png("arithmetic", study.runs, look) for look in figure.LOOKS)
     assert light[:4] == dark[:4] == b"\x89PNG"
     assert "![" not in "".join(figure.picture(study, "images"))
