@@ -80,16 +80,12 @@ def test_page_and_readme_say_what_the_committed_rows_say(sweep, points):
     for file, parts in ((analyse.PAGE, analyse.parts(study)), (analyse.README, analyse.first_screen(study))):
         text = file.read_text("utf-8")
         assert analyse.filled(text, parts) == text
-    assert sorted(analyse.PAGE.parent.glob("images/study-*.png")) == sorted(
-        analyse.PAGE.parent / f"images/study-{task}{look.suffix}.png"
-        for task in figure.drawn(study)
-        for look in figure.LOOKS
-    )
+    assert {file.name for file in analyse.PAGE.parent.glob("images/study*.png")} == set(figure.names(study))
 
 
 def test_without_rows_every_part_says_so(sweep, points):
     made = analyse.parts(analyse.study_of(sweep, points, []))
-    assert made.pop("figure") == []
+    assert made.pop("figures") == []
     assert set(map(tuple, made.values())) == {("Not yet run.",)}
 
 
@@ -230,7 +226,7 @@ def test_what_forecasts_are_worth(points):
     assert measures.over_runs(known[:3], measures.z_mean)[1] is None
 
 
-def test_tables_of_some_rows(sweep, points):
+def test_tables_and_figures_of_some_rows(sweep, points, tmp_path):
     fall, rise = [0.2, 0.5, 0.3, 0.2, 0.1], [0.2, 0.3, 0.4, 0.5, 0.6]
     made = [whole(point, fall, verdicts=[("entropy_collapse", 10)]) for point in of(points, plan.NONE)]
     made += [whole(point, [value + 0.01 * at for value in rise]) for at, point in enumerate(of(points, "KL"))]
@@ -251,10 +247,11 @@ def test_tables_of_some_rows(sweep, points):
         "| 1 + 1 | `a ''' \\| b` | `a ''' \\| b` (right) |",
         "",
     ]
-    light, dark = (figure.png("arithmetic", study.runs, look) for look in figure.LOOKS)
-    assert light[:4] == dark[:4] == b"\x89PNG"
-    assert "![" not in "".join(figure.picture(study, "images"))
-    assert "untreated: 3 seeds; KL 0.01: 3 seeds" in list(figure.picture(study, "images"))[-1]
+    assert "![" not in "".join(figure.pictures(study, "images"))
+    assert "untreated: 3 seeds; KL 0.01: 3 seeds" in list(figure.first_screen(study, "images"))[-1]
+    names = ["study.png", "study-dark.png", "study-arithmetic-grpo.png", "study-arithmetic-grpo-dark.png"]
+    assert figure.names(study) == names
+    assert [file.name for file in figure.draw(study, tmp_path) if file.read_bytes()[:4] == b"\x89PNG"] == names
 
 
 # --- the driver -------------------------------------------------------------------------------------------------------
