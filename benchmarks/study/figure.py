@@ -138,7 +138,7 @@ def _finish(axes: Axes, panel: Panel, look: Look) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     else:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
     axes.set_facecolor(look.page)
     axes.set_title(panel.title, loc="left", fontsize=9.5, color=look.ink)
     axes.spines[["top", "right", "left"]].set_visible(False)
