@@ -22,6 +22,7 @@ import run  # noqa: E402
 import tables  # noqa: E402
 import thin  # noqa: E402
 
+ASKED = "Turn 1:\nState:\n1 + 1\nActions left: 1"
 SUCCESS, MI = "validation/success", "collapse_first_turn_sample/mi_seq_estimate"
 
 
@@ -58,7 +59,7 @@ def whole(point, success, entropy=2.0, verdicts=(), steps=40, every=10, forecast
         "manifest.json": json.dumps({"versions": {"python": "3.12", "torch": "2.11", "transformers": "5.17"}}),
         "config.yaml": dumps(to_dict(point.experiment)),
         "rollouts/step_10.jsonl": json.dumps(
-            {"group": 3, "success": False, "turns": [{"user": "State:\n1 + 1", "response": "a ``` | b"}]}
+            {"group": 3, "success": success[-1] > 0.5, "turns": [{"user": ASKED, "response": "a ``` | b"}]}
         ),
     }
     about = {"seconds": 120.0, "side_by_side": 8, "gpus": 1, "quick": False}
@@ -79,16 +80,12 @@ def test_page_and_readme_say_what_the_committed_rows_say(sweep, points):
     for file, parts in ((analyse.PAGE, analyse.parts(study)), (analyse.README, analyse.first_screen(study))):
         text = file.read_text("utf-8")
         assert analyse.filled(text, parts) == text
-    assert sorted(analyse.PAGE.parent.glob("images/study-*.png")) == sorted(
-        analyse.PAGE.parent / f"images/study-{task}{look.suffix}.png"
-        for task in figure.drawn(study)
-        for look in figure.LOOKS
-    )
+    assert {file.name for file in analyse.PAGE.parent.glob("images/study*.png")} == set(figure.names(study))
 
 
 def test_without_rows_every_part_says_so(sweep, points):
     made = analyse.parts(analyse.study_of(sweep, points, []))
-    assert made.pop("figure") == []
+    assert made.pop("figures") == []
     assert set(map(tuple, made.values())) == {("Not yet run.",)}
 
 
@@ -116,6 +113,20 @@ def test_the_plan_has_every_remedy_on_every_task_with_every_seed(points):
     assert of(points, "no warm start")[0].experiment.model.warm_start is None
     assert of(points, "clip-higher")[0].experiment.policy_loss.component.clip_high == 0.28
     assert of(points, "KL")[0].experiment.kl.coef == 0.01
+    forecasted = {
+        point.values["remedy"]
+        for point in points
+        if any(detector.name == "entropy_forecast" for detector in point.experiment.collapse)
+    }
+    assert forecasted == {"none", "top_p(0.9)", "KL"}
+    kept = [str(detector) for detector in of(points, plan.NONE, "sokoban")[0].experiment.collapse]
+    others = [str(detector) for detector in of(points, "gspo", "sokoban")[0].experiment.collapse]
+    assert [detector for detector in kept if not detector.startswith("entropy_forecast")] == others
+
+
+def test_the_claims_have_the_figures_of_the_paper(sweep):
+    claimed = [(claim.measure, round(claim.claimed, 3), claim.terms[0].at["algorithm"]) for claim in sweep.claims]
+    assert claimed == [("peak", 0.16, "ppo"), ("peak", 0.09, "grpo"), ("information", 0.97, "ppo")]
 
 
 def test_any_beginning_of_the_order_is_of_use(points):
@@ -163,7 +174,7 @@ def test_thin_rows_survive_a_file_and_give_the_correlations_of_whole_ones(points
     whole_course, thin_course = follow(records, Target(SUCCESS)), thin.run_data(kept).course
     for metric in ("actor/entropy", "train/share_of_turns_invalid", "actor/grad_norm", MI):
         assert thin_course.metrics[metric].rho == pytest.approx(whole_course.metrics[metric].rho), metric
-        assert thin_course.metrics[metric].last == pytest.approx(whole_course.metrics[metric].last, rel=1e-3)
+        assert thin_course.metrics[metric].last == pytest.approx(whole_course.metrics[metric].last, rel=5e-3)
     assert thin.run_data(kept).seconds_of("step") == 2.0
     assert thin.run_data(kept).tail("actor/entropy") == pytest.approx(
         sum(2 / (1 + n / 4) for n in range(36, 41)) / 5, 1e-3
@@ -215,7 +226,7 @@ def test_what_forecasts_are_worth(points):
     assert measures.over_runs(known[:3], measures.z_mean)[1] is None
 
 
-def test_tables_of_some_rows(sweep, points):
+def test_tables_and_figures_of_some_rows(sweep, points, tmp_path):
     fall, rise = [0.2, 0.5, 0.3, 0.2, 0.1], [0.2, 0.3, 0.4, 0.5, 0.6]
     made = [whole(point, fall, verdicts=[("entropy_collapse", 10)]) for point in of(points, plan.NONE)]
     made += [whole(point, [value + 0.01 * at for value in rise]) for at, point in enumerate(of(points, "KL"))]
@@ -228,11 +239,19 @@ def test_tables_of_some_rows(sweep, points):
     assert "| `format_collapse` | 0 | 0 | 3 | – | 0 | 3 | 0 |" in made["detectors"]
     ranked = next(line for line in made["remedies"] if line.startswith("| KL |"))
     assert ranked.startswith("| KL | 3 | 0.610 | +0.510 ± 0.016 | 0.00 | higher |")
-    assert "    a ` ` ` | b" in made["texts"]
-    light, dark = (figure.png("arithmetic", study.runs, look) for look in figure.LOOKS)
-    assert light[:4] == dark[:4] == b"\x89PNG"
-    assert "![" not in "".join(figure.picture(study, "images"))
-    assert "untreated: 3 seeds; KL 0.01: 3 seeds" in list(figure.picture(study, "images"))[-1]
+    assert made["texts"] == [
+        "**arithmetic, GRPO, step 10**",
+        "",
+        "| task | none | KL |",
+        "|---|---|---|",
+        "| 1 + 1 | `a ''' \\| b` | `a ''' \\| b` (right) |",
+        "",
+    ]
+    assert "![" not in "".join(figure.pictures(study, "images"))
+    assert "untreated: 3 seeds; KL 0.01: 3 seeds" in list(figure.first_screen(study, "images"))[-1]
+    names = ["study.png", "study-dark.png", "study-arithmetic-grpo.png", "study-arithmetic-grpo-dark.png"]
+    assert figure.names(study) == names
+    assert [file.name for file in figure.draw(study, tmp_path) if file.read_bytes()[:4] == b"\x89PNG"] == names
 
 
 # --- the driver -------------------------------------------------------------------------------------------------------

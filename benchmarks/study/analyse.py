@@ -50,12 +50,12 @@ def filled(page: str, parts: Mapping[str, Sequence[str]]) -> str:
 
 def parts(study: tables.Study) -> dict[str, list[str]]:
     """Return the parts of docs/study.md."""
-    return {"figure": list(figure.picture(study, "images")), **tables.parts(study)}
+    return {"figures": list(figure.pictures(study, "images")), **tables.parts(study)}
 
 
 def first_screen(study: tables.Study) -> dict[str, list[str]]:
     """Return the part of the README: the figure, once there is one."""
-    lines = list(figure.picture(study, "docs/images"))
+    lines = list(figure.first_screen(study, "docs/images"))
     return {"figure": [*lines, "[More](docs/study.md)."] if lines else []}
 
 

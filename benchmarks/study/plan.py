@@ -13,6 +13,9 @@ from typing import Any
 import attrs
 from uncollapse.core.compose.config import compose, to_dict
 from uncollapse.core.compose.experiment import Experiment
+from uncollapse.plugins.ragen.filter_levels import INFORMATION
+from uncollapse.plugins.ragen.main_table import SOKOBAN
+from uncollapse.plugins.ragen.reproduction import PAPERS_OWN, difference, gain
 from uncollapse.plugins.report.claim import Claim
 from uncollapse.plugins.sweeps.interventions import AXIS, Interventions
 from uncollapse.plugins.sweeps.points import Point
@@ -25,6 +28,8 @@ NONE, COLD = "none", "no warm start"
 CONTROLS = (NONE, COLD)
 SIDE_BY_SIDE = ("top_p(0.9)", "KL")
 """Remedies that the figure and the texts show beside the untreated runs."""
+FORECAST, FORECASTED = "entropy_forecast", (NONE, *SIDE_BY_SIDE)
+"""The detector that takes most of the memory, for a moment, and the settings that have it."""
 ALGORITHMS: dict[str, dict[str, Any]] = {"grpo": {"advantage": "grpo"}, "ppo": {"advantage": "gae(gamma=1.0, lam=1.0)"}}
 CLIP = "ppo(clip_low=0.2, clip_high=0.2)"
 """The loss of the baseline."""
@@ -64,7 +69,8 @@ FULL = Size(
     {"arithmetic": "smol-arithmetic", "sokoban": "smol-sokoban", "countdown": "smol-countdown"},
     settings={
         "trainer.steps": STEPS,
-        # one process cannot share its optimizer's states with others; nothing is resumed on another machine
+        # for a second call on the same machine; no checkpoint leaves it
+        "trainer.save_every": 20,
         "trainer.save_last": False,
         "rollout.engine": "vllm(kv_cache_gib=2.0, gpu_memory_utilization=0.1, sleep=false)",
         "trackers": ["jsonl"],
@@ -88,6 +94,7 @@ QUICK = Size(
         "trainer.micro_batch": 4,
         "trainer.zero_stage": 0,
         "trainer.steps": 3,
+        "trainer.save_every": 1,
         "trainer.save_last": False,
         "validation.groups": 4,
         "validation.every": 1,
@@ -115,23 +122,28 @@ def _cases(size: Size, base: Experiment, task: str, algorithm: str) -> Iterator[
     """Yield the untreated run, the one without a warm start, and one for each remedy."""
     shared = {**changes(base, compose(size.tasks[task], size.settings)), **ALGORITHMS[algorithm]}
     untreated = compose(base, shared)
-    yield _case(NONE, {}, shared, task, algorithm)
-    yield _case(COLD, {"model.warm_start": None}, shared, task, algorithm)
+
+    def case(remedy: str, overrides: dict[str, Any]) -> Case:
+        label = f"{task}-{algorithm}-{remedy.replace(' ', '_')}"
+        detectors = {} if remedy in FORECASTED else _without_forecast(untreated)
+        place = {AXIS: remedy, "task": task, "algorithm": algorithm}
+        return Case(label, {**shared, **detectors, **overrides}, place)
+
+    yield case(NONE, {})
+    yield case(COLD, {"model.warm_start": None})
     for kind, names in size.remedies:
         if kind == "advantage" and algorithm != "grpo":  # it would not be that algorithm any more
             continue
         record = Interventions(experiment=untreated, kind=kind, only=names).record()
-        for case in record["cases"][1:]:
-            word = case["values"][AXIS]
-            yield _case(NAMES.get(word, word.partition(" ")[2]), case["overrides"], shared, task, algorithm)
+        for each in record["cases"][1:]:
+            word = each["values"][AXIS]
+            yield case(NAMES.get(word, word.partition(" ")[2]), each["overrides"])
 
 
-def _case(remedy: str, overrides: dict[str, Any], shared: dict[str, Any], task: str, algorithm: str) -> Case:
-    return Case(
-        f"{task}-{algorithm}-{remedy.replace(' ', '_')}",
-        {**shared, **overrides},
-        {AXIS: remedy, "task": task, "algorithm": algorithm},
-    )
+def _without_forecast(experiment: Experiment) -> dict[str, Any]:
+    """Return the setting that takes the forecast from the detectors of an experiment that has it."""
+    detectors = [detector for detector in experiment.collapse if detector.name != FORECAST]
+    return {"collapse": list(map(str, detectors))} if len(detectors) < len(experiment.collapse) else {}
 
 
 def changes(base: Experiment, other: Experiment) -> dict[str, Any]:
@@ -157,7 +169,7 @@ def in_order(points: Sequence[Point], size: Size) -> list[Point]:
         task, algorithm = tasks.index(point.values["task"]), algorithms.index(point.values["algorithm"])
         seed = size.seeds.index(int(point.values["seed"]))
         if point.values[AXIS] in CONTROLS and algorithm == 0 and task < 2:
-            return (0, task, seed, place[point.label])
+            return (0, task, CONTROLS.index(point.values[AXIS]), seed)
         # every remedy has a seed on the first two tasks before the next seed; what is left of tasks comes last
         return (1 if task < 2 else 2, seed, algorithm, task, place[point.label])
 
@@ -165,17 +177,19 @@ def in_order(points: Sequence[Point], size: Size) -> list[Point]:
 
 
 def _claims(size: Size) -> Iterator[Claim]:
-    """Yield the claims of RAGEN-2 that the study can test: its tables 4 and 6, on Sokoban."""
-    from uncollapse.plugins.ragen.reproduction import difference
-
+    """Yield the claims of RAGEN-2 that the study can test: of its tables 4 and 7, on Sokoban."""
     if "sokoban" not in size.tasks:
         return
-    for algorithm, figures in (("ppo", (0.289, 0.129)), ("grpo", (0.211, 0.121))):
-        where = {"task": "sokoban", "algorithm": algorithm}
-        yield difference(
-            f"top-p filtering raises peak success ({algorithm.upper()})",
-            "table 4: Sokoban, 3B",
-            {**where, AXIS: "top_p(0.9)"},
-            {**where, AXIS: NONE},
-            figures,
-        )
+    filtered, untreated = ({"task": "sokoban", AXIS: remedy} for remedy in ("top_p(0.9)", NONE))
+    for algorithm in ("ppo", "grpo"):
+        where, figures = {"algorithm": algorithm}, gain(*SOKOBAN[algorithm, PAPERS_OWN])
+        text = f"top-p filtering raises peak success ({algorithm.upper()})"
+        yield difference(text, "table 4: Sokoban, 3B", filtered | where, untreated | where, figures)
+    yield difference(
+        "filtering groups keeps mutual information (PPO)",
+        "table 7: Sokoban, PPO, 3B",
+        filtered | {"algorithm": "ppo"},
+        untreated | {"algorithm": "ppo"},
+        (INFORMATION["groups"], INFORMATION["none"]),
+        measure="information",
+    )

@@ -11,7 +11,8 @@ a row of another hash than the plan has is said to be stale, and counts for noth
 to end in time, by the rows and by the runs of this call; what runs when the time is up is ended, and leaves no row.
 
 Runs are trained by the sweep machinery of the project, as ``uncollapse sweep run`` trains them, below ``--runs`` (by
-default a temporary directory). Their checkpoints stay there.
+default a temporary directory). Where ``--runs`` is the same directory again, a run that was interrupted goes on from
+its last checkpoint. The checkpoints of a run that has ended are removed, unless ``--keep-checkpoints`` is given.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -32,6 +34,7 @@ import rows
 import thin
 from piece import Piece
 from uncollapse.core.errors import UncollapseError
+from uncollapse.core.runs import checkpoints
 from uncollapse.core.runs.status import seconds
 from uncollapse.plugins.launch.slots import visible_gpus
 from uncollapse.plugins.sweeps.aside import matches
@@ -46,6 +49,8 @@ GRACE_S = 4.0
 """Seconds between two signals to a run for which the time is up."""
 MOST = 64
 """Runs that are prepared at most, of those that come next."""
+LEAST_LEFT = 0.3
+"""Share of a run that is expected to be left of it at least, wherever its last checkpoint is: it has to start again."""
 ENDING_S = 20.0
 """Seconds before the end at which runs are ended, so that the call itself ends in time."""
 RESULTS = Path(__file__).with_name("results")
@@ -67,6 +72,7 @@ class Driver:
         self.values = {point.label: point.values for point in self.points}
         self.name = f"rows-{time.strftime('%Y%m%d-%H%M%S')}"
         self.written: list[str] = []
+        self.prepared: dict[str, Prepared] = {}
 
     def _like(self, known: Any) -> list[dict[str, Any]]:
         """Rows that tell how long a run takes here: of the same machine, with as many runs side by side."""
@@ -83,14 +89,18 @@ class Driver:
     def expected(self, label: str) -> float:
         """Seconds that a run will take: the most that one of the same task and algorithm took, or of any."""
         values = self.values[label]
+        longest = 0.0 if self.options.quick else EXPECTED_S
         for same in (("task", "algorithm", "remedy"), ("task", "algorithm"), ("task",), ()):
             if known := [took for each, took in self.seconds if all(each[key] == values[key] for key in same)]:
-                return max(known)
-        return 0.0 if self.options.quick else EXPECTED_S
+                longest = max(known)
+                break
+        begun = self.prepared[label].run.latest()
+        left = 1 - checkpoints.step_of(begun) / self.prepared[label].experiment.trainer.steps if begun else 1.0
+        return max(left, LEAST_LEFT) * longest
 
     def run(self) -> None:
         """Train what is missing until the time is up. Raises RequestError if it cannot be trained here."""
-        prepared = {point.label: point for point in self.sweep.prepared(self.options.runs)}
+        self.prepared = prepared = {point.label: point for point in self.sweep.prepared(self.options.runs)}
         for point in prepared.values():
             if point.hash not in self.rows and matches(point.record().get("status", ""), ENDED):
                 # a kill came before its row
@@ -108,13 +118,23 @@ class Driver:
         alarm.start()
         chosen = [prepared[label] for label in todo]
         try:
-            run_points(self.sweep.record(list(prepared.values())), chosen, launcher, Options(ENDED, stale="keep"))
+            run_points(self.sweep.record(list(prepared.values())), chosen, launcher, Options(ENDED, 1, "keep"))
         except KeyboardInterrupt:
             print("the time is up, or the call was interrupted: what still ran leaves no row")
+            self._tell_interrupted(chosen)
         finally:
             alarm.cancel()
             if launcher.refused:
                 print(f"no time for {len(launcher.refused)} runs, the first of them {launcher.refused[0]}")
+
+    def _tell_interrupted(self, points: Sequence[Prepared]) -> None:
+        """Say how far the runs came that were interrupted, and how long they would have taken."""
+        for point in points:
+            record = point.run.status()
+            if record.get("status") == "interrupted" and (known := point.run.metrics()):
+                step, took = int(known[-1]["step"]), seconds(record) or 0.0
+                pace = statistics.median(each.get("timing_s/step") or 0.0 for each in known)
+                print(f"{point.title}: step {step} after {took:.0f} s, {pace:.1f} s a step", flush=True)
 
     def _ended(self, point: Prepared, code: int, took: float) -> None:
         """Keep the row of a run that has ended; one that failed says so, and is tried again by the next call."""
@@ -125,12 +145,13 @@ class Driver:
             lines = log.read_text(errors="replace").splitlines() if log.exists() else []
             print("\n".join(f"    {line}" for line in lines[-15:]), flush=True)
             return
-        row = rows.packed(
-            point.label, point.values, point.run.path,
-            seconds=took, side_by_side=self.side_by_side, gpus=self.options.gpus, quick=self.options.quick,
-        )  # fmt: skip
+        about = {"side_by_side": self.side_by_side, "gpus": self.options.gpus, "quick": self.options.quick}
+        took = max(took, seconds(status) or 0.0)
+        row = rows.packed(point.label, point.values, point.run.path, seconds=took, **about)
         file = rows.append(row, self.options.rows, self.name)
         self.rows[row["hash"]] = row
+        for checkpoint in () if self.options.keep_checkpoints else point.run.checkpoints():
+            checkpoints.remove(checkpoint)
         self.seconds.append((point.values, took))
         self.written.append(point.label)
         print(f"{point.title}: row {len(self.written)} of this call, {took:.0f} s, in {file.name}", flush=True)
@@ -156,6 +177,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, help="GPUs to use (default: all)")
     parser.add_argument("--per-gpu", type=int, help="runs side by side on a GPU (8), or on the CPU (1)")
     parser.add_argument("--runs", type=Path, help="where run directories are written (default: a temporary directory)")
+    parser.add_argument(
+        "--keep-checkpoints", action="store_true", help="keep the last checkpoint of each run, for probes"
+    )
     parser.add_argument("--list", action="store_true", help="say what is there and what is missing, and run nothing")
     parser.add_argument("--quick", action="store_true", help="tiny runs on a CPU, to try the driver out")
     options = parser.parse_args(words)

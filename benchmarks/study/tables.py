@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ from uncollapse.plugins.sweeps.sweep import Sweep
 NOT_YET = "Not yet run."
 Row = Mapping[str, Any]
 Lines = list[str]
+PREAMBLE = re.compile(r"^Turn \d+:\s*State:\s*|\s*Actions left: \d+\s*$")
+CUT = 100
+"""Characters of a task and of an answer that are shown."""
 SHOWN = ("actor/entropy", INFORMATION, thin.INVALID, "rollout/in_group_reward_std")
 """Metrics whose correlations are shown whatever they are."""
 SPEAKING = ("entropy_collapse", "format_collapse", "no_signal", "template_collapse")
@@ -303,18 +307,32 @@ def claims(study: Study) -> Iterator[str]:
 
 
 def texts(study: Study) -> Iterator[str]:
-    """Yield what the first of the untreated runs wrote at first and at the end, beside one with a remedy."""
-    for name in (plan.COLD, plan.NONE, *plan.SIDE_BY_SIDE):
-        row = next((row for row in study.rows if row["values"][AXIS] == name and row["said"]), None)
-        if row is None:
-            continue
-        yield f"**{row['values']['task']}, {row['values']['algorithm'].upper()}, {name}, seed 0**"
-        yield ""
-        yield "```"
-        for step in sorted(row["said"], key=int):
-            for episode in row["said"][step]:
-                asked = " ".join(episode["asked"].split())
-                yield f"step {step}: {asked[:90]}"
-                yield f"    {' '.join(episode['said'].split())[:140].replace('```', '` ` `')}"
-        yield "```"
-        yield ""
+    """Yield what the same tasks were answered by untreated runs and by treated ones, at first and at the end."""
+    for (task, algorithm), rows in study.places.items():
+        told = {row["values"][AXIS]: row["said"] for row in rows if row["said"]}
+        said = {name: told[name] for name in (plan.COLD, plan.NONE, *plan.SIDE_BY_SIDE) if name in told}
+        steps = sorted(set.intersection(*map(set, said.values())), key=int) if said else []
+        for step in [*steps[:1], *steps[1:][-1:]]:
+            yield f"**{task}, {algorithm.upper()}, step {step}**"
+            yield ""
+            yield from table(list(_answers({name: each[step] for name, each in said.items()})))
+            yield ""
+
+
+def _answers(said: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, str]]:
+    """Yield a line for each task that all of the settings were asked: setting -> what it answered."""
+    by_task = {name: {each["asked"]: each for each in episodes} for name, episodes in said.items()}
+    for asked in next(iter(by_task.values())):
+        if all(asked in episodes for episodes in by_task.values()):
+            answers = {name: _quoted(episodes[asked]) for name, episodes in by_task.items()}
+            yield {"task": _short(PREAMBLE.sub("", asked))} | answers
+
+
+def _quoted(episode: Mapping[str, Any]) -> str:
+    return f"`{_short(episode['said'].replace('`', chr(39))) or ' '}`{' (right)' if episode['success'] else ''}"
+
+
+def _short(text: str) -> str:
+    """Return the text in one line, cut, without characters that cannot be printed."""
+    words = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return words if len(words) <= CUT else f"{words[:CUT]}..."

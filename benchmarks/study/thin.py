@@ -2,13 +2,14 @@
 
 A thin row has every value of a few metrics (:data:`COURSES`), and of every other metric the mean over the steps from
 one validation up to the next one. These are the means that ``sweep report --correlate`` takes, so that its correlations
-follow from thin rows as well as from whole ones. Numbers have four digits.
+follow from thin rows as well as from whole ones. Courses have four digits, means three.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -27,9 +28,11 @@ COURSES = (
     "rollout/in_group_reward_std", *(f"forecast/{name}" for name in FORECAST),
 )  # fmt: skip
 """Metrics of which every value is kept."""
-DROPPED = ("timing_s/", "rollout/chosen_", "forecast/", "actor/lr")
-"""Beginnings of the names of metrics that are not kept, or not in this form."""
-TOLD = 400
+DROPPED = re.compile(
+    r"timing_s/|rollout/chosen_|forecast/|actor/lr$|mismatch/(?!abs)|.*(@\d+|_ema|_std_seq|chance_level)"
+)
+"""Metrics that are not kept, or not in this form: copies, constants, and parts of others."""
+TOLD = 240
 """Characters of a response that are kept."""
 Record = Mapping[str, Any]
 
@@ -61,8 +64,8 @@ def _finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+def _short(value: float, digits: int = 4) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def _course(records: Sequence[Record], name: str) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _windows(records: Sequence[Record]) -> dict[str, Any]:
     """Return the means of the other metrics over the steps from each validation up to the next one."""
     starts = [int(record["step"]) for record in records if _finite(record.get(SUCCESS))]
     names = sorted({name for record in records for name, value in record.items() if _finite(value)} - {"step"})
-    kept = [name for name in names if name not in (SUCCESS, f"{SUCCESS}_se") and not name.startswith(DROPPED)]
+    kept = [name for name in names if name not in (SUCCESS, f"{SUCCESS}_se") and not DROPPED.match(name)]
     spans = list(zip(starts, [*starts[1:], math.inf], strict=True))
     means = {}
     for name in kept:
@@ -95,7 +98,7 @@ def _windows(records: Sequence[Record]) -> dict[str, Any]:
             [record[name] for record in records if start <= record["step"] < end and _finite(record.get(name))]
             for start, end in spans
         ]
-        means[name] = [_short(fmean(each)) if each else None for each in values]
+        means[name] = [_short(fmean(each), 3) if each else None for each in values]
     return {"from": starts, "means": means}
 
 

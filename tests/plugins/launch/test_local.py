@@ -56,6 +56,24 @@ def test_no_more_jobs_at_a_time_than_slots(tmp_path):
     assert max(most) == 2
 
 
+@attrs.frozen
+class Choosy(Local):
+    def admits(self, job):
+        return job.name != "long"
+
+
+def test_a_job_that_a_launcher_refuses_never_starts(tmp_path):
+    started, finished = [], []
+    jobs = [python(tmp_path, name, "raise SystemExit(3)") for name in ("first", "long", "last")]
+    launcher = Choosy(slots=1)
+    codes = launcher.run(
+        jobs, lambda job: started.append(job.name), lambda job, code: finished.append((job.name, code))
+    )
+    assert codes == [3, 0, 3]
+    assert started == ["first", "last"]
+    assert finished == [("first", 3), ("last", 3)]
+
+
 def test_environment_of_a_job(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(slots.os, "sched_getaffinity", lambda pid: set(range(8)))
