@@ -37,8 +37,8 @@ def file_sha256(path: Path | None) -> str:
 def content_sha256(path: Path) -> str:
     """Hash a file that something is made from. Raises RequestError if it cannot be read."""
     try:
-        with path.open("rb") as opened:
-            return file_digest(opened, "sha256").hexdigest()
+        with open_plain(path) as opened:
+            return file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
         raise RequestError(f"the file cannot be read: {error.strerror}", str(path), "give another file") from error
 

@@ -15,6 +15,8 @@ from .problems import ABSENT, Problem
 
 SHORT = {"entropy_coeff": "entropy.coef"}
 """Key at the top of an experiment -> the key that it stands for."""
+WORDS: dict[tuple[str, str], dict[str, Any]] = {("model", "warm_start"): {"off": None, "demonstrations": {}}}
+"""Section and key -> words for whole values."""
 
 
 def full(key: str) -> str:
@@ -36,6 +38,10 @@ def written_out(layer: Mapping[str, Any]) -> dict[str, Any]:
         below = data.get(section, {})
         if isinstance(below, Mapping):  # structuring says what is wrong with anything else
             data[section] = {**below, name: layer[short]}
+    for (section, name), values in WORDS.items():
+        below = data.get(section)
+        if isinstance(below, Mapping) and isinstance(word := below.get(name), str) and word in values:
+            data[section] = {**below, name: values[word]}
     return data
 
 

@@ -57,11 +57,28 @@ def _completion(conversation: Conversation, noise: float, rng: random.Random) ->
     template, setting = conversation.template, conversation.setting
     thought, actions = demonstrated(conversation.env, setting, noise, rng)
     text = template.dialogue.respond(thought, actions, setting)
-    tokens = template.tokenizer.encode(text.removeprefix(template.tag), add_special_tokens=False)
-    tokens += [template.end_of_turn]
-    completion = Completion(tuple(tokens), (0.0,) * len(tokens), "eos")
+    tokens = sampled_tokens(template, text, f"{type(conversation.env).__name__}.demonstrate")
+    completion = Completion(tokens, (0.0,) * len(tokens), "eos")
     _require_read(conversation, text, completion)
     return completion
+
+
+def sampled_tokens(template: Template, text: str, where: str) -> tuple[int, ...]:
+    """Return the tokens that a policy would have to sample to say ``text``, the end of its turn included.
+
+    Raises:
+        RequestError: the text holds half a character, or a token that would end the turn before its end.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"a demonstrated answer is no text: {error.reason}: {text!r}", where, "mend it") from error
+    tokens = tuple(template.tokenizer.encode(text.removeprefix(template.tag), add_special_tokens=False))
+    ends = {template.end_of_turn, template.tokenizer.eos_token_id}
+    if early := [token for token in tokens if token in ends]:
+        what = f"a demonstrated answer says {template.tokenizer.decode(early[:1])!r}, which ends an answer: {text!r}"
+        raise RequestError(what, where, "leave the token out of what is demonstrated")
+    return (*tokens, template.end_of_turn or 0)
 
 
 def demonstrated(env: Env, setting: Setting, noise: float, rng: random.Random) -> tuple[str, tuple[str, ...]]:

@@ -98,7 +98,7 @@ def _demonstrations(experiment: Experiment, template: Template) -> list[Episode]
         what = "the chat template writes no token after an answer, so that no model can learn where to stop"
         raise RequestError(what, "model.warm_start", "use a model with another chat template, or no warm start")
     if settings.file is not None:
-        return read_chats(settings.file, template, rollout.max_context)
+        return read_chats(settings.file, template, rollout.max_context, rollout.max_tokens)
     played = demonstrations(experiment.environment.component, rollout, template, settings.seed, settings.noise)
     shown = list(islice(played, settings.demonstrations))
     longest = max(len(turn.tokens) for episode in shown for turn in episode.turns)

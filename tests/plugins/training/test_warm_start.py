@@ -176,7 +176,7 @@ def said(*texts, system=None):
 
 def test_every_answer_of_a_chat_is_learnt_after_all_that_was_said_before(tmp_path, template):
     file = chats(tmp_path, said("2 + 2?", "4", "and 1 more?", "5", system="Be brief."), "", said("1 + 1?", "2"))
-    first, second, third = read_chats(file, template, 1024)
+    first, second, third = read_chats(file, template, 1024, 512)
     written = [template.tokenizer.decode(turn.prompt) for turn in (first.turns[0], second.turns[0], third.turns[0])]
     assert "Be brief." in written[0] and "4" not in written[0]
     assert written[1].index("2 + 2?") < written[1].index("4") < written[1].index("and 1 more?")
@@ -191,16 +191,35 @@ def test_every_answer_of_a_chat_is_learnt_after_all_that_was_said_before(tmp_pat
         (["{"], "that is no chat"),
         (["[]"], "that is no chat"),
         ([{"messages": [{"role": "user"}]}], "that is no chat"),
-        ([said("only asked")], "must alternate"),
+        ([said("only asked")], r"must alternate"),
         ([{"messages": [{"role": "tool", "content": "1"}]}], "roles are"),
         ([{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "2"}]}], "contents are texts"),
-        ([said("2 + 2?", "4" * 3000)], "at most 1024 tokens"),
+        ([said("2 + 2?", "4" * 3000)], "is short enough: rollout.max_tokens is 512 and, with .*max_context is 1024"),
+        ([said("2 + 2?", "4" * 600)], "is short enough"),
+        ([said("2" * 3000, "4")], "is short enough"),
+        ([said("2 + 2?", "4<|im_end|>5")], r"says '<\|im_end\|>', which ends an answer"),
+        ([said("2 + 2?", " ")], "an answer is empty"),
+        ([said("2 + 2?", "4\ud800")], "is no text: surrogates not allowed"),
+        (["[" * 100_000], "that is no chat: RecursionError"),
+        ([{"messages": []}], "not none at all"),
+        ([{"messages": [{"role": "user", "content": "?", "tool_calls": [1]}]}], "tool_calls are not learnt"),
         ([""], "holds no chats"),
     ],
 )
 def test_files_without_chats_are_refused_with_their_line(tmp_path, template, lines, what):
     with pytest.raises(RequestError, match=what):
-        read_chats(chats(tmp_path, *lines), template, 1024)
+        read_chats(chats(tmp_path, *lines), template, 1024, 512)
+
+
+def test_answers_that_the_run_would_cut_are_left_out_and_counted(tmp_path, template, capsys):
+    file = chats(tmp_path, said("1 + 1?", "2", "count", "1 " * 600), said("2 + 2?", "4"))
+    assert [episode.turns[0].response for episode in read_chats(file, template, 1024, 512)] == ["2", "4"]
+    assert "warning: 1 of 3 answers" in capsys.readouterr().err
+
+
+def test_a_file_that_never_ends_is_not_read(start):
+    with pytest.raises(RequestError, match="a device is in its place"):
+        prepare_model(experiment(file="/dev/zero"))
 
 
 def test_a_file_that_is_not_there_is_refused_before_anything_is_trained(start):
