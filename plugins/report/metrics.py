@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 TAIL = 5
@@ -10,6 +12,9 @@ TAIL = 5
 SUCCESS = "validation/success"
 INFORMATION = "collapse_first_turn_sample/mi_seq_estimate"
 """What the first thoughts of the episodes tell of their prompts, as the detector ``mutual_information`` measures it."""
+
+OUTCOME = re.compile(r"(?:^|[/_])(?:success|rewards?|returns?|advantages?|scores?|pass@\d+)(?:[/_]|$)")
+"""Pattern of the names of metrics that are made of success or rewards: no wonder if they go with success."""
 
 ENDS = {
     "reward": "train/reward",

@@ -101,7 +101,7 @@ def page(
         *_failed_regimes(runs),
         *_left_out(sweep),
     ]
-    return render(f"Sweep {sweep.name}", f"{len(runs)} runs – {axes}", cards, sections)
+    return render(sweep.heading, f"{len(runs)} runs – {axes}" if axes else f"{len(runs)} runs", cards, sections)
 
 
 def _best(ranking: Ranking) -> Iterator[Card]:
