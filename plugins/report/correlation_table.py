@@ -13,10 +13,14 @@ from rich.console import Console
 
 from .correlation import KINDS, Correlation, Correlations
 from .correlation_estimate import LEVEL, Estimate
+from .metrics import ENTROPY, INFORMATION
+from .page import Bar
 from .table import number, print_table
 
 MARK = "°"
 """What stands after metrics that are made of success or rewards."""
+CHARTED = 24
+"""Metrics that a chart shows at most, beside those that diagnose a collapse."""
 NAMED = 12
 """Runs that a note names at most; of more it says how many there are."""
 
@@ -75,23 +79,52 @@ def cells(row: Correlation) -> dict[str, str]:
         "within runs": _estimate(row.within),
         "95 %": _interval(row.within),
         "verdict": row.within.verdict,
-        "p (Holm)": number(row.within.p_holm),
+        "p (Holm)": _p(row.within),
         "runs": str(row.within.runs),
         "at once": _estimate(row.at_once),
-        "p (Holm) at once": number(row.at_once.p_holm),
+        "p (Holm) at once": _p(row.at_once),
         "at equal step": _estimate(row.at_equal_step),
-        "p (Holm) at equal step": number(row.at_equal_step.p_holm),
+        "p (Holm) at equal step": _p(row.at_equal_step),
         "over runs": _estimate(row.over_runs),
-        "p (Holm) over runs": number(row.over_runs.p_holm),
+        "p (Holm) over runs": _p(row.over_runs),
         "verdict over runs": row.over_runs.verdict,
         "final pairs": str(row.over_runs.runs or "–"),
         "left out": "; ".join(f"{count} {why}" for why, count in row.left_out.items()) or "–",
     }
 
 
+def bars(correlations: Correlations) -> list[Bar]:
+    """Return the lines of a chart: the strongest metrics, then those that diagnose a collapse, wherever they stand."""
+    known = [row for row in correlations.known if row.within.rho is not None]
+    watched = [row for row in known[CHARTED:] if row.metric in (INFORMATION, ENTROPY)]
+    return [_bar(row) for row in (*known[:CHARTED], *watched)]
+
+
+def legend(correlations: Correlations) -> str:
+    """Return what the chart shows."""
+    rows = [row for row in correlations.known if row.within.rho is not None]
+    left = f" The {CHARTED} strongest of {len(rows)}; the table has all." if len(rows) > CHARTED else ""
+    return (
+        "Dot: with what follows, mean of the correlations within runs. Bar: its 95 % interval over runs. Ring: with "
+        f"the measurement at the same step. In colour: told from none, p (Holm) at most {LEVEL}.{left}"
+    )
+
+
+def _bar(row: Correlation) -> Bar:
+    within = row.within
+    outcome = within.verdict if within.verdict in ("higher", "lower") else ""
+    runs = f"{within.runs} run{'s' * (within.runs > 1)}"
+    return Bar(named(row), within.rho, f"{within.rho:+.2f}, {runs}", within.low, within.high, row.at_once.rho, outcome)
+
+
 def named(row: Correlation) -> str:
     """Return the name of the metric, with a mark if it is made of success or rewards."""
-    return f"{row.metric} {MARK}" if row.of_outcomes else row.metric
+    return f"{row.metric}\N{NO-BREAK SPACE}{MARK}" if row.of_outcomes else row.metric
+
+
+def _p(estimate: Estimate) -> str:
+    p = estimate.p_holm
+    return "<0.001" if p is not None and p < 0.001 else number(p)
 
 
 def _interval(estimate: Estimate) -> str:

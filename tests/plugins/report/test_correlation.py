@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
 from uncollapse.plugins.report.correlation import correlate
 from uncollapse.plugins.report.correlation_estimate import TOO_FEW, Estimate
-from uncollapse.plugins.report.correlation_table import notes, print_correlations
+from uncollapse.plugins.report.correlation_table import bars, legend, notes, print_correlations
 from uncollapse.plugins.report.data import RunData
 from uncollapse.plugins.report.following import Target, follow
 from uncollapse.plugins.report.rank_correlation import student_p, student_quantile
@@ -333,6 +334,31 @@ def test_the_page_and_a_file_have_the_correlations(sweep):
     assert (first["metric"], float(first["within_rho"]), first["within_runs"]) == ("actor/entropy", 1.0, "3")
     assert (second["metric"], second["within_rho"], second["left_out"]) == ("actor/lr", "", "3 constant")
     assert read_report(sweep).correlations is None
+
+
+def test_the_chart_places_each_metric_with_its_interval(sweep):
+    pytest.importorskip("matplotlib")
+    text = Result.read(sweep).report(correlate=SUCCESS).read_text(encoding="utf-8")
+    (chart,) = re.findall(r"<div class='bar higher'>.*?<div class='figure'>.*?</div>", text, re.DOTALL)
+    assert "<div class='name'>actor/entropy</div>" in chart and "<div class='figure'>+1.00, 3 runs</div>" in chart
+    assert "<span class='dot' style='left:100.00%'></span>" in chart
+    reach = 1.959964 * math.sqrt(3 / 7) / 3
+    low = 50 * (2 - reach)
+    assert f"<span class='reach' style='left:{low:.2f}%;width:{100 - low:.2f}%'></span>" in chart
+    row = read_report(sweep, TARGET).correlations.rows[0]
+    assert f"<span class='ring' style='left:{50 * (1 + row.at_once.rho):.2f}%'></span>" in chart
+
+
+def test_a_chart_has_the_strongest_metrics_and_those_that_diagnose():
+    chance = random.Random(5)
+    x = [float(at) for at in range(20)]
+    strong = {f"m{at:02}": [value + at for value in x] for at in range(30)}
+    flat = {name: noise(chance) for name in ("actor/entropy", "collapse_first_turn_sample/mi_seq_estimate", "other")}
+    found = correlate([run(str(at), x, **strong, **flat) for at in range(2)], TARGET, HERE)
+    names = [bar.name for bar in bars(found)]
+    assert names[:24] == sorted(strong)[:24]
+    assert sorted(names[24:]) == ["actor/entropy", "collapse_first_turn_sample/mi_seq_estimate"]
+    assert "The 24 strongest of 33" in legend(found)
 
 
 def test_without_scipy_the_extra_is_named(sweep, monkeypatch):
