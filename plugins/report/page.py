@@ -132,6 +132,15 @@ class Fold:
 
 
 @attrs.frozen
+class Versus:
+    """Two episodes side by side, each under the name of its run; one of them may be absent."""
+
+    title: str
+    names: tuple[str, str]
+    episodes: tuple[Episode | None, Episode | None]
+
+
+@attrs.frozen
 class Section:
     """A section is a heading with some of these parts; one that has none of them is not shown."""
 
@@ -146,6 +155,7 @@ class Section:
     chart: Sequence[Bar] = ()
     legend: str = ""
     """What the marks of the chart are."""
+    pairs: Sequence[Versus] = ()
 
     @property
     def columns(self) -> dict[str, str]:
@@ -161,7 +171,7 @@ class Section:
         return {column: _class(column, filled) for column, filled in cells.items()}
 
     def __bool__(self) -> bool:
-        return bool(self.columns or self.chart or self.pictures or self.lines or self.text or self.folds)
+        return bool(self.columns or self.chart or self.pictures or self.lines or self.text or self.folds or self.pairs)
 
 
 def render(title: str, subtitle: str, cards: Sequence[Card], sections: Sequence[Section]) -> str:
