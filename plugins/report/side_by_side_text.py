@@ -73,11 +73,11 @@ def sentences(both: SideBySide, step: Step) -> list[str]:
     """Return how alike the responses of each run are, and what the runs do not have in common."""
     lines = []
     for name, side in zip(both.names, step.sides, strict=True):
-        line = f"{name}: {side.alike.sentence}"
+        lines.append(f"{name}: {side.alike.sentence}.")
         if side.alike.prompts_of_most_frequent > 1:
             text = " ".join(side.alike.most_frequent.split())
-            line += f": {text[:LETTERS]}{'…' * (len(text) > LETTERS)}" if text else ": an empty response"
-        lines.append(f"{line}.")
+            shown = f"{text[:LETTERS]}{'…' * (len(text) > LETTERS)}" if text else "(empty)"
+            lines.append(f"{name} says most often: {shown}")
     if not step.in_common:
         lines.append("No task of this step is recorded by both runs: their episodes stand in the order of the records.")
     elif unmatched := [

@@ -85,7 +85,8 @@ def test_the_terminal_says_how_alike_the_responses_are(healthy, collapsed):
     assert "entropy (nats per token) 1.500 0.010" in text
     assert "healthy: 3 of 3 responses are distinct (100%); the most frequent answers 1 of 3 prompts (33%)" in text
     assert "collapsed: 1 of 3 responses are distinct (33%); the most frequent answers 3 of 3 prompts (100%)" in text
-    assert "100% of their words in common: it is 7." in text
+    assert "100% of their words in common. collapsed says most often: it is 7" in text
+    assert "healthy says most often" not in text
     assert "left out here: 1 of healthy, 1 of collapsed." in text
     # next to each other: one line has both answers
     assert any("it is 2" in line and "it is 7" in line for line in lines)
