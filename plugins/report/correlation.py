@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,43 +10,15 @@ from pathlib import Path
 import attrs
 
 from ...core.errors import RequestError, nearest
+from .correlation_estimate import Estimate, corrected, mean, over
 from .data import RunData
-from .following import LEAST, Course, Followed, Target
-from .multiple import holm
-from .rank_correlation import independence_p, jackknife_error, spearman, student_p
+from .following import Course, Target
+from .metrics import OUTCOME
+from .rank_correlation import student_p
 
-RUNS, PAIRS = "runs", "pairs"
 NO_PAIR = "no pair"
-
-
-@attrs.frozen
-class Estimate:
-    """An estimate is a rank correlation with its error."""
-
-    rho: float | None = None
-    runs: int = 0
-    """Runs that it is from."""
-    se: float | None = None
-    """Standard error of ``rho``: the larger of the two that :func:`correlate` knows."""
-    se_from: str = ""
-    """``runs`` or ``pairs``; empty without an error."""
-    p: float | None = None
-    """Chance of one at least as strong, of either sign, if the metric had nothing to do with what follows."""
-    p_holm: float | None = None
-    """The same after Holm's correction for all metrics of the report."""
-
-    @property
-    def verdict(self) -> str:
-        """``higher`` or ``lower`` (so is what follows, where the metric is higher), ``not distinguishable`` (below 2
-        SE), ``no standard error``, or empty.
-        """
-        if self.rho is None:
-            return ""
-        if self.se is None:
-            return "no standard error"
-        if abs(self.rho) < 2 * self.se:
-            return "not distinguishable"
-        return "higher" if self.rho > 0 else "lower"
+KINDS = ("within", "at_once", "at_equal_step", "over_runs")
+"""Kinds of correlation that a metric has."""
 
 
 @attrs.frozen
@@ -56,13 +27,25 @@ class Correlation:
 
     metric: str
     within: Estimate
-    """Mean over the runs of the correlation within each."""
+    """Mean over the runs of the correlation within each, with the target's later measurements."""
+    at_once: Estimate
+    """The same with the target's measurements at the same step."""
     at_equal_step: Estimate
-    """The same with the step held fixed."""
+    """That with later measurements, with the step held fixed."""
     over_runs: Estimate
     """Correlation of the last pairs of the runs."""
     left_out: Mapping[str, int]
     """Reason -> runs that have no correlation within them."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any of its correlations is known."""
+        return any(getattr(self, kind).rho is not None for kind in KINDS)
+
+    @property
+    def of_outcomes(self) -> bool:
+        """Whether its name says that it is made of success or rewards itself."""
+        return OUTCOME.search(self.metric) is not None
 
 
 @attrs.frozen
@@ -78,15 +61,24 @@ class Correlations:
     left_out_over_runs: Sequence[tuple[str, str]]
     """Titles of the runs that are in no correlation over runs, each with the reason."""
 
+    uncompared: Sequence[str]
+    """Logged metrics that are not held against the target: itself, its standard error, seconds."""
+    environments: int
+    """Environments of the final pairs, which are ranked within each."""
+
     @property
     def known(self) -> list[Correlation]:
         """The metrics that have a correlation."""
-        return [row for row in self.rows if row.within.rho is not None or row.over_runs.rho is not None]
+        return [row for row in self.rows if row.is_known]
 
     @property
-    def without(self) -> list[str]:
-        """Names of the metrics that have none."""
-        return [row.metric for row in self.rows if row.within.rho is None and row.over_runs.rho is None]
+    def without(self) -> dict[str, list[str]]:
+        """Reasons -> names of the metrics that have none."""
+        names: dict[str, list[str]] = {}
+        for row in self.rows:
+            if not row.is_known:
+                names.setdefault(", ".join(row.left_out), []).append(row.metric)
+        return names
 
     @property
     def tested(self) -> int:
@@ -94,22 +86,28 @@ class Correlations:
         return sum(row.within.se is not None for row in self.rows)
 
     @property
+    def told(self) -> int:
+        """How many of them can be told from none after Holm's correction."""
+        return sum(row.within.verdict in ("higher", "lower") for row in self.rows)
+
+    @property
     def above(self) -> int:
         """How many of them are above 2 SE."""
-        return sum(row.within.verdict in ("higher", "lower") for row in self.rows)
+        return sum(row.within.above for row in self.rows)
 
 
 def correlate(runs: Sequence[RunData], target: Target, where: Path) -> Correlations:
-    """Return the rank correlation of every metric with the target that follows on it (:func:`.following.follow`).
+    """Return the rank correlation of every metric with the target (pairs: :func:`.following.follow`).
 
-    *Within runs*: the correlation over the course of each run, averaged over the runs. The pairs of a run depend on
-    each other, the runs do not, so that errors are over runs: the standard deviation (ddof 1) over the square root of
-    their number, and p that of Student's t with one degree of freedom less than runs. A few runs may agree by chance:
-    where the error that independent pairs would have without any correlation, 1 / sqrt(pairs - 1) in each run, is the
-    larger one, it is used, and so is its p (of a normal distribution). One run has no error. *At equal step*: the same
-    of partial correlations, with the step held fixed. *Over runs*: the correlation of the last pair of each run that
-    used its budget; its error is that of the jackknife, or 1 / sqrt(runs - 1) where that is larger; p is that of
-    :func:`.rank_correlation.independence_p`.
+    *Within runs*: the correlation over the course of each run with what follows, averaged over the runs. The pairs of a
+    run depend on each other, the runs do not, so that errors are over runs: the standard deviation (ddof 1) over the
+    square root of their number, and p that of Student's t with one degree of freedom less than runs. A few runs may
+    agree by chance: where the error that independent pairs would have without any correlation, 1 / sqrt(pairs - 1) in
+    each run, is the larger one, it is used, and so is its p (of a normal distribution). One run has no error. *At
+    once*: the same with the target at the same step. *At equal step*: that with what follows, of partial correlations
+    with the step held fixed. *Over runs*: the correlation of the last pair of each run that used its budget, ranked
+    among the runs of the same environment; its error is that of the jackknife, or 1 / sqrt(runs - environments) where
+    that is larger; p is that of :func:`.stratified.independence_p`. Each kind is corrected by itself.
 
     Raises:
         RequestError: no run has logged the target.
@@ -125,11 +123,12 @@ def correlate(runs: Sequence[RunData], target: Target, where: Path) -> Correlati
     rows = _corrected([_correlation(name, measured, final) for name in names])
     rows.sort(key=lambda row: (-_strength(row.within), -_strength(row.over_runs), row.metric))
     by_chance = math.fsum(student_p(2.0, row.within.runs - 1) for row in rows if row.within.se is not None)
-    return Correlations(target, rows, len(measured), by_chance, left_out)
+    uncompared = [name for name in logged if not target.is_compared(name)]
+    return Correlations(target, rows, len(measured), by_chance, left_out, uncompared, len(final))
 
 
-def _final_courses(runs: Sequence[RunData]) -> tuple[list[Course], list[tuple[str, str]]]:
-    """Return the courses of the runs that used their budget, and the titles of the others with the reason.
+def _final_courses(runs: Sequence[RunData]) -> tuple[list[list[Course]], list[tuple[str, str]]]:
+    """Return the courses of the runs that used their budget by environment, and titles of the others with the reason.
 
     A last value that was not finite is none, and the one before it is no final value.
     """
@@ -137,7 +136,7 @@ def _final_courses(runs: Sequence[RunData]) -> tuple[list[Course], list[tuple[st
     for run in runs:
         if run.status == "success" and run.course and run.course.last_step is not None:
             ends[run.steps] = max(ends.get(run.steps, 0), run.course.last_step)
-    final: list[Course] = []
+    final: dict[str, list[Course]] = {}
     left_out: list[tuple[str, str]] = []
     for run in runs:
         if run.status != "success" or run.course is None:
@@ -148,52 +147,24 @@ def _final_courses(runs: Sequence[RunData]) -> tuple[list[Course], list[tuple[st
             at = f"last measured at step {run.course.last_step}, others at step {ends[run.steps]}"
             left_out.append((run.title, at))
         else:
-            final.append(run.course)
-    return final, left_out
+            final.setdefault(run.environment, []).append(run.course)
+    return list(final.values()), left_out
 
 
-def _correlation(metric: str, measured: Sequence[Course], final: Sequence[Course]) -> Correlation:
+def _correlation(metric: str, measured: Sequence[Course], final: Sequence[Sequence[Course]]) -> Correlation:
     followed = [course.metrics.get(metric) for course in measured]
     why = Counter(NO_PAIR if each is None else each.why for each in followed if each is None or each.why)
     own = [each for each in followed if each is not None]
+    now = [each for course in measured if (each := course.at_once.get(metric))]
+    last = [[each.last for course in courses if (each := course.metrics.get(metric))] for courses in final]
     return Correlation(
         metric=metric,
-        within=_mean([(each.rho, each.pairs - 1) for each in own if each.rho is not None]),
-        at_equal_step=_mean([(each.at_equal_step, each.pairs - 2) for each in own if each.at_equal_step is not None]),
-        over_runs=_over([each for course in final if (each := course.metrics.get(metric))]),
+        within=mean([(each.rho, each.pairs - 1) for each in own if each.rho is not None]),
+        at_once=mean([(each.rho, each.pairs - 1) for each in now if each.rho is not None]),
+        at_equal_step=mean([(each.at_equal_step, each.pairs - 2) for each in own if each.at_equal_step is not None]),
+        over_runs=over(last),
         left_out=dict(sorted(why.items())),
     )
-
-
-def _mean(correlations: Sequence[tuple[float, int]]) -> Estimate:
-    """Return the mean of correlations of runs, each with the degrees of freedom that its pairs have."""
-    count = len(correlations)
-    if not count:
-        return Estimate()
-    rho = statistics.fmean(rho for rho, _ in correlations)
-    if count == 1:
-        return Estimate(rho, count)
-    over_runs = statistics.stdev(rho for rho, _ in correlations) / math.sqrt(count)
-    of_pairs = math.sqrt(math.fsum(1 / freedom for _, freedom in correlations)) / count
-    by_runs = student_p(rho / over_runs, count - 1) if over_runs else 0.0
-    by_pairs = math.erfc(abs(rho) / of_pairs / math.sqrt(2))
-    return Estimate(rho, count, *_larger(over_runs, of_pairs), max(by_runs, by_pairs))
-
-
-def _over(followed: Sequence[Followed]) -> Estimate:
-    """Return the correlation of the last pairs of runs."""
-    values, targets = [each.last[0] for each in followed], [each.last[1] for each in followed]
-    count = len(followed)
-    rho = spearman(values, targets) if count >= LEAST else None
-    if rho is None:
-        return Estimate()
-    spread = jackknife_error(values, targets)
-    se, se_from = (None, "") if spread is None else _larger(spread, 1 / math.sqrt(count - 1))
-    return Estimate(rho, count, se, se_from, independence_p(values, targets))
-
-
-def _larger(over_runs: float, of_pairs: float) -> tuple[float, str]:
-    return max((over_runs, RUNS), (of_pairs, PAIRS))
 
 
 def _strength(estimate: Estimate) -> float:
@@ -202,15 +173,7 @@ def _strength(estimate: Estimate) -> float:
 
 def _corrected(rows: Sequence[Correlation]) -> list[Correlation]:
     """Return the rows with Holm's p-values, of which each kind of correlation is corrected by itself."""
-    within, at_equal_step, over_runs = (
-        _holm([getattr(row, kind) for row in rows]) for kind in ("within", "at_equal_step", "over_runs")
-    )
+    kinds = {kind: corrected([getattr(row, kind) for row in rows]) for kind in KINDS}
     return [
-        attrs.evolve(row, within=within[at], at_equal_step=at_equal_step[at], over_runs=over_runs[at])
-        for at, row in enumerate(rows)
+        attrs.evolve(row, **{kind: estimates[at] for kind, estimates in kinds.items()}) for at, row in enumerate(rows)
     ]
-
-
-def _holm(estimates: Sequence[Estimate]) -> list[Estimate]:
-    adjusted = holm([estimate.p for estimate in estimates])
-    return [attrs.evolve(estimate, p_holm=p) for estimate, p in zip(estimates, adjusted, strict=True)]

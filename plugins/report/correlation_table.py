@@ -11,10 +11,16 @@ from typing import Any
 import attrs
 from rich.console import Console
 
-from .correlation import Correlation, Correlations, Estimate
+from .correlation import KINDS, Correlation, Correlations
+from .correlation_estimate import LEVEL, Estimate
+from .metrics import ENTROPY, INFORMATION
+from .page import Bar
 from .table import number, print_table
 
-KINDS = ("within", "at_equal_step", "over_runs")
+MARK = "°"
+"""What stands after metrics that are made of success or rewards."""
+CHARTED = 24
+"""Metrics that a chart shows at most, beside those that diagnose a collapse."""
 NAMED = 12
 """Runs that a note names at most; of more it says how many there are."""
 
@@ -29,20 +35,31 @@ def notes(correlations: Correlations) -> list[str]:
     later = "the next measurement" if target.lag == 1 else f"the first measurement {target.lag} or more steps later"
     lines.append(
         f"Spearman's rank correlation of each metric with {target.metric} at {later}. Within runs: over the course of "
-        "each run, averaged over the runs. At equal step: the same with the step held fixed, beyond the trend of the "
-        "run. Over runs: of the last pair of each run that used its budget. Each with one standard error. Higher: what "
-        "follows is higher where the metric is higher. A correlation is no cause."
+        "each run, averaged over the runs. At once: the same with the measurement at the same step. At equal step: "
+        "with the later one, and the step held fixed, beyond the trend of the run. Over runs: of the last pair of each "
+        "run that used its budget. Each with one standard error, and within runs the 95 % interval; runs are the "
+        "independent units, never steps. Higher: what follows is higher where the metric is higher. A correlation is "
+        "no cause."
     )
     if correlations.tested:
         lines.append(
-            f"{correlations.above} of {correlations.tested} metrics are above 2 standard errors within runs; up to "
-            f"{correlations.by_chance:.1f} would be by chance. p (Holm) is corrected for all metrics: below 0.05 "
-            "is hardly chance."
+            f"{correlations.told} of {correlations.tested} metrics can be told from none within runs: p (Holm), which "
+            f"is corrected for all metrics, is at most {LEVEL}. {correlations.above} are above 2 standard errors; up "
+            f"to {correlations.by_chance:.1f} would be by chance."
         )
     elif correlations.runs == 1:
         lines.append("One run: no error. Pairs of one run depend on each other, so that no p-value follows from them.")
-    if names := correlations.without:
-        lines.append(f"Without a rank correlation, since they are constant or measured too rarely: {', '.join(names)}.")
+    if correlations.environments > 1:
+        lines.append(
+            f"The runs have {correlations.environments} environments. Over runs they are ranked within each, so that "
+            "a difference between tasks is no correlation."
+        )
+    if any(row.of_outcomes for row in correlations.known):
+        lines.append(f"{MARK} marks metrics that are made of success or rewards themselves: no wonder if they follow.")
+    for why, names in correlations.without.items():
+        lines.append(f"Without a rank correlation ({why}): {', '.join(names)}.")
+    if names := correlations.uncompared:
+        lines.append(f"Not compared: {', '.join(names)}.")
     if correlations.left_out_over_runs:
         lines.append(f"Not among the final pairs: {_left_out(correlations.left_out_over_runs)}.")
     return lines
@@ -58,18 +75,62 @@ def _left_out(runs: Sequence[tuple[str, str]]) -> str:
 def cells(row: Correlation) -> dict[str, str]:
     """Return one line of the table: column -> text."""
     return {
-        "metric": row.metric,
+        "metric": named(row),
         "within runs": _estimate(row.within),
+        "95 %": _interval(row.within),
         "verdict": row.within.verdict,
-        "p (Holm)": number(row.within.p_holm),
+        "p (Holm)": _p(row.within),
         "runs": str(row.within.runs),
+        "at once": _estimate(row.at_once),
+        "p (Holm) at once": _p(row.at_once),
         "at equal step": _estimate(row.at_equal_step),
-        "p (Holm) at equal step": number(row.at_equal_step.p_holm),
+        "p (Holm) at equal step": _p(row.at_equal_step),
         "over runs": _estimate(row.over_runs),
-        "p (Holm) over runs": number(row.over_runs.p_holm),
+        "p (Holm) over runs": _p(row.over_runs),
+        "verdict over runs": row.over_runs.verdict,
         "final pairs": str(row.over_runs.runs or "–"),
         "left out": "; ".join(f"{count} {why}" for why, count in row.left_out.items()) or "–",
     }
+
+
+def bars(correlations: Correlations) -> list[Bar]:
+    """Return the lines of a chart: the strongest metrics, then those that diagnose a collapse, wherever they stand."""
+    known = [row for row in correlations.known if row.within.rho is not None]
+    watched = [row for row in known[CHARTED:] if row.metric in (INFORMATION, ENTROPY)]
+    return [_bar(row) for row in (*known[:CHARTED], *watched)]
+
+
+def legend(correlations: Correlations) -> str:
+    """Return what the chart shows."""
+    rows = [row for row in correlations.known if row.within.rho is not None]
+    left = f" The {CHARTED} strongest of {len(rows)}; the table has all." if len(rows) > CHARTED else ""
+    return (
+        "Dot: with what follows, mean of the correlations within runs. Bar: its 95 % interval over runs. Ring: with "
+        f"the measurement at the same step. In colour: told from none, p (Holm) at most {LEVEL}.{left}"
+    )
+
+
+def _bar(row: Correlation) -> Bar:
+    within = row.within
+    outcome = within.verdict if within.verdict in ("higher", "lower") else ""
+    runs = f"{within.runs} run{'s' * (within.runs > 1)}"
+    return Bar(named(row), within.rho, f"{within.rho:+.2f}, {runs}", within.low, within.high, row.at_once.rho, outcome)
+
+
+def named(row: Correlation) -> str:
+    """Return the name of the metric, with a mark if it is made of success or rewards."""
+    return f"{row.metric}\N{NO-BREAK SPACE}{MARK}" if row.of_outcomes else row.metric
+
+
+def _p(estimate: Estimate) -> str:
+    p = estimate.p_holm
+    return "<0.001" if p is not None and p < 0.001 else number(p)
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{estimate.low:+.2f} to {estimate.high:+.2f}"
 
 
 def _estimate(estimate: Estimate) -> str:
@@ -98,6 +159,9 @@ def to_dict(correlations: Correlations) -> dict[str, Any]:
         "lag": correlations.target.lag,
         "runs": correlations.runs,
         "tested": correlations.tested,
+        "told_from_none": correlations.told,
+        "environments": correlations.environments,
+        "uncompared": list(correlations.uncompared),
         "above_2_se": correlations.above,
         "above_2_se_by_chance": correlations.by_chance,
         "left_out_over_runs": [f"{title}: {why}" for title, why in correlations.left_out_over_runs],
@@ -111,7 +175,7 @@ def _row(row: Correlation) -> dict[str, Any]:
         for kind in KINDS
         for estimate in [getattr(row, kind)]
     }
-    return {"metric": row.metric, **estimates, "left_out": dict(row.left_out)}
+    return {"metric": row.metric, "of_outcomes": row.of_outcomes, **estimates, "left_out": dict(row.left_out)}
 
 
 def write_csv(path: Path, correlations: Correlations) -> None:
@@ -120,7 +184,7 @@ def write_csv(path: Path, correlations: Correlations) -> None:
     for row in map(_row, correlations.rows):
         estimates = {f"{kind}_{field}": value for kind in KINDS for field, value in row[kind].items()}
         left_out = "; ".join(f"{count} {why}" for why, count in row["left_out"].items())
-        rows.append({"metric": row["metric"], **estimates, "left_out": left_out})
+        rows.append({"metric": row["metric"], "of_outcomes": row["of_outcomes"], **estimates, "left_out": left_out})
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["metric"])
         writer.writeheader()

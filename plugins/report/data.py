@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from .sweep_file import PointFile, SweepFile
 
 SEED_AXIS = "seed"
 """Axis in which alone repetitions differ, which are no settings to compare."""
+
+ENVIRONMENT = re.compile(r"^environment:.*(?:\n[ \t].*)*", re.MULTILINE)
 
 Series = list[tuple[int, float]]
 """Pairs of step and value, wherever a metric was logged and is finite."""
@@ -54,6 +57,8 @@ class RunData:
     """Manifest of the run: what it was made with."""
     course: Course | None = None
     """Every metric against what follows on it, where that was asked for."""
+    environment: str = ""
+    """Settings of the environment as text, where a course was asked for."""
 
     @property
     def status(self) -> str:
@@ -120,6 +125,13 @@ class SweepData:
     """Whether its points are ranked against the first one."""
     claims: Sequence[Claim] = ()
     """Claims to check against its runs."""
+    pooled: Sequence[Path] = ()
+    """Directories of sweeps and runs whose runs these are, where it is no sweep of its own."""
+
+    @property
+    def heading(self) -> str:
+        """What a report of it is called."""
+        return self.name if self.pooled else f"Sweep {self.name}"
 
     @classmethod
     def read(cls, root: Path, target: Target | None = None) -> SweepData:
@@ -131,12 +143,13 @@ class SweepData:
             RequestError: no sweep is there, or its ``sweep.yaml`` is damaged.
         """
         file = SweepFile.read(root)
-        points = [_read_run(point, target) for point in file.points]
+        points = [read_run(point, target) for point in file.points]
         return cls(file.name, root, file.axes, points, file.ranked, file.claims)
 
     def commands(self) -> list[str]:
         """Return the commands that do all of it again."""
-        return [f"uncollapse sweep run {self.root / 'sweep.yaml'} --root NEW_DIRECTORY"]
+        sweeps = [path for path in self.pooled or (self.root,) if (path / "sweep.yaml").exists() or not self.pooled]
+        return [f"uncollapse sweep run {path / 'sweep.yaml'} --root NEW_DIRECTORY" for path in sweeps]
 
     def differing(self) -> list[dict[str, str]]:
         """Return for each run the resolved settings in which the runs differ."""
@@ -170,7 +183,8 @@ def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
     return {metric: series for metric, series in logged.items() if series}
 
 
-def _read_run(point: PointFile, target: Target | None) -> RunData:
+def read_run(point: PointFile, target: Target | None) -> RunData:
+    """Read a run, also one that is under way; one that cannot be read is ``damaged``."""
     run, run_status = point.run, read_run_status(point.run, point.hash, records=False)
     if run_status.status in ("not started", "damaged"):
         return RunData(point.label, run.path, point.values, run_status, title=point.title)
@@ -189,9 +203,16 @@ def _read_run(point: PointFile, target: Target | None) -> RunData:
             title=point.title,
             manifest=_manifest(run),
             course=follow(records, target) if target else None,
+            environment=_environment(config) if target else "",
         )
     except (UncollapseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return RunData(point.label, run.path, point.values, damaged(error), title=point.title)
+
+
+def _environment(config: str) -> str:
+    """Return the settings of the environment as they stand in ``config.yaml``."""
+    found = ENVIRONMENT.search(config)
+    return found[0] if found else ""
 
 
 def _manifest(run: RunDirectory) -> Mapping[str, Any]:

@@ -71,14 +71,18 @@ class Course:
     last_step: int | None
     """Step of the last measurement of the target."""
     metrics: Mapping[str, Followed]
+    """How each metric goes with the target's later measurements."""
+    at_once: Mapping[str, Followed]
+    """How each metric goes with the target's measurement at the same step."""
 
 
 def follow(records: Sequence[Mapping[str, Any]], target: Target) -> Course:
-    """Pair each metric of a run with what follows on it.
+    """Pair each metric of a run with what follows on it, and with what is measured at once.
 
-    A value at step t belongs to the first measurement of the target at step t + lag or later; values that belong to the
-    same measurement are averaged. Values after which the target is not measured any more are in no pair, and so is what
-    is not finite.
+    Later: a value at step t belongs to the first measurement of the target at step t + lag or later; values that belong
+    to the same measurement are averaged. Values after which the target is not measured any more are in no pair, and so
+    is what is not finite. At once: a value at step t belongs to the measurement of the target at step t, if there is
+    one.
     """
     at_step = [int(record["step"]) for record in records]
     columns = _columns(records)
@@ -91,7 +95,9 @@ def follow(records: Sequence[Mapping[str, Any]], target: Target) -> Course:
         for name, column in columns.items()
         if target.is_compared(name)
     }
-    return Course(frozenset(columns), at_step[measured[-1]] if measured else None, _correlated(means, later))
+    now = {name: [columns[name][at] for at in measured] for name in means}
+    last_step = at_step[measured[-1]] if measured else None
+    return Course(frozenset(columns), last_step, _correlated(means, later), _correlated(now, later))
 
 
 def _correlated(means: Mapping[str, Sequence[float | None]], later: Sequence[float]) -> dict[str, Followed]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 TAIL = 5
 """Number of last steps whose mean is what a run ends with: the rollouts of a single step are few."""
 
 SUCCESS = "validation/success"
+ENTROPY = "actor/entropy"
 INFORMATION = "collapse_first_turn_sample/mi_seq_estimate"
 """What the first thoughts of the episodes tell of their prompts, as the detector ``mutual_information`` measures it."""
+
+OUTCOME = re.compile(r"(?:^|[/_])(?:success|rewards?|returns?|advantages?|scores?|pass@\d+)(?:[/_]|$)")
+"""Pattern of the names of metrics that are made of success or rewards: no wonder if they go with success."""
 
 ENDS = {
     "reward": "train/reward",
     "group reward std": "rollout/in_group_reward_std",
-    "entropy": "actor/entropy",
+    "entropy": ENTROPY,
     "kept": "rollout/filter_kept_ratio",
     "KL": "actor/kl",
 }
@@ -47,7 +53,7 @@ CURVES = (
     Curve("train_success", "train/success", "Training success", "share of episodes"),
     Curve("reward", "train/reward", "Reward", "mean episode reward"),
     Curve("group_reward_std", "rollout/in_group_reward_std", "Reward std within groups", "reward"),
-    Curve("entropy", "actor/entropy", "Policy entropy", "nats per token"),
+    Curve("entropy", ENTROPY, "Policy entropy", "nats per token"),
     Curve("information", INFORMATION, "Mutual information of prompts and first thoughts", "nats", smooth=False),
     Curve("kept_ratio", "rollout/filter_kept_ratio", "Groups kept by the filter", "share of groups"),
     Curve("kl", "actor/kl", "KL to the reference", "nats per token"),

@@ -23,7 +23,7 @@ UNSEEN = re.compile(
 )
 """Pattern of what a page cannot hold, or would not show: control characters, those that turn the direction of a text,
 and halves of surrogate pairs."""
-NUMBERS = re.compile(r"(?:[−–+\d.:e±()% /→-]|nan|inf|days?,)*")
+NUMBERS = re.compile(r"(?:[<−–+\d.:e±()% /→-]|nan|inf|days?,)*")
 """Pattern of the cells of a column that is aligned at the right."""
 WRAPPED = {"left out", "why", "evidence", "runs", "explanation", "estimand", "reason", "error"}
 """Names of columns that hold sentences."""
@@ -59,6 +59,31 @@ class Interval:
 
 
 Cell = str | Chip | Interval
+
+
+@attrs.frozen
+class Bar:
+    """A bar is a line of a chart from -1 to 1: a value with its interval, and a second value."""
+
+    name: str
+    value: float | None
+    text: str
+    """What is written beside it."""
+    low: float | None = None
+    high: float | None = None
+    second: float | None = None
+    outcome: str = ""
+    """Class in the page: ``higher``, ``lower`` or none."""
+
+    @staticmethod
+    def at(value: float) -> str:
+        """Return the place of a value on the line, in percent of its length."""
+        return f"{50 * (value + 1):.2f}"
+
+    @property
+    def width(self) -> str:
+        """Length of the interval, in percent of the line."""
+        return f"{50 * ((self.high or 0.0) - (self.low or 0.0)):.2f}"
 
 
 @attrs.frozen
@@ -107,6 +132,15 @@ class Fold:
 
 
 @attrs.frozen
+class Versus:
+    """Two episodes side by side, each under the name of its run; one of them may be absent."""
+
+    title: str
+    names: tuple[str, str]
+    episodes: tuple[Episode | None, Episode | None]
+
+
+@attrs.frozen
 class Section:
     """A section is a heading with some of these parts; one that has none of them is not shown."""
 
@@ -118,6 +152,10 @@ class Section:
     lines: Sequence[str] = ()
     text: str = ""
     folds: Sequence[Fold] = ()
+    chart: Sequence[Bar] = ()
+    legend: str = ""
+    """What the marks of the chart are."""
+    pairs: Sequence[Versus] = ()
 
     @property
     def columns(self) -> dict[str, str]:
@@ -133,7 +171,7 @@ class Section:
         return {column: _class(column, filled) for column, filled in cells.items()}
 
     def __bool__(self) -> bool:
-        return bool(self.columns or self.pictures or self.lines or self.text or self.folds)
+        return bool(self.columns or self.chart or self.pictures or self.lines or self.text or self.folds or self.pairs)
 
 
 def render(title: str, subtitle: str, cards: Sequence[Card], sections: Sequence[Section]) -> str:

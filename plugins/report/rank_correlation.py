@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import MissingExtraError
@@ -14,9 +12,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ranks = NDArray[np.float64]
-
-EXACT = 7
-"""Largest number of pairs whose orders are all gone through for a p-value: 5040 orders."""
 
 
 def require_scipy() -> None:
@@ -52,11 +47,6 @@ def _product(x_ranks: Ranks, y_ranks: Ranks) -> float:
     return float(x_ranks @ y_ranks) - count * (count + 1) ** 2 / 4
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation of pairs; ``None`` if one side of them is constant."""
-    return correlation(ranks(x), ranks(y))
-
-
 def partial(xy: float | None, xz: float | None, yz: float | None) -> float | None:
     """Return the correlation of x and y with z held fixed, from the three correlations of pairs.
 
@@ -75,36 +65,8 @@ def student_p(t: float, freedom: int) -> float:
     return float(2 * stdtr(freedom, -abs(t)))
 
 
-def independence_p(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Return the chance of a rank correlation at least as strong, of either sign, if x and y had nothing to do.
+def student_quantile(freedom: int) -> float:
+    """Return how far from 0 Student's t of so many degrees of freedom is in 5 % of cases, to either side."""
+    from scipy.special import stdtrit
 
-    Up to :data:`EXACT` pairs it is the share of all orders of y; of more pairs it follows from Student's t, as is
-    usual, but is not smaller than the share of two orders among all. ``None`` if one side is constant.
-    """
-    x_ranks, y_ranks = ranks(x), ranks(y)
-    rho = correlation(x_ranks, y_ranks)
-    if rho is None:
-        return None
-    count = len(x_ranks)
-    if count <= EXACT:
-        orders = x_ranks[list(itertools.permutations(range(count)))]
-        products = orders @ y_ranks - count * (count + 1) ** 2 / 4
-        return float((abs(products) >= abs(_product(x_ranks, y_ranks))).mean())
-    t = math.inf if abs(rho) == 1 else rho * math.sqrt((count - 2) / (1 - rho**2))
-    return max(student_p(t, count - 2), 2 / math.factorial(count))
-
-
-def jackknife_error(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Return the standard error of Spearman's rho from what leaving out each pair in turn changes.
-
-    ``None`` with fewer than 4 pairs, or if what is left is constant.
-    """
-    count = len(x)
-    if count < 4:
-        return None
-    x_ranks, y_ranks = (ranks([[*side[:at], *side[at + 1 :]] for at in range(count)]) for side in (x, y))
-    known = [rho for pair in zip(x_ranks, y_ranks, strict=True) if (rho := correlation(*pair)) is not None]
-    if len(known) < count:
-        return None
-    mean = math.fsum(known) / count
-    return math.sqrt((count - 1) / count * math.fsum((rho - mean) ** 2 for rho in known))
+    return float(stdtrit(freedom, 0.975))

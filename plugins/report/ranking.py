@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from .data import SEED_AXIS, RunData, SweepData
-from .metrics import DETECTORS, INFORMATION, SUCCESS
+from .metrics import DETECTORS, ENTROPY, INFORMATION, SUCCESS
 from .multiple import holm
 from .rank_correlation import require_scipy, student_p
 from .statistics import Pairs, at_one_step
@@ -112,7 +112,7 @@ def _last_error(run: RunData) -> float | None:
 MEASURES = (
     Measure("success", "final success", _last(SUCCESS), _last_error),
     Measure("area", "area under the curve", area),
-    Measure("entropy", "entropy at the end", lambda run: run.tail("actor/entropy")),
+    Measure("entropy", "entropy at the end", lambda run: run.tail(ENTROPY)),
     Measure("information", "mutual information at the end", _last(INFORMATION), last_of=INFORMATION),
     Measure("seconds", "seconds per step", step_seconds, best=-1),
 )

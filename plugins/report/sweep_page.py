@@ -101,7 +101,7 @@ def page(
         *_failed_regimes(runs),
         *_left_out(sweep),
     ]
-    return render(f"Sweep {sweep.name}", f"{len(runs)} runs – {axes}", cards, sections)
+    return render(sweep.heading, f"{len(runs)} runs – {axes}" if axes else f"{len(runs)} runs", cards, sections)
 
 
 def _best(ranking: Ranking) -> Iterator[Card]:
@@ -181,7 +181,8 @@ def _correlated(correlations: Correlations | None) -> Iterator[Section]:
     if correlations:
         first, *notes = correlation_table.notes(correlations)
         rows = _rows(map(correlation_table.cells, correlations.known))
-        yield Section(correlation_table.title(correlations), first, rows, lines=notes)
+        title, legend = correlation_table.title(correlations), correlation_table.legend(correlations)
+        yield Section(title, first, rows, lines=notes, chart=correlation_table.bars(correlations), legend=legend)
 
 
 def _first_word(text: str) -> str:

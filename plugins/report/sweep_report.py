@@ -58,7 +58,7 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Print the tables on a terminal."""
-        print_table(f"Sweep {self.sweep.name}", [run_cells(run) for run in self.sweep.runs], console)
+        print_table(self.sweep.heading, [run_cells(run) for run in self.sweep.runs], console)
         console.print(NOTE, style="dim", highlight=False)
         if damaged := self.sweep.left_out():
             console.print(f"In no comparison, since they are damaged: {'; '.join(damaged)}. {REPAIR}", highlight=False)
@@ -109,7 +109,7 @@ class Report:
         require_libraries()
         directory = self.sweep.root / "report"
         drawn = plots(self.sweep)
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         for plot in drawn:
             (directory / f"{plot.name}.png").write_bytes(plot.png)
         write_csv(directory / "runs.csv", self.sweep.runs)
@@ -130,7 +130,11 @@ def read_report(root: str | Path, target: Target | None = None) -> Report:
     """
     if target:
         require_scipy()
-    sweep = SweepData.read(Path(root), target)
+    return report_of(SweepData.read(Path(root), target), target)
+
+
+def report_of(sweep: SweepData, target: Target | None = None) -> Report:
+    """Return the report of runs that were read with this ``target``. Raises RequestError if no run has logged it."""
     ranking = rank(sweep) if sweep.ranked else None
     # a second verdict on the same difference, without the correction, would contradict the first
     others = {axis: values for axis, values in sweep.axes.items() if not ranking or axis != ranking.axis}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from .page import Episode, Fold, Section, render
 NAME = re.compile(r"step_([0-9]+)\.jsonl")
 RUNS = 24
 """Largest number of runs whose episodes are shown."""
+PLACES: Mapping[str, Callable[[int], int]] = {
+    "first": lambda count: 0,
+    "middle": lambda count: count // 2,
+    "last": lambda count: count - 1,
+}
+"""Words for steps -> the place among so many recorded ones."""
 EPISODES = 3
 """Number of episodes of each run in the page of a sweep; of lost groups there may be as many."""
 
@@ -41,22 +47,40 @@ def recorded_steps(run: Path) -> list[int]:
     return sorted(int(match[1]) for file in (run / "rollouts").glob("*") if (match := NAME.fullmatch(file.name)))
 
 
-def records_of(run: RunDirectory, step: int | None) -> tuple[int, list[dict[str, Any]]]:
-    """Return a step, the last one unless it is given, and the records of its episodes.
+def required_steps(run: RunDirectory) -> list[int]:
+    """Return the steps that a run has recorded. Raises RequestError if there is none."""
+    steps = recorded_steps(run.path)
+    if not steps:
+        fix = "train with trainer.log_rollouts above 0"
+        raise RequestError("the run has recorded no episodes", str(run.path / "rollouts"), fix)
+    return steps
+
+
+def step_of(word: str, steps: Sequence[int], where: str) -> int:
+    """Return the step that a number or one of :data:`PLACES` means among ``steps``.
+
+    Raises RequestError if the step is not among them; ``where`` names what lacks it.
+    """
+    step = steps[PLACES[word](len(steps))] if word in PLACES else int(word)
+    if step not in steps:
+        raise RequestError(f"no episodes of step {step} are recorded", where, f"give one of {some_of(steps)}")
+    return step
+
+
+def some_of(steps: Sequence[int]) -> str:
+    """Name the steps, of many the first and the last ones."""
+    return ", ".join(map(str, steps if len(steps) < 9 else [*steps[:4], "...", *steps[-4:]]))
+
+
+def records_of(run: RunDirectory, word: str) -> tuple[int, list[dict[str, Any]]]:
+    """Return a step, by its number or one of :data:`PLACES`, and the records of its episodes.
 
     Raises:
         RequestError: the step is not recorded.
         RunError: its file is damaged.
     """
-    steps = recorded_steps(run.path)
-    if not steps:
-        fix = "train with trainer.log_rollouts above 0"
-        raise RequestError("the run has recorded no episodes", str(run.path / "rollouts"), fix)
-    if step is not None and step not in steps:
-        known = ", ".join(map(str, steps if len(steps) < 9 else [*steps[:4], "...", *steps[-4:]]))
-        raise RequestError(f"no episodes of step {step} are recorded", str(run.path), f"give one of {known}")
-    chosen = steps[-1] if step is None else step
-    return chosen, run.read_rollouts(chosen)
+    step = step_of(word, required_steps(run), str(run.path))
+    return step, run.read_rollouts(step)
 
 
 def chats(records: Sequence[Mapping[str, Any]], where: str) -> list[Episode]:

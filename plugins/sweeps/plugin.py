@@ -1,4 +1,6 @@
-"""Registers the sweeps ``demo``, ``interventions`` and ``custom``, and the commands ``sweep`` and ``transcripts``."""
+"""Registers the sweeps ``demo``, ``interventions`` and ``custom``, and the commands ``sweep``,
+``report`` and ``transcripts``.
+"""
 
 from __future__ import annotations
 
@@ -17,5 +19,7 @@ def register_sweeps(register: Register) -> None:
 @hookimpl
 def register_commands(register: Register) -> None:
     register("sweep", f"{SWEEPS}.commands.command:command", summary="Run, resume and report sweeps.")
+    summary = "Compare runs of sweeps and single runs; what goes with success."
+    register("report", f"{SWEEPS}.commands.report:command", summary=summary)
     summary = "Show episodes of a run, with their calls and results."
     register("transcripts", f"{SWEEPS}.commands.transcripts:command", summary=summary)

@@ -23,7 +23,7 @@ def greet(name, times):
 def register_commands(register):
     register("greet", greet, summary="Say hello.", aliases=("hail",))
 """
-OURS = ("detect", "eval", "export", "probe", "sweep", "train", "transcripts")
+OURS = ("detect", "eval", "export", "probe", "report", "sweep", "train", "transcripts")
 
 
 def run(*arguments, **environment):

@@ -9,6 +9,7 @@ import click
 from ....core.console.options import FilePath, json_option, plugin_option, print_columns, print_json
 from .group import SweepGroup
 from .print_report import print_report
+from .report import correlate_options, target_of
 from .run import run_command
 from .show import show_command
 
@@ -79,27 +80,14 @@ def status(directory: Path, watching: bool, as_json: bool) -> None:
 
 @command.command("report")
 @click.argument("directory", metavar="DIR", type=FilePath())
-@click.option(
-    "--correlate",
-    metavar="METRIC",
-    help="Also the rank correlation of every logged metric with this one's next measurement: validation/success.",
-)
-@click.option(
-    "--lag",
-    type=click.IntRange(min=1),
-    metavar="STEPS",
-    help="With --correlate: measurements at least so many steps later (default: 1, the next one).",
-)
+@correlate_options
 @json_option
 def report(directory: Path, correlate: str | None, lag: int | None, as_json: bool) -> None:
     """Compare the runs in DIR, finished or not: tables here; a page, plots and CSV files in DIR/report."""
-    from ...report.following import Target
     from ...report.sweep_report import read_report
 
-    if lag is not None and correlate is None:
-        raise click.UsageError("--lag says how much later --correlate looks: give --correlate METRIC too")
-    target = None if correlate is None else Target(correlate, lag or 1)
+    found = read_report(directory, target_of(correlate, lag))
     if as_json:
-        print_json(read_report(directory, target).to_dict())
+        print_json(found.to_dict())
     else:
-        print_report(directory, target)
+        print_report(found)

@@ -1,8 +1,7 @@
-"""``sweep run`` and ``sweep report`` print the report of a sweep, and write it."""
+"""``report``, ``sweep run`` and ``sweep report`` print a report, and write it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,19 +9,19 @@ import click
 from ....core.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from ...report.following import Target
+    from ...report.sweep_report import Report
 
 
-def print_report(directory: Path, target: Target | None = None) -> None:
+def print_report(report: Report, writes: bool = True) -> None:
     """Print the tables, then write the files; the tables need no plotting library."""
     import sys
 
     from rich.console import Console
 
-    from ...report.sweep_report import read_report
-
-    report = read_report(directory, target)
     report.print(Console() if sys.stdout.isatty() else Console(width=220))
+    if not writes:
+        click.echo("\nno page was written: give --out DIR for one")
+        return
     try:
         click.echo(f"\nreport: {report.write()}")
     except MissingExtraError as error:

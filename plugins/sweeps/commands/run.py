@@ -113,7 +113,7 @@ def _run_points(
         if as_json:
             print_json(read_report(result.home).to_dict())
         else:
-            print_report(result.home)
+            print_report(read_report(result.home))
     except (UncollapseError, OSError) as error:  # how the runs ended is none the worse
         click.echo(escaped(f"no report was written: {error}"), err=True)
     context.exit(result.exit_code)

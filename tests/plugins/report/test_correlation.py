@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -17,12 +18,14 @@ from uncollapse.cli.main import main
 from uncollapse.core.errors import RequestError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps
-from uncollapse.plugins.report.correlation import Estimate, correlate
-from uncollapse.plugins.report.correlation_table import notes
+from uncollapse.plugins.report.correlation import correlate
+from uncollapse.plugins.report.correlation_estimate import TOO_FEW, Estimate
+from uncollapse.plugins.report.correlation_table import bars, legend, notes, print_correlations
 from uncollapse.plugins.report.data import RunData
 from uncollapse.plugins.report.following import Target, follow
-from uncollapse.plugins.report.rank_correlation import independence_p, jackknife_error, spearman, student_p
+from uncollapse.plugins.report.rank_correlation import student_p, student_quantile
 from uncollapse.plugins.report.run_status import RunStatus
+from uncollapse.plugins.report.stratified import independence_p, jackknife_error, rank_correlation
 from uncollapse.plugins.report.sweep_report import read_report
 from uncollapse.plugins.sweeps.result import Result
 
@@ -71,12 +74,16 @@ def test_the_mean_over_runs_and_its_error_by_hand():
     assert within.se_from == "pairs"
     assert within.p == pytest.approx(math.erfc(within.rho * 3 / math.sqrt(2)))
     assert within.verdict == "higher"
+    reach = 1.959964 / 3
+    assert (within.low, within.high) == (pytest.approx(within.rho - reach), 1.0)
     opposed = [(1, 2, 4, 3), (4, 3, 2, 1), (1, 2, 3, 4)]
     spread = of([run(str(order), [0, *order], x=[1, 2, 3, 4, 9]) for order in opposed]).within
     assert spread.rho == pytest.approx(0.8 / 3)
     assert spread.se == pytest.approx(statistics.stdev([0.8, -1.0, 1.0]) / math.sqrt(3))
     assert spread.p == pytest.approx(student_p(0.8 / 3 / spread.se, 2))
     assert (spread.se_from, spread.verdict) == ("runs", "not distinguishable")
+    reach = student_quantile(2) * spread.se
+    assert (spread.low, spread.high) == (max(-1.0, spread.rho - reach), min(1.0, spread.rho + reach))
 
 
 def test_what_leads_success_by_some_steps_is_found_at_that_lag_alone():
@@ -109,7 +116,7 @@ def test_noise_is_found_as_rarely_as_is_said(walks, chance_of_2_se):
 
     for _ in range(tried):
         within = of([run(str(at), series(), x=series()) for at in range(6)]).within
-        above += within.verdict != "not distinguishable"
+        above += within.above
         low += within.p < 0.05
     # Student's t of 5 degrees of freedom is above 2 in 10.2 % of cases
     assert student_p(2.0, 5) == pytest.approx(0.102, abs=5e-4)
@@ -125,7 +132,8 @@ def test_how_many_metrics_chance_alone_would_show():
     assert (found.tested, found.runs) == (10, 3)
     # t of two degrees of freedom: 1 - 2 / sqrt(6)
     assert found.by_chance == pytest.approx(10 * (1 - 2 / math.sqrt(6)))
-    assert found.without == ["constant"]
+    assert found.without == {"constant": ["constant"]}
+    assert found.uncompared == [SUCCESS]
     rows = [row for row in found.rows if row.within.p is not None]
     smallest = min(rows, key=lambda row: row.within.p)
     assert smallest.within.p_holm == pytest.approx(min(1.0, 10 * smallest.within.p))
@@ -148,8 +156,8 @@ def test_runs_without_a_correlation_are_left_out_and_counted():
 
 def test_one_run_has_a_correlation_and_no_error():
     row = of([run("only", [0, 1, 2, 4, 3], x=[1, 2, 3, 4, 9])])
-    assert row.within == Estimate(pytest.approx(0.8), 1)
-    assert row.within.verdict == "no standard error"
+    assert row.within == Estimate(pytest.approx(0.8), 1, why="one run")
+    assert row.within.verdict == "cannot be told"
     assert row.over_runs == Estimate()
 
 
@@ -159,15 +167,65 @@ def final(label: str, x: float, success: float, **more) -> RunData:
 
 def test_over_runs_the_last_pairs_are_compared():
     x, success = [3.0, 1.0, 2.0, 5.0, 4.0], [0.3, 0.2, 0.1, 0.5, 0.4]
-    over = of([final(str(at), *pair) for at, pair in enumerate(zip(x, success, strict=True))]).over_runs
-    assert (over.rho, over.runs) == (pytest.approx(spearman(x, success)), 5)
+    pairs = list(zip(x, success, strict=True))
+    over = of([final(str(at), *pair) for at, pair in enumerate(pairs)]).over_runs
+    assert (over.rho, over.runs) == (pytest.approx(rank_correlation([pairs])), 5)
     assert over.rho == pytest.approx(0.9)
-    assert over.p == pytest.approx(independence_p(x, success)) == pytest.approx(10 / 120)
+    assert over.p == pytest.approx(independence_p([pairs])) == pytest.approx(10 / 120)
     # the jackknife's error is smaller than that of five independent runs
-    assert over.se == pytest.approx(max(0.5, jackknife_error(x, success)))
+    assert over.se == pytest.approx(max(0.5, jackknife_error([pairs])))
     # three runs in order are nothing: one in three orders is
     three = of([final(str(at), at, at / 10) for at in range(3)]).over_runs
-    assert (three.rho, three.p, three.verdict) == (1.0, pytest.approx(1 / 3), "no standard error")
+    assert (three.rho, three.p, three.verdict) == (1.0, pytest.approx(1 / 3), "cannot be told")
+    assert (three.why, three.p_holm) == (TOO_FEW, None)
+    # two of the 24 orders of four are perfect, 0.083; of five, two of 120
+    assert of([final(str(at), at, at / 10) for at in range(4)]).over_runs.verdict == "cannot be told"
+    assert of([final(str(at), at, at / 10) for at in range(5)]).over_runs.verdict == "higher"
+
+
+def test_over_runs_each_environment_is_ranked_by_itself():
+    """The easier task has more of the metric; within each task the metric goes with less success."""
+    runs = [
+        attrs.evolve(final(f"{task} {at}", base + at, (base - at) / 100), environment=task)
+        for task, base in (("easy", 50.0), ("hard", 10.0))
+        for at in range(4)
+    ]
+    found = correlate(runs, TARGET, HERE)
+    over = found.rows[0].over_runs
+    assert (found.environments, over.runs, over.rho) == (2, 8, pytest.approx(-1.0))
+    assert over.p == pytest.approx(2 / 24**2)
+    assert any("have 2 environments" in note for note in notes(found))
+    assert correlate([attrs.evolve(each, environment="") for each in runs], TARGET, HERE).rows[0].over_runs.rho > 0
+
+
+def test_what_is_measured_at_once_is_held_apart_from_what_follows():
+    """Success is what x is in the same step, and a mark of nothing to come."""
+
+    def alike(seed):
+        x = noise(random.Random(seed), 30)
+        return run(str(seed), x, x=x, rare=[value if at % 3 == 0 else None for at, value in enumerate(x)])
+
+    runs = [alike(seed) for seed in range(6)]
+    row, rare = of(runs), of(runs, "rare")
+    assert (row.at_once.rho, row.at_once.runs, row.at_once.verdict) == (1.0, 6, "higher")
+    assert row.at_once.se == pytest.approx(math.sqrt(6 / 29) / 6)
+    assert abs(row.within.rho) < 0.2
+    assert row.within.verdict == "not distinguishable"
+    # 10 of the 30 steps have the rare one
+    assert (rare.at_once.rho, rare.at_once.se) == (1.0, pytest.approx(math.sqrt(6 / 9) / 6))
+
+
+def test_metrics_that_are_made_of_success_or_rewards_are_marked():
+    names = [
+        "train/reward",
+        "validation/pass@4",
+        "critic/returns_mean",
+        "critic/advantages",
+        "actor/entropy",
+        "x/succeed",
+    ]
+    rows = correlate([run("a", [0, 1, 2, 4, 3], **{name: [1, 2, 3, 4, 9] for name in names})], TARGET, HERE).rows
+    assert [row.metric for row in rows if row.of_outcomes] == sorted(names[:4])
 
 
 def test_only_runs_that_used_their_budget_are_compared_over_runs():
@@ -253,9 +311,11 @@ def test_the_command_line_shows_the_correlations(sweep):
     assert answer.exit_code == 0
     text = " ".join(answer.output.split())
     assert "What goes before validation/success" in text
-    assert "actor/entropy +1.000 ± 0.218 higher" in text  # sqrt(3 / 7) / 3
-    assert "1 of 1 metrics are above 2 standard errors within runs; up to 0.2 would be by chance" in text
-    assert "constant or measured too rarely: actor/lr." in text
+    assert "actor/entropy +1.000 ± 0.218 +0.57 to +1.00 higher" in text  # sqrt(3 / 7) / 3
+    assert "1 of 1 metrics can be told from none within runs" in text
+    assert "1 are above 2 standard errors; up to 0.2 would be by chance" in text
+    assert "Without a rank correlation (constant): actor/lr." in text
+    assert f"Not compared: timing_s/step, {SUCCESS}, {SUCCESS}_se." in text
     data = json.loads(CliRunner().invoke(main, [*words, "--json", "--lag", "2"]).stdout)["correlations"]
     assert (data["target"], data["lag"], data["runs"]) == (SUCCESS, 2, 3)
     assert [row["metric"] for row in data["metrics"]] == ["actor/entropy", "actor/lr"]
@@ -274,6 +334,31 @@ def test_the_page_and_a_file_have_the_correlations(sweep):
     assert (first["metric"], float(first["within_rho"]), first["within_runs"]) == ("actor/entropy", 1.0, "3")
     assert (second["metric"], second["within_rho"], second["left_out"]) == ("actor/lr", "", "3 constant")
     assert read_report(sweep).correlations is None
+
+
+def test_the_chart_places_each_metric_with_its_interval(sweep):
+    pytest.importorskip("matplotlib")
+    text = Result.read(sweep).report(correlate=SUCCESS).read_text(encoding="utf-8")
+    (chart,) = re.findall(r"<div class='bar higher'>.*?<div class='figure'>.*?</div>", text, re.DOTALL)
+    assert "<div class='name'>actor/entropy</div>" in chart and "<div class='figure'>+1.00, 3 runs</div>" in chart
+    assert "<span class='dot' style='left:100.00%'></span>" in chart
+    reach = 1.959964 * math.sqrt(3 / 7) / 3
+    low = 50 * (2 - reach)
+    assert f"<span class='reach' style='left:{low:.2f}%;width:{100 - low:.2f}%'></span>" in chart
+    row = read_report(sweep, TARGET).correlations.rows[0]
+    assert f"<span class='ring' style='left:{50 * (1 + row.at_once.rho):.2f}%'></span>" in chart
+
+
+def test_a_chart_has_the_strongest_metrics_and_those_that_diagnose():
+    chance = random.Random(5)
+    x = [float(at) for at in range(20)]
+    strong = {f"m{at:02}": [value + at for value in x] for at in range(30)}
+    flat = {name: noise(chance) for name in ("actor/entropy", "collapse_first_turn_sample/mi_seq_estimate", "other")}
+    found = correlate([run(str(at), x, **strong, **flat) for at in range(2)], TARGET, HERE)
+    names = [bar.name for bar in bars(found)]
+    assert names[:24] == sorted(strong)[:24]
+    assert sorted(names[24:]) == ["actor/entropy", "collapse_first_turn_sample/mi_seq_estimate"]
+    assert "The 24 strongest of 33" in legend(found)
 
 
 def test_without_scipy_the_extra_is_named(sweep, monkeypatch):
@@ -307,8 +392,16 @@ def test_damaged_runs_and_runs_that_have_not_begun_are_in_no_correlation(sweep):
 def test_without_any_correlation_the_reason_is_told(sweep, capsys):
     read_report(sweep, Target(SUCCESS, lag=9)).print(Console(width=300))
     said = capsys.readouterr().out
+    assert "Without a rank correlation (no pair): actor/lr." in said
+    assert "3 no pair" in said
+
+
+def test_without_a_metric_that_varies_there_is_no_table(capsys):
+    table = correlate([run("a", [0, 1, 2, 3], x=[1.0] * 4)], TARGET, HERE)
+    print_correlations(table, Console(width=300), 40)
+    said = capsys.readouterr().out
     assert "What goes before validation/success: no metric has a rank correlation" in said
-    assert "constant or measured too rarely: actor/entropy, actor/lr." in said
+    assert "Without a rank correlation (constant): x." in said
 
 
 def test_one_run_is_told_to_have_no_error(sweep):
@@ -316,4 +409,4 @@ def test_one_run_is_told_to_have_no_error(sweep):
     (sweep / "seed_1").rename(sweep / "elsewhere")
     answer = CliRunner().invoke(main, ["sweep", "report", str(sweep), "--correlate", SUCCESS])
     assert "One run: no error." in answer.output
-    assert "actor/entropy +1.000 no standard error" in " ".join(answer.output.split())
+    assert "actor/entropy +1.000 cannot be told" in " ".join(answer.output.split())

@@ -4,20 +4,25 @@ import random
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from uncollapse.plugins.report.rank_correlation import (
-    correlation,
-    independence_p,
-    jackknife_error,
-    partial,
-    ranks,
-    spearman,
-    student_p,
-)
+from uncollapse.plugins.report import stratified
+from uncollapse.plugins.report.rank_correlation import correlation, partial, ranks, student_p, student_quantile
 
 X, Y = [1, 2, 3, 4, 5], [5, 6, 7, 8, 7]
 TIED_X, TIED_Y = [1, 2, 2, 4, 5, 6], [3, 1, 4, 4, 6, 5]
 SMALL = st.integers(0, 5).map(float)
 PAIRS = st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=7)
+
+
+def spearman(x, y):
+    return stratified.rank_correlation([list(zip(x, y, strict=True))])
+
+
+def independence_p(x, y):
+    return stratified.independence_p([list(zip(x, y, strict=True))])
+
+
+def jackknife_error(x, y):
+    return stratified.jackknife_error([list(zip(x, y, strict=True))])
 
 
 def test_equal_values_share_the_mean_of_their_ranks():
@@ -29,6 +34,37 @@ def test_rank_correlations_are_those_of_scipy():
     # scipy 1.17.1: spearmanr(X, Y).statistic, spearmanr(TIED_X, TIED_Y).statistic
     assert spearman(X, Y) == pytest.approx(0.8207826816681233, abs=1e-14)
     assert spearman(TIED_X, TIED_Y) == pytest.approx(0.8088235294117647, abs=1e-14)
+
+
+def test_rank_correlations_of_many_kinds_of_pairs_are_those_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    chance = random.Random(3)
+    for count in range(3, 40):
+        x = [chance.choice([chance.random(), chance.randrange(4)]) for _ in range(count)]
+        y = [value * chance.choice([-1, 1, 2]) for value in x]
+        assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_strata_are_ranked_by_themselves():
+    # within each task the metric goes against success, and the easier task has more of both
+    easy, hard = [(11.0, 0.9), (12.0, 0.8), (13.0, 0.7)], [(1.0, 0.3), (2.0, 0.2), (3.0, 0.1)]
+    assert spearman(*zip(*easy, *hard, strict=True)) == pytest.approx(1 - 6 * 16 / 210)
+    assert stratified.rank_correlation([easy, hard]) == pytest.approx(-1.0)
+    # one of 6 orders in each stratum, in either direction: 2 of 36
+    assert stratified.independence_p([easy, hard]) == pytest.approx(2 / 36)
+    # a stratum that is constant on one side says nothing of the order, and its spread on the other counts
+    flat = [(1.0, 0.5), (2.0, 0.5)]
+    assert stratified.rank_correlation([easy, flat]) == pytest.approx(-2 / math.sqrt(2.5 * 2))
+    assert stratified.rank_correlation([flat]) is None
+
+
+def test_chances_within_many_strata_follow_students_t():
+    chance = random.Random(4)
+    strata = [[(chance.random(), chance.random()) for _ in range(6)] for _ in range(3)]
+    rho = stratified.rank_correlation(strata)
+    # 18 pairs, three means and a slope
+    expected = student_p(rho * math.sqrt(14 / (1 - rho**2)), 14)
+    assert stratified.independence_p(strata) == pytest.approx(expected)
 
 
 def test_what_is_constant_has_no_rank_correlation():
@@ -74,6 +110,11 @@ def test_chances_of_many_pairs_follow_students_t():
 )
 def test_chances_of_students_t(t, freedom, p):
     assert student_p(t, freedom) == pytest.approx(p, abs=1e-6)
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.30265), (10, 2.22814)])
+def test_quantiles_of_students_t(freedom, t):
+    assert student_quantile(freedom) == pytest.approx(t, abs=1e-4)
 
 
 def test_errors_of_the_jackknife():

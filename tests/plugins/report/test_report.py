@@ -18,7 +18,7 @@ from uncollapse.cli.main import main
 from uncollapse.core.errors import MissingExtraError
 from uncollapse.core.runs.directory import RunDirectory
 from uncollapse.core.yaml import dumps, loads
-from uncollapse.plugins.report.page import Card, Chip, Episode, Fold, Message, Section, render
+from uncollapse.plugins.report.page import Bar, Card, Chip, Episode, Fold, Message, Section, render
 from uncollapse.plugins.report.plots import Plot
 from uncollapse.plugins.report.sweep_report import read_report
 from uncollapse.plugins.report.table import run_cells, seconds_cells, timing_cells, verdict_cells
@@ -208,10 +208,11 @@ def test_every_part_of_a_page_is_text():
     message = Message(bad, bad, bad, [Chip(bad, bad)], bad, bad)
     fold = Fold(bad, bad, bad, bad, [Episode(bad, [Chip(bad, bad)], [message], 1)])
     cells = {bad: Chip(bad, bad), "plain": bad}
-    section = Section(bad, bad, [cells], [Plot("p", bad, b"", (bad,))], [bad], bad, [fold])
+    chart = [Bar(bad, 0.5, bad, -0.5, 1.0, 0.0, bad)]
+    section = Section(bad, bad, [cells], [Plot("p", bad, b"", (bad,))], [bad], bad, [fold], chart, bad)
     text = render(bad, bad, [Card(bad, bad, bad, bad)], [section])
     assert "i" not in Loads(text).tags
-    assert text.count(escape(bad).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) == 32
+    assert text.count(escape(bad).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) == 37
     assert "<i>" not in text and bad not in text
 
 

@@ -77,7 +77,7 @@ def test_a_page_is_written(run, tmp_path):
     ("words", "said", "code"),
     [
         (["--step", "3"], "give one of 2, 10", 2),
-        (["--step", "0"], "0 is not in the range", 2),
+        (["--step", "0"], "'0' is no step", 2),
         (["--step", "2"], "an episode is damaged: KeyError: 'turns'", 1),
     ],
 )
