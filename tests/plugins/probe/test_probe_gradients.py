@@ -12,10 +12,10 @@ import attrs
 import pytest
 import torch
 import uncollapse
-import yaml
 from click.testing import CliRunner
 from uncollapse.core.components import Scores
 from uncollapse.core.errors import RequestError
+from uncollapse.core.yaml import loads
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.filters.metrics import RewardVariance
@@ -442,7 +442,7 @@ def test_all_groups_together_have_the_gradient_of_the_step_and_equal_rewards_tea
 )
 def test_terms_that_have_no_gradient_of_their_own_are_noted(checkpoint, changes, notes):
     changed = dict(change.split("=") for change in changes)
-    values = {f"policy_gradient.{key}": yaml.safe_load(value) for key, value in changed.items()}
+    values = {f"policy_gradient.{key}": loads(value) for key, value in changed.items()}
     config = read_config({}, {"checkpoint.checkpoint_path": str(checkpoint), **values}).config
     found = list(_notes(Session(config, ranks=ONE)))
     assert len(found) == len(notes)
