@@ -57,7 +57,7 @@ SHIPPED = sorted({name.split(".")[1] for name in project()["tool"]["setuptools"]
 
 def test_what_is_imported_is_declared():
     everything = set(declared()) | set(declared(*project()["project"]["optional-dependencies"]))
-    own = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").glob("*/*"), *(ROOT / "benchmarks").glob("*.py")]
+    own = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").glob("*/*"), *(ROOT / "benchmarks").rglob("*.py")]
     helpers = {path.stem.replace("_", "-") for path in own}
     assert {name: files for name, files in imported(*SHIPPED).items() if name not in everything} == {}
     peers = {"verl", "accelerate"}  # of tests/peers, which run in an environment of their own

@@ -81,7 +81,7 @@ def _claims(shapes: Sequence[str]) -> Iterator[Claim]:
     for word in shapes:
         with_it, without, faster = TABLE_5.get(word, (None, None, None))
         at, against = ({"shape": word, "filter": name} for name in ("top_p", "none"))
-        source = "table 5: Sokoban, PPO, 3B"
+        source = "table 5: Sokoban, PPO, 3B" if word in TABLE_5 else f"table 5, which has no {word}"
         yield difference(f"top-p filtering raises peak success ({word})", source, at, against, (with_it, without))
         yield difference(
             f"a step takes less time with top-p filtering ({word})",

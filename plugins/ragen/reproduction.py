@@ -6,6 +6,7 @@ Settings are those of its scripts for the main table: no KL, an entropy bonus of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -161,6 +162,8 @@ def _model(word: str) -> dict[str, Any]:
     builders = registry().names("model_builder")
     if word.partition("(")[0] in builders:
         return {"model.path": None, "model.build": word}
+    if word.startswith((".", "/", "~")) and not Path(word).expanduser().is_dir():
+        raise RequestError("--models has a path where there is no model", word, "give the directory of a model")
     if word in SIZES or "/" in word:
         return {"model.path": SIZES.get(word, word), "model.build": None}
     raise RequestError(f"--models has no model {word!r}", fix=f"{nearest(word, [*SIZES, *builders])}; or write a path")

@@ -17,6 +17,8 @@ from .rank_correlation import require_scipy, student_p
 from .ranking import LEVEL, Measure, step_seconds
 
 Verdict = Literal["holds", "fails", "cannot be told"]
+ROUNDING = 1e-12
+"""Standard error below which seeds differ by the rounding of sums alone."""
 
 
 @attrs.frozen
@@ -84,7 +86,7 @@ def last_information(run: RunData) -> float | None:
 
 CLAIMED: Mapping[str, Measure] = {
     "peak": Measure("peak", "peak success", peak, peak_error),
-    "information": Measure("information", "mutual information at the end", last_information),
+    "information": Measure("information", "last mutual information", last_information),
     "seconds": Measure("seconds", "seconds per step", step_seconds, best=-1),
 }
 """Measures of a run that claims may be about."""
@@ -167,7 +169,7 @@ def _tested(
     mean, count = statistics.fmean(contrasts), len(seeds)
     known = [variance for variance in variances if variance is not None]
     of_tasks = math.sqrt(sum(known)) / count if known and len(known) == len(variances) else None
-    of_seeds = statistics.stdev(contrasts) / math.sqrt(count) if count > 1 else None
+    of_seeds = _error(contrasts) if count > 1 else None
     se = max((error for error in (of_seeds, of_tasks) if error is not None), default=None)
     shown = math.expm1(mean) if claim.relative else mean
     # the error of exp(x) is exp(x) times that of x, to first order
@@ -179,10 +181,17 @@ def _tested(
         why = "all seeds agree to the last digit, which gives no error" if mean else "no seed has any difference"
         return attrs.evolve(tested, why=why, p=None if mean else 1.0)
     bound = claim.margin if claim.direction == "not higher" else 0.0
-    # reasons to believe that it is above 0, and that it is below the bound
-    above, below = mean / se, (bound - mean) / se
-    p = student_p(max(above, below), count - 1) if max(above, below) > 0 else 1.0
-    return attrs.evolve(tested, p=p, above=above > below)
+    # the chance of it being as far above 0, or below the bound, by chance
+    above, below = (student_p(t, count - 1) if t > 0 else 1.0 for t in (mean / se, (bound - mean) / se))
+    # what is surely smaller than matters is of no use, even if it is surely there
+    is_above = above < below and not below <= LEVEL
+    return attrs.evolve(tested, p=above if is_above else below, above=is_above)
+
+
+def _error(contrasts: Sequence[float]) -> float:
+    """Return the standard error of the mean over seeds; 0 where they differ by no more than sums are rounded."""
+    error = statistics.stdev(contrasts) / math.sqrt(len(contrasts))
+    return error if error > ROUNDING else 0.0
 
 
 def _decided(checked: Checked, p: float | None) -> Checked:

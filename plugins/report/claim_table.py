@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import takewhile
 from typing import Any
 
 import attrs
@@ -13,12 +14,13 @@ from .ranking import LEVEL
 from .table import number, print_table
 
 CLAIMS, SETTINGS = "Claims", "Figures beside ours"
-SETTINGS_NOTE = (
-    "Peak success: the largest validation success of a run, as a share; with its noise it is above what the policy can "
-    "do, in all settings alike. Mutual information (nats, of first thoughts): the last one that was measured. Seconds "
-    "per step: without validation and detectors. Means over seeds ± one standard error, over seeds or over validation "
-    "tasks where that is larger. Runs that a detector stopped are among them."
-)
+MEANING = {
+    "peak": "Peak success: the largest validation success of a run, as a share; with its noise it is above what the "
+    "policy can do, in all settings alike.",
+    "information": "Last mutual information: in nats, of first thoughts, where a run measured it for the last time.",
+    "seconds": "Seconds per step: without validation and detectors; runs side by side slow each other.",
+}
+"""What to know of each measure of :data:`.claim_check.CLAIMED`."""
 
 
 def verdicts(claims: Claims) -> str:
@@ -42,7 +44,41 @@ def note(claims: Claims) -> str:
     )
 
 
-def claim_cells(checked: Checked) -> dict[str, str]:
+def settings_note(claims: Claims) -> str:
+    """Return what to know before reading the figures: where they come from, and what is measured."""
+    cited = _cited(claims)
+    return " ".join(
+        (
+            *([f"Source: {cited.removesuffix(', ')}."] if cited else ()),
+            *(MEANING[name] for name in MEANING if any(each.claim.measure == name for each in claims.checked)),
+            "Ours: means over seeds ± one standard error, over seeds or over validation tasks where that is larger. "
+            "Runs that a detector stopped are among them.",
+        )
+    )
+
+
+def _cited(claims: Claims) -> str:
+    """Return the parts, between commas, that the sources of all claims begin with: they are said once."""
+    sources = {each.claim.source for each in claims.checked}
+    if len(sources) == 1:
+        return sources.pop()
+    parts = zip(*(source.split(", ") for source in sources), strict=False)
+    return "".join(f"{same[0]}, " for same in takewhile(lambda part: len({*part}) == 1, parts))
+
+
+def claim_rows(claims: Claims) -> list[dict[str, str]]:
+    """Return the lines of the table of claims; see :func:`settings_note` for what their sources have in common."""
+    cited = _cited(claims)
+    return [claim_cells(each, cited) for each in claims.checked]
+
+
+def setting_rows(claims: Claims) -> list[dict[str, str]]:
+    """Return the lines of the table of figures; see :func:`settings_note` for what their sources have in common."""
+    cited = _cited(claims)
+    return [setting_cells(setting, cited) for setting in claims.settings]
+
+
+def claim_cells(checked: Checked, cited: str = "") -> dict[str, str]:
     """Return one line of the table of claims: column -> text."""
     claim = checked.claim
     return {
@@ -53,12 +89,12 @@ def claim_cells(checked: Checked) -> dict[str, str]:
         "p (Holm)": number(checked.p_adjusted),
         "seeds": str(len(checked.seeds)),
         "why": checked.why,
-        "source": claim.source,
+        "source": claim.source.removeprefix(cited),
         "note": claim.note,
     }
 
 
-def setting_cells(setting: Setting) -> dict[str, str]:
+def setting_cells(setting: Setting, cited: str = "") -> dict[str, str]:
     """Return one line of the table of figures: column -> text."""
     error = "" if setting.se is None else f" ± {number(setting.se)}"
     return {
@@ -68,7 +104,7 @@ def setting_cells(setting: Setting) -> dict[str, str]:
         "ours": f"{number(setting.mean)}{error}",
         "seeds": str(setting.seeds),
         "stopped": str(setting.stopped or "–"),
-        "source": setting.source,
+        "source": setting.source.removeprefix(cited),
     }
 
 
@@ -82,9 +118,9 @@ def _change(value: float | None, se: float | None, relative: bool) -> str:
 
 def print_claims(claims: Claims, console: Console) -> None:
     """Print the figures, the claims with their verdicts, and the notes."""
-    print_table(f"\n{SETTINGS}", [setting_cells(setting) for setting in claims.settings], console)
-    console.print(SETTINGS_NOTE, style="dim", highlight=False)
-    print_table(f"\n{CLAIMS}", [claim_cells(each) for each in claims.checked], console)
+    print_table(f"\n{SETTINGS}", setting_rows(claims), console)
+    console.print(settings_note(claims), style="dim", highlight=False)
+    print_table(f"\n{CLAIMS}", claim_rows(claims), console)
     console.print(note(claims), style="dim", highlight=False)
 
 

@@ -25,7 +25,19 @@ UNSEEN = re.compile(
 and halves of surrogate pairs."""
 NUMBERS = re.compile(r"(?:[<−–+\d.:e±()% /→-]|nan|inf|days?,)*")
 """Pattern of the cells of a column that is aligned at the right."""
-WRAPPED = {"left out", "why", "evidence", "runs", "explanation", "estimand", "reason", "error"}
+WRAPPED = {
+    "claim",
+    "left out",
+    "why",
+    "evidence",
+    "runs",
+    "explanation",
+    "estimand",
+    "reason",
+    "error",
+    "source",
+    "note",
+}
 """Names of columns that hold sentences."""
 
 

@@ -166,10 +166,10 @@ def _left_out(sweep: SweepData) -> Iterator[Card]:
 
 def _claimed(claims: Claims | None) -> Iterator[Section]:
     if claims:
-        rows = _rows(map(claim_table.claim_cells, claims.checked))
+        rows = _rows(claim_table.claim_rows(claims))
         yield Section(claim_table.CLAIMS, claim_table.note(claims), rows)
-        rows = _rows(map(claim_table.setting_cells, claims.settings))
-        yield Section(claim_table.SETTINGS, claim_table.SETTINGS_NOTE, rows)
+        rows = _rows(claim_table.setting_rows(claims))
+        yield Section(claim_table.SETTINGS, claim_table.settings_note(claims), rows)
 
 
 def _claim(checked: Checked) -> Card:

@@ -57,7 +57,7 @@ def norm_of(squares_n: Tensor, products_n: Tensor, rescaled_n: Tensor) -> Norm:
         squares_n: [n] |g_i|^2.
         products_n: [n] S . g_i with S the sum of all g_i.
         rescaled_n: [n] factor of the parts of the other groups where group i is left out of the bucket, by the
-            aggregation of the loss; n / (n - 1) for a mean over groups.
+            aggregation of the loss; n / (n - 1) for a mean over groups, and 1 for a sum.
     """
     n = len(squares_n)
     if n == 0:
@@ -69,7 +69,7 @@ def norm_of(squares_n: Tensor, products_n: Tensor, rescaled_n: Tensor) -> Norm:
     if n < FOR_ERRORS:
         return Norm(float(whole.sqrt()), None, square, None)
     # a sum over fewer groups is smaller than that over all, and must not count as spread
-    scale_n = rescaled_n * n / (n - 1) / rescaled_n.mean()
+    scale_n = rescaled_n if bool((rescaled_n != 1).any()) else rescaled_n * n / (n - 1)
     rest_n = (whole - 2 * products_n + squares_n).clamp(min=0)
     square_n = scale_n**2 * (n - 1) / (n - 2) * (rest_n - (noise - squares_n))
     return Norm(float(whole.sqrt()), _jackknife(scale_n * rest_n.sqrt()), square, _jackknife(square_n))

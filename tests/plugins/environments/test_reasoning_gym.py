@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pickle
 import random
+import re
 
 import pytest
 from uncollapse.core.compose.config import problems
@@ -113,6 +114,15 @@ def test_train_and_validation_share_no_question_also_where_questions_are_few():
     assert len(train) > 50
     assert len(validation) > 15
     assert not train & validation
+    terms = [{tuple(sorted(re.findall(r"\d|[+*-]", key))) for key in keys} for keys in (train, validation)]
+    assert not terms[0] & terms[1]
+
+
+@installed
+def test_few_numbers_have_no_order_and_boards_have():
+    unordered = importlib.import_module(NAME).unordered
+    assert unordered("4 + 2 = ?") == unordered("2 + 4 = ?") == "2 + 4 = ?"
+    assert unordered("1 0 0\n0 1 1") == "1 0 0\n0 1 1"
 
 
 @installed

@@ -24,6 +24,7 @@ TINY = {
     "model.warm_start": {"steps": 2, "batch": 2, "demonstrations": 4, "tested": 2},
     "rollout.groups": 3,
     "rollout.group_size": 2,
+    "rollout.max_tokens": 32,
     "rollout.max_context": 1600,
     "validation.groups": 2,
     "validation.group_size": 1,

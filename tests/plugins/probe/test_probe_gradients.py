@@ -12,10 +12,10 @@ import attrs
 import pytest
 import torch
 import uncollapse
-import yaml
 from click.testing import CliRunner
 from uncollapse.core.components import Scores
 from uncollapse.core.errors import RequestError
+from uncollapse.core.yaml import loads
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
 from uncollapse.filters.metrics import RewardVariance
@@ -35,6 +35,7 @@ from exact_model import ONE, SEQUENCES, Exact, ExactPolicy, reward, rollouts_of,
 from probe_ranks_script import rewarded
 
 WEIGHTINGS = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "dr_grpo", "per_token_avg"]
+FAST = ["token-mean", "dr_grpo"]
 COEFFICIENTS = {"task": 1.0, "entropy": 0.3, "kl": 0.7}
 
 
@@ -82,7 +83,9 @@ def by_hand(policy, update, weighting, groups, term):
     return dict(zip(trained(policy), torch.autograd.grad(value, list(trained(policy).values())), strict=True))
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize(
+    "weighting", [*FAST, *(pytest.param(each, marks=pytest.mark.slow) for each in WEIGHTINGS if each not in FAST)]
+)
 def test_norms_are_those_of_a_batch_of_the_bucket_by_autograd(weighting):
     found = setting(drawn(), weighting)
     policy, update = found.policy, found.update
@@ -107,7 +110,7 @@ def test_norms_are_those_of_a_batch_of_the_bucket_by_autograd(weighting):
                 lengths *= n / (n - 1)
             se = math.sqrt((n - 1) * float(lengths.var(correction=0)))
             t = {4: 3.182446, 6: 2.570582}[n] / 1.959964
-            assert norm.norm_se == pytest.approx(t * se, rel=0.02)
+            assert norm.norm_se == pytest.approx(t * se, rel=1e-4)
     assert (measured.sequences, measured.tokens) == (18, int(update.rollouts.mask[:18].sum()))
 
 
@@ -197,6 +200,7 @@ def test_batches_of_sampled_groups_have_the_expected_squares_in_every_bucket():
         assert float(torch.tensor(norms[number, term]).mean()) - true > 3.5 * se
 
 
+@pytest.mark.slow
 def test_the_squared_norm_is_unbiased_in_every_bucket_and_the_norm_is_not():
     """The same expectations, over many more draws: gradients of pairs are put together from those of sequences."""
     policy, bounds = ExactPolicy(), ((-1.0, 0.1), (0.1, 1.0), (1.0, 9.0))
@@ -354,7 +358,8 @@ def invoke(*arguments):
 
 
 def test_the_command(checkpoint, tmp_path):
-    given = (checkpoint, "--bu", 7, "--buckets", 2, "--results", tmp_path, "--set", "batch_config.G=3")
+    small = ("--results", tmp_path, "--set", "batch_config.G=2")
+    given = (checkpoint, "--bu", 7, "--buckets", 2, *small)
     outcome = invoke(*given, "--label", "mine")
     assert outcome.exit_code == 0, outcome.output
     (directory,) = (tmp_path / "gradients").iterdir()
@@ -362,7 +367,7 @@ def test_the_command(checkpoint, tmp_path):
     found = json.loads((directory / "gradients.json").read_text())
     assert [record["bucket"] for record in found["buckets"]] == ["all", "bucket_1", "bucket_2"]
     assert [record["groups"] for record in found["buckets"]] == [7, 3, 4]
-    assert (found["by"], found["mode"], found["run_step"], found["G"]) == ("reward_variance", "quantile", 2, 3)
+    assert (found["by"], found["mode"], found["run_step"], found["G"]) == ("reward_variance", "quantile", 2, 2)
     assert found["terms"] == {
         "task": {"coefficient": 1.0}, "entropy": {"coefficient": 0.01}, "kl": {"coefficient": 0.1}
     }  # fmt: skip
@@ -375,14 +380,12 @@ def test_the_command(checkpoint, tmp_path):
     assert float(rows[0]["norm"]) == found["buckets"][0]["gradients"]["task"]["norm"]
     assert (directory / "gradients.png").read_bytes().startswith(b"\x89PNG")
     assert "B_U: 7" in (directory / "config.yaml").read_text()
-    for text in ("7 x 3 sequences of U, groups by reward_variance", "task gradient", "kl gradient, coefficient 0.1"):
+    for text in ("7 x 2 sequences of U, groups by reward_variance", "task gradient", "kl gradient, coefficient 0.1"):
         assert text in outcome.output
 
-    again = invoke(*given, "--json", "--step", 1, "--by", "entropy(  )".replace("(  )", ""), "--edges", "0.001,900")
+    again = invoke(*given, "--json", "--step", 1, "--by", "entropy", "--edges", "0.001,900")
     assert "exclude each other" in again.output and again.exit_code == 2
-    again = invoke(
-        checkpoint, "--bu", 4, "--results", tmp_path, "--json", "--step", 1, "--by", "entropy", "--edges", "900"
-    )
+    again = invoke(checkpoint, "--bu", 4, *small, "--json", "--step", 1, "--by", "entropy", "--edges", "900")
     assert again.exit_code == 0, again.output
     data = json.loads(again.output)
     assert (data["by"], data["run_step"], data["edges"]) == ("entropy", 1, [900.0])
@@ -393,7 +396,7 @@ def test_the_command(checkpoint, tmp_path):
 
 def test_a_bucket_of_one_group_and_terms_that_are_not_there(checkpoint, tmp_path):
     without = ("--set", "policy_gradient.kl_coef=0", "--set", "policy_gradient.entropy_coeff=0")
-    outcome = invoke(checkpoint, "--bu", 2, "--results", tmp_path, *without)
+    outcome = invoke(checkpoint, "--bu", 2, "--results", tmp_path, "--set", "batch_config.G=2", *without)
     assert outcome.exit_code == 0, outcome.output
     for text in (
         "there are 2 buckets and not 6",
@@ -406,7 +409,8 @@ def test_a_bucket_of_one_group_and_terms_that_are_not_there(checkpoint, tmp_path
 
 
 def test_all_groups_together_have_the_gradient_of_the_step_and_equal_rewards_teach_nothing(checkpoint):
-    config = read_config({}, {"checkpoint.checkpoint_path": str(checkpoint), "batch_config.B_U": 4}).config
+    sizes = {"batch_config.B_U": 4, "batch_config.G": 3}
+    config = read_config({}, {"checkpoint.checkpoint_path": str(checkpoint), **sizes}).config
     session = Session(config, ranks=ONE)
     U = rewarded(session.draw_U())
     still = U.rollouts.group_ids_P[1]
@@ -442,7 +446,7 @@ def test_all_groups_together_have_the_gradient_of_the_step_and_equal_rewards_tea
 )
 def test_terms_that_have_no_gradient_of_their_own_are_noted(checkpoint, changes, notes):
     changed = dict(change.split("=") for change in changes)
-    values = {f"policy_gradient.{key}": yaml.safe_load(value) for key, value in changed.items()}
+    values = {f"policy_gradient.{key}": loads(value) for key, value in changed.items()}
     config = read_config({}, {"checkpoint.checkpoint_path": str(checkpoint), **values}).config
     found = list(_notes(Session(config, ranks=ONE)))
     assert len(found) == len(notes)

@@ -86,6 +86,7 @@ class TestMainTable:
         (claim,) = found.values()
         assert (claim.direction, claim.claimed) == ("not higher", pytest.approx(-0.03))
         assert claim.source.endswith("table 4: FrozenLake, 3B")
+        assert claim.text == "top-p filtering does not raise peak success (GRPO, as the text has it)"
         assert "+2.3" in claim.note
 
     def test_models_are_crossed_with_all_and_held_against_their_rows(self):
@@ -189,6 +190,7 @@ class TestOthers:
         ("main-table", {"algorithms": "reinforce"}, "--algorithms has no 'reinforce'"),
         ("main-table", {"models": "3B,3B"}, "names a model twice"),
         ("main-table", {"models": "9B"}, "--models has no model '9B'"),
+        ("main-table", {"models": "0.5B,./nowhere"}, "a path where there is no model"),
         ("main-table", {"filter_value": 1.0}, "filters nothing or everything"),
         ("budget", {"shapes": "8x16,4x16"}, "8x16 = 128, 4x16 = 64"),
         ("budget", {"shapes": "128x1"}, "no reward variance"),
@@ -297,7 +299,7 @@ def test_the_command_prints_verdicts_beside_the_papers_figures(planted):
     assert "holds +0.107 +0.400 ± 0.008 " in lines["filtering groups raises peak success"]
     assert "fails +0.039 -0.163 ± 0.008 " in lines["filtering episodes raises peak success"]
     assert (
-        "cannot be told +0.970 – – 0 filtered groups: mutual information"
+        "cannot be told +0.970 – – 0 filtered groups: last mutual information"
         in lines["filtering groups keeps mutual information"]
     )
     assert "2 claims hold, 1 fails, 2 cannot be told" in " ".join(done.output.split())

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import random
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, get_args
@@ -22,6 +23,9 @@ from ...metrics import ACCEPTED
 
 _PACKAGE = AskedProcess(f"{__package__}.worker", "environment: reasoning_gym")
 atexit.register(_PACKAGE.end)
+NUMBER = re.compile(r"\d+")
+FEW = 4
+"""Numbers of a question that may be in any order."""
 _TRIED = 8
 """Number of items on which settings are tried."""
 _FIXES = {
@@ -106,7 +110,10 @@ class ReasoningGym(Environment):
     longest: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Largest length of a question in characters; longer ones are left out. ``None`` keeps all."""
     split: Split = attrs.field(default="all", validator=in_(get_args(Split)))
-    """Set of questions: ``validation`` is one in five by content, ``train`` the others, ``all`` both."""
+    """Set of questions: ``validation`` is one in five by content, ``train`` the others, ``all`` both.
+
+    Questions that differ in the order of a few numbers alone are in the same set.
+    """
 
     instruction = "Answer the question. Give the final answer alone, in the form that the question asks for."
     actions = None
@@ -167,8 +174,14 @@ class ReasoningGym(Environment):
 
         what = f"environment: reasoning_gym, task {task}, longest {self.longest}"
         fix = "give it a larger size, a larger longest, or settings with more questions"
-        item = draw_task(draw, lambda drawn: f"{task}\n{asked(drawn).question}", self.split, what, fix)
+        item = draw_task(draw, lambda drawn: f"{task}\n{unordered(asked(drawn).question)}", self.split, what, fix)
         return ReasoningGymEnv(item, asked(item).question, self.threshold)
+
+
+def unordered(question: str) -> str:
+    """Return a question with its numbers in order, if they are few: 4 + 2 is 2 + 4, but a board is its order."""
+    numbers = sorted(NUMBER.findall(question))
+    return NUMBER.sub(lambda _: numbers.pop(0), question) if len(numbers) <= FEW else question
 
 
 @attrs.define
