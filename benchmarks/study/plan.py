@@ -169,7 +169,8 @@ def in_order(points: Sequence[Point], size: Size) -> list[Point]:
         task, algorithm = tasks.index(point.values["task"]), algorithms.index(point.values["algorithm"])
         seed = size.seeds.index(int(point.values["seed"]))
         if point.values[AXIS] in CONTROLS and algorithm == 0 and task < 2:
-            return (0, task, CONTROLS.index(point.values[AXIS]), seed)
+            # tasks in turns, as slots are on two GPUs: each gets half of those with a forecast, which take more memory
+            return (0, seed, CONTROLS.index(point.values[AXIS]), task)
         # every remedy has a seed on the first two tasks before the next seed; what is left of tasks comes last
         return (1 if task < 2 else 2, seed, algorithm, task, place[point.label])
 

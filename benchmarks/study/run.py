@@ -53,6 +53,7 @@ LEAST_LEFT = 0.3
 """Share of a run that is expected to be left of it at least, wherever its last checkpoint is: it has to start again."""
 ENDING_S = 20.0
 """Seconds before the end at which runs are ended, so that the call itself ends in time."""
+MEMORY = "UNCOLLAPSE_GPU_MEMORY"
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -198,6 +199,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     options = arguments(words)
+    # rows stay shorter than they may become, and what does die for memory is tried again: no run is refused for less
+    os.environ.setdefault(MEMORY, "all")
     try:
         driver = Driver(options)
         if not options.list:
