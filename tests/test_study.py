@@ -118,7 +118,7 @@ def test_the_plan_has_every_remedy_on_every_task_with_every_seed(points):
         for point in points
         if any(detector.name == "entropy_forecast" for detector in point.experiment.collapse)
     }
-    assert forecasted == {"none", "top_p(0.9)", "KL"}
+    assert forecasted == {"none", "no warm start", "top_p(0.9)", "KL"}
     kept = [str(detector) for detector in of(points, plan.NONE, "sokoban")[0].experiment.collapse]
     others = [str(detector) for detector in of(points, "gspo", "sokoban")[0].experiment.collapse]
     assert [detector for detector in kept if not detector.startswith("entropy_forecast")] == others
@@ -161,6 +161,14 @@ def test_a_row_of_an_older_version_counts_if_it_is_the_same_experiment_now(point
     config["trainer"]["lr"] = 0.5
     other = older | {"files": row["files"] | {"config.yaml": dumps(config)}}
     assert points[0].hash not in rows.by_hash([other], {points[0].hash})
+
+
+def test_when_checkpoints_were_kept_makes_no_row_stale(points):
+    row = whole(points[0], [0.1] * 5)
+    config = to_dict(points[0].experiment)
+    config["trainer"] = config["trainer"] | {"save_every": -1, "save_last": True}
+    other = row | {"hash": "of then", "files": row["files"] | {"config.yaml": dumps(config)}}
+    assert list(rows.by_hash([other], {points[0].hash})) == [points[0].hash]
 
 
 def test_thin_rows_survive_a_file_and_give_the_correlations_of_whole_ones(points, tmp_path):

@@ -28,8 +28,10 @@ NONE, COLD = "none", "no warm start"
 CONTROLS = (NONE, COLD)
 SIDE_BY_SIDE = ("top_p(0.9)", "KL")
 """Remedies that the figure and the texts show beside the untreated runs."""
-FORECAST, FORECASTED = "entropy_forecast", (NONE, *SIDE_BY_SIDE)
+FORECAST, FORECASTED = "entropy_forecast", (*CONTROLS, *SIDE_BY_SIDE)
 """The detector that takes most of the memory, for a moment, and the settings that have it."""
+SAVING = {"trainer.save_every": 20, "trainer.save_last": False}
+"""When checkpoints are kept, for a second call on the same machine; they never leave it, and change no figure."""
 ALGORITHMS: dict[str, dict[str, Any]] = {"grpo": {"advantage": "grpo"}, "ppo": {"advantage": "gae(gamma=1.0, lam=1.0)"}}
 CLIP = "ppo(clip_low=0.2, clip_high=0.2)"
 """The loss of the baseline."""
@@ -69,9 +71,7 @@ FULL = Size(
     {"arithmetic": "smol-arithmetic", "sokoban": "smol-sokoban", "countdown": "smol-countdown"},
     settings={
         "trainer.steps": STEPS,
-        # for a second call on the same machine; no checkpoint leaves it
-        "trainer.save_every": 20,
-        "trainer.save_last": False,
+        **SAVING,
         "rollout.engine": "vllm(kv_cache_gib=2.0, gpu_memory_utilization=0.1, sleep=false)",
         "trackers": ["jsonl"],
     },

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import plan
 from uncollapse.core.compose.config import compose
 from uncollapse.core.compose.identity import config_hash
 from uncollapse.core.errors import UncollapseError
@@ -88,9 +89,12 @@ def by_hash(rows: Iterable[Mapping[str, Any]], planned: Container[str]) -> dict[
 
 
 def _hash_today(row: Mapping[str, Any]) -> str:
-    """Return the hash of the experiment as it is read now; that of the row if it cannot be read any more."""
+    """Return the hash of the experiment as it is read now; that of the row if it cannot be read any more.
+
+    When checkpoints are kept changes no figure, so that it is as in the plan.
+    """
     config = row.get("config") or loads(row["files"]["config.yaml"])
     try:
-        return config_hash(compose(config))
+        return config_hash(compose(config, {} if row.get("quick") else plan.SAVING))
     except UncollapseError:
         return str(row["hash"])

@@ -1,6 +1,6 @@
 """Run what is missing of the study, for some minutes.
 
-    python benchmarks/study/run.py --rows DIR --minutes 9 --gpus 2 --per-gpu 8     # again and again, until all is there
+    python benchmarks/study/run.py --rows DIR --minutes 9 --gpus 2 --per-gpu 7     # again and again, until all is there
     python benchmarks/study/run.py --rows DIR --list                               # what is there, what comes next
     python benchmarks/study/run.py --rows DIR --quick                              # a tiny model on a CPU, to try it
 
@@ -176,7 +176,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--have", type=Path, action="append", default=[], metavar="DIR", help="more rows, only read")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which the call ends")
     parser.add_argument("--gpus", type=int, help="GPUs to use (default: all)")
-    parser.add_argument("--per-gpu", type=int, help="runs side by side on a GPU (8), or on the CPU (1)")
+    parser.add_argument("--per-gpu", type=int, help="runs side by side on a GPU (7), or on the CPU (1)")
     parser.add_argument("--runs", type=Path, help="where run directories are written (default: a temporary directory)")
     parser.add_argument(
         "--keep-checkpoints", action="store_true", help="keep the last checkpoint of each run, for probes"
@@ -190,7 +190,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     if not (options.minutes > 0 and (options.per_gpu is None or options.per_gpu > 0)):
         parser.error("--minutes and --per-gpu have to be above 0")
     options.gpus = found if options.gpus is None else options.gpus
-    options.per_gpu = options.per_gpu or (8 if options.gpus else 1)
+    options.per_gpu = options.per_gpu or (7 if options.gpus else 1)
     if not options.quick and not options.gpus and not options.list:
         parser.error("this machine has no GPU: --quick tries the driver out, --list says what is missing")
     options.runs = options.runs or Path(tempfile.mkdtemp(prefix="study-"))

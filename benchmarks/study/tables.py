@@ -217,7 +217,7 @@ def remedies(study: Study) -> Iterator[str]:
         ranking = rank(study.sweep_data(task, algorithm))
         if ranking is None or ranking.compared == 0:
             continue
-        yield f"**{task}, {algorithm.upper()}** ({ranking.compared} settings beside the untreated runs)"
+        yield f"**{task}, {algorithm.upper()}** (beside the untreated runs: {ranking.compared})"
         yield ""
         yield from table([_ranked(ranking, row.value) for row in ranking.rows if row.pairs])
         yield ""
