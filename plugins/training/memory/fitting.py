@@ -229,8 +229,13 @@ def smaller_engine(request: Request) -> Iterator[Change]:
 
 
 def smaller_detectors(request: Request) -> Iterator[Change]:
-    """Yield less of one detector, then of two, and so on."""
+    """Yield fewer rows at once in their passes, which are not packed, then less of one detector, of two, and so on."""
     taken: dict[str, str] = {}
+    micro = request.experiment.trainer.micro_batch if request.experiment.trainer.token_budget else 1
+    while micro > 1:
+        micro //= 2
+        taken["trainer.micro_batch"] = str(micro)
+        yield Change(tuple(f"{key}={value}" for key, value in taken.items()))
     for detector in request.experiment.collapse:
         with blaming(detector, "smaller"):
             for parameters in detector.component.smaller():
