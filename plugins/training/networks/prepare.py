@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -13,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
+from safetensors import SafetensorError
 
 from ....core.compose.blame import blaming
 from ....core.console.streams import say
-from ....core.errors import RequestError
+from ....core.errors import RequestError, RunError
 from ....core.files import content_sha256
 from ....core.paths import cache_directory
 from ....core.runs.locks import take
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 PART = 1 << 16
 """Bytes of a part of a file that is hashed."""
+FULL = os.strerror(errno.ENOSPC)
 ROLLOUT = Path(__file__).parents[2] / "rollout"
 WARM_START = Path(__file__).parents[1] / "warm_start"
 
@@ -102,20 +106,34 @@ def _kept(name: str, parameters: Mapping[str, Any], make: Callable[[Path], None]
     directory = cache_directory() / "models" / f"{name}-{digest}"
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"cannot keep models in {directory.parent}: {error.strerror}"
-        raise RequestError(reason, "UNCOLLAPSE_CACHE", "set it to a directory that can be written") from error
-    with (directory.parent / f"{directory.name}.lock").open("w") as lock:
-        take(lock, wait=True)
-        if not directory.exists():
-            partial = directory.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            quiet_libraries()
-            say(f"{what} in {directory} (once; it is kept there)")
-            make(partial)
-            partial.rename(directory)
+        with (directory.parent / f"{directory.name}.lock").open("w") as lock:
+            take(lock, wait=True)
+            if not directory.exists():
+                quiet_libraries()
+                say(f"{what} in {directory} (once; it is kept there)")
+                _write(directory, make)
+    except (OSError, SafetensorError, RunError) as error:
+        cause = error.__cause__ if isinstance(error, RunError) else error
+        # safetensors tells the number of an error of the system in words only
+        if isinstance(error, RunError) and FULL not in str(cause):
+            raise
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        where, fix = "UNCOLLAPSE_CACHE", "set it to a directory that can be written, on a disk with room"
+        raise RequestError(f"cannot keep models in {directory.parent}: {reason}", where, fix) from error
     return directory
+
+
+def _write(directory: Path, make: Callable[[Path], None]) -> None:
+    """Make a model in another place and move it into ``directory``, so that a kill or an error leaves no part of it."""
+    partial = directory.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        make(partial)
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def model_digest(path: str) -> str:

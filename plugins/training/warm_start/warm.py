@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,4 +149,10 @@ def require_aim(experiment: Experiment, directory: Path) -> None:
     what = f"the warm start missed its aim: {_told(record)}; model.warm_start.min_valid is {settings.min_valid}"
     if settings.if_missed == "stop":
         raise RequestError(what, "model.warm_start", "raise steps or lr, lower min_valid, or set if_missed: go_on")
+    _warn(what)
+
+
+@cache
+def _warn(what: str) -> None:
+    """Warn once in a process, which asks for its model more than once."""
     say(f"warning: {what}")

@@ -3,6 +3,7 @@
 import attrs
 import pytest
 import uncollapse
+from safetensors import SafetensorError
 from uncollapse.core.compose.named import Named
 from uncollapse.core.errors import RequestError, RunError
 from uncollapse.plugins.dialogue.think_answer import ThinkAnswer
@@ -54,3 +55,18 @@ def test_a_builder_that_breaks_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(type(experiment.model.build.component), "build", lambda self, directory, environment: None)
     with pytest.raises(RunError, match=r"model_builder 'cloned_qwen2' of .* failed in build: TypeError"):
         prepare_model(experiment)
+
+
+def full_disk(self, directory, *given):
+    (directory / "part").touch()
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_is_told_and_nothing_half_made_is_left(monkeypatch, tmp_path):
+    experiment = uncollapse.compose("tiny-sokoban")
+    monkeypatch.setenv("UNCOLLAPSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(type(experiment.model.build.component), "build", full_disk)
+    with pytest.raises(RequestError, match=r"cannot keep models in .*: .*No space left") as found:
+        prepare_model(experiment)
+    assert found.value.where == "UNCOLLAPSE_CACHE"
+    assert [path.suffix for path in (tmp_path / "models").iterdir()] == [".lock"]

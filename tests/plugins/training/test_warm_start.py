@@ -15,7 +15,7 @@ from uncollapse.plugins.training.networks.models import load_policy, load_tokeni
 from uncollapse.plugins.training.networks.prepare import prepare_model
 from uncollapse.plugins.training.warm_start.chats import read_chats
 from uncollapse.plugins.training.warm_start.supervised import learn
-from uncollapse.plugins.training.warm_start.warm import _demonstrations
+from uncollapse.plugins.training.warm_start.warm import _demonstrations, _warn
 
 TINY = {
     "environment": {"name": "dataset", "path": "arithmetic"},
@@ -145,6 +145,7 @@ def test_an_aim_that_is_missed_stops_each_run_or_is_told_to_each(start, capsys, 
         prepare_model(experiment(min_valid=1.0, if_missed="stop", steps=1))
     monkeypatch.setattr("uncollapse.plugins.training.warm_start.warm.warm", None)  # the model is there
     for _ in range(2):
+        _warn.cache_clear()  # as in another process
         prepare_model(experiment(min_valid=1.0, steps=1))
         assert "warning: the warm start missed its aim" in capsys.readouterr().err
     with pytest.raises(RequestError, match="missed its aim"):
