@@ -137,7 +137,7 @@ def _finish(axes: Axes, panel: Panel, look: Look) -> None:
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-    else:
+    elif axes.lines:  # a metric that no run has leaves its panel empty
         axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
     axes.set_facecolor(look.page)
     axes.set_title(panel.title, loc="left", fontsize=9.5, color=look.ink)
