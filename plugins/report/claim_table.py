@@ -16,8 +16,9 @@ CLAIMS, SETTINGS = "Claims", "Figures beside ours"
 SETTINGS_NOTE = (
     "Peak success: the largest validation success of a run, as a share; with its noise it is above what the policy can "
     "do, in all settings alike. Mutual information (nats, of first thoughts): the last one that was measured. Seconds "
-    "per step: without validation and detectors. Means over seeds ± one standard error, over seeds or over validation "
-    "tasks where that is larger. Runs that a detector stopped are among them."
+    "per step: without validation and detectors. Rank correlations: Spearman's, within each run over the steps that "
+    "measured both. Means over seeds ± one standard error, over seeds or over validation tasks where that is larger. "
+    "Runs that a detector stopped are among them."
 )
 
 

@@ -173,7 +173,10 @@ def _strength(estimate: Estimate) -> float:
 
 def _corrected(rows: Sequence[Correlation]) -> list[Correlation]:
     """Return the rows with Holm's p-values, of which each kind of correlation is corrected by itself."""
-    kinds = {kind: corrected([getattr(row, kind) for row in rows]) for kind in KINDS}
+    within, at_once, at_equal_step, over_runs = (corrected([getattr(row, kind) for row in rows]) for kind in KINDS)
     return [
-        attrs.evolve(row, **{kind: estimates[at] for kind, estimates in kinds.items()}) for at, row in enumerate(rows)
+        attrs.evolve(
+            row, within=within[at], at_once=at_once[at], at_equal_step=at_equal_step[at], over_runs=over_runs[at]
+        )
+        for at, row in enumerate(rows)
     ]

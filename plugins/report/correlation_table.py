@@ -58,8 +58,8 @@ def notes(correlations: Correlations) -> list[str]:
         lines.append(f"{MARK} marks metrics that are made of success or rewards themselves: no wonder if they follow.")
     for why, names in correlations.without.items():
         lines.append(f"Without a rank correlation ({why}): {', '.join(names)}.")
-    if names := correlations.uncompared:
-        lines.append(f"Not compared: {', '.join(names)}.")
+    if correlations.uncompared:
+        lines.append(f"Not compared: {', '.join(correlations.uncompared)}.")
     if correlations.left_out_over_runs:
         lines.append(f"Not among the final pairs: {_left_out(correlations.left_out_over_runs)}.")
     return lines
