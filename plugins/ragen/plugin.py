@@ -18,6 +18,11 @@ def register_sweeps(register: Register) -> None:
     register("budget", f"{RAGEN}.budget:Budget", summary="groups x group size at equal cost (RAGEN-2, table 5)")
     register("quartiles", f"{RAGEN}.quartiles:Quartiles", summary="quarters by reward variance (RAGEN-2, table 6)")
     register("filters", f"{RAGEN}.filter_levels:FilterLevels", summary="no, group, episode filter (RAGEN-2, table 7)")
+    register(
+        "diagnosis",
+        f"{RAGEN}.diagnosis:Diagnosis",
+        summary="what goes with success, MI or entropy (RAGEN-2, figures 5, 8)",
+    )
     register("slip", f"{RAGEN}.slip:Slip", summary="random outcomes of actions x filter (RAGEN-2, figure 9)")
 
 

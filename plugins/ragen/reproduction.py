@@ -78,7 +78,7 @@ class Reproduction:
         models = self._models(base)
         all_claims = [_of_model(claim, word) if word else claim for word, size, _ in models for claim in claims(size)]
         is_measured = measured or any(named.name == INFORMATION for named in base.collapse)
-        if not is_measured and any(claim.measure == "information" for claim in all_claims):
+        if not is_measured and any(claim.measure.startswith("information") for claim in all_claims):
             notices.append("claims about mutual information cannot be told, as it is not measured")
         return {
             "name": name,

@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 from attrs import validators
 
-MeasureName = Literal["peak", "information", "seconds"]
+MeasureName = Literal["peak", "information", "seconds", "information_with_success", "entropy_with_success"]
 Direction = Literal["higher", "lower", "not higher"]
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import attrs
 
 from .claim import Claim, Term, is_at
 from .data import RunData
-from .metrics import INFORMATION, SUCCESS
+from .following import LEAST
+from .metrics import ENTROPY, INFORMATION, SUCCESS
 from .multiple import holm
 from .rank_correlation import require_scipy, student_p
 from .ranking import LEVEL, Measure, step_seconds
+from .stratified import rank_correlation
 
 Verdict = Literal["holds", "fails", "cannot be told"]
 ROUNDING = 1e-12
@@ -84,9 +86,33 @@ def last_information(run: RunData) -> float | None:
     return measured[-1][1] if measured else None
 
 
+def with_success(metric: str) -> Callable[[RunData], float | None]:
+    """Return the measure of a run that is the rank correlation of a metric with validation success at equal steps.
+
+    A run has none with fewer than three steps that measure both, or if one of the two is constant.
+    """
+
+    def of(run: RunData) -> float | None:
+        success = dict(run.series(SUCCESS))
+        pairs = [(value, success[step]) for step, value in run.series(metric) if step in success]
+        return rank_correlation([pairs]) if len(pairs) >= LEAST else None
+
+    return of
+
+
 CLAIMED: Mapping[str, Measure] = {
     "peak": Measure("peak", "peak success", peak, peak_error),
+<<<<<<< HEAD
     "information": Measure("information", "last mutual information", last_information),
+=======
+    "information": Measure("information", "mutual information at the end", last_information),
+    "information_with_success": Measure(
+        "information_with_success", "rank correlation of mutual information with success", with_success(INFORMATION)
+    ),
+    "entropy_with_success": Measure(
+        "entropy_with_success", "rank correlation of entropy with success", with_success(ENTROPY)
+    ),
+>>>>>>> correlate
     "seconds": Measure("seconds", "seconds per step", step_seconds, best=-1),
 }
 """Measures of a run that claims may be about."""

@@ -13,7 +13,7 @@ from ...core.errors import RequestError, nearest
 from .correlation_estimate import Estimate, corrected, mean, over
 from .data import RunData
 from .following import Course, Target
-from .metrics import OUTCOME
+from .metrics import ENTROPY, INFORMATION, OUTCOME
 from .rank_correlation import student_p
 
 NO_PAIR = "no pair"
@@ -79,6 +79,17 @@ class Correlations:
             if not row.is_known:
                 names.setdefault(", ".join(row.left_out), []).append(row.metric)
         return names
+
+    @property
+    def diagnosis(self) -> list[tuple[str, Correlation | None]]:
+        """Mutual information and entropy, which were asked for before any result: corrected for these two alone.
+
+        ``None`` for one that no run has logged.
+        """
+        rows = {row.metric: row for row in self.rows}
+        asked = [(name, rows.get(name)) for name in (INFORMATION, ENTROPY)]
+        known = iter(_corrected([row for _, row in asked if row]))
+        return [(name, next(known) if row else None) for name, row in asked]
 
     @property
     def tested(self) -> int:
@@ -173,7 +184,10 @@ def _strength(estimate: Estimate) -> float:
 
 def _corrected(rows: Sequence[Correlation]) -> list[Correlation]:
     """Return the rows with Holm's p-values, of which each kind of correlation is corrected by itself."""
-    kinds = {kind: corrected([getattr(row, kind) for row in rows]) for kind in KINDS}
+    within, at_once, at_equal_step, over_runs = (corrected([getattr(row, kind) for row in rows]) for kind in KINDS)
     return [
-        attrs.evolve(row, **{kind: estimates[at] for kind, estimates in kinds.items()}) for at, row in enumerate(rows)
+        attrs.evolve(
+            row, within=within[at], at_once=at_once[at], at_equal_step=at_equal_step[at], over_runs=over_runs[at]
+        )
+        for at, row in enumerate(rows)
     ]

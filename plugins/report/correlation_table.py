@@ -13,7 +13,7 @@ from rich.console import Console
 
 from .correlation import KINDS, Correlation, Correlations
 from .correlation_estimate import LEVEL, Estimate
-from .metrics import ENTROPY, INFORMATION
+from .metrics import ENTROPY, INFORMATION, SUCCESS
 from .page import Bar
 from .table import number, print_table
 
@@ -49,6 +49,11 @@ def notes(correlations: Correlations) -> list[str]:
         )
     elif correlations.runs == 1:
         lines.append("One run: no error. Pairs of one run depend on each other, so that no p-value follows from them.")
+    if target.metric == SUCCESS:
+        lines.append(
+            "Asked before any result, so that p is corrected for these two alone: "
+            f"{'; '.join(_asked(name, row) for name, row in correlations.diagnosis)}."
+        )
     if correlations.environments > 1:
         lines.append(
             f"The runs have {correlations.environments} environments. Over runs they are ranked within each, so that "
@@ -58,11 +63,22 @@ def notes(correlations: Correlations) -> list[str]:
         lines.append(f"{MARK} marks metrics that are made of success or rewards themselves: no wonder if they follow.")
     for why, names in correlations.without.items():
         lines.append(f"Without a rank correlation ({why}): {', '.join(names)}.")
-    if names := correlations.uncompared:
-        lines.append(f"Not compared: {', '.join(names)}.")
+    if correlations.uncompared:
+        lines.append(f"Not compared: {', '.join(correlations.uncompared)}.")
     if correlations.left_out_over_runs:
         lines.append(f"Not among the final pairs: {_left_out(correlations.left_out_over_runs)}.")
     return lines
+
+
+def _asked(name: str, row: Correlation | None) -> str:
+    """Say of a metric that diagnoses a collapse how it goes with success, later and at once."""
+    if row is None:
+        return f"{name} was not logged"
+    said = [
+        f"{when} {_estimate(each)} ({each.verdict}, p {_p(each)})" if each.rho is not None else f"{when} unknown"
+        for when, each in (("later", row.within), ("at once", row.at_once))
+    ]
+    return f"{name} {', '.join(said)}"
 
 
 def _left_out(runs: Sequence[tuple[str, str]]) -> str:
@@ -166,6 +182,7 @@ def to_dict(correlations: Correlations) -> dict[str, Any]:
         "above_2_se_by_chance": correlations.by_chance,
         "left_out_over_runs": [f"{title}: {why}" for title, why in correlations.left_out_over_runs],
         "metrics": [_row(row) for row in correlations.rows],
+        "diagnosis": {name: row and _row(row) for name, row in correlations.diagnosis},
     }
 
 

@@ -118,7 +118,7 @@ def _chosen(runs: tuple[RunDirectory, RunDirectory], words: Sequence[str]) -> li
     if not common:
         what = f"the runs have recorded no step in common: {some_of(recorded[0])}, and {some_of(recorded[1])}"
         raise RequestError(what, str(runs[1].path), "train both with the same trainer.log_rollouts_every")
-    steps = {}
+    steps: dict[int, None] = {}
     for word in words:
         having = zip(runs, recorded, strict=True)
         lacking = [str(run.path) for run, own in having if word.isdigit() and int(word) not in own]
@@ -127,28 +127,26 @@ def _chosen(runs: tuple[RunDirectory, RunDirectory], words: Sequence[str]) -> li
 
 
 def _step(number: int, runs: Sequence[RunDirectory], metrics: Sequence[Sequence[Record]]) -> Step:
-    played = [_played(run, number) for run in runs]
+    played: list[list[Record]] = [_played(run, number) for run in runs]
     by_prompt: tuple[dict[str, list[Record]], dict[str, list[Record]]] = ({}, {})
-    for tasks, records in zip(by_prompt, played, strict=True):
+    for own, records in zip(by_prompt, played, strict=True):
         for record in records:
-            tasks.setdefault(prompt_of(record), []).append(record)
+            own.setdefault(prompt_of(record), []).append(record)
     shared = [prompt for prompt in by_prompt[0] if prompt in by_prompt[1]]
-    if shared:
-        pairs = [
-            Both(prompt, both)
-            for prompt in shared
-            for both in itertools.zip_longest(by_prompt[0][prompt], by_prompt[1][prompt])
-        ]
-    else:
-        pairs = [Both("", both) for both in itertools.zip_longest(*played)]
-    sides = [
-        Side(_facts(records, number), likeness(own), sum(prompt_of(record) not in other for record in own))
-        for records, own, other in zip(metrics, played, reversed(by_prompt), strict=True)
+    matched = [(by_prompt[0][prompt], by_prompt[1][prompt]) for prompt in shared] or [(played[0], played[1])]
+    tasks = [
+        Both(prompt, both)
+        for prompt, (mine, theirs) in zip(shared or [""], matched, strict=True)
+        for both in itertools.zip_longest(mine, theirs)
     ]
-    return Step(number, (sides[0], sides[1]), pairs, bool(shared))
+    sides = [
+        Side(_facts(records, number), likeness(mine), sum(prompt_of(record) not in other for record in mine))
+        for records, mine, other in zip(metrics, played, reversed(by_prompt), strict=True)
+    ]
+    return Step(number, (sides[0], sides[1]), tasks, bool(shared))
 
 
-def _played(run: RunDirectory, step: int) -> list[dict[str, Any]]:
+def _played(run: RunDirectory, step: int) -> list[Record]:
     """Return the recorded episodes without those of lost groups. Raises RunError if one is damaged."""
     records = run.read_rollouts(step)
     chats(records, str(run.path / "rollouts" / f"step_{step}.jsonl"))

@@ -55,19 +55,29 @@ def jackknife_error(strata: Strata) -> float | None:
 
     ``None`` with fewer than 4 pairs, or if what is left is constant.
     """
+    import numpy as np
+
     count = sum(map(len, strata))
     if count < 4:
         return None
-    known = []
+    whole = [_sums(x, y) for x, y in _deviations(strata)]
+    known: list[float] = []
     for at, stratum in enumerate(strata):
-        for out in range(len(stratum)):
-            left = [*strata[:at], [*stratum[:out], *stratum[out + 1 :]], *strata[at + 1 :]]
-            rho = rank_correlation([pairs for pairs in left if pairs])
-            if rho is None:
-                return None
-            known.append(rho)
+        values = np.asarray(stratum)
+        left = np.stack([np.delete(values, out, axis=0) for out in range(len(stratum))])
+        x, y = (ranks(left[..., side]) - len(stratum) / 2 for side in (0, 1))
+        others = [sum(sums[which] for other, sums in enumerate(whole) if other != at) for which in range(3)]
+        xx, yy, xy = (own + rest for own, rest in zip(_sums(x, y), others, strict=True))
+        if not (xx * yy).all():
+            return None
+        known += (xy / np.sqrt(xx * yy)).tolist()
     mean = math.fsum(known) / count
     return math.sqrt((count - 1) / count * math.fsum((rho - mean) ** 2 for rho in known))
+
+
+def _sums(x: Ranks, y: Ranks) -> tuple[Ranks, Ranks, Ranks]:
+    """Return the sums of squares and products of deviations of ranks, over their last axis."""
+    return (x * x).sum(-1), (y * y).sum(-1), (x * y).sum(-1)
 
 
 def _deviations(strata: Strata) -> list[tuple[Ranks, Ranks]]:

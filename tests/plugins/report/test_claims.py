@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import attrs
@@ -87,6 +88,38 @@ def test_the_contrast_is_taken_seed_by_seed_of_the_peaks_with_students_t():
 def test_a_verdict_needs_a_difference_that_chance_does_not_make(with_it, without, direction, margin, verdict, why):
     found = one(runs(with_it, without), claim(direction=direction, margin=margin))
     assert (found.verdict, found.why) == (verdict, why)
+
+
+def course(setting: str, seed: int, success, information, **changes) -> RunData:
+    """A run that measures success in every step, and information in those where it is not None."""
+    records = [
+        {"step": step, SUCCESS: value, INFORMATION: told}
+        for step, (value, told) in enumerate(zip(success, information, strict=True))
+    ]
+    return attrs.evolve(run(setting, seed, 0.0), logged=collect(records), **changes)
+
+
+def test_what_goes_with_success_is_the_rank_correlation_within_runs():
+    # 1 - 6 * 2 / 60, and 1 without the last two steps; a seed is the mean of its runs
+    success, information = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 3.0]
+    all_runs = [
+        course(setting, seed, success, [1.0, 2.0, 3.0, None] if seed == 2 else information)
+        for setting in ("none", "top_p")
+        for seed in range(3)
+    ]
+    goes = claim(measure="information_with_success", terms=(Term(weight=1.0, at={}, figure=0.39),))
+    found = one(all_runs, goes)
+    assert found.contrast == pytest.approx((0.8 + 0.8 + 1.0) / 3)
+    assert found.se == pytest.approx(statistics.stdev([0.8, 0.8, 1.0]) / math.sqrt(3))
+    assert (found.verdict, found.why, found.claim.claimed) == ("holds", "higher", 0.39)
+    assert one(all_runs, attrs.evolve(goes, direction="lower")).verdict == "fails"
+    # of two steps nothing is known
+    assert one([course("none", 0, success, [1.0, 2.0, None, None])], goes).why == (
+        "the sweep: rank correlation of mutual information with success was not measured"
+    )
+    assert (
+        "entropy with success was not measured" in one(all_runs, attrs.evolve(goes, measure="entropy_with_success")).why
+    )
 
 
 def test_many_claims_at_once_need_stronger_evidence():

@@ -361,6 +361,26 @@ def test_a_chart_has_the_strongest_metrics_and_those_that_diagnose():
     assert "The 24 strongest of 33" in legend(found)
 
 
+def test_what_was_asked_beforehand_is_corrected_for_itself_alone():
+    chance = random.Random(6)
+    noises = {f"m{at}": noise(chance, 12) for at in range(20)}
+
+    def learning(seed):
+        success = noise(random.Random(seed), 12)
+        entropy = [-later + 0.8 * random.Random(seed + at).gauss(0, 1) for at, later in enumerate([*success[1:], 0.0])]
+        return run(str(seed), success, **{"actor/entropy": entropy}, **noises)
+
+    found = correlate([learning(seed) for seed in range(5)], TARGET, HERE)
+    (information, none), (entropy, asked) = found.diagnosis
+    assert (information, none, entropy) == ("collapse_first_turn_sample/mi_seq_estimate", None, "actor/entropy")
+    (row,) = [row for row in found.rows if row.metric == "actor/entropy"]
+    assert asked.within.p_holm == asked.within.p == row.within.p
+    assert row.within.p_holm > 5 * asked.within.p_holm
+    (note,) = [line for line in notes(found) if line.startswith("Asked before any result")]
+    assert f"{information} was not logged; actor/entropy later {asked.within.rho:+.3f} ±" in note
+    assert not any(line.startswith("Asked") for line in notes(correlate([learning(0)], Target("actor/entropy"), HERE)))
+
+
 def test_without_scipy_the_extra_is_named(sweep, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
         monkeypatch.delitem(sys.modules, name)

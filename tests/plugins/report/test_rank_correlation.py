@@ -58,6 +58,18 @@ def test_strata_are_ranked_by_themselves():
     assert stratified.rank_correlation([flat]) is None
 
 
+def test_errors_of_the_jackknife_leave_out_each_pair_of_each_stratum():
+    strata = [[(1.0, 2.0), (2.0, 1.0), (3.0, 5.0), (3.0, 4.0)], [(7.0, 1.0), (8.0, 0.0), (9.0, 3.0)]]
+    without = [
+        stratified.rank_correlation([[pair for pair in stratum if pair is not out] for stratum in strata])
+        for each in strata
+        for out in each
+    ]
+    mean = sum(without) / 7
+    expected = math.sqrt(6 / 7 * sum((rho - mean) ** 2 for rho in without))
+    assert stratified.jackknife_error(strata) == pytest.approx(expected, abs=1e-12)
+
+
 def test_chances_within_many_strata_follow_students_t():
     chance = random.Random(4)
     strata = [[(chance.random(), chance.random()) for _ in range(6)] for _ in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 
 import pytest
@@ -51,8 +52,9 @@ def test_correlations_are_those_of_the_logged_values(trained):
         for records in logged
     ]
     for kind, expected in (("within", later), ("at_once", at_once)):
-        assert rows["actor/entropy"][kind]["runs"] == 2
-        assert rows["actor/entropy"][kind]["rho"] == pytest.approx(statistics.fmean(expected))
+        known = [rho for rho in expected if not math.isnan(rho)]  # the fast one may say the same in all steps
+        assert known and rows["actor/entropy"][kind]["runs"] == len(known)
+        assert rows["actor/entropy"][kind]["rho"] == pytest.approx(statistics.fmean(known))
     assert {"actor/lr", "train/rows"} <= rows.keys()
     assert rows["actor/entropy"]["over_runs"]["rho"] is None  # two runs
 

@@ -52,6 +52,21 @@ def test_every_claim_is_about_points_of_the_sweep_with_weights_that_cancel(name)
         assert "arXiv 2604.06268), " in claim.source
 
 
+class TestDiagnosis:
+    def test_the_claims_are_about_all_runs_with_and_without_the_filter(self):
+        assert list(points("diagnosis")) == ["none", "top_p"]
+        found = claims("diagnosis")
+        said = {text: (each.measure, each.direction, each.claimed) for text, each in found.items()}
+        assert said == {
+            "mutual information goes with success": ("information_with_success", "higher", 0.39),
+            "entropy goes against success": ("entropy_with_success", "lower", -0.11),
+        }
+
+    def test_without_mutual_information_it_says_that_its_claim_cannot_be_told(self):
+        notices = load("diagnosis", experiment="tiny-sokoban", mutual_information=False).notices
+        assert "claims about mutual information cannot be told, as it is not measured" in notices
+
+
 class TestMainTable:
     def test_points_are_algorithms_with_and_without_filter(self):
         found = points("main-table")
