@@ -102,17 +102,13 @@ def with_success(metric: str) -> Callable[[RunData], float | None]:
 
 CLAIMED: Mapping[str, Measure] = {
     "peak": Measure("peak", "peak success", peak, peak_error),
-<<<<<<< HEAD
     "information": Measure("information", "last mutual information", last_information),
-=======
-    "information": Measure("information", "mutual information at the end", last_information),
     "information_with_success": Measure(
         "information_with_success", "rank correlation of mutual information with success", with_success(INFORMATION)
     ),
     "entropy_with_success": Measure(
         "entropy_with_success", "rank correlation of entropy with success", with_success(ENTROPY)
     ),
->>>>>>> correlate
     "seconds": Measure("seconds", "seconds per step", step_seconds, best=-1),
 }
 """Measures of a run that claims may be about."""

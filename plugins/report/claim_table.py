@@ -14,23 +14,16 @@ from .ranking import LEVEL
 from .table import number, print_table
 
 CLAIMS, SETTINGS = "Claims", "Figures beside ours"
-<<<<<<< HEAD
+RANK = "Rank correlations: Spearman's, within each run over the steps that measured both."
 MEANING = {
     "peak": "Peak success: the largest validation success of a run, as a share; with its noise it is above what the "
     "policy can do, in all settings alike.",
     "information": "Last mutual information: in nats, of first thoughts, where a run measured it for the last time.",
+    "information_with_success": RANK,
+    "entropy_with_success": RANK,
     "seconds": "Seconds per step: without validation and detectors; runs side by side slow each other.",
 }
 """What to know of each measure of :data:`.claim_check.CLAIMED`."""
-=======
-SETTINGS_NOTE = (
-    "Peak success: the largest validation success of a run, as a share; with its noise it is above what the policy can "
-    "do, in all settings alike. Mutual information (nats, of first thoughts): the last one that was measured. Seconds "
-    "per step: without validation and detectors. Rank correlations: Spearman's, within each run over the steps that "
-    "measured both. Means over seeds ± one standard error, over seeds or over validation tasks where that is larger. "
-    "Runs that a detector stopped are among them."
-)
->>>>>>> correlate
 
 
 def verdicts(claims: Claims) -> str:
@@ -60,7 +53,9 @@ def settings_note(claims: Claims) -> str:
     return " ".join(
         (
             *([f"Source: {cited.removesuffix(', ')}."] if cited else ()),
-            *(MEANING[name] for name in MEANING if any(each.claim.measure == name for each in claims.checked)),
+            *dict.fromkeys(
+                MEANING[name] for name in MEANING if any(each.claim.measure == name for each in claims.checked)
+            ),
             "Ours: means over seeds ± one standard error, over seeds or over validation tasks where that is larger. "
             "Runs that a detector stopped are among them.",
         )
