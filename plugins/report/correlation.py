@@ -107,7 +107,7 @@ class Correlations:
         return sum(row.within.above for row in self.rows)
 
 
-def correlate(runs: Sequence[RunData], target: Target, where: Path) -> Correlations:
+def correlate(runs: Sequence[RunData], target: Target, where: Path | str) -> Correlations:
     """Return the rank correlation of every metric with the target (pairs: :func:`.following.follow`).
 
     *Within runs*: the correlation over the course of each run with what follows, averaged over the runs. The pairs of a

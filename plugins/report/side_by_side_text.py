@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...core.terminal import escaped
 from .chat import episode_of
 from .chat_text import chat_text
 from .page import Cell, Section, Versus, render
@@ -25,9 +26,10 @@ LETTERS = 160
 def print_side_by_side(both: SideBySide, console: Console) -> None:
     """Print each step: what is known of the runs, how alike their responses are, and their chats."""
     for step in both.steps:
-        print_table(f"step {step.step}", rows(both, step), console)
+        facts = [{escaped(column): text for column, text in row.items()} for row in rows(both, step)]
+        print_table(f"step {step.step}", facts, console)
         for line in sentences(both, step):
-            console.print(Text(line))
+            console.print(Text(escaped(line)))
         for task in step.tasks:
             console.print()
             _print_task(both, task, console)
@@ -36,7 +38,7 @@ def print_side_by_side(both: SideBySide, console: Console) -> None:
 
 def _print_task(both: SideBySide, task: Both, console: Console) -> None:
     texts = [Text(_chat(record)) for record in task.records]
-    heads = [Text(name, style="bold") for name in both.names]
+    heads = [Text(escaped(name), style="bold") for name in both.names]
     if console.width >= TWO_COLUMNS:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
         for head in heads:

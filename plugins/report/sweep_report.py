@@ -141,6 +141,7 @@ def report_of(sweep: SweepData, target: Target | None = None) -> Report:
     effects = main_effects(sweep.runs, others, SUCCESS)
     points = against_first(sweep.runs, SUCCESS)
     several = len({effect.axis for effect in effects}) > 1
-    correlations = correlate(sweep.runs, target, sweep.root) if target else None
+    where = ", ".join(map(str, sweep.pooled or [sweep.root]))
+    correlations = correlate(sweep.runs, target, where) if target else None
     claims = check(sweep.runs, sweep.claims) if sweep.claims else None
     return Report(sweep, effects, points if several and not ranking else [], ranking, claims, correlations)

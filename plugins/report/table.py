@@ -211,7 +211,7 @@ def print_table(title: str, rows: Sequence[dict[str, str]], console: Console) ->
         return
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in rows[0]:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row.values()))
     console.print(table)

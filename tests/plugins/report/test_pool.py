@@ -89,9 +89,11 @@ def test_files_are_written_where_they_are_asked_for(sweep, alone, tmp_path):
         (["ALONE", "nowhere"], "the directory holds neither a sweep nor a run"),
         (["--correlate", "ALONE", "SWEEP"], "is a directory: write it before --correlate"),
         (["ALONE", "SWEEP", "--correlate", "validation/sucess"], "did you mean 'validation/success'?"),
+        (["ALONE", "SWEEP", "--correlate", "validation/sucess"], "where: ALONE, SWEEP"),
         (["ALONE", "--lag", "2"], "give --correlate METRIC too"),
     ],
 )
 def test_wrong_requests_are_refused(sweep, alone, words, said):
-    answer = invoke(*(word.replace("ALONE", str(alone)).replace("SWEEP", str(sweep)) for word in words))
+    *words, said = (word.replace("ALONE", str(alone)).replace("SWEEP", str(sweep)) for word in [*words, said])
+    answer = invoke(*words)
     assert (answer.exit_code, said in answer.output) == (2, True), answer.output

@@ -92,6 +92,15 @@ def test_the_terminal_says_how_alike_the_responses_are(healthy, collapsed):
     assert any("it is 2" in line and "it is 7" in line for line in lines)
 
 
+def test_neither_responses_nor_names_steer_the_terminal(tmp_path, healthy):
+    said = [episode(group, "\x1b[2J[bold]7") for group in range(3)]
+    answer = invoke(healthy, written(tmp_path / "[red]x", {6: said}))
+    assert answer.exit_code == 0
+    assert "\x1b" not in answer.output
+    assert "[red]x says most often: \\x1b[2J[bold]7" in answer.output
+    assert any(line.split() == ["healthy", "[red]x"] for line in answer.output.splitlines())
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
