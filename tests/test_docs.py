@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 FOLDERS = "benchmarks|cli|core|docs|estimators|examples|filters|plugins|tests"
 OPTIONS_OF_OTHERS = {"--x", "--no-gradient-checkpointing", "--temperatures", "--kl-coef", "--rootdir", "--no-deps"}
 OPTIONS_OF_OTHERS |= {"--rows", "--minutes", "--per-gpu", "--page", "--thin"}
-"""Of no command of ours: a spelling, of benchmarks and the study, of a guide's own sweep, pytest's or pip's."""
+"""Of no command of ours: an example of a spelling, those of benchmarks, of a guide, of pytest and of pip."""
 
 
 def prose(text: str) -> str:
