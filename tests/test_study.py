@@ -290,13 +290,12 @@ def test_the_driver_repeats_no_run_and_leaves_out_what_would_not_end_in_time(tmp
     assert "8 of the 8 runs of the plan are there." in page.read_text("utf-8")
 
 
-def test_no_run_begins_that_would_not_end_in_time(points):
+def test_after_the_first_of_every_slot_no_run_begins_that_would_not_end_in_time():
     from piece import Piece
     from uncollapse.plugins.launch.job import Job
 
-    launcher = Piece(deadline=math.inf)
     job = Job("long", ("true",), Path("log"))
-    assert launcher.admits(job)
-    late = Piece(deadline=0.0, expected=lambda label: 10.0)
-    assert not late.admits(job)
-    assert late.refused == ["long"]
+    endless, late = Piece(slots=2, deadline=math.inf), Piece(slots=2, deadline=0.0, expected=lambda label: 10.0)
+    assert [endless.admits(job) for _ in range(4)] == [True] * 4
+    assert [late.admits(job) for _ in range(4)] == [True, True, False, False]
+    assert (late.admitted, late.refused) == (["long"] * 2, ["long"] * 2)

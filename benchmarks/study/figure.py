@@ -138,7 +138,8 @@ def _finish(axes: Axes, panel: Panel, look: Look) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     elif axes.lines:  # a metric that no run has leaves its panel empty
-        axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
+        lowest, highest = min(0.0, axes.dataLim.ymin), axes.get_ylim()[1]
+        axes.set_ylim(bottom=lowest - 0.03 * (highest - lowest))  # a line at 0 is not one with the axis
     axes.set_facecolor(look.page)
     axes.set_title(panel.title, loc="left", fontsize=9.5, color=look.ink)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -13,7 +13,10 @@ from uncollapse.plugins.launch.local import Local
 
 @attrs.frozen
 class Piece(Local):
-    """The launcher ``local`` that begins no run which would not end in time, and says when each has ended."""
+    """The launcher ``local`` that begins no run which would not end in time, and says when each has ended.
+
+    The first run of every slot begins whatever is expected: nothing else could use the time.
+    """
 
     deadline: float = 0.0
     """Time by the monotonic clock, in seconds."""
@@ -24,12 +27,15 @@ class Piece(Local):
     refused: list[str] = attrs.field(factory=list, eq=False)
     """Labels of the runs for which there was no time."""
 
+    admitted: list[str] = attrs.field(factory=list, eq=False)
+    """Labels of the others, each as often as it began."""
+
     def admits(self, job: Job) -> bool:
-        """Say whether the run is expected to end in time."""
+        """Say whether the run may begin."""
         in_time = time.monotonic() + self.expected(job.name) <= self.deadline
-        if not in_time:
-            self.refused.append(job.name)
-        return in_time
+        may_begin = in_time or (self.slots != "auto" and len(self.admitted) < self.slots)
+        (self.admitted if may_begin else self.refused).append(job.name)
+        return may_begin
 
     def run(
         self,

@@ -7,8 +7,9 @@
 ``plan.py`` says which runs there are, and in which order. Each run that ends is added, as a whole, to
 ``DIR/rows-*.jsonl.xz`` at once (``rows.py``). The next call, on this machine or another one, finds all rows in DIR and
 in ``benchmarks/study/results``, and repeats none. A row belongs to the hash of its whole experiment, its seed included;
-a row of another hash than the plan has is said to be stale, and counts for nothing. A run begins only if it is expected
-to end in time, by the rows and by the runs of this call; what runs when the time is up is ended, and leaves no row.
+a row of another hash than the plan has is said to be stale, and counts for nothing. On every slot one run begins, and
+then only runs that are expected to end in time, by the rows and by the runs of this call. What runs when the time is up
+is ended, and leaves no row.
 
 Runs are trained by the sweep machinery of the project, as ``uncollapse sweep run`` trains them, below ``--runs`` (by
 default a temporary directory). Where ``--runs`` is the same directory again, a run that was interrupted goes on from

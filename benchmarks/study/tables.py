@@ -261,8 +261,8 @@ def correlations(study: Study) -> Iterator[str]:
     if not chosen:
         return
     columns = ("within runs", "p (Holm)", "at equal step", "p (Holm) at equal step", "over runs", "p (Holm) over runs")
-    lines = [correlation_table.cells(row) for row in chosen]
-    yield from table([{"metric": f"`{line['metric']}`"} | {name: line[name] for name in columns} for line in lines])
+    lines = [(row.metric, correlation_table.cells(row)) for row in chosen]
+    yield from table([{"metric": f"`{name}`"} | {column: line[column] for column in columns} for name, line in lines])
     yield ""
     yield f"{found.runs} runs, {len(found.known)} metrics with a correlation, {found.tested} with an error within runs."
     yield f"{found.above} of these are above two standard errors, and up to {found.by_chance:.1f} would be by chance."
