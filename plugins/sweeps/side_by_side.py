@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PerGpu = int | Literal["auto"] | None
 OPTION = in_python("--per-gpu", "per_gpu")
-CARD = in_python("--gpu-gib 24", "gpu_gib=24")
+CARD = in_python("--gpu-gib GIB", "gpu_gib=GIB")
 
 
 @attrs.frozen
@@ -50,7 +50,8 @@ def sharing(points: Sequence[Prepared], launcher: Launcher, per_gpu: PerGpu, gpu
 
     if per_gpu is None and launcher.per_gpu in (None, 1):
         if gpu_gib is not None:
-            raise RequestError("--gpu-gib is the memory that --per-gpu shares out", fix="give --per-gpu, too")
+            what = f"{CARD} is memory that {OPTION} shares out, and that is not given"
+            raise RequestError(what, fix=f"give {OPTION}, too")
         return Sharing(launcher)
     gpus, memory = _gpus(launcher, gpu_gib)
     named = [(point.title, Request(point.experiment, launcher.gpus_per_job)) for point in points]

@@ -61,9 +61,10 @@ def detector_memory(experiment: Experiment, shape: Shape, tokens: int) -> Detect
         gradient_pass=activations(shape, rows * tokens, b, checkpointing=False)
         + head_training(shape, rows * tokens, b, trains=experiment.model.lora is None),
     )
-    stated: list[DetectorMemory] = []
+    peak = kept = 0
     for named in experiment.collapse:
         with blaming(named, "memory"):
-            stated.append(named.component.memory(load))
-    kept = sum(memory.kept for memory in stated)
-    return DetectorMemory(max((memory.peak - memory.kept for memory in stated), default=0) + kept, kept)
+            stated = named.component.memory(load)
+            peak = max(peak, stated.peak - stated.kept)
+            kept += stated.kept
+    return DetectorMemory(peak + kept, kept)

@@ -64,9 +64,10 @@ def engine_within(experiment: Experiment, ranks: Ranks) -> tuple[Named, list[str
     load = sampling_load(experiment, read_shapes(experiment)[0], ranks.size, memory)
     with blaming(named, "within"):
         component = named.component.within(load, card.total)
-    if component == named.component:
+        fields = [] if component == named.component else [field.name for field in attrs.fields(type(component))]
+        changed = [name for name in fields if getattr(component, name) != getattr(named.component, name)]
+    if not changed:
         return named, []
-    fields = [field.name for field in attrs.fields(type(component))]
-    changed = [name for name in fields if getattr(component, name) != getattr(named.component, name)]
-    values = ", ".join(f"{name} {getattr(component, name):.3g}" for name in changed)
+    new = {name: getattr(component, name) for name in changed}
+    values = ", ".join(f"{name} {f'{value:.3g}' if isinstance(value, float) else value}" for name, value in new.items())
     return attrs.evolve(named, component=component), [f"engine in {memory / GIB:.1f} GiB: {values}"]

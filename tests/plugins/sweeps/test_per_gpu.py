@@ -153,9 +153,9 @@ class Elsewhere(Launcher):
     ("launcher", "options", "what", "fix"),
     [
         (Elsewhere(), {"per_gpu": 2}, "elsewhere gives every run GPUs of its own", "take the launcher local"),
-        (Ray(address="10.0.0.1"), {"per_gpu": 2}, "cluster's GPUs is not known before", "--gpu-gib 24"),
+        (Ray(address="10.0.0.1"), {"per_gpu": 2}, "cluster's GPUs is not known before", "--gpu-gib GIB"),
         (Local(slots=4), {"per_gpu": 2}, "slots and jobs per GPU are given", "drop one of them"),
-        (Local(), {"gpu_gib": 24.0}, "is the memory that --per-gpu shares out", "give --per-gpu, too"),
+        (Local(), {"gpu_gib": 24.0}, "shares out, and that is not given", "give --per-gpu"),
     ],
 )
 def test_where_no_gpu_can_be_shared_that_is_said(machine, launcher, options, what, fix):

@@ -569,6 +569,10 @@ def test_detectors_measure_one_after_the_other_and_keep_what_they_keep(tmp_path)
     named = [attrs.evolve(settings.collapse[0], component=Watching(most)) for most in (100, 300)]
     phases = {phase.name: phase.items for phase in plan(SMALL, None, attrs.evolve(settings, collapse=named)).phases}
     assert (phases["detectors"]["detectors"], phases["policy step"]["detectors"]) == (310, 20)
+    silent = type("Silent", (Watching,), {"memory": lambda self, load: None})
+    named = [attrs.evolve(settings.collapse[0], component=silent())]
+    with pytest.raises(RunError, match=r"'empty_filter'.* failed in memory"):
+        plan(SMALL, None, attrs.evolve(settings, collapse=named))
 
 
 @attrs.frozen
