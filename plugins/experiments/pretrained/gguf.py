@@ -118,7 +118,7 @@ def _read(file: Path, header: Header, dtype: str) -> tuple[Any, Any]:
     try:
         # the bars that it draws meanwhile cannot be switched off
         with redirect_stderr(StringIO()), only_errors():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 gguf_file=name,
                 dtype=getattr(torch, dtype),
@@ -127,6 +127,7 @@ def _read(file: Path, header: Header, dtype: str) -> tuple[Any, Any]:
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
             tokenizer.encode("a 1")
+        model, report = loaded
     except Exception as error:  # a damaged file can fail anywhere in the libraries that read it
         raise RequestError(
             f"transformers cannot read this GGUF file: {type(error).__name__}: {shorten(str(error), 300)}",

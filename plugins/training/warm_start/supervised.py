@@ -77,7 +77,7 @@ def take_steps(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * (1 - 0.9 * step / max(1, steps))
     )
-    losses = []
+    losses: list[float] = []
     policy.train()
     for micro_batches in batches:
         count, total = sum(int(part.mask.sum()) for part in micro_batches), 0.0
