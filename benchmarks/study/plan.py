@@ -30,6 +30,8 @@ SIDE_BY_SIDE = ("top_p(0.9)", "KL")
 """Remedies that the figure and the texts show beside the untreated runs."""
 FORECAST, FORECASTED = "entropy_forecast", (*CONTROLS, *SIDE_BY_SIDE)
 """The detector that takes most of the memory, for a moment, and the settings that have it."""
+FOLDS = 4
+"""Folds of the forecast, for GPUs with more memory than the experiments ask for."""
 SAVING = {"trainer.save_every": 20, "trainer.save_last": False}
 """When checkpoints are kept, for a second call on the same machine; they never leave it, and change no figure."""
 ALGORITHMS: dict[str, dict[str, Any]] = {"grpo": {"advantage": "grpo"}, "ppo": {"advantage": "gae(gamma=1.0, lam=1.0)"}}
@@ -125,7 +127,7 @@ def _cases(size: Size, base: Experiment, task: str, algorithm: str) -> Iterator[
 
     def case(remedy: str, overrides: dict[str, Any]) -> Case:
         label = f"{task}-{algorithm}-{remedy.replace(' ', '_')}"
-        detectors = {} if remedy in FORECASTED else _without_forecast(untreated)
+        detectors = _detectors(untreated, forecasts=remedy in FORECASTED)
         place = {AXIS: remedy, "task": task, "algorithm": algorithm}
         return Case(label, {**shared, **detectors, **overrides}, place)
 
@@ -140,10 +142,12 @@ def _cases(size: Size, base: Experiment, task: str, algorithm: str) -> Iterator[
             yield case(NAMES.get(word, word.partition(" ")[2]), each["overrides"])
 
 
-def _without_forecast(experiment: Experiment) -> dict[str, Any]:
-    """Return the setting that takes the forecast from the detectors of an experiment that has it."""
-    detectors = [detector for detector in experiment.collapse if detector.name != FORECAST]
-    return {"collapse": list(map(str, detectors))} if len(detectors) < len(experiment.collapse) else {}
+def _detectors(experiment: Experiment, forecasts: bool) -> dict[str, Any]:
+    """Return the detectors of an experiment, with the forecast in :data:`FOLDS` folds or without it."""
+    kept = [detector for detector in experiment.collapse if forecasts or detector.name != FORECAST]
+    folds = {"folds": FOLDS}
+    settings = [to_dict(detector) | folds if detector.name == FORECAST else str(detector) for detector in kept]
+    return {"collapse": settings} if settings != list(map(str, experiment.collapse)) else {}
 
 
 def changes(base: Experiment, other: Experiment) -> dict[str, Any]:
