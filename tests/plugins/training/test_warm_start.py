@@ -228,5 +228,23 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_trained(start):
         prepare_model(experiment(file="none.jsonl"))
 
 
+def test_off_and_demonstrations_are_words_for_whole_settings():
+    warmed = uncollapse.compose("tiny-sokoban", {**TINY, "model.warm_start": "demonstrations"})
+    assert warmed.model.warm_start == WarmStart()
+    assert uncollapse.compose("smol-arithmetic", ["model.warm_start=off"]).model.warm_start is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"min_valid": 0.9, "tested": 0}, "min_valid = 0.9: is never compared"),
+        ({"noise": 0.1, "file": "chats.jsonl"}, "noise = 0.1: is the share of mistakes of a demonstrator"),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused(settings, what):
+    with pytest.raises(RequestError, match=what):
+        experiment(**settings)
+
+
 def test_the_settings_have_the_defaults_of_the_guide():
     assert WarmStart() == WarmStart(None, 480, 0.0, 60, 8, 5e-5, 64, 0.0, "go_on", 0)
