@@ -104,7 +104,8 @@ def test_a_page_without_the_marks_of_a_part_is_refused():
 
 def test_a_task_is_its_named_experiment_with_the_settings_of_the_plan(points):
     for task, name in plan.FULL.tasks.items():
-        planned = compose(compose(name, plan.FULL.settings), {"policy_loss": plan.CLIP, "seed": 1})
+        folds = {"collapse": {"entropy_forecast": {"folds": plan.FOLDS}}}
+        planned = compose(compose(name, plan.FULL.settings), {"policy_loss": plan.CLIP, "seed": 1, **folds})
         assert of(points, plan.NONE, task)[1].hash == config_hash(planned)
 
 
