@@ -16,8 +16,10 @@ class DetectorLoad:
     token_pass: int
     """The memory of a pass without gradients for each of its tokens."""
     gradient_pass: int
-    """The memory of a forward and backward pass over ``trainer.micro_batch`` such rows, with all that autograd keeps of
-    each layer; parameters and their gradients are not part of it."""
+    """The memory of a forward and backward pass over ``trainer.micro_batch`` such rows (over ``trainer.token_budget``
+    tokens), with all that autograd keeps of each layer; parameters and their gradients are not part of it."""
+    packed: int = 0
+    """The number of tokens of a pass without gradients, where ``trainer.token_budget`` bounds it; otherwise 0."""
 
 
 @attrs.frozen

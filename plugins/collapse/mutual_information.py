@@ -65,8 +65,8 @@ class MutualInformation(CollapseDetector):
             yield f"measures thoughts, and the dialogue {experiment.dialogue.name} does not say where one ends"
 
     def memory(self, load: DetectorLoad) -> DetectorMemory:
-        """Return the pass of ``micro_batch`` reasonings, as if each had its own prompt."""
-        return DetectorMemory(peak=self.micro_batch * load.tokens * load.token_pass)
+        """Return the pass of ``micro_batch`` reasonings, as if each had its own prompt, or of what the budget holds."""
+        return DetectorMemory(peak=(load.packed or self.micro_batch * load.tokens) * load.token_pass)
 
     def start(self, context: Any) -> _Session:
         return _Session(self, context)

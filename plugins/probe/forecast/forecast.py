@@ -59,7 +59,7 @@ class EntropyForecast(CollapseDetector):
     """Whether the verdict stops the run; otherwise it is recorded only."""
     folds: int = attrs.field(default=4, validator=validators.ge(2))
     """Number of parts of the groups, each of which is looked at along the update of the others. More leave more to the
-    others and take longer; each needs four copies of what trains, in float32."""
+    others and take longer; each needs five copies of what trains, in float32."""
 
     def check(self, experiment: Any) -> Iterator[str]:
         """Yield why the detector cannot forecast in this experiment."""
@@ -74,12 +74,12 @@ class EntropyForecast(CollapseDetector):
         """Return the copies of what trains, in float32, with the pass for its gradient.
 
         Before the update these are weights and moments (3), the whole update with its own moments (3), and the same and
-        a gradient of each fold; then a step of Adam (11), or a sum over the folds, or the gradient of one more fold
-        while it is computed. Until the update is made, the correction of each fold is kept.
+        a gradient of each fold; then a sum over the folds (one for each, and 2), or the gradient of one more fold while
+        it is computed. Until the update is made, the correction of each fold is kept.
         """
         copy, folds = 4 * load.trained, self.folds
         return DetectorMemory(
-            peak=(6 + 4 * folds) * copy + max(11 * copy, (folds + 1) * copy, 2 * copy + load.gradient_pass),
+            peak=(6 + 4 * folds) * copy + max((folds + 2) * copy, 2 * copy + load.gradient_pass),
             kept=folds * copy,
         )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ....core.components import DetectorLoad, DetectorMemory, EngineMemory, SamplingLoad
 from ....core.compose.blame import blaming
 from ....core.compose.combinations import needs
+from ..step.budget import SCORE_FACTOR
 from .rows import WIDTH, activations, head_training, kv_row, layer_working, share
 
 if TYPE_CHECKING:
@@ -53,13 +54,17 @@ def sampling_load(experiment: Experiment, shape: Shape, ranks: int, gpu: int) ->
 
 def detector_memory(experiment: Experiment, shape: Shape, tokens: int) -> DetectorMemory:
     """Return the memory of all detectors, which measure one after the other; each states its own."""
-    b, rows = WIDTH[experiment.model.dtype], experiment.trainer.micro_batch
+    b, trainer = WIDTH[experiment.model.dtype], experiment.trainer
+    # their passes keep all activations: those that are to be computed again would not fit a budget that counts on it
+    packed = trainer.token_budget and not experiment.model.gradient_checkpointing
+    most = trainer.token_budget if packed else trainer.micro_batch * tokens
     load = DetectorLoad(
         trained=shape.trained,
         tokens=tokens,
         token_pass=layer_working(shape, b),
-        gradient_pass=activations(shape, rows * tokens, b, checkpointing=False)
-        + head_training(shape, rows * tokens, b, trains=experiment.model.lora is None),
+        gradient_pass=activations(shape, most, b, checkpointing=False)
+        + head_training(shape, most, b, trains=experiment.model.lora is None),
+        packed=SCORE_FACTOR * trainer.token_budget,
     )
     peak = kept = 0
     for named in experiment.collapse:

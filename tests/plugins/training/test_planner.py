@@ -25,11 +25,19 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from uncollapse.cli.main import main
-from uncollapse.core.components import CollapseDetector, DetectorMemory, EngineMemory, RolloutEngine, SamplingLoad
+from uncollapse.core.components import (
+    CollapseDetector,
+    DetectorLoad,
+    DetectorMemory,
+    EngineMemory,
+    RolloutEngine,
+    SamplingLoad,
+)
 from uncollapse.core.compose.experiment import Lora, Model, Trainer
 from uncollapse.core.errors import RunError
 from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.policy_loss.clipped import Ppo
+from uncollapse.plugins.collapse.mutual_information import MutualInformation
 from uncollapse.plugins.rollout.engine_vllm.engine import VllmEngine
 from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.memory.fitting import Change, Request, smaller_engine
@@ -541,14 +549,25 @@ def test_the_forecast_is_planned_with_its_copies_of_what_trains(tmp_path, folds)
     phases = {phase.name: phase.items for phase in made.phases}
     copy = 4 * 1000
     gradient = copy * 2 + activations(SMALL, 200, 2, False) + head_training(SMALL, 200, 2, True)
-    assert gradient > 11 * copy
+    assert gradient > (2 + folds) * copy
     assert phases["detectors"]["detectors"] == (6 + 4 * folds) * copy + gradient
     wide = attrs.evolve(SMALL, trained=10**9)
     made = plan(wide, None, experiment(tmp_path, "advantage=grpo", detectors), memory=GPU)
     most = {phase.name: phase.items for phase in made.phases}["detectors"]["detectors"]
-    assert most == (17 + 4 * folds) * 4 * 10**9
+    assert most == (8 + 5 * folds) * 4 * 10**9
     assert phases["policy step"]["detectors"] == phases["policy backward"]["detectors"] == folds * copy
     assert "detectors" not in phases["scoring"]
+    budget = ("trainer.token_budget=700", detectors)
+    packed = plan(SMALL, None, experiment(tmp_path, "advantage=grpo", *budget), memory=GPU)
+    gradient = copy * 2 + activations(SMALL, 700, 2, False) + head_training(SMALL, 700, 2, True)
+    found = {phase.name: phase.items for phase in packed.phases}["detectors"]["detectors"]
+    assert found == (6 + 4 * folds) * copy + gradient
+
+
+def test_mutual_information_is_planned_with_the_tokens_that_the_budget_holds():
+    load = DetectorLoad(trained=1, tokens=100, token_pass=7, gradient_pass=0)
+    assert MutualInformation(micro_batch=5).memory(load).peak == 5 * 100 * 7
+    assert MutualInformation(micro_batch=5).memory(attrs.evolve(load, packed=900)).peak == 900 * 7
 
 
 @attrs.frozen
