@@ -46,7 +46,7 @@ def experiment(options: argparse.Namespace) -> Any:
 
     gpu = torch.cuda.is_available()
     engine = {"name": "vllm", "sleep": False, "kv_cache_gib": 2.0, "gpu_memory_utilization": 0.1} if gpu else "hf"
-    warm = {"steps": 30, "demonstrations": 480, "tested": 0}
+    warm = {"steps": 30, "demonstrations": 480, "tested": 0, "min_valid": 0.0}
     layers = {
         "model.dtype": common.dtype(), "trainer.zero_stage": 2 if gpu else 0, "rollout.engine": engine,
         "rollout.groups": options.groups, "rollout.group_size": options.group_size, "validation.every": 0,
