@@ -21,6 +21,7 @@ from .processes import local_rank
 from .processes.ranks import Ranks
 from .step.batch import Batch
 from .weights.optimizer_state import OptimizerState, ParameterGroup, parameter_groups
+from .zero import offload_settings, stage_in_effect
 
 if TYPE_CHECKING:
     from ...core.compose.experiment import Critic, Experiment, Trainer
@@ -126,7 +127,7 @@ class DeepSpeed(TrainBackend):
             **self.config,
             "zero_optimization": {
                 "stage": zero_stage,
-                **_offload(offload),
+                **offload_settings(offload),
                 **self.config.get("zero_optimization", {}),
             },
         }
@@ -142,23 +143,6 @@ def _adamw(
     return torch.optim.AdamW(
         parameters, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=fused
     )
-
-
-def stage_in_effect(
-    zero_stage: int, ranks: int, offload: str = "none", user_settings: Mapping[str, Any] | None = None
-) -> int:
-    """Return the ZeRO stage that is run; with settings of the user for ZeRO it is always the one that was asked for.
-
-    One rank has no gradients to partition: stage 1 computes the same numbers as stage 2, but holds gradients once
-    instead of twice and reduces them once an optimizer step rather than after each micro-batch.
-    """
-    return 1 if (zero_stage, ranks, offload) == (2, 1, "none") and not user_settings else zero_stage
-
-
-def _offload(what: str) -> dict[str, Any]:
-    """Return ZeRO's settings for what ``trainer.offload`` keeps in CPU memory."""
-    parts = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}[what]
-    return {f"offload_{part}": {"device": "cpu"} for part in parts}
 
 
 class DeepSpeedEngine(TrainEngine):

@@ -229,14 +229,17 @@ def smaller_engine(request: Request) -> Iterator[Change]:
 
 
 def smaller_detectors(request: Request) -> Iterator[Change]:
-    """Yield fewer rows at once in their passes, which are not packed, then less of one detector, of two, and so on."""
+    """Yield fewer rows at once in passes that are not packed, then less of one detector, of two, and so on."""
     taken: dict[str, str] = {}
-    micro = request.experiment.trainer.micro_batch if request.experiment.trainer.token_budget else 1
+    experiment = request.experiment
+    # with a budget and checkpointing, the trainer packs its passes and the detectors do not
+    counted = experiment.trainer.token_budget and experiment.model.gradient_checkpointing
+    micro = experiment.trainer.micro_batch if counted else 1
     while micro > 1:
         micro //= 2
         taken["trainer.micro_batch"] = str(micro)
         yield Change(tuple(f"{key}={value}" for key, value in taken.items()))
-    for detector in request.experiment.collapse:
+    for detector in experiment.collapse:
         with blaming(detector, "smaller"):
             for parameters in detector.component.smaller():
                 for key, value in parameters.items():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ....core.components import Shortage
-from ..deepspeed_backend import stage_in_effect
 from ..step.budget import SCORE_FACTOR
+from ..zero import stage_in_effect
 from .beside import detector_memory, engine_memory, reference_memory
 from .rows import WIDTH, activations, head_scoring, head_training, layer_working, share
 

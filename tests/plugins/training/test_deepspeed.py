@@ -16,10 +16,11 @@ from uncollapse.core.errors import RequestError, RunError
 from uncollapse.estimators.aggregation import TokenMean
 from uncollapse.estimators.kl.variants import K3
 from uncollapse.estimators.policy_loss.clipped import Ppo
-from uncollapse.plugins.training.deepspeed_backend import DeepSpeed, stage_in_effect
+from uncollapse.plugins.training.deepspeed_backend import DeepSpeed
 from uncollapse.plugins.training.networks.models import Policy
 from uncollapse.plugins.training.processes.ranks import start_ranks
 from uncollapse.plugins.training.step.losses import PolicyObjective
+from uncollapse.plugins.training.zero import stage_in_effect
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks_script

@@ -173,6 +173,18 @@ def test_the_command(base, tmp_path):
     assert "there is no such directory" in missing.output
 
 
+def test_rows_of_a_pass_are_named_only_where_detectors_do_not_pack_them(base):
+    def named(*overrides):
+        changes = fitting.smaller_detectors(request(base, "collapse=[entropy_forecast(folds=3)]", *overrides))
+        return [" ".join(change.overrides) for change in changes]
+
+    folds = "collapse.entropy_forecast.folds=2"
+    assert named() == named("trainer.token_budget=2048") == [folds]
+    rows = [f"trainer.micro_batch={count}" for count in (4, 2, 1)]
+    recomputed = ("trainer.token_budget=2048", "model.gradient_checkpointing=true")
+    assert named(*recomputed) == [*rows, f"{rows[-1]} {folds}"]
+
+
 def test_every_step_of_the_ladder_is_tried():
     names = [step.__name__ for step in fitting.LADDER]
     same_update = ["checkpointing", "smaller_micro_batches", "smaller_detectors"]
